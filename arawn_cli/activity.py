@@ -1,0 +1,117 @@
+"""When each scratch session was last used, as Arawn recorded it: message log and database row together."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from arawn_cli import database, messages
+from arawn_cli.config import WORKSTREAMS
+from arawn_cli.descriptors import opened_directory, opened_file
+from arawn_cli.layout import MESSAGES
+from arawn_cli.model import SCRATCH, Failure, SessionRow, TurnEvidence, latest
+from arawn_cli.names import is_valid_id
+
+
+@dataclass(slots=True)
+class _Source:
+    """One `messages.jsonl`, and how far it has been read; no mark as long as it is not there."""
+
+    workstream_id: str
+    mark: messages.Mark | None = None
+    failure: Failure | None = None
+
+
+class Activity:
+    """The record of turns: read once for a plan, and looked at again for single sessions later.
+
+    A session whose row names another workstream is looked for in that workstream's messages too.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, workstreams: int, database_path: Path | None, sessions: Collection[str], cutoff: int) -> None:
+        """Reads the evidence of the sessions.
+
+        Args:
+            workstreams: descriptor of `<root>/workstreams`.
+            database_path: Arawn's database, or None where there is none.
+            cutoff: instant before which a turn need not be found; see `messages.read`.
+        """
+        self._workstreams = workstreams
+        self._database = database_path
+        self._sessions = frozenset(sessions)
+        self._cutoff = cutoff
+        self._newest: dict[str, int] = {}
+        self._rows: dict[str, SessionRow] = {}
+        self._database_failure: Failure | None = None
+        self._lock = threading.Lock()
+        self.unreadable_lines = 0
+        self.problems: list[str] = []
+        self._signature = database.signature(database_path) if database_path else ()
+        self._read_rows(self._sessions)
+        named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
+        self._sources = [_Source(name) for name in sorted(named | {SCRATCH})]
+        for source in self._sources:
+            self._read_messages(source)
+        self.problems += [str(source.failure) for source in self._sources if source.failure]
+
+    def evidence(self, session: str) -> TurnEvidence:
+        """What has been read about a session so far."""
+        row = self._rows.get(session)
+        failures = tuple(self._failures(session, row))
+        return TurnEvidence(self._newest.get(session), row.newest if row else None, failures)
+
+    def look_again(self, session: str) -> TurnEvidence:
+        """The evidence after reading what the server has written since."""
+        with self._lock:
+            for source in self._sources:
+                self._read_messages(source)
+            if self._database is not None:
+                signature = database.signature(self._database)
+                if signature != self._signature:
+                    self._read_rows({session})
+            return self.evidence(session)
+
+    def _failures(self, session: str, row: SessionRow | None) -> Iterator[Failure]:
+        if self._database_failure:
+            yield self._database_failure
+        for source in self._sources:
+            if source.failure:
+                yield source.failure
+        if row and row.unreadable:
+            yield Failure("parse", f"database row of session {session}", errno.EINVAL)
+
+    def _read_rows(self, sessions: Collection[str]) -> None:
+        if self._database is None or not sessions:
+            return
+        try:
+            self._rows.update(database.session_rows(self._database, sessions))
+        except database.DatabaseUnreadableError as error:
+            self._database_failure = Failure("sqlite3", self._database.name, errno.EIO)
+            self.problems.append(str(error))
+
+    def _read_messages(self, source: _Source) -> None:
+        try:
+            with ExitStack() as stack:
+                directory = stack.enter_context(opened_directory(self._workstreams, source.workstream_id))
+                descriptor = stack.enter_context(opened_file(MESSAGES, directory))
+                turns = messages.read(descriptor, self._sessions, self._cutoff, source.mark)
+        except FileNotFoundError as error:
+            if source.mark is not None:
+                source.failure = _failure(source, error)
+            return
+        except OSError as error:
+            source.failure = _failure(source, error)
+            return
+        source.mark = turns.mark
+        self.unreadable_lines += turns.unreadable_lines
+        for session, turn in turns.newest.items():
+            self._newest[session] = latest(self._newest.get(session), turn) or turn
+
+
+def _failure(source: _Source, error: OSError) -> Failure:
+    return Failure.of("read", f"{WORKSTREAMS}/{source.workstream_id}/{MESSAGES}", error)

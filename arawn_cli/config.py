@@ -1,0 +1,161 @@
+"""From files, environment and flags to one frozen `Config`.
+
+Search order and precedence are those of Arawn's own file, which is read as it is.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from pydantic import ValidationError
+
+from arawn_cli.config_problems import near_misses, problems_of
+from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
+from arawn_cli.errors import ConfigurationError, RefusedError
+
+SYSTEM_FILE = Path("/etc/arawn/config.toml")
+WORKSTREAMS = "workstreams"
+DATABASE = "workstreams.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says about the configuration; None where it says nothing."""
+
+    config: Path | None = None
+    base_path: str | None = None
+    older_than_days: int | None = None
+    dry_run: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The effective configuration of one run.
+
+    Attributes:
+        file: the configuration file that was read, or None for built-in defaults.
+        root: the absolute path of Arawn's root; it has not been looked at yet.
+        database: the configured database, or None for `<root>/workstreams.db` if that is there.
+        older_than_days: age in days from which a scratch session is inactive.
+    """
+
+    file: Path | None
+    root: Path
+    database: Path | None
+    older_than_days: int
+    dry_run: bool
+    total_limit_bytes: int
+    workstream_limit_bytes: int
+    session_limit_bytes: int
+    maintenance: Maintenance
+
+
+def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Config:
+    """The configuration that a command runs with.
+
+    Raises:
+        ConfigurationError: a file that cannot be read or is wrong, with every fault at once; no root; no database.
+        RefusedError: the root is named, and empty.
+    """
+    path = _find_file(flags, environment, system_file)
+    tables = _parse(path) if path else ConfigFile()
+    directory = path.parent if path else _default_directory(environment)
+    days = flags.older_than_days
+    return Config(
+        file=path,
+        root=_root(flags, environment, tables, directory),
+        database=_database(tables, directory),
+        older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
+        dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
+        total_limit_bytes=int(tables.paths.usage.total_warning_gb * GIB),
+        workstream_limit_bytes=int(tables.paths.usage.workstream_warning_gb * GIB),
+        session_limit_bytes=int(tables.paths.usage.session_warning_mb * MIB),
+        maintenance=tables.maintenance,
+    )
+
+
+def _default_directory(environment: Mapping[str, str]) -> Path:
+    named = environment.get("ARAWN_CONFIG_DIR")
+    return Path(named).expanduser() if named else platformdirs.user_config_path("arawn")
+
+
+def _find_file(flags: Flags, environment: Mapping[str, str], system_file: Path) -> Path | None:
+    """The file to read. One that was asked for counts even when it is missing, so that reading it tells."""
+    if flags.config is not None:
+        return flags.config.expanduser().absolute()
+    if named := environment.get("ARAWN_CONFIG"):
+        return Path(named).expanduser().absolute()
+    own = _default_directory(environment).absolute() / "config.toml"
+    if environment.get("ARAWN_CONFIG_DIR") or _is_there(own):
+        return own
+    return system_file if _is_there(system_file) else None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands at the path; a path that may not be looked at counts, so that reading it tells."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _parse(path: Path) -> ConfigFile:
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    problems = near_misses(document)
+    try:
+        tables = ConfigFile.model_validate(document)
+    except ValidationError as error:
+        problems += problems_of(error)
+        tables = ConfigFile()
+    if problems:
+        raise ConfigurationError("\n".join([f"{path}: {len(problems)} wrong", *(f"  {line}" for line in problems)]))
+    return tables
+
+
+def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
+    if flags.base_path is not None:
+        return _named_root(flags.base_path, "--base-path", Path.cwd())
+    if (named := environment.get("ARAWN_BASE_PATH")) is not None:
+        return _named_root(named, "ARAWN_BASE_PATH", Path.cwd())
+    if tables.paths.base_path is not None:
+        return _named_root(tables.paths.base_path, "[paths] base_path", directory)
+    if tables.workstream.data_dir is not None:
+        return _named_root(tables.workstream.data_dir, "[workstream] data_dir", directory)
+    candidates = (Path("~/.arawn").expanduser(), directory / WORKSTREAMS)
+    for candidate in candidates:
+        if (candidate / WORKSTREAMS).is_dir():
+            return candidate
+    raise ConfigurationError(
+        "no Arawn root found: neither "
+        + " nor ".join(str(candidate / WORKSTREAMS) for candidate in candidates)
+        + " is a directory; name the root with --base-path, ARAWN_BASE_PATH or [paths] base_path"
+    )
+
+
+def _named_root(value: str, source: str, directory: Path) -> Path:
+    if not value.strip():
+        raise RefusedError(f"{source} is empty: an empty root is refused, because cleanup would not know where it stands")
+    return directory / Path(value).expanduser()
+
+
+def _database(tables: ConfigFile, directory: Path) -> Path | None:
+    if tables.workstream.database is None:
+        return None
+    path = directory / Path(tables.workstream.database).expanduser()
+    if not path.is_file():
+        raise ConfigurationError(f"[workstream] database: {path} is not there, or is no file")
+    return path

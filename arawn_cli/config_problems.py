@@ -1,0 +1,84 @@
+"""What is wrong with a configuration file, one line a fault.
+
+Each line has the dotted path, the value found, what is allowed, and for a key
+that is not known the nearest one that is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from arawn_cli.config_tables import ConfigFile, WorkstreamStore
+
+# A table or key of Arawn's that resembles one of ours this closely is taken for a typo of it.
+_LIKENESS = 0.8
+
+_HINTS = {
+    "paths.cleanup.scratch_cleanup_days": "to stop cleanup, disable its timer or crontab line instead",
+    "maintenance.relay.token": "a secret never stands in this file: name a file that holds it with maintenance.relay.token_file",
+}
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """One line for each fault that validation found, in the order of the file's tables."""
+    return [_line(detail) for detail in error.errors(include_url=False)]
+
+
+def near_misses(document: Mapping[str, object]) -> list[str]:
+    """Tables at the top, and keys of `[workstream]`, that Arawn may own but that look like a typo of one we read."""
+    lines = [_near_miss(key, ConfigFile, "") for key in document]
+    workstream = document.get("workstream")
+    if isinstance(workstream, dict):
+        lines += [_near_miss(key, WorkstreamStore, "workstream.") for key in workstream]
+    return [line for line in lines if line]
+
+
+def _near_miss(key: str, table: type[BaseModel], prefix: str) -> str | None:
+    if key in table.model_fields:
+        return None
+    near = difflib.get_close_matches(key.lower(), table.model_fields, n=1, cutoff=_LIKENESS)
+    return f"{prefix}{key}: unknown, and too like {prefix}{near[0]} to pass over" if near else None
+
+
+def _line(detail: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
+    message = detail["msg"].removeprefix("Value error, ")
+    allowed = message[0].lower() + message[1:]
+    hint = _HINTS.get(path)
+    return f"{path}: found {_shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(path: str) -> str:
+    """The known key most like an unknown one: the same word in another table first, then the likeliest spelling."""
+    known = list(_known_keys(ConfigFile, ""))
+    word = path.rpartition(".")[2]
+    same = [key for key in known if key.rpartition(".")[2] == word]
+    return same[0] if same else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+
+
+def _known_keys(table: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in table.model_fields.items():
+        path = f"{prefix}{name}"
+        yield path
+        for inner in _tables_in(field.annotation):
+            yield from _known_keys(inner, f"{path}.")
+
+
+def _tables_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _tables_in(argument)

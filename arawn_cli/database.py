@@ -1,0 +1,124 @@
+"""Arawn's SQLite database, read while a live server writes it, and never written to.
+
+Even a reader of a WAL database writes: it makes or locks the `-shm` file. The way of opening is
+therefore chosen by what stands beside the database, so that reading leaves no trace (sqlite.org/wal.html, sqlite.org/uri.html).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+
+from arawn_cli import instants
+from arawn_cli.model import SessionRow, WorkstreamRow, latest
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+_BUSY_SECONDS = 5.0
+_TRIES = 3
+_WAL_FORMAT = 2  # bytes 18 and 19 of the header (sqlite.org/fileformat.html)
+
+
+class DatabaseUnreadableError(Exception):
+    """The database is there and cannot be read; its text says why."""
+
+
+def signature(path: Path) -> Signature:
+    """What changes whenever the database does: inode, size and mtime of the main file and of its write-ahead log."""
+    return tuple(_stamp(f"{path}{suffix}") for suffix in ("", "-wal"))
+
+
+def workstream_rows(path: Path) -> list[WorkstreamRow]:
+    """All rows of `workstreams`.
+
+    Raises:
+        DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
+    """
+    rows = _query(path, "SELECT id, title, is_scratch FROM workstreams", ())
+    return [WorkstreamRow(_text(id_), _text(title), bool(is_scratch)) for id_, title, is_scratch in rows]
+
+
+def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
+    """The rows of `sessions` with the wanted ids, by id.
+
+    Raises:
+        DatabaseUnreadableError: as `workstream_rows`.
+    """
+    columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
+    if len(wanted) == 1:
+        rows = _query(path, f"{columns} WHERE id = ?", tuple(wanted))
+    else:
+        rows = _query(path, columns, ())
+    found = (_session(*row) for row in rows)
+    return {row.id: row for row in found if row.id in wanted}
+
+
+def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
+    readable: list[int] = []
+    unreadable = False
+    for value in times:
+        if value is None:
+            continue
+        try:
+            readable.append(instants.parse(_text(value)))
+        except ValueError:
+            unreadable = True
+    return SessionRow(_text(id_), _text(workstream_id), latest(*readable), unreadable)
+
+
+def _query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
+    for _ in range(_TRIES):
+        before = signature(path)
+        mode = _mode(path)
+        try:
+            rows = _rows(path, mode, statement, parameters)
+        except DatabaseUnreadableError:
+            if signature(path) == before:
+                raise
+            continue
+        if "immutable" not in mode or signature(path) == before:
+            return rows
+    raise DatabaseUnreadableError(f"{path} changes faster than it can be read")
+
+
+def _rows(path: Path, mode: str, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_SECONDS)) as connection:
+            connection.text_factory = bytes
+            return connection.execute(statement, parameters).fetchall()
+    except sqlite3.Error as error:
+        raise DatabaseUnreadableError(f"{path}: {error}") from error
+
+
+def _mode(path: Path) -> str:
+    """How to open the database without writing anything.
+
+    With no log there is nothing to share: the main file alone is whole, and `immutable` needs no `-shm`.
+    With a log, its existing `-shm` is used read-only.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(20)
+    except OSError as error:
+        raise DatabaseUnreadableError(f"{path}: {error.strerror}") from error
+    if header[18:20] != bytes((_WAL_FORMAT, _WAL_FORMAT)):
+        return "mode=ro"
+    log = _stamp(f"{path}-wal")
+    if log is None or log[1] == 0:
+        return "mode=ro&immutable=1"
+    return "mode=ro&readonly_shm=1"
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,139 @@
+"""Taking a tree apart through directory descriptors: any depth, any breadth, no link followed, nothing forced."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from arawn_cli.descent import Descent
+from arawn_cli.model import Failure
+
+# A directory that is still not empty after this many rounds has a writer in it; the next run tries again.
+_ROUNDS = 8
+
+
+def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool]) -> list[Failure]:
+    """Removes the entry `name` of the open directory `parent`, and everything below it.
+
+    What cannot be removed stays, with the directories above it, and is in the
+    answer; everything else goes. Another filesystem is not entered. Once `stopping` says so,
+    the entry in hand is finished and the rest stays, which is no failure.
+    """
+    try:
+        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISDIR(top.st_mode):
+            os.unlink(name, dir_fd=parent)
+            return []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [Failure.of("unlinkat", shown, error)]
+    with Descent(shown) as descent:
+        dismantling = _Dismantling(descent, parent, top.st_dev, stopping)
+        dismantling.enter(name)
+        try:
+            while descent.depth and not stopping():
+                dismantling.step()
+        except OSError as error:
+            dismantling.failures.append(Failure.of("openat", descent.path(".."), error))
+        return dismantling.failures
+
+
+class _Dismantling:
+    """One tree on its way out. A directory with a failure inside is blocked: it and those above it stay."""
+
+    def __init__(self, descent: Descent, parent: int, device: int, stopping: Callable[[], bool]) -> None:
+        self._descent = descent
+        self._parent = parent
+        self._device = device
+        self._stopping = stopping
+        self._rounds: list[int] = []
+        self._blocked: list[bool] = []
+        self.failures: list[Failure] = []
+
+    def enter(self, name: str) -> None:
+        shown = self._descent.path(name) if self._descent.depth else self._descent.path()
+        try:
+            status = self._descent.enter(name, self._above())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._fail("openat", shown, error)
+            return
+        if status.st_dev != self._device:
+            self._descent.leave()
+            self._fail("openat", shown, OSError(errno.EXDEV, ""))
+            return
+        self._rounds.append(1)
+        self._blocked.append(False)
+        self._clear()
+
+    def step(self) -> None:
+        if self._descent.here.pending:
+            self.enter(self._descent.here.pending.pop())
+        elif self._blocked[-1]:
+            self._leave()
+            self._block()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Leaves an emptied directory and removes it; one that is not empty after all is cleared again."""
+        shown = self._descent.path()
+        rounds = self._rounds[-1]
+        level = self._leave()
+        try:
+            os.rmdir(level, dir_fd=self._above())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY and rounds < _ROUNDS:
+                self.enter(level)
+                if self._rounds:
+                    self._rounds[-1] = rounds + 1
+                return
+            self._fail("unlinkat", shown, error)
+
+    def _clear(self) -> None:
+        """Unlinks everything in the directory that is no directory, and keeps the names of those."""
+        directory = self._descent.descriptor
+        try:
+            with os.scandir(directory) as listing:
+                for entry in listing:
+                    if self._stopping():
+                        return
+                    if entry.is_dir(follow_symlinks=False):
+                        self._descent.here.pending.append(entry.name)
+                    else:
+                        self._unlink(entry.name, directory)
+        except OSError as error:
+            self._fail("getdents64", self._descent.path(), error)
+
+    def _unlink(self, name: str, directory: int) -> None:
+        try:
+            os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            return
+        except IsADirectoryError:
+            self._descent.here.pending.append(name)
+        except OSError as error:
+            self._fail("unlinkat", self._descent.path(name), error)
+
+    def _above(self) -> int:
+        return self._descent.descriptor if self._descent.depth else self._parent
+
+    def _leave(self) -> str:
+        name = self._descent.leave().name
+        self._rounds.pop()
+        self._blocked.pop()
+        return name
+
+    def _fail(self, operation: str, shown: str, error: OSError) -> None:
+        self.failures.append(Failure.of(operation, shown, error))
+        self._block()
+
+    def _block(self) -> None:
+        if self._blocked:
+            self._blocked[-1] = True

@@ -1,0 +1,190 @@
+"""The events that leave the tool: one JSON object a line, keys pinned, times RFC 3339 UTC.
+
+`disk_pressure` carries the fields of both of Arawn's message types, the server's and
+the terminal client's, which read it with extra fields ignored. Sizes are whole
+bytes; `*_mb` are millions of bytes, rounded down; a percentage fits in one byte.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from uuid import uuid4
+
+from arawn_cli import instants
+
+PERCENT_MAX = 255
+
+
+class Level(StrEnum):
+    """How full a scope is. `unknown` is for a whole check: nothing is above its limit, but not all could be read."""
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all events of a run have in common."""
+
+    host: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The fields that every event has; `id` is a random UUID."""
+
+    type: str
+    id: str = field(default_factory=lambda: str(uuid4()))
+    timestamp: str
+    host: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPressure(Event):
+    """A scope is above its limit, or back below it."""
+
+    type: str = "disk_pressure"
+    level: Level
+    scope: str
+    usage_mb: int
+    limit_mb: int
+    workstream_id: str
+    workstream_name: str
+    usage_bytes: int
+    limit_bytes: int
+    percent: int
+    complete: bool
+    reclaimable_bytes: int | None
+    forecast_days: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkstreamUsage(Event):
+    """What one workstream uses. `work_bytes` is `work/` and `sessions/` together; `sessions` counts session directories."""
+
+    type: str = "workstream_usage"
+    workstream_id: str
+    workstream_name: str
+    is_scratch: bool
+    production_bytes: int
+    work_bytes: int
+    total_bytes: int
+    limit_bytes: int
+    percent: int
+    other_bytes: int
+    allocated_bytes: int
+    files: int
+    sessions: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filesystem:
+    """The filesystem that holds the root, as an ordinary user sees it: blocks kept for root are not free."""
+
+    mountpoint: str
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    total_inodes: int
+    used_inodes: int
+    free_inodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignEntry:
+    """Something under `workstreams/` that is not Arawn's; it counts in the total."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureReport:
+    """A system call that failed; `session_id` is null where it concerns no session."""
+
+    session_id: str | None
+    operation: str
+    path: str
+    errno: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskCheck(Event):
+    """The end of a disk check. `level` is the worst of all scopes."""
+
+    type: str = "disk_check"
+    level: Level
+    total_usage_bytes: int
+    workstreams: int
+    pressure_events: int
+    filesystem: Filesystem
+    trash_bytes: int
+    sample_age_secs: int
+    complete: bool
+    duration_ms: int
+    foreign: tuple[ForeignEntry, ...]
+    failures: tuple[FailureReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchSessionEvent(Event):
+    """What became of one scratch session. `bytes` and `files` are null where the tree did not have to be measured.
+
+    `last_turn` is null when no message since the cutoff, or shortly before it, was found.
+    """
+
+    type: str = "scratch_session"
+    session_id: str
+    action: str
+    reason: str
+    last_turn: str | None
+    last_activity: str | None
+    bytes: int | None
+    files: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchCleanup(Event):
+    """The end of a cleanup.
+
+    `sessions_checked` is `sessions_cleaned`, all of `sessions_skipped` and the sessions that failed, together.
+    `bytes_reclaimed` is what the filesystem got back, leftovers of earlier runs included.
+    """
+
+    type: str = "scratch_cleanup"
+    sessions_checked: int
+    sessions_cleaned: int
+    bytes_reclaimed: int
+    cleaned_session_ids: tuple[str, ...]
+    sessions_skipped: dict[str, int]
+    failures: tuple[FailureReport, ...]
+    trash_bytes: int
+    duration_ms: int
+
+
+def to_json(event: Event) -> str:
+    """The event as one line of JSON, ASCII only."""
+    return json.dumps(asdict(event), separators=(",", ":"))
+
+
+def megabytes(size: int) -> int:
+    """Whole millions of bytes, rounded down."""
+    return size // 1_000_000
+
+
+def percent_of(usage: int, limit: int) -> int:
+    """Usage as a whole percentage of a limit, rounded down, in the one byte that Arawn's client has for it."""
+    return min(usage * 100 // limit, PERCENT_MAX)
+
+
+def rendered(instant: int | None) -> str | None:
+    """An instant as the events write it, or None."""
+    return None if instant is None else instants.render(instant)

@@ -1,0 +1,66 @@
+"""What earlier runs left in the trash: held sessions go back, the others are taken apart when their time has come."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from arawn_cli.config import WORKSTREAMS
+from arawn_cli.descriptors import opened_directory
+from arawn_cli.dismantle import take_apart
+from arawn_cli.layout import SESSIONS, Root
+from arawn_cli.model import Failure
+from arawn_cli.occupancy import lies_inside, mount_points
+from arawn_cli.trash import TrashEntry
+from arawn_cli.usage import measure
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What taking one trash entry apart gave back, in apparent bytes, and what failed."""
+
+    entry: TrashEntry
+    freed_bytes: int
+    failures: tuple[Failure, ...]
+
+
+def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged:
+    """Takes an entry of the trash apart; what fails stays for the next run."""
+    shown = "/".join((WORKSTREAMS, *entry.names))
+    try:
+        if any(lies_inside(mount, f"{root.path}/{shown}") for mount in mount_points()):
+            raise OSError(errno.EBUSY, "a mount inside")
+        with opened_directory(root.workstreams, *entry.directory) as directory:
+            before = measure(directory, entry.name, shown).freed_bytes
+            failures = take_apart(directory, entry.name, shown, stopping)
+            after = measure(directory, entry.name, shown).freed_bytes if failures or stopping() else 0
+    except OSError as error:
+        return Purged(entry, 0, (Failure.of("unlinkat", shown, error),))
+    return Purged(entry, max(before - after, 0), tuple(failures))
+
+
+def put_back(root: Root, entry: TrashEntry) -> Failure | None:
+    """Moves a trash entry back into the `sessions` directory of its workstream; nothing there is overwritten."""
+    shown = "/".join((WORKSTREAMS, *entry.names))
+    try:
+        with (
+            opened_directory(root.workstreams, *entry.directory) as source,
+            opened_directory(root.workstreams, entry.directory[0], SESSIONS) as target,
+        ):
+            _rename_to_new(entry, source, target)
+    except OSError as error:
+        return Failure.of("renameat", shown, error)
+    return None
+
+
+def _rename_to_new(entry: TrashEntry, source: int, target: int) -> None:
+    if entry.session.endswith("+"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    try:
+        os.stat(entry.session, dir_fd=target, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(entry.name, entry.session, src_dir_fd=source, dst_dir_fd=target)
+        return
+    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))

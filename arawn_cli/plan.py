@@ -1,0 +1,84 @@
+"""Sessions x policy x now: a decision with a reason for each. Pure functions of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from arawn_cli.instants import DAY, SECOND
+from arawn_cli.model import Decision, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.names import is_valid_id
+
+# A turn that a live server writes while the run reads is stamped after the run's `now`.
+_CLOCK_TOLERANCE = 60 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which sessions may go.
+
+    Attributes:
+        older_than_days: age from which a session is inactive, 1 or more.
+        protect: shell patterns on session ids.
+    """
+
+    older_than_days: int
+    protect: tuple[str, ...] = ()
+
+    def cutoff(self, now: int) -> int:
+        """The instant from which on activity keeps a session."""
+        return now - self.older_than_days * DAY
+
+
+def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
+    """Why a measured session goes or stays; the rules in the order in which they speak.
+
+    It goes only when every piece of evidence could be read and is older than the cutoff.
+    """
+    reason = reason_without_files(session, policy, now)
+    return Decision(session, reason if reason else _reason_by_files(session, policy, now))
+
+
+def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> Reason | None:
+    """Why a session stays, as far as that shows without measuring its tree; None when its files must tell."""
+    if not is_valid_id(session.name):
+        return Reason.FOREIGN_NAME
+    if session.kind is not FileKind.DIRECTORY:
+        return Reason.NOT_A_DIRECTORY
+    if any(fnmatchcase(session.name, pattern) for pattern in policy.protect):
+        return Reason.PROTECTED
+    newest = session.evidence.newest
+    if newest is not None and newest > now + _CLOCK_TOLERANCE:
+        return Reason.FUTURE_TIMESTAMP
+    if newest is not None and newest >= policy.cutoff(now):
+        return Reason.ACTIVE
+    return Reason.ACTIVITY_UNKNOWN if session.evidence.failures else None
+
+
+def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
+    """The sessions whose trees must be measured before they can be decided; the others need no walk."""
+    return [session for session in sessions if reason_without_files(session, policy, now) is None]
+
+
+def has_changed(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> bool:
+    """Whether a session was used, or can no longer be judged, since it was planned to go."""
+    if evidence.failures or not usage.complete:
+        return True
+    fresh = replace(planned, evidence=evidence, usage=usage)
+    return fresh.last_activity != planned.last_activity or _shape(usage) != _shape(planned.usage)
+
+
+def _shape(usage: Usage | None) -> tuple[int, int, int] | None:
+    return (usage.apparent_bytes, usage.files, usage.directories) if usage else None
+
+
+def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reason:
+    usage = session.usage
+    if usage is None or usage.newest_mtime is None:
+        return Reason.ACTIVITY_UNKNOWN
+    if usage.newest_mtime > now + _CLOCK_TOLERANCE:
+        return Reason.FUTURE_TIMESTAMP
+    if usage.newest_mtime >= policy.cutoff(now):
+        return Reason.RECENT_FILES
+    return Reason.EXPIRED if usage.complete else Reason.ACTIVITY_UNKNOWN

@@ -1,0 +1,196 @@
+"""Moving sessions out of `sessions/`: the last look before each, the atomic rename, and the look after it.
+
+A session is renamed into the trash and taken apart there. Right before the
+rename it is looked at again; right after it, when no path leads into it any more,
+once more, and a session that was used in between goes back to its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from arawn_cli.descriptors import identity_at, open_directory
+from arawn_cli.dismantle import take_apart
+from arawn_cli.model import Action, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
+from arawn_cli.occupancy import lies_inside, mount_points, paths_in_use, try_lock
+from arawn_cli.trash import Bin, Sessions, name_for, opened_bin, settled
+from arawn_cli.usage import measure
+
+# Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.
+_BATCH = 32
+_THREADS = 4
+_NOT_THE_SAME = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+Look = Callable[[ScratchSession, int, str], Usage | None]
+"""What the tree of a planned session uses now, seen at a name in an open directory; None when it was used meanwhile."""
+
+
+@dataclass(slots=True)
+class _Hand:
+    """A session in hand; its lock is held until the batch ends. `name` is the one it has in the trash."""
+
+    session: ScratchSession
+    usage: Usage
+    name: str = ""
+
+
+class Remover:
+    """Removes due sessions, or in a dry run says what it would remove, by the same checks."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        look: Look,
+        clock: Callable[[], int],
+        stopping: Callable[[], bool],
+        *,
+        purge: bool,
+        dry_run: bool,
+    ) -> None:
+        """`purge` takes removed sessions apart at once; without it they stay in the trash."""
+        self._sessions = sessions
+        self._look = look
+        self._clock = clock
+        self._stopping = stopping
+        self._purge = purge
+        self._dry_run = dry_run
+
+    def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
+        """What becomes of each due session, one after the other; once stopping, no further one is begun."""
+        for start in range(0, len(due), _BATCH):
+            if self._stopping():
+                return
+            with ExitStack() as stack:
+                yield from self._batch(due[start : start + _BATCH], stack)
+
+    def _batch(self, due: Sequence[ScratchSession], stack: ExitStack) -> Iterator[Outcome]:
+        hands: list[_Hand] = []
+        for session in due:
+            examined = self._examine(session, stack)
+            if isinstance(examined, Outcome):
+                yield examined
+            else:
+                hands.append(examined)
+        used = paths_in_use() if hands else frozenset()
+        free = [hand for hand in hands if not _is_used(f"{self._sessions.path}/{hand.session.name}", used)]
+        yield from (_skipped(hand.session, Reason.IN_USE) for hand in hands if hand not in free)
+        if self._dry_run:
+            yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
+        elif free:
+            yield from self._remove(free, stack)
+
+    def _examine(self, session: ScratchSession, stack: ExitStack) -> _Hand | Outcome:
+        """The last look before the rename: a session in hand, or what speaks against removing it."""
+        try:
+            descriptor = open_directory(session.name, self._sessions.descriptor)
+            stack.callback(os.close, descriptor)
+            if identity_of(os.fstat(descriptor)) != session.identity or not self._sessions.stand():
+                return _skipped(session, Reason.CHANGED_SINCE_PLAN)
+            if not try_lock(descriptor):
+                return _skipped(session, Reason.LOCKED)
+            path = f"{self._sessions.path}/{session.name}"
+            if any(lies_inside(mount, path) for mount in mount_points()):
+                return _skipped(session, Reason.MOUNT_INSIDE)
+            usage = self._look(session, self._sessions.descriptor, session.name)
+        except OSError as error:
+            if error.errno in _NOT_THE_SAME:
+                return _skipped(session, Reason.CHANGED_SINCE_PLAN)
+            return _failed(session, Failure.of("openat", f"{self._sessions.shown}/{session.name}", error))
+        return _Hand(session, usage) if usage else _skipped(session, Reason.CHANGED_SINCE_PLAN)
+
+    def _remove(self, free: Sequence[_Hand], stack: ExitStack) -> Iterator[Outcome]:
+        try:
+            place = stack.enter_context(opened_bin(self._sessions))
+        except OSError as error:
+            failure = Failure.of("mkdirat", f"{self._sessions.shown}/../.trash", error)
+            yield from (_failed(hand.session, failure) for hand in free)
+            return
+        refusals = [self._rename(hand, place) for hand in free]
+        yield from (refusal for refusal in refusals if refusal)
+        used = paths_in_use()
+        moved = [hand for hand, refusal in zip(free, refusals, strict=True) if not refusal]
+        verdicts = [self._settle(hand, place, used) for hand in moved]
+        yield from (verdict for verdict in verdicts if verdict)
+        gone = [hand for hand, verdict in zip(moved, verdicts, strict=True) if not verdict]
+        if not self._purge:
+            yield from (self._gone(hand, Action.DELETED) for hand in gone)
+            return
+        with ThreadPoolExecutor(_THREADS, "remove") as pool:
+            yield from pool.map(lambda hand: self._take_apart(hand, place), gone)
+
+    def _rename(self, hand: _Hand, place: Bin) -> Outcome | None:
+        hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)
+        try:
+            os.rename(hand.session.name, hand.name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=place.descriptor)
+        except OSError as error:
+            if error.errno in _NOT_THE_SAME:
+                return _skipped(hand.session, Reason.CHANGED_SINCE_PLAN)
+            if error.errno == errno.EBUSY:
+                return _skipped(hand.session, Reason.MOUNT_INSIDE)
+            return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
+        return None
+
+    def _settle(self, hand: _Hand, place: Bin, used: frozenset[str]) -> Outcome | None:
+        """The look after the rename: a session that somebody reached before it goes back."""
+        try:
+            reason = self._reached(hand, place, used)
+            if reason is None:
+                final = settled(hand.name)
+                os.rename(hand.name, final, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
+                hand.name = final
+                return None
+        except OSError as error:
+            return self._put_back(hand, place) or _failed(hand.session, Failure.of("openat", f"{place.shown}/{hand.name}", error))
+        return self._put_back(hand, place) or _skipped(hand.session, reason)
+
+    def _reached(self, hand: _Hand, place: Bin, used: frozenset[str]) -> Reason | None:
+        if identity_at(hand.name, place.descriptor) != hand.session.identity or not self._sessions.stand():
+            return Reason.CHANGED_SINCE_PLAN
+        path = f"{place.path}/{hand.name}"
+        if any(lies_inside(mount, path) for mount in mount_points()):
+            return Reason.MOUNT_INSIDE
+        if _is_used(path, used):
+            return Reason.IN_USE
+        usage = self._look(hand.session, place.descriptor, hand.name)
+        if usage is None:
+            return Reason.CHANGED_SINCE_PLAN
+        hand.usage = usage
+        return None
+
+    def _put_back(self, hand: _Hand, place: Bin) -> Outcome | None:
+        """Undoes the rename; where the name is taken again by now, the session stays held in the trash, whole."""
+        try:
+            os.rename(hand.name, hand.session.name, src_dir_fd=place.descriptor, dst_dir_fd=self._sessions.descriptor)
+        except OSError as error:
+            return _failed(hand.session, Failure.of("renameat", f"{place.shown}/{hand.name}", error))
+        return None
+
+    def _take_apart(self, hand: _Hand, place: Bin) -> Outcome:
+        failures = take_apart(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping)
+        if not failures and not self._stopping():
+            return self._gone(hand, Action.DELETED)
+        left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")
+        freed = max(hand.usage.freed_bytes - left.freed_bytes, 0)
+        if failures:
+            return Outcome(hand.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
+        return Outcome(hand.session, Action.DELETED, Reason.EXPIRED, freed)
+
+    def _gone(self, hand: _Hand, action: Action) -> Outcome:
+        return Outcome(hand.session, action, Reason.EXPIRED, hand.usage.freed_bytes if self._purge else 0)
+
+
+def _is_used(path: str, used: frozenset[str]) -> bool:
+    return any(lies_inside(other, path) for other in used)
+
+
+def _skipped(session: ScratchSession, reason: Reason) -> Outcome:
+    return Outcome(session, Action.SKIPPED, reason)
+
+
+def _failed(session: ScratchSession, failure: Failure) -> Outcome:
+    return Outcome(session, Action.FAILED, Reason.IO_ERROR, failures=(failure,))

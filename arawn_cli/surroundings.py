@@ -1,0 +1,49 @@
+"""What a job is given of the outside: clock, host name, and where events and progress go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from arawn_cli import instants
+from arawn_cli.events import Event
+
+
+class Progress(Protocol):
+    """Shows how far a job is; every call is cheap and may show nothing."""
+
+    def start(self, what: str, total: int) -> None:
+        """Begins a stage of `total` steps, ending the one before."""
+
+    def advance(self) -> None:
+        """One step of the stage is done."""
+
+
+class Stamp(Protocol):
+    """The common fields of the events of a run, as keyword arguments."""
+
+    def __call__(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The outside of one run.
+
+    Attributes:
+        clock: the wall clock, in nanoseconds since the epoch.
+        monotonic: a clock that never steps, in nanoseconds, for durations.
+        emit: takes each event as it happens.
+        stopping: whether a signal asked the run to end.
+    """
+
+    clock: Callable[[], int]
+    monotonic: Callable[[], int]
+    host: str
+    emit: Callable[[Event], None]
+    progress: Progress
+    stopping: Callable[[], bool]
+
+    def timestamp(self) -> str:
+        """The present time, as events write it."""
+        return instants.render(self.clock())

@@ -1,0 +1,174 @@
+"""Where removed sessions wait to be taken apart, and how one is named there.
+
+A session leaves `sessions/` by one rename to `held.<session-id>.<time>.<nonce>`, so
+that the same system call that removes it also records when and what it was. Once a last look
+has shown that nobody used it up to that moment, the `held.` goes. A run that was
+killed in between leaves a held session, which the next run puts back and judges anew.
+Names that do not have this form are not ours and are left alone.
+"""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from arawn_cli.config import WORKSTREAMS
+from arawn_cli.descriptors import entries, open_directory, opened_directory, stands_at
+from arawn_cli.instants import SECOND
+from arawn_cli.layout import SESSIONS, TRASH, Root, workstream_entries
+from arawn_cli.model import SCRATCH, FileKind, Identity
+from arawn_cli.occupancy import mount_points
+
+NAME_MAX = 255
+
+# `+` marks an id that was cut to make room for the rest of the name; no id has it.
+_NAME = re.compile(r"(?:\.trash\.)?(held\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.([0-9a-f]{8})", re.ASCII)
+_HELD = "held."
+_TIME = "%Y%m%dT%H%M%SZ"
+IN_SESSIONS = f"{TRASH}."
+"""Begins the name of a removed session that had to stay in `sessions/`, on a disk too full for a trash directory."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The open `sessions` directory, and the identity by which it is known to be scratch's still."""
+
+    root: Root
+    descriptor: int
+    identity: Identity
+
+    @property
+    def shown(self) -> str:
+        """Where it stands, relative to the root."""
+        return "/".join((WORKSTREAMS, SCRATCH, SESSIONS))
+
+    @property
+    def path(self) -> str:
+        """Where it stands, absolute."""
+        return f"{self.root.path}/{self.shown}"
+
+    def stand(self) -> bool:
+        """Whether they are in their place; Arawn promotes scratch by renaming the directories away."""
+        return stands_at(self.identity, self.root.workstreams, (SCRATCH, SESSIONS))
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The open directory that takes removed sessions, on the filesystem of `sessions`."""
+
+    descriptor: int
+    shown: str
+    path: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrashEntry:
+    """A removed session that waits in a trash directory.
+
+    `directory` are the names that lead from `workstreams/` to the directory that holds it.
+    """
+
+    directory: tuple[str, ...]
+    name: str
+    session: str
+    removed_at: int
+    held: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that lead from `workstreams/` to the entry."""
+        return (*self.directory, self.name)
+
+
+def name_for(session: str, removed_at: int, *, prefix: str = "") -> str:
+    """A new name, held as yet, in the trash for a session that is removed now."""
+    prefix += _HELD
+    stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
+    tail = f".{stamp}.{os.urandom(4).hex()}"
+    room = NAME_MAX - len(prefix) - len(tail)
+    kept = session if len(session) <= room else f"{session[: room - 1]}+"
+    return f"{prefix}{kept}{tail}"
+
+
+def settled(name: str) -> str:
+    """The name under which a held session waits to be taken apart."""
+    return name.replace(_HELD, "", 1)
+
+
+def parse(directory: tuple[str, ...], name: str) -> TrashEntry | None:
+    """The trash entry that a name tells of, or None when the name is not ours."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        removed_at = calendar.timegm(time.strptime(match[3], _TIME)) * SECOND
+    except ValueError:
+        return None
+    return TrashEntry(directory, name, match[2], removed_at, held=match[1] is not None)
+
+
+def waiting(root: Root) -> Iterator[TrashEntry]:
+    """Everything that waits in any trash under the root, oldest first within each directory.
+
+    Arawn promotes scratch by renaming its whole directory, so every workstream is looked into.
+
+    Raises:
+        OSError: a directory that is there cannot be read.
+    """
+    ids, _ = workstream_entries(root)
+    for workstream in ids:
+        for directory in ((workstream, TRASH), (workstream, SESSIONS, TRASH), (workstream, SESSIONS)):
+            found = [parse(directory, name) for name in _directories(root, directory)]
+            yield from sorted((entry for entry in found if entry), key=lambda entry: entry.removed_at)
+
+
+def _directories(root: Root, names: tuple[str, ...]) -> list[str]:
+    """What stands in a place where trash can be; in `sessions` itself, only what is marked as trash."""
+    try:
+        with opened_directory(root.workstreams, *names) as descriptor:
+            listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [name for name in listed if name.startswith(IN_SESSIONS)] if names[-1] == SESSIONS else listed
+
+
+@contextmanager
+def opened_bin(sessions: Sessions) -> Iterator[Bin]:
+    """The trash directory beside `sessions`, or inside it where it is a mount of its own; made if it is not there.
+
+    On a disk without room for a directory, `sessions` itself takes what is removed.
+
+    Raises:
+        OSError: it can be neither made nor opened; ELOOP or ENOTDIR where something else stands in its place.
+    """
+    mounted = sessions.path in mount_points()
+    names = (SCRATCH, SESSIONS) if mounted else (SCRATCH,)
+    with opened_directory(sessions.root.workstreams, *names) as parent:
+        prefix = IN_SESSIONS if not _made(parent) else ""
+        descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
+    shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
+    try:
+        yield Bin(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
+    finally:
+        os.close(descriptor)
+
+
+def _made(parent: int) -> bool:
+    """Whether there is a trash directory in `parent`, after trying to make one."""
+    try:
+        os.mkdir(TRASH, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            return False
+        raise
+    return True
