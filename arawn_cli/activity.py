@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,13 @@ class Activity:
 
         Args:
             workstreams: descriptor of `<root>/workstreams`.
+            sessions: ids of the sessions that are asked about.
             database_path: Arawn's database, or None where there is none.
             cutoff: instant before which a turn need not be found; see `messages.read`.
         """
         self._workstreams = workstreams
         self._database = database_path
+        self._rows_shown = database_path.name if database_path else ""
         self._sessions = frozenset(sessions)
         self._cutoff = cutoff
         self._newest: dict[str, int] = {}
@@ -50,20 +52,29 @@ class Activity:
         self._database_failure: Failure | None = None
         self._lock = threading.Lock()
         self.unreadable_lines = 0
-        self.problems: list[str] = []
         self._signature = database.signature(database_path) if database_path else ()
         self._read_rows(self._sessions)
         named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
         self._sources = [_Source(name) for name in sorted(named | {SCRATCH})]
         for source in self._sources:
             self._read_messages(source)
-        self.problems += [str(source.failure) for source in self._sources if source.failure]
 
     def evidence(self, session: str) -> TurnEvidence:
         """What has been read about a session so far."""
         row = self._rows.get(session)
-        failures = tuple(self._failures(session, row))
-        return TurnEvidence(self._newest.get(session), row.newest if row else None, failures)
+        own = Failure("parse", f"{self._rows_shown} row {session}", errno.EINVAL, "a time is not RFC 3339")
+        return TurnEvidence(
+            self._newest.get(session),
+            row.newest if row else None,
+            self.failures,
+            (own,) if row and row.unreadable else (),
+        )
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The sources that could not be read, each of which may have told of any session."""
+        candidates = [self._database_failure, *(source.failure for source in self._sources)]
+        return tuple(failure for failure in candidates if failure)
 
     def look_again(self, session: str) -> TurnEvidence:
         """The evidence after reading what the server has written since."""
@@ -76,23 +87,13 @@ class Activity:
                     self._read_rows({session})
             return self.evidence(session)
 
-    def _failures(self, session: str, row: SessionRow | None) -> Iterator[Failure]:
-        if self._database_failure:
-            yield self._database_failure
-        for source in self._sources:
-            if source.failure:
-                yield source.failure
-        if row and row.unreadable:
-            yield Failure("parse", f"database row of session {session}", errno.EINVAL)
-
     def _read_rows(self, sessions: Collection[str]) -> None:
         if self._database is None or not sessions:
             return
         try:
             self._rows.update(database.session_rows(self._database, sessions))
         except database.DatabaseUnreadableError as error:
-            self._database_failure = Failure("sqlite3", self._database.name, errno.EIO)
-            self.problems.append(str(error))
+            self._database_failure = Failure("sqlite3", self._rows_shown, errno.EIO, str(error))
 
     def _read_messages(self, source: _Source) -> None:
         try:

@@ -71,11 +71,15 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         database=_database(tables, directory),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
-        total_limit_bytes=int(tables.paths.usage.total_warning_gb * GIB),
-        workstream_limit_bytes=int(tables.paths.usage.workstream_warning_gb * GIB),
-        session_limit_bytes=int(tables.paths.usage.session_warning_mb * MIB),
+        total_limit_bytes=_bytes(tables.paths.usage.total_warning_gb, GIB),
+        workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
+        session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),
         maintenance=tables.maintenance,
     )
+
+
+def _bytes(amount: float, unit: int) -> int:
+    return max(int(amount * unit), 1)
 
 
 def _default_directory(environment: Mapping[str, str]) -> Path:

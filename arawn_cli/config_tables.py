@@ -63,7 +63,7 @@ def _positive_size(value: ByteSize) -> ByteSize:
 
 Duration = Annotated[str, AfterValidator(_duration)]
 Interval = Annotated[str, AfterValidator(_interval)]
-Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size), Field(strict=False)]
+Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -139,8 +139,8 @@ class Relay(_Table):
     allow_insecure: bool = False
     timeout_secs: Ratio = 5.0
     deadline_secs: Ratio = 30.0
-    events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = (
-        Field(default=("disk_pressure",), strict=False)
+    events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = Field(
+        default=("disk_pressure",), strict=False
     )
     outbox_max_events: Annotated[int, Field(ge=1)] = 10_000
 

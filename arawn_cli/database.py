@@ -37,8 +37,8 @@ def workstream_rows(path: Path) -> list[WorkstreamRow]:
     Raises:
         DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
     """
-    rows = _query(path, "SELECT id, title, is_scratch FROM workstreams", ())
-    return [WorkstreamRow(_text(id_), _text(title), bool(is_scratch)) for id_, title, is_scratch in rows]
+    counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
+    return [WorkstreamRow(_text(id_), _text(title), int(_text(count))) for id_, title, count in _query(path, counted, ())]
 
 
 def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
@@ -48,10 +48,8 @@ def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
         DatabaseUnreadableError: as `workstream_rows`.
     """
     columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
-    if len(wanted) == 1:
-        rows = _query(path, f"{columns} WHERE id = ?", tuple(wanted))
-    else:
-        rows = _query(path, columns, ())
+    one = len(wanted) == 1
+    rows = _query(path, f"{columns} WHERE id = ?" if one else columns, tuple(wanted) if one else ())
     found = (_session(*row) for row in rows)
     return {row.id: row for row in found if row.id in wanted}
 

@@ -69,7 +69,8 @@ class Descent:
     def descriptor(self) -> int:
         """The open descriptor of `here`."""
         descriptor = self.here.descriptor
-        assert descriptor is not None
+        if descriptor is None:
+            raise AssertionError("the directory where a walk stands is always open")
         return descriptor
 
     def path(self, name: str | None = None) -> str:

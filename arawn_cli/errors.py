@@ -62,3 +62,9 @@ class LockedError(ArawnCliError):
     """Another run holds the lock of this root."""
 
     exit_code = ExitCode.LOCKED
+
+
+class StoppedError(ArawnCliError):
+    """A signal asked the run to end; the exit code is the signal's."""
+
+    exit_code = ExitCode.TERMINATED

@@ -8,11 +8,14 @@ bytes; `*_mb` are millions of bytes, rounded down; a percentage fits in one byte
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from uuid import uuid4
 
 from arawn_cli import instants
+from arawn_cli.model import Failure
+from arawn_cli.names import escape
 
 PERCENT_MAX = 255
 
@@ -24,14 +27,6 @@ class Level(StrEnum):
     WARNING = "warning"
     CRITICAL = "critical"
     UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What all events of a run have in common."""
-
-    host: str
-    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +168,17 @@ class ScratchCleanup(Event):
 def to_json(event: Event) -> str:
     """The event as one line of JSON, ASCII only."""
     return json.dumps(asdict(event), separators=(",", ":"))
+
+
+def report_failure(failure: Failure, session: str | None = None) -> FailureReport:
+    """A failure as events write it, with the kernel's words for its number."""
+    return FailureReport(
+        session_id=None if session is None else escape(session),
+        operation=failure.operation,
+        path=failure.path,
+        errno=failure.errno,
+        message=failure.detail or os.strerror(failure.errno),
+    )
 
 
 def megabytes(size: int) -> int:

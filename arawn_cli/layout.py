@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.config import WORKSTREAMS
+from arawn_cli.config import DATABASE, WORKSTREAMS, Config
 from arawn_cli.descriptors import entries, open_directory
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.model import SCRATCH, Entry, FileKind
@@ -92,6 +92,14 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
     finally:
         if sessions is not None:
             os.close(sessions)
+
+
+def database_of(config: Config, root: Root) -> Path | None:
+    """Arawn's database: the configured one, else `<root>/workstreams.db` if there is one."""
+    if config.database is not None:
+        return config.database
+    default = root.path / DATABASE
+    return default if os.path.lexists(default) else None
 
 
 def _open_own(name: str, parent: int, shown: Path) -> int | None:

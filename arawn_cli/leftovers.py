@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arawn_cli.config import WORKSTREAMS
 from arawn_cli.descriptors import opened_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.layout import SESSIONS, Root
-from arawn_cli.model import Failure
+from arawn_cli.model import Failure, Usage
 from arawn_cli.occupancy import lies_inside, mount_points
-from arawn_cli.trash import TrashEntry
-from arawn_cli.usage import measure
+from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.usage import Subtree, combined, measure, measure_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged
     except OSError as error:
         return Purged(entry, 0, (Failure.of("unlinkat", shown, error),))
     return Purged(entry, max(before - after, 0), tuple(failures))
+
+
+def trash_usage(root: Root) -> Usage:
+    """What everything that waits in any trash uses."""
+    found, failures = waiting(root)
+    usage = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1, lambda: None))
+    return replace(usage, failures=(*usage.failures, *failures))
 
 
 def put_back(root: Root, entry: TrashEntry) -> Failure | None:

@@ -27,12 +27,14 @@ def identity_of(status: os.stat_result) -> Identity:
 class Failure:
     """A system call that failed on one file, kept as a value so that the rest goes on.
 
-    `path` is escaped and relative to the root; `errno` is the kernel's number.
+    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail`
+    says more where the number does not say enough.
     """
 
     operation: str
     path: str
     errno: int
+    detail: str = ""
 
     @classmethod
     def of(cls, operation: str, path: str, error: OSError) -> Failure:
@@ -40,7 +42,7 @@ class Failure:
         return cls(operation, escape(path), error.errno or 5)
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.path}: {os.strerror(self.errno)}"
+        return f"{self.operation} {self.path}: {self.detail or os.strerror(self.errno)}"
 
 
 class FileKind(StrEnum):
@@ -62,11 +64,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamRow:
-    """A row of Arawn's `workstreams` table."""
+    """A row of Arawn's `workstreams` table; `sessions` is how many rows of `sessions` name it."""
 
     id: str
     title: str
-    is_scratch: bool
+    sessions: int = 0
+
+    @property
+    def is_scratch(self) -> bool:
+        """Whether it is the workstream of sessions that have none; its directory has a fixed name."""
+        return self.id == SCRATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +138,19 @@ class Usage:
 class TurnEvidence:
     """When a session was used, as Arawn recorded it.
 
-    `failures` is what could not be read and may have told of a later use.
+    What could not be read may have told of a later use: `shared_failures` of any session,
+    `own_failures` of this one.
     """
 
     last_turn: int | None = None
     row: int | None = None
-    failures: tuple[Failure, ...] = ()
+    shared_failures: tuple[Failure, ...] = ()
+    own_failures: tuple[Failure, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything could be read."""
+        return not self.shared_failures and not self.own_failures
 
     @property
     def newest(self) -> int | None:

@@ -53,7 +53,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.FUTURE_TIMESTAMP
     if newest is not None and newest >= policy.cutoff(now):
         return Reason.ACTIVE
-    return Reason.ACTIVITY_UNKNOWN if session.evidence.failures else None
+    return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
 
 
 def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
@@ -63,7 +63,7 @@ def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> l
 
 def has_changed(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> bool:
     """Whether a session was used, or can no longer be judged, since it was planned to go."""
-    if evidence.failures or not usage.complete:
+    if not evidence.complete or not usage.complete:
         return True
     fresh = replace(planned, evidence=evidence, usage=usage)
     return fresh.last_activity != planned.last_activity or _shape(usage) != _shape(planned.usage)

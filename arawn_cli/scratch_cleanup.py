@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+
+from rich.filesize import decimal
 
 from arawn_cli.activity import Activity
-from arawn_cli.config import DATABASE, Config
-from arawn_cli.descriptors import entries
-from arawn_cli.errors import LockedError
-from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered
-from arawn_cli.layout import TRASH, Root, opened_root, opened_sessions
-from arawn_cli.leftovers import Purged, purge, put_back
-from arawn_cli.model import Action, Decision, Entry, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
+from arawn_cli.config import Config
+from arawn_cli.descriptors import entries, identity_at
+from arawn_cli.errors import LockedError, StoppedError
+from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
+from arawn_cli.instants import DAY
+from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
+from arawn_cli.leftovers import Purged, purge, put_back, trash_usage
+from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.occupancy import try_lock, unlock
 from arawn_cli.plan import Policy, decide, has_changed, undecided
-from arawn_cli.remove import Remover
+from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
-from arawn_cli.usage import Subtree, combined, measure, measure_all, threads_for
+from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,211 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     report = _Report()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
         with _locked(descriptor, root, hold=not config.dry_run):
-            _Cleanup(config, surroundings, root, report).run(descriptor)
-        trash = _trash_bytes(root)
+            try:
+                _Cleanup(config, surroundings, root, report).run(descriptor)
+            except StoppedError:
+                log.warning("stopped by a signal while measuring: no session was removed")
+        trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
     summary = _summary(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
     surroundings.emit(summary)
     return summary
+
+
+@contextmanager
+def _locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
+    """One removing run at a time: a BSD lock on the `sessions` directory. A dry run only asks for it."""
+    if sessions is not None:
+        if not try_lock(sessions, shared=not hold):
+            raise LockedError(f"another scratch-cleanup is at work in {root.path}: nothing done; it can be run again later")
+        if not hold:
+            unlock(sessions)
+    yield
+
+
+class _Cleanup:
+    """One run on one root."""
+
+    def __init__(self, config: Config, surroundings: Surroundings, root: Root, report: _Report) -> None:
+        self._config = config
+        self._surroundings = surroundings
+        self._root = root
+        self._report = report
+        self._now = surroundings.clock()
+        self._policy = Policy(config.older_than_days, config.maintenance.cleanup.protect)
+
+    def run(self, descriptor: int | None) -> None:
+        if not self._config.dry_run:
+            self._finish_leftovers()
+        if descriptor is None:
+            log.info("%s has no scratch sessions", self._root.path)
+            return
+        sessions = Sessions(self._root, descriptor, identity_of(os.fstat(descriptor)))
+        try:
+            listed = list(_listed(sessions))
+        except OSError as error:
+            self._fail(Failure.of("getdents64", sessions.shown, error))
+            return
+        activity = self._activity(listed)
+        decisions = self._decisions(listed, activity, descriptor)
+        for decision in decisions:
+            if not decision.goes:
+                self._tell(_staying(decision))
+        self._remove([decision.session for decision in decisions if decision.goes], sessions, activity)
+
+    def _finish_leftovers(self) -> None:
+        """Held sessions of a killed run go back to be judged anew; what has waited long enough goes for good."""
+        entries_waiting, failures = waiting(self._root)
+        for failure in failures:
+            self._fail(failure)
+        for entry in entries_waiting:
+            if self._surroundings.stopping():
+                return
+            if entry.held:
+                obstacle = put_back(self._root, entry)
+                if obstacle:
+                    self._fail(obstacle, entry.session)
+                else:
+                    log.warning("put back session %s, which an interrupted run had begun to remove", entry.session)
+            elif self._is_due(entry):
+                self._purge(entry)
+
+    def _is_due(self, entry: TrashEntry) -> bool:
+        days = self._config.maintenance.cleanup.trash_days
+        return days == 0 or entry.removed_at < self._now - days * DAY
+
+    def _purge(self, entry: TrashEntry) -> None:
+        purged = purge(self._root, entry, self._surroundings.stopping)
+        self._report.purged.append(purged)
+        for failure in purged.failures:
+            self._fail(failure, entry.session)
+        if not purged.failures:
+            log.info("purged session %s from the trash: %s freed", entry.session, decimal(purged.freed_bytes))
+
+    def _activity(self, listed: Sequence[ScratchSession]) -> Activity:
+        ids = {session.name for session in listed if is_valid_id(session.name)}
+        activity = Activity(self._root.workstreams, database_of(self._config, self._root), ids, self._policy.cutoff(self._now))
+        for failure in activity.failures:
+            self._fail(failure)
+        if activity.unreadable_lines:
+            log.info("%d lines of messages.jsonl are no messages", activity.unreadable_lines)
+        return activity
+
+    def _decisions(self, listed: Sequence[ScratchSession], activity: Activity, descriptor: int) -> list[Decision]:
+        known = [replace(session, evidence=activity.evidence(session.name)) for session in listed]
+        walks = undecided(known, self._policy, self._now)
+        self._surroundings.progress.start("measuring", len(walks))
+        usages = measure_all(
+            descriptor,
+            [Subtree((session.name,)) for session in walks],
+            threads_for(self._config.maintenance.threads),
+            self._surroundings.advance_or_stop,
+        )
+        measured = {session.name: usage for session, usage in zip(walks, usages, strict=True)}
+        return [decide(replace(session, usage=measured.get(session.name)), self._policy, self._now) for session in known]
+
+    def _remove(self, due: Sequence[ScratchSession], sessions: Sessions, activity: Activity) -> None:
+        self._surroundings.progress.start("checking" if self._config.dry_run else "removing", len(due))
+        remover = Remover(
+            sessions,
+            _look_with(activity),
+            self._surroundings.clock,
+            self._surroundings.stopping,
+            purge=self._config.maintenance.cleanup.trash_days == 0,
+            dry_run=self._config.dry_run,
+        )
+        begun = 0
+        for outcome in remover.remove(due):
+            self._tell(outcome)
+            self._surroundings.progress.advance()
+            begun += 1
+        if begun < len(due):
+            log.warning("stopped by a signal: %d inactive sessions are left for the next run", len(due) - begun)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """The one place where an outcome is logged, counted and emitted."""
+        self._report.outcomes.append(outcome)
+        level = logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
+        log.log(level, "%s", _sentence(outcome))
+        for failure in (*outcome.failures, *_evidence_failures(outcome)):
+            self._fail(failure, outcome.session.name)
+        self._surroundings.emit(_session_event(outcome, self._surroundings, dry_run=self._config.dry_run))
+
+    def _fail(self, failure: Failure, session: str | None = None) -> None:
+        log.error("%s", failure)
+        self._report.failures.append(report_failure(failure, session))
+
+
+def _listed(sessions: Sessions) -> Iterator[ScratchSession]:
+    for entry in entries(sessions.descriptor):
+        if is_ours(entry.name):
+            continue
+        try:
+            yield ScratchSession(entry.name, entry.kind, identity_at(entry.name, sessions.descriptor))
+        except FileNotFoundError:
+            continue  # removed by somebody else since it was listed
+
+
+def _look_with(activity: Activity) -> Look:
+    """The look right before and after a rename: everything that the plan rested on, read anew."""
+
+    def look(session: ScratchSession, directory: int, name: str) -> Usage | None:
+        usage = measure(directory, name, name)
+        return None if has_changed(session, activity.look_again(session.name), usage) else usage
+
+    return look
+
+
+def _staying(decision: Decision) -> Outcome:
+    kept = decision.reason in (Reason.ACTIVE, Reason.RECENT_FILES)
+    return Outcome(decision.session, Action.KEPT if kept else Action.SKIPPED, decision.reason)
+
+
+def _evidence_failures(outcome: Outcome) -> tuple[Failure, ...]:
+    """What could not be read of a session alone; a failed source that all sessions share is reported once for all."""
+    if outcome.reason is not Reason.ACTIVITY_UNKNOWN:
+        return ()
+    usage = outcome.session.usage
+    return (*outcome.session.evidence.own_failures, *(usage.failures if usage else ()))
+
+
+def _sentence(outcome: Outcome) -> str:
+    session = outcome.session
+    turn = rendered(session.evidence.last_turn) or "not found"
+    size = decimal(session.usage.apparent_bytes) if session.usage else "not measured"
+    return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {size}"
+
+
+def _session_event(outcome: Outcome, surroundings: Surroundings, *, dry_run: bool) -> ScratchSessionEvent:
+    session = outcome.session
+    return ScratchSessionEvent(
+        timestamp=surroundings.timestamp(),
+        host=surroundings.host,
+        dry_run=dry_run,
+        session_id=escape(session.name),
+        action=outcome.action,
+        reason=outcome.reason,
+        last_turn=rendered(session.evidence.last_turn),
+        last_activity=rendered(session.last_activity),
+        bytes=session.usage.apparent_bytes if session.usage else None,
+        files=session.usage.files if session.usage else None,
+    )
+
+
+def _summary(report: _Report, surroundings: Surroundings, *, dry_run: bool, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
+    cleaned = [outcome for outcome in report.outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
+    stayed = Counter(str(outcome.reason) for outcome in report.outcomes if outcome.action in (Action.KEPT, Action.SKIPPED))
+    freed = sum(outcome.freed_bytes for outcome in report.outcomes) + sum(purged.freed_bytes for purged in report.purged)
+    return ScratchCleanup(
+        timestamp=surroundings.timestamp(),
+        host=surroundings.host,
+        dry_run=dry_run,
+        sessions_checked=len(report.outcomes),
+        sessions_cleaned=len(cleaned),
+        bytes_reclaimed=freed,
+        cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
+        sessions_skipped=dict(sorted(stayed.items())),
+        failures=tuple(report.failures),
+        trash_bytes=trash_bytes,
+        duration_ms=duration_ms,
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from arawn_cli import instants
+from arawn_cli.errors import StoppedError
 from arawn_cli.events import Event
 
 
@@ -18,12 +19,6 @@ class Progress(Protocol):
 
     def advance(self) -> None:
         """One step of the stage is done."""
-
-
-class Stamp(Protocol):
-    """The common fields of the events of a run, as keyword arguments."""
-
-    def __call__(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +42,13 @@ class Surroundings:
     def timestamp(self) -> str:
         """The present time, as events write it."""
         return instants.render(self.clock())
+
+    def advance_or_stop(self) -> None:
+        """One step of a stage that changes nothing is done, and may be the last.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        if self.stopping():
+            raise StoppedError("stopped by a signal")
+        self.progress.advance()

@@ -22,7 +22,7 @@ from arawn_cli.config import WORKSTREAMS
 from arawn_cli.descriptors import entries, open_directory, opened_directory, stands_at
 from arawn_cli.instants import SECOND
 from arawn_cli.layout import SESSIONS, TRASH, Root, workstream_entries
-from arawn_cli.model import SCRATCH, FileKind, Identity
+from arawn_cli.model import SCRATCH, Failure, FileKind, Identity
 from arawn_cli.occupancy import mount_points
 
 NAME_MAX = 255
@@ -115,19 +115,28 @@ def parse(directory: tuple[str, ...], name: str) -> TrashEntry | None:
     return TrashEntry(directory, name, match[2], removed_at, held=match[1] is not None)
 
 
-def waiting(root: Root) -> Iterator[TrashEntry]:
-    """Everything that waits in any trash under the root, oldest first within each directory.
+def is_ours(name: str) -> bool:
+    """Whether a name in `sessions/` is the trash, or something that waits to be taken apart there."""
+    return name == TRASH or (name.startswith(IN_SESSIONS) and _NAME.fullmatch(name) is not None)
+
+
+def waiting(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
+    """Everything that waits in any trash under the root, oldest first, and the places that could not be read.
 
     Arawn promotes scratch by renaming its whole directory, so every workstream is looked into.
-
-    Raises:
-        OSError: a directory that is there cannot be read.
     """
+    found: list[TrashEntry] = []
+    failures: list[Failure] = []
     ids, _ = workstream_entries(root)
     for workstream in ids:
         for directory in ((workstream, TRASH), (workstream, SESSIONS, TRASH), (workstream, SESSIONS)):
-            found = [parse(directory, name) for name in _directories(root, directory)]
-            yield from sorted((entry for entry in found if entry), key=lambda entry: entry.removed_at)
+            try:
+                names = _directories(root, directory)
+            except OSError as error:
+                failures.append(Failure.of("openat", "/".join((WORKSTREAMS, *directory)), error))
+                continue
+            found += [entry for name in names if (entry := parse(directory, name))]
+    return sorted(found, key=lambda entry: entry.removed_at), failures
 
 
 def _directories(root: Root, names: tuple[str, ...]) -> list[str]:
@@ -137,7 +146,7 @@ def _directories(root: Root, names: tuple[str, ...]) -> list[str]:
             listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [name for name in listed if name.startswith(IN_SESSIONS)] if names[-1] == SESSIONS else listed
+    return [name for name in listed if is_ours(name)] if names[-1] == SESSIONS else listed
 
 
 @contextmanager

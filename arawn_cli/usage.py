@@ -13,14 +13,19 @@ from arawn_cli.descriptors import opened_directory
 from arawn_cli.model import Failure, HardLinks, Identity, Usage, identity_of, latest
 from arawn_cli.names import escape
 
+_THREADS_MAX = 8
 _BLOCK = 512  # the unit of st_blocks, whatever the filesystem's block size (stat(2))
 
 
 @dataclass(frozen=True, slots=True)
 class Subtree:
-    """A file or directory to measure: the names that lead to it from the starting directory, the last its own."""
+    """A file or directory to measure: the names that lead to it from the starting directory, the last its own.
+
+    `shallow` leaves out what is below it.
+    """
 
     names: tuple[str, ...]
+    shallow: bool = False
 
     @property
     def shown(self) -> str:
@@ -28,7 +33,7 @@ class Subtree:
         return "/".join(self.names)
 
 
-def measure(parent: int, name: str, shown: str) -> Usage:
+def measure(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
     """Measures the entry `name` of the open directory `parent`, and everything below it.
 
     Only regular files count in `apparent_bytes` and `files`, as Arawn counts;
@@ -39,7 +44,7 @@ def measure(parent: int, name: str, shown: str) -> Usage:
         top = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except OSError as error:
         return tally.fail("stat", shown, error).total()
-    if not stat.S_ISDIR(top.st_mode):
+    if shallow or not stat.S_ISDIR(top.st_mode):
         tally.add(top)
         return tally.total()
     with Descent(shown) as descent:
@@ -59,8 +64,16 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     """
     if threads == 1 or len(subtrees) < 2:
         return [_advancing(_measure_at(start, subtree), advance) for subtree in subtrees]
-    with ThreadPoolExecutor(threads, "measure") as pool:
+    pool = ThreadPoolExecutor(threads, "measure")
+    try:
         return [_advancing(usage, advance) for usage in pool.map(lambda subtree: _measure_at(start, subtree), subtrees)]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def threads_for(configured: int) -> int:
+    """How many threads measure: as configured, or for 0 one for each processor that this process may use."""
+    return configured or min(len(os.sched_getaffinity(0)), _THREADS_MAX)
 
 
 def combined(usages: Iterable[Usage]) -> Usage:
@@ -79,10 +92,10 @@ def _advancing(usage: Usage, advance: Callable[[], None]) -> Usage:
 def _measure_at(start: int, subtree: Subtree) -> Usage:
     shown = subtree.shown
     if len(subtree.names) == 1:
-        return measure(start, subtree.names[0], shown)
+        return measure(start, subtree.names[0], shown, shallow=subtree.shallow)
     try:
         with opened_directory(start, *subtree.names[:-1]) as parent:
-            return measure(parent, subtree.names[-1], shown)
+            return measure(parent, subtree.names[-1], shown, shallow=subtree.shallow)
     except OSError as error:
         return _Tally().fail("openat", shown, error).total()
 

@@ -1,0 +1,118 @@
+"""The commands: parse, compose, choose the exit code.
+
+Start-up matters for a command that runs 288 times a day: what only one command needs is imported in it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arawn_cli import __version__
+
+app = typer.Typer(
+    name="arawn-cli",
+    help="Clean up after an Arawn server and watch the disk that it fills.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NONE = "none"
+
+
+class FailOn(str, Enum):
+    """The level from which on disk-check exits with 3."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
+BasePathOption = Annotated[
+    str | None, typer.Option("--base-path", metavar="PATH", help="Arawn's root, the folder that holds workstreams/.")
+]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
+]
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"arawn-cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Clean up after an Arawn server and watch the disk that it fills."""
+
+
+@app.command("scratch-cleanup")
+def scratch_cleanup(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")] = None,
+    older_than_days: Annotated[
+        int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
+    ] = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Remove the directories of scratch sessions that were not used for some days.
+
+    A session goes only if its last turn, its database row and every file in it are older than the limit.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_cleanup
+
+    flags = Flags(config, base_path, older_than_days, dry_run)
+    raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet)))
+
+
+@app.command("disk-check")
+def disk_check(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
+    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what every workstream uses, and report what is above its limit."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_check
+
+    flags = Flags(config, base_path, dry_run=dry_run)
+    raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the sample tree in place.")] = False,
+) -> None:
+    """Show both jobs at work on a sample tree in a temporary folder."""
+    from arawn_cli.demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep))
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,121 @@
+"""What every workstream uses: the tree measured once, area by area."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from arawn_cli.descriptors import entries, opened_directory
+from arawn_cli.layout import PRODUCTION, SESSIONS, WORK, Root, workstream_entries
+from arawn_cli.model import FileKind, Usage, WorkstreamRow
+from arawn_cli.names import escape, is_valid_id
+from arawn_cli.surroundings import Surroundings
+from arawn_cli.usage import Subtree, combined, measure_all
+
+_AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
+_OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkstreamTree:
+    """One workstream as it was measured: usage by area, and of each session directory by id.
+
+    `work` is `work/` and `sessions/` together; `other` is the rest, messages and trash among it.
+    """
+
+    row: WorkstreamRow
+    production: Usage
+    work: Usage
+    other: Usage
+    sessions: dict[str, Usage]
+
+    @property
+    def total(self) -> Usage:
+        """All areas together, a file linked from several of them counted once."""
+        return combined((self.production, self.work, self.other))
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything under `workstreams/`: the workstreams, what is not Arawn's by escaped name, and all together."""
+
+    workstreams: tuple[WorkstreamTree, ...]
+    foreign: dict[str, Usage]
+    total: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A subtree to measure, and the area and session that its usage belongs to."""
+
+    subtree: Subtree
+    area: str
+    session: str | None = None
+
+
+@dataclass(slots=True)
+class _Measured:
+    areas: defaultdict[str, list[Usage]] = field(default_factory=lambda: defaultdict(list))
+    sessions: dict[str, Usage] = field(default_factory=dict)
+
+
+def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: Surroundings) -> Inventory:
+    """Measures everything below a root; `rows` are the workstreams of the database.
+
+    A workstream without a row goes by its id, one without a directory uses nothing.
+
+    Raises:
+        OSError: `workstreams/` cannot be listed.
+        StoppedError: a signal asked the run to end.
+    """
+    ids, foreign = workstream_entries(root)
+    parts = [part for workstream in ids for part in _parts(root, workstream)]
+    parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
+    surroundings.progress.start("measuring", len(parts))
+    usages = measure_all(root.workstreams, [part.subtree for part in parts], threads, surroundings.advance_or_stop)
+    measured: defaultdict[str, _Measured] = defaultdict(_Measured)
+    for part, usage in zip(parts, usages, strict=True):
+        place = measured[part.subtree.names[0]]
+        place.areas[part.area].append(usage)
+        if part.session is not None:
+            place.sessions[part.session] = usage
+    known = {row.id: row for row in rows if is_valid_id(row.id)}
+    unknown = {name: WorkstreamRow(name, name) for name in ids if name not in known}
+    trees = tuple(_tree(row, measured[row.id]) for _, row in sorted({**known, **unknown}.items()))
+    others = {escape(entry.name): combined(measured[entry.name].areas[_OTHER]) for entry in foreign}
+    return Inventory(trees, others, combined(usages))
+
+
+def _tree(row: WorkstreamRow, measured: _Measured) -> WorkstreamTree:
+    production, work, other = (combined(measured.areas[area]) for area in (PRODUCTION, WORK, _OTHER))
+    return WorkstreamTree(row, production, work, other, measured.sessions)
+
+
+def _parts(root: Root, workstream: str) -> Iterator[_Part]:
+    """A part for each area of a workstream, and for each entry of its `sessions`; one that cannot be listed is one part."""
+    try:
+        with opened_directory(root.workstreams, workstream) as directory:
+            listed = entries(directory)
+    except OSError:
+        yield _Part(Subtree((workstream,)), _OTHER)  # measuring it tells the error
+        return
+    yield _Part(Subtree((workstream,), shallow=True), _OTHER)
+    for entry in listed:
+        if entry.name == SESSIONS and entry.kind is FileKind.DIRECTORY:
+            yield from _session_parts(root, workstream)
+        else:
+            yield _Part(Subtree((workstream, entry.name)), _AREAS.get(entry.name, _OTHER))
+
+
+def _session_parts(root: Root, workstream: str) -> Iterator[_Part]:
+    try:
+        with opened_directory(root.workstreams, workstream, SESSIONS) as directory:
+            listed = entries(directory)
+    except OSError:
+        yield _Part(Subtree((workstream, SESSIONS)), WORK)  # measuring it tells the error
+        return
+    yield _Part(Subtree((workstream, SESSIONS), shallow=True), WORK)
+    for entry in listed:
+        is_session = entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name)
+        yield _Part(Subtree((workstream, SESSIONS, entry.name)), WORK, entry.name if is_session else None)

@@ -1,0 +1,175 @@
+"""What a person sees: tables with usage bars, and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from arawn_cli import instants, names
+from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, WorkstreamUsage
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
+_ACTION_STYLES = {"deleted": "red", "would_delete": "yellow", "failed": "bold red", "skipped": "cyan", "kept": "green"}
+
+
+class TerminalProgress:
+    """A progress bar on a terminal, one stage at a time, gone when the stage ends."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> TerminalProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, what: str, total: int) -> None:
+        """Begins a stage, ending the one before."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(what, total=total)
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._task is not None:
+            self._progress.advance(self._task)
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, what: str, total: int) -> None:
+        """Begins a stage."""
+
+    def advance(self) -> None:
+        """One step is done."""
+
+
+class Tables:
+    """Collects the events of a run and prints them as tables at its end."""
+
+    def __init__(self, console: Console, *, verbose: bool) -> None:
+        """`verbose` lists the sessions that stay because they are in use too."""
+        self._console = console
+        self._verbose = verbose
+        self._events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Takes one event; the last of a run makes the tables."""
+        self._events.append(event)
+        if isinstance(event, ScratchCleanup):
+            self._cleanup(event, [other for other in self._events if isinstance(other, ScratchSessionEvent)])
+        elif isinstance(event, DiskCheck):
+            self._check(event)
+
+    def _cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
+        shown = [session for session in sessions if self._verbose or session.action != "kept"]
+        if shown:
+            self._console.print(_session_table(shown, dry_run=summary.dry_run))
+        self._console.print(_cleanup_sentence(summary))
+
+    def _check(self, summary: DiskCheck) -> None:
+        pressure = [event for event in self._events if isinstance(event, DiskPressure)]
+        usage = [event for event in self._events if isinstance(event, WorkstreamUsage)]
+        levels = {event.scope: event.level for event in pressure}
+        self._console.print(_usage_table(usage, summary, levels))
+        for event in pressure:
+            self._console.print(_pressure_line(event))
+        self._console.print(_check_sentence(summary))
+
+
+def _session_table(sessions: list[ScratchSessionEvent], *, dry_run: bool) -> Table:
+    table = Table(title="Scratch sessions (dry run)" if dry_run else "Scratch sessions", title_justify="left")
+    for heading, justify in (("session", "left"), ("action", "left"), ("reason", "left"), ("last activity", "right"), ("size", "right")):
+        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
+    for session in sessions:
+        table.add_row(
+            escape(session.session_id),
+            Text(session.action.replace("_", " "), style=_ACTION_STYLES.get(session.action, "")),
+            session.reason,
+            _age(session.last_activity, session.timestamp),
+            "-" if session.bytes is None else decimal(session.bytes),
+        )
+    return table
+
+
+def _age(activity: str | None, now: str) -> str:
+    if activity is None:
+        return "unknown"
+    seconds = (instants.parse(now) - instants.parse(activity)) // instants.SECOND
+    if seconds < 0:
+        return f"{activity[:10]} (future)"
+    if seconds < 86_400:
+        return f"{activity[:10]} ({seconds // 3600} h ago)"
+    return f"{activity[:10]} ({seconds // 86_400} d ago)"
+
+
+def _cleanup_sentence(summary: ScratchCleanup) -> Text:
+    verb, freed = ("Would remove", "would free") if summary.dry_run else ("Removed", "freed")
+    cleaned = f"{_count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked}"
+    text = f"{verb} {cleaned}, {freed} {decimal(summary.bytes_reclaimed)}."
+    if summary.sessions_skipped:
+        text += " Kept: " + ", ".join(f"{count} {reason}" for reason, count in summary.sessions_skipped.items()) + "."
+    if summary.trash_bytes:
+        text += f" In the trash: {decimal(summary.trash_bytes)}."
+    if summary.failures:
+        text += f" {_count(len(summary.failures), 'failure')}."
+    return Text(text, style="red" if summary.failures else "")
+
+
+def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict[str, Level]) -> Table:
+    table = Table(title="Disk usage (dry run)" if summary.dry_run else "Disk usage", title_justify="left")
+    table.add_column("workstream", overflow="fold")
+    for heading in ("production", "work", "other", "total", "limit"):
+        table.add_column(heading, justify="right")
+    table.add_column("of limit", min_width=20)
+    table.add_column("", justify="right")
+    for usage in sorted(usages, key=lambda event: event.total_bytes, reverse=True):
+        level = levels.get(usage.workstream_id, Level.OK)
+        table.add_row(
+            Text(names.escape(usage.workstream_name)),
+            *(decimal(size) for size in (usage.production_bytes, usage.work_bytes, usage.other_bytes)),
+            Text(decimal(usage.total_bytes) + ("" if usage.complete else " at least"), style=_STYLES[level]),
+            decimal(usage.limit_bytes),
+            _bar(usage.percent, _STYLES[level]),
+            f"{usage.percent}%",
+        )
+    return table
+
+
+def _bar(percent: int, style: str) -> ProgressBar:
+    return ProgressBar(total=100, completed=min(percent, 100), width=20, complete_style=style, finished_style=style)
+
+
+def _pressure_line(event: DiskPressure) -> Text:
+    name = f" ({names.escape(event.workstream_name)})" if event.workstream_name != event.scope else ""
+    share = f"{decimal(event.usage_bytes)}, {event.percent}% of {decimal(event.limit_bytes)}"
+    return Text(f"{event.level}: {names.escape(event.scope)}{name} uses {share}", style=_STYLES[event.level])
+
+
+def _check_sentence(summary: DiskCheck) -> Text:
+    filesystem = summary.filesystem
+    text = (
+        f"{summary.level}: {decimal(summary.total_usage_bytes)} in {_count(summary.workstreams, 'workstream')}; "
+        f"{filesystem.mountpoint} has {decimal(filesystem.free_bytes)} of {decimal(filesystem.total_bytes)} free"
+    )
+    if summary.foreign:
+        text += f"; {decimal(sum(entry.bytes for entry in summary.foreign))} is not Arawn's"
+    if not summary.complete:
+        text += f"; incomplete: {_count(len(summary.failures), 'failure')}"
+    return Text(text, style=_STYLES[summary.level])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,153 @@
+"""Composing one run: configuration, log, sinks and signals around a use case, and its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from arawn_cli import logs
+from arawn_cli.config import Config, Flags, load
+from arawn_cli.errors import ArawnCliError, ExitCode, StoppedError
+from arawn_cli.events import Event, Level
+from arawn_cli.pressure import reaches
+from arawn_cli.priority import stand_back
+from arawn_cli.render import NoProgress, Tables, TerminalProgress
+from arawn_cli.sinks.stdout import JsonLines
+from arawn_cli.surroundings import Progress, Surroundings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the command line says about output: `auto`, `table`, `json` or `none`, and how much is logged."""
+
+    format: str
+    verbose: bool
+    quiet: bool
+
+    def resolved(self) -> str:
+        """The format, with `auto` decided by where standard output goes."""
+        if self.format != "auto":
+            return self.format
+        return "table" if sys.stdout.isatty() else "json"
+
+
+class Signals:
+    """SIGTERM and SIGINT as something to ask about, so that a run ends between two steps and tells what it did."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Takes both signals while the context lasts."""
+        before = [(number, signal.signal(number, self._receive)) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    def stopping(self) -> bool:
+        """Whether one of them came."""
+        return self._received is not None
+
+    @property
+    def exit_code(self) -> ExitCode | None:
+        """The exit code that tells of the signal, or None when none came."""
+        return None if self._received is None else ExitCode(128 + self._received)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self._received = number
+
+
+def run_cleanup(flags: Flags, output: Output) -> ExitCode:
+    """`scratch-cleanup`, from flags to exit code."""
+
+    def job(config: Config, surroundings: Surroundings) -> ExitCode:
+        from arawn_cli.scratch_cleanup import clean
+
+        return ExitCode.PARTIAL if clean(config, surroundings).failures else ExitCode.DONE
+
+    return _run(flags, output, job)
+
+
+def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
+    """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
+
+    def job(config: Config, surroundings: Surroundings) -> ExitCode:
+        from arawn_cli.disk_check import check
+
+        summary = check(config, surroundings)
+        if fail_on is not None and reaches(summary.level, Level(fail_on)):
+            return ExitCode.LEVEL_REACHED
+        return ExitCode.DONE if summary.complete else ExitCode.PARTIAL
+
+    return _run(flags, output, job)
+
+
+def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
+    """Runs a job in its surroundings; whatever ends it early is told in one line and by the exit code."""
+    console = Console(stderr=True)
+    shows_table = output.resolved() == "table"
+    reader = logs.reader_of(sys.stderr.fileno(), os.environ)
+    level = logs.level_for(reader, verbose=output.verbose, quiet=output.quiet, shows_table=shows_table)
+    logs.configure(reader, level, console)
+    try:
+        config = load(flags, os.environ)
+        stand_back(config.maintenance)
+        return _run_configured(config, output, console, job)
+    except ArawnCliError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return ExitCode.INTERRUPTED
+    except Exception as error:  # the last line of defence: no traceback for a person, its exit code for a machine
+        log.error("internal error, please report it: %s: %s", type(error).__name__, error)
+        log.debug("where it happened", exc_info=True)
+        return ExitCode.INTERNAL
+
+
+def _run_configured(config: Config, output: Output, console: Console, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
+    signals = Signals()
+    lines = JsonLines(sys.stdout) if output.resolved() == "json" else None
+    with ExitStack() as stack:
+        stack.enter_context(signals.caught())
+        progress: Progress = NoProgress()
+        if console.is_terminal and not output.quiet:
+            progress = stack.enter_context(TerminalProgress(console))
+        emit = lines.emit if lines else _table_or_nothing(output)
+        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), emit, progress, signals.stopping)
+        try:
+            code = job(config, surroundings)
+        except StoppedError:
+            log.error("stopped by a signal")
+            code = ExitCode.TERMINATED
+    if lines and lines.lost:
+        _abandon_stdout()
+        code = ExitCode.UNDELIVERED
+    return signals.exit_code or code
+
+
+def _table_or_nothing(output: Output) -> Callable[[Event], None]:
+    if output.resolved() == "table":
+        return Tables(Console(), verbose=output.verbose).emit
+    return lambda _event: None
+
+
+def _abandon_stdout() -> None:
+    """Points standard output at nothing, so that the interpreter does not fail flushing it at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
