@@ -1,0 +1,113 @@
+"""Real trees and the real command for all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from arawn_cli.sample_tree import SampleTree
+
+# Every example builds a real tree, whose time says nothing.
+settings.register_profile("trees", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile("trees")
+
+COMMAND = Path(sys.executable).with_name("arawn-cli")
+
+
+def needs(condition: bool, what: str) -> pytest.MarkDecorator:
+    """Skips a test where something is missing; on CI nothing may be."""
+    if os.environ.get("CI") == "true" and not condition:
+        raise RuntimeError(f"CI lacks {what}")
+    return pytest.mark.skipif(not condition, reason=f"needs {what}")
+
+
+needs_root = needs(os.getuid() == 0, "root")
+needs_strace = needs(shutil.which("strace") is not None, "strace")
+needs_setpriv = needs(os.getuid() == 0 and shutil.which("setpriv") is not None, "root and setpriv")
+needs_namespaces = needs(os.getuid() == 0 and shutil.which("unshare") is not None, "root and unshare")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command printed and how it ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def last(self) -> dict[str, object]:
+        return self.events[-1]
+
+    def of_type(self, name: str) -> list[dict[str, object]]:
+        return [event for event in self.events if event["type"] == name]
+
+    def sessions(self, *actions: str) -> set[object]:
+        return {event["session_id"] for event in self.of_type("scratch_session") if event["action"] in actions}
+
+    def reasons(self) -> dict[object, object]:
+        return {event["session_id"]: event["reason"] for event in self.of_type("scratch_session")}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A clean environment: no configuration but what a test gives, a home of its own."""
+    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG") or key.startswith("COV")}
+    home = tmp_path / "home"
+    home.mkdir()
+    return {**kept, "HOME": str(home)}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> SampleTree:
+    """An empty Arawn root, with the present as its now."""
+    return SampleTree(tmp_path / "arawn", time.time_ns())
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Run]:
+    """The installed command, with its output."""
+
+    def call(*arguments: object, prefix: tuple[str, ...] = (), timeout: float = 60, **extra: str) -> Run:
+        done = subprocess.run(
+            [*prefix, str(COMMAND), *(str(argument) for argument in arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**environment, **extra},
+            cwd=tmp_path,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
+    """Every name below a folder with its type, mode, size, mtime, inode and content; independent of the package."""
+    found: dict[str, tuple[object, ...]] = {}
+    for directory, directories, files in os.walk(top):
+        for name in (*directories, *files, "."):
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            content: object = None
+            if os.path.islink(path):
+                content = os.readlink(path)
+            elif os.path.isfile(path):
+                content = Path(path).read_bytes()
+            found[path] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino, content)
+    return found

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli.instants import DAY
+from arawn_cli.model import Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.plan import Policy, decide, has_changed, undecided
+
+NOW = 1_700_000_000_000_000_000
+POLICY = Policy(7, ("keep-*",))
+CUTOFF = POLICY.cutoff(NOW)
+FAILURE = (Failure("openat", "x", 13),)
+
+ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
+sessions = st.builds(
+    ScratchSession,
+    st.sampled_from(["a", "keep-me", "-bad", "b.c"]),
+    st.sampled_from(FileKind),
+    st.just((1, 2)),
+    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE])),
+    st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
+)
+
+
+def session(turn: int | None = None, row: int | None = None, mtime: int = 0, name: str = "a") -> ScratchSession:
+    return ScratchSession(name, FileKind.DIRECTORY, (1, 2), TurnEvidence(turn, row), Usage(newest_mtime=mtime))
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (session(), Reason.EXPIRED),
+        (session(turn=CUTOFF - 1, row=CUTOFF - 1, mtime=CUTOFF - 1), Reason.EXPIRED),
+        (session(turn=CUTOFF), Reason.ACTIVE),
+        (session(row=CUTOFF), Reason.ACTIVE),
+        (session(mtime=CUTOFF), Reason.RECENT_FILES),
+        (session(turn=NOW + DAY), Reason.FUTURE_TIMESTAMP),
+        (session(mtime=NOW + DAY), Reason.FUTURE_TIMESTAMP),
+        (session(name="keep-me"), Reason.PROTECTED),
+        (session(name="-bad"), Reason.FOREIGN_NAME),
+        (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(own_failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
+    ],
+)
+def test_each_rule_gives_its_reason(found: ScratchSession, reason: Reason) -> None:
+    assert decide(found, POLICY, NOW).reason is reason
+
+
+@given(sessions)
+def test_nothing_younger_than_the_cutoff_goes_and_nothing_goes_in_doubt(found: ScratchSession) -> None:
+    if decide(found, POLICY, NOW).goes:
+        assert found.usage is not None
+        assert found.last_activity is not None
+        assert found.last_activity < CUTOFF
+        assert found.usage.complete
+        assert found.evidence.complete
+        assert found.name == "a"
+        assert found.kind is FileKind.DIRECTORY
+
+
+@given(st.lists(sessions))
+def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list[ScratchSession]) -> None:
+    decisions = [decide(one, POLICY, NOW) for one in found]
+    assert [decision.session for decision in decisions] == found
+    for decision in decisions:
+        assert decision.goes == (decision.reason is Reason.EXPIRED)
+    assert all(decide(one, POLICY, NOW).goes <= (one in undecided(found, POLICY, NOW)) for one in found)
+
+
+@given(sessions, st.integers(1, 60), st.integers(1, 60))
+def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more: int) -> None:
+    if decide(found, Policy(days + more), NOW).goes:
+        assert decide(found, Policy(days), NOW).goes
+
+
+@pytest.mark.parametrize(
+    ("evidence", "usage", "changed"),
+    [
+        (TurnEvidence(5), Usage(newest_mtime=7), False),
+        (TurnEvidence(8), Usage(newest_mtime=7), True),
+        (TurnEvidence(5), Usage(newest_mtime=8), True),
+        (TurnEvidence(5), Usage(newest_mtime=7, files=1), True),
+        (TurnEvidence(5), Usage(newest_mtime=7, failures=FAILURE), True),
+        (TurnEvidence(5, shared_failures=FAILURE), Usage(newest_mtime=7), True),
+    ],
+)
+def test_any_use_since_the_plan_is_noticed(evidence: TurnEvidence, usage: Usage, changed: bool) -> None:
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(5), Usage(newest_mtime=7))
+    assert has_changed(planned, evidence, usage) is changed

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli import descent
+from arawn_cli.model import Usage
+from arawn_cli.usage import Subtree, combined, measure, measure_all
+from tests.conftest import needs_setpriv
+
+
+def measured(path: Path) -> Usage:
+    parent = os.open(path.parent, os.O_RDONLY)
+    try:
+        return measure(parent, path.name, path.name)
+    finally:
+        os.close(parent)
+
+
+def du_files(path: Path) -> int:
+    """What `du -b` counts of regular files: its own total, less the directories and links in it."""
+    total = int(subprocess.run(["du", "-sb", str(path)], capture_output=True, text=True, check=True).stdout.split()[0])
+    others = subprocess.run(["find", str(path), "!", "-type", "f", "-printf", "%s\n"], capture_output=True, text=True, check=True).stdout
+    return total - sum(int(size) for size in others.split())
+
+
+def test_every_kind_of_file_is_measured_as_du_counts_it(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "a" / "file").write_bytes(b"x" * 12345)
+    (top / "a" / "b" / "newline\nname").write_bytes(b"y" * 7)
+    (Path(os.fsdecode(os.fsencode(top) + b"/\xff\xfe"))).write_bytes(b"z")
+    os.link(top / "a" / "file", top / "linked")
+    with (top / "sparse").open("wb") as file:
+        file.truncate(50_000_000)
+    os.mkfifo(top / "fifo")
+    (top / "link").symlink_to("/etc")
+    usage = measured(top)
+    assert usage.apparent_bytes == du_files(top)
+    assert (usage.files, usage.directories, usage.complete) == (4, 3, True)
+    du = subprocess.run(["du", "-s", "-B1", str(top)], capture_output=True, text=True, check=True)
+    assert usage.allocated_bytes == int(du.stdout.split()[0])
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "big").write_bytes(b"x" * 1000)
+    (tmp_path / "link").symlink_to("outside")
+    assert measured(tmp_path / "link").apparent_bytes == 0
+
+
+def test_the_newest_mtime_of_anything_counts(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "inner").mkdir(parents=True)
+    (top / "inner" / "file").touch()
+    for path, mtime in ((top / "inner" / "file", 5), (top / "inner", 9), (top, 7)):
+        os.utime(path, ns=(mtime, mtime))
+    assert measured(top).newest_mtime == 9
+
+
+def test_a_file_linked_from_two_trees_counts_once_together_and_is_freed_only_with_both(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "f").write_bytes(b"x" * 100)
+    os.link(tmp_path / "a" / "f", tmp_path / "b" / "f")
+    one, two = measured(tmp_path / "a"), measured(tmp_path / "b")
+    both = combined((one, two))
+    assert (one.apparent_bytes, one.freed_bytes) == (100, 0)
+    assert (both.apparent_bytes, both.files, both.freed_bytes) == (100, 1, 100)
+
+
+def test_ten_thousand_levels_are_measured_with_few_descriptors(tmp_path: Path) -> None:
+    top = tmp_path / "deep"
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(10_000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("leaf", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    usage = measured(top)
+    assert (usage.directories, usage.files, usage.complete) == (10_001, 1, True)
+    subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+def test_a_missing_tree_measures_as_nothing(tmp_path: Path) -> None:
+    assert measured(tmp_path / "gone") == Usage()
+
+
+@needs_setpriv
+def test_an_unreadable_directory_makes_the_result_incomplete_with_path_and_errno(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.getuid() and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    top = tmp_path / "top"
+    (top / "closed").mkdir(parents=True)
+    (top / "open").write_bytes(b"12345")
+    (top / "closed").chmod(0o700)
+    code = (
+        "import os, sys; from arawn_cli.usage import measure;"
+        "u = measure(os.open(sys.argv[1], os.O_RDONLY), 'top', 'top'); print(u.apparent_bytes, u.complete, u.failures)"
+    )
+    package = str(Path(descent.__file__).parents[1])
+    interpreter = shutil.which("python3", path="/usr/bin") or pytest.fail("no system python3")
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", interpreter, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": package},
+        check=False,
+    )
+    assert done.stdout == "5 False (Failure(operation='openat', path='top/closed', errno=13, detail=''),)\n", done.stderr
+
+
+@given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=3), st.integers(0, 3), st.integers(0, 5000)), max_size=12), st.integers(1, 4))
+def test_random_trees_measure_as_du_counts_them(
+    tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, int, int]], threads: int
+) -> None:
+    top = tmp_path_factory.mktemp("tree")
+    for name, depth, size in files:
+        directory = top.joinpath(*(["d"] * depth))
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.f").write_bytes(b"x" * size)
+    start = os.open(top, os.O_RDONLY)
+    names = sorted(os.listdir(top))
+    steps: list[None] = []
+    usages = measure_all(start, [Subtree((name,)) for name in names], threads, lambda: steps.append(None))
+    os.close(start)
+    assert combined(usages).apparent_bytes == du_files(top)
+    assert len(steps) == len(names)
