@@ -160,11 +160,15 @@ class TurnEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ScratchSession:
-    """An entry of `scratch/sessions/`; `usage` is None as long as it has not been measured."""
+    """An entry of `scratch/sessions/`.
+
+    `has_mount` tells of a mount point at or below it; `usage` is None as long as it has not been measured.
+    """
 
     name: str
     kind: FileKind
     identity: Identity
+    has_mount: bool = False
     evidence: TurnEvidence = TurnEvidence()
     usage: Usage | None = None
 

@@ -53,6 +53,8 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.FUTURE_TIMESTAMP
     if newest is not None and newest >= policy.cutoff(now):
         return Reason.ACTIVE
+    if session.has_mount:
+        return Reason.MOUNT_INSIDE
     return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
 
 

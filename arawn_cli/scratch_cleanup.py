@@ -21,7 +21,7 @@ from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
 from arawn_cli.leftovers import Purged, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
 from arawn_cli.names import escape, is_valid_id
-from arawn_cli.occupancy import try_lock, unlock
+from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
 from arawn_cli.plan import Policy, decide, has_changed, undecided
 from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
@@ -192,13 +192,16 @@ class _Cleanup:
 
 
 def _listed(sessions: Sessions) -> Iterator[ScratchSession]:
+    mounts = mount_points()
     for entry in entries(sessions.descriptor):
         if is_ours(entry.name):
             continue
         try:
-            yield ScratchSession(entry.name, entry.kind, identity_at(entry.name, sessions.descriptor))
+            identity = identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # removed by somebody else since it was listed
+        has_mount = any(lies_inside(mount, f"{sessions.path}/{entry.name}") for mount in mounts)
+        yield ScratchSession(entry.name, entry.kind, identity, has_mount)
 
 
 def _look_with(activity: Activity) -> Look:

@@ -19,13 +19,14 @@ sessions = st.builds(
     st.sampled_from(["a", "keep-me", "-bad", "b.c"]),
     st.sampled_from(FileKind),
     st.just((1, 2)),
+    st.booleans(),
     st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE])),
     st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
 )
 
 
 def session(turn: int | None = None, row: int | None = None, mtime: int = 0, name: str = "a") -> ScratchSession:
-    return ScratchSession(name, FileKind.DIRECTORY, (1, 2), TurnEvidence(turn, row), Usage(newest_mtime=mtime))
+    return ScratchSession(name, FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(turn, row), usage=Usage(newest_mtime=mtime))
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,9 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (session(name="keep-me"), Reason.PROTECTED),
         (session(name="-bad"), Reason.FOREIGN_NAME),
         (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(own_failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
     ],
 )
@@ -58,6 +60,7 @@ def test_nothing_younger_than_the_cutoff_goes_and_nothing_goes_in_doubt(found: S
         assert found.last_activity < CUTOFF
         assert found.usage.complete
         assert found.evidence.complete
+        assert not found.has_mount
         assert found.name == "a"
         assert found.kind is FileKind.DIRECTORY
 
@@ -89,5 +92,5 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
     ],
 )
 def test_any_use_since_the_plan_is_noticed(evidence: TurnEvidence, usage: Usage, changed: bool) -> None:
-    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), TurnEvidence(5), Usage(newest_mtime=7))
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5), Usage(newest_mtime=7))
     assert has_changed(planned, evidence, usage) is changed

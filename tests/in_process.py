@@ -1,0 +1,43 @@
+"""The use cases called directly, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from arawn_cli.config import Flags, load
+from arawn_cli.disk_check import check
+from arawn_cli.events import DiskCheck, Event, ScratchCleanup
+from arawn_cli.render import NoProgress
+from arawn_cli.sample_tree import SampleTree
+from arawn_cli.scratch_cleanup import clean
+from arawn_cli.surroundings import Surroundings
+
+NOWHERE = Path("/nonexistent/config.toml")
+
+
+def surroundings(now: int, events: list[Event], *, stopping: bool = False) -> Surroundings:
+    """The outside of a run that happens at `now` and collects its events."""
+    return Surroundings(lambda: now, time.monotonic_ns, "host", events.append, NoProgress(), lambda: stopping)
+
+
+def cleaned(tree: SampleTree, *, days: int = 7, dry_run: bool = False, config: Path | None = None) -> tuple[ScratchCleanup, list[Event]]:
+    """One cleanup of a tree at its own now."""
+    events: list[Event] = []
+    settings = load(Flags(config, str(tree.root), days, dry_run), _environment(tree), system_file=NOWHERE)
+    return clean(settings, surroundings(tree.now, events)), events
+
+
+def checked(tree: SampleTree, config: Path | None = None) -> tuple[DiskCheck, list[Event]]:
+    """One disk check of a tree."""
+    events: list[Event] = []
+    settings = load(Flags(config, str(tree.root)), _environment(tree), system_file=NOWHERE)
+    return check(settings, surroundings(tree.now, events)), events
+
+
+def _environment(tree: SampleTree) -> dict[str, str]:
+    """An environment whose configuration directory is empty, but there."""
+    empty = tree.root.parent / "config" / "config.toml"
+    empty.parent.mkdir(exist_ok=True)
+    empty.touch()
+    return {"ARAWN_CONFIG_DIR": str(empty.parent)}

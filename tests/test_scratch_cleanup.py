@@ -1,0 +1,334 @@
+"""`scratch-cleanup` through the installed command, on real trees."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arawn_cli import instants
+from arawn_cli.instants import DAY
+from arawn_cli.sample_tree import SampleTree, set_age, write
+from tests.conftest import COMMAND, Run, needs_strace, snapshot
+
+RunCommand = Callable[..., Run]
+
+
+def clean(run: RunCommand, tree: SampleTree, *arguments: object, **extra: str) -> Run:
+    return run("scratch-cleanup", "--base-path", tree.root, *arguments, **extra)
+
+
+def test_a_long_lived_session_with_a_turn_yesterday_stays(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 10}, age_days=60)
+    tree.session_row("s", tree.ago(60))
+    tree.turn("s", tree.ago(60))
+    tree.turn("s", tree.ago(1))
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"s": "active"})
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+def test_a_session_with_a_file_touched_an_hour_ago_stays(run: RunCommand, tree: SampleTree) -> None:
+    directory = tree.session("s", files={"f": 10, "g": 10}, age_days=60)
+    set_age(directory / "work", tree.ago(60))
+    os.utime(directory / "work" / "g", ns=(tree.ago(1 / 24), tree.ago(1 / 24)))
+    tree.session_row("s", tree.ago(60))
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"s": "recent_files"})
+    assert (directory / "work" / "f").exists()
+
+
+@pytest.mark.parametrize("row", [True, False])
+@pytest.mark.parametrize("message", [True, False])
+def test_a_session_old_by_all_evidence_goes(run: RunCommand, tree: SampleTree, row: bool, message: bool) -> None:
+    tree.session("s", files={"f": 10, "sub/g": 5}, age_days=30)
+    if row:
+        tree.session_row("s", tree.ago(30), tree.ago(29))
+    if message:
+        tree.turn("s", tree.ago(28))
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"s": "expired"})
+    assert os.listdir(tree.sessions) == []
+    assert os.listdir(tree.sessions.parent / ".trash") == []
+    event = done.of_type("scratch_session")[0]
+    assert (event["action"], event["bytes"], event["files"]) == ("deleted", 15, 2)
+    assert done.last["bytes_reclaimed"] == 15
+    assert done.last["cleaned_session_ids"] == ["s"]
+
+
+def test_a_turn_in_the_workstream_that_the_row_names_keeps_a_session(run: RunCommand, tree: SampleTree) -> None:
+    tree.workstream("blog", "My blog", {})
+    tree.session("s", files={"f": 1}, age_days=30)
+    tree.session_row("s", tree.ago(30), workstream="blog")
+    tree.turn("s", tree.ago(1), workstream="blog")
+    assert clean(run, tree).reasons() == {"s": "active"}
+
+
+def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=10)
+    assert clean(run, tree, "--older-than-days", 11).reasons() == {"s": "recent_files"}
+    assert clean(run, tree, "--older-than-days", 9).reasons() == {"s": "expired"}
+
+
+def test_what_is_no_session_directory_stays_and_is_told(run: RunCommand, tree: SampleTree) -> None:
+    outside = tree.root / "outside"
+    write(outside / "precious", 10)
+    (tree.sessions / "linked").symlink_to(outside)
+    write(tree.sessions / "file", 5)
+    (tree.sessions / "not an id").mkdir()
+    set_age(tree.sessions, tree.ago(50))
+    done = clean(run, tree)
+    assert done.reasons() == {"linked": "not_a_directory", "file": "not_a_directory", "not an id": "foreign_name"}
+    assert done.last["sessions_skipped"] == {"foreign_name": 1, "not_a_directory": 2}
+    assert sorted(os.listdir(tree.sessions)) == ["file", "linked", "not an id"]
+    assert (outside / "precious").exists()
+
+
+def test_a_session_with_links_inside_goes_and_their_targets_survive(run: RunCommand, tree: SampleTree) -> None:
+    outside = tree.root / "outside"
+    write(outside / "precious", 10)
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    (directory / "work" / "link").symlink_to(outside)
+    (directory / "work" / "up").symlink_to("../../..")
+    set_age(directory, tree.ago(30))
+    assert clean(run, tree).sessions("deleted") == {"s"}
+    assert (outside / "precious").stat().st_size == 10
+
+
+def test_protected_sessions_stay(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("keep-1", files={"f": 1}, age_days=30)
+    config = tmp_path / "c.toml"
+    config.write_text('[maintenance.cleanup]\nprotect = ["keep-*"]\n')
+    assert clean(run, tree, "--config", config).reasons() == {"keep-1": "protected"}
+
+
+def test_evidence_in_the_future_keeps_a_session(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("by-turn", files={"f": 1}, age_days=30)
+    tree.turn("by-turn", tree.now + DAY)
+    tree.session("by-file", files={"f": 1}, age_days=-3)
+    done = clean(run, tree)
+    assert done.reasons() == {"by-turn": "future_timestamp", "by-file": "future_timestamp"}
+    assert done.stderr.count("future_timestamp") == 2
+
+
+def test_a_file_with_a_name_elsewhere_is_not_claimed_as_reclaimed(run: RunCommand, tree: SampleTree) -> None:
+    directory = tree.session("s", files={"f": 1000, "g": 10}, age_days=30)
+    os.link(directory / "work" / "f", tree.root / "still-here")
+    set_age(directory, tree.ago(30))
+    done = clean(run, tree)
+    assert done.of_type("scratch_session")[0]["bytes"] == 1010
+    assert done.last["bytes_reclaimed"] == 10
+
+
+def test_a_root_without_scratch_sessions_is_no_error(run: RunCommand, tree: SampleTree) -> None:
+    tree.sessions.rmdir()
+    done = clean(run, tree)
+    assert (done.code, done.last["sessions_checked"]) == (0, 0)
+
+
+def _mixed(tree: SampleTree) -> None:
+    for number in range(6):
+        tree.session(f"old-{number}", files={"a": 10, f"deep/{number}/b": number}, age_days=8 + number)
+        tree.session(f"new-{number}", files={"a": 10}, age_days=number)
+    tree.turn("old-0", tree.ago(2))
+    tree.session_row("old-1", tree.ago(9), tree.ago(1))
+
+
+@needs_strace
+def test_a_dry_run_names_what_the_real_run_removes_and_writes_nothing(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    _mixed(tree)
+    before = snapshot(tree.root)
+    trace = tmp_path / "trace"
+    strace = ("strace", "-f", "-qq", "-o", str(trace), "-e", "trace=%file,%desc,%network")
+    dry = run("scratch-cleanup", "--base-path", tree.root, "--dry-run", prefix=strace, PYTHONDONTWRITEBYTECODE="1")
+    assert snapshot(tree.root) == before
+    calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
+    changing = ("mkdir", "rename", "unlink", "rmdir", "utime", "connect", "ftruncate", "truncate", "chmod", "chown", "symlink", "link")
+    assert len(calls) > 100
+    assert [call for call in calls if call.startswith(changing) and "= -1" not in call] == []
+    assert [call for call in calls if call.startswith("open") and ("O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call)] == []
+    real = clean(run, tree)
+    assert dry.sessions("would_delete") == real.sessions("deleted") == {"old-2", "old-3", "old-4", "old-5"}
+    assert dry.last["bytes_reclaimed"] == real.last["bytes_reclaimed"] == 4 * 10 + 2 + 3 + 4 + 5
+    assert {event["dry_run"] for event in dry.events} == {True}
+    assert sorted(os.listdir(tree.sessions)) == sorted(["old-0", "old-1", *(f"new-{number}" for number in range(6))])
+
+
+def test_a_second_run_has_nothing_left_to_do(run: RunCommand, tree: SampleTree) -> None:
+    _mixed(tree)
+    clean(run, tree)
+    again = clean(run, tree)
+    assert (again.code, again.last["sessions_cleaned"], again.last["bytes_reclaimed"]) == (0, 0, 0)
+
+
+def test_the_second_of_two_runs_at_once_exits_75(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    lock = "import fcntl, os, sys; d = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(d, fcntl.LOCK_EX); print(1, flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", lock, str(tree.sessions)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    holder.stdout.readline()
+    for arguments in ((), ("--dry-run",)):
+        done = clean(run, tree, *arguments)
+        assert (done.code, done.stdout) == (75, "")
+        assert "another scratch-cleanup is at work" in done.stderr
+    holder.communicate("\n")
+    assert clean(run, tree).sessions("deleted") == {"s"}
+
+
+def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleTree) -> None:
+    trash = tree.sessions.parent / ".trash"
+    promoted = tree.workstreams / "blog"
+    write(trash / "gone.20260101T000000Z.0123abcd" / "work" / "f", 100)
+    write(promoted / ".trash" / "old.20260101T000000Z.0123abcd" / "f", 10)
+    write(promoted / "sessions" / ".trash" / "old.20260101T000000Z.0123abcd" / "f", 1)
+    write(promoted / ".trash" / "not-ours" / "f", 7)
+    done = clean(run, tree)
+    assert (done.code, done.last["bytes_reclaimed"]) == (0, 111)
+    assert os.listdir(trash) == os.listdir(promoted / "sessions" / ".trash") == []
+    assert os.listdir(promoted / ".trash") == ["not-ours"]
+
+
+def test_a_session_that_a_killed_run_held_goes_back_and_is_judged_anew(run: RunCommand, tree: SampleTree) -> None:
+    for name, age in (("used", 1), ("unused", 30)):
+        tree.session(name, files={"f": 5}, age_days=age)
+        (tree.sessions.parent / ".trash").mkdir(exist_ok=True)
+        (tree.sessions / name).rename(tree.sessions.parent / ".trash" / f"held.{name}.20260101T000000Z.0123abcd")
+    done = clean(run, tree)
+    assert done.reasons() == {"used": "recent_files", "unused": "expired"}
+    assert os.listdir(tree.sessions) == ["used"]
+
+
+def test_two_hundred_sessions_are_cleaned_while_a_server_appends_turns_and_rows(run: RunCommand, tree: SampleTree) -> None:
+    for number in range(200):
+        tree.session(f"s{number}", files={"f": 10}, age_days=30)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tree.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert writer.stdout
+    os.read(writer.stdout.fileno(), 6)
+    done = clean(run, tree)
+    said, _ = writer.communicate("stop\n")
+    turned = set(said.split())
+    left = set(os.listdir(tree.sessions))
+    assert done.code == 0, done.stderr
+    assert "s0" in turned
+    assert turned <= left
+    assert done.sessions("deleted") == {f"s{number}" for number in range(200)} - left
+    assert done.last["sessions_checked"] == 200
+
+
+_WRITER = """
+import os, sqlite3, sys, threading, time
+from pathlib import Path
+from arawn_cli.sample_tree import SampleTree
+tree = SampleTree.__new__(SampleTree)
+tree.root = Path(sys.argv[1]); tree.now = time.time_ns(); tree.workstreams = tree.root / "workstreams"; tree.database = tree.root / "workstreams.db"
+sessions = tree.workstreams / "scratch" / "sessions"
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+turned, number = set(), 0
+while not stop.is_set():
+    name = f"s{number % 200}"
+    tree.turn(name, time.time_ns())
+    tree.session_row(f"other-{number}", time.time_ns())
+    if (sessions / name).is_dir():  # it stands after its turn was written, so it must stand for good
+        turned.add(name)
+    if number == 0:
+        os.write(1, b"ready\\n")
+    number += 1
+    stop.wait(0.005)
+print(*turned)
+"""
+
+
+def test_sigterm_ends_between_two_sessions_and_tells_what_was_done(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(100):
+        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
+    process = subprocess.Popen(
+        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=30)
+    done = Run(process.returncode, first + rest, "")
+    assert done.code == 143
+    assert done.last["type"] == "scratch_cleanup"
+    left = set(os.listdir(tree.sessions))
+    assert done.sessions("deleted") == {f"s{number:03}" for number in range(100)} - left
+    assert all(len(os.listdir(tree.sessions / name / "work")) == 30 for name in left)
+
+
+def test_every_action_is_logged_once_with_session_last_turn_and_bytes(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1500}, age_days=30)
+    tree.turn("s", tree.ago(20))
+    turn = instants.render(tree.ago(20))
+    assert clean(run, tree, "--verbose").stderr == f"INFO: deleted session s (expired): last turn {turn}, 1.5 kB\n"
+
+
+def test_under_the_journal_lines_carry_a_priority(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=-9)
+    log = tmp_path / "journal"
+    with log.open("wb") as stream:
+        status = os.fstat(stream.fileno())
+        subprocess.run(
+            [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
+            stderr=stream,
+            stdout=subprocess.DEVNULL,
+            env={**environment, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
+            check=False,
+        )
+    assert log.read_text().startswith("<4>skipped session s (future_timestamp)")
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_run_and_is_told_by_the_exit_code(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(50):
+        tree.session(f"s{number}", files={"f": 1}, age_days=30)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 69
+    assert done.stderr == "ERROR: standard output takes no more events: Broken pipe\n"
+    assert os.listdir(tree.sessions) == []
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 20), st.none() | st.floats(0, 20), st.none() | st.floats(0, 20)),
+        max_size=8,
+    ),
+    st.integers(1, 19),
+)
+def test_on_random_trees_nothing_younger_goes_and_a_dry_run_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, ages: list[tuple[float, float | None, float | None]], days: int
+) -> None:
+    from tests.in_process import cleaned
+
+    tree = SampleTree(tmp_path_factory.mktemp("random") / "arawn", time.time_ns())
+    for number, (files, row, turn) in enumerate(ages):
+        tree.session(f"s{number}", files={"f": number}, age_days=files)
+        if row is not None:
+            tree.session_row(f"s{number}", tree.ago(row))
+        if turn is not None:
+            tree.turn(f"s{number}", tree.ago(turn))
+    before = snapshot(tree.root)
+    dry, _ = cleaned(tree, days=days, dry_run=True)
+    assert snapshot(tree.root) == before
+    real, _ = cleaned(tree, days=days, dry_run=False)
+    expected = {f"s{number}" for number, known in enumerate(ages) if min(age for age in known if age is not None) > days}
+    assert set(dry.cleaned_session_ids) == set(real.cleaned_session_ids) == expected
+    assert set(os.listdir(tree.sessions)) == {f"s{number}" for number in range(len(ages))} - expected
+    again, _ = cleaned(tree, days=days, dry_run=False)
+    assert again.sessions_cleaned == 0
