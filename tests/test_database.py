@@ -41,7 +41,8 @@ class Server:
         self._process.communicate()
 
     def say(self, statement: str) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(statement + "\n")
         self._process.stdin.flush()
         if statement != "die":

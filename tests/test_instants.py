@@ -28,7 +28,16 @@ def test_rfc3339_times_are_read_to_the_nanosecond(text: str, nanoseconds: int) -
 
 @pytest.mark.parametrize(
     "text",
-    ["", "yesterday", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00", "2026-01-01", "1700000000"],
+    [
+        "",
+        "yesterday",
+        "2026-02-30T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+        "2026-01-01T24:00:00Z",
+        "2026-01-01T00:00:00",
+        "2026-01-01",
+        "1700000000",
+    ],
 )
 def test_what_is_no_rfc3339_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an RFC 3339|no such"):

@@ -93,7 +93,7 @@ def test_a_file_that_shrank_below_the_mark_is_an_error(tmp_path: Path) -> None:
     with opened(path, line("a", NOW)) as descriptor:
         mark = messages.read(descriptor, ("a",), CUTOFF).mark
         os.truncate(path, 3)
-        with pytest.raises(OSError, match="[Ss]tale"):
+        with pytest.raises(OSError, match=r"[Ss]tale"):
             messages.read(descriptor, ("a",), CUTOFF, mark)
 
 

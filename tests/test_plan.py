@@ -44,7 +44,10 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)),
+            Reason.ACTIVITY_UNKNOWN,
+        ),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
     ],
 )

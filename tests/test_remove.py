@@ -247,7 +247,8 @@ def test_a_session_with_a_mount_inside_is_skipped_whole(run: Callable[..., Run],
 
 @needs_namespaces
 def test_sessions_on_a_mount_of_their_own_have_their_trash_inside(run: Callable[..., Run], tree: SampleTree) -> None:
-    order = f'mount -t tmpfs -o mode=755 tmpfs {tree.sessions} && mkdir -p {tree.sessions}/s/work && find {tree.sessions}/s -exec touch -d "30 days ago" {{}} +'
+    mount = f"mount -t tmpfs -o mode=755 tmpfs {tree.sessions} && mkdir -p {tree.sessions}/s/work"
+    order = f'{mount} && find {tree.sessions}/s -exec touch -d "30 days ago" {{}} +'
     prefix = ("unshare", "-m", "sh", "-c", f'{order}; "$@"; code=$?; ls -A {tree.sessions} >&2; exit $code', "sh")
     done = run("scratch-cleanup", "--base-path", tree.root, prefix=prefix)
     assert (done.code, done.sessions("deleted"), done.stderr) == (0, {"s"}, ".trash\n")
@@ -289,7 +290,9 @@ def test_a_name_too_long_for_the_trash_is_cut_and_marked() -> None:
     assert entry.session.endswith("+")
 
 
-@pytest.mark.parametrize("name", ["a", ".trash", "a.b.c", "a.20260101T000000Z.xyz", "a.99999999T999999Z.01234567", "held.held.a.20260101T000000Z.01234567"])
+@pytest.mark.parametrize(
+    "name", ["a", ".trash", "a.b.c", "a.20260101T000000Z.xyz", "a.99999999T999999Z.01234567", "held.held.a.20260101T000000Z.01234567"]
+)
 def test_other_names_in_the_trash_are_not_ours(name: str) -> None:
     assert parse((), name) is None
 

@@ -210,7 +210,11 @@ def test_two_hundred_sessions_are_cleaned_while_a_server_appends_turns_and_rows(
     for number in range(200):
         tree.session(f"s{number}", files={"f": 10}, age_days=30)
     writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(tree.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", _WRITER, str(tree.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert writer.stdout
     os.read(writer.stdout.fileno(), 6)
@@ -230,7 +234,8 @@ import os, sqlite3, sys, threading, time
 from pathlib import Path
 from arawn_cli.sample_tree import SampleTree
 tree = SampleTree.__new__(SampleTree)
-tree.root = Path(sys.argv[1]); tree.now = time.time_ns(); tree.workstreams = tree.root / "workstreams"; tree.database = tree.root / "workstreams.db"
+tree.root = Path(sys.argv[1]); tree.now = time.time_ns(); tree.workstreams = tree.root / "workstreams"
+tree.database = tree.root / "workstreams.db"
 sessions = tree.workstreams / "scratch" / "sessions"
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
@@ -253,7 +258,11 @@ def test_sigterm_ends_between_two_sessions_and_tells_what_was_done(environment: 
     for number in range(100):
         tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
     process = subprocess.Popen(
-        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert process.stdout
     first = process.stdout.readline()
@@ -295,7 +304,12 @@ def test_a_reader_that_goes_away_does_not_stop_the_run_and_is_told_by_the_exit_c
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        check=False,
     )
     os.close(writer)
     assert done.returncode == 69

@@ -1,0 +1,62 @@
+"""The keys of events are a contract with two clients: one that needs each of them, and exact types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli.events import percent_of, to_json
+from arawn_cli.sample_tree import SampleTree
+from tests.in_process import checked, cleaned
+
+COMMON = {"type", "id", "timestamp", "host", "dry_run"}
+KEYS = {
+    "disk_pressure": "level scope usage_mb limit_mb workstream_id workstream_name usage_bytes limit_bytes percent complete "
+    "reclaimable_bytes forecast_days",
+    "workstream_usage": "workstream_id workstream_name is_scratch production_bytes work_bytes total_bytes limit_bytes percent "
+    "other_bytes allocated_bytes files sessions complete",
+    "disk_check": "level total_usage_bytes workstreams pressure_events filesystem trash_bytes sample_age_secs complete duration_ms "
+    "foreign failures",
+    "scratch_session": "session_id action reason last_turn last_activity bytes files",
+    "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed cleaned_session_ids sessions_skipped failures trash_bytes "
+    "duration_ms",
+}
+
+
+@pytest.fixture
+def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
+    """One event of each type, as it is written."""
+    config = tmp_path / "c.toml"
+    config.write_text("[paths.usage]\nsession_warning_mb = 0.0001\n")
+    tree.session("s", files={"f": 1000}, age_days=30)
+    told = [*checked(tree, config)[1], *cleaned(tree)[1]]
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        assert len({key for key, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    return {event.type: json.loads(to_json(event), object_pairs_hook=unique) for event in told}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_keys_of_each_event_are_pinned(events: dict[str, dict[str, object]], name: str) -> None:
+    assert set(events[name]) == COMMON | set(KEYS[name].split())
+
+
+def test_numbers_of_disk_pressure_are_unsigned_integers_and_the_percentage_fits_in_a_byte(events: dict[str, dict[str, object]]) -> None:
+    event = events["disk_pressure"]
+    for key in ("usage_mb", "limit_mb", "usage_bytes", "limit_bytes", "percent"):
+        value = event[key]
+        assert type(value) is int
+        assert value >= 0
+    assert event["percent"] == 255
+    assert event["scope"] == event["workstream_id"] == "session:s"
+
+
+@given(st.integers(0, 2**63), st.integers(1, 2**63))
+def test_a_percentage_always_fits_in_a_byte(usage: int, limit: int) -> None:
+    assert 0 <= percent_of(usage, limit) <= 255
