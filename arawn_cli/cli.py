@@ -70,6 +70,7 @@ def scratch_cleanup(
     older_than_days: Annotated[
         int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on where a brake or a suspicious clock stops the run.")] = False,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -81,7 +82,7 @@ def scratch_cleanup(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_cleanup
 
-    flags = Flags(config, base_path, older_than_days, dry_run)
+    flags = Flags(config, base_path, older_than_days, dry_run, force)
     raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet)))
 
 

@@ -30,6 +30,7 @@ class Flags:
     base_path: str | None = None
     older_than_days: int | None = None
     dry_run: bool | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Config:
         root: the absolute path of Arawn's root; it has not been looked at yet.
         database: the configured database, or None for `<root>/workstreams.db` if that is there.
         older_than_days: age in days from which a scratch session is inactive.
+        force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
     """
 
     file: Path | None
@@ -48,6 +50,7 @@ class Config:
     database: Path | None
     older_than_days: int
     dry_run: bool
+    force: bool
     total_limit_bytes: int
     workstream_limit_bytes: int
     session_limit_bytes: int
@@ -71,6 +74,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         database=_database(tables, directory),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
+        force=flags.force,
         total_limit_bytes=_bytes(tables.paths.usage.total_warning_gb, GIB),
         workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
         session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -12,6 +12,8 @@ from arawn_cli.names import is_valid_id
 
 # A turn that a live server writes while the run reads is stamped after the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
+
+_NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,30 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
     if session.has_mount:
         return Reason.MOUNT_INSIDE
     return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """How much one run may remove: more, and it removes nothing.
+
+    Attributes:
+        max_sessions: sessions that may go, 0 for any number.
+        max_percent: share of all scratch sessions that may go, in percent.
+    """
+
+    max_sessions: int = 0
+    max_percent: int = 100
+
+    def pulled_by(self, decisions: Sequence[Decision]) -> bool:
+        """Whether a plan removes more than is allowed."""
+        going = sum(decision.goes for decision in decisions)
+        sessions = sum(decision.reason not in _NO_SESSION for decision in decisions)
+        return bool(self.max_sessions and going > self.max_sessions) or going * 100 > self.max_percent * sessions
+
+
+def halted(decisions: Iterable[Decision]) -> list[Decision]:
+    """The plan with every session that would go kept back, for the reason `brake`."""
+    return [replace(decision, reason=Reason.BRAKE) if decision.goes else decision for decision in decisions]
 
 
 def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:

@@ -18,6 +18,7 @@ from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode, StoppedError
 from arawn_cli.events import Event, Level
+from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
 from arawn_cli.render import NoProgress, Tables, TerminalProgress
@@ -77,7 +78,10 @@ def run_cleanup(flags: Flags, output: Output) -> ExitCode:
     def job(config: Config, surroundings: Surroundings) -> ExitCode:
         from arawn_cli.scratch_cleanup import clean
 
-        return ExitCode.PARTIAL if clean(config, surroundings).failures else ExitCode.DONE
+        summary = clean(config, surroundings)
+        if Reason.BRAKE in summary.sessions_skipped:
+            return ExitCode.REFUSED
+        return ExitCode.PARTIAL if summary.failures else ExitCode.DONE
 
     return _run(flags, output, job)
 

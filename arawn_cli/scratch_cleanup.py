@@ -22,7 +22,7 @@ from arawn_cli.leftovers import Purged, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
-from arawn_cli.plan import Policy, decide, has_changed, undecided
+from arawn_cli.plan import Brake, Policy, decide, halted, has_changed, undecided
 from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
@@ -102,7 +102,7 @@ class _Cleanup:
             self._fail(Failure.of("getdents64", sessions.shown, error))
             return
         activity = self._activity(listed)
-        decisions = self._decisions(listed, activity, descriptor)
+        decisions = self._braked(self._decisions(listed, activity, descriptor))
         for decision in decisions:
             if not decision.goes:
                 self._tell(_staying(decision))
@@ -158,6 +158,20 @@ class _Cleanup:
         )
         measured = {session.name: usage for session, usage in zip(walks, usages, strict=True)}
         return [decide(replace(session, usage=measured.get(session.name)), self._policy, self._now) for session in known]
+
+    def _braked(self, decisions: list[Decision]) -> list[Decision]:
+        limits = self._config.maintenance.cleanup
+        if self._config.force or not Brake(limits.max_sessions, limits.max_percent).pulled_by(decisions):
+            return decisions
+        log.error(
+            "refused: %d of %d sessions would go, more than max_sessions = %d or max_percent = %d allow in one run; "
+            "look at them with --dry-run --verbose, and go on with --force",
+            sum(decision.goes for decision in decisions),
+            len(decisions),
+            limits.max_sessions,
+            limits.max_percent,
+        )
+        return halted(decisions)
 
     def _remove(self, due: Sequence[ScratchSession], sessions: Sessions, activity: Activity) -> None:
         self._surroundings.progress.start("checking" if self._config.dry_run else "removing", len(due))

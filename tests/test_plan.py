@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.instants import DAY
-from arawn_cli.model import Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
-from arawn_cli.plan import Policy, decide, has_changed, undecided
+from arawn_cli.model import Decision, Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.plan import Brake, Policy, decide, halted, has_changed, undecided
 
 NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))
@@ -97,3 +97,22 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
 def test_any_use_since_the_plan_is_noticed(evidence: TurnEvidence, usage: Usage, changed: bool) -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5), Usage(newest_mtime=7))
     assert has_changed(planned, evidence, usage) is changed
+
+
+@pytest.mark.parametrize(
+    ("going", "staying", "brake", "pulled"),
+    [
+        (3, 0, Brake(), False),
+        (3, 7, Brake(max_sessions=3), False),
+        (4, 6, Brake(max_sessions=3), True),
+        (5, 5, Brake(max_percent=50), False),
+        (6, 5, Brake(max_percent=50), True),
+        (0, 0, Brake(1, 1), False),
+    ],
+)
+def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: Brake, pulled: bool) -> None:
+    decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
+    decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
+    assert brake.pulled_by(decisions) is pulled
+    assert not any(decision.goes for decision in halted(decisions))
+    assert sum(decision.reason is Reason.BRAKE for decision in halted(decisions)) == going

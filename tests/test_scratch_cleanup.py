@@ -134,6 +134,19 @@ def test_a_root_without_scratch_sessions_is_no_error(run: RunCommand, tree: Samp
     assert (done.code, done.last["sessions_checked"]) == (0, 0)
 
 
+def test_the_brake_stops_the_whole_run_with_77_and_force_goes_on(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    for number in range(3):
+        tree.session(f"old-{number}", files={"f": 1}, age_days=30)
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\nmax_sessions = 2\n")
+    for arguments in (("--dry-run",), ()):
+        done = clean(run, tree, "--config", config, *arguments)
+        assert (done.code, done.last["sessions_skipped"], done.last["sessions_cleaned"]) == (77, {"brake": 3}, 0)
+        assert "3 of 3 sessions would go" in done.stderr
+    assert len(os.listdir(tree.sessions)) == 3
+    assert clean(run, tree, "--config", config, "--force").last["sessions_cleaned"] == 3
+
+
 def _mixed(tree: SampleTree) -> None:
     for number in range(6):
         tree.session(f"old-{number}", files={"a": 10, f"deep/{number}/b": number}, age_days=8 + number)

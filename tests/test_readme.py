@@ -1,0 +1,55 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from arawn_cli.config_tables import ConfigFile
+from arawn_cli.errors import EXIT_MEANINGS, ExitCode
+from arawn_cli.model import Reason
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")][2:]
+
+
+def default_of(path: str) -> object:
+    value: object = ConfigFile()
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def test_the_exit_code_table_is_the_codes() -> None:
+    assert rows("Exit codes") == [[str(int(code)), EXIT_MEANINGS[code]] for code in ExitCode]
+
+
+def test_the_reasons_are_the_closed_set() -> None:
+    told = [row[0].strip("`") for row in rows("When a session goes")]
+    assert set(told) == {str(reason) for reason in Reason}
+    assert len(told) == len(set(told))
+
+
+def test_every_key_in_the_configuration_table_exists_with_its_default() -> None:
+    for key, shown, _ in rows("Configuration"):
+        expected = default_of(key.strip("`"))
+        if shown == "`none`":
+            assert expected is None
+            continue
+        parsed = tomllib.loads(f"value = {shown.strip('`')}")["value"]
+        actual = expected.model_dump() if isinstance(expected, BaseModel) else expected
+        assert parsed == (list(actual) if isinstance(actual, tuple) else actual), key
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    source = (Path(__file__).parents[1] / "arawn_cli" / "cli.py").read_text()
+    shown = set(re.findall(r"arawn-cli [^\n`]*?(--[a-z-]+)", README)) - {"--keep"}
+    assert shown
+    assert all(f'"{option}' in source or f"/{option}" in source for option in shown)
