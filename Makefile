@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
 
 test: $(VENV)/tools
-	$(BIN)/python -m pytest --cov --cov-report= tests
+	$(BIN)/python -m pytest -n auto --cov --cov-report= tests
 	@$(BIN)/coverage report
 
 lint: $(VENV)/tools

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import Run, needs_setpriv, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_setpriv, snapshot
 
 RunCommand = Callable[..., Run]
 COMMANDS = ("scratch-cleanup", "disk-check")
@@ -166,11 +166,8 @@ def test_what_an_ordinary_user_may_not_read_keeps_what_it_concerns(
     tree.turn("old", tree.ago(30))
     os.chown(tree.root / closed, 65534, 65534)
     (tree.root / closed).chmod(0o700 if (tree.root / closed).is_dir() else 0o600)
-    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
-    from tests.conftest import COMMAND
-
     done = subprocess.run(
-        [*command, str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
+        [*WITHOUT_FILE_POWERS, str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
         capture_output=True,
         text=True,
         env=environment,

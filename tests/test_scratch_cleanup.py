@@ -161,7 +161,7 @@ def test_a_dry_run_names_what_the_real_run_removes_and_writes_nothing(run: RunCo
     before = snapshot(tree.root)
     trace = tmp_path / "trace"
     strace = ("strace", "-f", "-qq", "-o", str(trace), "-e", "trace=%file,%desc,%network")
-    dry = run("scratch-cleanup", "--base-path", tree.root, "--dry-run", prefix=strace, PYTHONDONTWRITEBYTECODE="1")
+    dry = run("scratch-cleanup", "--base-path", tree.root, "--dry-run", prefix=strace, traced=True, PYTHONDONTWRITEBYTECODE="1")
     assert snapshot(tree.root) == before
     calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
     changing = ("mkdir", "rename", "unlink", "rmdir", "utime", "connect", "ftruncate", "truncate", "chmod", "chown", "symlink", "link")

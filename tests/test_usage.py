@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli import descent
 from arawn_cli.model import Usage
 from arawn_cli.usage import Subtree, combined, measure, measure_all
-from tests.conftest import needs_setpriv
+from tests.conftest import WITHOUT_FILE_POWERS, needs_setpriv
 
 
 def measured(path: Path) -> Usage:
@@ -97,26 +96,16 @@ def test_a_missing_tree_measures_as_nothing(tmp_path: Path) -> None:
 
 @needs_setpriv
 def test_an_unreadable_directory_makes_the_result_incomplete_with_path_and_errno(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)  # the folders that pytest made for its own user
     top = tmp_path / "top"
     (top / "closed").mkdir(parents=True)
     (top / "open").write_bytes(b"12345")
+    os.chown(top / "closed", 65534, 65534)
     (top / "closed").chmod(0o700)
     code = (
         "import os, sys; from arawn_cli.usage import measure;"
         "u = measure(os.open(sys.argv[1], os.O_RDONLY), 'top', 'top'); print(u.apparent_bytes, u.complete, u.failures)"
     )
-    package = str(Path(descent.__file__).parents[1])
-    interpreter = shutil.which("python3", path="/usr/bin") or pytest.fail("no system python3")
-    done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", interpreter, "-c", code, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": package},
-        check=False,
-    )
+    done = subprocess.run([*WITHOUT_FILE_POWERS, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == "5 False (Failure(operation='openat', path='top/closed', errno=13, detail=''),)\n", done.stderr
 
 
