@@ -54,10 +54,8 @@ class Activity:
         self.unreadable_lines = 0
         self._signature = database.signature(database_path) if database_path else ()
         self._read_rows(self._sessions)
-        named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
-        self._sources = [_Source(name) for name in sorted(named | {SCRATCH})]
-        for source in self._sources:
-            self._read_messages(source)
+        self._sources = {SCRATCH: _Source(SCRATCH)}
+        self._read_all_messages()
 
     def evidence(self, session: str) -> TurnEvidence:
         """What has been read about a session so far."""
@@ -67,24 +65,27 @@ class Activity:
             self._newest.get(session),
             row.newest if row else None,
             self.failures,
-            (own,) if row and row.unreadable else (),
+            (*((own,) if row and row.unreadable else ()), *self._failures_of(row)),
         )
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The sources that could not be read, each of which may have told of any session."""
-        candidates = [self._database_failure, *(source.failure for source in self._sources)]
-        return tuple(failure for failure in candidates if failure)
+        """The sources that could not be read and may have told of any session."""
+        return tuple(failure for failure in (self._database_failure, self._sources[SCRATCH].failure) if failure)
+
+    def _failures_of(self, row: SessionRow | None) -> tuple[Failure, ...]:
+        """What could not be read of the workstream that a session has moved to."""
+        source = self._sources.get(row.workstream_id) if row and row.workstream_id != SCRATCH else None
+        return (source.failure,) if source and source.failure else ()
 
     def look_again(self, session: str) -> TurnEvidence:
         """The evidence after reading what the server has written since."""
         with self._lock:
-            for source in self._sources:
-                self._read_messages(source)
             if self._database is not None:
                 signature = database.signature(self._database)
                 if signature != self._signature:
                     self._read_rows({session})
+            self._read_all_messages()
             return self.evidence(session)
 
     def _read_rows(self, sessions: Collection[str]) -> None:
@@ -94,6 +95,14 @@ class Activity:
             self._rows.update(database.session_rows(self._database, sessions))
         except database.DatabaseUnreadableError as error:
             self._database_failure = Failure("sqlite3", self._rows_shown, errno.EIO, str(error))
+
+    def _read_all_messages(self) -> None:
+        """Reads scratch's messages, and those of every workstream that a row names by now."""
+        named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
+        for name in sorted(named - self._sources.keys()):
+            self._sources[name] = _Source(name)
+        for source in self._sources.values():
+            self._read_messages(source)
 
     def _read_messages(self, source: _Source) -> None:
         try:

@@ -5,6 +5,8 @@ Start-up matters for a command that runs 288 times a day: what only one command 
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,7 @@ from typing import Annotated
 import typer
 
 from arawn_cli import __version__
+from arawn_cli.errors import ExitCode
 
 app = typer.Typer(
     name="arawn-cli",
@@ -116,4 +119,18 @@ def demo(
 
 def main() -> None:
     """The console script."""
-    app()
+    _reopen_closed_streams()
+    try:
+        app()
+    except OSError as error:
+        typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.stdout = None  # so that the interpreter does not fail at flushing it
+        raise SystemExit(ExitCode.UNDELIVERED) from error
+
+
+def _reopen_closed_streams() -> None:
+    """Gives closed standard streams a harmless file: otherwise the next file that is opened would take their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it lives as long as the program

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from arawn_cli.config_problems import near_misses, problems_of
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.names import escape
 
 SYSTEM_FILE = Path("/etc/arawn/config.toml")
 WORKSTREAMS = "workstreams"
@@ -88,15 +89,20 @@ def _bytes(amount: float, unit: int) -> int:
 
 def _default_directory(environment: Mapping[str, str]) -> Path:
     named = environment.get("ARAWN_CONFIG_DIR")
-    return Path(named).expanduser() if named else platformdirs.user_config_path("arawn")
+    if named:
+        return _expanded(named, "ARAWN_CONFIG_DIR")
+    try:
+        return platformdirs.user_config_path("arawn")
+    except RuntimeError as error:
+        raise ConfigurationError("this account has no home directory: name the configuration with --config") from error
 
 
 def _find_file(flags: Flags, environment: Mapping[str, str], system_file: Path) -> Path | None:
     """The file to read. One that was asked for counts even when it is missing, so that reading it tells."""
     if flags.config is not None:
-        return flags.config.expanduser().absolute()
+        return _expanded(str(flags.config), "--config").absolute()
     if named := environment.get("ARAWN_CONFIG"):
-        return Path(named).expanduser().absolute()
+        return _expanded(named, "ARAWN_CONFIG").absolute()
     own = _default_directory(environment).absolute() / "config.toml"
     if environment.get("ARAWN_CONFIG_DIR") or _is_there(own):
         return own
@@ -121,8 +127,8 @@ def _parse(path: Path) -> ConfigFile:
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
     problems = near_misses(document)
     try:
         tables = ConfigFile.model_validate(document)
@@ -136,14 +142,14 @@ def _parse(path: Path) -> ConfigFile:
 
 def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
     if flags.base_path is not None:
-        return _named_root(flags.base_path, "--base-path", Path.cwd())
+        return _named_root(flags.base_path, "--base-path", Path())
     if (named := environment.get("ARAWN_BASE_PATH")) is not None:
-        return _named_root(named, "ARAWN_BASE_PATH", Path.cwd())
+        return _named_root(named, "ARAWN_BASE_PATH", Path())
     if tables.paths.base_path is not None:
         return _named_root(tables.paths.base_path, "[paths] base_path", directory)
     if tables.workstream.data_dir is not None:
         return _named_root(tables.workstream.data_dir, "[workstream] data_dir", directory)
-    candidates = (Path("~/.arawn").expanduser(), directory / WORKSTREAMS)
+    candidates = (_expanded("~/.arawn", "the default root"), directory / WORKSTREAMS)
     for candidate in candidates:
         if (candidate / WORKSTREAMS).is_dir():
             return candidate
@@ -157,13 +163,20 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
 def _named_root(value: str, source: str, directory: Path) -> Path:
     if not value.strip():
         raise RefusedError(f"{source} is empty: an empty root is refused, because cleanup would not know where it stands")
-    return directory / Path(value).expanduser()
+    return directory / _expanded(value, source)
+
+
+def _expanded(value: str, source: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{source}: nobody's home directory is known by the name in {value!r}") from error
 
 
 def _database(tables: ConfigFile, directory: Path) -> Path | None:
     if tables.workstream.database is None:
         return None
-    path = directory / Path(tables.workstream.database).expanduser()
+    path = directory / _expanded(tables.workstream.database, "[workstream] database")
     if not path.is_file():
         raise ConfigurationError(f"[workstream] database: {path} is not there, or is no file")
     return path

@@ -15,9 +15,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from arawn_cli.config_tables import ConfigFile, WorkstreamStore
+from arawn_cli.names import escape
 
 # A table or key of Arawn's that resembles one of ours this closely is taken for a typo of it.
 _LIKENESS = 0.8
+_BEGINNINGS = ("path", "paht", "maint", "cleanup")
+_OURS_ALONE = frozenset(
+    {"scratch_cleanup_days", "trash_days", "protect", "total_warning_gb", "workstream_warning_gb", "session_warning_mb"}
+)
 
 _HINTS = {
     "paths.cleanup.scratch_cleanup_days": "to stop cleanup, disable its timer or crontab line instead",
@@ -36,18 +41,32 @@ def near_misses(document: Mapping[str, object]) -> list[str]:
     workstream = document.get("workstream")
     if isinstance(workstream, dict):
         lines += [_near_miss(key, WorkstreamStore, "workstream.") for key in workstream]
-    return [line for line in lines if line]
+    return [line for line in lines if line] + list(_strays(document, ""))
+
+
+def _strays(table: Mapping[str, object], prefix: str) -> Iterator[str]:
+    """Keys that only our tables have, found in a place where nothing reads them."""
+    for key, value in table.items():
+        path = f"{prefix}{key}"
+        if path.partition(".")[0] in ("paths", "maintenance"):
+            continue  # validation tells of these
+        if key in _OURS_ALONE:
+            yield f"{escape(path)}: not read here; the nearest known key is {_nearest(path)}"
+        if isinstance(value, dict):
+            yield from _strays(value, f"{path}.")
 
 
 def _near_miss(key: str, table: type[BaseModel], prefix: str) -> str | None:
     if key in table.model_fields:
         return None
     near = difflib.get_close_matches(key.lower(), table.model_fields, n=1, cutoff=_LIKENESS)
-    return f"{prefix}{key}: unknown, and too like {prefix}{near[0]} to pass over" if near else None
+    if not near and not prefix and key.lower().startswith(_BEGINNINGS):
+        near = difflib.get_close_matches(key.lower(), table.model_fields, n=1, cutoff=0.0)
+    return f"{escape(prefix + key)}: unknown, and too like {prefix}{near[0]} to pass over" if near else None
 
 
 def _line(detail: ErrorDetails) -> str:
-    path = ".".join(str(part) for part in detail["loc"])
+    path = escape(".".join(str(part) for part in detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -64,6 +83,7 @@ def _shown(value: object) -> str:
 def _nearest(path: str) -> str:
     """The known key most like an unknown one: the same word in another table first, then the likeliest spelling."""
     known = list(_known_keys(ConfigFile, ""))
+    path = path.lower()
     word = path.rpartition(".")[2]
     same = [key for key in known if key.rpartition(".")[2] == word]
     return same[0] if same else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]

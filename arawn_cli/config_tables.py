@@ -8,9 +8,9 @@ mean the default of a deletion threshold. `[workstream]` alone may hold more: th
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
 MIB = 1024**2
 GIB = 1024**3
@@ -50,7 +50,7 @@ def _interval(value: str) -> str:
 
 
 def _size(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or (isinstance(value, int) and value > _SIZE_MAX):
         raise ValueError('a size such as "5GiB", or a number of bytes')
     return value
 
@@ -65,7 +65,8 @@ Duration = Annotated[str, AfterValidator(_duration)]
 Interval = Annotated[str, AfterValidator(_interval)]
 Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+_SIZE_MAX = 2**63
 
 
 class _Table(BaseModel):
@@ -75,9 +76,9 @@ class _Table(BaseModel):
 class UsageLimits(_Table):
     """`[paths.usage]`: warning limits, in the binary units that Arawn counts in."""
 
-    total_warning_gb: Ratio = 10.0
-    workstream_warning_gb: Ratio = 1.0
-    session_warning_mb: Ratio = 200.0
+    total_warning_gb: Amount = 10.0
+    workstream_warning_gb: Amount = 1.0
+    session_warning_mb: Amount = 200.0
 
 
 class CleanupDefaults(_Table):
@@ -128,6 +129,13 @@ class Pressure(_Table):
     remeasure_hours: Annotated[int, Field(ge=0)] = 0
     limits: dict[str, Size] = {}
 
+    @model_validator(mode="after")
+    def _critical_is_not_below_warning(self) -> Self:
+        for kind in ("filesystem", "inode"):
+            if getattr(self, f"{kind}_critical_percent") < getattr(self, f"{kind}_warning_percent"):
+                raise ValueError(f"{kind}_critical_percent at or above {kind}_warning_percent")
+        return self
+
 
 class Relay(_Table):
     """`[maintenance.relay]`."""
@@ -137,8 +145,8 @@ class Relay(_Table):
     ca_file: str = ""
     origin: str = ""
     allow_insecure: bool = False
-    timeout_secs: Ratio = 5.0
-    deadline_secs: Ratio = 30.0
+    timeout_secs: Amount = 5.0
+    deadline_secs: Amount = 30.0
     events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = Field(
         default=("disk_pressure",), strict=False
     )

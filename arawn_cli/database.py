@@ -2,12 +2,15 @@
 
 Even a reader of a WAL database writes: it makes or locks the `-shm` file. The way of opening is
 therefore chosen by what stands beside the database, so that reading leaves no trace (sqlite.org/wal.html, sqlite.org/uri.html).
+One thing stays: SQLite run by root gives `-wal` and `-shm` the owner of the database, where theirs is another.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +30,10 @@ class DatabaseUnreadableError(Exception):
 
 
 def signature(path: Path) -> Signature:
-    """What changes whenever the database does: inode, size and mtime of the main file and of its write-ahead log."""
+    """What changes whenever the database does: inode, size and mtime of the main file and of its write-ahead log.
+
+    `path` has no link in it: SQLite keeps the log beside the file itself.
+    """
     return tuple(_stamp(f"{path}{suffix}") for suffix in ("", "-wal"))
 
 
@@ -48,8 +54,8 @@ def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
         DatabaseUnreadableError: as `workstream_rows`.
     """
     columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
-    one = len(wanted) == 1
-    rows = _query(path, f"{columns} WHERE id = ?" if one else columns, tuple(wanted) if one else ())
+    one = f"{columns} WHERE id IN (?1, CAST(?1 AS BLOB))"
+    rows = _query(path, one, tuple(wanted)) if len(wanted) == 1 else _query(path, columns, ())
     found = (_session(*row) for row in rows)
     return {row.id: row for row in found if row.id in wanted}
 
@@ -88,7 +94,10 @@ def _rows(path: Path, mode: str, statement: str, parameters: tuple[str, ...]) ->
             connection.text_factory = bytes
             return connection.execute(statement, parameters).fetchall()
     except sqlite3.Error as error:
-        raise DatabaseUnreadableError(f"{path}: {error}") from error
+        hint = ""
+        if "readonly_shm" in mode and _stamp(f"{path}-shm") is None:
+            hint = f"; its log {path.name}-wal has no {path.name}-shm beside it: start Arawn once, which takes the log in"
+        raise DatabaseUnreadableError(f"{path}: {error}{hint}") from error
 
 
 def _mode(path: Path) -> str:
@@ -98,8 +107,7 @@ def _mode(path: Path) -> str:
     With a log, its existing `-shm` is used read-only.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(20)
+        header = _header(path)
     except OSError as error:
         raise DatabaseUnreadableError(f"{path}: {error.strerror}") from error
     if header[18:20] != bytes((_WAL_FORMAT, _WAL_FORMAT)):
@@ -108,6 +116,16 @@ def _mode(path: Path) -> str:
     if log is None or log[1] == 0:
         return "mode=ro&immutable=1"
     return "mode=ro&readonly_shm=1"
+
+
+def _header(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.read(descriptor, 20)
+    finally:
+        os.close(descriptor)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

@@ -112,13 +112,13 @@ class _Check:
         return limit_for(row, self.config.maintenance.pressure.limits, self.config.workstream_limit_bytes)
 
     def scopes(self, inventory: Inventory) -> Iterator[ScopeUsage]:
-        """The total, every workstream, every session directory."""
+        """The total, every workstream, every scratch session."""
         total = inventory.total
         yield ScopeUsage(TOTAL, "all workstreams", self.size(total), self.config.total_limit_bytes, total.complete)
         for tree in inventory.workstreams:
             usage = tree.total
             yield ScopeUsage(tree.row.id, tree.row.title, self.size(usage), self.limit(tree.row), usage.complete)
-        for tree in inventory.workstreams:
+        for tree in (tree for tree in inventory.workstreams if tree.row.is_scratch):
             for session, usage in tree.sessions.items():
                 size = self.size(usage)
                 yield ScopeUsage(f"session:{session}", tree.row.title, size, self.config.session_limit_bytes, usage.complete)

@@ -54,17 +54,16 @@ class _Dismantling:
         self.failures: list[Failure] = []
 
     def enter(self, name: str) -> None:
-        shown = self._descent.path(name) if self._descent.depth else self._descent.path()
         try:
             status = self._descent.enter(name, self._above())
         except FileNotFoundError:
             return
         except OSError as error:
-            self._fail("openat", shown, error)
+            self._fail("openat", name, error)
             return
         if status.st_dev != self._device:
             self._descent.leave()
-            self._fail("openat", shown, OSError(errno.EXDEV, ""))
+            self._fail("openat", name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
             return
         self._rounds.append(1)
         self._blocked.append(False)
@@ -81,7 +80,6 @@ class _Dismantling:
 
     def _finish(self) -> None:
         """Leaves an emptied directory and removes it; one that is not empty after all is cleared again."""
-        shown = self._descent.path()
         rounds = self._rounds[-1]
         level = self._leave()
         try:
@@ -94,7 +92,7 @@ class _Dismantling:
                 if self._rounds:
                     self._rounds[-1] = rounds + 1
                 return
-            self._fail("unlinkat", shown, error)
+            self._fail("unlinkat", level, error)
 
     def _clear(self) -> None:
         """Unlinks everything in the directory that is no directory, and keeps the names of those."""
@@ -109,7 +107,7 @@ class _Dismantling:
                     else:
                         self._unlink(entry.name, directory)
         except OSError as error:
-            self._fail("getdents64", self._descent.path(), error)
+            self._fail("getdents64", None, error)
 
     def _unlink(self, name: str, directory: int) -> None:
         try:
@@ -119,7 +117,7 @@ class _Dismantling:
         except IsADirectoryError:
             self._descent.here.pending.append(name)
         except OSError as error:
-            self._fail("unlinkat", self._descent.path(name), error)
+            self._fail("unlinkat", name, error)
 
     def _above(self) -> int:
         return self._descent.descriptor if self._descent.depth else self._parent
@@ -130,7 +128,9 @@ class _Dismantling:
         self._blocked.pop()
         return name
 
-    def _fail(self, operation: str, shown: str, error: OSError) -> None:
+    def _fail(self, operation: str, name: str | None, error: OSError) -> None:
+        """A failure at the entry `name` of the directory where the walk stands, or at that directory itself."""
+        shown = self._descent.path(name if self._descent.depth else None)
         self.failures.append(Failure.of(operation, shown, error))
         self._block()
 

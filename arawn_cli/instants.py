@@ -40,6 +40,8 @@ def parse(text: str) -> int:
         raise ValueError(f"no such time of day: {text[:64]!r}")
     seconds = calendar.timegm((year, month, day, hour, minute, second, 0, 0, 0))
     if match[9]:
+        if int(match[10]) > 23 or int(match[11]) > 59:
+            raise ValueError(f"no such offset: {text[:64]!r}")
         offset = int(match[10]) * 3600 + int(match[11]) * 60
         seconds -= offset if match[9] == "+" else -offset
     digits = match[7] or ""

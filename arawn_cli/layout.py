@@ -47,7 +47,10 @@ def opened_root(path: Path) -> Iterator[Root]:
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
-    descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
     try:
         workstreams = _open_workstreams(descriptor, resolved)
     finally:
@@ -95,11 +98,9 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
 
 
 def database_of(config: Config, root: Root) -> Path | None:
-    """Arawn's database: the configured one, else `<root>/workstreams.db` if there is one."""
-    if config.database is not None:
-        return config.database
-    default = root.path / DATABASE
-    return default if os.path.lexists(default) else None
+    """Arawn's database: the configured one, else `<root>/workstreams.db` if there is one; its links are resolved."""
+    path = config.database or root.path / DATABASE
+    return path.resolve() if os.path.lexists(path) else None
 
 
 def _open_own(name: str, parent: int, shown: Path) -> int | None:

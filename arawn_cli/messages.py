@@ -4,9 +4,9 @@ The file is read backwards from its end. Arawn appends in the order of time, but
 a clock can step, so one old line does not end the reading: a whole stretch of
 nothing but old lines does.
 
-A line that cannot be read (torn by a crash, overwritten, without a time) still
-counts for the session that it names: its turn cannot be later than the line
-after it, or than the file's mtime where it is the last, and so is taken to be of that time.
+A line that cannot be read (torn by a crash, overwritten, without a time) still counts for the session
+that it names: its turn is no later than the lines after it, or than the file's mtime where
+it is the last, and so is taken to be of that time. A torn line that names none is a turn that was not completed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,9 @@ from arawn_cli import instants
 from arawn_cli.model import Identity, identity_of
 
 _BLOCK = 1 << 16
-_OLD_STRETCH = 2 << 20
+_OLD_BYTES = 2 << 20
+_OLD_LINES = 256
+_NEIGHBOURS = 16  # lines after an unreadable one that date it together, since one clock alone may be wrong
 _SESSION_ID = re.compile(rb'"session_id"\s*:\s*"([A-Za-z0-9_-]+)"')
 
 
@@ -50,7 +53,7 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | 
     """The newest turn of each of the sessions in an open `messages.jsonl`.
 
     Reads backwards, and stops when every session has a turn at or after the
-    cutoff or when 2 MiB of lines in a row are older; a session whose last turn
+    cutoff or when 256 lines in a row and 2 MiB of them are older; a session whose last turn
     lies further back is not in the answer. With `since`, reads what was appended after that mark.
 
     Raises:
@@ -105,15 +108,17 @@ class _Reading:
     def __init__(self, sessions: frozenset[str], cutoff: int, following: int) -> None:
         self._sessions = sessions
         self._cutoff = cutoff
-        self._following = following  # no turn on the next line can be later than this
+        self._following = deque([following], _NEIGHBOURS)  # times of the lines after the next one
         self._waiting = len(sessions)
         self._old_bytes = 0
+        self._old_lines = 0
         self.newest: dict[str, int] = {}
+        self._read_any = False
         self.unreadable = 0
 
     def settled(self) -> bool:
         """Whether reading on could not change what is decided."""
-        return not self._waiting or self._old_bytes >= _OLD_STRETCH
+        return not self._waiting or (self._old_bytes >= _OLD_BYTES and self._old_lines >= _OLD_LINES)
 
     def take(self, line: bytes, *, torn: bool = False) -> None:
         if not line.strip():
@@ -122,11 +127,16 @@ class _Reading:
         if message is None:
             self.unreadable += not torn
             for name in _SESSION_ID.findall(line):
-                self._found(name.decode("ascii"), self._following)
+                self._found(name.decode("ascii"), max(self._following))
             return
         session, timestamp = message
-        self._following = timestamp
-        self._old_bytes = self._old_bytes + len(line) if timestamp < self._cutoff else 0
+        if not self._read_any:
+            self._following.clear()
+            self._read_any = True
+        self._following.append(timestamp)
+        old = timestamp < self._cutoff
+        self._old_bytes = self._old_bytes + len(line) if old else 0
+        self._old_lines = self._old_lines + 1 if old else 0
         if session is not None:
             self._found(session, timestamp)
 

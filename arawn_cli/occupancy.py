@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 
 import psutil
+
+from arawn_cli.model import Identity, identity_of
 
 
 def mount_points() -> frozenset[str]:
@@ -14,12 +17,20 @@ def mount_points() -> frozenset[str]:
     return frozenset(partition.mountpoint for partition in psutil.disk_partitions(all=True))
 
 
-def paths_in_use() -> frozenset[str]:
-    """Working directories and open files of live processes, as far as they may be seen.
+def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
+    """Which of the directories hold a live process's working directory, program or open file.
 
+    Directories are known by identity and found by going up from what a process holds, in that process's own
+    view of the mounts: a path that a container or a bind mount spells otherwise is found all the same.
     An ordinary user sees only its own processes; Linux says nothing of the others.
     """
-    return frozenset(_paths_of_processes())
+    found: set[Identity] = set()
+    seen: set[Identity] = set()
+    devices = {device for device, _ in directories}
+    for process in psutil.pids():
+        for place in _places_of(process):
+            found |= _climb(place, directories, devices, seen)
+    return frozenset(found)
 
 
 def lies_inside(path: str, directory: str) -> bool:
@@ -47,10 +58,45 @@ def unlock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _paths_of_processes() -> Iterator[str]:
-    for process in psutil.process_iter():
+def _places_of(process: int) -> Iterator[str]:
+    """Paths through /proc to the directories that a process stands in or holds something of."""
+    base = f"/proc/{process}"
+    yield f"{base}/cwd"
+    if process == os.getpid():
+        return  # the sessions in hand are open here
+    try:
+        links = [f"{base}/exe", *(f"{base}/fd/{number}" for number in os.listdir(f"{base}/fd"))]
+    except OSError:
+        return  # it ended meanwhile, or belongs to somebody else
+    for link in links:
         try:
-            yield process.cwd()
-            yield from (file.path for file in process.open_files())
-        except (psutil.Error, OSError):
-            continue  # it ended meanwhile, or belongs to somebody else
+            target = os.readlink(link)
+        except OSError:
+            continue  # closed meanwhile
+        if target.startswith("/"):
+            yield link
+            yield f"{base}/root{os.path.dirname(target)}"
+
+
+def _climb(place: str, directories: Collection[Identity], devices: Collection[int], seen: set[Identity]) -> set[Identity]:
+    """The wanted directories at or above a place; a place that was climbed from before adds nothing."""
+    try:
+        here = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return set()  # no directory, or gone, or out of sight
+    found: set[Identity] = set()
+    try:
+        status = os.fstat(here)
+        while status.st_dev in devices and identity_of(status) not in seen:
+            seen.add(identity_of(status))
+            if identity_of(status) in directories:
+                found.add(identity_of(status))
+            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = above
+            status = os.fstat(here)
+    except OSError:
+        return found  # what lies above is out of sight
+    finally:
+        os.close(here)
+    return found

@@ -89,12 +89,13 @@ def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> l
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
 
 
-def has_changed(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> bool:
-    """Whether a session was used, or can no longer be judged, since it was planned to go."""
-    if not evidence.complete or not usage.complete:
-        return True
+def decide_again(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
+    """What is left of the plan to remove a session, by what is known of it now: it goes only if nothing has changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
-    return fresh.last_activity != planned.last_activity or _shape(usage) != _shape(planned.usage)
+    if not evidence.complete or not usage.complete:
+        return Decision(fresh, Reason.ACTIVITY_UNKNOWN)
+    same = fresh.last_activity == planned.last_activity and _shape(usage) == _shape(planned.usage)
+    return Decision(fresh, Reason.EXPIRED if same else Reason.CHANGED_SINCE_PLAN)
 
 
 def _shape(usage: Usage | None) -> tuple[int, int, int] | None:

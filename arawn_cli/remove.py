@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
-from arawn_cli.model import Action, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
-from arawn_cli.occupancy import lies_inside, mount_points, paths_in_use, try_lock
-from arawn_cli.trash import Bin, Sessions, name_for, opened_bin, settled
+from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
+from arawn_cli.occupancy import lies_inside, mount_points, occupied, try_lock
+from arawn_cli.trash import Bin, Sessions, name_for, opened_bin, settled, try_bin
 from arawn_cli.usage import measure
 
 # Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.
@@ -26,8 +26,8 @@ _BATCH = 32
 _THREADS = 4
 _NOT_THE_SAME = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
-Look = Callable[[ScratchSession, int, str], Usage | None]
-"""What the tree of a planned session uses now, seen at a name in an open directory; None when it was used meanwhile."""
+Look = Callable[[ScratchSession, int, str], Decision]
+"""The plan for a session, made again from what it is now at a name in an open directory."""
 
 
 @dataclass(slots=True)
@@ -76,13 +76,21 @@ class Remover:
                 yield examined
             else:
                 hands.append(examined)
-        used = paths_in_use() if hands else frozenset()
-        free = [hand for hand in hands if not _is_used(f"{self._sessions.path}/{hand.session.name}", used)]
-        yield from (_skipped(hand.session, Reason.IN_USE) for hand in hands if hand not in free)
-        if self._dry_run:
-            yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
-        elif free:
-            yield from self._remove(free, stack)
+        used = _occupied(hands)
+        yield from (_skipped(hand.session, Reason.IN_USE) for hand in hands if hand.session.identity in used)
+        free = [hand for hand in hands if hand.session.identity not in used]
+        if not free:
+            return
+        try:
+            yield from self._rehearse(free) if self._dry_run else self._remove(free, stack.enter_context(opened_bin(self._sessions)))
+        except OSError as error:
+            failure = Failure.of("openat", f"{self._sessions.shown}/../.trash", error)
+            yield from (_failed(hand.session, failure) for hand in free)
+
+    def _rehearse(self, free: Sequence[_Hand]) -> Iterator[Outcome]:
+        """What a dry run says in place of `_remove`."""
+        try_bin(self._sessions)
+        yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
 
     def _examine(self, session: ScratchSession, stack: ExitStack) -> _Hand | Outcome:
         """The last look before the rename: a session in hand, or what speaks against removing it."""
@@ -96,24 +104,18 @@ class Remover:
             path = f"{self._sessions.path}/{session.name}"
             if any(lies_inside(mount, path) for mount in mount_points()):
                 return _skipped(session, Reason.MOUNT_INSIDE)
-            usage = self._look(session, self._sessions.descriptor, session.name)
+            now = self._look(session, self._sessions.descriptor, session.name)
         except OSError as error:
             if error.errno in _NOT_THE_SAME:
                 return _skipped(session, Reason.CHANGED_SINCE_PLAN)
             return _failed(session, Failure.of("openat", f"{self._sessions.shown}/{session.name}", error))
-        return _Hand(session, usage) if usage else _skipped(session, Reason.CHANGED_SINCE_PLAN)
+        return _Hand(session, now.session.usage) if now.goes and now.session.usage else _skipped(now.session, now.reason)
 
-    def _remove(self, free: Sequence[_Hand], stack: ExitStack) -> Iterator[Outcome]:
-        try:
-            place = stack.enter_context(opened_bin(self._sessions))
-        except OSError as error:
-            failure = Failure.of("mkdirat", f"{self._sessions.shown}/../.trash", error)
-            yield from (_failed(hand.session, failure) for hand in free)
-            return
+    def _remove(self, free: Sequence[_Hand], place: Bin) -> Iterator[Outcome]:
         refusals = [self._rename(hand, place) for hand in free]
         yield from (refusal for refusal in refusals if refusal)
-        used = paths_in_use()
         moved = [hand for hand, refusal in zip(free, refusals, strict=True) if not refusal]
+        used = _occupied(moved)
         verdicts = [self._settle(hand, place, used) for hand in moved]
         yield from (verdict for verdict in verdicts if verdict)
         gone = [hand for hand, verdict in zip(moved, verdicts, strict=True) if not verdict]
@@ -135,32 +137,28 @@ class Remover:
             return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
         return None
 
-    def _settle(self, hand: _Hand, place: Bin, used: frozenset[str]) -> Outcome | None:
+    def _settle(self, hand: _Hand, place: Bin, used: frozenset[Identity]) -> Outcome | None:
         """The look after the rename: a session that somebody reached before it goes back."""
         try:
-            reason = self._reached(hand, place, used)
-            if reason is None:
+            now = self._reached(hand, place, used)
+            if now.goes and now.session.usage:
+                hand.usage = now.session.usage
                 final = settled(hand.name)
                 os.rename(hand.name, final, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
                 hand.name = final
                 return None
         except OSError as error:
             return self._put_back(hand, place) or _failed(hand.session, Failure.of("openat", f"{place.shown}/{hand.name}", error))
-        return self._put_back(hand, place) or _skipped(hand.session, reason)
+        return self._put_back(hand, place) or _skipped(now.session, now.reason)
 
-    def _reached(self, hand: _Hand, place: Bin, used: frozenset[str]) -> Reason | None:
+    def _reached(self, hand: _Hand, place: Bin, used: frozenset[Identity]) -> Decision:
         if identity_at(hand.name, place.descriptor) != hand.session.identity or not self._sessions.stand():
-            return Reason.CHANGED_SINCE_PLAN
-        path = f"{place.path}/{hand.name}"
-        if any(lies_inside(mount, path) for mount in mount_points()):
-            return Reason.MOUNT_INSIDE
-        if _is_used(path, used):
-            return Reason.IN_USE
-        usage = self._look(hand.session, place.descriptor, hand.name)
-        if usage is None:
-            return Reason.CHANGED_SINCE_PLAN
-        hand.usage = usage
-        return None
+            return Decision(hand.session, Reason.CHANGED_SINCE_PLAN)
+        if any(lies_inside(mount, f"{place.path}/{hand.name}") for mount in mount_points()):
+            return Decision(hand.session, Reason.MOUNT_INSIDE)
+        if hand.session.identity in used:
+            return Decision(hand.session, Reason.IN_USE)
+        return self._look(hand.session, place.descriptor, hand.name)
 
     def _put_back(self, hand: _Hand, place: Bin) -> Outcome | None:
         """Undoes the rename; where the name is taken again by now, the session stays held in the trash, whole."""
@@ -184,8 +182,8 @@ class Remover:
         return Outcome(hand.session, action, Reason.EXPIRED, hand.usage.freed_bytes if self._purge else 0)
 
 
-def _is_used(path: str, used: frozenset[str]) -> bool:
-    return any(lies_inside(other, path) for other in used)
+def _occupied(hands: Sequence[_Hand]) -> frozenset[Identity]:
+    return occupied({hand.session.identity for hand in hands}) if hands else frozenset()
 
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -17,6 +19,14 @@ from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchClean
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 _ACTION_STYLES = {"deleted": "red", "would_delete": "yellow", "failed": "bold red", "skipped": "cyan", "kept": "green"}
+
+
+class OutputConsole(Console):
+    """Standard output for tables; a reader that went away is an error like any other, not the end of the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises what rich would turn into an exit."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class TerminalProgress:

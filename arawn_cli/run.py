@@ -21,8 +21,8 @@ from arawn_cli.events import Event, Level
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
-from arawn_cli.render import NoProgress, Tables, TerminalProgress
-from arawn_cli.sinks.stdout import JsonLines
+from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
+from arawn_cli.sinks.stdout import StandardOutput, json_lines
 from arawn_cli.surroundings import Progress, Surroundings
 
 log = logging.getLogger(__name__)
@@ -125,29 +125,32 @@ def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], Exi
 
 def _run_configured(config: Config, output: Output, console: Console, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
     signals = Signals()
-    lines = JsonLines(sys.stdout) if output.resolved() == "json" else None
+    standard_output = StandardOutput(_writer(output))
     with ExitStack() as stack:
         stack.enter_context(signals.caught())
         progress: Progress = NoProgress()
-        if console.is_terminal and not output.quiet:
+        if sys.stderr.isatty() and not output.quiet:
             progress = stack.enter_context(TerminalProgress(console))
-        emit = lines.emit if lines else _table_or_nothing(output)
-        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), emit, progress, signals.stopping)
+        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), standard_output.emit, progress, signals.stopping)
         try:
             code = job(config, surroundings)
         except StoppedError:
             log.error("stopped by a signal")
             code = ExitCode.TERMINATED
-    if lines and lines.lost:
+    if standard_output.lost:
         _abandon_stdout()
         code = ExitCode.UNDELIVERED
     return signals.exit_code or code
 
 
-def _table_or_nothing(output: Output) -> Callable[[Event], None]:
-    if output.resolved() == "table":
-        return Tables(Console(), verbose=output.verbose).emit
-    return lambda _event: None
+def _writer(output: Output) -> Callable[[Event], None]:
+    match output.resolved():
+        case "table":
+            return Tables(OutputConsole(), verbose=output.verbose).emit
+        case "json":
+            return json_lines(sys.stdout)
+        case _:
+            return lambda _event: None
 
 
 def _abandon_stdout() -> None:

@@ -19,10 +19,10 @@ from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent,
 from arawn_cli.instants import DAY
 from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
 from arawn_cli.leftovers import Purged, purge, put_back, trash_usage
-from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, Usage, identity_of
+from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
-from arawn_cli.plan import Brake, Policy, decide, halted, has_changed, undecided
+from arawn_cli.plan import Brake, Policy, decide, decide_again, halted, undecided
 from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
@@ -31,6 +31,7 @@ from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 log = logging.getLogger(__name__)
 
 # Reasons that tell of something wrong, and not of a session that merely stays.
+_SHOWN_FAILURES = 3
 _TROUBLE = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
 
 
@@ -90,10 +91,10 @@ class _Cleanup:
         self._policy = Policy(config.older_than_days, config.maintenance.cleanup.protect)
 
     def run(self, descriptor: int | None) -> None:
-        if not self._config.dry_run:
-            self._finish_leftovers()
+        leftovers = self._leftovers()
         if descriptor is None:
             log.info("%s has no scratch sessions", self._root.path)
+            self._purge_due(leftovers)
             return
         sessions = Sessions(self._root, descriptor, identity_of(os.fstat(descriptor)))
         try:
@@ -103,26 +104,38 @@ class _Cleanup:
             return
         activity = self._activity(listed)
         decisions = self._braked(self._decisions(listed, activity, descriptor))
+        if not any(decision.reason is Reason.BRAKE for decision in decisions):
+            self._purge_due(leftovers)
         for decision in decisions:
             if not decision.goes:
                 self._tell(_staying(decision))
         self._remove([decision.session for decision in decisions if decision.goes], sessions, activity)
 
-    def _finish_leftovers(self) -> None:
-        """Held sessions of a killed run go back to be judged anew; what has waited long enough goes for good."""
-        entries_waiting, failures = waiting(self._root)
+    def _leftovers(self) -> list[TrashEntry]:
+        """What earlier runs left in the trash, after held sessions of a killed run went back to be judged anew."""
+        found, failures = waiting(self._root)
         for failure in failures:
             self._fail(failure)
-        for entry in entries_waiting:
+        for entry in found:
+            if entry.held and self._config.dry_run:
+                log.warning("session %s is held by an interrupted run; a real run puts it back and judges it anew", entry.session)
+            elif entry.held:
+                self._put_back(entry)
+        return [entry for entry in found if not entry.held]
+
+    def _put_back(self, entry: TrashEntry) -> None:
+        obstacle = put_back(self._root, entry)
+        if obstacle:
+            self._fail(obstacle, entry.session)
+        else:
+            log.warning("put back session %s, which an interrupted run had begun to remove", entry.session)
+
+    def _purge_due(self, leftovers: Sequence[TrashEntry]) -> None:
+        """Takes apart what has waited in the trash long enough."""
+        for entry in leftovers:
             if self._surroundings.stopping():
                 return
-            if entry.held:
-                obstacle = put_back(self._root, entry)
-                if obstacle:
-                    self._fail(obstacle, entry.session)
-                else:
-                    log.warning("put back session %s, which an interrupted run had begun to remove", entry.session)
-            elif self._is_due(entry):
+            if self._is_due(entry) and not self._config.dry_run:
                 self._purge(entry)
 
     def _is_due(self, entry: TrashEntry) -> bool:
@@ -194,15 +207,20 @@ class _Cleanup:
     def _tell(self, outcome: Outcome) -> None:
         """The one place where an outcome is logged, counted and emitted."""
         self._report.outcomes.append(outcome)
-        level = logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
-        log.log(level, "%s", _sentence(outcome))
-        for failure in (*outcome.failures, *_evidence_failures(outcome)):
-            self._fail(failure, outcome.session.name)
+        failures = _failures_of(outcome)
+        for shared in outcome.session.evidence.shared_failures:
+            self._fail(shared)
+        level = logging.ERROR if failures else logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
+        log.log(level, "%s", "; ".join([_sentence(outcome), *(str(failure) for failure in failures[:_SHOWN_FAILURES])]))
+        self._report.failures += [report_failure(failure, outcome.session.name) for failure in failures]
         self._surroundings.emit(_session_event(outcome, self._surroundings, dry_run=self._config.dry_run))
 
     def _fail(self, failure: Failure, session: str | None = None) -> None:
-        log.error("%s", failure)
-        self._report.failures.append(report_failure(failure, session))
+        """Logs and counts a failure that belongs to no outcome, once however many sessions it concerns."""
+        told = report_failure(failure, session)
+        if told not in self._report.failures:
+            log.error("%s", failure)
+            self._report.failures.append(told)
 
 
 def _listed(sessions: Sessions) -> Iterator[ScratchSession]:
@@ -221,9 +239,9 @@ def _listed(sessions: Sessions) -> Iterator[ScratchSession]:
 def _look_with(activity: Activity) -> Look:
     """The look right before and after a rename: everything that the plan rested on, read anew."""
 
-    def look(session: ScratchSession, directory: int, name: str) -> Usage | None:
-        usage = measure(directory, name, name)
-        return None if has_changed(session, activity.look_again(session.name), usage) else usage
+    def look(session: ScratchSession, directory: int, name: str) -> Decision:
+        usage = measure(directory, name, session.name)
+        return decide_again(session, activity.look_again(session.name), usage)
 
     return look
 
@@ -233,12 +251,10 @@ def _staying(decision: Decision) -> Outcome:
     return Outcome(decision.session, Action.KEPT if kept else Action.SKIPPED, decision.reason)
 
 
-def _evidence_failures(outcome: Outcome) -> tuple[Failure, ...]:
-    """What could not be read of a session alone; a failed source that all sessions share is reported once for all."""
-    if outcome.reason is not Reason.ACTIVITY_UNKNOWN:
-        return ()
+def _failures_of(outcome: Outcome) -> tuple[Failure, ...]:
+    """What failed with a session alone; a failed source that all sessions share is reported once for all."""
     usage = outcome.session.usage
-    return (*outcome.session.evidence.own_failures, *(usage.failures if usage else ()))
+    return (*outcome.failures, *outcome.session.evidence.own_failures, *(usage.failures if usage else ()))
 
 
 def _sentence(outcome: Outcome) -> str:

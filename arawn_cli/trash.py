@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from arawn_cli.config import WORKSTREAMS
@@ -89,18 +89,21 @@ class TrashEntry:
 
 
 def name_for(session: str, removed_at: int, *, prefix: str = "") -> str:
-    """A new name, held as yet, in the trash for a session that is removed now."""
-    prefix += _HELD
+    """A new name, held as yet, in the trash for a session that is removed now.
+
+    An id too long for that is cut; what has a cut name could not be put back by a later run, and is not held.
+    """
     stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
     tail = f".{stamp}.{os.urandom(4).hex()}"
     room = NAME_MAX - len(prefix) - len(tail)
-    kept = session if len(session) <= room else f"{session[: room - 1]}+"
-    return f"{prefix}{kept}{tail}"
+    if len(_HELD) + len(session) <= room:
+        return f"{prefix}{_HELD}{session}{tail}"
+    return f"{prefix}{session[: room - 1]}+{tail}"
 
 
 def settled(name: str) -> str:
     """The name under which a held session waits to be taken apart."""
-    return name.replace(_HELD, "", 1)
+    return name.replace(_HELD, "", 1) if _HELD in name else name
 
 
 def parse(directory: tuple[str, ...], name: str) -> TrashEntry | None:
@@ -158,8 +161,7 @@ def opened_bin(sessions: Sessions) -> Iterator[Bin]:
     Raises:
         OSError: it can be neither made nor opened; ELOOP or ENOTDIR where something else stands in its place.
     """
-    mounted = sessions.path in mount_points()
-    names = (SCRATCH, SESSIONS) if mounted else (SCRATCH,)
+    names = _place(sessions)
     with opened_directory(sessions.root.workstreams, *names) as parent:
         prefix = IN_SESSIONS if not _made(parent) else ""
         descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
@@ -168,10 +170,27 @@ def opened_bin(sessions: Sessions) -> Iterator[Bin]:
         yield Bin(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
     finally:
         os.close(descriptor)
+        with suppress(OSError), opened_directory(sessions.root.workstreams, *names) as parent:
+            os.rmdir(TRASH, dir_fd=parent)  # an empty one is litter; one that holds something stays by itself
+
+
+def try_bin(sessions: Sessions) -> None:
+    """Whether `opened_bin` would find something else in the place of the trash, as far as shows without making it.
+
+    Raises:
+        OSError: as `opened_bin`.
+    """
+    with suppress(FileNotFoundError), opened_directory(sessions.root.workstreams, *_place(sessions), TRASH):
+        pass
+
+
+def _place(sessions: Sessions) -> tuple[str, ...]:
+    """The names that lead from `workstreams/` to the directory in which the trash stands."""
+    return (SCRATCH, SESSIONS) if sessions.path in mount_points() else (SCRATCH,)
 
 
 def _made(parent: int) -> bool:
-    """Whether there is a trash directory in `parent`, after trying to make one."""
+    """Whether there is a trash directory in `parent`, after trying to make one; it belongs to the owner of `parent`."""
     try:
         os.mkdir(TRASH, 0o700, dir_fd=parent)
     except FileExistsError:
@@ -180,4 +199,7 @@ def _made(parent: int) -> bool:
         if error.errno in _NO_ROOM:
             return False
         raise
+    if os.geteuid() == 0:
+        owner = os.fstat(parent)
+        os.chown(TRASH, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
     return True

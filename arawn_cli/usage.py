@@ -101,14 +101,13 @@ def _measure_at(start: int, subtree: Subtree) -> Usage:
 
 
 def _enter(descent: Descent, tally: _Tally, name: str, parent: int, device: int) -> None:
-    shown = descent.path(name) if descent.depth else descent.path()
     try:
         status = descent.enter(name, parent)
     except OSError as error:
-        tally.fail("openat", shown, error)
+        tally.fail("openat", descent.path(name) if descent.depth else descent.path(), error)
         return
     if status.st_dev != device:
-        tally.other_filesystems.append(escape(shown))
+        tally.other_filesystems.append(escape(descent.path()))
         descent.leave()
         return
     tally.add(status)

@@ -37,6 +37,7 @@ def test_rfc3339_times_are_read_to_the_nanosecond(text: str, nanoseconds: int) -
         "2026-01-01T00:00:00",
         "2026-01-01",
         "1700000000",
+        "2026-01-01T00:00:00+99:99",
     ],
 )
 def test_what_is_no_rfc3339_time_is_refused(text: str) -> None:

@@ -75,8 +75,18 @@ def test_a_stepped_clock_does_not_hide_a_newer_turn_before_it(tmp_path: Path) ->
 
 def test_reading_ends_after_a_long_stretch_of_old_lines(tmp_path: Path) -> None:
     old = line("b", CUTOFF - SECOND, "y" * 1000)
-    content = line("a", NOW) + old * (messages._OLD_STRETCH // len(old) + 2)
+    content = line("a", NOW) + old * (messages._OLD_BYTES // len(old) + 2)
     assert newest(tmp_path / "m", content, "a", "b") == {"b": CUTOFF - SECOND}
+
+
+def test_one_huge_old_line_hides_no_turn_before_it(tmp_path: Path) -> None:
+    content = line("a", NOW) + line("b", 0, "y" * 3_000_000)
+    assert newest(tmp_path / "m", content, "a", "b") == {"a": NOW, "b": 0}
+
+
+def test_an_unreadable_line_is_dated_by_the_newest_of_the_lines_after_it(tmp_path: Path) -> None:
+    content = b'{"session_id":"a","timestamp":"\n' + line("b", 0) + line("b", NOW - SECOND)
+    assert newest(tmp_path / "m", content, "a", "c") == {"a": NOW - SECOND}
 
 
 def test_only_what_was_appended_is_read_after_a_mark(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.instants import DAY
 from arawn_cli.model import Decision, Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
-from arawn_cli.plan import Brake, Policy, decide, halted, has_changed, undecided
+from arawn_cli.plan import Brake, Policy, decide, decide_again, halted, undecided
 
 NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))
@@ -84,19 +84,20 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
 
 
 @pytest.mark.parametrize(
-    ("evidence", "usage", "changed"),
+    ("evidence", "usage", "reason"),
     [
-        (TurnEvidence(5), Usage(newest_mtime=7), False),
-        (TurnEvidence(8), Usage(newest_mtime=7), True),
-        (TurnEvidence(5), Usage(newest_mtime=8), True),
-        (TurnEvidence(5), Usage(newest_mtime=7, files=1), True),
-        (TurnEvidence(5), Usage(newest_mtime=7, failures=FAILURE), True),
-        (TurnEvidence(5, shared_failures=FAILURE), Usage(newest_mtime=7), True),
+        (TurnEvidence(5), Usage(newest_mtime=7), Reason.EXPIRED),
+        (TurnEvidence(8), Usage(newest_mtime=7), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5), Usage(newest_mtime=8), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5), Usage(newest_mtime=7, files=1), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5), Usage(newest_mtime=7, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
+        (TurnEvidence(5, shared_failures=FAILURE), Usage(newest_mtime=7), Reason.ACTIVITY_UNKNOWN),
     ],
 )
-def test_any_use_since_the_plan_is_noticed(evidence: TurnEvidence, usage: Usage, changed: bool) -> None:
+def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5), Usage(newest_mtime=7))
-    assert has_changed(planned, evidence, usage) is changed
+    again = decide_again(planned, evidence, usage)
+    assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
 
 @pytest.mark.parametrize(

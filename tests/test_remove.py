@@ -13,7 +13,7 @@ import pytest
 
 from arawn_cli import remove, scratch_cleanup
 from arawn_cli.dismantle import take_apart
-from arawn_cli.model import ScratchSession, Usage
+from arawn_cli.model import Decision, ScratchSession
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.trash import name_for, parse, settled
 from tests.conftest import Run, needs_namespaces, needs_root, snapshot
@@ -119,14 +119,31 @@ def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTre
     assert cleaned(tree)[0].sessions_cleaned == 1
 
 
-def test_a_session_with_an_open_file_in_it_is_skipped(tree: SampleTree) -> None:
+@pytest.mark.parametrize("held", ["work/f", "work", "."])
+def test_a_session_with_an_open_file_or_directory_in_it_is_skipped(tree: SampleTree, held: str) -> None:
     directory = tree.session("s", files={"f": 1}, age_days=30)
-    with (directory / "work" / "f").open():
+    with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / held], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
         assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
     assert (directory / "work" / "f").exists()
 
 
-Look = Callable[[ScratchSession, int, str], Usage | None]
+@needs_namespaces
+def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    order = f"mount --bind {tree.root} {elsewhere} && cd {elsewhere}/workstreams/scratch/sessions/s/work && echo && exec sleep 60"
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", order], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
+
+
+Look = Callable[[ScratchSession, int, str], Decision]
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None]) -> None:
@@ -136,7 +153,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None])
     def with_disturbance(*arguments: object) -> Look:
         look: Look = original(*arguments)  # type: ignore[arg-type]
 
-        def disturbed(session: ScratchSession, directory: int, name: str) -> Usage | None:
+        def disturbed(session: ScratchSession, directory: int, name: str) -> Decision:
             disturbance(name)
             return look(session, directory, name)
 

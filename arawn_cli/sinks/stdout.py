@@ -1,8 +1,9 @@
-"""Events as JSON lines on standard output."""
+"""Standard output as a place for events, in whatever form, that may go away in mid-run."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TextIO
 
 from arawn_cli.events import Event, to_json
@@ -10,15 +11,25 @@ from arawn_cli.events import Event, to_json
 log = logging.getLogger(__name__)
 
 
-class JsonLines:
-    """Writes each event as one line and flushes it, so that a reader sees it when it happens.
+def json_lines(stream: TextIO) -> Callable[[Event], None]:
+    """Writes each event as one line and flushes it, so that a reader sees it when it happens."""
+
+    def write(event: Event) -> None:
+        stream.write(to_json(event) + "\n")
+        stream.flush()
+
+    return write
+
+
+class StandardOutput:
+    """Passes events to a writer until it fails.
 
     A reader that went away, or a full disk behind the stream, does not stop the
     run: the first such error is logged, and every event from then on counts in `lost`.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, write: Callable[[Event], None]) -> None:
+        self._write = write
         self.lost = 0
 
     def emit(self, event: Event) -> None:
@@ -27,8 +38,7 @@ class JsonLines:
             self.lost += 1
             return
         try:
-            self._stream.write(to_json(event) + "\n")
-            self._stream.flush()
+            self._write(event)
         except OSError as error:
             self.lost += 1
             log.error("standard output takes no more events: %s", error.strerror)

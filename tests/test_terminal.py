@@ -1,0 +1,78 @@
+"""What a person at a terminal sees."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from arawn_cli import __version__
+from arawn_cli.sample_tree import SampleTree
+from tests.conftest import COMMAND, Run
+
+
+def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int, str]:
+    """The command with a pseudo-terminal of 100 columns for both streams, and all that it drew."""
+    ours, theirs = pty.openpty()
+    terminal = {**environment, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    process = subprocess.Popen([str(COMMAND), *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the terminal is gone once nobody has it open
+            break
+        drawn += piece
+    os.close(ours)
+    return process.wait(), drawn.decode()
+
+
+def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(3):
+        tree.session(f"old-{number}", files={"f": 1000}, age_days=30)
+    tree.session("new", files={"f": 1}, age_days=1)
+    code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root)
+    assert code == 0
+    for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4, freed 3.0 kB. Kept: 1 recent_files.", "removing", "\x1b["):
+        assert piece in drawn
+    assert "│ new" not in drawn
+
+
+def test_a_name_cannot_steer_the_terminal(environment: dict[str, str], tree: SampleTree) -> None:
+    (tree.sessions / "\x1b[2Jevil\n[bold]").mkdir()
+    tree.workstream("blog", "\x1b[2Jt[red]x", {"work/f": 10})
+    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--quiet")
+    assert "\\x1b[2Jevil\\x0a[bold]" in drawn
+    assert "\x1b[2J" not in drawn
+    _, drawn = on_a_terminal(environment, "disk-check", "--base-path", tree.root, "--quiet")
+    assert "\\x1b[2Jt[red]x" in drawn
+    assert "\x1b[2J" not in drawn
+
+
+def test_the_demo_shows_all_three_steps_and_leaves_nothing(run: Callable[..., Run], tmp_path: Path) -> None:
+    done = run("demo", TMPDIR=str(tmp_path))
+    assert done.code == 0, done.stderr
+    for piece in ("Would remove 2 sessions of 6", "Removed 2 sessions of 6", "Thesis", "critical:"):
+        assert piece in done.stdout
+    assert not list(tmp_path.glob("arawn-demo-*"))
+
+
+def test_the_demo_can_leave_its_tree(run: Callable[..., Run], tmp_path: Path) -> None:
+    run("demo", "--keep", TMPDIR=str(tmp_path))
+    (folder,) = tmp_path.glob("arawn-demo-*")
+    assert sorted(os.listdir(folder / "arawn")) == ["workstreams", "workstreams.db"]
+
+
+def test_the_module_is_the_command(environment: dict[str, str], run: Callable[..., Run]) -> None:
+    module = subprocess.run([sys.executable, "-m", "arawn_cli", "--version"], capture_output=True, text=True, env=environment, check=True)
+    assert module.stdout == run("--version").stdout == f"arawn-cli {__version__}\n"
+
+
+def test_no_command_shows_the_help(run: Callable[..., Run]) -> None:
+    done = run()
+    assert done.code == 2
+    assert all(command in done.stdout + done.stderr for command in ("scratch-cleanup", "disk-check", "demo"))
