@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from arawn_cli.config_problems import near_misses, problems_of
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
@@ -42,6 +42,7 @@ class Config:
         file: the configuration file that was read, or None for built-in defaults.
         root: the absolute path of Arawn's root; it has not been looked at yet.
         database: the configured database, or None for `<root>/workstreams.db` if that is there.
+        without_effect: keys below `[maintenance]` that the file sets and this version does not act on.
         older_than_days: age in days from which a scratch session is inactive.
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
     """
@@ -56,6 +57,25 @@ class Config:
     workstream_limit_bytes: int
     session_limit_bytes: int
     maintenance: Maintenance
+    without_effect: tuple[str, ...] = ()
+
+
+# Keys that belong to the file's contract and that this version does not act on yet.
+_WITHOUT_EFFECT = (
+    "state_dir",
+    "relay",
+    "schedule",
+    "roots",
+    "metrics",
+    "pressure.filesystem_warning_percent",
+    "pressure.filesystem_critical_percent",
+    "pressure.inode_warning_percent",
+    "pressure.inode_critical_percent",
+    "pressure.recover_percent",
+    "pressure.for_checks",
+    "pressure.repeat_interval",
+    "pressure.remeasure_hours",
+)
 
 
 def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Config:
@@ -80,7 +100,17 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
         session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),
         maintenance=tables.maintenance,
+        without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
     )
+
+
+def _is_set(table: BaseModel, key: str) -> bool:
+    """Whether the file itself gives a key of a table, by its dotted path."""
+    name, _, rest = key.partition(".")
+    if name not in table.model_fields_set:
+        return False
+    inner = getattr(table, name)
+    return _is_set(inner, rest) if rest and isinstance(inner, BaseModel) else True
 
 
 def _bytes(amount: float, unit: int) -> int:

@@ -109,6 +109,8 @@ def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], Exi
     logs.configure(reader, level, console)
     try:
         config = load(flags, os.environ)
+        for key in config.without_effect:
+            log.warning("[maintenance] %s is set, and has no effect in this version", key)
         stand_back(config.maintenance)
         return _run_configured(config, output, console, job)
     except ArawnCliError as error:

@@ -55,6 +55,11 @@ def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand
         ),
         ("[paths.cleanup]\ntrash_days = 3\n", "the nearest known key is maintenance.cleanup.trash_days"),
         ("[maintenence.cleanup]\ntrash_days = 3\n", "maintenence: unknown, and too like maintenance to pass over"),
+        ("[maint.cleanup]\nx = 1\n", "maint: unknown, and too like maintenance to pass over"),
+        ("[cleanup]\nscratch_cleanup_days = 90\n", "cleanup.scratch_cleanup_days: not read here; the nearest known key is paths.cleanup"),
+        ("[paths.usage]\ntotal_warning_gb = 1e308\n", "total_warning_gb: found 1e+308"),
+        ("[maintenance.pressure]\nfilesystem_warning_percent = 96\n", "filesystem_critical_percent at or above filesystem_warning_percent"),
+        ("x = " + "[" * 5000, "is not valid TOML"),
         ("[workstream]\ndatabse = 'x'\n", "workstream.databse: unknown, and too like workstream.database"),
         ("[workstream]\ndatabase = 'gone.db'\n", "gone.db is not there"),
         ("[maintenance]\nthreads = -1\n", "maintenance.threads: found -1"),
@@ -99,6 +104,16 @@ def test_a_configuration_that_was_asked_for_and_is_missing_is_an_error(run: RunC
     for command in COMMANDS:
         for extra in ({"ARAWN_CONFIG": str(gone)}, {"ARAWN_CONFIG_DIR": str(gone.parent)}):
             assert run(command, "--base-path", tree.root, **extra).code == 78
+
+
+def test_a_key_that_has_no_effect_yet_is_told(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[maintenance.metrics]\ntextfile_dir = '/x'\n[maintenance.pressure]\nfor_checks = 3\ncritical_ratio = 3.0\n")
+    done = run("disk-check", "--base-path", tree.root, "--config", config)
+    assert done.code == 0
+    assert done.stderr == "".join(
+        f"WARNING: [maintenance] {key} is set, and has no effect in this version\n" for key in ("metrics", "pressure.for_checks")
+    )
 
 
 def test_an_arawn_toml_in_the_current_directory_is_not_read(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
@@ -185,3 +200,16 @@ def test_wrong_options_are_usage_errors(run: RunCommand, tree: SampleTree, argum
     done = run("scratch-cleanup", "--base-path", tree.root, *arguments)
     assert (done.code, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--base-path", "~nobody-of-that-name/x"), ("--config", "~nobody-of-that-name/x")])
+def test_an_unknown_home_is_a_configuration_error(run: RunCommand, tree: SampleTree, arguments: tuple[str, ...]) -> None:
+    assert "nobody's home directory" in refused(run, tree, 78, *arguments)
+
+
+def test_a_fifo_in_the_place_of_the_database_is_unreadable_evidence(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    tree.database.unlink()
+    os.mkfifo(tree.database)
+    done = run("scratch-cleanup", "--base-path", tree.root, timeout=20)
+    assert (done.code, done.reasons()) == (1, {"old": "activity_unknown"})

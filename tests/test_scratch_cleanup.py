@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from arawn_cli import instants
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age, write
-from tests.conftest import COMMAND, Run, needs_strace, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_root, needs_strace, snapshot
 
 RunCommand = Callable[..., Run]
 
@@ -57,7 +59,7 @@ def test_a_session_old_by_all_evidence_goes(run: RunCommand, tree: SampleTree, r
     done = clean(run, tree)
     assert (done.code, done.reasons()) == (0, {"s": "expired"})
     assert os.listdir(tree.sessions) == []
-    assert os.listdir(tree.sessions.parent / ".trash") == []
+    assert list(tree.workstreams.rglob(".trash*")) == []
     event = done.of_type("scratch_session")[0]
     assert (event["action"], event["bytes"], event["files"]) == ("deleted", 15, 2)
     assert done.last["bytes_reclaimed"] == 15
@@ -359,3 +361,109 @@ def test_on_random_trees_nothing_younger_goes_and_a_dry_run_changes_nothing(
     assert set(os.listdir(tree.sessions)) == {f"s{number}" for number in range(len(ages))} - expected
     again, _ = cleaned(tree, days=days, dry_run=False)
     assert again.sessions_cleaned == 0
+
+
+def test_a_database_behind_a_link_is_read_with_its_log(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    real = tree.root / "real.db"
+    tree.database.rename(real)
+    tree.database.symlink_to(real)
+    with closing(sqlite3.connect(real)) as server:
+        server.execute("INSERT INTO sessions VALUES ('s', 'scratch', ?, NULL, NULL)", (instants.render(tree.ago(1)),))
+        server.commit()
+        assert clean(run, tree).reasons() == {"s": "active"}
+
+
+def test_unreadable_messages_of_one_workstream_concern_only_the_sessions_that_moved_there(run: RunCommand, tree: SampleTree) -> None:
+    tree.workstream("blog", "My blog", {})
+    (tree.workstreams / "blog" / "messages.jsonl").symlink_to("/etc/passwd")
+    for name in ("moved", "stayed"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    tree.session_row("moved", tree.ago(30), workstream="blog")
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"moved": "activity_unknown", "stayed": "expired"})
+    assert done.stderr.count("workstreams/blog/messages.jsonl") == 1
+
+
+@pytest.mark.parametrize("lost", ["messages", "database"])
+def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    from tests.in_process import cleaned
+    from tests.test_remove import disturb
+
+    for name in ("a", "b"):
+        tree.session(name, files={"f": 1}, age_days=30)
+        tree.turn(name, tree.ago(30))
+
+    def lose(name: str) -> None:
+        if name == "b":
+            if lost == "messages":
+                tree.messages.unlink()
+            else:
+                tree.database.write_bytes(b"garbage" * 1000)
+
+    disturb(monkeypatch, lose)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_skipped == {"activity_unknown": 2}
+    assert len(summary.failures) == 1
+    assert sorted(os.listdir(tree.sessions)) == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_read_in_a_session_that_stays_is_told(run: RunCommand, tree: SampleTree) -> None:
+    directory = tree.session("s", files={"closed/f": 1, "g": 1}, age_days=1)
+    os.chown(directory / "work" / "closed", 65534, 65534)
+    (directory / "work" / "closed").chmod(0o700)
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=WITHOUT_FILE_POWERS)
+    assert (done.code, done.reasons()) == (1, {"s": "recent_files"})
+    assert done.stderr.count("Permission denied") == 1
+
+
+@pytest.mark.parametrize("form", ["json", "table"])
+def test_output_that_cannot_be_written_is_told_by_the_exit_code(environment: dict[str, str], tree: SampleTree, form: str) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root), "--format", form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (69, "ERROR: standard output takes no more events: No space left on device\n")
+    assert os.listdir(tree.sessions) == []
+
+
+def test_closed_standard_streams_are_no_obstacle(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    assert run("scratch-cleanup", "--base-path", tree.root, prefix=("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")).code == 0
+    assert os.listdir(tree.sessions) == []
+
+
+@needs_root
+def test_a_run_as_root_leaves_a_trash_that_its_owner_can_use(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    os.chown(tree.sessions.parent, 65534, 65534)
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
+    assert clean(run, tree, "--config", config).last["bytes_reclaimed"] == 0
+    assert (tree.sessions.parent / ".trash").stat().st_uid == 65534
+
+
+def test_a_trash_that_is_a_link_fails_the_same_way_in_both_modes(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    (tree.root / "elsewhere").mkdir()
+    (tree.sessions.parent / ".trash").symlink_to(tree.root / "elsewhere")
+    for arguments in (("--dry-run",), ()):
+        done = clean(run, tree, *arguments)
+        assert (done.code, done.sessions("failed")) == (1, {"s"})
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+def test_a_brake_stops_the_purge_too(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    write(tree.sessions.parent / ".trash" / "gone.20260101T000000Z.0123abcd" / "f", 50)
+    for name in ("a", "b"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\nmax_sessions = 1\n")
+    done = clean(run, tree, "--config", config)
+    assert (done.code, done.last["bytes_reclaimed"], done.last["trash_bytes"]) == (77, 0, 50)
