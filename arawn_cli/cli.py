@@ -73,6 +73,12 @@ def scratch_cleanup(
     older_than_days: Annotated[
         int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
     ] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan names and is unchanged since.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on where a brake or a suspicious clock stops the run.")] = False,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
@@ -85,7 +91,7 @@ def scratch_cleanup(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_cleanup
 
-    flags = Flags(config, base_path, older_than_days, dry_run, force)
+    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply)
     raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet)))
 
 
@@ -105,6 +111,63 @@ def disk_check(
 
     flags = Flags(config, base_path, dry_run=dry_run)
     raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
+
+
+trash = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")
+app.add_typer(trash, name="trash")
+
+
+@trash.command("list")
+def trash_list(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List the removed sessions that wait in the trash, oldest first."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_list
+
+    raise typer.Exit(run_trash_list(Flags(config, base_path), Output(output.value, verbose, quiet)))
+
+
+@trash.command("restore")
+def trash_restore(
+    session: Annotated[str, typer.Argument(metavar="ID", help="Id of the removed session.")],
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Move a removed session back into its place; nothing there is overwritten.
+
+    Restoring counts as a use: the next cleanup keeps the session for the configured days.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_restore
+
+    raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False), Output(output.value, verbose, quiet), session))
+
+
+@trash.command("purge")
+def trash_purge(
+    older_than_days: Annotated[
+        int, typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge only what was removed longer ago.")
+    ] = 0,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be purged.")] = False,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take apart what waits in the trash, and free its space."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_purge
+
+    raise typer.Exit(run_trash_purge(Flags(config, base_path, dry_run=dry_run), Output(output.value, verbose, quiet), older_than_days))
 
 
 @app.command()

@@ -32,6 +32,8 @@ class Flags:
     older_than_days: int | None = None
     dry_run: bool | None = None
     force: bool = False
+    plan_out: Path | None = None
+    apply: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Config:
         database: the configured database, or None for `<root>/workstreams.db` if that is there.
         without_effect: keys below `[maintenance]` that the file sets and this version does not act on.
         older_than_days: age in days from which a scratch session is inactive.
+        plan_out: file to write the plan to.
+        apply: plan that alone may be carried out.
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
     """
 
@@ -53,6 +57,8 @@ class Config:
     older_than_days: int
     dry_run: bool
     force: bool
+    plan_out: Path | None
+    apply: Path | None
     total_limit_bytes: int
     workstream_limit_bytes: int
     session_limit_bytes: int
@@ -96,6 +102,8 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
+        plan_out=flags.plan_out,
+        apply=flags.apply,
         total_limit_bytes=_bytes(tables.paths.usage.total_warning_gb, GIB),
         workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
         session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),

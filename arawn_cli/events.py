@@ -147,6 +147,23 @@ class ScratchSessionEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrashEntryEvent(Event):
+    """A removed session in the trash: `action` is listed, restored, purged, would_purge or failed.
+
+    `held` is true for one that an interrupted run had only begun to remove.
+    """
+
+    type: str = "trash_entry"
+    session_id: str
+    action: str
+    removed_at: str
+    held: bool
+    bytes: int
+    files: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchCleanup(Event):
     """The end of a cleanup.
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from arawn_cli.config import WORKSTREAMS
 from arawn_cli.descriptors import opened_directory
 from arawn_cli.dismantle import take_apart
+from arawn_cli.errors import LockedError
 from arawn_cli.layout import SESSIONS, Root
 from arawn_cli.model import Failure, Usage
-from arawn_cli.occupancy import lies_inside, mount_points
+from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
 from arawn_cli.trash import TrashEntry, waiting
 from arawn_cli.usage import Subtree, combined, measure, measure_all
 
@@ -24,6 +26,21 @@ class Purged:
     entry: TrashEntry
     freed_bytes: int
     failures: tuple[Failure, ...]
+
+
+@contextmanager
+def locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
+    """One removing run at a time: a BSD lock on the `sessions` directory. A dry run only asks for it.
+
+    Raises:
+        LockedError: another run holds it.
+    """
+    if sessions is not None:
+        if not try_lock(sessions, shared=not hold):
+            raise LockedError(f"another run is at work in {root.path}: nothing done; it can be run again later")
+        if not hold:
+            unlock(sessions)
+    yield
 
 
 def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged:

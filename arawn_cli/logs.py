@@ -43,7 +43,9 @@ def level_for(reader: Reader, *, verbose: bool, quiet: bool, shows_table: bool) 
     """
     if quiet:
         return logging.ERROR
-    if reader is Reader.JOURNAL or (reader is Reader.TERMINAL and not shows_table):
+    if shows_table and reader is not Reader.JOURNAL:
+        return logging.WARNING
+    if reader is not Reader.OTHER:
         return logging.DEBUG if verbose else logging.INFO
     return logging.INFO if verbose else logging.WARNING
 

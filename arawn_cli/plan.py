@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -87,6 +87,14 @@ def halted(decisions: Iterable[Decision]) -> list[Decision]:
 def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
     """The sessions whose trees must be measured before they can be decided; the others need no walk."""
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
+
+
+def approved(decisions: Iterable[Decision], is_approved: Callable[[ScratchSession], bool]) -> list[Decision]:
+    """The plan with every session kept back that would go and was not approved as it is now."""
+    return [
+        replace(decision, reason=Reason.CHANGED_SINCE_PLAN) if decision.goes and not is_approved(decision.session) else decision
+        for decision in decisions
+    ]
 
 
 def decide_again(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:

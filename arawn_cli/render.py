@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import instants, names
-from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, WorkstreamUsage
+from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 _ACTION_STYLES = {"deleted": "red", "would_delete": "yellow", "failed": "bold red", "skipped": "cyan", "kept": "green"}
@@ -82,6 +82,8 @@ class Tables:
             self._cleanup(event, [other for other in self._events if isinstance(other, ScratchSessionEvent)])
         elif isinstance(event, DiskCheck):
             self._check(event)
+        elif isinstance(event, TrashEntryEvent):
+            self._console.print(_trash_line(event))
 
     def _cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
         shown = [session for session in sessions if self._verbose or session.action != "kept"]
@@ -112,6 +114,11 @@ def _session_table(sessions: list[ScratchSessionEvent], *, dry_run: bool) -> Tab
             "-" if session.bytes is None else decimal(session.bytes),
         )
     return table
+
+
+def _trash_line(event: TrashEntryEvent) -> Text:
+    held = ", held by an interrupted run" if event.held else ""
+    return Text(f"{event.action} {event.session_id}: removed {_age(event.removed_at, event.timestamp)}, {decimal(event.bytes)}{held}")
 
 
 def _age(activity: str | None, now: str) -> str:

@@ -100,6 +100,31 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
     return _run(flags, output, job)
 
 
+def run_trash_list(flags: Flags, output: Output) -> ExitCode:
+    """`trash list`, from flags to exit code."""
+    from arawn_cli.trash_contents import list_trash
+
+    return _run(flags, output, lambda config, surroundings: _whole(list_trash(config, surroundings)))
+
+
+def run_trash_restore(flags: Flags, output: Output, session: str) -> ExitCode:
+    """`trash restore`, from flags to exit code."""
+    from arawn_cli.trash_contents import restore
+
+    return _run(flags, output, lambda config, surroundings: _whole(restore(config, surroundings, session)))
+
+
+def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitCode:
+    """`trash purge`, from flags to exit code."""
+    from arawn_cli.trash_contents import empty
+
+    return _run(flags, output, lambda config, surroundings: _whole(empty(config, surroundings, older_than_days)))
+
+
+def _whole(succeeded: bool) -> ExitCode:
+    return ExitCode.DONE if succeeded else ExitCode.PARTIAL
+
+
 def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
     """Runs a job in its surroundings; whatever ends it early is told in one line and by the exit code."""
     console = Console(stderr=True)

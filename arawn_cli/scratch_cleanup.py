@@ -6,23 +6,23 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from rich.filesize import decimal
 
+from arawn_cli import plan_file
 from arawn_cli.activity import Activity
 from arawn_cli.config import Config
 from arawn_cli.descriptors import entries, identity_at
-from arawn_cli.errors import LockedError, StoppedError
+from arawn_cli.errors import StoppedError
 from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
 from arawn_cli.instants import DAY
 from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
-from arawn_cli.leftovers import Purged, purge, put_back, trash_usage
+from arawn_cli.leftovers import Purged, locked, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
 from arawn_cli.names import escape, is_valid_id
-from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
-from arawn_cli.plan import Brake, Policy, decide, decide_again, halted, undecided
+from arawn_cli.occupancy import lies_inside, mount_points
+from arawn_cli.plan import Brake, Policy, approved, decide, decide_again, halted, undecided
 from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
@@ -56,7 +56,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     started = surroundings.monotonic()
     report = _Report()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
-        with _locked(descriptor, root, hold=not config.dry_run):
+        with locked(descriptor, root, hold=not config.dry_run):
             try:
                 _Cleanup(config, surroundings, root, report).run(descriptor)
             except StoppedError:
@@ -68,17 +68,6 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     return summary
 
 
-@contextmanager
-def _locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
-    """One removing run at a time: a BSD lock on the `sessions` directory. A dry run only asks for it."""
-    if sessions is not None:
-        if not try_lock(sessions, shared=not hold):
-            raise LockedError(f"another scratch-cleanup is at work in {root.path}: nothing done; it can be run again later")
-        if not hold:
-            unlock(sessions)
-    yield
-
-
 class _Cleanup:
     """One run on one root."""
 
@@ -88,6 +77,7 @@ class _Cleanup:
         self._root = root
         self._report = report
         self._now = surroundings.clock()
+        self._plan = None if config.apply is None else plan_file.read(config.apply, root.path)
         self._policy = Policy(config.older_than_days, config.maintenance.cleanup.protect)
 
     def run(self, descriptor: int | None) -> None:
@@ -103,8 +93,10 @@ class _Cleanup:
             self._fail(Failure.of("getdents64", sessions.shown, error))
             return
         activity = self._activity(listed)
-        decisions = self._braked(self._decisions(listed, activity, descriptor))
-        if not any(decision.reason is Reason.BRAKE for decision in decisions):
+        decisions = self._braked(self._approved(self._decisions(listed, activity, descriptor)))
+        if self._config.plan_out is not None:
+            plan_file.write(self._config.plan_out, self._root.path, decisions, self._policy.older_than_days, self._now)
+        if self._plan is None and not any(decision.reason is Reason.BRAKE for decision in decisions):
             self._purge_due(leftovers)
         for decision in decisions:
             if not decision.goes:
@@ -171,6 +163,15 @@ class _Cleanup:
         )
         measured = {session.name: usage for session, usage in zip(walks, usages, strict=True)}
         return [decide(replace(session, usage=measured.get(session.name)), self._policy, self._now) for session in known]
+
+    def _approved(self, decisions: list[Decision]) -> list[Decision]:
+        """The plan as far as the file of `--apply` approves it."""
+        if self._plan is None:
+            return decisions
+        planned = self._plan
+        for session in planned.keys() - {escape(decision.session.name) for decision in decisions}:
+            log.info("session %s of the plan is not there any more", session)
+        return approved(decisions, lambda session: session.name in planned and planned[session.name].matches(session))
 
     def _braked(self, decisions: list[Decision]) -> list[Decision]:
         limits = self._config.maintenance.cleanup

@@ -193,7 +193,7 @@ def test_the_second_of_two_runs_at_once_exits_75(run: RunCommand, tree: SampleTr
     for arguments in ((), ("--dry-run",)):
         done = clean(run, tree, *arguments)
         assert (done.code, done.stdout) == (75, "")
-        assert "another scratch-cleanup is at work" in done.stderr
+        assert "another run is at work" in done.stderr
     holder.communicate("\n")
     assert clean(run, tree).sessions("deleted") == {"s"}
 

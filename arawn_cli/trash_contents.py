@@ -1,0 +1,133 @@
+"""The use case `trash`: what cleanup removed and is not taken apart yet, to look at, bring back, or free."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from arawn_cli import instants
+from arawn_cli.config import WORKSTREAMS, Config
+from arawn_cli.descriptors import opened_directory
+from arawn_cli.events import TrashEntryEvent
+from arawn_cli.layout import SESSIONS, Root, opened_root, opened_sessions
+from arawn_cli.leftovers import locked, purge, put_back
+from arawn_cli.names import escape
+from arawn_cli.surroundings import Surroundings
+from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.usage import Subtree, measure_all
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trash:
+    """An open root whose trash is looked at or changed."""
+
+    config: Config
+    surroundings: Surroundings
+    root: Root
+
+    def found(self) -> list[TrashEntry]:
+        """What waits; a place that cannot be read is logged."""
+        entries, failures = waiting(self.root)
+        for failure in failures:
+            log.error("%s", failure)
+        return entries
+
+    def tell(self, entry: TrashEntry, action: str) -> None:
+        """Emits an event of an entry as it stands in the trash now."""
+        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+        self.surroundings.emit(self.event(entry, action, usage.apparent_bytes, usage.files))
+
+    def event(self, entry: TrashEntry, action: str, size: int, files: int) -> TrashEntryEvent:
+        """An event of an entry."""
+        return TrashEntryEvent(
+            timestamp=self.surroundings.timestamp(),
+            host=self.surroundings.host,
+            dry_run=self.config.dry_run,
+            session_id=escape(entry.session),
+            action=action,
+            removed_at=instants.render(entry.removed_at),
+            held=entry.held,
+            bytes=size,
+            files=files,
+            path=escape("/".join((WORKSTREAMS, *entry.names))),
+        )
+
+
+def list_trash(config: Config, surroundings: Surroundings) -> bool:
+    """Emits an event for each entry, oldest first; false when a place could not be read."""
+    with opened_root(config.root) as root:
+        trash = _Trash(config, surroundings, root)
+        entries, failures = waiting(root)
+        for failure in failures:
+            log.error("%s", failure)
+        for entry in entries:
+            trash.tell(entry, "listed")
+    return not failures
+
+
+def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
+    """Moves the session that was removed last under an id back into `sessions/`; false when that fails.
+
+    Nothing that stands there is overwritten.
+    """
+    with _opened(config, surroundings) as trash:
+        candidates = [entry for entry in trash.found() if entry.session == session]
+        if not candidates:
+            log.error("no session %s in the trash of %s: see what is there with `arawn-cli trash list`", escape(session), trash.root.path)
+            return False
+        entry = max(candidates, key=lambda candidate: candidate.removed_at)
+        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+        failure = put_back(trash.root, entry)
+        if failure:
+            log.error("session %s stays in the trash: %s", escape(session), failure)
+        else:
+            _refresh(trash.root, entry)
+            log.info("restored session %s", escape(session))
+        action = "failed" if failure else "restored"
+        surroundings.emit(trash.event(entry, action, usage.apparent_bytes, usage.files))
+        return failure is None
+
+
+def empty(config: Config, surroundings: Surroundings, older_than_days: int) -> bool:
+    """Takes apart what has been in the trash for more than some days; false when something fails.
+
+    What an interrupted run holds is left to the next cleanup, which judges it anew.
+    """
+    limit = surroundings.clock() - older_than_days * instants.DAY
+    with _opened(config, surroundings) as trash:
+        due = [entry for entry in trash.found() if not entry.held and (entry.removed_at < limit or not older_than_days)]
+        purged = [_purged(trash, entry) for entry in due]
+    return all(purged)
+
+
+def _purged(trash: _Trash, entry: TrashEntry) -> bool:
+    if trash.surroundings.stopping():
+        return True
+    if trash.config.dry_run:
+        trash.tell(entry, "would_purge")
+        return True
+    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+    purged = purge(trash.root, entry, trash.surroundings.stopping)
+    for failure in purged.failures:
+        log.error("session %s stays in the trash: %s", escape(entry.session), failure)
+    action = "failed" if purged.failures else "purged"
+    trash.surroundings.emit(trash.event(entry, action, purged.freed_bytes, usage.files))
+    return not purged.failures
+
+
+@contextmanager
+def _opened(config: Config, surroundings: Surroundings) -> Iterator[_Trash]:
+    """The trash of a root, while no other run changes it."""
+    with opened_root(config.root) as root, opened_sessions(root) as sessions, locked(sessions, root, hold=not config.dry_run):
+        yield _Trash(config, surroundings, root)
+
+
+def _refresh(root: Root, entry: TrashEntry) -> None:
+    """Gives a restored session the present time, or the next cleanup would take it again: restoring is a use of it."""
+    with opened_directory(root.workstreams, entry.directory[0], SESSIONS, entry.session) as directory:
+        os.utime(directory)

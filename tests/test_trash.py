@@ -1,0 +1,105 @@
+"""`trash list`, `restore` and `purge`, and days in the trash."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.instants import DAY
+from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.trash import name_for, settled
+from tests.conftest import Run
+from tests.in_process import cleaned
+
+RunCommand = Callable[..., Run]
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Path:
+    path = tmp_path / "trash.toml"
+    path.write_text("[maintenance.cleanup]\ntrash_days = 5\n")
+    return path
+
+
+def removed(tree: SampleTree, session: str, days: float, size: int = 10) -> Path:
+    directory = tree.sessions.parent / ".trash" / settled(name_for(session, tree.ago(days)))
+    write(directory / "work" / "f", size)
+    return directory
+
+
+def test_a_removed_session_waits_for_trash_days_across_runs(tree: SampleTree, keeping: Path) -> None:
+    tree.session("s", files={"f": 100}, age_days=30)
+    summary, _ = cleaned(tree, config=keeping)
+    assert (summary.cleaned_session_ids, summary.bytes_reclaimed, summary.trash_bytes) == (("s",), 0, 100)
+    tree.now += 4 * DAY
+    assert cleaned(tree, config=keeping)[0].trash_bytes == 100
+    tree.now += 2 * DAY
+    summary, _ = cleaned(tree, config=keeping)
+    assert (summary.bytes_reclaimed, summary.trash_bytes) == (100, 0)
+
+
+def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "young", 1, 20)
+    removed(tree, "old", 9, 30)
+    done = run("trash", "list", "--base-path", tree.root)
+    assert [(event["session_id"], event["bytes"], event["action"]) for event in done.events] == [
+        ("old", 30, "listed"),
+        ("young", 20, "listed"),
+    ]
+    assert "listed old: removed" in run("trash", "list", "--base-path", tree.root, "--format", "table").stdout
+
+
+def test_a_restored_session_is_whole_and_survives_the_next_cleanup(run: RunCommand, tree: SampleTree, keeping: Path) -> None:
+    tree.session("s", files={"f": 100}, age_days=30)
+    run("scratch-cleanup", "--base-path", tree.root, "--config", keeping)
+    assert os.listdir(tree.sessions) == []
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, done.last["action"]) == (0, "restored")
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 100
+    assert run("scratch-cleanup", "--base-path", tree.root).reasons() == {"s": "recent_files"}
+
+
+def test_restore_overwrites_nothing(run: RunCommand, tree: SampleTree) -> None:
+    waiting = removed(tree, "s", 1)
+    tree.session("s", files={"mine": 1}, age_days=0)
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, done.last["action"]) == (1, "failed")
+    assert "File exists" in done.stderr
+    assert (waiting / "work" / "f").exists()
+    assert (tree.sessions / "s" / "work" / "mine").exists()
+
+
+def test_the_last_removed_of_one_id_is_restored(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 9, 1)
+    removed(tree, "s", 2, 2)
+    run("trash", "restore", "s", "--base-path", tree.root)
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 2
+
+
+def test_what_is_not_in_the_trash_cannot_be_restored(run: RunCommand, tree: SampleTree) -> None:
+    done = run("trash", "restore", "../../x", "--base-path", tree.root)
+    assert (done.code, done.stdout) == (1, "")
+    assert "no session ../../x in the trash" in done.stderr
+
+
+def test_purge_frees_what_is_old_enough_and_a_dry_run_only_names_it(run: RunCommand, tree: SampleTree) -> None:
+    young, old = removed(tree, "young", 1), removed(tree, "old", 9)
+    dry = run("trash", "purge", "--base-path", tree.root, "--older-than-days", 3, "--dry-run")
+    assert [(event["session_id"], event["action"]) for event in dry.events] == [("old", "would_purge")]
+    assert old.exists()
+    done = run("trash", "purge", "--base-path", tree.root, "--older-than-days", 3)
+    assert [(event["session_id"], event["action"], event["bytes"]) for event in done.events] == [("old", "purged", 10)]
+    assert (young.exists(), old.exists()) == (True, False)
+    run("trash", "purge", "--base-path", tree.root)
+    assert not young.exists()
+
+
+def test_a_held_session_is_not_purged_by_hand(run: RunCommand, tree: SampleTree) -> None:
+    held = tree.sessions.parent / ".trash" / name_for("s", time.time_ns())
+    write(held / "f", 1)
+    assert run("trash", "purge", "--base-path", tree.root).events == []
+    assert held.exists()
