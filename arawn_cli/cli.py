@@ -47,6 +47,10 @@ BasePathOption = Annotated[
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
+RelayUrlOption = Annotated[
+    str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
+]
+NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and store nothing for it.")]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
 ]
@@ -81,6 +85,8 @@ def scratch_cleanup(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on where a brake or a suspicious clock stops the run.")] = False,
     output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -91,7 +97,7 @@ def scratch_cleanup(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_cleanup
 
-    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply)
+    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay)
     raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet)))
 
 
@@ -102,6 +108,8 @@ def disk_check(
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
     output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -109,7 +117,7 @@ def disk_check(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_check
 
-    flags = Flags(config, base_path, dry_run=dry_run)
+    flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay)
     raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
 
 

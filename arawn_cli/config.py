@@ -13,6 +13,8 @@ from pathlib import Path
 import platformdirs
 from pydantic import BaseModel, ValidationError
 
+from arawn_cli import addresses
+from arawn_cli.addresses import Address
 from arawn_cli.config_problems import near_misses, problems_of
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
@@ -34,6 +36,17 @@ class Flags:
     force: bool = False
     plan_out: Path | None = None
     apply: Path | None = None
+    relay_url: str | None = None
+    no_relay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTarget:
+    """Where events go, and the files that this takes, as absolute paths."""
+
+    address: Address
+    token_file: Path | None
+    ca_file: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,8 @@ class Config:
         plan_out: file to write the plan to.
         apply: plan that alone may be carried out.
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
+        state_directory: where state is kept from run to run; it need not be there yet.
+        relay: None when events go to no relay.
     """
 
     file: Path | None
@@ -63,13 +78,13 @@ class Config:
     workstream_limit_bytes: int
     session_limit_bytes: int
     maintenance: Maintenance
+    state_directory: Path
+    relay: RelayTarget | None
     without_effect: tuple[str, ...] = ()
 
 
 # Keys that belong to the file's contract and that this version does not act on yet.
 _WITHOUT_EFFECT = (
-    "state_dir",
-    "relay",
     "schedule",
     "roots",
     "metrics",
@@ -108,6 +123,8 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
         session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),
         maintenance=tables.maintenance,
+        state_directory=_state_directory(environment, tables, directory),
+        relay=None if flags.no_relay else _relay(flags, tables, directory),
         without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
     )
 
@@ -218,3 +235,28 @@ def _database(tables: ConfigFile, directory: Path) -> Path | None:
     if not path.is_file():
         raise ConfigurationError(f"[workstream] database: {path} is not there, or is no file")
     return path
+
+
+def _state_directory(environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
+    """The configured one, else systemd's (the first of a list, systemd.exec(5)), else the user's."""
+    if tables.maintenance.state_dir:
+        return directory / Path(tables.maintenance.state_dir).expanduser()
+    if given := environment.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    return platformdirs.user_state_path("arawn-cli")
+
+
+def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | None:
+    relay = tables.maintenance.relay
+    url = relay.url if flags.relay_url is None else flags.relay_url
+    if not url and flags.relay_url is None:
+        return None
+    try:
+        address = addresses.parse(url)
+    except ValueError as error:
+        raise ConfigurationError(f"--relay-url: allowed: {error}") from error
+    return RelayTarget(address, _beside(directory, relay.token_file), _beside(directory, relay.ca_file))
+
+
+def _beside(directory: Path, name: str) -> Path | None:
+    return directory / Path(name).expanduser() if name else None

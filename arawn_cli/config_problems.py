@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from arawn_cli.addresses import redact_value
 from arawn_cli.config_tables import ConfigFile, WorkstreamStore
 from arawn_cli.names import escape
 
@@ -76,7 +77,7 @@ def _line(detail: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = redact_value(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

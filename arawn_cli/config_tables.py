@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
 
+from arawn_cli import addresses
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -61,11 +63,18 @@ def _positive_size(value: ByteSize) -> ByteSize:
     return value
 
 
+def _relay_url(value: str) -> str:
+    if value:
+        addresses.parse(value)
+    return value
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 Interval = Annotated[str, AfterValidator(_interval)]
 Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 _SIZE_MAX = 2**63
 
 
@@ -140,13 +149,13 @@ class Pressure(_Table):
 class Relay(_Table):
     """`[maintenance.relay]`."""
 
-    url: str = ""
+    url: Annotated[str, AfterValidator(_relay_url)] = ""
     token_file: str = ""
     ca_file: str = ""
-    origin: str = ""
+    origin: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
     allow_insecure: bool = False
-    timeout_secs: Amount = 5.0
-    deadline_secs: Amount = 30.0
+    timeout_secs: Seconds = 5.0
+    deadline_secs: Seconds = 30.0
     events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = Field(
         default=("disk_pressure",), strict=False
     )

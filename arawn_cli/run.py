@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,6 +25,9 @@ from arawn_cli.priority import stand_back
 from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
 from arawn_cli.surroundings import Progress, Surroundings
+
+if TYPE_CHECKING:
+    from arawn_cli.delivery import Delivery
 
 log = logging.getLogger(__name__)
 
@@ -158,16 +162,43 @@ def _run_configured(config: Config, output: Output, console: Console, job: Calla
         progress: Progress = NoProgress()
         if sys.stderr.isatty() and not output.quiet:
             progress = stack.enter_context(TerminalProgress(console))
-        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), standard_output.emit, progress, signals.stopping)
+        delivery = _delivery(config, signals)
+        emit = _emit_to(delivery, standard_output.emit)
+        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), emit, progress, signals.stopping)
         try:
             code = job(config, surroundings)
         except StoppedError:
             log.error("stopped by a signal")
             code = ExitCode.TERMINATED
+        finally:
+            lost = delivery.finish().lost if delivery else 0
     if standard_output.lost:
         _abandon_stdout()
+        lost += standard_output.lost
+    if lost:
         code = ExitCode.UNDELIVERED
     return signals.exit_code or code
+
+
+def _delivery(config: Config, signals: Signals) -> Delivery | None:
+    """The relay's side of the run. What it is made of is imported only where there is a relay: most starts have none."""
+    if config.relay is None:
+        return None
+    from arawn_cli.dispatch import delivery_for
+
+    return delivery_for(config, os.environ, signals.stopping)
+
+
+def _emit_to(delivery: Delivery | None, show: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Stores an event before it shows: what was seen is not lost afterwards."""
+    if delivery is None:
+        return show
+
+    def emit(event: Event) -> None:
+        delivery.emit(event)
+        show(event)
+
+    return emit
 
 
 def _writer(output: Output) -> Callable[[Event], None]:

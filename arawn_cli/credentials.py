@@ -1,0 +1,106 @@
+"""The relay's token: where it may stand, and where it must not go.
+
+Sources, first wins: the file `relay-token` in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`),
+`$ARAWN_RELAY_TOKEN`, and the file that `[maintenance.relay] token_file` names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arawn_cli.addresses import Address
+from arawn_cli.errors import ConfigurationError
+
+CREDENTIAL = "relay-token"
+VARIABLE = "ARAWN_RELAY_TOKEN"
+
+_LIMIT_BYTES = 16_384
+_READABLE_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A secret that no representation shows."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "***"
+
+    def removed_from(self, text: str) -> str:
+        """A text without the token: a relay may say it back in what it answers."""
+        return text.replace(self.value, "***")
+
+
+def token_for(address: Address, token_file: Path | None, environment: Mapping[str, str], *, allow_insecure: bool) -> Token | None:
+    """The token that goes with each connection, or None when no source has one.
+
+    Raises:
+        ConfigurationError: a source is there and cannot be used, a token file is open to others, or the
+            secret would cross a network in plain text.
+    """
+    token = _from_directory(environment) or _from_variable(environment) or _from_file(token_file)
+    if token is not None and address.carries_password:
+        raise ConfigurationError(f"relay {address}: a token and a user with password cannot both be sent; remove one of them")
+    secret = "a token" if token is not None else "a password" if address.carries_password else None
+    if secret and not address.is_secure and not address.is_loopback and not allow_insecure:
+        raise ConfigurationError(
+            f"relay {address}: {secret} would cross the network in plain text; use {_secured(address.scheme)}, "
+            "or set maintenance.relay.allow_insecure = true"
+        )
+    return token
+
+
+def _secured(scheme: str) -> str:
+    return "wss://" if scheme == "ws" else "https://"
+
+
+def _from_directory(environment: Mapping[str, str]) -> Token | None:
+    """What systemd put there. Its mode is not asked for: a service with a `User=` is let in by an ACL, which shows as group bits."""
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = Path(directory) / CREDENTIAL
+    return _checked(_read(path, private=False), f"the credential {path}") if path.exists() else None
+
+
+def _from_variable(environment: Mapping[str, str]) -> Token | None:
+    value = environment.get(VARIABLE)
+    return _checked(value.encode("utf-8", "surrogateescape"), f"${VARIABLE}") if value else None
+
+
+def _from_file(path: Path | None) -> Token | None:
+    return None if path is None else _checked(_read(path, private=True), f"the token file {path}")
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    """The file's bytes, after its permissions were judged on the same open file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"the token file {path} is no regular file")
+        if private and status.st_mode & _READABLE_BY_OTHERS:
+            mode = stat.S_IMODE(status.st_mode)
+            raise ConfigurationError(f"the token file {path} is open to others (mode {mode:04o}): run chmod 600 on it")
+        try:
+            return file.read(_LIMIT_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
+
+
+def _checked(value: bytes, source: str) -> Token:
+    """A token as an HTTP header can carry it; an error never repeats it."""
+    text = value.strip()
+    if not text:
+        raise ConfigurationError(f"{source} is empty")
+    if len(text) > _LIMIT_BYTES or any(byte <= 0x20 or byte >= 0x7F for byte in text):
+        raise ConfigurationError(f"{source} holds no token: one word of printable ASCII is allowed")
+    return Token(text.decode("ascii"))

@@ -1,0 +1,52 @@
+"""From configuration and environment to a delivery: address, token, TLS, state directory."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+
+from arawn_cli.config import Config, RelayTarget
+from arawn_cli.config_tables import Relay as RelayTable
+from arawn_cli.courier import Pace
+from arawn_cli.credentials import Token, token_for
+from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.parcels import Relay
+from arawn_cli.sinks.bounded import Bounded
+
+
+def delivery_for(config: Config, environment: Mapping[str, str], stopping: Callable[[], bool]) -> Delivery | None:
+    """The delivery of a run that has a relay; None in a dry run, once all that could be wrong was looked at.
+
+    Raises:
+        ConfigurationError: token, certificate authorities or transport are not as they must be.
+    """
+    if config.relay is None:
+        return None
+    target, table = config.relay, config.maintenance.relay
+    token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
+    relay = Bounded(lambda: _relay(target, token, table.origin))
+    if config.dry_run:
+        return None
+    return Delivery(
+        relay=relay,
+        state_directory=config.state_directory,
+        terms=_terms(table),
+        pace=Pace(time.monotonic, time.sleep, random.random, stopping),
+        clock=time.time_ns,
+    )
+
+
+def _terms(table: RelayTable) -> Terms:
+    return Terms(frozenset(table.events), table.outbox_max_events, table.timeout_secs, table.deadline_secs)
+
+
+def _relay(target: RelayTarget, token: Token | None, origin: str) -> Relay:
+    """The client that the address asks for; the other one is not imported."""
+    if target.address.is_websocket:
+        from arawn_cli.sinks.websocket import WebSocketRelay
+
+        return WebSocketRelay(target.address, token, target.ca_file, origin)
+    from arawn_cli.sinks.relay import HttpRelay
+
+    return HttpRelay(target.address, token, target.ca_file, time.time)
