@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arawn_cli.bounded import within
 from arawn_cli.courier import Courier, Pace
 from arawn_cli.events import Event
 from arawn_cli.outbox import Outbox, Waiting
@@ -22,7 +23,11 @@ log = logging.getLogger(__name__)
 REFUSED_TRIES = 100
 
 _PAGE = 200
+
+# From a long queue, events are removed so many at a time: a run that is killed repeats no more than these.
+_REMOVED_TOGETHER = 20
 _LOCK_POLL_SECS = 0.05
+_SHARE_OF_ATTEMPTS = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,15 @@ class Delivery:
 
     def finish(self) -> Tally:
         """Delivers what waits, within the deadline, and answers what became of it."""
-        courier = Courier(self.relay, self.pace, self.terms.timeout, self.pace.monotonic() + self.terms.deadline)
+        # The rest of the time is for what follows the last attempt.
+        until = self.pace.monotonic() + self.terms.deadline * _SHARE_OF_ATTEMPTS
+        courier = Courier(self.relay, self.pace, self.terms.timeout, until)
+        if not within(self.terms.deadline, lambda: self._deliver(courier)):
+            log.warning("the relay held on past the deadline of %g s: what waits is tried again by the next run", self.terms.deadline)
+            self._lose(self._unstored, "the relay did not let go in time; it may have the event or not")
+        return self.tally
+
+    def _deliver(self, courier: Courier) -> None:
         try:
             self._store_late()
             if self._unstored:
@@ -91,7 +104,6 @@ class Delivery:
             if self._state is not None:
                 self._state.close()
                 self._state = None
-        return self.tally
 
     def _outbox(self) -> Outbox:
         if self._state is None:
@@ -127,27 +139,20 @@ class Delivery:
         del self._unstored[:stored]
 
     def _send_directly(self, courier: Courier) -> None:
-        left = list(self._unstored)
-        while left:
-            batch, left = left[: self.relay.batch], left[self.relay.batch :]
+        size = self.relay.batch
+        while self._unstored:
+            batch = self._unstored[:size]
             answer = courier.carry(batch)
             if isinstance(answer, Refused) and len(batch) > 1:
-                for parcel in batch:
-                    self._send_one_directly(courier, parcel)
-            elif isinstance(answer, Undelivered):
-                self._lose([*batch, *left], answer.reason)
-                return
+                size = 1  # which of them is meant, only single ones tell
+                continue
+            del self._unstored[: len(batch)]
+            if isinstance(answer, Delivered):
+                self.tally.delivered += len(batch)
             elif isinstance(answer, Refused):
                 self._lose(batch, f"the relay refuses it: {answer.answer}")
             else:
-                self.tally.delivered += len(batch)
-
-    def _send_one_directly(self, courier: Courier, parcel: Parcel) -> None:
-        answer = courier.carry([parcel])
-        if isinstance(answer, Delivered):
-            self.tally.delivered += 1
-        else:
-            self._lose([parcel], answer.answer if isinstance(answer, Refused) else answer.reason)
+                self._lose(batch, answer.reason)
 
     def _lose(self, parcels: Sequence[Parcel], reason: str) -> None:
         self.tally.lost += len(parcels)
@@ -193,17 +198,35 @@ class _Round:
     tally: Tally
     refused_tries: int = 0
     last_answer: str = ""
+    arrived: list[Waiting] = field(default_factory=list)
 
     def run(self) -> _Obstacle:
         """Goes on until nothing is left that was not tried, or the relay or the time stops it."""
         after = 0
         while page := self.outbox.next(after, _PAGE):
             after = page[-1].sequence
-            for batch in self._batches(page):
-                obstacle = self._settle(batch)
-                if obstacle is not None:
-                    return obstacle
+            together = _REMOVED_TOGETHER if len(page) == _PAGE else 1
+            try:
+                obstacle = self._settle_all(self._batches(page), together)
+            finally:
+                self._remove_arrived()
+            if obstacle is not None:
+                return obstacle
         return _Obstacle()
+
+    def _settle_all(self, batches: Sequence[Sequence[Waiting]], together: int) -> _Obstacle | None:
+        for batch in batches:
+            obstacle = self._settle(batch)
+            if obstacle is not None:
+                return obstacle
+            if len(self.arrived) >= together:
+                self._remove_arrived()
+        return None
+
+    def _remove_arrived(self) -> None:
+        if self.arrived:
+            self.outbox.remove(self.arrived)
+            self.arrived = []
 
     def _batches(self, page: Sequence[Waiting]) -> list[list[Waiting]]:
         """Events that were refused before go alone, so that they spoil no batch."""
@@ -226,7 +249,7 @@ class _Round:
             return _Obstacle("no time was left")
         answer = self.courier.carry([waiting.parcel for waiting in batch])
         if isinstance(answer, Delivered):
-            self.outbox.remove(batch)
+            self.arrived += batch
             self.tally.delivered += len(batch)
         elif isinstance(answer, Undelivered):
             self.outbox.tried(batch)

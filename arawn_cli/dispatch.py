@@ -12,7 +12,6 @@ from arawn_cli.courier import Pace
 from arawn_cli.credentials import Token, token_for
 from arawn_cli.delivery import Delivery, Terms
 from arawn_cli.parcels import Relay
-from arawn_cli.sinks.bounded import Bounded
 
 
 def delivery_for(config: Config, environment: Mapping[str, str], stopping: Callable[[], bool]) -> Delivery | None:
@@ -25,7 +24,7 @@ def delivery_for(config: Config, environment: Mapping[str, str], stopping: Calla
         return None
     target, table = config.relay, config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
-    relay = Bounded(lambda: _relay(target, token, table.origin))
+    relay = _relay(target, token, table.origin)
     if config.dry_run:
         return None
     return Delivery(
