@@ -9,7 +9,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
-_BEFORE_AT = re.compile(r"(://|^['\"\[({]*).*@")
+_BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
+_ANY_QUERY = re.compile(r"[?#][^\s'\"]*")
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
 
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
@@ -102,7 +103,7 @@ def redact(text: str) -> str:
 
 def redact_value(value: str) -> str:
     """A configured value that may be a malformed address: all that could be a user and password is taken out, and a query."""
-    return _QUERY.sub(r"\1?***", _BEFORE_AT.sub(r"\1***@", value))
+    return _ANY_QUERY.sub("?***", _BEFORE_AT.sub(r"\1***@", value))
 
 
 def _target(parts: SplitResult) -> str:

@@ -18,18 +18,14 @@ import pytest
 import trustme
 from websockets.sync.client import ClientConnection, connect
 
+from tests.conftest import needs
+
 TEMPLATE = Path(__file__).parent / "relay" / "nchan.conf.in"
 MODULES = Path("/usr/lib/nginx/modules")
-TOKEN = "tok-3nchan"  # noqa: S105
+TOKEN = "tok-3nchan"
 
 
-def need(condition: bool, what: str) -> None:
-    """Skips a test for want of something, which is a failure where everything must be there."""
-    if condition:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"needs {what}")
-    pytest.skip(f"needs {what}")
+needs_nchan = needs(shutil.which("nginx") is not None and (MODULES / "ngx_nchan_module.so").exists(), "Debian's nginx with nchan")
 
 
 def free_port() -> int:
@@ -113,7 +109,6 @@ def received(connection: ClientConnection, count: int) -> list[str]:
 
 def build(directory: Path, **settings: str) -> Nchan:
     """A configured nginx that is not started."""
-    need(shutil.which("nginx") is not None and (MODULES / "ngx_nchan_module.so").exists(), "Debian's nginx and libnginx-mod-nchan")
     authority = trustme.CA()
     server = authority.issue_cert("localhost", "127.0.0.1")
     server.cert_chain_pems[0].write_to_path(directory / "srv.pem")
@@ -147,9 +142,6 @@ def nchan(tmp_path: Path) -> Iterator[Nchan]:
     relay.start()
     yield relay
     relay.stop()
-
-
-Waiter = Callable[[Callable[[], bool]], None]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
