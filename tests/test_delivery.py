@@ -1,0 +1,319 @@
+"""Delivery with a relay, a clock and a chance of the test's own: nothing here waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.bounded import within
+from arawn_cli.courier import Courier, Pace
+from arawn_cli.delivery import REFUSED_TRIES, Delivery, Terms
+from arawn_cli.events import DiskPressure, Event, Level
+from arawn_cli.outbox import Outbox
+from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
+from arawn_cli.state import StateUnavailableError, exclusive, open_state
+
+
+@dataclass
+class Clock:
+    """A monotonic clock that only sleeping moves."""
+
+    now: float = 0.0
+    stopping: bool = False
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def pace(self, chance: float = 0.0) -> Pace:
+        return Pace(lambda: self.now, self.sleep, lambda: chance, lambda: self.stopping)
+
+
+@dataclass
+class Relay:
+    """Answers as it is told, and remembers what arrived."""
+
+    clock: Clock
+    answer: Callable[[Sequence[Parcel]], Answer] = lambda _parcels: Delivered()
+    batch: int = 1
+    tried: list[float] = field(default_factory=list)
+    arrived: list[str] = field(default_factory=list)
+
+    def attempt(self, parcels: Sequence[Parcel], timeout: float) -> Answer:
+        assert 0 < timeout <= 5
+        self.tried.append(self.clock.now)
+        answer = self.answer(parcels)
+        if isinstance(answer, Delivered):
+            self.arrived += [parcel.event_id for parcel in parcels]
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
+    return DiskPressure(
+        id=f"event-{number}",
+        timestamp="2026-01-01T00:00:00.000000Z",
+        host="host",
+        dry_run=False,
+        level=level,
+        scope=f"scope-{number}",
+        usage_mb=2,
+        limit_mb=1,
+        workstream_id=f"scope-{number}",
+        workstream_name="A",
+        usage_bytes=2_000_000,
+        limit_bytes=1_000_000,
+        percent=200,
+        complete=True,
+        reclaimable_bytes=None,
+        forecast_days=None,
+    )
+
+
+def ids(*numbers: int) -> list[str]:
+    return [f"event-{number}" for number in numbers]
+
+
+def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30) -> Delivery:
+    return Delivery(relay, directory, Terms(("disk_pressure",), limit, 5, deadline), relay.clock.pace(), lambda: 0)
+
+
+def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> Delivery:
+    """One run that raises some events."""
+    run = delivery(directory, relay, limit=limit)
+    for number in numbers:
+        run.emit(pressure(number))
+    run.finish()
+    return run
+
+
+def waiting(directory: Path) -> list[str]:
+    state = open_state(directory, lambda: 0)
+    try:
+        return [event.parcel.event_id for event in Outbox(state, 1000).next(0, 1000)]
+    finally:
+        state.close()
+
+
+@pytest.fixture
+def relay() -> Relay:
+    return Relay(Clock())
+
+
+def refuse(*bad: int, answer: str = "413 too large") -> Callable[[Sequence[Parcel]], Answer]:
+    def judge(parcels: Sequence[Parcel]) -> Answer:
+        return Refused(answer) if any(parcel.event_id in ids(*bad) for parcel in parcels) else Delivered()
+
+    return judge
+
+
+def test_events_arrive_in_order_and_are_forgotten(tmp_path: Path, relay: Relay) -> None:
+    run = deliver(tmp_path, relay, 1, 2, 3)
+    assert relay.arrived == ids(1, 2, 3)
+    assert run.tally.delivered == 3
+    assert waiting(tmp_path) == []
+
+
+def test_only_wanted_types_are_stored(tmp_path: Path, relay: Relay) -> None:
+    run = delivery(tmp_path / "state", relay)
+    run.emit(Event(type="disk_check", timestamp="", host="", dry_run=False))
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_event_is_stored_before_anything_is_sent(tmp_path: Path, relay: Relay) -> None:
+    run = delivery(tmp_path, relay)
+    run.emit(pressure(1))
+    assert waiting(tmp_path) == ids(1)
+    assert relay.tried == []
+    run.finish()
+
+
+def test_a_dead_relay_keeps_events_for_the_next_run_in_order(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens")
+    assert deliver(tmp_path, relay, 1, 2).tally.lost == 0
+    assert "2 events wait in the outbox: nobody listens" in caplog.text
+    relay.answer = lambda _parcels: Delivered()
+    deliver(tmp_path, relay, 3)
+    assert relay.arrived == ids(1, 2, 3)
+
+
+def test_waits_double_and_end_before_the_deadline(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens")
+    deliver(tmp_path, relay, 1)
+    gaps = [round(later - earlier, 6) for earlier, later in zip(relay.tried, relay.tried[1:], strict=False)]
+    assert gaps == [0.25, 0.5, 1, 2, 4, 8, 8]
+    assert relay.clock.now < 30
+
+
+@pytest.mark.parametrize(("chance", "wait"), [(0.0, 0.25), (0.5, 0.1875), (0.999, 0.125)])
+def test_chance_shortens_a_wait_by_half_at_most(relay: Relay, chance: float, wait: float) -> None:
+    answers: list[Answer] = [Undelivered("once"), Delivered()]
+    relay.answer = lambda _parcels: answers.pop(0)
+    Courier(relay, relay.clock.pace(chance), 5, 30).carry([])
+    assert relay.tried[1] == pytest.approx(wait, abs=0.001)
+
+
+def test_retry_after_is_obeyed(relay: Relay) -> None:
+    answers: list[Answer] = [Undelivered("busy", retry_after=7), Delivered()]
+    relay.answer = lambda _parcels: answers.pop(0)
+    assert Courier(relay, relay.clock.pace(), 5, 30).carry([]) == Delivered()
+    assert relay.tried == [0, pytest.approx(7)]
+
+
+def test_a_retry_after_past_the_deadline_ends_the_run_at_once(relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("busy", retry_after=3600)
+    Courier(relay, relay.clock.pace(), 5, 30).carry([])
+    assert relay.tried == [0]
+    assert relay.clock.now == 0
+
+
+def test_what_will_not_change_is_not_tried_again(relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("wrong certificate", hopeless=True)
+    Courier(relay, relay.clock.pace(), 5, 30).carry([])
+    assert relay.tried == [0]
+
+
+def test_a_signal_ends_the_trying(relay: Relay) -> None:
+    def answer(_parcels: Sequence[Parcel]) -> Answer:
+        relay.clock.stopping = True
+        return Undelivered("nobody listens")
+
+    relay.answer = answer
+    Courier(relay, relay.clock.pace(), 5, 30).carry([])
+    assert relay.tried == [0]
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+def test_a_refused_event_blocks_none_behind_it_and_is_asked_about_again(
+    tmp_path: Path, relay: Relay, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay.batch = batch
+    relay.answer = refuse(2)
+    run = deliver(tmp_path, relay, 1, 2, 3)
+    assert (run.tally.refused, run.tally.lost) == (1, 0)
+    assert relay.arrived == ids(1, 3)
+    assert waiting(tmp_path) == ids(2)
+    assert "refuses event event-2 (disk_pressure scope-2 warning): 413 too large" in caplog.text
+    assert "1 events wait in the outbox, 1 of them refused" in caplog.text
+    relay.answer = refuse()
+    deliver(tmp_path, relay, 4)
+    assert relay.arrived == ids(1, 3, 2, 4)
+
+
+def test_the_same_refusal_of_many_events_is_told_once(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = refuse(*range(9), answer="401 bad token")
+    deliver(tmp_path, relay, *range(9))
+    assert caplog.text.count("401 bad token") == 1
+
+
+def test_old_refusals_cost_a_run_no_more_than_some_requests(tmp_path: Path, relay: Relay) -> None:
+    count = REFUSED_TRIES + 20
+    relay.answer = refuse(*range(count))
+    deliver(tmp_path, relay, *range(count), limit=count + 1)
+    relay.tried.clear()
+    deliver(tmp_path, relay, count, limit=count + 1)
+    assert len(relay.tried) == REFUSED_TRIES + 1
+    assert relay.arrived == ids(count)
+
+
+def test_each_drop_of_a_full_outbox_is_logged_and_counted(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    run = deliver(tmp_path, relay, 1, 2, 3, 4, limit=2)
+    assert run.tally.dropped == 2
+    assert caplog.text.count("the outbox is full (2 events): dropped event-") == 2
+
+
+class TestWithoutState:
+    """The state directory cannot be made."""
+
+    @pytest.fixture
+    def nowhere(self, tmp_path: Path) -> Path:
+        (tmp_path / "file").write_text("")
+        return tmp_path / "file" / "state"
+
+    def test_events_go_out_directly(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        run = deliver(nowhere, relay, 1, 2)
+        assert relay.arrived == ids(1, 2)
+        assert run.tally.lost == 0
+        assert caplog.text.count("events go to the relay directly") == 1
+
+    def test_what_a_dead_relay_does_not_take_is_lost_and_named(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        relay.answer = lambda _parcels: Undelivered("nobody listens")
+        assert deliver(nowhere, relay, 1, 2).tally.lost == 2
+        for number in (1, 2):
+            assert f"lost event event-{number} (disk_pressure scope-{number} warning), neither delivered nor stored" in caplog.text
+
+    @pytest.mark.parametrize("batch", [1, 10])
+    def test_what_is_refused_is_lost_and_the_rest_arrives(self, nowhere: Path, relay: Relay, batch: int) -> None:
+        relay.batch = batch
+        relay.answer = refuse(2)
+        assert deliver(nowhere, relay, 1, 2, 3).tally.lost == 1
+        assert relay.arrived == ids(1, 3)
+
+    def test_no_more_is_kept_at_hand_than_the_outbox_would_hold(self, nowhere: Path, relay: Relay) -> None:
+        assert deliver(nowhere, relay, 1, 2, 3, limit=2).tally.lost == 1
+        assert relay.arrived == ids(1, 2)
+
+    def test_events_are_stored_after_all_when_there_is_room_again(self, tmp_path: Path, relay: Relay) -> None:
+        (tmp_path / "state").write_text("in the way")
+        relay.answer = lambda _parcels: Undelivered("nobody listens")
+        run = delivery(tmp_path / "state", relay)
+        run.emit(pressure(1))
+        (tmp_path / "state").unlink()
+        assert run.finish().lost == 0
+        assert waiting(tmp_path / "state") == ids(1)
+
+
+def test_a_state_that_breaks_while_delivering_loses_nothing(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise StateUnavailableError("disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "remove", fail)
+        assert deliver(tmp_path, relay, 1).tally.lost == 0
+    assert waiting(tmp_path) == ids(1)
+
+
+def test_a_second_run_leaves_delivering_to_the_first(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    with exclusive(tmp_path) as ours:
+        assert ours
+        deliver(tmp_path, relay, 1)
+    assert relay.tried == []
+    assert "another run is delivering" in caplog.text
+    assert waiting(tmp_path) == ids(1)
+
+
+def test_an_attempt_that_never_ends_is_left_behind_at_the_deadline(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+
+    def hang(_parcels: Sequence[Parcel]) -> Answer:
+        release.wait(10)
+        return Undelivered("released")
+
+    relay.answer = hang
+    run = delivery(tmp_path, relay, deadline=0.2)
+    run.emit(pressure(1))
+    assert run.finish().lost == 0
+    assert "held on past the deadline" in caplog.text
+    release.set()
+
+
+def test_what_work_in_bounded_time_raises_is_raised() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        within(5, fail)
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog: pytest.LogCaptureFixture) -> None:
+    """The package's records, which a command in the same process may have turned away from the root."""
+    logging.getLogger("arawn_cli").propagate = True
+    caplog.set_level(logging.INFO, "arawn_cli")
