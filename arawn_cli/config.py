@@ -240,10 +240,13 @@ def _database(tables: ConfigFile, directory: Path) -> Path | None:
 def _state_directory(environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
     """The configured one, else systemd's (the first of a list, systemd.exec(5)), else the user's."""
     if tables.maintenance.state_dir:
-        return directory / Path(tables.maintenance.state_dir).expanduser()
+        return directory / _expanded(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
-    return platformdirs.user_state_path("arawn-cli")
+    try:
+        return platformdirs.user_state_path("arawn-cli")
+    except RuntimeError as error:
+        raise ConfigurationError("this account has no home directory: name one for the state with [maintenance] state_dir") from error
 
 
 def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | None:
@@ -259,4 +262,4 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
 
 
 def _beside(directory: Path, name: str) -> Path | None:
-    return directory / Path(name).expanduser() if name else None
+    return directory / _expanded(name, "[maintenance.relay]") if name else None

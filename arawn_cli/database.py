@@ -44,7 +44,7 @@ def workstream_rows(path: Path) -> list[WorkstreamRow]:
         DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
     """
     counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
-    return [WorkstreamRow(_text(id_), _text(title), int(_text(count))) for id_, title, count in _query(path, counted, ())]
+    return [WorkstreamRow(_text(id_), _text(title), int(_text(count))) for id_, title, count in query(path, counted, ())]
 
 
 def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
@@ -55,7 +55,7 @@ def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
     """
     columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
     one = f"{columns} WHERE id IN (?1, CAST(?1 AS BLOB))"
-    rows = _query(path, one, tuple(wanted)) if len(wanted) == 1 else _query(path, columns, ())
+    rows = query(path, one, tuple(wanted)) if len(wanted) == 1 else query(path, columns, ())
     found = (_session(*row) for row in rows)
     return {row.id: row for row in found if row.id in wanted}
 
@@ -73,7 +73,12 @@ def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
     return SessionRow(_text(id_), _text(workstream_id), latest(*readable), unreadable)
 
 
-def _query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
+def query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
+    """What a statement answers on any SQLite database, text as bytes; nothing is written to it.
+
+    Raises:
+        DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
+    """
     for _ in range(_TRIES):
         before = signature(path)
         mode = _mode(path)

@@ -17,6 +17,7 @@ from arawn_cli.descriptors import entries, identity_at
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
 from arawn_cli.instants import DAY
+from arawn_cli.last_run import record, refuse_earlier_clock
 from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
 from arawn_cli.leftovers import Purged, locked, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
@@ -29,6 +30,8 @@ from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 
 log = logging.getLogger(__name__)
+
+_JOB = "scratch-cleanup"
 
 # Reasons that tell of something wrong, and not of a session that merely stays.
 _SHOWN_FAILURES = 3
@@ -56,11 +59,15 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     started = surroundings.monotonic()
     report = _Report()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
+        if not config.force:
+            refuse_earlier_clock(config.state_directory, _JOB, root.path, surroundings.clock())
         with locked(descriptor, root, hold=not config.dry_run):
             try:
                 _Cleanup(config, surroundings, root, report).run(descriptor)
             except StoppedError:
                 log.warning("stopped by a signal while measuring: no session was removed")
+        if not config.dry_run:
+            record(config.state_directory, _JOB, root.path, surroundings.clock)
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
     summary = _summary(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)

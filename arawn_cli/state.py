@@ -43,9 +43,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX outbox_by_worth ON outbox (worth, sequence)",
         "CREATE INDEX outbox_by_scope ON outbox (scope, sequence) WHERE scope <> ''",
     ),
+    ("CREATE TABLE runs (job TEXT, root TEXT, last_run INTEGER NOT NULL, PRIMARY KEY (job, root)) STRICT",),
 )
 
 _BUSY_SECS = 2.0
+_BUSY_NAP_SECS = 0.02
 _REPAIR_SECS = 2.0
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -156,6 +158,18 @@ def _told(directory: Path) -> Iterator[None]:
 
 
 def _connect(directory: Path) -> sqlite3.Connection:
+    """A connection to the file; switching a new file to WAL does not wait as the busy timeout says, so it is tried again."""
+    give_up = time.monotonic() + _BUSY_SECS
+    while True:
+        try:
+            return _connect_once(directory)
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(_BUSY_NAP_SECS)
+
+
+def _connect_once(directory: Path) -> sqlite3.Connection:
     path = directory / FILE
     _make_private(path)
     # No thread but the one at work uses it, yet which one that is may change between two calls.

@@ -21,10 +21,12 @@ def surroundings(now: int, events: list[Event], *, stopping: bool = False) -> Su
     return Surroundings(lambda: now, time.monotonic_ns, "host", events.append, NoProgress(), lambda: stopping)
 
 
-def cleaned(tree: SampleTree, *, days: int = 7, dry_run: bool = False, config: Path | None = None) -> tuple[ScratchCleanup, list[Event]]:
+def cleaned(
+    tree: SampleTree, *, days: int = 7, dry_run: bool = False, force: bool = False, config: Path | None = None
+) -> tuple[ScratchCleanup, list[Event]]:
     """One cleanup of a tree at its own now."""
     events: list[Event] = []
-    settings = load(Flags(config, str(tree.root), days, dry_run), _environment(tree), system_file=NOWHERE)
+    settings = load(Flags(config, str(tree.root), days, dry_run, force), _environment(tree), system_file=NOWHERE)
     return clean(settings, surroundings(tree.now, events)), events
 
 
@@ -40,4 +42,4 @@ def _environment(tree: SampleTree) -> dict[str, str]:
     empty = tree.root.parent / "config" / "config.toml"
     empty.parent.mkdir(exist_ok=True)
     empty.touch()
-    return {"ARAWN_CONFIG_DIR": str(empty.parent)}
+    return {"ARAWN_CONFIG_DIR": str(empty.parent), "STATE_DIRECTORY": str(tree.root.parent / "state")}

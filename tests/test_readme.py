@@ -53,3 +53,10 @@ def test_every_option_in_the_readme_exists() -> None:
     shown = set(re.findall(r"arawn-cli [^\n`]*?(--[a-z-]+)", README)) - {"--keep"}
     assert shown
     assert all(f'"{option}' in source or f"/{option}" in source for option in shown)
+
+
+def test_every_test_that_a_promise_names_exists() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", README)
+    assert len(named) >= 12
+    assert [name for name in named if f"def {name}(" not in tests] == []

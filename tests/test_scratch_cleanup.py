@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arawn_cli import instants
+from arawn_cli.errors import RefusedError
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age, write
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_root, needs_strace, snapshot
@@ -467,3 +468,31 @@ def test_a_brake_stops_the_purge_too(run: RunCommand, tree: SampleTree, tmp_path
     config.write_text("[maintenance.cleanup]\nmax_sessions = 1\n")
     done = clean(run, tree, "--config", config)
     assert (done.code, done.last["bytes_reclaimed"], done.last["trash_bytes"]) == (77, 0, 50)
+
+
+def test_a_clock_earlier_than_the_last_run_is_refused_with_77_unless_forced(tree: SampleTree) -> None:
+    from tests.in_process import cleaned
+
+    cleaned(tree)
+    tree.session("s", files={"f": 1}, age_days=3000)
+    tree.now -= 300 * DAY
+    for dry_run in (True, False):
+        with pytest.raises(RefusedError, match="ages cannot be trusted"):
+            cleaned(tree, dry_run=dry_run)
+    assert os.listdir(tree.sessions) == ["s"]
+    assert cleaned(tree, force=True)[0].sessions_cleaned == 1
+    assert cleaned(tree)[0].sessions_cleaned == 0
+
+
+def test_a_dry_run_notes_no_time_and_makes_no_state(tree: SampleTree) -> None:
+    from tests.in_process import cleaned
+
+    cleaned(tree, dry_run=True)
+    assert not (tree.root.parent / "state").exists()
+
+
+def test_state_that_cannot_be_written_is_a_warning(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    done = clean(run, tree, STATE_DIRECTORY="/proc/none")
+    assert (done.code, done.sessions("deleted")) == (0, {"s"})
+    assert done.stderr.startswith("WARNING: the state in /proc/none cannot be used")
