@@ -11,6 +11,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,8 @@ from arawn_cli.model import SessionRow, WorkstreamRow, latest
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 _BUSY_SECONDS = 5.0
-_TRIES = 3
+_TRIES = 50
+_NAP_SECONDS = 0.002
 _WAL_FORMAT = 2  # bytes 18 and 19 of the header (sqlite.org/fileformat.html)
 
 
@@ -90,6 +92,7 @@ def query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple
             continue
         if "immutable" not in mode or signature(path) == before:
             return rows
+        time.sleep(_NAP_SECONDS)
     raise DatabaseUnreadableError(f"{path} changes faster than it can be read")
 
 

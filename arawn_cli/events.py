@@ -148,7 +148,7 @@ class ScratchSessionEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrashEntryEvent(Event):
-    """A removed session in the trash: `action` is listed, restored, purged, would_purge or failed.
+    """A removed session in the trash: `action` is listed, restored, purged, would_purge, being_purged or failed.
 
     `held` is true for one that an interrupted run had only begun to remove.
     """

@@ -45,11 +45,11 @@ def record(state_directory: Path, job: str, root: Path, clock: Callable[[], int]
 
 
 def _last(path: Path, job: str, root: Path) -> int | None:
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         rows = query(path, "SELECT last_run FROM runs WHERE job = ? AND root = ?", (job, str(root)))
-    except DatabaseUnreadableError as error:
+    except (DatabaseUnreadableError, OSError) as error:
         log.warning("%s: when %s last ran is not known", error, job)
         return None
     return next((value for (value,) in rows if isinstance(value, int)), None)

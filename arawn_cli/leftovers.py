@@ -15,31 +15,34 @@ from arawn_cli.errors import LockedError
 from arawn_cli.layout import SESSIONS, Root
 from arawn_cli.model import Failure, Usage
 from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
-from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.trash import TrashEntry, gone, waiting
 from arawn_cli.usage import Subtree, combined, measure, measure_all
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What taking one trash entry apart gave back, in apparent bytes, and what failed."""
+    """What taking one trash entry apart gave back, in apparent bytes, and what failed; not finished when stopped."""
 
     entry: TrashEntry
     freed_bytes: int
     failures: tuple[Failure, ...]
+    finished: bool
 
 
 @contextmanager
 def locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
-    """One removing run at a time: a BSD lock on the `sessions` directory. A dry run only asks for it.
+    """One removing run at a time: BSD locks on `sessions` and on `workstreams`. A dry run only asks for them.
+
+    `sessions` may be missing, and moves away when Arawn promotes scratch; `workstreams` stays where it is.
 
     Raises:
         LockedError: another run holds it.
     """
-    if sessions is not None:
-        if not try_lock(sessions, shared=not hold):
+    for directory in (root.workstreams, *(() if sessions is None else (sessions,))):
+        if not try_lock(directory, shared=not hold):
             raise LockedError(f"another run is at work in {root.path}: nothing done; it can be run again later")
         if not hold:
-            unlock(sessions)
+            unlock(directory)
     yield
 
 
@@ -50,12 +53,14 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged
         if any(lies_inside(mount, f"{root.path}/{shown}") for mount in mount_points()):
             raise OSError(errno.EBUSY, "a mount inside")
         with opened_directory(root.workstreams, *entry.directory) as directory:
-            before = measure(directory, entry.name, shown).freed_bytes
-            failures = take_apart(directory, entry.name, shown, stopping)
-            after = measure(directory, entry.name, shown).freed_bytes if failures or stopping() else 0
+            name = gone(entry.name)
+            os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
+            before = measure(directory, name, shown).freed_bytes
+            failures = take_apart(directory, name, shown, stopping)
+            left = measure(directory, name, shown) if failures or stopping() else Usage()
     except OSError as error:
-        return Purged(entry, 0, (Failure.of("unlinkat", shown, error),))
-    return Purged(entry, max(before - after, 0), tuple(failures))
+        return Purged(entry, 0, (Failure.of("unlinkat", shown, error),), finished=False)
+    return Purged(entry, max(before - left.freed_bytes, 0), tuple(failures), finished=not left.directories and not failures)
 
 
 def trash_usage(root: Root) -> Usage:
@@ -65,14 +70,19 @@ def trash_usage(root: Root) -> Usage:
     return replace(usage, failures=(*usage.failures, *failures))
 
 
-def put_back(root: Root, entry: TrashEntry) -> Failure | None:
-    """Moves a trash entry back into the `sessions` directory of its workstream; nothing there is overwritten."""
+def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | None:
+    """Moves a trash entry back into the `sessions` directory of its workstream; nothing there is overwritten.
+
+    `used` gives it the present time first, so that the next cleanup does not take it again.
+    """
     shown = "/".join((WORKSTREAMS, *entry.names))
     try:
         with (
             opened_directory(root.workstreams, *entry.directory) as source,
             opened_directory(root.workstreams, entry.directory[0], SESSIONS) as target,
         ):
+            if used:
+                os.utime(entry.name, dir_fd=source, follow_symlinks=False)
             _rename_to_new(entry, source, target)
     except OSError as error:
         return Failure.of("renameat", shown, error)

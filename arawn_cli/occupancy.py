@@ -11,6 +11,10 @@ import psutil
 
 from arawn_cli.model import Identity, identity_of
 
+_OUT_OF_SIGHT = frozenset(
+    {errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG}
+)
+
 
 def mount_points() -> frozenset[str]:
     """Every mount point of this process's view, bind mounts on the same filesystem included."""
@@ -23,6 +27,9 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
     Directories are known by identity and found by going up from what a process holds, in that process's own
     view of the mounts: a path that a container or a bind mount spells otherwise is found all the same.
     An ordinary user sees only its own processes; Linux says nothing of the others.
+
+    Raises:
+        OSError: the processes cannot be looked at, so that nobody knows.
     """
     found: set[Identity] = set()
     seen: set[Identity] = set()
@@ -66,24 +73,33 @@ def _places_of(process: int) -> Iterator[str]:
         return  # the sessions in hand are open here
     try:
         links = [f"{base}/exe", *(f"{base}/fd/{number}" for number in os.listdir(f"{base}/fd"))]
-    except OSError:
-        return  # it ended meanwhile, or belongs to somebody else
+    except OSError as error:
+        _pass_over(error)
+        return
     for link in links:
         try:
             target = os.readlink(link)
-        except OSError:
-            continue  # closed meanwhile
+        except OSError as error:
+            _pass_over(error)
+            continue
         if target.startswith("/"):
             yield link
             yield f"{base}/root{os.path.dirname(target)}"
+
+
+def _pass_over(error: OSError) -> None:
+    """Passes over what ended or closed meanwhile, is no directory, or is out of sight; anything else is no answer."""
+    if error.errno not in _OUT_OF_SIGHT:
+        raise error
 
 
 def _climb(place: str, directories: Collection[Identity], devices: Collection[int], seen: set[Identity]) -> set[Identity]:
     """The wanted directories at or above a place; a place that was climbed from before adds nothing."""
     try:
         here = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return set()  # no directory, or gone, or out of sight
+    except OSError as error:
+        _pass_over(error)
+        return set()
     found: set[Identity] = set()
     try:
         status = os.fstat(here)
@@ -95,8 +111,8 @@ def _climb(place: str, directories: Collection[Identity], devices: Collection[in
             os.close(here)
             here = above
             status = os.fstat(here)
-    except OSError:
-        return found  # what lies above is out of sight
+    except OSError as error:
+        _pass_over(error)
     finally:
         os.close(here)
     return found

@@ -102,6 +102,8 @@ def decide_again(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) 
     fresh = replace(planned, evidence=evidence, usage=usage)
     if not evidence.complete or not usage.complete:
         return Decision(fresh, Reason.ACTIVITY_UNKNOWN)
+    if usage.other_filesystems:
+        return Decision(fresh, Reason.MOUNT_INSIDE)
     same = fresh.last_activity == planned.last_activity and _shape(usage) == _shape(planned.usage)
     return Decision(fresh, Reason.EXPIRED if same else Reason.CHANGED_SINCE_PLAN)
 
@@ -118,4 +120,6 @@ def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reaso
         return Reason.FUTURE_TIMESTAMP
     if usage.newest_mtime >= policy.cutoff(now):
         return Reason.RECENT_FILES
+    if usage.other_filesystems:
+        return Reason.MOUNT_INSIDE  # a mount, or a subvolume, which no mount table shows
     return Reason.EXPIRED if usage.complete else Reason.ACTIVITY_UNKNOWN

@@ -18,7 +18,7 @@ from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
 from arawn_cli.occupancy import lies_inside, mount_points, occupied, try_lock
-from arawn_cli.trash import Bin, Sessions, name_for, opened_bin, settled, try_bin
+from arawn_cli.trash import Bin, Sessions, gone, name_for, opened_bin, settled, try_bin
 from arawn_cli.usage import measure
 
 # Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.
@@ -71,26 +71,34 @@ class Remover:
     def _batch(self, due: Sequence[ScratchSession], stack: ExitStack) -> Iterator[Outcome]:
         hands: list[_Hand] = []
         for session in due:
+            if self._stopping():
+                break
             examined = self._examine(session, stack)
             if isinstance(examined, Outcome):
                 yield examined
             else:
                 hands.append(examined)
-        used = _occupied(hands)
+        try:
+            used = _occupied(hands)
+        except OSError as error:
+            yield from (_failed(hand.session, Failure.of("openat", "/proc", error)) for hand in hands)
+            return
         yield from (_skipped(hand.session, Reason.IN_USE) for hand in hands if hand.session.identity in used)
         free = [hand for hand in hands if hand.session.identity not in used]
         if not free:
             return
         try:
-            yield from self._rehearse(free) if self._dry_run else self._remove(free, stack.enter_context(opened_bin(self._sessions)))
+            place = None if self._dry_run else stack.enter_context(opened_bin(self._sessions))
+            if place is None:
+                try_bin(self._sessions)
         except OSError as error:
             failure = Failure.of("openat", f"{self._sessions.shown}/../.trash", error)
             yield from (_failed(hand.session, failure) for hand in free)
-
-    def _rehearse(self, free: Sequence[_Hand]) -> Iterator[Outcome]:
-        """What a dry run says in place of `_remove`."""
-        try_bin(self._sessions)
-        yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
+            return
+        if place is None:
+            yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
+        else:
+            yield from self._remove(free, place)
 
     def _examine(self, session: ScratchSession, stack: ExitStack) -> _Hand | Outcome:
         """The last look before the rename: a session in hand, or what speaks against removing it."""
@@ -112,10 +120,21 @@ class Remover:
         return _Hand(session, now.session.usage) if now.goes and now.session.usage else _skipped(now.session, now.reason)
 
     def _remove(self, free: Sequence[_Hand], place: Bin) -> Iterator[Outcome]:
-        refusals = [self._rename(hand, place) for hand in free]
-        yield from (refusal for refusal in refusals if refusal)
-        moved = [hand for hand, refusal in zip(free, refusals, strict=True) if not refusal]
-        used = _occupied(moved)
+        moved: list[_Hand] = []
+        for hand in free:
+            if self._stopping():
+                break
+            refusal = self._rename(hand, place)
+            if refusal:
+                yield refusal
+            else:
+                moved.append(hand)
+        try:
+            used = _occupied(moved)
+        except OSError as error:
+            failure = Failure.of("openat", "/proc", error)
+            yield from [self._put_back(hand, place) or _failed(hand.session, failure) for hand in moved]
+            return
         verdicts = [self._settle(hand, place, used) for hand in moved]
         yield from (verdict for verdict in verdicts if verdict)
         gone = [hand for hand, verdict in zip(moved, verdicts, strict=True) if not verdict]
@@ -143,7 +162,7 @@ class Remover:
             now = self._reached(hand, place, used)
             if now.goes and now.session.usage:
                 hand.usage = now.session.usage
-                final = settled(hand.name)
+                final = gone(hand.name) if self._purge else settled(hand.name)
                 os.rename(hand.name, final, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
                 hand.name = final
                 return None

@@ -45,6 +45,7 @@ class _Report:
     outcomes: list[Outcome] = field(default_factory=list)
     purged: list[Purged] = field(default_factory=list)
     failures: list[FailureReport] = field(default_factory=list)
+    told: set[FailureReport] = field(default_factory=set)
 
 
 def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
@@ -100,9 +101,10 @@ class _Cleanup:
             self._fail(Failure.of("getdents64", sessions.shown, error))
             return
         activity = self._activity(listed)
-        decisions = self._braked(self._approved(self._decisions(listed, activity, descriptor)))
+        decisions = self._approved(self._decisions(listed, activity, descriptor))
         if self._config.plan_out is not None:
             plan_file.write(self._config.plan_out, self._root.path, decisions, self._policy.older_than_days, self._now)
+        decisions = self._braked(decisions)
         if self._plan is None and not any(decision.reason is Reason.BRAKE for decision in decisions):
             self._purge_due(leftovers)
         for decision in decisions:
@@ -139,14 +141,14 @@ class _Cleanup:
 
     def _is_due(self, entry: TrashEntry) -> bool:
         days = self._config.maintenance.cleanup.trash_days
-        return days == 0 or entry.removed_at < self._now - days * DAY
+        return days == 0 or entry.gone or entry.removed_at < self._now - days * DAY
 
     def _purge(self, entry: TrashEntry) -> None:
         purged = purge(self._root, entry, self._surroundings.stopping)
         self._report.purged.append(purged)
         for failure in purged.failures:
             self._fail(failure, entry.session)
-        if not purged.failures:
+        if purged.finished:
             log.info("purged session %s from the trash: %s freed", entry.session, decimal(purged.freed_bytes))
 
     def _activity(self, listed: Sequence[ScratchSession]) -> Activity:
@@ -226,7 +228,8 @@ class _Cleanup:
     def _fail(self, failure: Failure, session: str | None = None) -> None:
         """Logs and counts a failure that belongs to no outcome, once however many sessions it concerns."""
         told = report_failure(failure, session)
-        if told not in self._report.failures:
+        if told not in self._report.told:
+            self._report.told.add(told)
             log.error("%s", failure)
             self._report.failures.append(told)
 

@@ -4,6 +4,7 @@ A session leaves `sessions/` by one rename to `held.<session-id>.<time>.<nonce>`
 that the same system call that removes it also records when and what it was. Once a last look
 has shown that nobody used it up to that moment, the `held.` goes. A run that was
 killed in between leaves a held session, which the next run puts back and judges anew.
+Before the first file in it goes, `gone.` is put in front: what is there is no whole session any more.
 Names that do not have this form are not ours and are left alone.
 """
 
@@ -28,8 +29,9 @@ from arawn_cli.occupancy import mount_points
 NAME_MAX = 255
 
 # `+` marks an id that was cut to make room for the rest of the name; no id has it.
-_NAME = re.compile(r"(?:\.trash\.)?(held\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.([0-9a-f]{8})", re.ASCII)
+_NAME = re.compile(r"(?:\.trash\.)?(held\.|gone\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.([0-9a-f]{8})", re.ASCII)
 _HELD = "held."
+_GONE = "gone."
 _TIME = "%Y%m%dT%H%M%SZ"
 IN_SESSIONS = f"{TRASH}."
 """Begins the name of a removed session that had to stay in `sessions/`, on a disk too full for a trash directory."""
@@ -71,7 +73,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class TrashEntry:
-    """A removed session that waits in a trash directory.
+    """A removed session that waits in a trash directory: whole, or `gone` once its taking apart has begun.
 
     `directory` are the names that lead from `workstreams/` to the directory that holds it.
     """
@@ -81,6 +83,7 @@ class TrashEntry:
     session: str
     removed_at: int
     held: bool
+    gone: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,15 +98,22 @@ def name_for(session: str, removed_at: int, *, prefix: str = "") -> str:
     """
     stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
     tail = f".{stamp}.{os.urandom(4).hex()}"
-    room = NAME_MAX - len(prefix) - len(tail)
-    if len(_HELD) + len(session) <= room:
+    room = NAME_MAX - len(prefix) - len(_HELD) - len(tail)
+    if len(session) <= room:
         return f"{prefix}{_HELD}{session}{tail}"
     return f"{prefix}{session[: room - 1]}+{tail}"
 
 
 def settled(name: str) -> str:
-    """The name under which a held session waits to be taken apart."""
-    return name.replace(_HELD, "", 1) if _HELD in name else name
+    """The name under which a held session waits in the trash."""
+    return name.replace(_HELD, "", 1)
+
+
+def gone(name: str) -> str:
+    """The name of a session of the trash, held or not, that is about to be taken apart."""
+    prefix = IN_SESSIONS if name.startswith(IN_SESSIONS) else ""
+    rest = name.removeprefix(prefix).removeprefix(_HELD).removeprefix(_GONE)
+    return f"{prefix}{_GONE}{rest}"
 
 
 def parse(directory: tuple[str, ...], name: str) -> TrashEntry | None:
@@ -115,7 +125,7 @@ def parse(directory: tuple[str, ...], name: str) -> TrashEntry | None:
         removed_at = calendar.timegm(time.strptime(match[3], _TIME)) * SECOND
     except ValueError:
         return None
-    return TrashEntry(directory, name, match[2], removed_at, held=match[1] is not None)
+    return TrashEntry(directory, name, match[2], removed_at, held=match[1] == _HELD, gone=match[1] == _GONE)
 
 
 def is_ours(name: str) -> bool:
@@ -130,7 +140,10 @@ def waiting(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
     """
     found: list[TrashEntry] = []
     failures: list[Failure] = []
-    ids, _ = workstream_entries(root)
+    try:
+        ids, _ = workstream_entries(root)
+    except OSError as error:
+        return [], [Failure.of("getdents64", WORKSTREAMS, error)]
     for workstream in ids:
         for directory in ((workstream, TRASH), (workstream, SESSIONS, TRASH), (workstream, SESSIONS)):
             try:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from arawn_cli import instants
 from arawn_cli.config import WORKSTREAMS, Config
-from arawn_cli.descriptors import opened_directory
 from arawn_cli.events import TrashEntryEvent
-from arawn_cli.layout import SESSIONS, Root, opened_root, opened_sessions
+from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back
 from arawn_cli.names import escape
 from arawn_cli.surroundings import Surroundings
@@ -30,12 +28,12 @@ class _Trash:
     surroundings: Surroundings
     root: Root
 
-    def found(self) -> list[TrashEntry]:
-        """What waits; a place that cannot be read is logged."""
+    def found(self) -> tuple[list[TrashEntry], bool]:
+        """What waits, and whether every place could be read; one that could not is logged."""
         entries, failures = waiting(self.root)
         for failure in failures:
             log.error("%s", failure)
-        return entries
+        return entries, not failures
 
     def tell(self, entry: TrashEntry, action: str) -> None:
         """Emits an event of an entry as it stands in the trash now."""
@@ -62,12 +60,10 @@ def list_trash(config: Config, surroundings: Surroundings) -> bool:
     """Emits an event for each entry, oldest first; false when a place could not be read."""
     with opened_root(config.root) as root:
         trash = _Trash(config, surroundings, root)
-        entries, failures = waiting(root)
-        for failure in failures:
-            log.error("%s", failure)
-        for entry in entries:
-            trash.tell(entry, "listed")
-    return not failures
+        found, complete = trash.found()
+        for entry in found:
+            trash.tell(entry, "being_purged" if entry.gone else "listed")
+    return complete
 
 
 def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
@@ -76,17 +72,16 @@ def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
     Nothing that stands there is overwritten.
     """
     with _opened(config, surroundings) as trash:
-        candidates = [entry for entry in trash.found() if entry.session == session]
+        candidates = [entry for entry in trash.found()[0] if entry.session == session and not entry.gone]
         if not candidates:
             log.error("no session %s in the trash of %s: see what is there with `arawn-cli trash list`", escape(session), trash.root.path)
             return False
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
         (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
-        failure = put_back(trash.root, entry)
+        failure = put_back(trash.root, entry, used=True)
         if failure:
             log.error("session %s stays in the trash: %s", escape(session), failure)
         else:
-            _refresh(trash.root, entry)
             log.info("restored session %s", escape(session))
         action = "failed" if failure else "restored"
         surroundings.emit(trash.event(entry, action, usage.apparent_bytes, usage.files))
@@ -100,9 +95,10 @@ def empty(config: Config, surroundings: Surroundings, older_than_days: int) -> b
     """
     limit = surroundings.clock() - older_than_days * instants.DAY
     with _opened(config, surroundings) as trash:
-        due = [entry for entry in trash.found() if not entry.held and (entry.removed_at < limit or not older_than_days)]
+        found, complete = trash.found()
+        due = [entry for entry in found if entry.gone or (not entry.held and (entry.removed_at < limit or not older_than_days))]
         purged = [_purged(trash, entry) for entry in due]
-    return all(purged)
+    return all(purged) and complete
 
 
 def _purged(trash: _Trash, entry: TrashEntry) -> bool:
@@ -115,7 +111,7 @@ def _purged(trash: _Trash, entry: TrashEntry) -> bool:
     purged = purge(trash.root, entry, trash.surroundings.stopping)
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
-    action = "failed" if purged.failures else "purged"
+    action = "failed" if purged.failures else "purged" if purged.finished else "being_purged"
     trash.surroundings.emit(trash.event(entry, action, purged.freed_bytes, usage.files))
     return not purged.failures
 
@@ -125,9 +121,3 @@ def _opened(config: Config, surroundings: Surroundings) -> Iterator[_Trash]:
     """The trash of a root, while no other run changes it."""
     with opened_root(config.root) as root, opened_sessions(root) as sessions, locked(sessions, root, hold=not config.dry_run):
         yield _Trash(config, surroundings, root)
-
-
-def _refresh(root: Root, entry: TrashEntry) -> None:
-    """Gives a restored session the present time, or the next cleanup would take it again: restoring is a use of it."""
-    with opened_directory(root.workstreams, entry.directory[0], SESSIONS, entry.session) as directory:
-        os.utime(directory)

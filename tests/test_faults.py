@@ -123,4 +123,4 @@ def test_a_fault_in_any_call_harms_nothing_and_is_made_good_by_the_next_run(
             assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (inject, again.stderr)
             assert field.standing() == set(STAYING)
             assert field.trash() == []
-    assert fired >= (1 if call in ("renameat", "flock") else 1), f"{fired} of 3 faults happened"
+    assert fired, "none of the faults happened"

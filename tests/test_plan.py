@@ -49,6 +49,10 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
             Reason.ACTIVITY_UNKNOWN,
         ),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), usage=Usage(newest_mtime=0, other_filesystems=("a/sub",))),
+            Reason.MOUNT_INSIDE,
+        ),
     ],
 )
 def test_each_rule_gives_its_reason(found: ScratchSession, reason: Reason) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +12,8 @@ import pytest
 
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, write
-from arawn_cli.trash import name_for, settled
-from tests.conftest import Run
+from arawn_cli.trash import gone, name_for, settled
+from tests.conftest import Run, needs_strace
 from tests.in_process import cleaned
 
 RunCommand = Callable[..., Run]
@@ -103,3 +104,37 @@ def test_a_held_session_is_not_purged_by_hand(run: RunCommand, tree: SampleTree)
     write(held / "f", 1)
     assert run("trash", "purge", "--base-path", tree.root).events == []
     assert held.exists()
+
+
+def test_what_a_killed_run_had_begun_to_take_apart_is_never_restored_and_always_finished(
+    run: RunCommand, tree: SampleTree, keeping: Path
+) -> None:
+    begun = removed(tree, "s", 1)
+    begun.rename(begun.with_name(gone(begun.name)))
+    assert run("trash", "list", "--base-path", tree.root).last["action"] == "being_purged"
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, os.listdir(tree.sessions)) == (1, [])
+    run("scratch-cleanup", "--base-path", tree.root, "--config", keeping)
+    assert list(tree.workstreams.rglob("*.*Z.*")) == []
+
+
+@needs_strace
+def test_a_session_killed_half_way_is_no_session_to_restore(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={f"f{number}": 1 for number in range(40)}, age_days=30)
+    kill = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=unlinkat", "-e", "inject=unlinkat:signal=KILL:when=20")
+    run("scratch-cleanup", "--base-path", tree.root, prefix=kill, traced=True)
+    (left,) = tree.workstreams.rglob("gone.s.*")
+    assert 0 < len(os.listdir(left / "work")) < 40
+    assert run("trash", "restore", "s", "--base-path", tree.root).code == 1
+    assert run("scratch-cleanup", "--base-path", tree.root).code == 0
+    assert not left.exists()
+
+
+def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 1)
+    directory = os.open(tree.workstreams, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    assert run("trash", "restore", "s", "--base-path", tree.root).code == 75
+    tree.sessions.rmdir()
+    assert run("trash", "purge", "--base-path", tree.root).code == 75
+    os.close(directory)
