@@ -1,0 +1,171 @@
+"""Taking a tree apart when single calls fail; strace does the same to the whole command in test_faults."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli import remove
+from arawn_cli.descriptors import open_directory
+from arawn_cli.dismantle import take_apart
+from arawn_cli.model import Identity
+from arawn_cli.sample_tree import SampleTree, write
+from tests.in_process import cleaned
+
+
+def refuse(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    for name in ("a/x", "a/b/y", "c/z"):
+        write(tmp_path / "top" / name, 1)
+    return tmp_path / "top"
+
+
+def apart(top: Path, stopping: Callable[[], bool] = lambda: False) -> list[tuple[str, str, int]]:
+    parent = os.open(top.parent, os.O_RDONLY)
+    try:
+        return [(failure.operation, failure.path, failure.errno) for failure in take_apart(parent, top.name, top.name, stopping)]
+    finally:
+        os.close(parent)
+
+
+def test_a_folder_that_cannot_be_opened_stays_with_those_above_it(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open_directory
+
+    def opening(name: str, parent: int) -> int:
+        if name == "b":
+            raise refuse(errno.EACCES)
+        return real(name, parent)
+
+    monkeypatch.setattr("arawn_cli.descent.open_directory", opening)
+    assert apart(top) == [("openat", "top/a/b", errno.EACCES)]
+    assert sorted(str(path.relative_to(top)) for path in top.rglob("*")) == ["a", "a/b", "a/b/y"]
+
+
+def test_a_folder_that_cannot_be_listed_stays_with_those_above_it(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+    broken = os.stat(top / "a" / "b").st_ino
+
+    def listing(directory: int) -> object:
+        if os.fstat(directory).st_ino == broken:
+            raise refuse(errno.EIO)
+        return real(directory)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert apart(top) == [("getdents64", "top/a/b", errno.EIO)]
+    monkeypatch.undo()
+    assert (top / "a" / "b" / "y").exists()
+    assert not (top / "c").exists()
+
+
+@pytest.mark.parametrize(("times", "left"), [(3, False), (100, True)])
+def test_a_folder_that_fills_again_is_cleared_again_for_some_rounds(
+    top: Path, monkeypatch: pytest.MonkeyPatch, times: int, left: bool
+) -> None:
+    real = os.rmdir
+    filled: list[None] = []
+
+    def removing(name: str, *, dir_fd: int) -> None:
+        if name == "c" and len(filled) < times:
+            filled.append(None)
+            write(top / "c" / "again", 1)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", removing)
+    failures = apart(top)
+    assert failures == ([("unlinkat", "top/c", errno.ENOTEMPTY)] if left else [])
+    assert top.exists() == left
+    assert len(filled) == (8 if left else 3)
+
+
+def test_what_vanishes_meanwhile_is_no_failure(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_rmdir, real_unlink = os.rmdir, os.unlink
+
+    def rmdir(name: str, *, dir_fd: int) -> None:
+        real_rmdir(name, dir_fd=dir_fd)
+        raise FileNotFoundError
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        real_unlink(name, dir_fd=dir_fd)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert apart(top) == []
+    assert not top.exists()
+
+
+def test_stopping_ends_after_the_entry_in_hand_and_is_no_failure(top: Path) -> None:
+    asked: list[None] = []
+
+    def stopping() -> bool:
+        asked.append(None)
+        return len(asked) > 3
+
+    assert apart(top, stopping) == []
+    assert top.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EBUSY, {"mount_inside": 1}), (errno.ENOENT, {"changed_since_plan": 1}), (errno.EIO, {})],
+)
+def test_a_rename_that_fails_leaves_the_session_in_its_place(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, number: int, told: dict[str, int]
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+
+    def renaming(*_: object, **__: object) -> None:
+        raise refuse(number)
+
+    monkeypatch.setattr(os, "rename", renaming)
+    summary, _ = cleaned(tree)
+    monkeypatch.undo()
+    assert (summary.sessions_skipped, summary.sessions_cleaned) == (told, 0)
+    assert [failure.operation for failure in summary.failures] == ([] if told else ["renameat"])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_processes_that_cannot_be_looked_at_keep_the_session_whole(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    looks: list[None] = []
+
+    def occupied(directories: object) -> frozenset[Identity]:
+        looks.append(None)
+        if len(looks) == look:
+            raise refuse(errno.ENFILE)
+        return frozenset()
+
+    monkeypatch.setattr(remove, "occupied", occupied)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.ENFILE])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+@pytest.mark.parametrize("seen", ["in_use", "mount_inside"])
+def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, seen: str) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+    identity = (session.stat().st_dev, session.stat().st_ino)
+    calls: list[None] = []
+
+    def occupied(directories: object) -> frozenset[Identity]:
+        calls.append(None)
+        return frozenset({identity}) if seen == "in_use" and len(calls) == 2 else frozenset()
+
+    def mounts() -> frozenset[str]:
+        held = list(tree.workstreams.rglob("held.s.*"))
+        return frozenset(f"{path}/work" for path in held) if seen == "mount_inside" else frozenset()
+
+    monkeypatch.setattr(remove, "occupied", occupied)
+    monkeypatch.setattr(remove, "mount_points", mounts)
+    assert cleaned(tree)[0].sessions_skipped == {seen: 1}
+    assert (tree.sessions / "s" / "work" / "f").exists()
