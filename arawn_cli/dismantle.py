@@ -12,6 +12,7 @@ from arawn_cli.model import Failure
 
 # A directory that is still not empty after this many rounds has a writer in it; the next run tries again.
 _ROUNDS = 8
+_LISTED = 64
 
 
 def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool]) -> list[Failure]:
@@ -37,7 +38,7 @@ def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool])
             while descent.depth and not stopping():
                 dismantling.step()
         except OSError as error:
-            dismantling.failures.append(Failure.of("openat", descent.path(".."), error))
+            dismantling.record("openat", descent.path(".."), error)
         return dismantling.failures
 
 
@@ -51,7 +52,16 @@ class _Dismantling:
         self._stopping = stopping
         self._rounds: list[int] = []
         self._blocked: list[bool] = []
-        self.failures: list[Failure] = []
+        self._failures: list[Failure] = []
+        self._unlisted = 0
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What failed: each of the first failures, and how many there were beyond them."""
+        if not self._unlisted:
+            return self._failures
+        last = self._failures[-1]
+        return [*self._failures, Failure(last.operation, last.path, last.errno, f"and {self._unlisted} more failures in this tree")]
 
     def enter(self, name: str) -> None:
         try:
@@ -131,8 +141,15 @@ class _Dismantling:
     def _fail(self, operation: str, name: str | None, error: OSError) -> None:
         """A failure at the entry `name` of the directory where the walk stands, or at that directory itself."""
         shown = self._descent.path(name if self._descent.depth else None)
-        self.failures.append(Failure.of(operation, shown, error))
+        self.record(operation, shown, error)
         self._block()
+
+    def record(self, operation: str, shown: str, error: OSError) -> None:
+        """Keeps a failure, as long as there are not many."""
+        if len(self._failures) < _LISTED:
+            self._failures.append(Failure.of(operation, shown, error))
+        else:
+            self._unlisted += 1
 
     def _block(self) -> None:
         if self._blocked:

@@ -40,6 +40,20 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
     return frozenset(found)
 
 
+def mounted_in(directories: Collection[Identity]) -> frozenset[Identity]:
+    """Which of the directories have a mount somewhere below, by whatever path the mount table names it.
+
+    Raises:
+        OSError: a mount point cannot be looked at, so that nobody knows.
+    """
+    found: set[Identity] = set()
+    seen: set[Identity] = set()
+    devices = {device for device, _ in directories}
+    for mount in mount_points():
+        found |= _climb(os.path.dirname(mount), directories, devices, seen)
+    return frozenset(found)
+
+
 def lies_inside(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory or something below it."""
     return path == directory or path.startswith(f"{directory}/")

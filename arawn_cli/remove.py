@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
-from arawn_cli.occupancy import lies_inside, mount_points, occupied, try_lock
+from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied, try_lock
 from arawn_cli.trash import Bin, Sessions, gone, name_for, opened_bin, settled, try_bin
 from arawn_cli.usage import measure
 
@@ -79,12 +79,12 @@ class Remover:
             else:
                 hands.append(examined)
         try:
-            used = _occupied(hands)
+            obstacles = _obstacles(hands)
         except OSError as error:
             yield from (_failed(hand.session, Failure.of("openat", "/proc", error)) for hand in hands)
             return
-        yield from (_skipped(hand.session, Reason.IN_USE) for hand in hands if hand.session.identity in used)
-        free = [hand for hand in hands if hand.session.identity not in used]
+        yield from (_skipped(hand.session, reason) for hand in hands if (reason := obstacles.get(hand.session.identity)))
+        free = [hand for hand in hands if hand.session.identity not in obstacles]
         if not free:
             return
         try:
@@ -130,12 +130,12 @@ class Remover:
             else:
                 moved.append(hand)
         try:
-            used = _occupied(moved)
+            obstacles = _obstacles(moved)
         except OSError as error:
             failure = Failure.of("openat", "/proc", error)
             yield from [self._put_back(hand, place) or _failed(hand.session, failure) for hand in moved]
             return
-        verdicts = [self._settle(hand, place, used) for hand in moved]
+        verdicts = [self._settle(hand, place, obstacles) for hand in moved]
         yield from (verdict for verdict in verdicts if verdict)
         gone = [hand for hand, verdict in zip(moved, verdicts, strict=True) if not verdict]
         if not self._purge:
@@ -156,10 +156,10 @@ class Remover:
             return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
         return None
 
-    def _settle(self, hand: _Hand, place: Bin, used: frozenset[Identity]) -> Outcome | None:
+    def _settle(self, hand: _Hand, place: Bin, obstacles: Mapping[Identity, Reason]) -> Outcome | None:
         """The look after the rename: a session that somebody reached before it goes back."""
         try:
-            now = self._reached(hand, place, used)
+            now = self._reached(hand, place, obstacles)
             if now.goes and now.session.usage:
                 hand.usage = now.session.usage
                 final = gone(hand.name) if self._purge else settled(hand.name)
@@ -170,13 +170,13 @@ class Remover:
             return self._put_back(hand, place) or _failed(hand.session, Failure.of("openat", f"{place.shown}/{hand.name}", error))
         return self._put_back(hand, place) or _skipped(now.session, now.reason)
 
-    def _reached(self, hand: _Hand, place: Bin, used: frozenset[Identity]) -> Decision:
+    def _reached(self, hand: _Hand, place: Bin, obstacles: Mapping[Identity, Reason]) -> Decision:
         if identity_at(hand.name, place.descriptor) != hand.session.identity or not self._sessions.stand():
             return Decision(hand.session, Reason.CHANGED_SINCE_PLAN)
         if any(lies_inside(mount, f"{place.path}/{hand.name}") for mount in mount_points()):
             return Decision(hand.session, Reason.MOUNT_INSIDE)
-        if hand.session.identity in used:
-            return Decision(hand.session, Reason.IN_USE)
+        if obstacle := obstacles.get(hand.session.identity):
+            return Decision(hand.session, obstacle)
         return self._look(hand.session, place.descriptor, hand.name)
 
     def _put_back(self, hand: _Hand, place: Bin) -> Outcome | None:
@@ -201,8 +201,13 @@ class Remover:
         return Outcome(hand.session, action, Reason.EXPIRED, hand.usage.freed_bytes if self._purge else 0)
 
 
-def _occupied(hands: Sequence[_Hand]) -> frozenset[Identity]:
-    return occupied({hand.session.identity for hand in hands}) if hands else frozenset()
+def _obstacles(hands: Sequence[_Hand]) -> dict[Identity, Reason]:
+    """Which of the sessions have a live process or a mount in them, asked once for all."""
+    directories = {hand.session.identity for hand in hands}
+    if not directories:
+        return {}
+    mounted = dict.fromkeys(mounted_in(directories), Reason.MOUNT_INSIDE)
+    return mounted | dict.fromkeys(occupied(directories), Reason.IN_USE)
 
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:

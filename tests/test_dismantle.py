@@ -85,6 +85,21 @@ def test_a_folder_that_fills_again_is_cleared_again_for_some_rounds(
     assert len(filled) == (8 if left else 3)
 
 
+def test_a_multitude_of_failures_is_cut_short_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        write(tmp_path / "top" / str(number), 1)
+
+    def unlinking(name: str, *, dir_fd: int) -> None:
+        raise refuse(errno.EPERM)
+
+    monkeypatch.setattr(os, "unlink", unlinking)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    failures = take_apart(parent, "top", "top", lambda: False)
+    os.close(parent)
+    assert len(failures) == 65
+    assert failures[-1].detail == "and 36 more failures in this tree"
+
+
 def test_what_vanishes_meanwhile_is_no_failure(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_rmdir, real_unlink = os.rmdir, os.unlink
 

@@ -320,3 +320,16 @@ def test_a_session_with_the_longest_name_goes(run: Callable[..., Run], tree: Sam
     tree.session("x" * 255, files={"f": 1}, age_days=30)
     assert run("scratch-cleanup", "--base-path", tree.root).code == 0
     assert os.listdir(tree.sessions) == []
+
+
+@needs_namespaces
+def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    directory = tree.session("s", files={"f": 1, "m/x": 1}, age_days=30)
+    other, outside = tmp_path / "other", tmp_path / "outside"
+    other.mkdir()
+    write(outside / "precious", 1)
+    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory}/work/m"
+    prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+    done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
+    assert done.reasons() == {"s": "mount_inside"}, done.stderr
+    assert (directory / "work" / "f").exists()
