@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from rich.filesize import decimal
 
 from arawn_cli import plan_file
 from arawn_cli.activity import Activity
+from arawn_cli.cleanup_report import CleanupReport, failures_of, sentence, session_event, summary_event
 from arawn_cli.config import Config
 from arawn_cli.descriptors import entries, identity_at
 from arawn_cli.errors import StoppedError
-from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
+from arawn_cli.events import ScratchCleanup, report_failure
 from arawn_cli.instants import DAY
 from arawn_cli.last_run import record, refuse_earlier_clock
 from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
-from arawn_cli.leftovers import Purged, locked, purge, put_back, trash_usage
+from arawn_cli.leftovers import locked, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.occupancy import lies_inside, mount_points
@@ -38,16 +38,6 @@ _SHOWN_FAILURES = 3
 _TROUBLE = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
 
 
-@dataclass(slots=True)
-class _Report:
-    """What has happened in a run so far."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    purged: list[Purged] = field(default_factory=list)
-    failures: list[FailureReport] = field(default_factory=list)
-    told: set[FailureReport] = field(default_factory=set)
-
-
 def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     """Removes the inactive scratch sessions of a root, or in a dry run says which it would.
 
@@ -58,7 +48,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
         LockedError: another run is at work.
     """
     started = surroundings.monotonic()
-    report = _Report()
+    report = CleanupReport()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
         if not config.force:
             refuse_earlier_clock(config.state_directory, _JOB, root.path, surroundings.clock())
@@ -71,7 +61,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
             record(config.state_directory, _JOB, root.path, surroundings.clock)
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
-    summary = _summary(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
+    summary = summary_event(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
     surroundings.emit(summary)
     return summary
 
@@ -79,7 +69,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
 class _Cleanup:
     """One run on one root."""
 
-    def __init__(self, config: Config, surroundings: Surroundings, root: Root, report: _Report) -> None:
+    def __init__(self, config: Config, surroundings: Surroundings, root: Root, report: CleanupReport) -> None:
         self._config = config
         self._surroundings = surroundings
         self._root = root
@@ -217,13 +207,13 @@ class _Cleanup:
     def _tell(self, outcome: Outcome) -> None:
         """The one place where an outcome is logged, counted and emitted."""
         self._report.outcomes.append(outcome)
-        failures = _failures_of(outcome)
+        failures = failures_of(outcome)
         for shared in outcome.session.evidence.shared_failures:
             self._fail(shared)
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
-        log.log(level, "%s", "; ".join([_sentence(outcome), *(str(failure) for failure in failures[:_SHOWN_FAILURES])]))
+        log.log(level, "%s", "; ".join([sentence(outcome), *(str(failure) for failure in failures[:_SHOWN_FAILURES])]))
         self._report.failures += [report_failure(failure, outcome.session.name) for failure in failures]
-        self._surroundings.emit(_session_event(outcome, self._surroundings, dry_run=self._config.dry_run))
+        self._surroundings.emit(session_event(outcome, self._surroundings, dry_run=self._config.dry_run))
 
     def _fail(self, failure: Failure, session: str | None = None) -> None:
         """Logs and counts a failure that belongs to no outcome, once however many sessions it concerns."""
@@ -260,51 +250,3 @@ def _look_with(activity: Activity) -> Look:
 def _staying(decision: Decision) -> Outcome:
     kept = decision.reason in (Reason.ACTIVE, Reason.RECENT_FILES)
     return Outcome(decision.session, Action.KEPT if kept else Action.SKIPPED, decision.reason)
-
-
-def _failures_of(outcome: Outcome) -> tuple[Failure, ...]:
-    """What failed with a session alone; a failed source that all sessions share is reported once for all."""
-    usage = outcome.session.usage
-    return (*outcome.failures, *outcome.session.evidence.own_failures, *(usage.failures if usage else ()))
-
-
-def _sentence(outcome: Outcome) -> str:
-    session = outcome.session
-    turn = rendered(session.evidence.last_turn) or "not found"
-    size = decimal(session.usage.apparent_bytes) if session.usage else "not measured"
-    return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {size}"
-
-
-def _session_event(outcome: Outcome, surroundings: Surroundings, *, dry_run: bool) -> ScratchSessionEvent:
-    session = outcome.session
-    return ScratchSessionEvent(
-        timestamp=surroundings.timestamp(),
-        host=surroundings.host,
-        dry_run=dry_run,
-        session_id=escape(session.name),
-        action=outcome.action,
-        reason=outcome.reason,
-        last_turn=rendered(session.evidence.last_turn),
-        last_activity=rendered(session.last_activity),
-        bytes=session.usage.apparent_bytes if session.usage else None,
-        files=session.usage.files if session.usage else None,
-    )
-
-
-def _summary(report: _Report, surroundings: Surroundings, *, dry_run: bool, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
-    cleaned = [outcome for outcome in report.outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
-    stayed = Counter(str(outcome.reason) for outcome in report.outcomes if outcome.action in (Action.KEPT, Action.SKIPPED))
-    freed = sum(outcome.freed_bytes for outcome in report.outcomes) + sum(purged.freed_bytes for purged in report.purged)
-    return ScratchCleanup(
-        timestamp=surroundings.timestamp(),
-        host=surroundings.host,
-        dry_run=dry_run,
-        sessions_checked=len(report.outcomes),
-        sessions_cleaned=len(cleaned),
-        bytes_reclaimed=freed,
-        cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
-        sessions_skipped=dict(sorted(stayed.items())),
-        failures=tuple(report.failures),
-        trash_bytes=trash_bytes,
-        duration_ms=duration_ms,
-    )
