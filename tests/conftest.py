@@ -118,3 +118,16 @@ def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
                 content = Path(path).read_bytes()
             found[path] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino, content)
     return found
+
+
+def make_deep(top: Path, levels: int) -> None:
+    """Folders in each other, deeper than any path can name, with one empty file at the bottom."""
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("leaf", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)

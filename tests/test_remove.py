@@ -16,7 +16,7 @@ from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Decision, ScratchSession
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.trash import name_for, parse, settled
-from tests.conftest import Run, needs_namespaces, needs_root, snapshot
+from tests.conftest import Run, make_deep, needs_namespaces, needs_root, snapshot
 from tests.in_process import cleaned
 
 
@@ -42,14 +42,7 @@ def test_a_tree_with_every_kind_of_file_is_taken_apart(tmp_path: Path) -> None:
 
 def test_ten_thousand_levels_are_taken_apart(tmp_path: Path) -> None:
     top = tmp_path / "deep"
-    top.mkdir()
-    here = os.open(top, os.O_RDONLY)
-    for _ in range(10_000):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    make_deep(top, 10_000)
     assert apart(top) == []
     assert os.listdir(tmp_path) == []
 

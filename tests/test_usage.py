@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.model import Usage
 from arawn_cli.usage import Subtree, combined, measure, measure_all
-from tests.conftest import WITHOUT_FILE_POWERS, needs_setpriv
+from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
 
 def measured(path: Path) -> Usage:
@@ -76,15 +76,7 @@ def test_a_file_linked_from_two_trees_counts_once_together_and_is_freed_only_wit
 
 def test_ten_thousand_levels_are_measured_with_few_descriptors(tmp_path: Path) -> None:
     top = tmp_path / "deep"
-    top.mkdir()
-    here = os.open(top, os.O_RDONLY)
-    for _ in range(10_000):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("leaf", os.O_WRONLY | os.O_CREAT, dir_fd=here))
-    os.close(here)
+    make_deep(top, 10_000)
     usage = measured(top)
     assert (usage.directories, usage.files, usage.complete) == (10_001, 1, True)
     subprocess.run(["rm", "-rf", str(top)], check=True)
