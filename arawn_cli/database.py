@@ -75,8 +75,10 @@ def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
     return SessionRow(_text(id_), _text(workstream_id), latest(*readable), unreadable)
 
 
-def query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """What a statement answers on any SQLite database, text as bytes; nothing is written to it.
+def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[tuple[object, ...]]:
+    """What a statement answers on any SQLite database; nothing is written to it.
+
+    Text comes as bytes, because another program's may be no UTF-8; `text=str` is for a file of our own.
 
     Raises:
         DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
@@ -85,7 +87,7 @@ def query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple
         before = signature(path)
         mode = _mode(path)
         try:
-            rows = _rows(path, mode, statement, parameters)
+            rows = _rows(path, mode, statement, parameters, text)
         except DatabaseUnreadableError:
             if signature(path) == before:
                 raise
@@ -96,10 +98,10 @@ def query(path: Path, statement: str, parameters: tuple[str, ...]) -> list[tuple
     raise DatabaseUnreadableError(f"{path} changes faster than it can be read")
 
 
-def _rows(path: Path, mode: str, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
+def _rows(path: Path, mode: str, statement: str, parameters: tuple[str | int, ...], text: type[bytes | str]) -> list[tuple[object, ...]]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_SECONDS)) as connection:
-            connection.text_factory = bytes
+            connection.text_factory = text
             return connection.execute(statement, parameters).fetchall()
     except sqlite3.Error as error:
         hint = ""

@@ -6,16 +6,16 @@ Events that cannot be stored go out directly. Only one that is neither stored no
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from arawn_cli.bounded import within
 from arawn_cli.courier import Courier, Pace
 from arawn_cli.events import Event
-from arawn_cli.outbox import Outbox, Waiting
+from arawn_cli.outbox import Outbox, Waiting, put
 from arawn_cli.parcels import Delivered, Parcel, Refused, Relay, Undelivered, parcel_of
-from arawn_cli.state import State, StateUnavailableError, exclusive, open_state
+from arawn_cli.state import State, StateUnavailableError, exclusive
+from arawn_cli.surroundings import Change
 
 log = logging.getLogger(__name__)
 
@@ -59,18 +59,13 @@ class _Obstacle:
 
 @dataclass(slots=True)
 class Delivery:
-    """The relay's side of one run: takes events as they are raised, and delivers them in `finish`.
-
-    `clock` is the wall clock in nanoseconds.
-    """
+    """The relay's side of one run: takes events as they are raised, and delivers them in `finish`."""
 
     relay: Relay
-    state_directory: Path
+    state: State
     terms: Terms
     pace: Pace
-    clock: Callable[[], int]
     tally: Tally = field(default_factory=Tally)
-    _state: State | None = None
     _unstored: list[Parcel] = field(default_factory=list)
     _told: bool = False
 
@@ -80,6 +75,24 @@ class Delivery:
             parcel = parcel_of(event)
             if not self._store(parcel):
                 self._keep_at_hand(parcel)
+
+    def commit(self, change: Change) -> Sequence[Event] | None:
+        """Makes a change of the state, and stores the wanted ones of its events in the same transaction.
+
+        Answers with all of its events, or with None where the state takes no change; nothing has happened then.
+        """
+        dropped: list[Parcel] = []
+        try:
+            with self.state.transaction() as connection:
+                events = change(connection)
+                for event in events:
+                    if event.type in self.terms.types:
+                        dropped += put(connection, parcel_of(event), self.terms.outbox_limit)
+        except StateUnavailableError as error:
+            self._tell(error)
+            return None
+        self._drop(dropped)
+        return events
 
     def finish(self) -> Tally:
         """Delivers what waits, within the deadline, and answers what became of it."""
@@ -101,27 +114,28 @@ class Delivery:
                 self._deliver_stored(courier)
         finally:
             self.relay.close()
-            if self._state is not None:
-                self._state.close()
-                self._state = None
 
     def _outbox(self) -> Outbox:
-        if self._state is None:
-            self._state = open_state(self.state_directory, self.clock)
-        return Outbox(self._state, self.terms.outbox_limit)
+        return Outbox(self.state, self.terms.outbox_limit)
 
     def _store(self, parcel: Parcel) -> bool:
         try:
             dropped = self._outbox().add(parcel)
         except StateUnavailableError as error:
-            if not self._told:
-                log.warning("%s: events go to the relay directly", error)
-            self._told = True
+            self._tell(error)
             return False
+        self._drop(dropped)
+        return True
+
+    def _tell(self, error: StateUnavailableError) -> None:
+        if not self._told:
+            log.warning("%s: events go to the relay directly", error)
+        self._told = True
+
+    def _drop(self, dropped: Sequence[Parcel]) -> None:
         for old in dropped:
             log.warning("the outbox is full (%d events): dropped %s", self.terms.outbox_limit, old)
         self.tally.dropped += len(dropped)
-        return True
 
     def _keep_at_hand(self, parcel: Parcel) -> None:
         if len(self._unstored) < self.terms.outbox_limit:
@@ -165,7 +179,7 @@ class Delivery:
             outbox = self._outbox()
             if not outbox.next(0, 1):
                 return
-            self._settled()
+            self.state.settle()
             obstacle = self._deliver_in_turn(outbox, courier)
             contents = outbox.contents()
         except StateUnavailableError as error:
@@ -175,13 +189,9 @@ class Delivery:
             refused = f", {contents.refused} of them refused by the relay" if contents.refused else ""
             log.warning("%d events wait in the outbox%s%s", contents.waiting, refused, f": {obstacle.reason}" if obstacle.reason else "")
 
-    def _settled(self) -> None:
-        if self._state is not None:
-            self._state.settle()
-
     def _deliver_in_turn(self, outbox: Outbox, courier: Courier) -> _Obstacle:
         while True:
-            with exclusive(self.state_directory) as ours:
+            with exclusive(self.state.directory) as ours:
                 if ours:
                     return _Round(outbox, courier, self.tally).run()
             if courier.is_over:

@@ -1,174 +1,178 @@
-"""The use case `disk-check`: measure, evaluate, report."""
+"""The use case `disk-check`: measure, judge, remember, report."""
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rich.filesize import decimal
 
+from arawn_cli import alerts, history, last_run
+from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
-from arawn_cli.database import DatabaseUnreadableError, workstream_rows
-from arawn_cli.events import (
-    DiskCheck,
-    DiskPressure,
-    ForeignEntry,
-    Level,
-    WorkstreamUsage,
-    megabytes,
-    percent_of,
-    report_failure,
-)
-from arawn_cli.filesystem import filesystem_of
-from arawn_cli.inventory import Inventory, WorkstreamTree, take
-from arawn_cli.layout import Root, database_of, opened_root
-from arawn_cli.leftovers import trash_usage
-from arawn_cli.model import Failure, Usage, WorkstreamRow
-from arawn_cli.pressure import TOTAL, ScopeUsage, level_of, limit_for, unmatched_limits, worst
+from arawn_cli.config_tables import seconds_of
+from arawn_cli.events import DiskCheck, DiskPressure, Level
+from arawn_cli.forecast import days_until
+from arawn_cli.inspection import Inspection, inspect
+from arawn_cli.layout import Root, opened_root
+from arawn_cli.model import SCRATCH, Usage
+from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, ScopeUsage, Unit, Verdict, judge_all, level_of, next_limit, reaches, worst
+from arawn_cli.recall import Recall, recall
+from arawn_cli.reclaimable import decisions_now, reclaimable
+from arawn_cli.scopes import freed_in
 from arawn_cli.surroundings import Surroundings
-from arawn_cli.usage import threads_for
 
 log = logging.getLogger(__name__)
 
+JOB = "disk-check"
 
-def check(config: Config, surroundings: Surroundings) -> DiskCheck:
-    """Measures a root, emits the usage of each workstream and the pressure of each scope, and returns the last event.
-
-    Raises:
-        ConfigurationError, RefusedError: the root is wrong or unsafe.
-    """
-    started = surroundings.monotonic()
-    with opened_root(config.root) as root:
-        rows, database_failures = _rows(config, root)
-        threads = threads_for(config.maintenance.threads)
-        inventory = take(root, rows, threads, surroundings)
-        trash = trash_usage(root)
-        filesystem = filesystem_of(root.path)
-    check = _Check(config, surroundings)
-    failures = (*database_failures, *inventory.total.failures)
-    _log_findings(inventory, failures, config)
-    for tree in inventory.workstreams:
-        surroundings.emit(check.usage_event(tree))
-    scopes = list(check.scopes(inventory))
-    levels = [check.pressure(scope) for scope in scopes]
-    worst_level = worst(levels)
-    summary = DiskCheck(
-        timestamp=surroundings.timestamp(),
-        host=surroundings.host,
-        dry_run=config.dry_run,
-        level=Level.UNKNOWN if failures and worst_level is Level.OK else worst_level,
-        total_usage_bytes=check.size(inventory.total),
-        workstreams=len(inventory.workstreams),
-        pressure_events=sum(level is not Level.OK for level in levels),
-        filesystem=filesystem,
-        trash_bytes=check.size(trash),
-        sample_age_secs=0,
-        complete=not failures,
-        duration_ms=(surroundings.monotonic() - started) // 1_000_000,
-        foreign=tuple(ForeignEntry(name=name, bytes=check.size(usage)) for name, usage in inventory.foreign.items()),
-        failures=tuple(report_failure(failure) for failure in failures),
-    )
-    surroundings.emit(summary)
-    return summary
-
-
-def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
-    path = database_of(config, root)
-    if path is None:
-        return [], ()
-    try:
-        return workstream_rows(path), ()
-    except DatabaseUnreadableError as error:
-        return [], (Failure("sqlite3", path.name, errno.EIO, str(error)),)
-
-
-def _log_findings(inventory: Inventory, failures: tuple[Failure, ...], config: Config) -> None:
-    for failure in failures:
-        log.error("%s", failure)
-    for name, usage in inventory.foreign.items():
-        log.info("workstreams/%s is not Arawn's: %s", name, decimal(usage.apparent_bytes))
-    for path in inventory.total.other_filesystems:
-        log.info("workstreams/%s is another filesystem: not counted", path)
-    for key in unmatched_limits((tree.row for tree in inventory.workstreams), config.maintenance.pressure.limits):
-        log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
+# What a cleanup frees, it frees for these; in the measure of trees and in bytes.
+_HELPED = frozenset({SCRATCH, TOTAL, FILESYSTEM})
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check came to: the last event, what was measured, and the level of each scope."""
+
+    summary: DiskCheck
+    inspection: Inspection
+    verdicts: tuple[Verdict, ...]
+
+
+def check(config: Config, surroundings: Surroundings) -> Checked:
+    """Measures a root, emits the usage of each workstream and what is to be told of each scope, and last the whole.
+
+    Levels, history and events are stored in one transaction; a state file that takes no change costs the memory, not the check.
+
+    Raises:
+        ConfigurationError, RefusedError: the root is wrong or unsafe.
+        StoppedError: a signal asked the run to end.
+    """
+    started = surroundings.monotonic()
+    now = surroundings.clock()
+    with opened_root(config.root) as root:
+        inspection = inspect(root, config, surroundings)
+        remembered = recall(surroundings.state, root.path, now)
+        helped = _reclaimable(root, config, inspection, remembered, now)
+    check_ = _Check(config, surroundings, root, inspection, remembered, helped, now)
+    for tree in inspection.inventory.workstreams:
+        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(tree.row.id)))
+    verdicts = check_.settle()
+    _log_levels(verdicts)
+    told = sum(verdict.told for verdict in verdicts)
+    level = worst(verdict.level for verdict in verdicts)
+    if inspection.failures and level is Level.OK:
+        level = Level.UNKNOWN
+    duration = (surroundings.monotonic() - started) // 1_000_000
+    summary = check_.events.summary(inspection, level, told, check_.forecasts[TOTAL], duration)
+    surroundings.emit(summary)
+    return Checked(summary, inspection, tuple(verdicts))
+
+
 class _Check:
-    """The measure and the limits of one run."""
+    """One check, measured and not judged yet."""
 
-    config: Config
-    surroundings: Surroundings
+    def __init__(
+        self,
+        config: Config,
+        surroundings: Surroundings,
+        root: Root,
+        inspection: Inspection,
+        remembered: Recall,
+        helped: Usage | None,
+        now: int,
+    ) -> None:
+        pressure = config.maintenance.pressure
+        self.events = CheckEvents(config, surroundings)
+        self.forecasts = {scope.scope: _forecast(scope, remembered) for scope in inspection.scopes}
+        self._config = config
+        self._surroundings = surroundings
+        self._root = root.path
+        self._inspection = inspection
+        self._remembered = remembered
+        self._helped = helped
+        self._now = now
+        self._rules = Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
+        self._verdicts: list[Verdict] = []
 
-    def size(self, usage: Usage) -> int:
-        """What a tree uses, in the configured measure."""
-        apparent = self.config.maintenance.pressure.measure == "apparent"
-        return usage.apparent_bytes if apparent else usage.allocated_bytes
+    def settle(self) -> list[Verdict]:
+        """Judges every scope, and stores and emits what is to be told."""
+        if self._config.dry_run:
+            self._judge(self._remembered, self._rules)
+        elif self._surroundings.commit(self._change):
+            return self._verdicts
+        else:
+            # Checks in a row cannot be counted: rather an early alert than none on a disk that is full.
+            self._judge(self._remembered, replace(self._rules, for_checks=1))
+        for event in self._pressure_events():
+            self._surroundings.emit(event)
+        return self._verdicts
 
-    def limit(self, row: WorkstreamRow) -> int:
-        """The warning limit of a workstream."""
-        return limit_for(row, self.config.maintenance.pressure.limits, self.config.workstream_limit_bytes)
+    def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
+        """The part of a check that is kept together or not at all."""
+        before = alerts.load(connection, self._root)
+        self._judge(replace(self._remembered, alerts=before), self._rules)
+        alerts.store(connection, self._root, self._verdicts, self._now)
+        history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
+        last_run.note(connection, JOB, self._root, self._now, succeeded=not self._inspection.failures)
+        return self._pressure_events()
 
-    def scopes(self, inventory: Inventory) -> Iterator[ScopeUsage]:
-        """The total, every workstream, every scratch session."""
-        total = inventory.total
-        yield ScopeUsage(TOTAL, "all workstreams", self.size(total), self.config.total_limit_bytes, total.complete)
-        for tree in inventory.workstreams:
-            usage = tree.total
-            yield ScopeUsage(tree.row.id, tree.row.title, self.size(usage), self.limit(tree.row), usage.complete)
-        for tree in (tree for tree in inventory.workstreams if tree.row.is_scratch):
-            for session, usage in tree.sessions.items():
-                size = self.size(usage)
-                yield ScopeUsage(f"session:{session}", tree.row.title, size, self.config.session_limit_bytes, usage.complete)
+    def _judge(self, remembered: Recall, rules: Rules) -> None:
+        all_seen = not self._inspection.failures
+        self._verdicts = judge_all(self._inspection.scopes, remembered.alerts, rules, self._now, all_seen=all_seen)
 
-    def pressure(self, scope: ScopeUsage) -> Level:
-        """Emits the pressure of a scope, if there is any, and answers its level."""
-        level = level_of(scope, self.config.maintenance.pressure.critical_ratio)
-        if level is not Level.OK:
-            log.info("%s: %s uses %s of %s", level, scope.scope, decimal(scope.usage_bytes), decimal(scope.limit_bytes))
-            self.surroundings.emit(self._pressure_event(scope, level))
-        return level
+    def _pressure_events(self) -> list[DiskPressure]:
+        return [self._pressure_event(verdict) for verdict in self._verdicts if verdict.told]
 
-    def usage_event(self, tree: WorkstreamTree) -> WorkstreamUsage:
-        """What one workstream uses, as an event."""
-        total = tree.total
-        limit = self.limit(tree.row)
-        return WorkstreamUsage(
-            timestamp=self.surroundings.timestamp(),
-            host=self.surroundings.host,
-            dry_run=self.config.dry_run,
-            workstream_id=tree.row.id,
-            workstream_name=tree.row.title,
-            is_scratch=tree.row.is_scratch,
-            production_bytes=self.size(tree.production),
-            work_bytes=self.size(tree.work),
-            total_bytes=self.size(total),
-            limit_bytes=limit,
-            percent=percent_of(self.size(total), limit),
-            other_bytes=self.size(tree.other),
-            allocated_bytes=total.allocated_bytes,
-            files=total.files,
-            sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
-            complete=total.complete,
+    def _pressure_event(self, verdict: Verdict) -> DiskPressure:
+        scope = verdict.usage.scope
+        helps = self._helped is not None and scope in _HELPED
+        return self.events.pressure(
+            verdict, freed_in(self._config, self._helped) if helps and self._helped else None, self.forecasts.get(scope)
         )
 
-    def _pressure_event(self, scope: ScopeUsage, level: Level) -> DiskPressure:
-        return DiskPressure(
-            timestamp=self.surroundings.timestamp(),
-            host=self.surroundings.host,
-            dry_run=self.config.dry_run,
-            level=level,
-            scope=scope.scope,
-            usage_mb=megabytes(scope.usage_bytes),
-            limit_mb=megabytes(scope.limit_bytes),
-            workstream_id=scope.scope,
-            workstream_name=scope.name,
-            usage_bytes=scope.usage_bytes,
-            limit_bytes=scope.limit_bytes,
-            percent=percent_of(scope.usage_bytes, scope.limit_bytes),
-            complete=scope.complete,
-            reclaimable_bytes=None,
-            forecast_days=None,
+
+def _forecast(scope: ScopeUsage, remembered: Recall) -> int | None:
+    """Days until a scope comes to the limit that is next for it."""
+    before = remembered.alerts.get(scope.scope)
+    limit = next_limit(scope, before.alert.level if before else Level.OK)
+    if limit is None or not scope.complete:
+        return None
+    return days_until(limit, scope.usage, remembered.pace(scope.scope, scope.usage))
+
+
+def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:
+    """What a cleanup would free; found out only when one of the scopes that it helps has, or had, too much."""
+    asked = any(
+        scope.scope in _HELPED and (level_of(scope) is not Level.OK or scope.scope in remembered.alerts) for scope in inspection.scopes
+    )
+    if not asked:
+        return None
+    return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.trash)
+
+
+def _log_levels(verdicts: Sequence[Verdict]) -> None:
+    """A level that rises is trouble, and the one thing that cron mails of a check; what repeats or falls is not."""
+    for verdict in verdicts:
+        scope = verdict.usage
+        size = (
+            f"{scope.usage:,} of {scope.limit:,} inodes"
+            if scope.unit is Unit.INODES
+            else f"{decimal(scope.usage)} of {decimal(scope.limit)}"
         )
+        if verdict.level is not verdict.before:
+            rises = reaches(verdict.level, verdict.before)
+            verb = "rises" if rises else "falls"
+            log.log(
+                logging.WARNING if rises else logging.INFO,
+                "%s %s from %s to %s: %s",
+                scope.scope,
+                verb,
+                verdict.before,
+                verdict.level,
+                size,
+            )
+        elif verdict.level is not Level.OK or level_of(scope) is not Level.OK:
+            log.info("%s stays at %s: %s", scope.scope, verdict.level, size)

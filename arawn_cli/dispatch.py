@@ -12,9 +12,10 @@ from arawn_cli.courier import Pace
 from arawn_cli.credentials import Token, token_for
 from arawn_cli.delivery import Delivery, Terms
 from arawn_cli.parcels import Relay
+from arawn_cli.state import State
 
 
-def delivery_for(config: Config, environment: Mapping[str, str], stopping: Callable[[], bool]) -> Delivery | None:
+def delivery_for(config: Config, environment: Mapping[str, str], state: State, stopping: Callable[[], bool]) -> Delivery | None:
     """The delivery of a run that has a relay; None in a dry run, once all that could be wrong was looked at.
 
     Raises:
@@ -29,10 +30,9 @@ def delivery_for(config: Config, environment: Mapping[str, str], stopping: Calla
         return None
     return Delivery(
         relay=relay,
-        state_directory=config.state_directory,
+        state=state,
         terms=_terms(table),
         pace=Pace(time.monotonic, time.sleep, random.random, stopping),
-        clock=time.time_ns,
     )
 
 

@@ -42,7 +42,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPressure(Event):
-    """A scope is above its limit, or back below it."""
+    """A scope is above its limit, or back below it.
+
+    `unit` is `bytes`, or `inodes` for the scope that counts them: then the fields named after bytes hold inodes.
+    `reclaimable_bytes` is what a cleanup now would remove and what the trash holds, where that helps and is known.
+    `forecast_days` are the days until the limit that comes next is reached at the pace of the last week: that of a
+    warning, or above it the critical one; null when that is unknown, more than a year off, or behind.
+    """
 
     type: str = "disk_pressure"
     level: Level
@@ -54,6 +60,7 @@ class DiskPressure(Event):
     usage_bytes: int
     limit_bytes: int
     percent: int
+    unit: str
     complete: bool
     reclaimable_bytes: int | None
     forecast_days: int | None
@@ -77,6 +84,7 @@ class WorkstreamUsage(Event):
     files: int
     sessions: int
     complete: bool
+    forecast_days: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +121,13 @@ class FailureReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskCheck(Event):
-    """The end of a disk check. `level` is the worst of all scopes."""
+    """The end of a disk check. `level` is the worst of all scopes; limit, percentage and forecast are those of the total."""
 
     type: str = "disk_check"
     level: Level
     total_usage_bytes: int
+    limit_bytes: int
+    percent: int
     workstreams: int
     pressure_events: int
     filesystem: Filesystem
@@ -125,6 +135,7 @@ class DiskCheck(Event):
     sample_age_secs: int
     complete: bool
     duration_ms: int
+    forecast_days: int | None
     foreign: tuple[ForeignEntry, ...]
     failures: tuple[FailureReport, ...]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sqlite3
 from pathlib import Path
 
-from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.errors import RefusedError
 from arawn_cli.instants import SECOND, render
-from arawn_cli.state import FILE, StateUnavailableError, open_state
+from arawn_cli.state import State, StateUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +16,13 @@ log = logging.getLogger(__name__)
 _TOLERANCE = 60 * SECOND
 
 
-def refuse_earlier_clock(state_directory: Path, job: str, root: Path, now: int) -> None:
+def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
     """Looks whether the clock has gone back since the job last ran; nothing is written.
 
     Raises:
         RefusedError: it has, by more than a minute.
     """
-    last = _last(state_directory / FILE, job, root)
+    last = _last(state, job, root)
     if last is not None and now < last - _TOLERANCE:
         raise RefusedError(
             f"the clock says {render(now)}, and {job} last ran at {render(last)}: ages cannot be trusted, nothing was removed; "
@@ -31,25 +30,28 @@ def refuse_earlier_clock(state_directory: Path, job: str, root: Path, now: int) 
         )
 
 
-def record(state_directory: Path, job: str, root: Path, clock: Callable[[], int]) -> None:
-    """Notes that a job runs now; state that takes no change (a full disk) is only a warning."""
+def record(state: State, job: str, root: Path, now: int, *, succeeded: bool) -> None:
+    """Notes that a job has run; state that takes no change (a full disk) is only a warning."""
     try:
-        state = open_state(state_directory, clock)
-        try:
-            with state.transaction() as connection:
-                connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (job, str(root), clock()))
-        finally:
-            state.close()
+        with state.transaction() as connection:
+            note(connection, job, root, now, succeeded=succeeded)
     except StateUnavailableError as error:
         log.warning("%s: the time of this run is not noted", error)
 
 
-def _last(path: Path, job: str, root: Path) -> int | None:
+def note(connection: sqlite3.Connection, job: str, root: Path, now: int, *, succeeded: bool) -> None:
+    """Notes that a job has run on a root, in a transaction that is under way."""
+    connection.execute(
+        "INSERT INTO runs (job, root, last_run, last_success) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (job, root) "
+        "DO UPDATE SET last_run = ?3, last_success = coalesce(?4, last_success)",
+        (job, str(root), now, now if succeeded else None),
+    )
+
+
+def _last(state: State, job: str, root: Path) -> int | None:
     try:
-        if not path.exists():
-            return None
-        rows = query(path, "SELECT last_run FROM runs WHERE job = ? AND root = ?", (job, str(root)))
-    except (DatabaseUnreadableError, OSError) as error:
+        rows = state.select("SELECT last_run FROM runs WHERE job = ? AND root = ?", (job, str(root)))
+    except StateUnavailableError as error:
         log.warning("%s: when %s last ran is not known", error, job)
         return None
     return next((value for (value,) in rows if isinstance(value, int)), None)

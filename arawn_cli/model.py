@@ -133,6 +133,11 @@ class Usage:
         """Apparent bytes that removing the tree gives back: files with a name elsewhere stay."""
         return self.apparent_bytes - sum(file.apparent for file in self.linked.values() if file.met < file.links)
 
+    @property
+    def freed_allocated_bytes(self) -> int:
+        """The same in allocated bytes."""
+        return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.met < file.links)
+
 
 @dataclass(frozen=True, slots=True)
 class TurnEvidence:

@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
 from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
-from arawn_cli.surroundings import Progress, Surroundings
+from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.surroundings import Change, Progress, Surroundings
 
 if TYPE_CHECKING:
     from arawn_cli.delivery import Delivery
@@ -96,7 +97,7 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
     def job(config: Config, surroundings: Surroundings) -> ExitCode:
         from arawn_cli.disk_check import check
 
-        summary = check(config, surroundings)
+        summary = check(config, surroundings).summary
         if fail_on is not None and reaches(summary.level, Level(fail_on)):
             return ExitCode.LEVEL_REACHED
         return ExitCode.DONE if summary.complete else ExitCode.PARTIAL
@@ -162,9 +163,18 @@ def _run_configured(config: Config, output: Output, console: Console, job: Calla
         progress: Progress = NoProgress()
         if sys.stderr.isatty() and not output.quiet:
             progress = stack.enter_context(TerminalProgress(console))
-        delivery = _delivery(config, signals)
-        emit = _emit_to(delivery, standard_output.emit)
-        surroundings = Surroundings(time.time_ns, time.monotonic_ns, socket.gethostname(), emit, progress, signals.stopping)
+        state = stack.enter_context(closing(State(config.state_directory, time.time_ns)))
+        delivery = _delivery(config, state, signals)
+        surroundings = Surroundings(
+            clock=time.time_ns,
+            monotonic=time.monotonic_ns,
+            host=socket.gethostname(),
+            emit=_emit_to(delivery, standard_output.emit),
+            state=state,
+            commit=_commit_to(delivery, state, standard_output.emit),
+            progress=progress,
+            stopping=signals.stopping,
+        )
         try:
             code = job(config, surroundings)
         except StoppedError:
@@ -180,13 +190,13 @@ def _run_configured(config: Config, output: Output, console: Console, job: Calla
     return signals.exit_code or code
 
 
-def _delivery(config: Config, signals: Signals) -> Delivery | None:
+def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
     """The relay's side of the run. What it is made of is imported only where there is a relay: most starts have none."""
     if config.relay is None:
         return None
     from arawn_cli.dispatch import delivery_for
 
-    return delivery_for(config, os.environ, signals.stopping)
+    return delivery_for(config, os.environ, state, signals.stopping)
 
 
 def _emit_to(delivery: Delivery | None, show: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -199,6 +209,27 @@ def _emit_to(delivery: Delivery | None, show: Callable[[Event], None]) -> Callab
         show(event)
 
     return emit
+
+
+def _commit_to(delivery: Delivery | None, state: State, show: Callable[[Event], None]) -> Callable[[Change], bool]:
+    """Shows the events of a change once it is kept."""
+
+    def commit(change: Change) -> bool:
+        events = delivery.commit(change) if delivery else _change(state, change)
+        for event in events or ():
+            show(event)
+        return events is not None
+
+    return commit
+
+
+def _change(state: State, change: Change) -> Sequence[Event] | None:
+    try:
+        with state.transaction() as connection:
+            return change(connection)
+    except StateUnavailableError as error:
+        log.warning("%s: levels are told as measured, and not remembered", error)
+        return None
 
 
 def _writer(output: Output) -> Callable[[Event], None]:

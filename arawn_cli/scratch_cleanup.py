@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from rich.filesize import decimal
 
@@ -13,25 +12,24 @@ from arawn_cli import plan_file
 from arawn_cli.activity import Activity
 from arawn_cli.cleanup_report import CleanupReport, failures_of, sentence, session_event, summary_event
 from arawn_cli.config import Config
-from arawn_cli.descriptors import entries, identity_at
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import ScratchCleanup, report_failure
 from arawn_cli.instants import DAY
 from arawn_cli.last_run import record, refuse_earlier_clock
-from arawn_cli.layout import Root, database_of, opened_root, opened_sessions
+from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
-from arawn_cli.names import escape, is_valid_id
-from arawn_cli.occupancy import lies_inside, mount_points
-from arawn_cli.plan import Brake, Policy, approved, decide, decide_again, halted, undecided
+from arawn_cli.names import escape
+from arawn_cli.plan import approved, decide_again, halted, undecided
 from arawn_cli.remove import Look, Remover
 from arawn_cli.surroundings import Surroundings
-from arawn_cli.trash import Sessions, TrashEntry, is_ours, waiting
+from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
+from arawn_cli.trash import Sessions, TrashEntry, waiting
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 
 log = logging.getLogger(__name__)
 
-_JOB = "scratch-cleanup"
+JOB = "scratch-cleanup"
 
 # Reasons that tell of something wrong, and not of a session that merely stays.
 _SHOWN_FAILURES = 3
@@ -51,14 +49,14 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     report = CleanupReport()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
         if not config.force:
-            refuse_earlier_clock(config.state_directory, _JOB, root.path, surroundings.clock())
+            refuse_earlier_clock(surroundings.state, JOB, root.path, surroundings.clock())
         with locked(descriptor, root, hold=not config.dry_run):
             try:
                 _Cleanup(config, surroundings, root, report).run(descriptor)
             except StoppedError:
                 log.warning("stopped by a signal while measuring: no session was removed")
         if not config.dry_run:
-            record(config.state_directory, _JOB, root.path, surroundings.clock)
+            record(surroundings.state, JOB, root.path, surroundings.clock(), succeeded=not report.failures)
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
     summary = summary_event(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
@@ -76,7 +74,7 @@ class _Cleanup:
         self._report = report
         self._now = surroundings.clock()
         self._plan = None if config.apply is None else plan_file.read(config.apply, root.path)
-        self._policy = Policy(config.older_than_days, config.maintenance.cleanup.protect)
+        self._policy = policy_of(config)
 
     def run(self, descriptor: int | None) -> None:
         leftovers = self._leftovers()
@@ -86,7 +84,7 @@ class _Cleanup:
             return
         sessions = Sessions(self._root, descriptor, identity_of(os.fstat(descriptor)))
         try:
-            listed = list(_listed(sessions))
+            listed = list_sessions(sessions)
         except OSError as error:
             self._fail(Failure.of("getdents64", sessions.shown, error))
             return
@@ -142,8 +140,7 @@ class _Cleanup:
             log.info("purged session %s from the trash: %s freed", entry.session, decimal(purged.freed_bytes))
 
     def _activity(self, listed: Sequence[ScratchSession]) -> Activity:
-        ids = {session.name for session in listed if is_valid_id(session.name)}
-        activity = Activity(self._root.workstreams, database_of(self._config, self._root), ids, self._policy.cutoff(self._now))
+        activity = activity_of(listed, self._config, self._root, self._now)
         for failure in activity.failures:
             self._fail(failure)
         if activity.unreadable_lines:
@@ -151,7 +148,7 @@ class _Cleanup:
         return activity
 
     def _decisions(self, listed: Sequence[ScratchSession], activity: Activity, descriptor: int) -> list[Decision]:
-        known = [replace(session, evidence=activity.evidence(session.name)) for session in listed]
+        known = with_evidence(listed, activity)
         walks = undecided(known, self._policy, self._now)
         self._surroundings.progress.start("measuring", len(walks))
         usages = measure_all(
@@ -161,7 +158,7 @@ class _Cleanup:
             self._surroundings.advance_or_stop,
         )
         measured = {session.name: usage for session, usage in zip(walks, usages, strict=True)}
-        return [decide(replace(session, usage=measured.get(session.name)), self._policy, self._now) for session in known]
+        return decisions_on(known, measured, self._policy, self._now)
 
     def _approved(self, decisions: list[Decision]) -> list[Decision]:
         """The plan as far as the file of `--apply` approves it."""
@@ -174,7 +171,7 @@ class _Cleanup:
 
     def _braked(self, decisions: list[Decision]) -> list[Decision]:
         limits = self._config.maintenance.cleanup
-        if self._config.force or not Brake(limits.max_sessions, limits.max_percent).pulled_by(decisions):
+        if self._config.force or not brake_of(self._config).pulled_by(decisions):
             return decisions
         log.error(
             "refused: %d of %d sessions would go, more than max_sessions = %d or max_percent = %d allow in one run; "
@@ -222,19 +219,6 @@ class _Cleanup:
             self._report.told.add(told)
             log.error("%s", failure)
             self._report.failures.append(told)
-
-
-def _listed(sessions: Sessions) -> Iterator[ScratchSession]:
-    mounts = mount_points()
-    for entry in entries(sessions.descriptor):
-        if is_ours(entry.name):
-            continue
-        try:
-            identity = identity_at(entry.name, sessions.descriptor)
-        except FileNotFoundError:
-            continue  # removed by somebody else since it was listed
-        has_mount = any(lies_inside(mount, f"{sessions.path}/{entry.name}") for mount in mounts)
-        yield ScratchSession(entry.name, entry.kind, identity, has_mount)
 
 
 def _look_with(activity: Activity) -> Look:

@@ -6,6 +6,7 @@ reaches the disk with `settle`, which a power cut cannot take back.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -15,36 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.occupancy import try_lock
+from arawn_cli.schema import MIGRATIONS
 
 log = logging.getLogger(__name__)
 
 FILE = "state.db"
-
-# One script a schema version, oldest first; `PRAGMA user_version` counts those that were applied.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """
-        CREATE TABLE outbox (
-            sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-            event_id TEXT NOT NULL UNIQUE,
-            type TEXT NOT NULL,
-            time TEXT NOT NULL,
-            source TEXT NOT NULL,
-            scope TEXT NOT NULL,
-            level TEXT NOT NULL,
-            worth INTEGER NOT NULL,
-            body BLOB NOT NULL,
-            attempts INTEGER NOT NULL DEFAULT 0,
-            answer TEXT
-        ) STRICT
-        """,
-        "CREATE INDEX outbox_by_worth ON outbox (worth, sequence)",
-        "CREATE INDEX outbox_by_scope ON outbox (scope, sequence) WHERE scope <> ''",
-    ),
-    ("CREATE TABLE runs (job TEXT, root TEXT, last_run INTEGER NOT NULL, PRIMARY KEY (job, root)) STRICT",),
-)
 
 _BUSY_SECS = 2.0
 _BUSY_NAP_SECS = 0.02
@@ -61,15 +40,23 @@ class _CorruptError(Exception):
 
 
 class State:
-    """An open state file."""
+    """The state file of one run: opened when it is first needed, and then by one connection for all.
 
-    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
-        self._connection = connection
+    A second descriptor of the file must not be opened beside that connection: closing it would drop the
+    locks of the whole process on the file (fcntl(2)), and another run could take the log away (sqlite.org/howtocorrupt.html).
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], int]) -> None:
+        """`clock` is the wall clock in nanoseconds; a damaged file that is set aside gets its time as part of its name."""
         self.directory = directory
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
-        """Closes the file; what is committed stays."""
-        self._connection.close()
+        """Closes the file; what is committed stays, and the next use opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -79,14 +66,15 @@ class State:
             StateUnavailableError: the file takes no change (full disk, read-only, busy, damaged).
         """
         with _told(self.directory):
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._opened()
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
                 # A full disk or an I/O error makes SQLite roll back by itself.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextmanager
@@ -97,7 +85,19 @@ class State:
             StateUnavailableError: the file cannot be read.
         """
         with _told(self.directory):
-            yield self._connection
+            yield self._opened()
+
+    def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
+        """What a query answers; a file that is not open is read without a trace, and one that is not there holds nothing.
+
+        Raises:
+            StateUnavailableError: the file cannot be read.
+        """
+        with _told(self.directory):
+            if self._connection is not None:
+                return self._connection.execute(statement, parameters).fetchall()
+            path = self.directory / FILE
+            return _select(path, statement, parameters) if path.exists() else []
 
     def settle(self) -> None:
         """Brings what is committed to the disk.
@@ -106,25 +106,40 @@ class State:
             StateUnavailableError: the disk does not take it.
         """
         with _told(self.directory):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._opened().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = _open(self.directory, self._clock)
+        return self._connection
 
 
-def open_state(directory: Path, clock: Callable[[], int]) -> State:
-    """Opens the state file in a directory, and makes both if need be.
+def _open(directory: Path, clock: Callable[[], int]) -> sqlite3.Connection:
+    """Opens the state file in a directory, and makes both if need be; a damaged file is set aside, and a new one begun."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        return _connect(directory)
+    except _CorruptError:
+        _set_aside(directory, clock() // 1_000_000_000)
+        return _connect(directory)
 
-    A damaged file is set aside beside it, with the time of `clock` (nanoseconds) in its name, and a new one begun.
 
-    Raises:
-        StateUnavailableError: it cannot be opened or made, or a newer version of the program wrote it.
-    """
-    with _told(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        try:
-            return State(_connect(directory), directory)
-        except _CorruptError:
-            _set_aside(directory, clock() // 1_000_000_000)
-            return State(_connect(directory), directory)
+def _select(path: Path, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
+    try:
+        return query(path, statement, parameters, text=str)
+    except DatabaseUnreadableError as error:
+        if _is_older(path):
+            return []  # what is asked for came with a later version, and the next change brings it
+        raise StateUnavailableError(str(error)) from error
+
+
+def _is_older(path: Path) -> bool:
+    try:
+        ((version,),) = query(path, "PRAGMA user_version", ())
+    except DatabaseUnreadableError:
+        return False
+    return isinstance(version, int) and version < len(MIGRATIONS)
 
 
 @contextmanager
@@ -196,13 +211,18 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Makes the file with its mode before SQLite does, which gives its log and index the mode of the file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Makes the file with its mode before SQLite does, which gives its log and index the mode of the file.
+
+    A file that is there is looked at by its name: see `State` for why it is not opened.
+    """
     try:
-        if os.fstat(descriptor).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            path.chmod(0o600)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from arawn_cli import instants
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Event
+from arawn_cli.state import State
+
+Change = Callable[[sqlite3.Connection], Sequence[Event]]
+"""What is to be done in one transaction on the state file, and the events that stand or fall with it."""
 
 
 class Progress(Protocol):
@@ -29,6 +34,9 @@ class Surroundings:
         clock: the wall clock, in nanoseconds since the epoch.
         monotonic: a clock that never steps, in nanoseconds, for durations.
         emit: takes each event as it happens.
+        state: the state file; in a dry run it is only read.
+        commit: makes a change of the state file, stores its events for the relay in the same transaction, and shows
+            them after it; false when the file takes no change, and then nothing of it has happened.
         stopping: whether a signal asked the run to end.
     """
 
@@ -36,6 +44,8 @@ class Surroundings:
     monotonic: Callable[[], int]
     host: str
     emit: Callable[[Event], None]
+    state: State
+    commit: Callable[[Change], bool]
     progress: Progress
     stopping: Callable[[], bool]
 

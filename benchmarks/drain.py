@@ -20,7 +20,7 @@ from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Parcel
 from arawn_cli.sinks.relay import HttpRelay
 from arawn_cli.sinks.websocket import WebSocketRelay
-from arawn_cli.state import open_state
+from arawn_cli.state import State
 from tests.relay_fixtures import build
 
 
@@ -34,7 +34,7 @@ def parcel(number: int) -> Parcel:
 
 def fill(directory: Path, events: int) -> None:
     """Stores events, each in a transaction of its own, as a run does."""
-    state = open_state(directory, time.time_ns)
+    state = State(directory, time.time_ns)
     outbox = Outbox(state, events)
     began = time.monotonic()
     for number in range(events):
@@ -48,7 +48,7 @@ def drain(directory: Path, url: str, events: int) -> None:
     address = addresses.parse(url)
     relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, None, None, time.time)
     pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
-    delivery = Delivery(relay, directory, Terms(("disk_pressure",), events, 5, 600), pace, time.time_ns)
+    delivery = Delivery(relay, State(directory, time.time_ns), Terms(("disk_pressure",), events, 5, 600), pace)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
     tally = delivery.finish()

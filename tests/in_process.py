@@ -6,19 +6,28 @@ import time
 from pathlib import Path
 
 from arawn_cli.config import Flags, load
-from arawn_cli.disk_check import check
-from arawn_cli.events import DiskCheck, Event, ScratchCleanup
+from arawn_cli.disk_check import Checked, check
+from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.render import NoProgress
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.scratch_cleanup import clean
-from arawn_cli.surroundings import Surroundings
+from arawn_cli.state import State
+from arawn_cli.surroundings import Change, Surroundings
 
 NOWHERE = Path("/nonexistent/config.toml")
 
 
-def surroundings(now: int, events: list[Event], *, stopping: bool = False) -> Surroundings:
+def surroundings(now: int, events: list[Event], state_directory: Path, *, stopping: bool = False) -> Surroundings:
     """The outside of a run that happens at `now` and collects its events."""
-    return Surroundings(lambda: now, time.monotonic_ns, "host", events.append, NoProgress(), lambda: stopping)
+    state = State(state_directory, lambda: now)
+
+    def commit(change: Change) -> bool:
+        with state.transaction() as connection:
+            events.extend(change(connection))
+        state.close()
+        return True
+
+    return Surroundings(lambda: now, time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: stopping)
 
 
 def cleaned(
@@ -27,14 +36,14 @@ def cleaned(
     """One cleanup of a tree at its own now."""
     events: list[Event] = []
     settings = load(Flags(config, str(tree.root), days, dry_run, force), _environment(tree), system_file=NOWHERE)
-    return clean(settings, surroundings(tree.now, events)), events
+    return clean(settings, surroundings(tree.now, events, settings.state_directory)), events
 
 
-def checked(tree: SampleTree, config: Path | None = None) -> tuple[DiskCheck, list[Event]]:
-    """One disk check of a tree."""
+def checked(tree: SampleTree, config: Path | None = None, *, now: int | None = None, dry_run: bool = False) -> tuple[Checked, list[Event]]:
+    """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
-    settings = load(Flags(config, str(tree.root)), _environment(tree), system_file=NOWHERE)
-    return check(settings, surroundings(tree.now, events)), events
+    settings = load(Flags(config, str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
+    return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory)), events
 
 
 def _environment(tree: SampleTree) -> dict[str, str]:

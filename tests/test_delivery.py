@@ -16,7 +16,7 @@ from arawn_cli.delivery import REFUSED_TRIES, Delivery, Terms
 from arawn_cli.events import DiskPressure, Event, Level
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
-from arawn_cli.state import StateUnavailableError, exclusive, open_state
+from arawn_cli.state import State, StateUnavailableError, exclusive
 
 
 @dataclass
@@ -70,6 +70,7 @@ def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
         usage_bytes=2_000_000,
         limit_bytes=1_000_000,
         percent=200,
+        unit="bytes",
         complete=True,
         reclaimable_bytes=None,
         forecast_days=None,
@@ -81,7 +82,7 @@ def ids(*numbers: int) -> list[str]:
 
 
 def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30) -> Delivery:
-    return Delivery(relay, directory, Terms(("disk_pressure",), limit, 5, deadline), relay.clock.pace(), lambda: 0)
+    return Delivery(relay, State(directory, lambda: 0), Terms(("disk_pressure",), limit, 5, deadline), relay.clock.pace())
 
 
 def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> Delivery:
@@ -90,11 +91,12 @@ def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> D
     for number in numbers:
         run.emit(pressure(number))
     run.finish()
+    run.state.close()
     return run
 
 
 def waiting(directory: Path) -> list[str]:
-    state = open_state(directory, lambda: 0)
+    state = State(directory, lambda: 0)
     try:
         return [event.parcel.event_id for event in Outbox(state, 1000).next(0, 1000)]
     finally:

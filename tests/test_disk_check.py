@@ -137,7 +137,7 @@ def test_format_none_prints_nothing(run: RunCommand, filled: SampleTree) -> None
     ("usage", "level"), [(100, Level.OK), (101, Level.WARNING), (200, Level.WARNING), (201, Level.CRITICAL), (0, Level.OK)]
 )
 def test_warning_above_the_limit_and_critical_above_twice_the_limit(usage: int, level: Level) -> None:
-    assert level_of(ScopeUsage("total", "", usage, 100, complete=True), 2.0) is level
+    assert level_of(ScopeUsage("total", "", usage, 100, 200, complete=True)) is level
 
 
 def test_the_worst_level_counts() -> None:

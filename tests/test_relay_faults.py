@@ -25,6 +25,7 @@ from arawn_cli.events import to_json
 from arawn_cli.parcels import Delivered, Parcel, Refused, Undelivered
 from arawn_cli.sinks.relay import HttpRelay
 from arawn_cli.sinks.websocket import WebSocketRelay
+from arawn_cli.state import State
 from tests.relay_fixtures import Nchan, build, needs_nchan
 from tests.test_delivery import pressure, waiting
 
@@ -46,12 +47,16 @@ class Runs:
         address = addresses.parse(url)
         relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, TOKEN, None, time.time)
         pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
-        delivery = Delivery(relay, self.directory, Terms(("disk_pressure",), 1000, timeout, deadline), pace, time.time_ns)
+        state = State(self.directory, time.time_ns)
+        delivery = Delivery(relay, state, Terms(("disk_pressure",), 1000, timeout, deadline), pace)
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)
             self.raised.append(to_json(event))
             delivery.emit(event)
-        return delivery.finish()
+        try:
+            return delivery.finish()
+        finally:
+            state.close()
 
 
 @pytest.fixture

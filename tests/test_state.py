@@ -13,13 +13,16 @@ import pytest
 
 from arawn_cli.outbox import Outbox, put
 from arawn_cli.parcels import Parcel
-from arawn_cli.state import FILE, MIGRATIONS, State, StateUnavailableError, exclusive, open_state
+from arawn_cli.schema import MIGRATIONS
+from arawn_cli.state import FILE, State, StateUnavailableError, exclusive
 
 NOW = 1_700_000_000
 
 
 def opened(directory: Path) -> State:
-    return open_state(directory, lambda: NOW * 10**9)
+    state = State(directory, lambda: NOW * 10**9)
+    with state.reading():
+        return state
 
 
 def parcel(number: int, scope: str = "", level: str = "") -> Parcel:

@@ -1,0 +1,39 @@
+"""What the state file tells a check before it begins: alerts, and how fast each scope grows. Read without a trace."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arawn_cli import alerts, history
+from arawn_cli.forecast import WINDOW_HOURS, Sample, pace
+from arawn_cli.pressure import Remembered
+from arawn_cli.state import State, StateUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What is remembered of a root: alerts and samples by scope, at the hour of the check."""
+
+    hour: int
+    alerts: Mapping[str, Remembered] = field(default_factory=dict)
+    samples: Mapping[str, list[Sample]] = field(default_factory=dict)
+
+    def pace(self, scope: str, usage: int) -> float | None:
+        """Growth per day of a scope that uses so much now, or None when nobody knows."""
+        earlier = [sample for sample in self.samples.get(scope, ()) if sample[0] < self.hour]
+        return pace([*earlier, (self.hour, usage)], self.hour) if earlier else None
+
+
+def recall(state: State, root: Path, now: int, *, hours: int = WINDOW_HOURS) -> Recall:
+    """What is remembered, with the samples of so many hours; nothing, after a warning, where the state cannot be read."""
+    hour = history.hour_of(now)
+    try:
+        return Recall(hour, alerts.read(state, root), history.read(state, root, hour - hours))
+    except StateUnavailableError as error:
+        log.warning("%s: earlier levels and usage are not known", error)
+        return Recall(hour)

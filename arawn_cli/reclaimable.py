@@ -1,0 +1,47 @@
+"""What a cleanup now would free, and what the trash holds: what helps against pressure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from arawn_cli.config import Config
+from arawn_cli.errors import ArawnCliError
+from arawn_cli.layout import Root, opened_sessions
+from arawn_cli.model import Decision, Usage, identity_of
+from arawn_cli.occupancy import mounted_in, occupied
+from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
+from arawn_cli.trash import Sessions
+from arawn_cli.usage import combined
+
+
+def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now: int) -> list[Decision] | None:
+    """What the plan of a cleanup at `now` (nanoseconds) says of the scratch sessions, measured already; None when nobody knows.
+
+    Nothing is locked and nothing is changed.
+    """
+    try:
+        with opened_sessions(root) as descriptor:
+            if descriptor is None:
+                return []
+            listed = list_sessions(Sessions(root, descriptor, identity_of(os.fstat(descriptor))))
+            known = with_evidence(listed, activity_of(listed, config, root, now))
+            return decisions_on(known, measured, policy_of(config), now)
+    except (ArawnCliError, OSError):
+        return None
+
+
+def reclaimable(config: Config, decisions: list[Decision] | None, trash: Usage) -> Usage | None:
+    """Everything that a cleanup would remove together with all that waits in the trash; None when nobody knows.
+
+    Sessions in use do not count, and none counts where the brake would stop the run.
+    """
+    if decisions is None:
+        return None
+    going = [] if brake_of(config).pulled_by(decisions) else [decision.session for decision in decisions if decision.goes]
+    try:
+        directories = {session.identity for session in going}
+        held = occupied(directories) | mounted_in(directories) if directories else frozenset()
+    except OSError:
+        return None
+    return combined([trash, *(session.usage for session in going if session.usage and session.identity not in held)])

@@ -1,0 +1,59 @@
+"""What is watched: the total, every workstream, every scratch session, and the filesystem below, each beside its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arawn_cli.config import Config
+from arawn_cli.events import Filesystem
+from arawn_cli.inventory import Inventory
+from arawn_cli.model import Usage, WorkstreamRow
+from arawn_cli.pressure import FILESYSTEM, INODES, TOTAL, ScopeUsage, Unit, limit_for
+
+# The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
+_LARGEST = 2**63 - 1
+
+
+def size_in(config: Config, usage: Usage) -> int:
+    """What a tree uses, in the configured measure."""
+    return usage.apparent_bytes if config.maintenance.pressure.measure == "apparent" else usage.allocated_bytes
+
+
+def freed_in(config: Config, usage: Usage) -> int:
+    """What removing a tree gives back, in the configured measure."""
+    return usage.freed_bytes if config.maintenance.pressure.measure == "apparent" else usage.freed_allocated_bytes
+
+
+def limit_of(config: Config, row: WorkstreamRow) -> int:
+    """The warning limit of a workstream, in bytes."""
+    return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
+
+
+def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> Iterator[ScopeUsage]:
+    """Every scope: the filesystem's inodes only where it counts them."""
+    total = inventory.total
+    yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)
+    for tree in inventory.workstreams:
+        yield _tree(config, tree.row.id, tree.row.title, tree.total, limit_of(config, tree.row))
+    for tree in inventory.workstreams:
+        if tree.row.is_scratch:
+            for session, usage in tree.sessions.items():
+                yield _tree(config, f"session:{session}", tree.row.title, usage, config.session_limit_bytes)
+    yield from _filesystem(config, filesystem)
+
+
+def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> ScopeUsage:
+    critical = int(min(limit * config.maintenance.pressure.critical_ratio, _LARGEST))
+    return ScopeUsage(scope, name, min(size_in(config, usage), _LARGEST), limit, critical, usage.complete)
+
+
+def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
+    """Space and inodes as an ordinary user has them: what is kept for root is neither used nor free, as in df(1)."""
+    limits = config.maintenance.pressure
+    space = filesystem.used_bytes + filesystem.free_bytes
+    warning, critical = (space * percent // 100 for percent in (limits.filesystem_warning_percent, limits.filesystem_critical_percent))
+    yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, warning, critical, complete=True)
+    if filesystem.total_inodes:
+        inodes = filesystem.used_inodes + filesystem.free_inodes
+        warning, critical = (inodes * percent // 100 for percent in (limits.inode_warning_percent, limits.inode_critical_percent))
+        yield ScopeUsage(INODES, filesystem.mountpoint, filesystem.used_inodes, warning, critical, complete=True, unit=Unit.INODES)
