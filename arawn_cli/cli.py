@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,16 @@ class Format(str, Enum):
     NONE = "none"
 
 
+class CheckFormat(str, Enum):
+    """How the results of a disk check are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NAGIOS = "nagios"
+    NONE = "none"
+
+
 class FailOn(str, Enum):
     """The level from which on disk-check exits with 3."""
 
@@ -53,6 +64,11 @@ RelayUrlOption = Annotated[
 NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and store nothing for it.")]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
+]
+
+CheckFormatOption = Annotated[
+    CheckFormat,
+    typer.Option("--format", help="As for scratch-cleanup; nagios: one status line, exit 0 ok, 1 warning, 2 critical, 3 unknown."),
 ]
 
 
@@ -107,7 +123,7 @@ def disk_check(
     base_path: BasePathOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
-    output: FormatOption = Format.AUTO,
+    output: CheckFormatOption = CheckFormat.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
     verbose: VerboseOption = False,
@@ -115,9 +131,11 @@ def disk_check(
 ) -> None:
     """Measure what every workstream uses, and report what is above its limit."""
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_check
+    from arawn_cli.run import Output, run_check, run_check_for_nagios
 
     flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay)
+    if output is CheckFormat.NAGIOS:
+        raise typer.Exit(run_check_for_nagios(flags, Output(output.value, verbose, quiet)))
     raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
 
 
@@ -193,10 +211,20 @@ def main() -> None:
     _reopen_closed_streams()
     try:
         app()
+    except SystemExit as ended:
+        # To a monitoring system 2 means critical: a plugin that was called wrong is unknown.
+        if ended.code == ExitCode.USAGE and _is_for_nagios(sys.argv):
+            typer.echo("DISK UNKNOWN - wrong options, see standard error")
+            raise SystemExit(3) from ended
+        raise
     except OSError as error:
         typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
         sys.stdout = None  # so that the interpreter does not fail at flushing it
         raise SystemExit(ExitCode.UNDELIVERED) from error
+
+
+def _is_for_nagios(arguments: list[str]) -> bool:
+    return "--format=nagios" in arguments or ("--format", "nagios") in pairwise(arguments)
 
 
 def _reopen_closed_streams() -> None:

@@ -22,6 +22,7 @@ from arawn_cli.names import escape
 
 SYSTEM_FILE = Path("/etc/arawn/config.toml")
 WORKSTREAMS = "workstreams"
+_RELAY = "[maintenance.relay]"
 DATABASE = "workstreams.db"
 
 
@@ -64,6 +65,7 @@ class Config:
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
         state_directory: where state is kept from run to run; it need not be there yet.
         relay: None when events go to no relay.
+        metrics_directory: where files for Prometheus' node_exporter go, if anywhere.
     """
 
     file: Path | None
@@ -80,6 +82,7 @@ class Config:
     maintenance: Maintenance
     state_directory: Path
     relay: RelayTarget | None
+    metrics_directory: Path | None = None
     without_effect: tuple[str, ...] = ()
 
 
@@ -87,14 +90,6 @@ class Config:
 _WITHOUT_EFFECT = (
     "schedule",
     "roots",
-    "metrics",
-    "pressure.filesystem_warning_percent",
-    "pressure.filesystem_critical_percent",
-    "pressure.inode_warning_percent",
-    "pressure.inode_critical_percent",
-    "pressure.recover_percent",
-    "pressure.for_checks",
-    "pressure.repeat_interval",
     "pressure.remeasure_hours",
 )
 
@@ -125,6 +120,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         maintenance=tables.maintenance,
         state_directory=_state_directory(environment, tables, directory),
         relay=None if flags.no_relay else _relay(flags, tables, directory),
+        metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
     )
 
@@ -258,8 +254,8 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
         address = addresses.parse(url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
-    return RelayTarget(address, _beside(directory, relay.token_file), _beside(directory, relay.ca_file))
+    return RelayTarget(address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY))
 
 
-def _beside(directory: Path, name: str) -> Path | None:
-    return directory / _expanded(name, "[maintenance.relay]") if name else None
+def _beside(directory: Path, name: str, source: str) -> Path | None:
+    return directory / _expanded(name, source) if name else None

@@ -16,6 +16,7 @@ from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import DiskCheck, DiskPressure, Level
 from arawn_cli.forecast import days_until
 from arawn_cli.inspection import Inspection, inspect
+from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, ScopeUsage, Unit, Verdict, judge_all, level_of, next_limit, reaches, worst
@@ -116,7 +117,7 @@ class _Check:
         self._judge(replace(self._remembered, alerts=before), self._rules)
         alerts.store(connection, self._root, self._verdicts, self._now)
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
-        last_run.note(connection, JOB, self._root, self._now, succeeded=not self._inspection.failures)
+        last_run.note(connection, JOB, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
     def _judge(self, remembered: Recall, rules: Rules) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from arawn_cli.errors import RefusedError
 from arawn_cli.instants import SECOND, render
@@ -16,42 +18,59 @@ log = logging.getLogger(__name__)
 _TOLERANCE = 60 * SECOND
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is noted of a job on a root: instants in nanoseconds, and what all its runs removed together."""
+
+    last_run: int
+    last_success: int | None
+    removed_sessions: int
+    reclaimed_bytes: int
+
+
+def noted(state: State, job: str, root: Path) -> Run | None:
+    """What is noted of a job, or None when it has never run.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    columns = "last_run, last_success, removed_sessions, reclaimed_bytes"
+    rows = state.select(f"SELECT {columns} FROM runs WHERE job = ? AND root = ?", (job, str(root)))  # noqa: S608
+    return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
+
+
 def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
     """Looks whether the clock has gone back since the job last ran; nothing is written.
 
     Raises:
         RefusedError: it has, by more than a minute.
     """
-    last = _last(state, job, root)
-    if last is not None and now < last - _TOLERANCE:
+    try:
+        run = noted(state, job, root)
+    except StateUnavailableError as error:
+        log.warning("%s: when %s last ran is not known", error, job)
+        return
+    if run is not None and now < run.last_run - _TOLERANCE:
         raise RefusedError(
-            f"the clock says {render(now)}, and {job} last ran at {render(last)}: ages cannot be trusted, nothing was removed; "
+            f"the clock says {render(now)}, and {job} last ran at {render(run.last_run)}: ages cannot be trusted, nothing was removed; "
             "set the clock right, or go on with --force"
         )
 
 
-def record(state: State, job: str, root: Path, now: int, *, succeeded: bool) -> None:
-    """Notes that a job has run; state that takes no change (a full disk) is only a warning."""
+def record(state: State, job: str, root: Path, run: Run) -> None:
+    """Notes a run of a job, with what it removed; state that takes no change (a full disk) is only a warning."""
     try:
         with state.transaction() as connection:
-            note(connection, job, root, now, succeeded=succeeded)
+            note(connection, job, root, run)
     except StateUnavailableError as error:
         log.warning("%s: the time of this run is not noted", error)
 
 
-def note(connection: sqlite3.Connection, job: str, root: Path, now: int, *, succeeded: bool) -> None:
-    """Notes that a job has run on a root, in a transaction that is under way."""
+def note(connection: sqlite3.Connection, job: str, root: Path, run: Run) -> None:
+    """Notes a run of a job on a root, in a transaction that is under way; what it removed is added to what is noted."""
     connection.execute(
-        "INSERT INTO runs (job, root, last_run, last_success) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (job, root) "
-        "DO UPDATE SET last_run = ?3, last_success = coalesce(?4, last_success)",
-        (job, str(root), now, now if succeeded else None),
+        "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
+        "ON CONFLICT (job, root) DO UPDATE SET last_run = ?3, last_success = coalesce(?4, last_success), "
+        "removed_sessions = removed_sessions + ?5, reclaimed_bytes = reclaimed_bytes + ?6",
+        (job, str(root), run.last_run, run.last_success, run.removed_sessions, run.reclaimed_bytes),
     )
-
-
-def _last(state: State, job: str, root: Path) -> int | None:
-    try:
-        rows = state.select("SELECT last_run FROM runs WHERE job = ? AND root = ?", (job, str(root)))
-    except StateUnavailableError as error:
-        log.warning("%s: when %s last ran is not known", error, job)
-        return None
-    return next((value for (value,) in rows if isinstance(value, int)), None)

@@ -18,6 +18,8 @@ from arawn_cli.model import WorkstreamRow
 TOTAL = "total"
 FILESYSTEM = "filesystem"
 INODES = "inodes"
+SESSION = "session:"
+"""Begins the scope of a scratch session; no workstream id holds a colon."""
 
 _SEVERITY = (Level.OK, Level.WARNING, Level.CRITICAL)
 
@@ -27,6 +29,10 @@ class Unit(StrEnum):
 
     BYTES = "bytes"
     INODES = "inodes"
+
+
+SESSION = "session:"
+"""Begins the scope of a scratch session; no workstream id holds a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,11 @@ class Verdict:
     def level(self) -> Level:
         """The level from now on."""
         return self.alert.level
+
+    @property
+    def is_quiet_session(self) -> bool:
+        """Whether it is a scratch session that is ok: there may be thousands, and they come and go."""
+        return self.usage.scope.startswith(SESSION) and self.level is Level.OK
 
 
 @dataclass(frozen=True, slots=True)

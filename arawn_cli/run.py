@@ -10,15 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.errors import ArawnCliError, ExitCode, StoppedError
-from arawn_cli.events import Event, Level
+from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, StoppedError
+from arawn_cli.events import Event, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
@@ -29,6 +29,7 @@ from arawn_cli.surroundings import Change, Progress, Surroundings
 
 if TYPE_CHECKING:
     from arawn_cli.delivery import Delivery
+    from arawn_cli.disk_check import Checked
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,17 @@ class Output:
         if self.format != "auto":
             return self.format
         return "table" if sys.stdout.isatty() else "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended, and what is left to do once its events are delivered."""
+
+    code: ExitCode
+    afterwards: Callable[[], None] = lambda: None
+
+
+Job = Callable[[Config, Surroundings], Ended]
 
 
 class Signals:
@@ -80,13 +92,15 @@ class Signals:
 def run_cleanup(flags: Flags, output: Output) -> ExitCode:
     """`scratch-cleanup`, from flags to exit code."""
 
-    def job(config: Config, surroundings: Surroundings) -> ExitCode:
+    def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.scratch_cleanup import clean
 
-        summary = clean(config, surroundings)
+        sessions: list[ScratchSessionEvent] = []
+        summary = clean(config, _also_to(sessions, surroundings) if config.metrics_directory else surroundings)
+        code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
         if Reason.BRAKE in summary.sessions_skipped:
-            return ExitCode.REFUSED
-        return ExitCode.PARTIAL if summary.failures else ExitCode.DONE
+            code = ExitCode.REFUSED
+        return Ended(code, lambda: _write_cleanup_metrics(config, surroundings.state, summary, sessions))
 
     return _run(flags, output, job)
 
@@ -94,15 +108,37 @@ def run_cleanup(flags: Flags, output: Output) -> ExitCode:
 def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
     """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
 
-    def job(config: Config, surroundings: Surroundings) -> ExitCode:
+    def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.disk_check import check
 
-        summary = check(config, surroundings).summary
-        if fail_on is not None and reaches(summary.level, Level(fail_on)):
-            return ExitCode.LEVEL_REACHED
-        return ExitCode.DONE if summary.complete else ExitCode.PARTIAL
+        checked = check(config, surroundings)
+        code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
+        if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
+            code = ExitCode.LEVEL_REACHED
+        return Ended(code, lambda: _write_check_metrics(config, surroundings.state, checked))
 
     return _run(flags, output, job)
+
+
+def run_check_for_nagios(flags: Flags, output: Output) -> int:
+    """`disk-check --format nagios`: prints one status line, and answers with the return code of a monitoring plugin."""
+    from arawn_cli import nagios
+    from arawn_cli.disk_check import check
+
+    reasons: list[str] = []
+    results: list[Checked] = []
+
+    def job(config: Config, surroundings: Surroundings) -> Ended:
+        results.append(check(config, surroundings))
+        return Ended(ExitCode.DONE, lambda: _write_check_metrics(config, surroundings.state, results[0]))
+
+    code = _run(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
+    if results:
+        print(nagios.status_line(results[0]))  # noqa: T201 - standard output is where the line belongs
+        return nagios.RETURN_CODES[results[0].summary.level]
+    reason = reasons[0] if reasons else EXIT_MEANINGS[code]
+    print(nagios.unknown_line(reason))  # noqa: T201
+    return nagios.UNKNOWN
 
 
 def run_trash_list(flags: Flags, output: Output) -> ExitCode:
@@ -126,12 +162,12 @@ def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitC
     return _run(flags, output, lambda config, surroundings: _whole(empty(config, surroundings, older_than_days)))
 
 
-def _whole(succeeded: bool) -> ExitCode:
-    return ExitCode.DONE if succeeded else ExitCode.PARTIAL
+def _whole(succeeded: bool) -> Ended:
+    return Ended(ExitCode.DONE if succeeded else ExitCode.PARTIAL)
 
 
-def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
-    """Runs a job in its surroundings; whatever ends it early is told in one line and by the exit code."""
+def _run(flags: Flags, output: Output, job: Job, told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
+    """Runs a job in its surroundings; whatever ends it early is told in one line, which `told` gets too, and by the exit code."""
     console = Console(stderr=True)
     shows_table = output.resolved() == "table"
     reader = logs.reader_of(sys.stderr.fileno(), os.environ)
@@ -145,17 +181,19 @@ def _run(flags: Flags, output: Output, job: Callable[[Config, Surroundings], Exi
         return _run_configured(config, output, console, job)
     except ArawnCliError as error:
         log.error("%s", error)
+        told(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         log.error("interrupted")
         return ExitCode.INTERRUPTED
     except Exception as error:  # the last line of defence: no traceback for a person, its exit code for a machine
         log.error("internal error, please report it: %s: %s", type(error).__name__, error)
+        told(f"internal error: {type(error).__name__}")
         log.debug("where it happened", exc_info=True)
         return ExitCode.INTERNAL
 
 
-def _run_configured(config: Config, output: Output, console: Console, job: Callable[[Config, Surroundings], ExitCode]) -> ExitCode:
+def _run_configured(config: Config, output: Output, console: Console, job: Job) -> ExitCode:
     signals = Signals()
     standard_output = StandardOutput(_writer(output))
     with ExitStack() as stack:
@@ -176,18 +214,47 @@ def _run_configured(config: Config, output: Output, console: Console, job: Calla
             stopping=signals.stopping,
         )
         try:
-            code = job(config, surroundings)
+            ended = job(config, surroundings)
         except StoppedError:
             log.error("stopped by a signal")
-            code = ExitCode.TERMINATED
+            ended = Ended(ExitCode.TERMINATED)
         finally:
             lost = delivery.finish().lost if delivery else 0
+        ended.afterwards()
+        code = ended.code
     if standard_output.lost:
         _abandon_stdout()
         lost += standard_output.lost
     if lost:
         code = ExitCode.UNDELIVERED
     return signals.exit_code or code
+
+
+def _also_to(sessions: list[ScratchSessionEvent], surroundings: Surroundings) -> Surroundings:
+    """The same surroundings, which also collect what became of each session."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, ScratchSessionEvent):
+            sessions.append(event)
+        surroundings.emit(event)
+
+    return replace(surroundings, emit=emit)
+
+
+def _write_check_metrics(config: Config, state: State, checked: Checked) -> None:
+    if config.metrics_directory and not config.dry_run:
+        from arawn_cli import disk_check, metrics
+
+        noted = metrics.noted(state, disk_check.JOB, config)
+        metrics.write(config.metrics_directory, metrics.CHECK_FILE, metrics.check_metrics(checked, config, noted))
+
+
+def _write_cleanup_metrics(config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
+    if config.metrics_directory and not config.dry_run:
+        from arawn_cli import metrics, scratch_cleanup
+
+        noted = metrics.noted(state, scratch_cleanup.JOB, config)
+        metrics.write(config.metrics_directory, metrics.CLEANUP_FILE, metrics.cleanup_metrics(summary, sessions, config, noted))
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:

@@ -8,7 +8,7 @@ from arawn_cli.config import Config
 from arawn_cli.events import Filesystem
 from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
-from arawn_cli.pressure import FILESYSTEM, INODES, TOTAL, ScopeUsage, Unit, limit_for
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, Unit, limit_for
 
 # The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
 _LARGEST = 2**63 - 1
@@ -38,7 +38,7 @@ def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> I
     for tree in inventory.workstreams:
         if tree.row.is_scratch:
             for session, usage in tree.sessions.items():
-                yield _tree(config, f"session:{session}", tree.row.title, usage, config.session_limit_bytes)
+                yield _tree(config, f"{SESSION}{session}", tree.row.title, usage, config.session_limit_bytes)
     yield from _filesystem(config, filesystem)
 
 

@@ -15,7 +15,7 @@ from arawn_cli.config import Config
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import ScratchCleanup, report_failure
 from arawn_cli.instants import DAY
-from arawn_cli.last_run import record, refuse_earlier_clock
+from arawn_cli.last_run import Run, record, refuse_earlier_clock
 from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back, trash_usage
 from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
@@ -55,11 +55,14 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
                 _Cleanup(config, surroundings, root, report).run(descriptor)
             except StoppedError:
                 log.warning("stopped by a signal while measuring: no session was removed")
-        if not config.dry_run:
-            record(surroundings.state, JOB, root.path, surroundings.clock(), succeeded=not report.failures)
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
     summary = summary_event(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
+    if not config.dry_run:
+        now = surroundings.clock()
+        failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or surroundings.stopping()
+        run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
+        record(surroundings.state, JOB, root.path, run)
     surroundings.emit(summary)
     return summary
 

@@ -1,0 +1,216 @@
+"""Metrics of both jobs for the textfile collector of Prometheus' node_exporter.
+
+Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters, `_timestamp_seconds` for instants.
+Every name begins with its job, because node_exporter refuses a metric that stands in two files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from arawn_cli import instants, last_run
+from arawn_cli.config import Config
+from arawn_cli.disk_check import Checked
+from arawn_cli.events import Filesystem, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.instants import DAY, SECOND
+from arawn_cli.last_run import Run
+from arawn_cli.model import Action
+from arawn_cli.pressure import Unit, Verdict
+from arawn_cli.scopes import size_in
+from arawn_cli.state import State, StateUnavailableError
+
+log = logging.getLogger(__name__)
+
+CHECK_FILE = "arawn_disk_check.prom"
+CLEANUP_FILE = "arawn_scratch_cleanup.prom"
+
+AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
+"""Ages that scratch sessions are counted by: younger than so many days, and not than the ones before."""
+
+_LEVELS = (Level.OK, Level.WARNING, Level.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the state file tells when a run has ended: the runs of the job, and the events in the outbox; None where nobody knows."""
+
+    run: Run | None = None
+    waiting: int | None = None
+
+
+def noted(state: State, job: str, config: Config) -> Noted:
+    """Asks the state file; one that cannot be read leaves its metrics out."""
+    try:
+        run = last_run.noted(state, job, config.root.resolve())
+        ((waiting,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
+        return Noted(run, waiting if isinstance(waiting, int) else None)
+    except StateUnavailableError as error:
+        log.warning("%s: the metrics lack what it holds", error)
+        return Noted()
+
+
+def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric]:
+    """What a disk check measured.
+
+    Of scratch sessions only those above their limit have series of their own.
+    """
+    of = _Families("arawn_disk_check", config.root)
+    trees = checked.inspection.inventory.workstreams
+    areas = [
+        ((tree.row.id, area), size_in(config, usage))
+        for tree in trees
+        for area, usage in (("production", tree.production), ("work", tree.work), ("other", tree.other))
+    ]
+    shown = [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]
+    scopes = [verdict for verdict in shown if verdict.usage.unit is Unit.BYTES]
+    return [
+        of.gauges("workstream_usage_bytes", "Bytes that a workstream uses, by area.", ("workstream", "area"), areas),
+        of.gauges("scope_usage_bytes", "Bytes that a scope uses.", ("scope",), _by_scope(scopes, lambda verdict: verdict.usage.usage)),
+        of.gauges(
+            "scope_limit_bytes",
+            "Bytes above which a scope is at warning.",
+            ("scope",),
+            _by_scope(scopes, lambda verdict: verdict.usage.limit),
+        ),
+        of.gauges(
+            "scope_critical_bytes",
+            "Bytes above which a scope is critical.",
+            ("scope",),
+            _by_scope(scopes, lambda verdict: verdict.usage.critical),
+        ),
+        of.gauges(
+            "scope_level",
+            "Level of a scope: 0 ok, 1 warning, 2 critical.",
+            ("scope",),
+            _by_scope(shown, lambda verdict: _LEVELS.index(verdict.level)),
+        ),
+        *_filesystem(of, checked.summary.filesystem),
+        of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", checked.summary.trash_bytes),
+        of.gauge("complete", "Whether everything could be read.", int(checked.summary.complete)),
+        *_run(of, noted, checked.summary.duration_ms),
+    ]
+
+
+def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], config: Config, noted: Noted) -> list[Metric]:
+    """What a cleanup did, and the sessions that it left by age."""
+    of = _Families("arawn_scratch_cleanup", config.root)
+    counters: list[Metric] = []
+    if (run := noted.run) is not None:
+        counters = [
+            of.counter("removed_sessions", "Sessions removed since the state file was begun.", run.removed_sessions),
+            of.counter("reclaimed_bytes", "Bytes given back to the filesystem since the state file was begun.", run.reclaimed_bytes),
+        ]
+    return [
+        of.gauges("sessions", "Scratch sessions left by the last run, by the age of their last known use.", ("age",), _ages(sessions)),
+        *counters,
+        of.gauge("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned),
+        of.gauge("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed),
+        of.gauge("last_run_failures", "What failed in the last run.", len(summary.failures)),
+        of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes),
+        *_run(of, noted, summary.duration_ms),
+    ]
+
+
+def write(directory: Path, name: str, metrics: Sequence[Metric]) -> None:
+    """Puts metrics into a file in place of the one before, whole and readable by everyone; a failure is only a warning."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(metrics))
+    path = directory / name
+    try:
+        _replace(path, generate_latest(registry))
+    except OSError as error:
+        log.warning("cannot write the metrics %s: %s", path, error.strerror)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class _Collected(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+
+
+class _Families:
+    """Makes metrics whose names begin with a job, and that carry the root as a label."""
+
+    def __init__(self, prefix: str, root: Path) -> None:
+        self._prefix = prefix
+        self._root = os.fsencode(root.resolve()).decode("utf-8", "replace")
+
+    def gauge(self, name: str, text: str, value: float) -> Metric:
+        return self.gauges(name, text, (), [((), value)])
+
+    def gauges(self, name: str, text: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+        family = GaugeMetricFamily(f"{self._prefix}_{name}", text, labels=("root", *labels))
+        for of, value in values:
+            family.add_metric((self._root, *of), value)
+        return family
+
+    def counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"{self._prefix}_{name}", text, labels=("root",))
+        family.add_metric((self._root,), value)
+        return family
+
+
+def _by_scope(verdicts: Iterable[Verdict], value: Callable[[Verdict], float]) -> list[tuple[tuple[str, ...], float]]:
+    return [((verdict.usage.scope,), value(verdict)) for verdict in verdicts]
+
+
+def _filesystem(of: _Families, filesystem: Filesystem) -> list[Metric]:
+    mount = (filesystem.mountpoint,)
+    told = (
+        ("size_bytes", "Size of the filesystem that holds the root.", filesystem.total_bytes),
+        ("used_bytes", "Bytes used on the filesystem that holds the root.", filesystem.used_bytes),
+        ("avail_bytes", "Bytes that an ordinary user can still use on it.", filesystem.free_bytes),
+        ("files", "Inodes of the filesystem that holds the root; 0 where it does not count them.", filesystem.total_inodes),
+        ("files_free", "Inodes that an ordinary user can still use on it.", filesystem.free_inodes),
+    )
+    return [of.gauges(f"filesystem_{name}", text, ("mountpoint",), [(mount, value)]) for name, text, value in told]
+
+
+def _run(of: _Families, noted: Noted, duration_ms: int) -> list[Metric]:
+    run = noted.run
+    metrics = [of.gauge("last_run_duration_seconds", "How long the last run took.", duration_ms / 1000)]
+    if run is not None:
+        metrics.append(of.gauge("last_run_timestamp_seconds", "When the last run was.", run.last_run / SECOND))
+    if run is not None and run.last_success is not None:
+        metrics.append(of.gauge("last_success_timestamp_seconds", "When the last run without any failure was.", run.last_success / SECOND))
+    if noted.waiting is not None:
+        metrics.append(of.gauge("outbox_events", "Events that wait in the outbox for the relay.", noted.waiting))
+    return metrics
+
+
+def _ages(sessions: Iterable[ScratchSessionEvent]) -> list[tuple[tuple[str, ...], float]]:
+    counts = dict.fromkeys((*(name for name, _ in AGES), "older", "unknown"), 0)
+    for session in sessions:
+        if session.action != Action.DELETED:
+            counts[_age(session)] += 1
+    return [((age,), count) for age, count in counts.items()]
+
+
+def _age(session: ScratchSessionEvent) -> str:
+    if session.last_activity is None:
+        return "unknown"
+    age = instants.parse(session.timestamp) - instants.parse(session.last_activity)
+    return next((name for name, days in AGES if age < days * DAY), "older")

@@ -1,0 +1,64 @@
+"""A disk check as a monitoring plugin tells it: one status line with performance data, and a return code.
+
+The form is that of the Monitoring Plugins Development Guidelines (monitoring-plugins.org/doc/guidelines.html).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.filesize import decimal
+
+from arawn_cli.disk_check import Checked
+from arawn_cli.events import Level
+from arawn_cli.names import escape
+from arawn_cli.pressure import TOTAL, ScopeUsage, Unit, Verdict
+
+RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
+UNKNOWN = RETURN_CODES[Level.UNKNOWN]
+
+
+def status_line(checked: Checked) -> str:
+    """The worst scopes in words, and every scope in numbers; of scratch sessions only those that are not ok.
+
+    Performance data is `'scope'=usage;warning;critical;0`, in bytes (`B`), for the scope `inodes` a bare number.
+    """
+    level = checked.summary.level
+    text = _incomplete(checked) if level is Level.UNKNOWN else _worst(checked.verdicts, level)
+    shown = [verdict.usage for verdict in checked.verdicts if not verdict.is_quiet_session]
+    return f"DISK {level.value.upper()} - {_plain(text)} | {' '.join(_performance(usage) for usage in shown)}"
+
+
+def unknown_line(reason: str) -> str:
+    """The line of a check that came to nothing."""
+    return f"DISK UNKNOWN - {_plain(reason)}"
+
+
+def _incomplete(checked: Checked) -> str:
+    failures = checked.inspection.failures
+    return f"not all could be read, {len(failures)} failed: {failures[0]}"
+
+
+def _worst(verdicts: Sequence[Verdict], level: Level) -> str:
+    named = [verdict.usage for verdict in verdicts if verdict.level is level and (level is not Level.OK or verdict.usage.scope == TOTAL)]
+    return ", ".join(_sentence(usage) for usage in named)
+
+
+def _sentence(usage: ScopeUsage) -> str:
+    if usage.unit is Unit.INODES:
+        return f"{usage.scope} {usage.usage} of {usage.limit}"
+    return f"{usage.scope} {_size(usage.usage)} of {_size(usage.limit)}"
+
+
+def _size(size: int) -> str:
+    return decimal(size).replace(" bytes", "B").replace(" byte", "B").replace(" ", "")
+
+
+def _performance(usage: ScopeUsage) -> str:
+    unit = "B" if usage.unit is Unit.BYTES else ""
+    return f"'{usage.scope}'={usage.usage}{unit};{usage.limit};{usage.critical};0"
+
+
+def _plain(text: str) -> str:
+    """One line without the bar that begins performance data."""
+    return escape(" ".join(text.split())).replace("|", "/")

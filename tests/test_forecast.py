@@ -1,0 +1,118 @@
+"""The pace of growth and the day of the limit, and the history that they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli import history
+from arawn_cli.events import DiskPressure, Level
+from arawn_cli.forecast import Sample, days_until, pace
+from arawn_cli.instants import SECOND
+from arawn_cli.pressure import TOTAL, ScopeUsage
+from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.state import State
+from tests.in_process import checked
+
+HOUR = 500_000
+
+
+def growing(hours: int, per_hour: int) -> list[Sample]:
+    return [(HOUR - hours + number, number * per_hour) for number in range(hours + 1)]
+
+
+def test_steady_growth_is_its_own_pace() -> None:
+    assert pace(growing(48, 10), HOUR) == pytest.approx(240)
+
+
+def test_a_week_is_what_counts() -> None:
+    assert pace([(HOUR - 400 + n, 1_000_000 - n) for n in range(200)] + growing(168, 10), HOUR) == pytest.approx(240)
+
+
+def test_less_than_six_hours_tell_nothing() -> None:
+    assert pace(growing(5, 10), HOUR) is None
+    assert pace([], HOUR) is None
+    assert pace(growing(6, 10), HOUR) is not None
+
+
+def test_one_large_upload_and_a_nightly_cleanup_move_the_pace_little() -> None:
+    with_upload = [(hour, usage + (10**9 if hour == HOUR else 0)) for hour, usage in growing(168, 10)]
+    growth = pace(with_upload, HOUR)
+    assert growth is not None
+    assert 200 < growth < 350
+
+
+def test_usage_between_two_samples_counts_as_unchanged() -> None:
+    assert pace([(HOUR - 100, 50), (HOUR, 50)], HOUR) == 0
+    assert pace([(HOUR - 100, 50), (HOUR, 5000)], HOUR) == 0, "one step at the end is no trend"
+
+
+@given(st.lists(st.integers(0, 10**15), min_size=7, max_size=170))
+def test_a_pace_lies_between_the_steepest_falls_and_rises(usages: list[int]) -> None:
+    samples = [(HOUR - len(usages) + 1 + number, usage) for number, usage in enumerate(usages)]
+    growth = pace(samples, HOUR)
+    assert growth is not None
+    assert abs(growth) <= 24 * (max(usages) - min(usages) + 1)
+
+
+def test_days_are_counted_up_and_end_with_the_year() -> None:
+    assert days_until(1000, 0, 100.0) == 10
+    assert days_until(1000, 50, 100.0) == 10
+    assert days_until(1000, 1000, 100.0) == 0
+    assert days_until(365_00, 0, 100.0) == 365
+    assert days_until(366_00, 0, 100.0) is None
+    assert [days_until(1000, 0, growth) for growth in (None, 0.0, -5.0)] == [None, None, None]
+
+
+def usages(*amounts: int) -> list[ScopeUsage]:
+    return [
+        ScopeUsage(scope, scope, amount, 10**9, 2 * 10**9, complete=True) for scope, amount in zip((TOTAL, "a", "b"), amounts, strict=False)
+    ]
+
+
+def stored(state: State, root: Path, hour: int, found: list[ScopeUsage]) -> None:
+    with state.transaction() as connection:
+        history.store(connection, root, found, hour)
+
+
+def test_one_sample_an_hour_and_none_that_tells_nothing_new(tmp_path: Path) -> None:
+    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
+    for minute in range(3):
+        stored(state, root, HOUR, usages(10 + minute, 5))
+    stored(state, root, HOUR + 1, usages(20, 5))
+    stored(state, root, HOUR + 24, usages(20, 5))
+    read = history.read(state, root, 0)
+    assert read == {TOTAL: [(HOUR, 10), (HOUR + 1, 20), (HOUR + 24, 20)], "a": [(HOUR, 5), (HOUR + 24, 5)]}
+    assert history.read(state, Path("/another"), 0) == {}
+
+
+def test_an_incomplete_usage_is_no_sample(tmp_path: Path) -> None:
+    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
+    stored(state, root, HOUR, [ScopeUsage(TOTAL, TOTAL, 7, 10, 20, complete=False)])
+    assert history.read(state, root, 0) == {}
+
+
+def test_samples_are_forgotten_after_ninety_days(tmp_path: Path) -> None:
+    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
+    stored(state, root, HOUR, usages(1, 2))
+    stored(state, root, HOUR + 90 * 24, usages(1))
+    assert history.read(state, root, 0)["a"] == [(HOUR, 2)]
+    stored(state, root, HOUR + 90 * 24 + 1, usages(1))
+    assert history.read(state, root, 0) == {TOTAL: [(HOUR + 90 * 24, 1), (HOUR + 90 * 24 + 1, 1)]}
+
+
+def test_a_check_says_when_the_next_limit_is_reached(tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[paths.usage]\ntotal_warning_gb = 0.0001\n[maintenance.pressure.limits]\nblog = 10_000\n")
+    tree.workstream("blog", "My blog", {})
+    for hour in range(24):
+        write(tree.workstreams / "blog" / "work" / "f", 500 * hour)
+        result, events = checked(tree, config, now=tree.now + hour * 3600 * SECOND)
+    # 11 500 bytes, 12 000 a day: the limit is behind, and the critical one at 20 000 within a day.
+    blog = next(event for event in events if isinstance(event, DiskPressure))
+    assert (blog.scope, blog.level, blog.forecast_days) == ("blog", Level.WARNING, 1)
+    # The total comes to 107 374 bytes at the same pace.
+    assert result.summary.forecast_days == 8

@@ -1,0 +1,167 @@
+"""The state machine of a level, as a table of all its steps and as laws over any sequence of checks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli.events import Level
+from arawn_cli.instants import SECOND
+from arawn_cli.pressure import QUIET, Alert, Remembered, Rules, ScopeUsage, Verdict, judge, judge_all, level_of, next_limit
+
+OK, WARNING, CRITICAL = Level.OK, Level.WARNING, Level.CRITICAL
+LIMIT, CRITICAL_LIMIT = 1000, 2000
+
+
+def usage(amount: int, *, complete: bool = True, scope: str = "total") -> ScopeUsage:
+    return ScopeUsage(scope, scope, amount, LIMIT, CRITICAL_LIMIT, complete)
+
+
+def at(level: Level) -> Alert:
+    """A scope at a level that was told at instant 0, its checks in a row forgotten."""
+    return Alert(level, told_at=None if level is OK else 0)
+
+
+# Bands of usage, with 5 % to recover: below all, in the band of the warning limit, above it, in the band of the
+# critical limit, above that; each with its edges.
+BANDS = {"calm": (0, 950), "warning band": (951, 1000), "above": (1001, 1900), "critical band": (1901, 2000), "over": (2001, 10**9)}
+STEPS = {
+    (OK, "calm"): OK,
+    (OK, "warning band"): OK,
+    (OK, "above"): WARNING,
+    (OK, "critical band"): WARNING,
+    (OK, "over"): CRITICAL,
+    (WARNING, "calm"): OK,
+    (WARNING, "warning band"): WARNING,
+    (WARNING, "above"): WARNING,
+    (WARNING, "critical band"): WARNING,
+    (WARNING, "over"): CRITICAL,
+    (CRITICAL, "calm"): OK,
+    (CRITICAL, "warning band"): WARNING,
+    (CRITICAL, "above"): WARNING,
+    (CRITICAL, "critical band"): CRITICAL,
+    (CRITICAL, "over"): CRITICAL,
+}
+
+
+def test_the_table_names_every_step() -> None:
+    assert set(STEPS) == {(level, band) for level in (OK, WARNING, CRITICAL) for band in BANDS}
+
+
+@pytest.mark.parametrize(("before", "band"), STEPS)
+def test_every_step_of_one_check(before: Level, band: str) -> None:
+    after = STEPS[before, band]
+    for amount in BANDS[band]:
+        verdict = judge(usage(amount), at(before), Rules(), now=0)
+        assert (verdict.level, verdict.before) == (after, before)
+        assert verdict.told is (after is not before or after is not OK), "a change is told, and with the defaults every check above"
+
+
+@pytest.mark.parametrize(("before", "band"), STEPS)
+def test_an_incomplete_measurement_lowers_nothing_and_proves_what_it_shows(before: Level, band: str) -> None:
+    for amount in BANDS[band]:
+        verdict = judge(usage(amount, complete=False), at(before), Rules(), now=0)
+        assert verdict.level is max(before, level_of(usage(amount)), key=[OK, WARNING, CRITICAL].index)
+        assert not (verdict.told and verdict.level is OK)
+
+
+def test_an_incomplete_measurement_below_the_limit_changes_nothing_at_all() -> None:
+    rules = Rules(for_checks=3, repeat=SECOND)
+    before = Alert(OK, warnings=2, criticals=1)
+    assert judge(usage(0, complete=False), before, rules, now=5).alert == before
+    held = Alert(WARNING, warnings=3, criticals=1, told_at=5)
+    assert judge(usage(0, complete=False), held, rules, now=5).alert == held
+
+
+def levels(amounts: list[int], rules: Rules) -> list[Level]:
+    return [verdict.level for verdict in course([(amount, True) for amount in amounts], rules)]
+
+
+def course(checks: list[tuple[int, bool]], rules: Rules, step: int = SECOND) -> list[Verdict]:
+    """What a sequence of checks comes to, one each `step`."""
+    alert, verdicts = QUIET, []
+    for number, (amount, complete) in enumerate(checks):
+        verdicts.append(judge(usage(amount, complete=complete), alert, rules, number * step))
+        alert = verdicts[-1].alert
+    return verdicts
+
+
+def test_a_level_is_raised_after_so_many_checks_in_a_row() -> None:
+    rules = Rules(for_checks=3)
+    assert levels([1500, 1500, 0, 1500, 1500, 1500], rules) == [OK] * 5 + [WARNING]
+    assert levels([2500, 1500, 2500, 2500, 2500], rules) == [OK, OK, WARNING, WARNING, CRITICAL]
+    assert levels([2500, 2500, 2500], rules) == [OK, OK, CRITICAL]
+
+
+def test_leaving_takes_one_check() -> None:
+    assert levels([1500, 1500, 950], Rules(for_checks=2)) == [OK, WARNING, OK]
+
+
+def test_an_unchanged_level_is_silent_for_the_interval_and_a_change_is_not() -> None:
+    rules = Rules(repeat=3 * SECOND)
+    told = [verdict.told for verdict in course([(1500, True)] * 5 + [(2500, True), (1500, True), (0, True), (0, True)], rules)]
+    assert told == [True, False, False, True, False, True, True, True, False]
+
+
+def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
+    assert judge(usage(1500), Alert(WARNING, 1, 0, told_at=10**18), Rules(repeat=SECOND), now=0).told
+
+
+def test_a_scope_that_disappears_recovers_under_its_name() -> None:
+    gone = Remembered(at(CRITICAL), usage(9000, scope="session:x"))
+    quiet = Remembered(Alert(OK, warnings=1), usage(1500, scope="session:y"))
+    before = {"session:x": gone, "session:y": quiet}
+    verdicts = judge_all([usage(5)], before, Rules(), 0, all_seen=True)
+    told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
+    assert told == [("session:x", OK, 0, LIMIT)]
+    assert all(verdict.alert == QUIET for verdict in verdicts)
+    assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, all_seen=False)] == ["total"]
+
+
+def test_the_next_limit_is_the_one_that_is_not_passed() -> None:
+    assert [next_limit(usage(5), OK), next_limit(usage(1500), OK), next_limit(usage(5), WARNING), next_limit(usage(2500), OK)] == [
+        LIMIT,
+        CRITICAL_LIMIT,
+        CRITICAL_LIMIT,
+        None,
+    ]
+
+
+CHECKS = st.lists(st.tuples(st.integers(0, 3000), st.booleans()), max_size=60)
+RULES = st.builds(Rules, st.integers(1, 4), st.integers(0, 50), st.integers(0, 10).map(lambda seconds: seconds * SECOND))
+
+
+@given(CHECKS, RULES)
+def test_no_two_equal_alerts_within_the_interval(checks: list[tuple[int, bool]], rules: Rules) -> None:
+    told = [(number, verdict.level) for number, verdict in enumerate(course(checks, rules)) if verdict.told]
+    for (earlier, first), (later, second) in pairwise(told):
+        assert first is not second or (later - earlier) * SECOND >= rules.repeat
+
+
+@given(CHECKS, RULES)
+def test_every_raise_is_followed_by_exactly_one_recovery(checks: list[tuple[int, bool]], rules: Rules) -> None:
+    told = [verdict.level for verdict in course([*checks, (0, True)], rules) if verdict.told]
+    raises = sum(before is OK for before, after in pairwise([OK, *told]) if after is not OK)
+    assert told.count(OK) == raises
+    assert (OK, OK) not in pairwise([OK, *told])
+
+
+@given(st.lists(st.sampled_from([951, 975, 1000]), max_size=40), st.sampled_from([OK, WARNING]))
+def test_nothing_flaps_inside_the_recovery_band(amounts: list[int], start: Level) -> None:
+    alert = at(start)
+    for amount in amounts:
+        verdict = judge(usage(amount), alert, Rules(), 0)
+        assert verdict.level is start
+        alert = verdict.alert
+
+
+@given(CHECKS, st.integers(1, 4), st.integers(0, 50), st.integers(1, 10**6), st.integers(1, 10**6))
+def test_the_order_of_checks_is_all_that_matters(
+    checks: list[tuple[int, bool]], for_checks: int, recover: int, one: int, other: int
+) -> None:
+    rules = Rules(for_checks, recover)
+    first, second = (course(checks, rules, step) for step in (one, other))
+    assert [(verdict.level, verdict.told) for verdict in first] == [(verdict.level, verdict.told) for verdict in second]
