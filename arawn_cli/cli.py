@@ -212,8 +212,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as ended:
-        # To a monitoring system 2 means critical: a plugin that was called wrong is unknown.
-        if ended.code == ExitCode.USAGE and _is_for_nagios(sys.argv):
+        # To a monitoring system 2 means critical: a plugin that was called wrong, and did not end by itself, is unknown.
+        if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):
             typer.echo("DISK UNKNOWN - wrong options, see standard error")
             raise SystemExit(3) from ended
         raise

@@ -215,8 +215,8 @@ def megabytes(size: int) -> int:
 
 
 def percent_of(usage: int, limit: int) -> int:
-    """Usage as a whole percentage of a limit, rounded down, in the one byte that Arawn's client has for it."""
-    return min(usage * 100 // limit, PERCENT_MAX)
+    """Usage as a whole percentage of a limit, rounded down, in the one byte that Arawn's client has for it; a limit below 1 counts as 1."""
+    return min(usage * 100 // max(limit, 1), PERCENT_MAX)
 
 
 def rendered(instant: int | None) -> str | None:

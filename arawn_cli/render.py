@@ -16,8 +16,12 @@ from rich.text import Text
 
 from arawn_cli import instants, names
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
+from arawn_cli.pressure import Unit
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
+# From so many columns on, the table of disk usage has room for the areas of each workstream.
+_WIDE = 100
+_BAR = 20
 _ACTION_STYLES = {"deleted": "red", "would_delete": "yellow", "failed": "bold red", "skipped": "cyan", "kept": "green"}
 
 
@@ -95,7 +99,7 @@ class Tables:
         pressure = [event for event in self._events if isinstance(event, DiskPressure)]
         usage = [event for event in self._events if isinstance(event, WorkstreamUsage)]
         levels = {event.scope: event.level for event in pressure}
-        self._console.print(_usage_table(usage, summary, levels))
+        self._console.print(_usage_table(usage, summary, levels, areas=self._console.width >= _WIDE))
         for event in pressure:
             self._console.print(_pressure_line(event))
         self._console.print(_check_sentence(summary))
@@ -145,34 +149,48 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     return Text(text, style="red" if summary.failures else "")
 
 
-def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict[str, Level]) -> Table:
+def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict[str, Level], *, areas: bool) -> Table:
+    foresees = any(usage.forecast_days is not None for usage in usages)
     table = Table(title="Disk usage (dry run)" if summary.dry_run else "Disk usage", title_justify="left")
     table.add_column("workstream", overflow="fold")
-    for heading in ("production", "work", "other", "total", "limit"):
+    for heading in (*(("production", "work", "other") if areas else ()), "total", "limit"):
         table.add_column(heading, justify="right")
-    table.add_column("of limit", min_width=20)
-    table.add_column("", justify="right")
+    table.add_column("of limit", min_width=_BAR)
+    table.add_column("", justify="right", no_wrap=True)
+    if foresees:
+        table.add_column("limit in", justify="right", no_wrap=True)
     for usage in sorted(usages, key=lambda event: event.total_bytes, reverse=True):
         level = levels.get(usage.workstream_id, Level.OK)
         table.add_row(
             Text(names.escape(usage.workstream_name)),
-            *(decimal(size) for size in (usage.production_bytes, usage.work_bytes, usage.other_bytes)),
+            *([decimal(size) for size in (usage.production_bytes, usage.work_bytes, usage.other_bytes)] if areas else []),
             Text(decimal(usage.total_bytes) + ("" if usage.complete else " at least"), style=_STYLES[level]),
             decimal(usage.limit_bytes),
             _bar(usage.percent, _STYLES[level]),
-            f"{usage.percent}%",
+            f"{usage.total_bytes * 100 // usage.limit_bytes}%",
+            *(["-" if usage.forecast_days is None else f"{usage.forecast_days} d"] if foresees else []),
         )
     return table
 
 
 def _bar(percent: int, style: str) -> ProgressBar:
-    return ProgressBar(total=100, completed=min(percent, 100), width=20, complete_style=style, finished_style=style)
+    return ProgressBar(total=100, completed=min(percent, 100), width=_BAR, complete_style=style, finished_style=style)
 
 
 def _pressure_line(event: DiskPressure) -> Text:
     name = f" ({names.escape(event.workstream_name)})" if event.workstream_name != event.scope else ""
-    share = f"{decimal(event.usage_bytes)}, {event.percent}% of {decimal(event.limit_bytes)}"
-    return Text(f"{event.level}: {names.escape(event.scope)}{name} uses {share}", style=_STYLES[event.level])
+    limit = _amount(event.limit_bytes, event.unit)
+    share = f"{event.usage_bytes * 100 // max(event.limit_bytes, 1)}% of {limit}"
+    text = f"{event.level}: {names.escape(event.scope)}{name} uses {_amount(event.usage_bytes, event.unit)}, {share}"
+    if event.forecast_days is not None:
+        text += f"; the next limit in {_count(event.forecast_days, 'day')}"
+    if event.reclaimable_bytes:
+        text += f"; a cleanup would free {decimal(event.reclaimable_bytes)}"
+    return Text(text, style=_STYLES[event.level])
+
+
+def _amount(number: int, unit: str) -> str:
+    return decimal(number) if unit == Unit.BYTES else f"{number:,} {unit}"
 
 
 def _check_sentence(summary: DiskCheck) -> Text:
@@ -181,6 +199,8 @@ def _check_sentence(summary: DiskCheck) -> Text:
         f"{summary.level}: {decimal(summary.total_usage_bytes)} in {_count(summary.workstreams, 'workstream')}; "
         f"{filesystem.mountpoint} has {decimal(filesystem.free_bytes)} of {decimal(filesystem.total_bytes)} free"
     )
+    if summary.forecast_days is not None:
+        text += f"; the total comes to its next limit in {_count(summary.forecast_days, 'day')}"
     if summary.foreign:
         text += f"; {decimal(sum(entry.bytes for entry in summary.foreign))} is not Arawn's"
     if not summary.complete:

@@ -30,7 +30,7 @@ def limit_of(config: Config, row: WorkstreamRow) -> int:
 
 
 def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> Iterator[ScopeUsage]:
-    """Every scope: the filesystem's inodes only where it counts them."""
+    """Every scope: the filesystem's space and inodes only where it counts them."""
     total = inventory.total
     yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)
     for tree in inventory.workstreams:
@@ -52,7 +52,8 @@ def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
     limits = config.maintenance.pressure
     space = filesystem.used_bytes + filesystem.free_bytes
     warning, critical = (space * percent // 100 for percent in (limits.filesystem_warning_percent, limits.filesystem_critical_percent))
-    yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, warning, critical, complete=True)
+    if space:
+        yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, warning, critical, complete=True)
     if filesystem.total_inodes:
         inodes = filesystem.used_inodes + filesystem.free_inodes
         warning, critical = (inodes * percent // 100 for percent in (limits.inode_warning_percent, limits.inode_critical_percent))
