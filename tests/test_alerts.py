@@ -1,0 +1,217 @@
+"""Levels over several checks of a real tree: what is told, what is kept, and what it says would help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from arawn_cli import alerts
+from arawn_cli.events import DiskCheck, DiskPressure, Event, Level
+from arawn_cli.instants import SECOND
+from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.state import FILE, State
+from tests.conftest import WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
+from tests.in_process import checked, cleaned
+
+RunCommand = Callable[..., Run]
+HOUR = 3600 * SECOND
+MIB = 1024**2
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[..., Path]:
+    """A configuration of pressure with limits high above what the tests make, but for those that are given."""
+
+    def make(*, session_mb: float = 200.0, total_gb: float = 10.0, cleanup: dict[str, object] | None = None, **pressure: object) -> Path:
+        path = tmp_path / "c.toml"
+        usage = {"session_warning_mb": session_mb, "total_warning_gb": total_gb}
+        calm = {
+            "filesystem_warning_percent": 99,
+            "filesystem_critical_percent": 100,
+            "inode_warning_percent": 100,
+            "inode_critical_percent": 100,
+        }
+        path.write_text(
+            tomli_w.dumps({"paths": {"usage": usage}, "maintenance": {"cleanup": cleanup or {}, "pressure": {**calm, **pressure}}})
+        )
+        return path
+
+    return make
+
+
+def told(events: list[Event]) -> dict[str, Level]:
+    return {event.scope: event.level for event in events if isinstance(event, DiskPressure)}
+
+
+def transitions(tree: SampleTree) -> list[tuple[str, Level, Level]]:
+    found = alerts.read_transitions(State(tree.root.parent / "state", lambda: 0), tree.root, 100)
+    return [(change.scope, change.before, change.level) for change in reversed(found)]
+
+
+def test_rise_and_recovery_are_told_once_and_remembered(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0, repeat_interval="1d", for_checks=2)
+    big = tree.session("big", files={"f": 3 * MIB}, age_days=1) / "work" / "f"
+    course = [told(checked(tree, config, now=tree.now + step * HOUR)[1]) for step in range(4)]
+    assert course == [{}, {"session:big": Level.CRITICAL}, {}, {}]
+    write(big, MIB + 1)
+    assert told(checked(tree, config, now=tree.now + 5 * HOUR)[1]) == {"session:big": Level.WARNING}
+    write(big, MIB * 96 // 100)
+    assert told(checked(tree, config, now=tree.now + 6 * HOUR)[1]) == {}, "inside the recovery band"
+    write(big, MIB // 2)
+    assert told(checked(tree, config, now=tree.now + 7 * HOUR)[1]) == {"session:big": Level.OK}
+    assert told(checked(tree, config, now=tree.now + 8 * HOUR)[1]) == {}
+    assert transitions(tree) == [
+        ("session:big", Level.OK, Level.CRITICAL),
+        ("session:big", Level.CRITICAL, Level.WARNING),
+        ("session:big", Level.WARNING, Level.OK),
+    ]
+
+
+def test_a_session_that_was_cleaned_recovers(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0)
+    tree.session("big", files={"f": 3 * MIB}, age_days=30)
+    assert told(checked(tree, config)[1]) == {"session:big": Level.CRITICAL}
+    assert cleaned(tree, config=config)[0].sessions_cleaned == 1
+    _, events = checked(tree, config)
+    assert told(events) == {"session:big": Level.OK}
+    (recovered,) = (event for event in events if isinstance(event, DiskPressure))
+    assert (recovered.usage_bytes, recovered.limit_bytes, recovered.workstream_name) == (0, MIB, "Scratch")
+    assert told(checked(tree, config)[1]) == {}
+
+
+def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001, cleanup={"protect": ["keep-*"]})
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    for name, days in (("old", 30), ("older", 60), ("keep-me", 30), ("fresh", 1)):
+        tree.session(name, files={"f": MIB}, age_days=days)
+    tree.turn("older", tree.ago(1))
+    os.link(tree.sessions / "old" / "work" / "f", tree.workstreams / "blog" / "work" / "linked")
+    write(tree.sessions / "old" / "work" / "own", 1000)
+    os.utime(tree.sessions / "old" / "work" / "own", ns=(0, 0))
+    os.utime(tree.sessions / "old" / "work", ns=(0, 0))
+    _, events = checked(tree, config)
+    reclaimable = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
+    assert reclaimable == {"total": 1000}
+    assert cleaned(tree, config=config)[0].bytes_reclaimed == 1000
+
+
+def test_the_trash_counts_as_reclaimable_and_a_pulled_brake_does_not(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001, cleanup={"trash_days": 5, "max_sessions": 1})
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    tree.session("old", files={"f": 700}, age_days=30)
+    cleaned(tree, config=config)
+    for name in ("second", "third"):
+        tree.session(name, files={"f": 100}, age_days=30)
+    _, events = checked(tree, config)
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
+
+
+def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    tree.session("old", files={"f": 700}, age_days=30)
+    tree.database.write_bytes(b"no database" * 100)
+    result, events = checked(tree, configured(total_gb=0.001))
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [0]
+    assert not result.summary.complete
+
+
+@needs_setpriv
+def test_an_incomplete_check_neither_recovers_nor_is_ok(run: RunCommand, tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0)
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+
+    def check() -> Run:
+        return run("disk-check", "--base-path", tree.root, "--config", config, prefix=WITHOUT_FILE_POWERS)
+
+    assert check().of_type("disk_pressure")[0]["level"] == "critical"
+    (tree.sessions / "big" / "work").chmod(0)
+    unreadable = check()
+    assert unreadable.code == 1
+    (event,) = unreadable.of_type("disk_pressure")
+    assert (event["scope"], event["level"], event["complete"]) == ("session:big", "critical", False)
+    (tree.sessions).chmod(0)
+    hidden = check()
+    assert (hidden.code, hidden.of_type("disk_pressure")) == (1, [])
+    tree.sessions.chmod(0o755)
+    (tree.sessions / "big" / "work").chmod(0o755)
+    assert check().of_type("disk_pressure")[0]["level"] == "critical"
+
+
+def test_a_dry_run_tells_what_a_real_one_would_and_writes_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0, for_checks=2)
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    checked(tree, config)
+    before = snapshot(tree.root.parent / "state")
+    for _ in range(2):
+        assert told(checked(tree, config, dry_run=True)[1]) == {"session:big": Level.CRITICAL}
+    assert snapshot(tree.root.parent / "state") == before
+    assert told(checked(tree, config)[1]) == {"session:big": Level.CRITICAL}
+
+
+@needs_namespaces
+def test_the_filesystem_is_judged_as_an_ordinary_user_sees_it(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
+    """An ext4 with a fifth of its blocks kept for root: nearly full for everyone else, though a quarter of it is free."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(16 * MIB)
+    place = tmp_path / "mounted"
+    place.mkdir()
+    script = (
+        f"mkfs.ext4 -q -m 20 {image} && mount -o loop {image} {place} && mkdir -p {place}/arawn/workstreams && chmod -R go-w {place} && "
+        f'head -c 9M /dev/zero > {place}/fill && exec "$@"'
+    )
+    config = configured(filesystem_warning_percent=80, filesystem_critical_percent=99)
+    done = run("disk-check", "--base-path", place / "arawn", "--config", config, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
+    assert done.code == 0, done.stderr
+    (event,) = done.of_type("disk_pressure")
+    filesystem = done.last["filesystem"]
+    assert isinstance(filesystem, dict)
+    usable = filesystem["used_bytes"] + filesystem["free_bytes"]
+    assert filesystem["used_bytes"] / filesystem["total_bytes"] < 0.80 < filesystem["used_bytes"] / usable
+    assert (event["scope"], event["level"], event["unit"]) == ("filesystem", "warning", "bytes")
+    assert (event["usage_bytes"], event["limit_bytes"]) == (filesystem["used_bytes"], usable * 80 // 100)
+    assert event["workstream_name"] == str(place)
+
+
+@needs_namespaces
+def test_inodes_that_run_out_are_told_as_inodes(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=1m,nr_inodes=20,mode=755 tmpfs {place} && mkdir -p {place}/arawn/workstreams && "
+        f'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do : > {place}/$i; done && exec "$@"'
+    )
+    config = configured(inode_warning_percent=50, inode_critical_percent=100)
+    done = run("disk-check", "--base-path", place / "arawn", "--config", config, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
+    (event,) = done.of_type("disk_pressure")
+    assert (event["scope"], event["unit"], event["usage_bytes"], event["limit_bytes"]) == ("inodes", "inodes", 17, 10)
+
+
+def test_levels_and_history_survive_an_upgrade_of_the_state_file(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    """A file of the version before: the first check brings it up to date and loses nothing of it."""
+    import sqlite3
+
+    from arawn_cli.schema import MIGRATIONS
+
+    directory = tree.root.parent / "state"
+    directory.mkdir(mode=0o700)
+    with sqlite3.connect(directory / FILE) as connection:
+        for statements in MIGRATIONS[:2]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("INSERT INTO runs (job, root, last_run) VALUES ('scratch-cleanup', '/x', 5)")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    _, events = checked(tree, configured(session_mb=1.0))
+    assert told(events) == {"session:big": Level.CRITICAL}
+    state = State(directory, lambda: 0)
+    assert state.select("SELECT job, last_run, last_success FROM runs ORDER BY job", ()) == [
+        ("disk-check", tree.now, tree.now),
+        ("scratch-cleanup", 5, None),
+    ]
+    assert isinstance(events[-1], DiskCheck)
