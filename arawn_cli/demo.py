@@ -51,7 +51,11 @@ def build(folder: Path, now: int) -> Path:
     limits = {"total_warning_gb": 0.1, "workstream_warning_gb": 0.01, "session_warning_mb": 4}
     tables = {
         "paths": {"base_path": str(tree.root), "usage": limits, "cleanup": {"scratch_cleanup_days": 7}},
-        "maintenance": {"cleanup": {"protect": ["keep-*"]}, "pressure": {"limits": {"My blog": "20MiB"}}},
+        "maintenance": {
+            "state_dir": str(folder / "state"),
+            "cleanup": {"protect": ["keep-*"]},
+            "pressure": {"limits": {"My blog": "20MiB"}},
+        },
     }
     config.write_text(tomli_w.dumps(tables))
     return config

@@ -25,7 +25,8 @@ from arawn_cli.reclaimable import decisions_now, reclaimable
 from arawn_cli.scopes import freed_in
 from arawn_cli.surroundings import Surroundings
 
-log = logging.getLogger(__name__)
+levels_log = logging.getLogger(f"{__name__}.levels")
+"""Gets the changes of level. Where the output shows them to the reader of the log too, it can be turned down alone."""
 
 JOB = "disk-check"
 
@@ -166,7 +167,7 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
         if verdict.level is not verdict.before:
             rises = reaches(verdict.level, verdict.before)
             verb = "rises" if rises else "falls"
-            log.log(
+            levels_log.log(
                 logging.WARNING if rises else logging.INFO,
                 "%s %s from %s to %s: %s",
                 scope.scope,
@@ -176,4 +177,4 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
                 size,
             )
         elif verdict.level is not Level.OK or level_of(scope) is not Level.OK:
-            log.info("%s stays at %s: %s", scope.scope, verdict.level, size)
+            levels_log.info("%s stays at %s: %s", scope.scope, verdict.level, size)
