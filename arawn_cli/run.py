@@ -109,8 +109,10 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
     """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
-        from arawn_cli.disk_check import check
+        from arawn_cli.disk_check import check, levels_log
 
+        if output.resolved() == "table":
+            levels_log.setLevel(logging.ERROR)
         checked = check(config, surroundings)
         code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
         if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
@@ -123,8 +125,9 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
 def run_check_for_nagios(flags: Flags, output: Output) -> int:
     """`disk-check --format nagios`: prints one status line, and answers with the return code of a monitoring plugin."""
     from arawn_cli import nagios
-    from arawn_cli.disk_check import check
+    from arawn_cli.disk_check import check, levels_log
 
+    levels_log.setLevel(logging.ERROR)
     reasons: list[str] = []
     results: list[Checked] = []
 
