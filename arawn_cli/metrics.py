@@ -1,4 +1,4 @@
-"""Metrics of both jobs for the textfile collector of Prometheus' node_exporter.
+"""What both jobs tell Prometheus, as values.
 
 Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters, `_timestamp_seconds` for instants.
 Every name begins with its job, because node_exporter refuses a metric that stands in two files.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from arawn_cli import instants, last_run
+from arawn_cli import instants
 from arawn_cli.config import Config
 from arawn_cli.disk_check import Checked
 from arawn_cli.events import Filesystem, Level, ScratchCleanup, ScratchSessionEvent
@@ -26,12 +23,8 @@ from arawn_cli.last_run import Run
 from arawn_cli.model import Action
 from arawn_cli.pressure import Unit, Verdict
 from arawn_cli.scopes import size_in
-from arawn_cli.state import State, StateUnavailableError
 
 log = logging.getLogger(__name__)
-
-CHECK_FILE = "arawn_disk_check.prom"
-CLEANUP_FILE = "arawn_scratch_cleanup.prom"
 
 AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
 """Ages that scratch sessions are counted by: younger than so many days, and not than the ones before."""
@@ -45,17 +38,6 @@ class Noted:
 
     run: Run | None = None
     waiting: int | None = None
-
-
-def noted(state: State, job: str, config: Config) -> Noted:
-    """Asks the state file; one that cannot be read leaves its metrics out."""
-    try:
-        run = last_run.noted(state, job, config.root.resolve())
-        ((waiting,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
-        return Noted(run, waiting if isinstance(waiting, int) else None)
-    except StateUnavailableError as error:
-        log.warning("%s: the metrics lack what it holds", error)
-        return Noted()
 
 
 def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric]:
@@ -118,37 +100,6 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes),
         *_run(of, noted, summary.duration_ms),
     ]
-
-
-def write(directory: Path, name: str, metrics: Sequence[Metric]) -> None:
-    """Puts metrics into a file in place of the one before, whole and readable by everyone; a failure is only a warning."""
-    registry = CollectorRegistry()
-    registry.register(_Collected(metrics))
-    path = directory / name
-    try:
-        _replace(path, generate_latest(registry))
-    except OSError as error:
-        log.warning("cannot write the metrics %s: %s", path, error.strerror)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(descriptor, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-class _Collected(Collector):
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
 
 
 class _Families:
