@@ -43,11 +43,12 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class RelayTarget:
-    """Where events go, and the files that this takes, as absolute paths."""
+    """Where events go, and the files that this takes, as absolute paths; `from_flag` when the command line names it."""
 
     address: Address
     token_file: Path | None
     ca_file: Path | None
+    from_flag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,9 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
         address = addresses.parse(url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
-    return RelayTarget(address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY))
+    return RelayTarget(
+        address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY), flags.relay_url is not None
+    )
 
 
 def _beside(directory: Path, name: str, source: str) -> Path | None:

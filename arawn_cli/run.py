@@ -200,7 +200,7 @@ def _run_configured(config: Config, output: Output, console: Console, job: Job) 
         _abandon_stdout()
         lost += standard_output.lost
     if lost:
-        code = ExitCode.UNDELIVERED
+        return ExitCode.UNDELIVERED  # also for a run that a signal ended: nothing else would tell of it
     return signals.exit_code or code
 
 

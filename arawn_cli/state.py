@@ -13,13 +13,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.occupancy import try_lock
-from arawn_cli.schema import MIGRATIONS
+from arawn_cli.salvage import carry_over, salvaged
+from arawn_cli.schema import MIGRATIONS, TABLES
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class StateUnavailableError(ArawnCliError):
 
 
 class _CorruptError(Exception):
-    """The file is no database, or a damaged one."""
+    """The file is no database, a damaged one, or one whose tables do not fit its version."""
 
 
 class State:
@@ -65,7 +66,7 @@ class State:
         Raises:
             StateUnavailableError: the file takes no change (full disk, read-only, busy, damaged).
         """
-        with _told(self.directory):
+        with self._repaired(), _told(self.directory):
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -84,8 +85,20 @@ class State:
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        with _told(self.directory):
+        with self._repaired(), _told(self.directory):
             yield self._opened()
+
+    @contextmanager
+    def _repaired(self) -> Iterator[None]:
+        """Sets a file aside whose damage shows only now: the next use, at the latest that of the next run, begins anew."""
+        try:
+            yield
+        except StateUnavailableError as error:
+            if isinstance(error.__cause__, sqlite3.Error) and _code(error.__cause__) in _CORRUPT:
+                self.close()
+                with _told(self.directory):
+                    _set_aside(self.directory, self._clock() // 1_000_000_000, str(error.__cause__))
+            raise
 
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
         """What a query answers; a file that is not open is read without a trace, and one that is not there holds nothing.
@@ -98,6 +111,15 @@ class State:
                 return self._connection.execute(statement, parameters).fetchall()
             path = self.directory / FILE
             return _select(path, statement, parameters) if path.exists() else []
+
+    def ready(self) -> None:
+        """Opens the file, so that damage is found and an older one brought up to date.
+
+        Raises:
+            StateUnavailableError: it cannot be opened.
+        """
+        with self.reading():
+            pass
 
     def settle(self) -> None:
         """Brings what is committed to the disk.
@@ -118,11 +140,21 @@ def _open(directory: Path, clock: Callable[[], int]) -> sqlite3.Connection:
     """Opens the state file in a directory, and makes both if need be; a damaged file is set aside, and a new one begun."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
+    _refuse_strangers(directory)
     try:
         return _connect(directory)
-    except _CorruptError:
-        _set_aside(directory, clock() // 1_000_000_000)
+    except _CorruptError as error:
+        _set_aside(directory, clock() // 1_000_000_000, str(error))
         return _connect(directory)
+
+
+def _refuse_strangers(directory: Path) -> None:
+    """Who else can write here can plant events to be sent, and a link to be followed."""
+    status = directory.stat()
+    if status.st_uid != os.geteuid():
+        raise StateUnavailableError(f"the state directory {directory} belongs to another account: name one of your own with state_dir")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StateUnavailableError(f"the state directory {directory} is writable by others: run chmod go-w on it")
 
 
 def _select(path: Path, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
@@ -221,6 +253,8 @@ def _make_private(path: Path) -> None:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        if status.st_uid != os.geteuid():
+            raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir") from None
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             path.chmod(0o600)
 
@@ -232,16 +266,27 @@ def _migrate(connection: sqlite3.Connection) -> None:
     try:
         found = _version(connection)
         if found > len(MIGRATIONS):
-            raise sqlite3.OperationalError(f"its schema {found} is newer than this program's {len(MIGRATIONS)}")
-        for number, statements in enumerate(MIGRATIONS[found:], start=found + 1):
-            for statement in statements:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
+            raise StateUnavailableError(f"the state file is of a newer version ({found}) than this program knows ({len(MIGRATIONS)})")
+        if found < 0:
+            raise _CorruptError(f"its version is {found}")
+        _apply(connection, found)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _apply(connection: sqlite3.Connection, version: int) -> None:
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        for statement in statements:
+            try:
+                connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if _code(error) == sqlite3.SQLITE_ERROR:  # a table that is there already, or is not there
+                    raise _CorruptError(f"its tables do not fit its version {version}: {error}") from error
+                raise
+        connection.execute(f"PRAGMA user_version = {number}")
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -250,34 +295,58 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    """Looks at every page of the outbox, which is empty as a rule."""
+    """Looks at every page of the outbox, which is empty as a rule, and whether the tables are there."""
+    names: list[tuple[str]] = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    if missing := TABLES - {name for (name,) in names}:
+        raise _CorruptError(f"it lacks {', '.join(sorted(missing))}")
     rows: list[tuple[str]] = connection.execute("PRAGMA quick_check(outbox)").fetchall()
     if rows != [("ok",)]:
         raise _CorruptError(rows[0][0] if rows else "the check found nothing")
 
 
-def _set_aside(directory: Path, seconds: int) -> None:
-    """Renames a damaged file, its log and its index; of two runs that find the damage at once, one does it."""
+def _set_aside(directory: Path, seconds: int, damage: str) -> None:
+    """Renames a damaged file, its log and its index; of two runs that find the damage at once, one does it.
+
+    What can be read of the outbox is carried over to a new file.
+    """
     give_up = time.monotonic() + _REPAIR_SECS
     while True:
         with exclusive(directory) as ours:
             if ours:
-                _rename_if_corrupt(directory, seconds)
+                _replace_if_damaged(directory, seconds, damage)
                 return
         if time.monotonic() > give_up:
             raise StateUnavailableError(f"the state in {directory} is damaged, and another run is at work on it")
         time.sleep(0.02)
 
 
-def _rename_if_corrupt(directory: Path, seconds: int) -> None:
+def _replace_if_damaged(directory: Path, seconds: int, damage: str) -> None:
+    if not _is_damaged(directory):
+        return
+    path = directory / FILE
+    rows, whole = salvaged(path)
+    aside = _free_name(directory, f"{FILE}.damaged-{seconds}")
+    for suffix in ("-wal", "-shm", ""):
+        if (directory / f"{FILE}{suffix}").exists():
+            os.rename(directory / f"{FILE}{suffix}", directory / f"{aside}{suffix}")
+    with closing(_connect(directory)) as connection:
+        carried = carry_over(connection, rows)
+    lost = "" if whole and carried == len(rows) else "; others that waited may be lost"
+    log.warning("the state file %s is damaged (%s): set aside as %s; %d waiting events carried over%s", path, damage, aside, carried, lost)
+
+
+def _is_damaged(directory: Path) -> bool:
+    """Looks as closely as SQLite can; another run may have replaced the file meanwhile."""
     try:
-        _connect(directory).close()
-    except _CorruptError as error:
-        aside = _free_name(directory, f"{FILE}.damaged-{seconds}")
-        for suffix in ("-wal", "-shm", ""):
-            if (directory / f"{FILE}{suffix}").exists():
-                os.rename(directory / f"{FILE}{suffix}", directory / f"{aside}{suffix}")
-        log.warning("the state file %s is damaged (%s): set aside as %s, and a new one begun", directory / FILE, error, aside)
+        with closing(_connect(directory)) as connection:
+            rows: list[tuple[str]] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    except _CorruptError:
+        return True
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _CORRUPT:
+            return True
+        raise
+    return rows != [("ok",)]
 
 
 def _free_name(directory: Path, name: str) -> str:

@@ -20,8 +20,10 @@ from websockets.sync.server import ServerConnection, serve
 from arawn_cli import addresses
 from arawn_cli.courier import Pace
 from arawn_cli.credentials import Token
-from arawn_cli.delivery import Delivery, Tally, Terms
+from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.drain import Tally
 from arawn_cli.events import to_json
+from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Delivered, Parcel, Refused, Undelivered
 from arawn_cli.sinks.relay import HttpRelay
 from arawn_cli.sinks.websocket import WebSocketRelay
@@ -48,7 +50,7 @@ class Runs:
         relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, TOKEN, None, time.time)
         pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
         state = State(self.directory, time.time_ns)
-        delivery = Delivery(relay, state, Terms(("disk_pressure",), 1000, timeout, deadline), pace)
+        delivery = Delivery(relay, Outbox(state, 1000), Terms(("disk_pressure",), timeout, deadline), pace)
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)
             self.raised.append(to_json(event))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from email.utils import parsedate_to_datetime
 
 from arawn_cli.addresses import redact
@@ -44,16 +45,17 @@ def wait_asked_for(retry_after: str | None, now: float) -> float | None:
         return float(text[:9])
     try:
         return max(parsedate_to_datetime(text).timestamp() - now, 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _tells_error(body: bytes) -> bool:
     """Whether a JSON object carries an `error`, which is how Centrifugo refuses with status 200."""
-    if not body.lstrip().startswith(b"{"):
+    text = body.removeprefix(BOM_UTF8).lstrip()
+    if not text.startswith(b"{"):
         return False
     try:
-        answer = json.loads(body)
-    except ValueError:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
         return False
     return isinstance(answer, dict) and bool(answer.get("error"))
