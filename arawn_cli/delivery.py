@@ -14,7 +14,7 @@ from arawn_cli.drain import Drain, Obstacle, Tally
 from arawn_cli.events import Event
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Delivered, Parcel, Refused, Relay, parcel_of
-from arawn_cli.state import StateUnavailableError, exclusive
+from arawn_cli.state_file import StateUnavailableError, exclusive
 from arawn_cli.surroundings import Change
 
 log = logging.getLogger(__name__)

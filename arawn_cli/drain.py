@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from arawn_cli.courier import Courier
 from arawn_cli.outbox import Outbox, Waiting
 from arawn_cli.parcels import Delivered, Refused, Undelivered
-from arawn_cli.state import StateUnavailableError
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 

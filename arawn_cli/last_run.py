@@ -10,7 +10,8 @@ from typing import cast
 
 from arawn_cli.errors import RefusedError
 from arawn_cli.instants import SECOND, render
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from arawn_cli import alerts, history
 from arawn_cli.forecast import WINDOW_HOURS, Sample, pace
 from arawn_cli.pressure import Remembered
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
 from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Change, Progress, Surroundings
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from arawn_cli.config import Config
 from arawn_cli.disk_check import Checked
 from arawn_cli.events import ScratchCleanup, ScratchSessionEvent
 from arawn_cli.metrics import Noted, check_metrics, cleanup_metrics
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 

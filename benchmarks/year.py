@@ -21,7 +21,8 @@ from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
 from arawn_cli.pressure import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.recall import recall
-from arawn_cli.state import FILE, State
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
 
 ROOT = Path("/srv/arawn")
 START = 1_800_000_000 * SECOND

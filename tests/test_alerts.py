@@ -13,7 +13,8 @@ from arawn_cli import alerts
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level
 from arawn_cli.instants import SECOND
 from arawn_cli.sample_tree import SampleTree, write
-from arawn_cli.state import FILE, State
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
 from tests.conftest import WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
 from tests.in_process import checked, cleaned
 

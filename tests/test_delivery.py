@@ -20,7 +20,8 @@ from arawn_cli.drain import REFUSED_TRIES, REMOVED_TOGETHER
 from arawn_cli.events import DiskPressure, Event, Level
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
-from arawn_cli.state import State, StateUnavailableError, exclusive
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError, exclusive
 
 
 @dataclass

@@ -15,7 +15,8 @@ import pytest
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Parcel
 from arawn_cli.schema import MIGRATIONS
-from arawn_cli.state import FILE, State, StateUnavailableError, exclusive
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE, StateUnavailableError, exclusive
 from tests.conftest import needs_root
 
 NOW = 1_700_000_000
