@@ -347,3 +347,27 @@ def test_a_version_costs_no_import_of_a_client() -> None:
     code += "sys.exit(any(name in sys.modules for name in ('urllib3', 'websockets', 'sqlite3', 'ssl')))"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     assert subprocess.run([str(COMMAND.with_name("python")), "-c", code], env=environment, check=False, capture_output=True).returncode == 0
+
+
+def test_a_cleanup_that_delivers_and_checks_beside_it_lose_nothing(site: Site, shared_nchan: Nchan, channel: str) -> None:
+    """Several connections of several processes to one state file: none may drop the locks of another."""
+    site.configure(shared_nchan.url(f"/pub/{channel}"), events=["disk_pressure", "scratch_session", "scratch_cleanup"])
+    for number in range(60):
+        site.tree.session(f"old-{number}", files={"f": 1}, age_days=30)
+    command = [str(COMMAND), "scratch-cleanup", "--config", str(site.file), "--base-path", str(site.tree.root), "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cleanup:
+        shown: list[str] = []
+        while cleanup.poll() is None:
+            shown += lines(site.check())
+        assert cleanup.stdout
+        told = [line for line in cleanup.stdout.read().splitlines() if '"scratch_' in line]
+    assert cleanup.returncode == 0
+    site.check()
+    assert outbox_size(site) == 0
+    with contextlib.closing(sqlite3.connect(site.state / "state.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    post(shared_nchan.url(f"/open/{channel}"), "the end")
+    arrived = shared_nchan.everything(channel, "the end")
+    assert set(told) <= set(arrived)
+    assert set(shown) <= set(arrived)
+    assert len(told) > 60

@@ -7,7 +7,7 @@ from codecs import BOM_UTF8
 from email.utils import parsedate_to_datetime
 
 from arawn_cli.addresses import redact
-from arawn_cli.credentials import Token
+from arawn_cli.credentials import Secrets
 from arawn_cli.names import escape
 from arawn_cli.parcels import Answer, Delivered, Refused, Undelivered
 
@@ -16,9 +16,9 @@ SHOWN_CHARACTERS = 200
 _AGAIN = frozenset({408, 425, 429})
 
 
-def judge(status: int, body: bytes, retry_after: str | None, now: float, token: Token | None) -> Answer:
+def judge(status: int, body: bytes, retry_after: str | None, now: float, secrets: Secrets) -> Answer:
     """What a status, the start of a body and a `Retry-After` header mean; `now` is in seconds since the epoch."""
-    text = shown(body, token)
+    text = shown(body, secrets)
     said = f"{status} {text}".rstrip()
     if status in _AGAIN or status >= 500:
         return Undelivered(f"the relay answers {said}", retry_after=wait_asked_for(retry_after, now))
@@ -29,10 +29,9 @@ def judge(status: int, body: bytes, retry_after: str | None, now: float, token: 
     return Refused(said)
 
 
-def shown(body: bytes, token: Token | None) -> str:
-    """The first characters of an answer, on one line, without the token and the secrets of URLs."""
-    text = " ".join(body.decode("utf-8", "replace").split())
-    text = redact(token.removed_from(text) if token else text)
+def shown(body: bytes, secrets: Secrets) -> str:
+    """The first characters of an answer, on one line, without our secrets and those of any URL in it."""
+    text = redact(secrets.removed_from(" ".join(body.decode("utf-8", "replace").split())))
     return escape(text[:SHOWN_CHARACTERS])
 
 

@@ -13,7 +13,7 @@ from urllib3.exceptions import TimeoutError as AnyTimeoutError
 
 from arawn_cli import __version__
 from arawn_cli.addresses import Address
-from arawn_cli.credentials import Token
+from arawn_cli.credentials import Secrets, Token
 from arawn_cli.parcels import Answer, Parcel, Undelivered
 from arawn_cli.sinks import tls
 from arawn_cli.sinks.answers import judge
@@ -40,7 +40,7 @@ class HttpRelay:
 
     def __init__(self, address: Address, token: Token | None, ca_file: Path | None, clock: Callable[[], float]) -> None:
         self._address = address
-        self._token = token
+        self._secrets = Secrets.of(address, token)
         self._ca_file = ca_file
         self._clock = clock
         self._common = {
@@ -95,7 +95,7 @@ class HttpRelay:
         body = _start_of(response, until)
         if response.status == 400 and _PLAIN_ON_TLS in body:
             return Undelivered(_speaks_tls(self._address), hopeless=True)
-        return judge(response.status, body, response.headers.get("Retry-After"), self._clock(), self._token)
+        return judge(response.status, body, response.headers.get("Retry-After"), self._clock(), self._secrets)
 
     def _failure(self, error: HTTPError, timeout: float) -> Undelivered:
         untrusted = tls.sentence(error, self._address, self._ca_file)
