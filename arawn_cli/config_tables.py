@@ -58,8 +58,8 @@ def _size(value: object) -> object:
 
 
 def _positive_size(value: ByteSize) -> ByteSize:
-    if value <= 0:
-        raise ValueError("a size above zero")
+    if not 0 < value < _SIZE_MAX:
+        raise ValueError("a size above zero and below 8EiB")
     return value
 
 

@@ -17,10 +17,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from arawn_cli import instants
 from arawn_cli.config import Config
 from arawn_cli.disk_check import Checked
-from arawn_cli.events import Filesystem, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import DiskCheck, Filesystem, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
-from arawn_cli.model import Action
+from arawn_cli.model import Action, Reason
 from arawn_cli.pressure import Unit, Verdict
 from arawn_cli.scopes import size_in
 
@@ -78,7 +78,7 @@ def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric
         *_filesystem(of, checked.summary.filesystem),
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", checked.summary.trash_bytes),
         of.gauge("complete", "Whether everything could be read.", int(checked.summary.complete)),
-        *_run(of, noted, checked.summary.duration_ms),
+        *_run(of, noted, checked.summary, succeeded=checked.summary.complete),
     ]
 
 
@@ -98,7 +98,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
         of.gauge("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed),
         of.gauge("last_run_failures", "What failed in the last run.", len(summary.failures)),
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes),
-        *_run(of, noted, summary.duration_ms),
+        *_run(of, noted, summary, succeeded=not summary.failures and Reason.BRAKE not in summary.sessions_skipped),
     ]
 
 
@@ -140,13 +140,18 @@ def _filesystem(of: _Families, filesystem: Filesystem) -> list[Metric]:
     return [of.gauges(f"filesystem_{name}", text, ("mountpoint",), [(mount, value)]) for name, text, value in told]
 
 
-def _run(of: _Families, noted: Noted, duration_ms: int) -> list[Metric]:
-    run = noted.run
-    metrics = [of.gauge("last_run_duration_seconds", "How long the last run took.", duration_ms / 1000)]
-    if run is not None:
-        metrics.append(of.gauge("last_run_timestamp_seconds", "When the last run was.", run.last_run / SECOND))
-    if run is not None and run.last_success is not None:
-        metrics.append(of.gauge("last_success_timestamp_seconds", "When the last run without any failure was.", run.last_success / SECOND))
+def _run(of: _Families, noted: Noted, summary: DiskCheck | ScratchCleanup, *, succeeded: bool) -> list[Metric]:
+    """When the run was it knows itself; the last success may be an earlier one, and is 0 where there was none."""
+    ended = instants.parse(summary.timestamp)
+    success = ended if succeeded else (noted.run.last_success or 0) if noted.run else None
+    metrics = [
+        of.gauge("last_run_duration_seconds", "How long the last run took.", summary.duration_ms / 1000),
+        of.gauge("last_run_timestamp_seconds", "When the last run was.", ended / SECOND),
+    ]
+    if success is not None:
+        metrics.append(
+            of.gauge("last_success_timestamp_seconds", "When the last run without any failure was; 0 for never.", success / SECOND)
+        )
     if noted.waiting is not None:
         metrics.append(of.gauge("outbox_events", "Events that wait in the outbox for the relay.", noted.waiting))
     return metrics

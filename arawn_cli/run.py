@@ -109,10 +109,10 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
 
     code = _run(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
     if results:
-        print(nagios.status_line(results[0]))  # noqa: T201 - standard output is where the line belongs
+        print(nagios.status_line(results[0]), flush=True)  # noqa: T201 - standard output is where the line belongs
         return nagios.RETURN_CODES[results[0].summary.level]
     reason = reasons[0] if reasons else EXIT_MEANINGS[code]
-    print(nagios.unknown_line(reason))  # noqa: T201
+    print(nagios.unknown_line(reason), flush=True)  # noqa: T201
     return nagios.UNKNOWN
 
 

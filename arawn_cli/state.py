@@ -6,6 +6,7 @@ reaches the disk with `settle`, which a power cut cannot take back.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,14 @@ from pathlib import Path
 from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.schema import MIGRATIONS
 from arawn_cli.state_file import FILE, StateUnavailableError, is_corrupt, open_file, set_aside, told
+
+LARGEST = 2**63 - 1
+"""The largest integer that the file holds (sqlite.org/datatype3.html)."""
+
+
+def key_of(root: Path) -> str:
+    """A root as the file names it: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(root).decode("utf-8", "backslashreplace")
 
 
 class State:

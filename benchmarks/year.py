@@ -46,7 +46,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     for usage in found:
         days_until(usage.limit, usage.usage, remembered.pace(usage.scope, usage.usage))
     with state.transaction() as connection:
-        verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, all_seen=True)
+        verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
         alerts.store(connection, ROOT, verdicts, now)
         history.store(connection, ROOT, found, remembered.hour)
         last_run.note(connection, "disk-check", ROOT, Run(now, now, 0, 0))
