@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from arawn_cli.config import Config
+from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import Filesystem
 from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
-from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, Unit, limit_for
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, Unit, limit_for
 
 # The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
 _LARGEST = 2**63 - 1
@@ -27,6 +28,12 @@ def freed_in(config: Config, usage: Usage) -> int:
 def limit_of(config: Config, row: WorkstreamRow) -> int:
     """The warning limit of a workstream, in bytes."""
     return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
+
+
+def rules_of(config: Config) -> Rules:
+    """How levels are raised, left and repeated, as configured."""
+    pressure = config.maintenance.pressure
+    return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
 def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> Iterator[ScopeUsage]:
