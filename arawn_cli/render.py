@@ -173,8 +173,9 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
     return table
 
 
-def _bar(percent: int, style: str) -> ProgressBar:
-    return ProgressBar(total=100, completed=min(percent, 100), width=_BAR, complete_style=style, finished_style=style)
+def usage_bar(percent: int, style: str, width: int = _BAR) -> ProgressBar:
+    """A bar that is full at the limit."""
+    return ProgressBar(total=100, completed=min(percent, 100), width=width, complete_style=style, finished_style=style)
 
 
 def _pressure_line(event: DiskPressure) -> Text:

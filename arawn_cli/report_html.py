@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
-from arawn_cli import __version__, report_charts
+from arawn_cli import __version__, names, report_charts
 from arawn_cli import report_words as words
 from arawn_cli.alerts import Transition
 from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
@@ -57,7 +57,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("arawn_cli"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(decimal=decimal, day=words.day, shown=words.escape)
+    environment.filters.update(decimal=decimal, day=words.day, shown=names.escape)
     return environment.get_template("report.html.j2").render(
         report=report,
         words=words,
@@ -76,14 +76,14 @@ def page(report: Report) -> str:
         coming=_session_rows(report.cleanup.coming[:SHOWN_SESSIONS] if report.cleanup else (), report),
         alerts=[_alert_row(transition) for transition in report.transitions[:SHOWN_ALERTS]],
         more_alerts=max(len(report.transitions) - SHOWN_ALERTS, 0),
-        problems=[words.escape(problem) for problem in report.problems[:SHOWN_ALERTS]],
+        problems=[names.escape(problem) for problem in report.problems[:SHOWN_ALERTS]],
     )
 
 
 def _workstreams(report: Report) -> list[_Row]:
     return [
         _row(
-            words.escape(workstream.standing.usage.name),
+            names.escape(workstream.standing.usage.name),
             workstream.standing,
             report,
             areas=f"production {decimal(workstream.production)}, work {decimal(workstream.work)}, other {decimal(workstream.other)}",
@@ -116,7 +116,7 @@ def _row(label: str, standing: Standing, report: Report, *, areas: str = "") -> 
 def _session_rows(sessions: Sequence[Session], report: Report) -> list[_SessionRow]:
     return [
         _SessionRow(
-            id=words.escape(session.id),
+            id=names.escape(session.id),
             level=str(session.level),
             size=decimal(session.size),
             day="unknown" if session.last_activity is None else words.day(session.last_activity),

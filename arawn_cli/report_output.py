@@ -49,7 +49,7 @@ class _Terminal:
 
         try:
             console = OutputConsole(highlight=False)
-            for renderable in renderables(report):
+            for renderable in renderables(report, console.width):
                 console.print(renderable)
             sys.stdout.flush()
         except OSError as error:

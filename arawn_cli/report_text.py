@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from arawn_cli import names
 from arawn_cli import report_words as words
 from arawn_cli.alerts import Transition
+from arawn_cli.events import Level
 from arawn_cli.render import LEVEL_STYLES, usage_bar
 from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
 from arawn_cli.trend import equal_steps, usage_at
 
-_BAR_WIDTH = 16
-_TREND_WIDTH = 14
+# From this width on a line has room for the change beside its trend.
+_WIDE = 108
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-=+*#"
 # Less than this share of the usage does not fill the height: noise must not look like growth.
@@ -27,9 +31,13 @@ _LEAST_SPAN = 0.1
 class Sparkline:
     """A trend as a row of blocks, from the least to the largest usage; moments before the first sample stay empty."""
 
-    def __init__(self, standing: Standing, hours: int) -> None:
+    def __init__(self, standing: Standing, hours: int, width: int) -> None:
         last = standing.trend[-1][0]
-        self._usages = usage_at(standing.trend, equal_steps(last - hours, last, _TREND_WIDTH)) if len(standing.trend) > 1 else []
+        self._usages = usage_at(standing.trend, equal_steps(last - hours, last, width)) if len(standing.trend) > 1 else []
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """One column for each moment."""
+        return Measurement(len(self._usages), len(self._usages))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """The blocks that the terminal can show."""
@@ -44,16 +52,19 @@ def _block(usage: int, known: list[int], blocks: str) -> str:
     return blocks[min(int((usage - least) / span * len(blocks)), len(blocks) - 1)]
 
 
-def renderables(report: Report) -> Iterator[RenderableType]:
-    """Everything that a report shows, from top to bottom."""
+def renderables(report: Report, width: int) -> Iterator[RenderableType]:
+    """Everything that a report shows, from top to bottom, on a terminal of so many columns."""
     yield from _head(report)
-    yield _usage_table(report)
+    yield _heading(f"Usage, and its trend over {words.count(report.days, 'day')}" if report.has_history else "Usage")
+    yield _usage_table(report, width)
     if not report.has_history:
         yield Text(words.NO_HISTORY, style="dim")
     yield from _facts(report)
     if report.sessions:
-        yield _session_table("Largest scratch sessions", report.largest(), report)
-        yield _session_table("Oldest scratch sessions", report.oldest(), report)
+        yield _heading("Largest scratch sessions")
+        yield _session_table(report.largest(), report)
+        yield _heading("Oldest scratch sessions")
+        yield _session_table(report.oldest(), report)
     yield from _cleanup(report)
     yield from _alerts(report)
 
@@ -61,7 +72,7 @@ def renderables(report: Report) -> Iterator[RenderableType]:
 def _head(report: Report) -> Iterator[RenderableType]:
     style = LEVEL_STYLES.get(report.level, "") if report.complete else "bold red"
     yield Text.assemble(
-        ("Disk report", "bold"), f"  {words.escape(report.host)}:{words.escape(report.root)}  {words.minute(report.now)} UTC"
+        ("Disk report", "bold"), f"  {names.escape(report.host)}:{names.escape(report.root)}  {words.minute(report.now)} UTC"
     )
     yield Text.assemble((words.verdict(report), style), f": {words.summary(report)}")
     if report.problems:
@@ -69,51 +80,67 @@ def _head(report: Report) -> Iterator[RenderableType]:
             f"Incomplete: {words.count(len(report.problems), 'part')} could not be read, and all figures leave it out.", style="bold red"
         )
         for problem in report.problems[:SHOWN_ALERTS]:
-            yield Text(f"  {words.escape(problem)}", style="red")
+            yield Text(f"  {names.escape(problem)}", style="red")
 
 
-def _usage_table(report: Report) -> Table:
-    table = _table(f"Usage, and its trend over {words.count(report.days, 'day')}")
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What the table of usage has room for; a trend and its change need a history."""
+
+    bar: int
+    trend: int
+    change: bool
+
+
+def _columns(report: Report, width: int) -> _Columns:
+    wide = width >= _WIDE
+    return _Columns(bar=16 if wide else 10, trend=(14 if wide else 10) if report.has_history else 0, change=wide and report.has_history)
+
+
+def _usage_table(report: Report, width: int) -> Table:
+    columns = _columns(report, width)
+    table = _table()
     table.add_column("", overflow="fold")
     for heading in ("used", "limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of limit", min_width=_BAR_WIDTH)
+    table.add_column("of limit", width=columns.bar)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("trend", no_wrap=True, min_width=_TREND_WIDTH if report.has_history else None)
-    table.add_column("change", justify="right", no_wrap=True)
+    if columns.trend:
+        table.add_column("trend", no_wrap=True)
+    if columns.change:
+        table.add_column("change", justify="right", no_wrap=True)
     table.add_column("forecast", overflow="fold")
     for workstream in report.workstreams:
-        _add(table, words.escape(workstream.standing.usage.name), workstream.standing, report)
-    table.add_section()
-    _add(table, "All workstreams", report.total, report)
-    for label, standing in (("Filesystem", report.space), ("Inodes", report.inodes)):
+        table.add_row(*_cells(names.escape(workstream.standing.usage.name), workstream.standing, report, columns))
+    for label, standing in (("all workstreams", report.total), ("filesystem", report.space), ("inodes", report.inodes)):
         if standing:
-            _add(table, label, standing, report)
+            table.add_row(*_cells(label, standing, report, columns))
     return table
 
 
-def _add(table: Table, label: str, standing: Standing, report: Report) -> None:
+def _cells(label: str, standing: Standing, report: Report, columns: _Columns) -> Iterator[RenderableType]:
     style = LEVEL_STYLES[standing.level]
-    table.add_row(
-        Text(label),
-        Text(words.used(standing), style=style),
-        words.limit(standing),
-        usage_bar(standing.percent, style, _BAR_WIDTH),
-        f"{standing.percent}%",
-        Sparkline(standing, report.days * 24),
-        words.change(standing),
-        Text(words.forecast(standing, report.now)),
-    )
+    yield Text(label)
+    yield Text(words.used(standing), style=style)
+    yield words.limit(standing)
+    yield usage_bar(standing.percent, style, columns.bar)
+    yield Text(f"{standing.percent}%", style=style)
+    if columns.trend:
+        yield Sparkline(standing, report.days * 24, columns.trend)
+    if columns.change:
+        yield words.change(standing)
+    level = "" if standing.level is Level.OK else f"{standing.level}: "
+    yield Text.assemble((level, style), words.forecast(standing, report.now))
 
 
 def _facts(report: Report) -> Iterator[RenderableType]:
     trash = f"trash holds {decimal(report.trash)}" if report.trash else "trash is empty"
     foreign = f", {decimal(report.foreign)} is not Arawn's" if report.foreign else ""
-    yield Text(f"{words.escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
+    yield Text(f"{names.escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
 
 
-def _session_table(title: str, sessions: Iterable[Session], report: Report) -> Table:
-    table = _table(title)
+def _session_table(sessions: Iterable[Session], report: Report) -> Table:
+    table = _table()
     table.add_column("session", overflow="fold", min_width=24)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("last activity", justify="right", no_wrap=True)
@@ -125,7 +152,7 @@ def _session_table(title: str, sessions: Iterable[Session], report: Report) -> T
             else f"{words.day(session.last_activity)}, {words.ago(session.last_activity, report.now)}"
         )
         size = Text(decimal(session.size), style=LEVEL_STYLES[session.level])
-        table.add_row(Text(words.escape(session.id)), size, activity, words.fate(session))
+        table.add_row(Text(names.escape(session.id)), size, activity, words.fate(session))
     return table
 
 
@@ -144,7 +171,7 @@ def _cleanup(report: Report) -> Iterator[RenderableType]:
 
 
 def _line(when: str, session: Session) -> Text:
-    return Text(f"  {when:<10}  {decimal(session.size):>10}  {words.escape(session.id)}")
+    return Text(f"  {when:<10}  {decimal(session.size):>10}  {names.escape(session.id)}")
 
 
 def _alerts(report: Report) -> Iterator[RenderableType]:
@@ -169,7 +196,5 @@ def _heading(text: str) -> Padding:
     return Padding(Text(text, style="bold"), (1, 0, 0, 0))
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=f"\n{title}", title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0)
-    )
+def _table() -> Table:
+    return Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
