@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from arawn_cli import __version__, names, report_charts
 from arawn_cli import report_words as words
 from arawn_cli.alerts import Transition
-from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
+from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing, WorkstreamStanding
 from arawn_cli.report_charts import Bar, Line
 
 
@@ -40,6 +40,7 @@ class _SessionRow:
     day: str
     ago: str
     fate: str
+    due: str
     goes: bool
 
 
@@ -86,10 +87,15 @@ def _workstreams(report: Report) -> list[_Row]:
             names.escape(workstream.standing.usage.name),
             workstream.standing,
             report,
-            areas=f"production {decimal(workstream.production)}, work {decimal(workstream.work)}, other {decimal(workstream.other)}",
+            areas=_areas(workstream),
         )
         for workstream in report.workstreams
     ]
+
+
+def _areas(workstream: WorkstreamStanding) -> str:
+    sizes = {"production": workstream.production, "work": workstream.work, "other": workstream.other}
+    return ", ".join(f"{area} {decimal(size)}" for area, size in sizes.items() if size) or "empty"
 
 
 def _filesystem(report: Report) -> list[_Row]:
@@ -122,6 +128,7 @@ def _session_rows(sessions: Sequence[Session], report: Report) -> list[_SessionR
             day="unknown" if session.last_activity is None else words.day(session.last_activity),
             ago="" if session.last_activity is None else words.ago(session.last_activity, report.now),
             fate=words.fate(session),
+            due="" if session.due is None else words.day(session.due),
             goes=words.fate(session) == words.GOES,
         )
         for session in sessions
