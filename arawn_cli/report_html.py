@@ -29,6 +29,7 @@ class _Row:
     spark: Line | None
     change: str
     forecast: str
+    reached: str
     areas: str = ""
 
 
@@ -114,7 +115,8 @@ def _row(label: str, standing: Standing, report: Report, *, areas: str = "") -> 
         bar=report_charts.bar(standing),
         spark=report_charts.spark(standing, report.days * 24),
         change=words.change(standing),
-        forecast=words.forecast(standing, report.now),
+        forecast=words.forecast(standing),
+        reached=words.reached(standing, report.now),
         areas=areas,
     )
 

@@ -130,7 +130,8 @@ def _cells(label: str, standing: Standing, report: Report, columns: _Columns) ->
     if columns.change:
         yield words.change(standing)
     level = "" if standing.level is Level.OK else f"{standing.level}: "
-    yield Text.assemble((level, style), words.forecast(standing, report.now))
+    reached = words.reached(standing, report.now)
+    yield Text.assemble((level, style), words.forecast(standing), f", {reached}" if reached else "")
 
 
 def _facts(report: Report) -> Iterator[RenderableType]:

@@ -78,17 +78,21 @@ def change(standing: Standing) -> str:
     return sign + amount(abs(difference), standing.usage.unit)
 
 
-def forecast(standing: Standing, now: int) -> str:
-    """When the next limit is reached at the pace of the last week, or why no day is named."""
+def forecast(standing: Standing) -> str:
+    """In how many days the next limit is reached at the pace of the last week, or why no day is named."""
     if standing.next_limit is None:
         return "above both limits"
     if standing.forecast_days is not None:
-        which = "critical" if standing.next_limit == standing.usage.critical != standing.usage.limit else "limit"
-        days = standing.forecast_days
-        return f"{which} today" if not days else f"{which} in {days} d, {day(now + days * DAY)}"
+        which = "critical" if standing.next_limit > standing.usage.limit else "limit"
+        return f"{which} in {standing.forecast_days} d" if standing.forecast_days else f"{which} today"
     if standing.growth is None:
         return "not known yet" if standing.usage.complete else "not known"
     return "not growing" if standing.growth <= 0 else "not within a year"
+
+
+def reached(standing: Standing, now: int) -> str:
+    """The day on which the next limit is reached; nothing where none is named."""
+    return day(now + standing.forecast_days * DAY) if standing.forecast_days and standing.next_limit is not None else ""
 
 
 def pace(standing: Standing) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -46,13 +47,15 @@ class WholeFile:
             raise self._refusal(error) from error
 
     def _look(self) -> None:
-        if stat.S_ISDIR(os.stat(self._target).st_mode if self._target.exists() else 0):
-            raise IsADirectoryError(None, "it is a directory")
+        if self._target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if self._in_place:
             return
-        os.stat(self._target.parent)
-        if not os.access(self._target.parent, os.W_OK | os.X_OK, effective_ids=True):
-            raise PermissionError(None, f"no files can be made in {self._target.parent}")
+        parent = self._target.parent
+        if not stat.S_ISDIR(parent.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, f"no files can be made in {parent}")
 
     def _replace(self, text: str) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._target.parent, prefix=f".{self._target.name[:100]}.")

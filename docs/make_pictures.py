@@ -18,6 +18,7 @@ from rich.terminal_theme import MONOKAI
 from arawn_cli.config import Flags, load
 from arawn_cli.disk_check import check
 from arawn_cli.events import Filesystem
+from arawn_cli.forecast import days_until
 from arawn_cli.instants import DAY, parse
 from arawn_cli.pressure import ScopeUsage
 from arawn_cli.report import Report, Standing, gather
@@ -105,7 +106,8 @@ def _grow(tree: SampleTree, days: float, chance: random.Random) -> None:
             directory = tree.sessions / session
             _allocate(directory / "work" / "data.bin", int(size * GB * min((days - DAYS + age + 1.5) / 1.5, 1)))
             set_age(directory, min(NOW - int(age * DAY), NOW))
-            tree.turn(session, NOW - int(age * DAY)) if DAYS - days <= age else None
+            if DAYS - days <= age:
+                tree.turn(session, NOW - int(age * DAY))
     past = tree.sessions / "render-drafts"
     _allocate(past / "work" / "frames.bin", int(0.4 * GB * min(days / 3, 1) if days < 8 else 0))
 
@@ -137,14 +139,13 @@ def _anonymous(report: Report) -> Report:
 def _shown(standing: Standing | None, usage: int, whole: int) -> Standing | None:
     if standing is None:
         return None
-    trend = tuple((hour, int(usage * (0.93 + 0.07 * number / len(standing.trend)))) for number, (hour, _) in enumerate(standing.trend))
+    trend = tuple(
+        (hour, int(usage * (0.93 + 0.07 * number / (len(standing.trend) - 1)))) for number, (hour, _) in enumerate(standing.trend)
+    )
     limits = ScopeUsage(standing.usage.scope, "/srv", usage, whole * 85 // 100, whole * 95 // 100, complete=True, unit=standing.usage.unit)
+    growth = usage * 0.005
     return replace(
-        standing,
-        usage=limits,
-        trend=(*trend[:-1], (trend[-1][0], usage)),
-        growth=usage * 0.005,
-        forecast_days=int((whole * 0.85 - usage) / (usage * 0.005)),
+        standing, usage=limits, trend=trend, growth=growth, next_limit=limits.limit, forecast_days=days_until(limits.limit, usage, growth)
     )
 
 
