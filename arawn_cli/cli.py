@@ -139,6 +139,28 @@ def disk_check(
     raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
 
 
+@app.command()
+def report(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
+    ] = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would take next.
+
+    It measures now and changes nothing; trends and alerts are what earlier runs of disk-check have kept.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_report
+
+    flags = Flags(config, base_path, dry_run=True, no_relay=True)
+    raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html))
+
+
 trash = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")
 app.add_typer(trash, name="trash")
 

@@ -12,30 +12,15 @@ from rich.filesize import decimal
 from arawn_cli import alerts, history, last_run
 from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
-from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import DiskCheck, DiskPressure, Level
-from arawn_cli.forecast import days_until
 from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import (
-    FILESYSTEM,
-    TOTAL,
-    Rules,
-    ScopeUsage,
-    Unit,
-    Verdict,
-    judge_all,
-    level_of,
-    next_limit,
-    reaches,
-    unjudged,
-    worst,
-)
+from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
-from arawn_cli.scopes import freed_in
+from arawn_cli.scopes import freed_in, rules_of
 from arawn_cli.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
@@ -103,9 +88,8 @@ class _Check:
         missing: set[str],
         now: int,
     ) -> None:
-        pressure = config.maintenance.pressure
         self.events = CheckEvents(config, surroundings)
-        self.forecasts = {scope.scope: _forecast(scope, remembered) for scope in inspection.scopes}
+        self.forecasts = {scope.scope: remembered.forecast(scope) for scope in inspection.scopes}
         self._config = config
         self._surroundings = surroundings
         self._root = root.path
@@ -114,7 +98,7 @@ class _Check:
         self._helped = helped
         self._missing = missing
         self._now = now
-        self._rules = Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
+        self._rules = rules_of(config)
         self._verdicts: list[Verdict] = []
 
     def settle(self) -> list[Verdict]:
@@ -156,15 +140,6 @@ class _Check:
             # A filesystem gets back blocks, whatever the measure of trees is.
             freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
         return self.events.pressure(verdict, freed, self.forecasts.get(scope))
-
-
-def _forecast(scope: ScopeUsage, remembered: Recall) -> int | None:
-    """Days until a scope comes to the limit that is next for it."""
-    before = remembered.alerts.get(scope.scope)
-    limit = next_limit(scope, before.alert.level if before else Level.OK)
-    if limit is None or not scope.complete:
-        return None
-    return days_until(limit, scope.usage, remembered.pace(scope.scope, scope.usage))
 
 
 def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from arawn_cli.config import Config
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.layout import Root, opened_sessions
-from arawn_cli.model import Decision, Usage, identity_of
+from arawn_cli.model import Decision, ScratchSession, Usage, identity_of
 from arawn_cli.occupancy import mounted_in, occupied
 from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
 from arawn_cli.trash import Sessions
@@ -31,17 +31,24 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
         return None
 
 
-def reclaimable(config: Config, decisions: list[Decision] | None, trash: Usage) -> Usage | None:
-    """Everything that a cleanup would remove together with all that waits in the trash; None when nobody knows.
+def going(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
+    """The sessions that a cleanup would remove: none in use, and none at all where the brake would stop the run.
 
-    Sessions in use do not count, and none counts where the brake would stop the run.
+    Raises:
+        OSError: what is in use cannot be found out.
     """
+    planned = [] if brake_of(config).pulled_by(decisions) else [decision.session for decision in decisions if decision.goes]
+    directories = {session.identity for session in planned}
+    held = occupied(directories) | mounted_in(directories) if directories else frozenset()
+    return [session for session in planned if session.identity not in held]
+
+
+def reclaimable(config: Config, decisions: list[Decision] | None, trash: Usage) -> Usage | None:
+    """Everything that a cleanup would remove together with all that waits in the trash; None when nobody knows."""
     if decisions is None:
         return None
-    going = [] if brake_of(config).pulled_by(decisions) else [decision.session for decision in decisions if decision.goes]
     try:
-        directories = {session.identity for session in going}
-        held = occupied(directories) | mounted_in(directories) if directories else frozenset()
+        sessions = going(config, decisions)
     except OSError:
         return None
-    return combined([trash, *(session.usage for session in going if session.usage and session.identity not in held)])
+    return combined([trash, *(session.usage for session in sessions if session.usage)])

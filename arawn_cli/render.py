@@ -18,7 +18,7 @@ from arawn_cli import instants, names
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
 from arawn_cli.pressure import Unit
 
-_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
+LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 # From so many columns on, the table of disk usage has room for the areas of each workstream.
 _WIDE = 100
 _BAR = 20
@@ -164,17 +164,18 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
         table.add_row(
             Text(names.escape(usage.workstream_name)),
             *([decimal(size) for size in (usage.production_bytes, usage.work_bytes, usage.other_bytes)] if areas else []),
-            Text(decimal(usage.total_bytes) + ("" if usage.complete else " at least"), style=_STYLES[level]),
+            Text(decimal(usage.total_bytes) + ("" if usage.complete else " at least"), style=LEVEL_STYLES[level]),
             decimal(usage.limit_bytes),
-            _bar(usage.percent, _STYLES[level]),
+            usage_bar(usage.percent, LEVEL_STYLES[level]),
             f"{usage.total_bytes * 100 // usage.limit_bytes}%",
             *(["-" if usage.forecast_days is None else f"{usage.forecast_days} d"] if foresees else []),
         )
     return table
 
 
-def _bar(percent: int, style: str) -> ProgressBar:
-    return ProgressBar(total=100, completed=min(percent, 100), width=_BAR, complete_style=style, finished_style=style)
+def usage_bar(percent: int, style: str, width: int = _BAR) -> ProgressBar:
+    """A bar that is full at the limit."""
+    return ProgressBar(total=100, completed=min(percent, 100), width=width, complete_style=style, finished_style=style)
 
 
 def _pressure_line(event: DiskPressure) -> Text:
@@ -186,7 +187,7 @@ def _pressure_line(event: DiskPressure) -> Text:
         text += f"; the next limit in {_count(event.forecast_days, 'day')}"
     if event.reclaimable_bytes:
         text += f"; a cleanup would free {decimal(event.reclaimable_bytes)}"
-    return Text(text, style=_STYLES[event.level])
+    return Text(text, style=LEVEL_STYLES[event.level])
 
 
 def _amount(number: int, unit: str) -> str:
@@ -205,7 +206,7 @@ def _check_sentence(summary: DiskCheck) -> Text:
         text += f"; {decimal(sum(entry.bytes for entry in summary.foreign))} is not Arawn's"
     if not summary.complete:
         text += f"; incomplete: {_count(len(summary.failures), 'failure')}"
-    return Text(text, style=_STYLES[summary.level])
+    return Text(text, style=LEVEL_STYLES[summary.level])
 
 
 def _count(number: int, noun: str) -> str:

@@ -31,6 +31,7 @@ from arawn_cli.surroundings import Change, Progress, Surroundings
 if TYPE_CHECKING:
     from arawn_cli.delivery import Delivery
     from arawn_cli.disk_check import Checked
+    from arawn_cli.report import Report
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,32 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
     reason = reasons[0] if reasons else EXIT_MEANINGS[code]
     print(nagios.unknown_line(reason), flush=True)  # noqa: T201
     return nagios.UNKNOWN
+
+
+def run_report(flags: Flags, output: Output, days: int, html: str | None) -> ExitCode:
+    """`report`, from flags to exit code; it is shown once progress is off the terminal."""
+    from arawn_cli.report_output import Destination, destination
+
+    gathered: list[tuple[Destination, Report]] = []
+
+    def job(config: Config, surroundings: Surroundings) -> Ended:
+        from arawn_cli.report import gather
+
+        place = destination(html)
+        report = gather(config, surroundings, days)
+        gathered.append((place, report))
+        return _whole(report.complete)
+
+    code = _run(flags, output, job)
+    try:
+        for place, report in gathered:
+            place.take(report)
+    except ArawnCliError as error:
+        log.error("%s", error)
+        code = error.exit_code
+    if code is ExitCode.UNDELIVERED:
+        _abandon_stdout()
+    return code
 
 
 def run_trash_list(flags: Flags, output: Output) -> ExitCode:

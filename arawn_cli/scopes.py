@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from arawn_cli.config import Config
+from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import Filesystem
 from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
-from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, Unit, limit_for
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, Unit, limit_for
 
 # The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
 _LARGEST = 2**63 - 1
@@ -38,6 +39,12 @@ def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool
     """Whether the limit of a workstream is certain: without the database nobody knows which title has one of its own."""
     limits = config.maintenance.pressure.limits
     return rows_known or not limits or row.id in limits
+
+
+def rules_of(config: Config) -> Rules:
+    """How levels are raised, left and repeated, as configured."""
+    pressure = config.maintenance.pressure
+    return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
 def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:

@@ -1,0 +1,81 @@
+"""Where a report goes: standard output, for people or as a page, or a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.render import OutputConsole
+from arawn_cli.report import Report
+from arawn_cli.whole_file import WholeFile
+
+STANDARD_OUTPUT = "-"
+
+
+class OutputLostError(ArawnCliError):
+    """Standard output took no more."""
+
+    exit_code = ExitCode.UNDELIVERED
+
+
+class Destination(Protocol):
+    """Takes one report."""
+
+    def take(self, report: Report) -> None:
+        """Shows or stores the report.
+
+        Raises:
+            ConfigurationError: the file cannot be written.
+            OutputLostError: standard output takes no more.
+        """
+
+
+def destination(html: str | None) -> Destination:
+    """The destination that `--html` names, or the terminal.
+
+    Raises:
+        ConfigurationError: it shows already that the file cannot be written.
+    """
+    if html is None:
+        return _Terminal()
+    return _PageOnOutput() if html == STANDARD_OUTPUT else _PageInFile(WholeFile(Path(html), "the report"))
+
+
+class _Terminal:
+    def take(self, report: Report) -> None:
+        from arawn_cli.report_text import renderables
+
+        try:
+            console = OutputConsole(highlight=False)
+            for renderable in renderables(report, console.width):
+                console.print(renderable)
+            sys.stdout.flush()
+        except OSError as error:
+            raise _lost(error) from error
+
+
+class _PageOnOutput:
+    def take(self, report: Report) -> None:
+        from arawn_cli.report_html import page
+
+        try:
+            sys.stdout.buffer.write(page(report).encode())
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise _lost(error) from error
+
+
+class _PageInFile:
+    def __init__(self, file: WholeFile) -> None:
+        self._file = file
+
+    def take(self, report: Report) -> None:
+        from arawn_cli.report_html import page
+
+        self._file.write(page(report))
+
+
+def _lost(error: OSError) -> OutputLostError:
+    return OutputLostError(f"standard output takes no more: {error.strerror}")

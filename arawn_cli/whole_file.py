@@ -1,0 +1,76 @@
+"""Writing a file in one step: whoever reads it sees the old one or the whole new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from arawn_cli.errors import ConfigurationError
+
+_MODE = 0o644
+
+
+class WholeFile:
+    """A file to be written, its links resolved. What is no regular file, a pipe or a device, is written to as it is."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """`what` names the content in errors; nothing is changed yet.
+
+        Raises:
+            ConfigurationError: it shows already that it cannot be written there.
+        """
+        self._path = path
+        self._what = what
+        try:
+            self._target = path.resolve()
+            self._in_place = self._target.exists() and not self._target.is_file()
+            self._look()
+        except (OSError, RuntimeError) as error:
+            raise self._refusal(error) from error
+
+    def write(self, text: str) -> None:
+        """Writes the file as UTF-8.
+
+        Raises:
+            ConfigurationError: it cannot be written there; what stood there stays.
+        """
+        try:
+            if self._in_place:
+                self._target.write_text(text, "utf-8")
+            else:
+                self._replace(text)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _look(self) -> None:
+        if self._target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if self._in_place:
+            return
+        parent = self._target.parent
+        if not stat.S_ISDIR(parent.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, f"no files can be made in {parent}")
+
+    def _replace(self, text: str) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self._target.parent, prefix=f".{self._target.name[:100]}.")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+                os.fchmod(descriptor, _MODE)
+            os.replace(name, self._target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    def _refusal(self, error: OSError | RuntimeError) -> ConfigurationError:
+        reason = error.strerror if isinstance(error, OSError) else "its links form a loop"
+        return ConfigurationError(f"cannot write {self._what} {self._path}: {reason}")

@@ -1,0 +1,155 @@
+"""Makes the README's pictures: the report of a tree that grew for two weeks, on a terminal and as a page in Chromium."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+
+from arawn_cli.config import Flags, load
+from arawn_cli.disk_check import check
+from arawn_cli.events import Filesystem
+from arawn_cli.forecast import days_until
+from arawn_cli.instants import DAY, parse
+from arawn_cli.pressure import ScopeUsage
+from arawn_cli.report import Report, Standing, gather
+from arawn_cli.report_html import page
+from arawn_cli.report_text import renderables
+from arawn_cli.sample_tree import SampleTree, set_age
+from tests.chromium import started
+from tests.in_process import NOWHERE, surroundings
+
+PICTURES = Path(__file__).parent / "pictures"
+NOW = parse("2026-03-18T09:30:00Z")
+DAYS = 14
+CHECKS_A_DAY = 4
+GB = 1_000_000_000
+_COLUMNS = 118
+
+# Bytes at the beginning and bytes a day of each workstream's file, by path.
+_GROWTH = {
+    "thesis/production/thesis.pdf": (0.21, 0.004),
+    "thesis/work/survey.csv": (0.52, 0.061),
+    "blog/production/site.tar": (1.9, 0.0),
+    "blog/work/photos.raw": (1.1, 0.083),
+    "podcast/work/takes.wav": (2.2, 0.22),
+    "podcast/production/episodes.mp3": (0.8, 0.03),
+    "garden/work/plan.svg": (0.08, 0.0),
+}
+_TITLES = {"thesis": "Thesis", "blog": "My blog", "podcast": "Podcast", "garden": "Garden"}
+# Size in GB and days since the last use of scratch sessions.
+_SESSIONS = {
+    "compare-three-parsers": (0.34, 0.2),
+    "plot-rainfall-1961-2020": (0.118, 1.1),
+    "transcribe-interview-4": (0.236, 2.4),
+    "try-the-new-index": (0.061, 3.7),
+    "resize-photos": (0.094, 5.2),
+    "keep-tax-2025": (0.012, 61.0),
+    "sort-old-mail": (0.073, 9.3),
+    "wordcount": (0.0004, 16.5),
+}
+
+
+def main() -> None:
+    """Builds the tree, lets the checks of two weeks run on it, and draws."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = _report(Path(folder))
+        width = max(_COLUMNS, 80)
+        console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, highlight=False)
+        console.print("$ arawn-cli report", style="dim")
+        for renderable in renderables(report, width):
+            console.print(renderable)
+        console.save_svg(str(PICTURES / "report-terminal.svg"), title="arawn-cli report", theme=MONOKAI, unique_id="report")
+        html = Path(folder) / "report.html"
+        html.write_text(page(report), "utf-8")
+        with started(Path(folder) / "profile") as tab:
+            tab.emulate(1080, "light")
+            tab.open(html.as_uri())
+            (PICTURES / "report.png").write_bytes(tab.picture(height=1010))
+            if len(sys.argv) > 1:
+                Path(sys.argv[1], "report.html").write_text(page(report), "utf-8")
+
+
+def _report(folder: Path) -> Report:
+    tree = SampleTree(folder / "arawn", NOW)
+    config = folder / "config.toml"
+    limits = {"Thesis": "2GB", "My blog": "4GB", "Podcast": "5GB"}
+    tables = {"paths": {"base_path": str(tree.root)}, "maintenance": {"cleanup": {"protect": ["keep-*"]}, "pressure": {"limits": limits}}}
+    config.write_text(tomli_w.dumps(tables))
+    settings = load(Flags(config), {"STATE_DIRECTORY": str(folder / "state")}, system_file=NOWHERE)
+    for workstream, title in _TITLES.items():
+        tree.workstream(workstream, title, {})
+    chance = random.Random(7)  # noqa: S311 - it draws a picture
+    for number in range(DAYS * CHECKS_A_DAY + 1):
+        days = number / CHECKS_A_DAY
+        _grow(tree, days, chance)
+        check(settings, surroundings(NOW - int((DAYS - days) * DAY), [], settings.state_directory))
+    return _anonymous(gather(settings, surroundings(NOW, [], settings.state_directory), DAYS))
+
+
+def _grow(tree: SampleTree, days: float, chance: random.Random) -> None:
+    """The tree as it was after some days: sessions begin when they are used, and go after eight days as a cleanup would have it."""
+    for path, (begin, growth) in _GROWTH.items():
+        slack = 0.15 * growth * chance.random()
+        _allocate(tree.workstreams / path, int((begin + growth * (int(days) + min(days % 1 * 2, 1)) + slack) * GB))
+    for session, (size, age) in _SESSIONS.items():
+        if DAYS - days <= age + 1.5:
+            directory = tree.sessions / session
+            _allocate(directory / "work" / "data.bin", int(size * GB * min((days - DAYS + age + 1.5) / 1.5, 1)))
+            set_age(directory, min(NOW - int(age * DAY), NOW))
+            if DAYS - days <= age:
+                tree.turn(session, NOW - int(age * DAY))
+    past = tree.sessions / "render-drafts"
+    _allocate(past / "work" / "frames.bin", int(0.4 * GB * min(days / 3, 1) if days < 8 else 0))
+
+
+def _allocate(path: Path, size: int) -> None:
+    """A file that counts as so many bytes and takes none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, size)
+
+
+def _anonymous(report: Report) -> Report:
+    """The report without the machine that it was made on."""
+    filesystem = Filesystem(
+        mountpoint="/srv",
+        total_bytes=64 * GB,
+        used_bytes=47 * GB,
+        free_bytes=17 * GB,
+        total_inodes=4_000_000,
+        used_inodes=610_000,
+        free_inodes=3_390_000,
+    )
+    space = _shown(report.space, 47 * GB, 64 * GB)
+    return replace(
+        report, host="studio", root="/srv/arawn", filesystem=filesystem, space=space, inodes=_shown(report.inodes, 610_000, 4_000_000)
+    )
+
+
+def _shown(standing: Standing | None, usage: int, whole: int) -> Standing | None:
+    if standing is None:
+        return None
+    trend = tuple(
+        (hour, int(usage * (0.93 + 0.07 * number / (len(standing.trend) - 1)))) for number, (hour, _) in enumerate(standing.trend)
+    )
+    limits = ScopeUsage(standing.usage.scope, "/srv", usage, whole * 85 // 100, whole * 95 // 100, complete=True, unit=standing.usage.unit)
+    growth = usage * 0.005
+    return replace(
+        standing, usage=limits, trend=trend, growth=growth, next_limit=limits.limit, forecast_days=days_until(limits.limit, usage, growth)
+    )
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    main()
+    print(f"{', '.join(sorted(path.name for path in PICTURES.iterdir()))} in {time.monotonic() - began:.1f} s")  # noqa: T201
