@@ -152,8 +152,11 @@ def _session_table(sessions: Iterable[Session], report: Report) -> Table:
             if session.last_activity is None
             else f"{words.day(session.last_activity)}, {words.ago(session.last_activity, report.now)}"
         )
-        size = Text(decimal(session.size), style=LEVEL_STYLES[session.level])
-        table.add_row(Text(names.escape(session.id)), size, activity, words.fate(session))
+        style = LEVEL_STYLES[session.level]
+        level = "" if session.level is Level.OK else f" ({session.level})"
+        table.add_row(
+            Text.assemble(names.escape(session.id), (level, style)), Text(decimal(session.size), style=style), activity, words.fate(session)
+        )
     return table
 
 
