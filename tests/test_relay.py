@@ -247,7 +247,7 @@ def test_a_relay_that_does_not_answer_cannot_hold_a_check_past_its_deadline(site
         took = time.monotonic() - began
     assert (without.code, run.code) == (0, 0)
     assert "3 events wait in the outbox" in run.stderr
-    assert took < 1.5 + measuring + 1.0
+    assert took < 1.5 + measuring + 5.0
 
 
 def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: Site) -> None:
