@@ -20,7 +20,7 @@ from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
-from arawn_cli.scopes import freed_in, rules_of
+from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
         missing = gone(root, remembered.alerts, inspection)
     check_ = _Check(config, surroundings, root, inspection, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
-        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(tree.row.id)))
+        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
     verdicts = check_.settle()
     _log_levels(verdicts)
     told = sum(verdict.told for verdict in verdicts)

@@ -17,6 +17,7 @@ from rich.text import Text
 from arawn_cli import instants, names
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
 from arawn_cli.pressure import Unit
+from arawn_cli.scopes import scope_of
 
 LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 # From so many columns on, the table of disk usage has room for the areas of each workstream.
@@ -160,7 +161,7 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
     if foresees:
         table.add_column("limit in", justify="right", no_wrap=True)
     for usage in sorted(usages, key=lambda event: event.total_bytes, reverse=True):
-        level = levels.get(usage.workstream_id, Level.OK)
+        level = levels.get(scope_of(usage.workstream_id), Level.OK)
         table.add_row(
             Text(names.escape(usage.workstream_name)),
             *([decimal(size) for size in (usage.production_bytes, usage.work_bytes, usage.other_bytes)] if areas else []),

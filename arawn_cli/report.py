@@ -18,7 +18,7 @@ from arawn_cli.model import Decision, Reason, Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
-from arawn_cli.scopes import freed_in, rules_of, size_in
+from arawn_cli.scopes import freed_in, rules_of, size_in, usage_of
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import brake_of
@@ -165,7 +165,7 @@ def gather(config: Config, surroundings: Surroundings, days: int) -> Report:
         older_than_days=config.older_than_days,
         level=worst(standing.level for standing in standings.values()),
         total=standings[TOTAL],
-        workstreams=_workstreams(config, inspection, standings),
+        workstreams=_workstreams(config, inspection, standings, remembered, days * 24),
         space=standings.get(FILESYSTEM),
         inodes=standings.get(INODES),
         filesystem=inspection.filesystem,
@@ -203,11 +203,15 @@ def _standing(usage: ScopeUsage, level: Level, remembered: Recall, hours: int) -
     )
 
 
-def _workstreams(config: Config, inspection: Inspection, standings: dict[str, Standing]) -> tuple[WorkstreamStanding, ...]:
-    found = [
-        WorkstreamStanding(standings[tree.row.id], *(size_in(config, part) for part in (tree.production, tree.work, tree.other)))
-        for tree in inspection.inventory.workstreams
-    ]
+def _workstreams(
+    config: Config, inspection: Inspection, standings: dict[str, Standing], remembered: Recall, hours: int
+) -> tuple[WorkstreamStanding, ...]:
+    """Every workstream; one whose limit is not certain now stands at the level that is remembered of it."""
+    found: list[WorkstreamStanding] = []
+    for tree in inspection.inventory.workstreams:
+        usage = usage_of(config, tree)
+        standing = standings.get(usage.scope) or _standing(usage, remembered.level(usage.scope), remembered, hours)
+        found.append(WorkstreamStanding(standing, *(size_in(config, part) for part in (tree.production, tree.work, tree.other))))
     return tuple(sorted(found, key=lambda workstream: workstream.standing.usage.usage, reverse=True))
 
 

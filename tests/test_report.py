@@ -457,3 +457,14 @@ def luminance(colour: str) -> float:
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_report_without_a_readable_database_shows_what_is_known(run: RunCommand, tree: SampleTree, config: Path) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 500_000})
+    tree.workstream("total", "Named like a scope", {"work/f": 1000})
+    config.write_text(config.read_text().replace("blog = 390000", "'My blog' = 390000"))
+    tree.database.write_bytes(b"no database" * 100)
+    done = run("report", "--base-path", tree.root, "--config", config)
+    assert done.code == 1
+    assert {"blog", "total"} <= set(done.stdout.split())
+    assert "file is not a database" in done.stdout
