@@ -115,6 +115,29 @@ def test_the_trash_counts_as_reclaimable_and_a_pulled_brake_does_not(tree: Sampl
     assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
 
 
+def test_a_session_in_use_does_not_count_as_reclaimable(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001)
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    for name in ("free", "used"):
+        tree.session(name, files={"f": 700}, age_days=30)
+    with subprocess.Popen(["cat"], cwd=tree.sessions / "used" / "work", stdin=subprocess.PIPE) as process:
+        _, events = checked(tree, config)
+        process.communicate()
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
+
+
+def test_two_checks_at_once_tell_one_rise(
+    run: RunCommand, tree: SampleTree, configured: Callable[..., Path], environment: dict[str, str]
+) -> None:
+    config = configured(session_mb=1.0, repeat_interval="1d")
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    command = [str(COMMAND), "disk-check", "--base-path", str(tree.root), "--config", str(config), "--format", "json"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * 4
+    assert "".join(outputs).count('"type":"disk_pressure"') == 1
+
+
 def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
     tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
     tree.session("old", files={"f": 700}, age_days=30)

@@ -39,9 +39,14 @@ def filled(tree: SampleTree) -> SampleTree:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., Path]:
-    def write(*, limit: int = 10**9, **maintenance: object) -> Path:
+    def write(*, limit: int = 10**9, for_checks: int = 1, **maintenance: object) -> Path:
         path = tmp_path / "c.toml"
-        pressure = {"limits": {"blog": limit}, "filesystem_warning_percent": 99, "filesystem_critical_percent": 100}
+        pressure = {
+            "for_checks": for_checks,
+            "limits": {"blog": limit},
+            "filesystem_warning_percent": 99,
+            "filesystem_critical_percent": 100,
+        }
         state = str(tmp_path / "state")
         path.write_text(tomli_w.dumps({"maintenance": {"state_dir": state, "pressure": pressure, **maintenance}}))
         return path
@@ -204,7 +209,7 @@ def test_a_full_disk_under_state_and_metrics_costs_one_warning_each(
     full.mkdir()
     fill = f"(dd if=/dev/zero of={full}/fill bs=4k 2>/dev/null; true)"
     mounted = f'mount -t tmpfs -o size=64k tmpfs {full} && mkdir {full}/state && {fill} && exec "$@"'
-    path = config(limit=3_000, state_dir=str(full / "state"), metrics={"textfile_dir": str(full)})
+    path = config(limit=3_000, for_checks=3, state_dir=str(full / "state"), metrics={"textfile_dir": str(full)})
     done = run(
         "disk-check",
         "--base-path",
