@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
 _BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
-_ANY_QUERY = re.compile(r"[?#][^\s'\"]*")
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
 
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
@@ -84,7 +84,7 @@ def parse(url: str) -> Address:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(ALLOWED) from error
-    if parts.scheme not in _DEFAULT_PORTS or not host or port == 0:
+    if parts.scheme not in _DEFAULT_PORTS or not host or port == 0 or not _is_host(host):
         raise ValueError(ALLOWED)
     return Address(
         scheme=parts.scheme,
@@ -103,7 +103,17 @@ def redact(text: str) -> str:
 
 def redact_value(value: str) -> str:
     """A configured value that may be a malformed address: all that could be a user and password is taken out, and a query."""
-    return _ANY_QUERY.sub("?***", _BEFORE_AT.sub(r"\1***@", value))
+    shown = _BEFORE_AT.sub(r"\1***@", value)
+    before, mark, _ = shown.partition("?") if "?" in shown else shown.partition("#")
+    return f"{before}?***" if mark else shown
+
+
+def _is_host(host: str) -> bool:
+    """Whether a name can be looked up (RFC 1123), or is an address in digits."""
+    if ":" in host:
+        return True  # taken out of brackets, and checked by urlsplit
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def _target(parts: SplitResult) -> str:

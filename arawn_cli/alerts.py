@@ -10,7 +10,8 @@ from typing import cast
 
 from arawn_cli.events import Level
 from arawn_cli.pressure import QUIET, Alert, Remembered, ScopeUsage, Unit, Verdict
-from arawn_cli.state import State
+from arawn_cli.state import State, key_of
+from arawn_cli.state_file import StateUnavailableError
 
 TRANSITIONS_KEPT = 1000
 
@@ -44,7 +45,7 @@ class Transition:
 
 def load(connection: sqlite3.Connection, root: Path) -> dict[str, Remembered]:
     """What is remembered of the scopes of a root, by scope; of one that is not there the level is ok."""
-    return _remembered(connection.execute(_ALERTS, (str(root),)).fetchall())
+    return _remembered(connection.execute(_ALERTS, (key_of(root),)).fetchall())
 
 
 def read(state: State, root: Path) -> dict[str, Remembered]:
@@ -53,16 +54,16 @@ def read(state: State, root: Path) -> dict[str, Remembered]:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    return _remembered(cast("list[_AlertRow]", state.select(_ALERTS, (str(root),))))
+    return _remembered(cast("list[_AlertRow]", state.select(_ALERTS, (key_of(root),))))
 
 
 def store(connection: sqlite3.Connection, root: Path, verdicts: Iterable[Verdict], now: int) -> None:
     """Remembers what a check made of the scopes, and notes the changes of level; `now` is in nanoseconds."""
     for verdict in verdicts:
         if verdict.alert == QUIET:
-            connection.execute("DELETE FROM alerts WHERE root = ? AND scope = ?", (str(root), verdict.usage.scope))
+            connection.execute("DELETE FROM alerts WHERE root = ? AND scope = ?", (key_of(root), verdict.usage.scope))
         else:
-            connection.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (str(root), *_row_of(verdict)))
+            connection.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (key_of(root), *_row_of(verdict)))
         if verdict.before is not verdict.level:
             _note(connection, root, verdict, now)
 
@@ -73,7 +74,7 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    rows = cast("list[_TransitionRow]", state.select(_TRANSITIONS, (str(root), count)))
+    rows = cast("list[_TransitionRow]", state.select(_TRANSITIONS, (key_of(root), count)))
     return [
         Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
         for time, scope, name, unit, usage, limit, before, level in rows
@@ -81,6 +82,13 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
 
 
 def _remembered(rows: Iterable[_AlertRow]) -> dict[str, Remembered]:
+    try:
+        return _by_scope(rows)
+    except ValueError as error:
+        raise StateUnavailableError(f"the state holds what this version does not know: {error}") from error
+
+
+def _by_scope(rows: Iterable[_AlertRow]) -> dict[str, Remembered]:
     return {
         scope: Remembered(
             Alert(Level(level), warnings, criticals, told_at),
@@ -98,11 +106,11 @@ def _row_of(verdict: Verdict) -> _AlertRow:
 
 def _note(connection: sqlite3.Connection, root: Path, verdict: Verdict, now: int) -> None:
     usage = verdict.usage
-    cursor = connection.execute(
+    connection.execute(
         "INSERT INTO transitions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             now,
-            str(root),
+            key_of(root),
             usage.scope,
             usage.name,
             usage.unit.value,
@@ -112,4 +120,5 @@ def _note(connection: sqlite3.Connection, root: Path, verdict: Verdict, now: int
             verdict.level.value,
         ),
     )
-    connection.execute("DELETE FROM transitions WHERE number <= ?", ((cursor.lastrowid or 0) - TRANSITIONS_KEPT,))
+    oldest = "SELECT number FROM transitions WHERE root = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2"
+    connection.execute(f"DELETE FROM transitions WHERE root = ?1 AND number <= ({oldest})", (key_of(root), TRANSITIONS_KEPT))  # noqa: S608

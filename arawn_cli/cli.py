@@ -240,6 +240,9 @@ def main() -> None:
             raise SystemExit(3) from ended
         raise
     except OSError as error:
+        if _is_for_nagios(sys.argv):
+            sys.stdout = None
+            raise SystemExit(3) from error
         typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
         sys.stdout = None  # so that the interpreter does not fail at flushing it
         raise SystemExit(ExitCode.UNDELIVERED) from error

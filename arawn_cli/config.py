@@ -43,11 +43,12 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class RelayTarget:
-    """Where events go, and the files that this takes, as absolute paths."""
+    """Where events go, and the files that this takes, as absolute paths; `from_flag` when the command line names it."""
 
     address: Address
     token_file: Path | None
     ca_file: Path | None
+    from_flag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class Config:
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
         state_directory: where state is kept from run to run; it need not be there yet.
         relay: None when events go to no relay.
+        remembers: whether a check may change levels: one whose events do not go where they always go must not, or
+            those who are told by the others would miss a change.
         metrics_directory: where files for Prometheus' node_exporter go, if anywhere.
     """
 
@@ -83,6 +86,7 @@ class Config:
     state_directory: Path
     relay: RelayTarget | None
     metrics_directory: Path | None = None
+    remembers: bool = True
     without_effect: tuple[str, ...] = ()
 
 
@@ -120,6 +124,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         maintenance=tables.maintenance,
         state_directory=_state_directory(environment, tables, directory),
         relay=None if flags.no_relay else _relay(flags, tables, directory),
+        remembers=flags.relay_url is None and not (flags.no_relay and tables.maintenance.relay.url),
         metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
     )
@@ -254,7 +259,9 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
         address = addresses.parse(url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
-    return RelayTarget(address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY))
+    return RelayTarget(
+        address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY), flags.relay_url is not None
+    )
 
 
 def _beside(directory: Path, name: str, source: str) -> Path | None:

@@ -58,8 +58,8 @@ def _size(value: object) -> object:
 
 
 def _positive_size(value: ByteSize) -> ByteSize:
-    if value <= 0:
-        raise ValueError("a size above zero")
+    if not 0 < value < _SIZE_MAX:
+        raise ValueError("a size above zero and below 8EiB")
     return value
 
 
@@ -70,6 +70,7 @@ def _relay_url(value: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
+FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Interval = Annotated[str, AfterValidator(_interval)]
 Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
@@ -150,8 +151,8 @@ class Relay(_Table):
     """`[maintenance.relay]`."""
 
     url: Annotated[str, AfterValidator(_relay_url)] = ""
-    token_file: str = ""
-    ca_file: str = ""
+    token_file: FilePath = ""
+    ca_file: FilePath = ""
     origin: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
     allow_insecure: bool = False
     timeout_secs: Seconds = 5.0

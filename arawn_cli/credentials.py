@@ -6,11 +6,15 @@ Sources, first wins: the file `relay-token` in `$CREDENTIALS_DIRECTORY` (systemd
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import stat
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from arawn_cli.addresses import Address
 from arawn_cli.errors import ConfigurationError
@@ -19,6 +23,9 @@ CREDENTIAL = "relay-token"
 VARIABLE = "ARAWN_RELAY_TOKEN"
 
 _LIMIT_BYTES = 16_384
+
+# Shorter ones are part of too many words to be told apart from them.
+_SHORTEST_SECRET = 3
 _READABLE_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -31,9 +38,35 @@ class Token:
     def __str__(self) -> str:
         return "***"
 
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What must not get from a relay's answer into a log or the state: a relay may say back what it was sent.
+
+    `forms` are the token, user and password, and the query of the address, each as such and as JSON, HTML and URLs write it.
+    """
+
+    forms: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, address: Address, token: Token | None) -> Secrets:
+        """The secrets of one relay."""
+        pair = f"{address.user}:{address.password}" if address.carries_password else ""
+        query = address.target.partition("?")[2]
+        values = [value for part in query.split("&") for value in (part.partition("=")[2],)]
+        plain = (token.value if token else "", address.password, pair and b64encode(pair.encode()).decode("ascii"), query, *values)
+        forms = {form for secret in plain for form in _forms(secret) if len(form) >= _SHORTEST_SECRET}
+        return cls(tuple(sorted(forms, key=len, reverse=True)))
+
     def removed_from(self, text: str) -> str:
-        """A text without the token: a relay may say it back in what it answers."""
-        return text.replace(self.value, "***")
+        """A text without them."""
+        for form in self.forms:
+            text = text.replace(form, "***")
+        return text
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    return (secret, unquote(secret), quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret))
 
 
 def token_for(address: Address, token_file: Path | None, environment: Mapping[str, str], *, allow_insecure: bool) -> Token | None:
@@ -65,7 +98,9 @@ def _from_directory(environment: Mapping[str, str]) -> Token | None:
     if not directory:
         return None
     path = Path(directory) / CREDENTIAL
-    return _checked(_read(path, private=False), f"the credential {path}") if path.exists() else None
+    if not os.path.lexists(path):
+        return None
+    return _checked(_read(path, private=False), f"the credential {path}")
 
 
 def _from_variable(environment: Mapping[str, str]) -> Token | None:
@@ -83,17 +118,18 @@ def _read(path: Path, *, private: bool) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"the token file {path} is no regular file")
         if private and status.st_mode & _READABLE_BY_OTHERS:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigurationError(f"the token file {path} is open to others (mode {mode:04o}): run chmod 600 on it")
-        try:
-            return file.read(_LIMIT_BYTES + 1)
-        except OSError as error:
-            raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
+        return os.read(descriptor, _LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _checked(value: bytes, source: str) -> Token:

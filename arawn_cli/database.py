@@ -46,7 +46,8 @@ def workstream_rows(path: Path) -> list[WorkstreamRow]:
         DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
     """
     counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
-    return [WorkstreamRow(_text(id_), _text(title), int(_text(count))) for id_, title, count in query(path, counted, ())]
+    rows = query(path, counted, ())
+    return [WorkstreamRow(_text(id_), _text(id_ if title is None else title), int(_text(count))) for id_, title, count in rows]
 
 
 def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:

@@ -13,15 +13,28 @@ from arawn_cli import alerts, history, last_run
 from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
 from arawn_cli.events import DiskCheck, DiskPressure, Level
-from arawn_cli.inspection import Inspection, inspect
+from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, worst
+from arawn_cli.pressure import (
+    FILESYSTEM,
+    TOTAL,
+    Rules,
+    Unit,
+    Verdict,
+    judge_all,
+    level_of,
+    reaches,
+    unjudged,
+    worst,
+)
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
 from arawn_cli.scopes import freed_in, rules_of
 from arawn_cli.surroundings import Surroundings
+
+log = logging.getLogger(__name__)
 
 levels_log = logging.getLogger(f"{__name__}.levels")
 """Gets the changes of level. Where the output shows them to the reader of the log too, it can be turned down alone."""
@@ -56,7 +69,8 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
         inspection = inspect(root, config, surroundings)
         remembered = recall(surroundings.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
-    check_ = _Check(config, surroundings, root, inspection, remembered, helped, now)
+        missing = gone(root, remembered.alerts, inspection)
+    check_ = _Check(config, surroundings, root, inspection, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
         surroundings.emit(check_.events.usage(tree, check_.forecasts.get(tree.row.id)))
     verdicts = check_.settle()
@@ -82,6 +96,7 @@ class _Check:
         inspection: Inspection,
         remembered: Recall,
         helped: Usage | None,
+        missing: set[str],
         now: int,
     ) -> None:
         self.events = CheckEvents(config, surroundings)
@@ -92,13 +107,14 @@ class _Check:
         self._inspection = inspection
         self._remembered = remembered
         self._helped = helped
+        self._missing = missing
         self._now = now
         self._rules = rules_of(config)
         self._verdicts: list[Verdict] = []
 
     def settle(self) -> list[Verdict]:
         """Judges every scope, and stores and emits what is to be told."""
-        if self._config.dry_run:
+        if self._config.dry_run or not self._config.remembers:
             self._judge(self._remembered, self._rules)
         elif self._surroundings.commit(self._change):
             return self._verdicts
@@ -112,6 +128,10 @@ class _Check:
     def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
         """The part of a check that is kept together or not at all."""
         before = alerts.load(connection, self._root)
+        if last_run.was_since(connection, JOB, self._root, self._now, self._surroundings.clock()):
+            log.info("another check measured later and ended earlier: this one changes no level")
+            self._verdicts = unjudged(self._inspection.scopes, before)
+            return []
         self._judge(replace(self._remembered, alerts=before), self._rules)
         alerts.store(connection, self._root, self._verdicts, self._now)
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
@@ -119,18 +139,18 @@ class _Check:
         return self._pressure_events()
 
     def _judge(self, remembered: Recall, rules: Rules) -> None:
-        all_seen = not self._inspection.failures
-        self._verdicts = judge_all(self._inspection.scopes, remembered.alerts, rules, self._now, all_seen=all_seen)
+        self._verdicts = judge_all(self._inspection.scopes, remembered.alerts, rules, self._now, gone=self._missing)
 
     def _pressure_events(self) -> list[DiskPressure]:
         return [self._pressure_event(verdict) for verdict in self._verdicts if verdict.told]
 
     def _pressure_event(self, verdict: Verdict) -> DiskPressure:
         scope = verdict.usage.scope
-        helps = self._helped is not None and scope in _HELPED
-        return self.events.pressure(
-            verdict, freed_in(self._config, self._helped) if helps and self._helped else None, self.forecasts.get(scope)
-        )
+        freed: int | None = None
+        if self._helped is not None and scope in _HELPED:
+            # A filesystem gets back blocks, whatever the measure of trees is.
+            freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
+        return self.events.pressure(verdict, freed, self.forecasts.get(scope))
 
 
 def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:

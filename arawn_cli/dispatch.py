@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from arawn_cli.config import Config, RelayTarget
-from arawn_cli.config_tables import Relay as RelayTable
 from arawn_cli.courier import Pace
 from arawn_cli.credentials import Token, token_for
 from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Relay
 from arawn_cli.state import State
 
@@ -30,14 +31,17 @@ def delivery_for(config: Config, environment: Mapping[str, str], state: State, s
         return None
     return Delivery(
         relay=relay,
-        state=state,
-        terms=_terms(table),
+        outbox=Outbox(state, table.outbox_max_events, _target(target), str(config.root)),
+        terms=Terms(frozenset(table.events), table.timeout_secs, table.deadline_secs),
         pace=Pace(time.monotonic, time.sleep, random.random, stopping),
     )
 
 
-def _terms(table: RelayTable) -> Terms:
-    return Terms(frozenset(table.events), table.outbox_max_events, table.timeout_secs, table.deadline_secs)
+def _target(target: RelayTarget) -> str:
+    """Tells events for a relay of the command line from those for the configured one, which may move to another address."""
+    if not target.from_flag:
+        return ""
+    return sha256(target.address.plain.encode()).hexdigest()
 
 
 def _relay(target: RelayTarget, token: Token | None, origin: str) -> Relay:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from arawn_cli.events import Filesystem
+from arawn_cli.names import escape
 from arawn_cli.occupancy import lies_inside, mount_points
 
 
@@ -20,7 +21,7 @@ def filesystem_of(path: Path) -> Filesystem:
     space = psutil.disk_usage(str(path))
     inodes = os.statvfs(path)
     return Filesystem(
-        mountpoint=_mount_point(str(path)),
+        mountpoint=escape(_mount_point(str(path))),
         total_bytes=space.total,
         used_bytes=space.used,
         free_bytes=space.free,

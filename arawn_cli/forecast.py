@@ -7,7 +7,7 @@ The pace is the Theil-Sen estimator, the median of the slopes between all pairs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import ceil
 from statistics import median
 
@@ -15,16 +15,18 @@ WINDOW_HOURS = 7 * 24
 HORIZON_DAYS = 365
 
 _POINTS = 14
-_FEWEST_HOURS = 6
+_FEWEST_HOURS = 48
 
 Sample = tuple[int, int]
 """An hour since the epoch, and the usage in it."""
 
 
 def pace(samples: Sequence[Sample], hour: int) -> float | None:
-    """Growth per day at `hour`, from samples in the order of time; None when they cover less than six hours.
+    """Growth per day at `hour`, from samples in the order of time; None when they cover less than two days, or show no trend.
 
-    Between two samples usage counts as unchanged, and samples before the window of a week are passed over.
+    Between two samples usage counts as unchanged, and samples before the window of a week are passed over. There is a
+    trend when usage rose in a third of the time and lately, and fell by no more than half of what it rose: one upload is
+    a step, and what is filled and cleaned day after day is a circle.
     """
     recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
     if not recent or hour - recent[0][0] < _FEWEST_HOURS:
@@ -32,6 +34,8 @@ def pace(samples: Sequence[Sample], hour: int) -> float | None:
     first = recent[0][0]
     step = (hour - first) / min(_POINTS, hour - first)
     points = _resampled(recent, first, hour, step)
+    if not _is_trend([later[1] - earlier[1] for earlier, later in pairwise(points)]):
+        return None
     return 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
 
 
@@ -41,6 +45,14 @@ def days_until(limit: int, usage: int, growth: float | None) -> int | None:
         return None
     days = max(ceil((limit - usage) / growth), 0)
     return days if days <= HORIZON_DAYS else None
+
+
+def _is_trend(steps: Sequence[int]) -> bool:
+    rises = sum(step for step in steps if step > 0)
+    falls = -sum(step for step in steps if step < 0)
+    rising = sum(step > 0 for step in steps)
+    lately = any(step > 0 for step in steps[-max(len(steps) // 3, 1) :])
+    return lately and rising * 3 >= len(steps) and falls * 2 <= rises
 
 
 def _resampled(samples: Sequence[Sample], first: int, last: int, step: float) -> list[tuple[float, int]]:

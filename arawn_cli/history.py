@@ -14,7 +14,7 @@ from typing import cast
 from arawn_cli.forecast import Sample
 from arawn_cli.instants import SECOND
 from arawn_cli.pressure import TOTAL, ScopeUsage
-from arawn_cli.state import State
+from arawn_cli.state import State, key_of
 
 KEPT_DAYS = 90
 
@@ -36,7 +36,7 @@ def read(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
         StateUnavailableError: the state file cannot be read.
     """
     samples: defaultdict[str, list[Sample]] = defaultdict(list)
-    rows = cast("list[tuple[str, int, int]]", state.select(_SAMPLES, (since, str(root))))
+    rows = cast("list[tuple[str, int, int]]", state.select(_SAMPLES, (since, key_of(root))))
     for scope, hour, usage in rows:
         samples[scope].append((hour, usage))
     return dict(samples)
@@ -56,18 +56,19 @@ def store(connection: sqlite3.Connection, root: Path, usages: Iterable[ScopeUsag
         if usage.complete and (usage.scope == TOTAL or number is None or latest.get(number) != usage.usage):
             number = _add_scope(connection, root, usage.scope) if number is None else number
             connection.execute("INSERT OR IGNORE INTO samples VALUES (?, ?, ?)", (hour, number, usage.usage))
-    if connection.execute("DELETE FROM samples WHERE hour < ?", (hour - KEPT_DAYS * 24,)).rowcount:
+    # After a leap of the clock nothing is forgotten at once: it may be a wrong one.
+    if latest and connection.execute("DELETE FROM samples WHERE hour < ?", (hour - KEPT_DAYS * 24,)).rowcount:
         connection.execute("DELETE FROM scopes WHERE id NOT IN (SELECT scope FROM samples)")
 
 
 def _ids(connection: sqlite3.Connection, root: Path) -> Mapping[str, int]:
-    rows: list[tuple[str, int]] = connection.execute("SELECT scope, id FROM scopes WHERE root = ?", (str(root),)).fetchall()
+    rows: list[tuple[str, int]] = connection.execute("SELECT scope, id FROM scopes WHERE root = ?", (key_of(root),)).fetchall()
     return dict(rows)
 
 
 def _is_sampled(connection: sqlite3.Connection, root: Path, hour: int) -> bool:
     total = "SELECT 1 FROM samples WHERE hour = ? AND scope = (SELECT id FROM scopes WHERE root = ? AND scope = ?)"
-    return connection.execute(total, (hour, str(root), TOTAL)).fetchone() is not None
+    return connection.execute(total, (hour, key_of(root), TOTAL)).fetchone() is not None
 
 
 def _latest(connection: sqlite3.Connection, hour: int) -> dict[int, int]:
@@ -78,4 +79,4 @@ def _latest(connection: sqlite3.Connection, hour: int) -> dict[int, int]:
 
 
 def _add_scope(connection: sqlite3.Connection, root: Path, scope: str) -> int:
-    return connection.execute("INSERT INTO scopes (root, scope) VALUES (?, ?)", (str(root), scope)).lastrowid or 0
+    return connection.execute("INSERT INTO scopes (root, scope) VALUES (?, ?)", (key_of(root), scope)).lastrowid or 0

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.filesize import decimal
 
-from arawn_cli.config import Config
+from arawn_cli.config import DATABASE, Config
 from arawn_cli.database import DatabaseUnreadableError, workstream_rows
 from arawn_cli.events import Filesystem
 from arawn_cli.filesystem import filesystem_of
 from arawn_cli.inventory import Inventory, take
-from arawn_cli.layout import Root, database_of
+from arawn_cli.layout import SESSIONS, Root, database_of
 from arawn_cli.leftovers import trash_usage
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
-from arawn_cli.pressure import ScopeUsage, unmatched_limits
+from arawn_cli.names import is_valid_id
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, unmatched_limits
 from arawn_cli.scopes import scopes_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.usage import threads_for
@@ -52,11 +55,15 @@ def inspect(root: Root, config: Config, surroundings: Surroundings) -> Inspectio
     filesystem = filesystem_of(root.path)
     failures = (*database_failures, *inventory.total.failures)
     _log_findings(inventory, failures, config)
-    return Inspection(inventory, trash_usage(root), filesystem, tuple(scopes_of(config, inventory, filesystem)), failures)
+    scopes = tuple(scopes_of(config, inventory, filesystem, rows_known=not database_failures))
+    return Inspection(inventory, trash_usage(root), filesystem, scopes, failures)
 
 
 def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
     path = database_of(config, root)
+    if path is None and config.maintenance.pressure.limits:
+        missing = "not there: nobody knows which workstream has a limit by its title"
+        return [], (Failure("sqlite3", DATABASE, errno.ENOENT, missing),)
     if path is None:
         return [], ()
     try:
@@ -72,5 +79,30 @@ def _log_findings(inventory: Inventory, failures: tuple[Failure, ...], config: C
         log.info("workstreams/%s is not Arawn's: %s", name, decimal(usage.apparent_bytes))
     for path in inventory.total.other_filesystems:
         log.info("workstreams/%s is another filesystem: not counted", path)
+    if any(failure.operation == "sqlite3" for failure in failures):
+        return
     for key in unmatched_limits((tree.row for tree in inventory.workstreams), config.maintenance.pressure.limits):
         log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
+
+
+def gone(root: Root, scopes: Iterable[str], inspection: Inspection) -> set[str]:
+    """Which of the scopes were not found and are certainly not there any more: their directory does not exist."""
+    found = {scope.scope for scope in inspection.scopes}
+    return {scope for scope in scopes if scope not in found and _is_gone(root, scope)}
+
+
+def _is_gone(root: Root, scope: str) -> bool:
+    if scope in (TOTAL, FILESYSTEM, INODES):
+        return True
+    session = scope.removeprefix(SESSION) if scope.startswith(SESSION) else None
+    name = session or scope.removeprefix("workstream:")
+    if not is_valid_id(name):
+        return True  # no such directory can have been measured
+    path = f"{SCRATCH}/{SESSIONS}/{name}" if session else name
+    try:
+        os.stat(path, dir_fd=root.workstreams, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -10,7 +10,8 @@ from typing import cast
 
 from arawn_cli.errors import RefusedError
 from arawn_cli.instants import SECOND, render
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import LARGEST, State, key_of
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def noted(state: State, job: str, root: Path) -> Run | None:
         StateUnavailableError: the state file cannot be read.
     """
     columns = "last_run, last_success, removed_sessions, reclaimed_bytes"
-    rows = state.select(f"SELECT {columns} FROM runs WHERE job = ? AND root = ?", (job, str(root)))  # noqa: S608
+    rows = state.select(f"SELECT {columns} FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))  # noqa: S608
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 
@@ -57,6 +58,12 @@ def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
         )
 
 
+def was_since(connection: sqlite3.Connection, job: str, root: Path, began: int, now: int) -> bool:
+    """Whether a run of a job that began later has ended already; a time in the future is that of a clock that was wrong."""
+    statement = "SELECT 1 FROM runs WHERE job = ? AND root = ? AND last_run > ? AND last_run <= ?"
+    return connection.execute(statement, (job, key_of(root), began, now)).fetchone() is not None
+
+
 def record(state: State, job: str, root: Path, run: Run) -> None:
     """Notes a run of a job, with what it removed; state that takes no change (a full disk) is only a warning."""
     try:
@@ -71,6 +78,6 @@ def note(connection: sqlite3.Connection, job: str, root: Path, run: Run) -> None
     connection.execute(
         "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
         "ON CONFLICT (job, root) DO UPDATE SET last_run = ?3, last_success = coalesce(?4, last_success), "
-        "removed_sessions = removed_sessions + ?5, reclaimed_bytes = reclaimed_bytes + ?6",
-        (job, str(root), run.last_run, run.last_success, run.removed_sessions, run.reclaimed_bytes),
+        "removed_sessions = removed_sessions + ?5, reclaimed_bytes = CAST(min(reclaimed_bytes + ?6, 9.2e18) AS INTEGER)",
+        (job, key_of(root), run.last_run, run.last_success, min(run.removed_sessions, LARGEST), min(run.reclaimed_bytes, LARGEST)),
     )

@@ -1,4 +1,4 @@
-"""Metrics of both jobs for the textfile collector of Prometheus' node_exporter.
+"""What both jobs tell Prometheus, as values.
 
 Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters, `_timestamp_seconds` for instants.
 Every name begins with its job, because node_exporter refuses a metric that stands in two files.
@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from arawn_cli import instants, last_run
+from arawn_cli import instants
 from arawn_cli.config import Config
 from arawn_cli.disk_check import Checked
-from arawn_cli.events import Filesystem, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import DiskCheck, Filesystem, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
-from arawn_cli.model import Action
+from arawn_cli.model import Action, Reason
 from arawn_cli.pressure import Unit, Verdict
 from arawn_cli.scopes import size_in
-from arawn_cli.state import State, StateUnavailableError
 
 log = logging.getLogger(__name__)
-
-CHECK_FILE = "arawn_disk_check.prom"
-CLEANUP_FILE = "arawn_scratch_cleanup.prom"
 
 AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
 """Ages that scratch sessions are counted by: younger than so many days, and not than the ones before."""
@@ -45,17 +38,6 @@ class Noted:
 
     run: Run | None = None
     waiting: int | None = None
-
-
-def noted(state: State, job: str, config: Config) -> Noted:
-    """Asks the state file; one that cannot be read leaves its metrics out."""
-    try:
-        run = last_run.noted(state, job, config.root.resolve())
-        ((waiting,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
-        return Noted(run, waiting if isinstance(waiting, int) else None)
-    except StateUnavailableError as error:
-        log.warning("%s: the metrics lack what it holds", error)
-        return Noted()
 
 
 def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric]:
@@ -96,7 +78,7 @@ def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric
         *_filesystem(of, checked.summary.filesystem),
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", checked.summary.trash_bytes),
         of.gauge("complete", "Whether everything could be read.", int(checked.summary.complete)),
-        *_run(of, noted, checked.summary.duration_ms),
+        *_run(of, noted, checked.summary, succeeded=checked.summary.complete),
     ]
 
 
@@ -116,39 +98,8 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
         of.gauge("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed),
         of.gauge("last_run_failures", "What failed in the last run.", len(summary.failures)),
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes),
-        *_run(of, noted, summary.duration_ms),
+        *_run(of, noted, summary, succeeded=not summary.failures and Reason.BRAKE not in summary.sessions_skipped),
     ]
-
-
-def write(directory: Path, name: str, metrics: Sequence[Metric]) -> None:
-    """Puts metrics into a file in place of the one before, whole and readable by everyone; a failure is only a warning."""
-    registry = CollectorRegistry()
-    registry.register(_Collected(metrics))
-    path = directory / name
-    try:
-        _replace(path, generate_latest(registry))
-    except OSError as error:
-        log.warning("cannot write the metrics %s: %s", path, error.strerror)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(descriptor, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-class _Collected(Collector):
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
 
 
 class _Families:
@@ -189,13 +140,18 @@ def _filesystem(of: _Families, filesystem: Filesystem) -> list[Metric]:
     return [of.gauges(f"filesystem_{name}", text, ("mountpoint",), [(mount, value)]) for name, text, value in told]
 
 
-def _run(of: _Families, noted: Noted, duration_ms: int) -> list[Metric]:
-    run = noted.run
-    metrics = [of.gauge("last_run_duration_seconds", "How long the last run took.", duration_ms / 1000)]
-    if run is not None:
-        metrics.append(of.gauge("last_run_timestamp_seconds", "When the last run was.", run.last_run / SECOND))
-    if run is not None and run.last_success is not None:
-        metrics.append(of.gauge("last_success_timestamp_seconds", "When the last run without any failure was.", run.last_success / SECOND))
+def _run(of: _Families, noted: Noted, summary: DiskCheck | ScratchCleanup, *, succeeded: bool) -> list[Metric]:
+    """When the run was it knows itself; the last success may be an earlier one, and is 0 where there was none."""
+    ended = instants.parse(summary.timestamp)
+    success = ended if succeeded else (noted.run.last_success or 0) if noted.run else None
+    metrics = [
+        of.gauge("last_run_duration_seconds", "How long the last run took.", summary.duration_ms / 1000),
+        of.gauge("last_run_timestamp_seconds", "When the last run was.", ended / SECOND),
+    ]
+    if success is not None:
+        metrics.append(
+            of.gauge("last_success_timestamp_seconds", "When the last run without any failure was; 0 for never.", success / SECOND)
+        )
     if noted.waiting is not None:
         metrics.append(of.gauge("outbox_events", "Events that wait in the outbox for the relay.", noted.waiting))
     return metrics

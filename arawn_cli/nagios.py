@@ -12,9 +12,12 @@ from rich.filesize import decimal
 from arawn_cli.disk_check import Checked
 from arawn_cli.events import Level
 from arawn_cli.names import escape
-from arawn_cli.pressure import TOTAL, ScopeUsage, Unit, Verdict
+from arawn_cli.pressure import SESSION, TOTAL, ScopeUsage, Unit, Verdict
 
 RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
+# A line of output has room for some kilobytes.
+_MOST = 10
+
 UNKNOWN = RETURN_CODES[Level.UNKNOWN]
 
 
@@ -24,8 +27,12 @@ def status_line(checked: Checked) -> str:
     Performance data is `'scope'=usage;warning;critical;0`, in bytes (`B`), for the scope `inodes` a bare number.
     """
     level = checked.summary.level
-    text = _incomplete(checked) if level is Level.UNKNOWN else _worst(checked.verdicts, level)
-    shown = [verdict.usage for verdict in checked.verdicts if not verdict.is_quiet_session]
+    incomplete = "" if checked.summary.complete else f"not all could be read, {_failures(checked)}"
+    text = "; ".join(part for part in ("" if level is Level.UNKNOWN else _worst(checked.verdicts, level), incomplete) if part)
+    sessions = (verdict for verdict in checked.verdicts if verdict.usage.scope.startswith(SESSION))
+    worst_sessions = sorted((verdict for verdict in sessions if not verdict.is_quiet_session), key=_excess, reverse=True)[:_MOST]
+    scopes = [verdict for verdict in checked.verdicts if not verdict.usage.scope.startswith(SESSION)]
+    shown = [verdict.usage for verdict in (*scopes, *worst_sessions)]
     return f"DISK {level.value.upper()} - {_plain(text)} | {' '.join(_performance(usage) for usage in shown)}"
 
 
@@ -34,14 +41,20 @@ def unknown_line(reason: str) -> str:
     return f"DISK UNKNOWN - {_plain(reason)}"
 
 
-def _incomplete(checked: Checked) -> str:
+def _failures(checked: Checked) -> str:
     failures = checked.inspection.failures
-    return f"not all could be read, {len(failures)} failed: {failures[0]}"
+    return f"{len(failures)} failed: {failures[0]}"
 
 
 def _worst(verdicts: Sequence[Verdict], level: Level) -> str:
-    named = [verdict.usage for verdict in verdicts if verdict.level is level and (level is not Level.OK or verdict.usage.scope == TOTAL)]
-    return ", ".join(_sentence(usage) for usage in named)
+    at_level = [verdict for verdict in verdicts if verdict.level is level and (level is not Level.OK or verdict.usage.scope == TOTAL)]
+    named = sorted(at_level, key=_excess, reverse=True)
+    more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
+    return ", ".join(_sentence(verdict.usage) for verdict in named[:_MOST]) + more
+
+
+def _excess(verdict: Verdict) -> float:
+    return verdict.usage.usage / max(verdict.usage.limit, 1)
 
 
 def _sentence(usage: ScopeUsage) -> str:

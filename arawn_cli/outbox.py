@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar, cast
 
 from arawn_cli.parcels import Parcel
 from arawn_cli.state import State
+
+Result = TypeVar("Result")
+
+# How far a run may go over the limit until its end, when what did not arrive is cut down to the limit.
+_SURPLUS = 2
 
 _COLUMNS = "sequence, attempts, answer, event_id, type, time, source, body, scope, level"
 _Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
@@ -34,49 +40,79 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """How many events wait, and how many of them a relay has refused."""
+    """How many events wait, how many of them a relay has refused, and which is the first."""
 
     waiting: int
     refused: int
+    first: Waiting | None
 
 
+@dataclass(frozen=True, slots=True)
 class Outbox:
-    """The outbox of a state file, of at most `limit` events."""
+    """The part of a state file's outbox that is for one relay.
 
-    def __init__(self, state: State, limit: int) -> None:
-        self._state = state
-        self._limit = limit
+    Attributes:
+        limit: how many events may wait, for all relays together, when a run is over.
+        target: which relay: empty for the configured one.
+        root: which root the events tell of; the scopes of two roots have the same names.
+    """
 
-    def add(self, parcel: Parcel) -> list[Parcel]:
-        """Stores an event behind all others, and answers with those that had to go for it.
+    state: State
+    limit: int
+    target: str = ""
+    root: str = ""
+
+    def add(self, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
+        """Stores an event behind all others, with the relay's refusal if there was one, and answers as `put`.
 
         Raises:
             StateUnavailableError: it is not stored.
         """
-        with self._state.transaction() as connection:
-            return put(connection, parcel, self._limit)
+
+        def change(connection: sqlite3.Connection) -> list[Parcel]:
+            return self.put(connection, parcel, answer)
+
+        return self._change(change)
+
+    def put(self, connection: sqlite3.Connection, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
+        """Stores an event in a transaction that is under way, so that it stands or falls with what else is in it.
+
+        The limit holds for what is left when a run is over, since most of it is on its way in a moment. Only far above it, events are
+        dropped, and are the answer.
+        """
+        p = parcel
+        connection.execute(
+            "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body, answer, target, root) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (p.event_id, p.type, p.time, p.source, p.scope, p.level, self._worth(connection, p), p.body, answer, self.target, self.root),
+        )
+        return _cut(connection, self.limit * _SURPLUS)
+
+    def trim(self) -> list[Parcel]:
+        """Cuts the outbox down to its limit, and answers with what was dropped: the oldest of those that matter least.
+
+        Raises:
+            StateUnavailableError: nothing is dropped.
+        """
+        return self._change(lambda connection: _cut(connection, self.limit))
 
     def next(self, after: int, count: int) -> list[Waiting]:
-        """The first `count` events past a sequence number.
+        """The first `count` events past a sequence number, also from a file that cannot be written.
 
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        with self._state.reading() as connection:
-            rows: list[_Row] = connection.execute(
-                f"SELECT {_COLUMNS} FROM outbox WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608
-                (after, count),
-            ).fetchall()
-        return [_waiting(row) for row in rows]
+        statement = f"SELECT {_COLUMNS} FROM outbox WHERE sequence > ? AND target = ? ORDER BY sequence LIMIT ?"  # noqa: S608
+        return [_waiting(cast("_Row", row)) for row in self.state.select(statement, (after, self.target, count))]
 
-    def remove(self, batch: Sequence[Waiting]) -> None:
+    def remove(self, sequences: Sequence[int]) -> None:
         """Forgets events that have arrived.
 
         Raises:
             StateUnavailableError: they are still there, and would be sent again.
         """
-        with self._state.transaction() as connection:
-            connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(waiting.sequence,) for waiting in batch])
+        numbers = [(sequence,) for sequence in sequences]
+        self._change(lambda connection: connection.executemany("DELETE FROM outbox WHERE sequence = ?", numbers))
 
     def refuse(self, waiting: Waiting, answer: str) -> None:
         """Notes that a relay refused an event, and what it said.
@@ -84,8 +120,8 @@ class Outbox:
         Raises:
             StateUnavailableError: it is not noted.
         """
-        with self._state.transaction() as connection:
-            connection.execute("UPDATE outbox SET attempts = attempts + 1, answer = ? WHERE sequence = ?", (answer, waiting.sequence))
+        statement = "UPDATE outbox SET attempts = attempts + 1, answer = ? WHERE sequence = ?"
+        self._change(lambda connection: connection.execute(statement, (answer, waiting.sequence)))
 
     def tried(self, batch: Sequence[Waiting]) -> None:
         """Notes that events were tried in vain.
@@ -93,9 +129,8 @@ class Outbox:
         Raises:
             StateUnavailableError: it is not noted.
         """
-        with self._state.transaction() as connection:
-            numbers = [(waiting.sequence,) for waiting in batch]
-            connection.executemany("UPDATE outbox SET attempts = attempts + 1 WHERE sequence = ?", numbers)
+        numbers = [(waiting.sequence,) for waiting in batch]
+        self._change(lambda connection: connection.executemany("UPDATE outbox SET attempts = attempts + 1 WHERE sequence = ?", numbers))
 
     def contents(self) -> Contents:
         """What is in it.
@@ -103,29 +138,25 @@ class Outbox:
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        with self._state.reading() as connection:
-            row: tuple[int, int] = connection.execute("SELECT count(*), count(answer) FROM outbox").fetchone()
-        return Contents(*row)
+        rows = self.state.select("SELECT count(*), count(answer) FROM outbox WHERE target = ?", (self.target,))
+        first = self.next(0, 1)
+        waiting, refused = cast("tuple[int, int]", rows[0]) if rows else (0, 0)
+        return Contents(waiting, refused, first[0] if first else None)
+
+    def _worth(self, connection: sqlite3.Connection, parcel: Parcel) -> Worth:
+        """A pressure whose scope already has the same level waiting tells a reader nothing new."""
+        if not parcel.scope:
+            return Worth.REPORT
+        query = "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? ORDER BY sequence DESC LIMIT 1"
+        row: tuple[str] | None = connection.execute(query, (parcel.scope, self.root, self.target)).fetchone()
+        return Worth.REPEAT if row is not None and row[0] == parcel.level else Worth.TRANSITION
+
+    def _change(self, change: Callable[[sqlite3.Connection], Result]) -> Result:
+        with self.state.transaction() as connection:
+            return change(connection)
 
 
-def put(connection: sqlite3.Connection, parcel: Parcel, limit: int) -> list[Parcel]:
-    """Stores an event in a transaction that is under way, so that it stands or falls with what else is in it.
-
-    Answers with the events that were dropped for it: the oldest of those that matter least, which may be the event itself.
-    """
-    connection.execute(
-        "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            parcel.event_id,
-            parcel.type,
-            parcel.time,
-            parcel.source,
-            parcel.scope,
-            parcel.level,
-            _worth(connection, parcel),
-            parcel.body,
-        ),
-    )
+def _cut(connection: sqlite3.Connection, limit: int) -> list[Parcel]:
     count: tuple[int] = connection.execute("SELECT count(*) FROM outbox").fetchone()
     if count[0] <= limit:
         return []
@@ -135,15 +166,6 @@ def put(connection: sqlite3.Connection, parcel: Parcel, limit: int) -> list[Parc
     ).fetchall()
     connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
     return [_waiting(row).parcel for row in rows]
-
-
-def _worth(connection: sqlite3.Connection, parcel: Parcel) -> Worth:
-    """A pressure whose scope already has the same level waiting tells a reader nothing new."""
-    if not parcel.scope:
-        return Worth.REPORT
-    query = "SELECT level FROM outbox WHERE scope = ? AND scope <> '' ORDER BY sequence DESC LIMIT 1"
-    row: tuple[str] | None = connection.execute(query, (parcel.scope,)).fetchone()
-    return Worth.REPEAT if row is not None and row[0] == parcel.level else Worth.TRANSITION
 
 
 def _waiting(row: _Row) -> Waiting:

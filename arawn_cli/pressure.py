@@ -7,7 +7,7 @@ a level, and never lowers one. With the defaults every check above a limit tells
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -29,10 +29,6 @@ class Unit(StrEnum):
 
     BYTES = "bytes"
     INODES = "inodes"
-
-
-SESSION = "session:"
-"""Begins the scope of a scratch session; no workstream id holds a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,10 @@ def judge(usage: ScopeUsage, before: Alert, rules: Rules, now: int) -> Verdict:
     """One step of the state machine of a scope; `now` is in nanoseconds and matters to repetition alone."""
     warnings = _in_a_row(before.warnings, usage, Level.WARNING, rules)
     criticals = _in_a_row(before.criticals, usage, Level.CRITICAL, rules)
-    raised = Level.CRITICAL if criticals >= rules.for_checks else Level.WARNING if warnings >= rules.for_checks else Level.OK
+    shown = level_of(usage)
+    raised = shown if min(criticals if shown is Level.CRITICAL else warnings, rules.for_checks) == rules.for_checks else Level.OK
+    if shown is Level.CRITICAL and raised is Level.OK and warnings >= rules.for_checks:
+        raised = Level.WARNING
     held = _held(before.level, usage, rules) if usage.complete else before.level
     level = worst((raised, held))
     told = level is not before.level or (level is not Level.OK and _due(before.told_at, rules, now))
@@ -130,16 +129,18 @@ def judge(usage: ScopeUsage, before: Alert, rules: Rules, now: int) -> Verdict:
     return Verdict(usage, before.level, Alert(level, warnings, criticals, told_at), told)
 
 
-def judge_all(usages: Iterable[ScopeUsage], before: Mapping[str, Remembered], rules: Rules, now: int, *, all_seen: bool) -> list[Verdict]:
-    """One step for every scope; those that are remembered and not there any more recover.
-
-    `all_seen` says that what is not among the usages is not there; without it nothing is known of the missing ones.
-    """
+def judge_all(
+    usages: Iterable[ScopeUsage], before: Mapping[str, Remembered], rules: Rules, now: int, *, gone: Collection[str]
+) -> list[Verdict]:
+    """One step for every scope; those that are remembered and known to be `gone` recover."""
     verdicts = [judge(usage, before[usage.scope].alert if usage.scope in before else QUIET, rules, now) for usage in usages]
-    if not all_seen:
-        return verdicts
-    seen = {verdict.usage.scope for verdict in verdicts}
-    return verdicts + [_gone(remembered) for scope, remembered in before.items() if scope not in seen]
+    return verdicts + [_gone(before[scope]) for scope in gone if scope in before]
+
+
+def unjudged(usages: Iterable[ScopeUsage], before: Mapping[str, Remembered]) -> list[Verdict]:
+    """Every scope at the level that it has, with nothing changed and nothing told."""
+    alerts = ((usage, before[usage.scope].alert if usage.scope in before else QUIET) for usage in usages)
+    return [Verdict(usage, alert.level, alert, told=False) for usage, alert in alerts]
 
 
 def level_of(usage: ScopeUsage) -> Level:

@@ -11,7 +11,8 @@ from arawn_cli import alerts, history
 from arawn_cli.events import Level
 from arawn_cli.forecast import WINDOW_HOURS, Sample, days_until, pace
 from arawn_cli.pressure import Remembered, ScopeUsage, next_limit
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,14 @@ from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, StoppedError
 from arawn_cli.events import Event, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.interruption import Signals
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
 from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Change, Progress, Surroundings
 
 if TYPE_CHECKING:
@@ -59,35 +60,6 @@ class Ended:
 
 
 Job = Callable[[Config, Surroundings], Ended]
-
-
-class Signals:
-    """SIGTERM and SIGINT as something to ask about, so that a run ends between two steps and tells what it did."""
-
-    def __init__(self) -> None:
-        self._received: int | None = None
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Takes both signals while the context lasts."""
-        before = [(number, signal.signal(number, self._receive)) for number in (signal.SIGTERM, signal.SIGINT)]
-        try:
-            yield
-        finally:
-            for number, handler in before:
-                signal.signal(number, handler)
-
-    def stopping(self) -> bool:
-        """Whether one of them came."""
-        return self._received is not None
-
-    @property
-    def exit_code(self) -> ExitCode | None:
-        """The exit code that tells of the signal, or None when none came."""
-        return None if self._received is None else ExitCode(128 + self._received)
-
-    def _receive(self, number: int, _frame: object) -> None:
-        self._received = number
 
 
 def run_cleanup(flags: Flags, output: Output) -> ExitCode:
@@ -138,10 +110,10 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
 
     code = _run(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
     if results:
-        print(nagios.status_line(results[0]))  # noqa: T201 - standard output is where the line belongs
+        print(nagios.status_line(results[0]), flush=True)  # noqa: T201 - standard output is where the line belongs
         return nagios.RETURN_CODES[results[0].summary.level]
     reason = reasons[0] if reasons else EXIT_MEANINGS[code]
-    print(nagios.unknown_line(reason))  # noqa: T201
+    print(nagios.unknown_line(reason), flush=True)  # noqa: T201
     return nagios.UNKNOWN
 
 
@@ -256,7 +228,7 @@ def _run_configured(config: Config, output: Output, console: Console, job: Job) 
         _abandon_stdout()
         lost += standard_output.lost
     if lost:
-        code = ExitCode.UNDELIVERED
+        return ExitCode.UNDELIVERED  # also for a run that a signal ended: nothing else would tell of it
     return signals.exit_code or code
 
 
@@ -273,18 +245,16 @@ def _also_to(sessions: list[ScratchSessionEvent], surroundings: Surroundings) ->
 
 def _write_check_metrics(config: Config, state: State, checked: Checked) -> None:
     if config.metrics_directory and not config.dry_run:
-        from arawn_cli import disk_check, metrics
+        from arawn_cli.textfiles import write_check
 
-        noted = metrics.noted(state, disk_check.JOB, config)
-        metrics.write(config.metrics_directory, metrics.CHECK_FILE, metrics.check_metrics(checked, config, noted))
+        write_check(config.metrics_directory, config, state, checked)
 
 
 def _write_cleanup_metrics(config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
     if config.metrics_directory and not config.dry_run:
-        from arawn_cli import metrics, scratch_cleanup
+        from arawn_cli.textfiles import write_cleanup
 
-        noted = metrics.noted(state, scratch_cleanup.JOB, config)
-        metrics.write(config.metrics_directory, metrics.CLEANUP_FILE, metrics.cleanup_metrics(summary, sessions, config, noted))
+        write_cleanup(config.metrics_directory, config, state, summary, sessions)
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples"})
+"""The tables of the newest version."""
+
 # One script a schema version, oldest first; `PRAGMA user_version` counts those that were applied.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -65,6 +68,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (hour, scope)
         ) STRICT, WITHOUT ROWID
         """,
+        "ALTER TABLE outbox ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE outbox ADD COLUMN root TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE runs ADD COLUMN last_success INTEGER",
         "ALTER TABLE runs ADD COLUMN removed_sessions INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE runs ADD COLUMN reclaimed_bytes INTEGER NOT NULL DEFAULT 0",

@@ -16,13 +16,13 @@ _LARGEST = 2**63 - 1
 
 
 def size_in(config: Config, usage: Usage) -> int:
-    """What a tree uses, in the configured measure."""
-    return usage.apparent_bytes if config.maintenance.pressure.measure == "apparent" else usage.allocated_bytes
+    """What a tree uses, in the configured measure; sparse files may claim more than any reader's integers hold."""
+    return min(usage.apparent_bytes if config.maintenance.pressure.measure == "apparent" else usage.allocated_bytes, _LARGEST)
 
 
 def freed_in(config: Config, usage: Usage) -> int:
     """What removing a tree gives back, in the configured measure."""
-    return usage.freed_bytes if config.maintenance.pressure.measure == "apparent" else usage.freed_allocated_bytes
+    return min(usage.freed_bytes if config.maintenance.pressure.measure == "apparent" else usage.freed_allocated_bytes, _LARGEST)
 
 
 def limit_of(config: Config, row: WorkstreamRow) -> int:
@@ -36,12 +36,24 @@ def rules_of(config: Config) -> Rules:
     return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
-def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> Iterator[ScopeUsage]:
-    """Every scope: the filesystem's space and inodes only where it counts them."""
+def scope_of(workstream: str) -> str:
+    """The scope of a workstream: its id, but for one that is called as a scope of another kind is."""
+    return f"workstream:{workstream}" if workstream in (TOTAL, FILESYSTEM, INODES) else workstream
+
+
+def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool:
+    """Whether the limit of a workstream is certain: without the database nobody knows which title has one of its own."""
+    limits = config.maintenance.pressure.limits
+    return rows_known or not limits or row.id in limits
+
+
+def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:
+    """Every scope whose limit is certain: the filesystem's space and inodes only where it counts them."""
     total = inventory.total
     yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)
     for tree in inventory.workstreams:
-        yield _tree(config, tree.row.id, tree.row.title, tree.total, limit_of(config, tree.row))
+        if knows_limit(config, tree.row, rows_known=rows_known):
+            yield _tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row))
     for tree in inventory.workstreams:
         if tree.row.is_scratch:
             for session, usage in tree.sessions.items():
@@ -51,7 +63,7 @@ def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem) -> I
 
 def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> ScopeUsage:
     critical = int(min(limit * config.maintenance.pressure.critical_ratio, _LARGEST))
-    return ScopeUsage(scope, name, min(size_in(config, usage), _LARGEST), limit, critical, usage.complete)
+    return ScopeUsage(scope, name, size_in(config, usage), limit, critical, usage.complete)
 
 
 def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:

@@ -58,12 +58,12 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
     summary = summary_event(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
+    surroundings.emit(summary)
     if not config.dry_run:
         now = surroundings.clock()
         failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or surroundings.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
         record(surroundings.state, JOB, root.path, run)
-    surroundings.emit(summary)
     return summary
 
 

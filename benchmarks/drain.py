@@ -48,7 +48,8 @@ def drain(directory: Path, url: str, events: int) -> None:
     address = addresses.parse(url)
     relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, None, None, time.time)
     pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
-    delivery = Delivery(relay, State(directory, time.time_ns), Terms(("disk_pressure",), events, 5, 600), pace)
+    outbox = Outbox(State(directory, time.time_ns), events)
+    delivery = Delivery(relay, outbox, Terms(("disk_pressure",), 5, 600), pace)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
     tally = delivery.finish()

@@ -21,7 +21,8 @@ from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
 from arawn_cli.pressure import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.recall import recall
-from arawn_cli.state import FILE, State
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
 
 ROOT = Path("/srv/arawn")
 START = 1_800_000_000 * SECOND
@@ -45,7 +46,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     for usage in found:
         days_until(usage.limit, usage.usage, remembered.pace(usage.scope, usage.usage))
     with state.transaction() as connection:
-        verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, all_seen=True)
+        verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
         alerts.store(connection, ROOT, verdicts, now)
         history.store(connection, ROOT, found, remembered.hour)
         last_run.note(connection, "disk-check", ROOT, Run(now, now, 0, 0))

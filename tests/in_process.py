@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 from arawn_cli.config import Flags, load
@@ -17,9 +18,10 @@ from arawn_cli.surroundings import Change, Surroundings
 NOWHERE = Path("/nonexistent/config.toml")
 
 
-def surroundings(now: int, events: list[Event], state_directory: Path, *, stopping: bool = False) -> Surroundings:
-    """The outside of a run that happens at `now` and collects its events."""
+def surroundings(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None) -> Surroundings:
+    """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends."""
     state = State(state_directory, lambda: now)
+    times = chain([now], repeat(now if ended is None else ended))
 
     def commit(change: Change) -> bool:
         with state.transaction() as connection:
@@ -27,7 +29,7 @@ def surroundings(now: int, events: list[Event], state_directory: Path, *, stoppi
         state.close()
         return True
 
-    return Surroundings(lambda: now, time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: stopping)
+    return Surroundings(lambda: next(times), time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: False)
 
 
 def cleaned(
@@ -39,11 +41,13 @@ def cleaned(
     return clean(settings, surroundings(tree.now, events, settings.state_directory)), events
 
 
-def checked(tree: SampleTree, config: Path | None = None, *, now: int | None = None, dry_run: bool = False) -> tuple[Checked, list[Event]]:
+def checked(
+    tree: SampleTree, config: Path | None = None, *, now: int | None = None, ended: int | None = None, dry_run: bool = False
+) -> tuple[Checked, list[Event]]:
     """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
     settings = load(Flags(config, str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
-    return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory)), events
+    return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
 
 
 def _environment(tree: SampleTree) -> dict[str, str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +17,9 @@ from arawn_cli import alerts
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level
 from arawn_cli.instants import SECOND
 from arawn_cli.sample_tree import SampleTree, write
-from arawn_cli.state import FILE, State
-from tests.conftest import WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
 from tests.in_process import checked, cleaned
 
 RunCommand = Callable[..., Run]
@@ -215,3 +220,110 @@ def test_levels_and_history_survive_an_upgrade_of_the_state_file(tree: SampleTre
         ("scratch-cleanup", 5, None),
     ]
     assert isinstance(events[-1], DiskCheck)
+
+
+def test_without_the_database_nothing_is_judged_by_a_limit_that_may_be_another(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(limits={"My blog": 1000})
+    tree.workstream("blog", "My blog", {"work/f": 5000})
+    assert told(checked(tree, config)[1]) == {"blog": Level.CRITICAL}
+    content = tree.database.read_bytes()
+    for damage in (lambda: tree.database.write_bytes(b"no database" * 100), tree.database.unlink):
+        damage()
+        result, events = checked(tree, config)
+        assert told(events) == {}
+        assert (result.summary.level, result.summary.complete) == (Level.UNKNOWN, False)
+    tree.database.write_bytes(content)
+    assert told(checked(tree, config)[1]) == {"blog": Level.CRITICAL}
+
+
+@pytest.mark.parametrize("name", ["total", "filesystem", "inodes"])
+def test_a_workstream_called_as_a_scope_of_another_kind_has_a_scope_of_its_own(
+    tree: SampleTree, configured: Callable[..., Path], name: str
+) -> None:
+    config = configured(limits={name: 1000}, repeat_interval="1d")
+    tree.workstream(name, "A", {"work/f": 5000})
+    assert told(checked(tree, config)[1]) == {f"workstream:{name}": Level.CRITICAL}
+    assert told(checked(tree, config)[1]) == {}
+    (tree.workstreams / name / "work" / "f").unlink()
+    assert told(checked(tree, config)[1]) == {f"workstream:{name}": Level.OK}
+
+
+def test_a_check_that_was_overtaken_by_a_later_one_changes_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0, repeat_interval="1d")
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    assert told(checked(tree, config, now=tree.now + 10 * SECOND)[1]) == {"session:big": Level.CRITICAL}
+    slow, events = checked(tree, config, now=tree.now, ended=tree.now + 20 * SECOND)
+    assert told(events) == {}
+    assert slow.summary.level is Level.CRITICAL
+    assert transitions(tree) == [("session:big", Level.OK, Level.CRITICAL)]
+
+
+def test_a_time_of_last_run_in_the_future_stops_no_check(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0)
+    checked(tree, config, now=tree.now + 1000 * HOUR)
+    tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    assert told(checked(tree, config)[1]) == {"session:big": Level.CRITICAL}
+
+
+@needs_setpriv
+def test_what_cannot_be_read_elsewhere_hinders_no_recovery(run: RunCommand, tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(session_mb=1.0)
+    tree.workstream("closed", "Closed", {"work/f": 1})
+    big = tree.session("big", files={"f": 3 * MIB}, age_days=1)
+    (tree.workstreams / "closed" / "work").chmod(0)
+    arguments = ("disk-check", "--base-path", tree.root, "--config", config)
+    assert run(*arguments, prefix=WITHOUT_FILE_POWERS).of_type("disk_pressure")[0]["level"] == "critical"
+    shutil.rmtree(big)
+    done = run(*arguments, prefix=WITHOUT_FILE_POWERS)
+    assert [(event["scope"], event["level"]) for event in done.of_type("disk_pressure")] == [("session:big", "ok")]
+    assert done.code == 1
+
+
+def test_a_run_without_the_usual_relay_changes_no_level(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 5000})
+    config = tmp_path / "relay.toml"
+    tables = {"state_dir": str(tmp_path / "state"), "relay": {"url": "http://127.0.0.1:1/", "deadline_secs": 0.2}}
+    config.write_text(tomli_w.dumps({"maintenance": {**tables, "pressure": {"repeat_interval": "1d", "limits": {"blog": 1000}}}}))
+    arguments = ("disk-check", "--base-path", tree.root, "--config", config)
+    counts = [
+        len(run(*arguments, *extra).of_type("disk_pressure")) for extra in ((), ("--no-relay",), ("--relay-url", "http://127.0.0.1:2/"))
+    ]
+    assert counts == [1, 0, 0]
+    (tree.workstreams / "blog" / "work" / "f").unlink()
+    counts = [len(run(*arguments, *extra).of_type("disk_pressure")) for extra in (("--no-relay",), (), ())]
+    assert counts == [1, 1, 0]
+
+
+@pytest.mark.parametrize("command", ["disk-check", "scratch-cleanup"])
+def test_a_root_whose_path_is_no_utf_8_is_like_any_other(run: RunCommand, tmp_path: Path, command: str) -> None:
+    odd = SampleTree(tmp_path / "caf\udce9", 0)
+    for _ in range(2):
+        done = run(command, "--base-path", odd.root, STATE_DIRECTORY=str(tmp_path / "state"))
+        assert (done.code, done.stderr) == (0, "")
+
+
+@needs_namespaces
+def test_sizes_past_all_integers_are_cut_and_break_nothing(
+    run: RunCommand, tree: SampleTree, tmp_path: Path, configured: Callable[..., Path]
+) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+    script = (
+        f"mount -t tmpfs -o mode=755 tmpfs {place} && cp -a {tree.root} {place}/ && cd {place}/arawn/workstreams/scratch/sessions && "
+        "for s in a b c; do mkdir $s && truncate -s 9223372036854771712 $s/f && touch -d @0 $s/f $s; done"
+    )
+    root = place / "arawn"
+    arguments = ("--base-path", str(root), "--config", str(configured()), "--format", "json")
+    both = f"{script} && {COMMAND} disk-check {shlex.join(arguments)} && {COMMAND} scratch-cleanup {shlex.join(arguments)}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", both],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "STATE_DIRECTORY": str(tmp_path / "state")},
+    )
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1]["sessions_cleaned"] == 3
+    sizes = [event["usage_bytes"] for event in events if event["type"] == "disk_pressure"]
+    assert max(sizes) == 2**63 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.addresses import parse
-from arawn_cli.credentials import Token, token_for
+from arawn_cli.credentials import Secrets, Token, token_for
 from arawn_cli.errors import ConfigurationError
 
 SECURE = parse("https://relay.example/pub")
@@ -89,4 +89,17 @@ def test_a_token_and_a_password_exclude_each_other() -> None:
 
 def test_a_token_has_no_representation() -> None:
     assert "abc" not in f"{Token('abc')} {Token('abc')!r}"
-    assert Token("abc").removed_from("bad token abc!") == "bad token ***!"
+    assert "abc" not in repr(Secrets.of(parse("https://relay.example/"), Token("abc")))
+
+
+@pytest.mark.parametrize("kind", ["directory", "dangling link", "closed folder"])
+def test_a_credential_that_is_there_and_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
+    credential = tmp_path / "relay-token"
+    if kind == "directory":
+        credential.mkdir()
+    elif kind == "dangling link":
+        credential.symlink_to(tmp_path / "nowhere")
+    else:
+        credential.symlink_to(credential)
+    with pytest.raises(ConfigurationError, match="token file"):
+        found(CREDENTIALS_DIRECTORY=str(tmp_path), ARAWN_RELAY_TOKEN="another")

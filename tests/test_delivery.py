@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from arawn_cli.bounded import within
+from arawn_cli.bounded import OverdueError, Worker
 from arawn_cli.courier import Courier, Pace
-from arawn_cli.delivery import REFUSED_TRIES, Delivery, Terms
+from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.drain import REFUSED_TRIES, REMOVED_TOGETHER
 from arawn_cli.events import DiskPressure, Event, Level
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
-from arawn_cli.state import State, StateUnavailableError, exclusive
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError, exclusive
 
 
 @dataclass
@@ -82,7 +87,7 @@ def ids(*numbers: int) -> list[str]:
 
 
 def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30) -> Delivery:
-    return Delivery(relay, State(directory, lambda: 0), Terms(("disk_pressure",), limit, 5, deadline), relay.clock.pace())
+    return Delivery(relay, Outbox(State(directory, lambda: 0), limit), Terms(("disk_pressure",), 5, deadline), relay.clock.pace())
 
 
 def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> Delivery:
@@ -91,7 +96,7 @@ def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> D
     for number in numbers:
         run.emit(pressure(number))
     run.finish()
-    run.state.close()
+    run.outbox.state.close()
     return run
 
 
@@ -202,7 +207,7 @@ def test_a_refused_event_blocks_none_behind_it_and_is_asked_about_again(
     assert relay.arrived == ids(1, 3)
     assert waiting(tmp_path) == ids(2)
     assert "refuses event event-2 (disk_pressure scope-2 warning): 413 too large" in caplog.text
-    assert "1 events wait in the outbox, 1 of them refused" in caplog.text
+    assert "1 event waits in the outbox, 1 of them refused by the relay: 413 too large; the first is event-2" in caplog.text
     relay.answer = refuse()
     deliver(tmp_path, relay, 4)
     assert relay.arrived == ids(1, 3, 2, 4)
@@ -211,7 +216,8 @@ def test_a_refused_event_blocks_none_behind_it_and_is_asked_about_again(
 def test_the_same_refusal_of_many_events_is_told_once(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
     relay.answer = refuse(*range(9), answer="401 bad token")
     deliver(tmp_path, relay, *range(9))
-    assert caplog.text.count("401 bad token") == 1
+    assert caplog.text.count("the relay refuses event") == 1
+    assert "9 events wait in the outbox, 9 of them refused by the relay: 401 bad token" in caplog.text
 
 
 def test_old_refusals_cost_a_run_no_more_than_some_requests(tmp_path: Path, relay: Relay) -> None:
@@ -302,7 +308,7 @@ def test_an_attempt_that_never_ends_is_left_behind_at_the_deadline(tmp_path: Pat
     run = delivery(tmp_path, relay, deadline=0.2)
     run.emit(pressure(1))
     assert run.finish().lost == 0
-    assert "held on past the deadline" in caplog.text
+    assert "held on for more than 0.2 s; it may have the event or not" in caplog.text
     release.set()
 
 
@@ -310,8 +316,148 @@ def test_what_work_in_bounded_time_raises_is_raised() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
+    worker: Worker[None] = Worker()
     with pytest.raises(ZeroDivisionError):
-        within(5, fail)
+        worker.run(fail, 5, lambda: False)
+    worker.close()
+
+
+def test_work_that_a_signal_interrupts_is_left_behind_soon() -> None:
+    release = threading.Event()
+    worker: Worker[bool] = Worker()
+    began = time.monotonic()
+    with pytest.raises(OverdueError):
+        worker.run(lambda: release.wait(30), 30, lambda: True)
+    assert time.monotonic() - began < 5
+    release.set()
+
+
+def test_a_client_that_fails_in_an_unforeseen_way_blocks_and_loses_nothing(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_parcels: Sequence[Parcel]) -> Answer:
+        raise RecursionError
+
+    relay.answer = fail
+    assert deliver(tmp_path, relay, 1).tally.lost == 0
+    assert waiting(tmp_path) == ids(1)
+    assert "the answer of the relay cannot be understood: RecursionError" in caplog.text
+
+
+def storing_only(monkeypatch: pytest.MonkeyPatch, *allowed: int) -> None:
+    """The state takes so many of the next events: True for one that it takes."""
+    real, calls = Outbox.add, iter(allowed)
+
+    def add(self: Outbox, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
+        if not next(calls, 1):
+            raise StateUnavailableError("disk is full")
+        return real(self, parcel, answer)
+
+    monkeypatch.setattr(Outbox, "add", add)
+
+
+def test_once_an_event_is_not_stored_the_later_ones_stay_behind_it(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    storing_only(monkeypatch, 1, 0, 1, 1)
+    run = deliver(tmp_path, relay, 1, 2, 3, 4)
+    assert relay.arrived == ids(1, 2, 3, 4)
+    assert run.tally.lost == 0
+    assert waiting(tmp_path) == []
+
+
+def test_what_was_not_stored_and_not_delivered_is_stored_at_the_end_in_order(
+    tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    storing_only(monkeypatch, 1, 0, 1, 1)
+    assert deliver(tmp_path, relay, 1, 2, 3).tally.lost == 0
+    assert waiting(tmp_path) == ids(1, 2, 3)
+    relay.answer = lambda _parcels: Delivered()
+    deliver(tmp_path, relay, 4)
+    assert relay.arrived == ids(1, 2, 3, 4)
+
+
+def test_a_busy_state_is_waited_for_once(tmp_path: Path, relay: Relay) -> None:
+    deliver(tmp_path, relay, 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        run = deliver(tmp_path, relay, *range(1, 11))
+        assert time.monotonic() - began < 10, "ten events, and two seconds for one"
+    assert relay.arrived == ids(*range(11))
+    assert run.tally.lost == 0
+
+
+def test_a_live_relay_gets_more_events_than_the_outbox_keeps(tmp_path: Path, relay: Relay) -> None:
+    run = deliver(tmp_path, relay, 1, 2, limit=1)
+    assert relay.arrived == ids(1, 2)
+    assert (run.tally.dropped, run.tally.lost) == (0, 0)
+
+
+def test_a_drop_of_this_run_is_a_loss_and_one_of_an_earlier_run_is_not(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    assert deliver(tmp_path, relay, 1, 2, limit=2).tally.lost == 0
+    run = deliver(tmp_path, relay, 3, 4, limit=2)
+    assert waiting(tmp_path) == ids(3, 4)
+    assert (run.tally.dropped, run.tally.lost) == (2, 0)
+    assert "2 events were dropped: the outbox is full (outbox_max_events = 2)" in caplog.text
+    assert deliver(tmp_path, relay, 5, 6, 7, limit=2).tally.lost == 1
+
+
+def test_after_a_mended_token_everything_arrives_in_order_in_one_run(tmp_path: Path, relay: Relay) -> None:
+    count = REFUSED_TRIES + 50
+    relay.answer = refuse(*range(count), answer="401 bad token")
+    deliver(tmp_path, relay, *range(count), limit=1000)
+    relay.answer = refuse()
+    deliver(tmp_path, relay, count, limit=1000)
+    assert relay.arrived == ids(*range(count + 1))
+
+
+def test_a_backlog_goes_to_the_relay_that_it_was_for(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    deliver(tmp_path, relay, 1)
+    other = Relay(Clock())
+    run = Delivery(other, Outbox(State(tmp_path, lambda: 0), 100, target="another"), Terms(("disk_pressure",), 5, 30), other.clock.pace())
+    run.emit(pressure(2))
+    run.finish()
+    run.outbox.state.close()
+    assert other.arrived == ids(2)
+    assert waiting(tmp_path) == ids(1)
+
+
+def test_a_signal_in_a_drain_keeps_the_rest_and_says_so(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(parcels: Sequence[Parcel]) -> Answer:
+        relay.clock.stopping = parcels[0].event_id == "event-2"
+        return Delivered()
+
+    relay.answer = answer
+    assert deliver(tmp_path, relay, 1, 2, 3, 4).tally.lost == 0
+    assert waiting(tmp_path) == ids(3, 4)
+    assert "2 events wait in the outbox: interrupted" in caplog.text
+
+
+def test_of_a_long_queue_a_killed_run_repeats_few(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    deliver(tmp_path, relay, *range(250), limit=1000)
+    most = 0
+
+    def answer(parcels: Sequence[Parcel]) -> Answer:
+        nonlocal most
+        most = max(most, len(set(relay.arrived) & set(waiting(tmp_path))))
+        return Delivered()
+
+    relay.answer = answer
+    deliver(tmp_path, relay, 250, limit=1000)
+    assert 0 < most < REMOVED_TOGETHER <= 20
+
+
+def test_tries_in_vain_are_counted(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    for _ in range(3):
+        run = deliver(tmp_path, relay, *([1] if not (tmp_path / "state.db").exists() else []))
+    assert [event.attempts for event in run.outbox.next(0, 10)] == [3]
+    run.outbox.state.close()
 
 
 @pytest.fixture(autouse=True)

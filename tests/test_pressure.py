@@ -114,11 +114,11 @@ def test_a_scope_that_disappears_recovers_under_its_name() -> None:
     gone = Remembered(at(CRITICAL), usage(9000, scope="session:x"))
     quiet = Remembered(Alert(OK, warnings=1), usage(1500, scope="session:y"))
     before = {"session:x": gone, "session:y": quiet}
-    verdicts = judge_all([usage(5)], before, Rules(), 0, all_seen=True)
+    verdicts = judge_all([usage(5)], before, Rules(), 0, gone=set(before))
     told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
     assert told == [("session:x", OK, 0, LIMIT)]
     assert all(verdict.alert == QUIET for verdict in verdicts)
-    assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, all_seen=False)] == ["total"]
+    assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, gone=set())] == ["total"]
 
 
 def test_the_next_limit_is_the_one_that_is_not_passed() -> None:

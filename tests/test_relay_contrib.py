@@ -7,8 +7,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 import urllib3
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.relay_fixtures import MODULES, Nchan, build, needs_nchan, received
 
@@ -44,6 +47,8 @@ def test_events_reach_subscribers_and_the_terminal_client_and_strangers_are_kept
         assert urllib3.request("POST", relay.url("/pub/arawn"), body="x").status == 401
         assert urllib3.request("POST", relay.url("/pub/arawn"), body="x", headers={"Authorization": "Bearer T0KEN"}).status == 401
         assert urllib3.request("DELETE", relay.url("/pub/arawn"), headers=token).status == 403
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(relay.url("/ws", "ws"), proxy=None, origin=Origin("https://evil.example"))
         with connect(relay.url("/ws", "ws"), proxy=None) as client:
             client.send('{"type":"ping"}')
             assert json.loads(client.recv(timeout=10)) == {"type": "pong"}

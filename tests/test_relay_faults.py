@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
+import os
 import random
+import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli import addresses
 from arawn_cli.courier import Pace
 from arawn_cli.credentials import Token
-from arawn_cli.delivery import Delivery, Tally, Terms
+from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.drain import Tally
+from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import to_json
+from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Delivered, Parcel, Refused, Undelivered
 from arawn_cli.sinks.relay import HttpRelay
 from arawn_cli.sinks.websocket import WebSocketRelay
@@ -48,7 +55,7 @@ class Runs:
         relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, TOKEN, None, time.time)
         pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
         state = State(self.directory, time.time_ns)
-        delivery = Delivery(relay, state, Terms(("disk_pressure",), 1000, timeout, deadline), pace)
+        delivery = Delivery(relay, Outbox(state, 1000), Terms(("disk_pressure",), timeout, deadline), pace)
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)
             self.raised.append(to_json(event))
@@ -258,3 +265,90 @@ def test_how_a_connection_closes_tells_what_became_of_the_events() -> None:
         assert isinstance(answer, Refused)
         assert answer.answer.startswith("close 1009")
         assert isinstance(spoken(url, b"one", token=Token("cut")), Undelivered)
+
+
+def test_a_token_that_is_turned_down_by_closing_refuses_no_event() -> None:
+    def talk(connection: ServerConnection) -> None:
+        connection.recv(timeout=5)
+        connection.close(1008, "bad token")
+
+    with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
+        answer = spoken(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws", b"one")
+    assert answer == Undelivered("the relay does not accept the token: close 1008 bad token", hopeless=True)
+
+
+def test_a_server_that_talks_without_end_neither_fills_memory_nor_stops_delivery() -> None:
+    def talk(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                connection.send("x" * 60_000)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
+        relay = WebSocketRelay(addresses.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
+        assert [relay.attempt([ONE], 5) for _ in range(5)] == [Delivered()] * 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 12_000
+
+
+@contextmanager
+def running(serve_forever: Callable[[], None], shutdown: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        shutdown()
+        thread.join()
+
+
+@contextmanager
+def answering(*chunks: bytes, pause: float = 0.0) -> Iterator[int]:
+    """A server that takes one connection, answers a request with some bytes, and hangs up; its port."""
+    ended = threading.Event()
+
+    def talk() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            for chunk in chunks:
+                connection.sendall(chunk)
+                if ended.wait(pause):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_status_counts_however_slowly_its_body_comes() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with answering(head, *[b"1\r\nx\r\n"] * 100, pause=0.1) as port:
+        relay = HttpRelay(addresses.parse(f"http://127.0.0.1:{port}/"), None, None, time.time)
+        began = time.monotonic()
+        assert relay.attempt([ONE], 0.5) == Delivered()
+        assert time.monotonic() - began < 3
+        relay.close()
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_again(scheme: str) -> None:
+    with answering() as port:
+        address = addresses.parse(f"{scheme}://127.0.0.1:{port}/")
+        relay = HttpRelay(address, None, None, time.time) if scheme == "https" else WebSocketRelay(address, None, None, "")
+        answer = relay.attempt([ONE], 2)
+        relay.close()
+    assert isinstance(answer, Undelivered)
+    assert not answer.hopeless
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_authorities_that_are_no_file_are_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "ca"
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        HttpRelay(addresses.parse("https://127.0.0.1/"), None, path, time.time)

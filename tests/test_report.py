@@ -75,7 +75,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         older_than_days=7,
         level=Level.WARNING,
         total=standing(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
-        workstreams=(WorkstreamStanding(blog, 30 * MB, 90 * MB, 10 * MB),),
+        workstreams=(WorkstreamStanding("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
         space=standing(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),
         inodes=None,
         filesystem=Filesystem(
@@ -379,6 +379,18 @@ def test_what_cannot_be_read_is_told_with_exit_1(run: RunCommand, tree: SampleTr
     assert done.code == 1
     assert "Incomplete: 1 part could not be read" in done.stdout
     assert "at least" in done.stdout
+
+
+def test_a_limit_that_nobody_knows_is_told_so_with_exit_1(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "titled.toml").write_text("[maintenance.pressure.limits]\n'My blog' = 5\n")
+    tree.workstream("blog", "My blog", {"work/f": 10})
+    tree.workstream("total", "Total", {"work/f": 20})
+    for path in tree.root.glob("workstreams.db*"):
+        path.write_text("no database" * 100)
+    for form in ((), ("--html", "-")):
+        done = run("report", "--base-path", tree.root, "--config", tmp_path / "titled.toml", *form, COLUMNS="140")
+        assert done.code == 1, done.stderr
+        assert done.stdout.count("limit not known") >= 2
 
 
 def test_a_state_that_cannot_be_read_is_told_with_exit_1(run: RunCommand, tree: SampleTree, config: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.outbox import Outbox, put
+from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Parcel
 from arawn_cli.schema import MIGRATIONS
-from arawn_cli.state import FILE, State, StateUnavailableError, exclusive
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE, StateUnavailableError, exclusive
+from tests.conftest import needs_root
 
 NOW = 1_700_000_000
 
@@ -129,7 +132,7 @@ def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     connection.close()
-    with pytest.raises(StateUnavailableError, match="newer than this program"):
+    with pytest.raises(StateUnavailableError, match="of a newer version"):
         opened(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
@@ -137,7 +140,7 @@ def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     state = opened(tmp_path)
     with contextlib.suppress(ZeroDivisionError), state.transaction() as connection:
-        put(connection, parcel(1), 10)
+        Outbox(state, 10).put(connection, parcel(1))
         raise ZeroDivisionError
     state.close()
     assert stored(tmp_path) == []
@@ -171,16 +174,101 @@ def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
 def test_a_full_outbox_drops_what_matters_least(tmp_path: Path, order: list[tuple[str, str]], kept: list[int]) -> None:
     state = opened(tmp_path)
     outbox = Outbox(state, 3)
-    dropped = [old.event_id for number, (scope, level) in enumerate(order) for old in outbox.add(parcel(number, scope, level))]
+    for number, (scope, level) in enumerate(order):
+        assert outbox.add(parcel(number, scope, level)) == []
+    dropped = [old.event_id for old in outbox.trim()]
     state.close()
     assert stored(tmp_path) == [f"event-{number}" for number in kept]
     assert dropped == [f"event-{number}" for number in range(4) if number not in kept]
 
 
-def test_a_smaller_limit_applies_at_once(tmp_path: Path) -> None:
+def test_a_run_may_go_to_twice_the_limit_and_no_further(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    dropped = [len(Outbox(state, 3).add(parcel(number))) for number in range(9)]
+    assert dropped == [0] * 6 + [1] * 3
+    assert len(Outbox(state, 3).trim()) == 3
+    state.close()
+    assert stored(tmp_path) == ["event-6", "event-7", "event-8"]
+
+
+def test_a_smaller_limit_applies_at_the_end_of_a_run(tmp_path: Path) -> None:
     state = opened(tmp_path)
     for number in range(9):
         Outbox(state, 9).add(parcel(number))
-    assert len(Outbox(state, 2).add(parcel(9))) == 8
+    Outbox(state, 9).add(parcel(9))
+    assert len(Outbox(state, 2).trim()) == 8
     state.close()
     assert stored(tmp_path) == ["event-8", "event-9"]
+
+
+def test_a_level_that_another_root_or_relay_has_waiting_is_no_repeat(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    for number, (target, root) in enumerate((("", "a"), ("", "b"), ("x", "a"), ("", "a"))):
+        Outbox(state, 10, target, root).add(parcel(number, "total", "warning"))
+    with state.reading() as connection:
+        worth = [row[0] for row in connection.execute("SELECT worth FROM outbox ORDER BY sequence")]
+    state.close()
+    assert worth == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "breaking",
+    ["DROP TABLE outbox", "DROP TABLE samples", "PRAGMA user_version = 0", "PRAGMA user_version = -3", "PRAGMA user_version = 1"],
+)
+def test_tables_that_do_not_fit_their_version_are_damage(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
+    state = opened(tmp_path)
+    Outbox(state, 10).add(parcel(1))
+    state.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute(breaking)
+    assert stored(tmp_path) == ([] if "outbox" in breaking else ["event-1"])
+    assert ("others that waited may be lost" in caplog.text) is ("outbox" in breaking)
+
+
+def test_damage_that_shows_late_is_set_aside_and_what_waits_is_carried_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two thousand old samples are overwritten: nothing looks at them before they are read."""
+    state = opened(tmp_path)
+    with state.transaction() as connection:
+        connection.execute("INSERT INTO scopes VALUES (1, '/r', 'total')")
+        connection.executemany("INSERT INTO samples VALUES (?, 1, 5)", [(hour,) for hour in range(2000)])
+    Outbox(state, 10).add(parcel(1))
+    with state.reading() as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'samples'").fetchone()
+    state.close()
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    state = opened(tmp_path)
+    with pytest.raises(StateUnavailableError), state.transaction() as connection:
+        connection.execute("DELETE FROM samples")
+    assert "1 waiting events carried over" in caplog.text
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM samples")
+    state.close()
+    assert stored(tmp_path) == ["event-1"]
+
+
+@needs_root
+def test_what_belongs_to_others_or_is_open_to_them_is_not_used(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    opened(directory).close()
+    for path in (directory / FILE, directory):
+        os.chown(path, 65534, 65534)
+        with pytest.raises(StateUnavailableError, match="belongs to another account"):
+            opened(directory)
+        os.chown(path, 0, 0)
+    directory.chmod(0o777)
+    with pytest.raises(StateUnavailableError, match="chmod go-w"):
+        opened(directory)
+
+
+def test_of_one_process_no_descriptor_but_the_database_itself_is_closed_on_an_open_file(tmp_path: Path) -> None:
+    """Closing one drops the locks of the process: POSIX locks of the open file must still be there after all other uses."""
+    state = opened(tmp_path)
+    Outbox(state, 10).add(parcel(1))
+    state.select("SELECT 1 FROM outbox", ())
+    state.settle()
+    inode = (tmp_path / FILE).stat().st_ino
+    locks = Path("/proc/locks").read_text()
+    assert re.search(rf"POSIX .* READ {os.getpid()} \S+:{inode} ", locks)
+    state.close()

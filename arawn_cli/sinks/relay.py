@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib3.exceptions import TimeoutError as AnyTimeoutError
 
 from arawn_cli import __version__
 from arawn_cli.addresses import Address
-from arawn_cli.credentials import Token
+from arawn_cli.credentials import Secrets, Token
 from arawn_cli.parcels import Answer, Parcel, Undelivered
 from arawn_cli.sinks import tls
 from arawn_cli.sinks.answers import judge
@@ -39,7 +40,7 @@ class HttpRelay:
 
     def __init__(self, address: Address, token: Token | None, ca_file: Path | None, clock: Callable[[], float]) -> None:
         self._address = address
-        self._token = token
+        self._secrets = Secrets.of(address, token)
         self._ca_file = ca_file
         self._clock = clock
         self._common = {
@@ -60,6 +61,7 @@ class HttpRelay:
     def attempt(self, parcels: Sequence[Parcel], timeout: float) -> Answer:
         """Posts the one event; an answer that does not come in time leaves open whether the relay has it."""
         (parcel,) = parcels
+        until = time.monotonic() + timeout
         try:
             response = self._pool.urlopen(
                 "POST",
@@ -73,7 +75,7 @@ class HttpRelay:
             )
         except HTTPError as error:
             return self._failure(error, timeout)
-        return self._judged(response)
+        return self._judged(response, until)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -89,20 +91,11 @@ class HttpRelay:
             "Idempotency-Key": parcel.event_id,
         }
 
-    def _judged(self, response: urllib3.BaseHTTPResponse) -> Answer:
-        try:
-            body = response.read(_ANSWER_BYTES)
-            if response.read(1):
-                response.close()
-        except HTTPError:
-            # The status has come, and it alone tells what became of the event.
-            body = b""
-            response.close()
-        finally:
-            response.release_conn()
+    def _judged(self, response: urllib3.BaseHTTPResponse, until: float) -> Answer:
+        body = _start_of(response, until)
         if response.status == 400 and _PLAIN_ON_TLS in body:
             return Undelivered(_speaks_tls(self._address), hopeless=True)
-        return judge(response.status, body, response.headers.get("Retry-After"), self._clock(), self._token)
+        return judge(response.status, body, response.headers.get("Retry-After"), self._clock(), self._secrets)
 
     def _failure(self, error: HTTPError, timeout: float) -> Undelivered:
         untrusted = tls.sentence(error, self._address, self._ca_file)
@@ -117,10 +110,26 @@ class HttpRelay:
         if isinstance(error, NewConnectionError):
             return f"{host} port {port} takes no connection: {_kernel_words(error)}"
         if isinstance(error, ConnectTimeoutError):
-            return f"{host} port {port} was not reached within {timeout:g} s"
+            return f"{host} port {port} was not reached within {timeout:.1f} s"
         if isinstance(error, AnyTimeoutError):
-            return f"{host} port {port} did not answer within {timeout:g} s; it may have the event or not"
+            return f"{host} port {port} did not answer within {timeout:.1f} s; it may have the event or not"
         return f"{host} port {port} closed the connection: {_kernel_words(error)}"
+
+
+def _start_of(response: urllib3.BaseHTTPResponse, until: float) -> bytes:
+    """The body as far as it comes in time, and is of use: the status has come, and it tells what became of the event."""
+    body = b""
+    try:
+        while len(body) <= _ANSWER_BYTES and time.monotonic() < until:
+            more = response.read1(_ANSWER_BYTES)
+            if not more:
+                response.release_conn()
+                return body
+            body += more
+    except HTTPError:
+        pass  # as for a body that is too long: what has come is enough, and the connection is of no more use
+    response.close()
+    return body[:_ANSWER_BYTES]
 
 
 def authorization(address: Address, token: Token | None) -> Mapping[str, str]:

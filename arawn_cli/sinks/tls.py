@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+import stat
 from pathlib import Path
 
 from arawn_cli.addresses import Address
@@ -11,6 +14,9 @@ from arawn_cli.errors import ConfigurationError
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
 _NOT_YET_VALID = 9
 _EXPIRED = 10
+# A bundle of all authorities of a system is about 200 kB.
+_LARGEST_BYTES = 16 * 1024 * 1024
+
 _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21, 24})
 _WRONG_NAME = frozenset({62, 64})
 
@@ -24,12 +30,29 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         ConfigurationError: the file cannot be read or holds no certificate.
     """
+    # Not create_default_context: it would write the keys of the connection to $SSLKEYLOGFILE.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is None:
+        context.load_default_certs()
+        return context
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError as error:
+        context.load_verify_locations(cadata=_read(ca_file))
+    except (ssl.SSLError, ValueError) as error:
         raise ConfigurationError(f"maintenance.relay.ca_file: {ca_file} holds no certificate in PEM form") from error
     except OSError as error:
         raise ConfigurationError(f"maintenance.relay.ca_file: cannot read {ca_file}: {error.strerror}") from error
+    return context
+
+
+def _read(ca_file: Path) -> str:
+    """The file's text; one that is no regular file is not waited for."""
+    descriptor = os.open(ca_file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        return os.read(descriptor, _LARGEST_BYTES).decode("ascii")
+    finally:
+        os.close(descriptor)
 
 
 def sentence(error: BaseException, address: Address, ca_file: Path | None) -> str | None:
@@ -68,7 +91,8 @@ def _ssl_error(error: BaseException) -> ssl.SSLError | None:
         if not isinstance(candidate, BaseException) or id(candidate) in seen:
             continue
         if isinstance(candidate, ssl.SSLError):
-            return candidate
+            # An end in mid-handshake is a connection that broke, and may hold the next time.
+            return None if isinstance(candidate, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) else candidate
         seen.add(id(candidate))
         queue += [*candidate.args, getattr(candidate, "reason", None), candidate.__cause__, candidate.__context__]
     return None

@@ -6,17 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from ssl import SSLContext
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.frames import DATA_OPCODES, Frame
 from websockets.http11 import USER_AGENT as LIBRARY_AGENT
 from websockets.http11 import Response
+from websockets.protocol import Event
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from arawn_cli.addresses import Address
-from arawn_cli.credentials import Token
+from arawn_cli.credentials import Secrets, Token
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
 from arawn_cli.sinks import tls
 from arawn_cli.sinks.answers import judge, shown
@@ -26,6 +29,7 @@ _NORMAL = 1000
 # Close codes with which a server turns down what it was sent: its kind, its text, by its policy, its size (RFC 6455, 7.4.1).
 _TURNED_DOWN = frozenset({1003, 1007, 1008, 1009})
 _ANSWER_BYTES = 65_536
+_QUEUE = 16
 
 # The library logs requests with all their headers, and so the token, for who turns its debugging on.
 _silent = logging.getLogger("arawn_cli.websocket-library")
@@ -45,8 +49,19 @@ class _RejectedError(Exception):
     """The server's answer to the token is no."""
 
 
-class _Unfollowing(ClientConnection):
-    """A connection whose handshake is not repeated elsewhere: the library would follow redirects."""
+class _Connection(ClientConnection):
+    """A connection whose handshake is not repeated elsewhere, where the library would follow redirects.
+
+    Once `heedless`, it passes over what the server sends: a subscriber's messages, or a flood of them, must
+    neither fill the memory nor stand in the way of the closing handshake.
+    """
+
+    heedless = False
+
+    def process_event(self, event: Event) -> None:
+        """As the library's, without the frames that nobody reads."""
+        if not (self.heedless and isinstance(event, Frame) and event.opcode in DATA_OPCODES):
+            super().process_event(event)
 
     def handshake(
         self, additional_headers: object = None, user_agent_header: str | None = LIBRARY_AGENT, timeout: float | None = None
@@ -70,6 +85,7 @@ class WebSocketRelay:
     def __init__(self, address: Address, token: Token | None, ca_file: Path | None, origin: str) -> None:
         self._address = address
         self._token = token
+        self._secrets = Secrets.of(address, token)
         self._ca_file = ca_file
         self._origin = Origin(origin) if origin else None
         self._context: SSLContext | None = tls.context_for(ca_file) if address.is_secure else None
@@ -78,21 +94,27 @@ class WebSocketRelay:
         """Sends each event as one frame; unless the connection closes cleanly, nobody knows which of them arrived."""
         until = time.monotonic() + timeout
         connection: ClientConnection | None = None
+        authenticated = self._token is None
         try:
             with self._connect(timeout) as connection:
                 if self._token is not None:
                     _authenticate(connection, self._token, until)
+                authenticated = True
+                _pass_over(connection)
                 for parcel in parcels:
                     connection.send(parcel.body.decode("ascii"))
                 connection.close()
                 connection.wait_closed(max(until - time.monotonic(), 0.0))
         except _RejectedError as error:
-            return Undelivered(f"the relay does not accept the token: {shown(str(error).encode(), self._token)}", hopeless=True)
+            return Undelivered(
+                f"the relay does not accept the token: {shown(str(error).encode('utf-8', 'backslashreplace'), self._secrets)}",
+                hopeless=True,
+            )
         except ConnectionClosed:
             pass  # how it closed is judged below, as for a close that nothing interrupted
         except (_TurnedError, WebSocketException, OSError) as error:
             return self._failure(error, timeout)
-        return self._closing(connection)
+        return self._closing(connection, authenticated=authenticated)
 
     def close(self) -> None:
         """Nothing is kept open between two batches."""
@@ -110,17 +132,19 @@ class WebSocketRelay:
             close_timeout=timeout,
             ping_interval=None,
             max_size=_ANSWER_BYTES,
-            max_queue=None,
+            max_queue=_QUEUE,
             logger=_silent,
-            create_connection=_Unfollowing,
+            create_connection=_Connection,
         )
 
-    def _closing(self, connection: ClientConnection | None) -> Answer:
+    def _closing(self, connection: ClientConnection | None, *, authenticated: bool) -> Answer:
         if connection is None:
             return Undelivered(f"{self._where} closed the connection")
-        code, reason = connection.close_code, shown((connection.close_reason or "").encode(), self._token)
+        code, reason = connection.close_code, shown((connection.close_reason or "").encode(), self._secrets)
         if code == _NORMAL and not connection.protocol.close_rcvd_then_sent:
             return Delivered()
+        if code in _TURNED_DOWN and not authenticated:
+            return Undelivered(f"the relay does not accept the token: close {code} {reason}".rstrip(), hopeless=True)
         if code in _TURNED_DOWN:
             return Refused(f"close {code} {reason}".rstrip())
         return Undelivered(f"{self._where} closed the connection ({code}) before all was confirmed; it may have the events or not")
@@ -134,14 +158,16 @@ class WebSocketRelay:
         if isinstance(error, TimeoutError):
             return Undelivered(f"{self._where} did not answer within {timeout:g} s; it may have the events or not")
         if isinstance(error, InvalidHandshake):
-            return Undelivered(f"{self._where} is no WebSocket server: {shown(str(error).encode(), self._token)}")
+            return Undelivered(
+                f"{self._where} is no WebSocket server: {shown(str(error).encode('utf-8', 'backslashreplace'), self._secrets)}"
+            )
         words = error.strerror if isinstance(error, OSError) else None
         return Undelivered(f"{self._where} takes no connection: {words or type(error).__name__}")
 
     def _turned(self, response: Response) -> Undelivered:
         """A status instead of the upgrade concerns the relay, and no single event: all of them wait."""
         answer = judge(
-            response.status_code, bytes(response.body[:_ANSWER_BYTES]), response.headers.get("Retry-After"), time.time(), self._token
+            response.status_code, bytes(response.body[:_ANSWER_BYTES]), response.headers.get("Retry-After"), time.time(), self._secrets
         )
         if isinstance(answer, Undelivered):
             return answer
@@ -153,6 +179,15 @@ class WebSocketRelay:
         return f"{self._address.host} port {self._address.port}"
 
 
+def _pass_over(connection: ClientConnection) -> None:
+    """From here on nothing that the server sends is read; frames that wait already are let go, so that reading goes on."""
+    if isinstance(connection, _Connection):
+        connection.heedless = True
+    with suppress(TimeoutError):
+        while True:
+            connection.recv(timeout=0)
+
+
 def _authenticate(connection: ClientConnection, token: Token, until: float) -> None:
     """Says the token and waits for `auth_result`; what the server says of other things in between is passed over."""
     connection.send(json.dumps({"type": "auth", "token": token.value}))
@@ -160,7 +195,7 @@ def _authenticate(connection: ClientConnection, token: Token, until: float) -> N
         message = connection.recv(timeout=max(until - time.monotonic(), 0.0))
         try:
             answer = json.loads(message)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(answer, dict) and answer.get("type") == "auth_result":
             if answer.get("success") is not True:

@@ -1,0 +1,39 @@
+"""Events that can still be read in a damaged state file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+# The columns of every version; those that came later have defaults.
+_COLUMNS = ("event_id", "type", "time", "source", "scope", "level", "worth", "body")
+
+_Row = tuple[object, ...]
+
+
+def salvaged(path: Path) -> tuple[list[_Row], bool]:
+    """The rows of the outbox in their order, from its beginning as far as they can be read, and whether that is all."""
+    rows: list[_Row] = []
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            # Not through an index: the table itself may be whole where an index is not.
+            for row in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM outbox NOT INDEXED ORDER BY rowid"):  # noqa: S608
+                rows.append(row)
+    except sqlite3.Error:
+        return rows, False
+    return rows, True
+
+
+def carry_over(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
+    """Puts rows into a new outbox, and answers how many it took: one whose values do not fit their columns is none."""
+    carried = 0
+    marks = ", ".join("?" * len(_COLUMNS))
+    for row in rows:
+        try:
+            connection.execute(f"INSERT INTO outbox ({', '.join(_COLUMNS)}) VALUES ({marks})", row)  # noqa: S608
+            carried += 1
+        except sqlite3.IntegrityError:
+            continue
+    return carried

@@ -1,0 +1,79 @@
+"""Metrics in files for the textfile collector of Prometheus' node_exporter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from arawn_cli import disk_check, last_run, scratch_cleanup
+from arawn_cli.config import Config
+from arawn_cli.disk_check import Checked
+from arawn_cli.events import ScratchCleanup, ScratchSessionEvent
+from arawn_cli.metrics import Noted, check_metrics, cleanup_metrics
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
+
+log = logging.getLogger(__name__)
+
+CHECK_FILE = "arawn_disk_check.prom"
+CLEANUP_FILE = "arawn_scratch_cleanup.prom"
+
+
+def write_check(directory: Path, config: Config, state: State, checked: Checked) -> None:
+    """The file of a disk check, in place of the one before; a failure is only a warning."""
+    noted = _noted(state, disk_check.JOB, config)
+    _write(directory / CHECK_FILE, check_metrics(checked, config, noted))
+
+
+def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
+    """The file of a cleanup, as for a check; `sessions` are the events of all that it looked at."""
+    noted = _noted(state, scratch_cleanup.JOB, config)
+    _write(directory / CLEANUP_FILE, cleanup_metrics(summary, sessions, config, noted))
+
+
+def _noted(state: State, job: str, config: Config) -> Noted:
+    """What the state file tells; one that cannot be read leaves its metrics out."""
+    try:
+        run = last_run.noted(state, job, config.root.resolve())
+        ((waiting,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
+        return Noted(run, waiting if isinstance(waiting, int) else None)
+    except StateUnavailableError as error:
+        log.warning("%s: the metrics lack what it holds", error)
+        return Noted()
+
+
+def _write(path: Path, metrics: Sequence[Metric]) -> None:
+    """Puts metrics into a file, whole and readable by everyone."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(metrics))
+    try:
+        _replace(path, generate_latest(registry))
+    except OSError as error:
+        log.warning("cannot write the metrics %s: %s", path, error.strerror)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class _Collected(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
