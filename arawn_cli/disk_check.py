@@ -17,18 +17,7 @@ from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import (
-    FILESYSTEM,
-    TOTAL,
-    Rules,
-    Unit,
-    Verdict,
-    judge_all,
-    level_of,
-    reaches,
-    unjudged,
-    worst,
-)
+from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
 from arawn_cli.scopes import freed_in, rules_of

@@ -30,12 +30,6 @@ def limit_of(config: Config, row: WorkstreamRow) -> int:
     return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
 
 
-def rules_of(config: Config) -> Rules:
-    """How levels are raised, left and repeated, as configured."""
-    pressure = config.maintenance.pressure
-    return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
-
-
 def scope_of(workstream: str) -> str:
     """The scope of a workstream: its id, but for one that is called as a scope of another kind is."""
     return f"workstream:{workstream}" if workstream in (TOTAL, FILESYSTEM, INODES) else workstream
@@ -45,6 +39,12 @@ def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool
     """Whether the limit of a workstream is certain: without the database nobody knows which title has one of its own."""
     limits = config.maintenance.pressure.limits
     return rows_known or not limits or row.id in limits
+
+
+def rules_of(config: Config) -> Rules:
+    """How levels are raised, left and repeated, as configured."""
+    pressure = config.maintenance.pressure
+    return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
 def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:
