@@ -13,12 +13,13 @@ from arawn_cli.events import Filesystem, Level
 from arawn_cli.forecast import WINDOW_HOURS, Sample
 from arawn_cli.inspection import Inspection, inspect
 from arawn_cli.instants import DAY
+from arawn_cli.inventory import WorkstreamTree
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import Decision, Reason, Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
-from arawn_cli.scopes import freed_in, rules_of, size_in, usage_of
+from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import brake_of
@@ -59,8 +60,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamStanding:
-    """A workstream, with its bytes by area in the configured measure."""
+    """A workstream, with its bytes by area in the configured measure.
 
+    Where nobody knows its limit, the level is unknown, and the limits are zero.
+    """
+
+    id: str
     standing: Standing
     production: int
     work: int
@@ -165,7 +170,7 @@ def gather(config: Config, surroundings: Surroundings, days: int) -> Report:
         older_than_days=config.older_than_days,
         level=worst(standing.level for standing in standings.values()),
         total=standings[TOTAL],
-        workstreams=_workstreams(config, inspection, standings, remembered, days * 24),
+        workstreams=_workstreams(config, inspection, standings, remembered.hour),
         space=standings.get(FILESYSTEM),
         inodes=standings.get(INODES),
         filesystem=inspection.filesystem,
@@ -203,15 +208,21 @@ def _standing(usage: ScopeUsage, level: Level, remembered: Recall, hours: int) -
     )
 
 
-def _workstreams(
-    config: Config, inspection: Inspection, standings: dict[str, Standing], remembered: Recall, hours: int
-) -> tuple[WorkstreamStanding, ...]:
-    """Every workstream; one whose limit is not certain now stands at the level that is remembered of it."""
-    found: list[WorkstreamStanding] = []
-    for tree in inspection.inventory.workstreams:
-        usage = usage_of(config, tree)
-        standing = standings.get(usage.scope) or _standing(usage, remembered.level(usage.scope), remembered, hours)
-        found.append(WorkstreamStanding(standing, *(size_in(config, part) for part in (tree.production, tree.work, tree.other))))
+def _without_limit(config: Config, tree: WorkstreamTree, hour: int) -> Standing:
+    total = tree.total
+    usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, total), 0, 0, total.complete)
+    return Standing(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
+
+
+def _workstreams(config: Config, inspection: Inspection, standings: dict[str, Standing], hour: int) -> tuple[WorkstreamStanding, ...]:
+    found = [
+        WorkstreamStanding(
+            tree.row.id,
+            standings.get(scope_of(tree.row.id)) or _without_limit(config, tree, hour),
+            *(size_in(config, part) for part in (tree.production, tree.work, tree.other)),
+        )
+        for tree in inspection.inventory.workstreams
+    ]
     return tuple(sorted(found, key=lambda workstream: workstream.standing.usage.usage, reverse=True))
 
 
@@ -224,7 +235,9 @@ def _sessions(
     if decisions is None or taken is None:
         unknown = Reason.ACTIVITY_UNKNOWN
         measured = inspection.sessions.items()
-        return [Session(name, levels[name], size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured], None
+        return [
+            Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
+        ], None
     braked = brake_of(config).pulled_by(decisions)
     settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
     sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in _NO_SESSION]

@@ -24,7 +24,7 @@ class _Row:
     level: str
     used: str
     limit: str
-    percent: int
+    share: str
     bar: Bar
     spark: Line | None
     change: str
@@ -88,6 +88,7 @@ def _workstreams(report: Report) -> list[_Row]:
             names.escape(workstream.standing.usage.name),
             workstream.standing,
             report,
+            identifier=words.identifier(workstream),
             areas=_areas(workstream),
         )
         for workstream in report.workstreams
@@ -104,14 +105,14 @@ def _filesystem(report: Report) -> list[_Row]:
     return [_row(label, standing, report) for label, standing in standings if standing]
 
 
-def _row(label: str, standing: Standing, report: Report, *, areas: str = "") -> _Row:
+def _row(label: str, standing: Standing, report: Report, *, identifier: str = "", areas: str = "") -> _Row:
     return _Row(
         label=label,
-        id=words.identifier(standing) if areas else "",
+        id=identifier,
         level=str(standing.level),
         used=words.used(standing),
         limit=words.limit(standing),
-        percent=standing.percent,
+        share=words.share(standing),
         bar=report_charts.bar(standing),
         spark=report_charts.spark(standing, report.days * 24),
         change=words.change(standing),

@@ -123,8 +123,8 @@ def _cells(label: str, standing: Standing, report: Report, columns: _Columns) ->
     yield Text(label)
     yield Text(words.used(standing), style=style)
     yield words.limit(standing)
-    yield usage_bar(standing.percent, style, columns.bar)
-    yield Text(f"{standing.percent}%", style=style)
+    yield "" if standing.level is Level.UNKNOWN else usage_bar(standing.percent, style, columns.bar)
+    yield Text(words.share(standing), style=style)
     if columns.trend:
         yield Sparkline(standing, report.days * 24, columns.trend)
     if columns.change:

@@ -11,7 +11,7 @@ from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import SCRATCH, Reason
 from arawn_cli.names import escape
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Unit
-from arawn_cli.report import SHOWN_SESSIONS, NextCleanup, Report, Session, Standing
+from arawn_cli.report import SHOWN_SESSIONS, NextCleanup, Report, Session, Standing, WorkstreamStanding
 
 NO_HISTORY = "No history yet: trends and forecasts need disk-check to have run for some hours."
 NO_ALERTS = "No level changed in this time."
@@ -66,7 +66,12 @@ def used(standing: Standing) -> str:
 
 def limit(standing: Standing) -> str:
     """The limit that a warning stands for."""
-    return amount(standing.usage.limit, standing.usage.unit)
+    return "unknown" if standing.level is Level.UNKNOWN else amount(standing.usage.limit, standing.usage.unit)
+
+
+def share(standing: Standing) -> str:
+    """Usage as a percentage of the limit."""
+    return "" if standing.level is Level.UNKNOWN else f"{standing.percent}%"
 
 
 def change(standing: Standing) -> str:
@@ -80,6 +85,8 @@ def change(standing: Standing) -> str:
 
 def forecast(standing: Standing) -> str:
     """In how many days the next limit is reached at the pace of the last week, or why no day is named."""
+    if standing.level is Level.UNKNOWN:
+        return "limit not known"
     if standing.next_limit is None:
         return "above both limits"
     if standing.forecast_days is not None:
@@ -111,10 +118,9 @@ def scope(name: str, title: str) -> str:
     return fixed.get(name, escape(title))
 
 
-def identifier(standing: Standing) -> str:
+def identifier(workstream: WorkstreamStanding) -> str:
     """The id of a workstream where its title does not say it already."""
-    usage = standing.usage
-    return "" if usage.scope in (usage.name, SCRATCH) else escape(usage.scope)
+    return "" if workstream.id in (workstream.standing.usage.name, SCRATCH) else escape(workstream.id)
 
 
 def transition(change: Transition) -> str:

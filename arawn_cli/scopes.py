@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from arawn_cli.config import Config
 from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import Filesystem
-from arawn_cli.inventory import Inventory, WorkstreamTree
+from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, Unit, limit_for
 
@@ -35,11 +35,6 @@ def scope_of(workstream: str) -> str:
     return f"workstream:{workstream}" if workstream in (TOTAL, FILESYSTEM, INODES) else workstream
 
 
-def usage_of(config: Config, tree: WorkstreamTree) -> ScopeUsage:
-    """A workstream beside its limits."""
-    return _tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row))
-
-
 def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool:
     """Whether the limit of a workstream is certain: without the database nobody knows which title has one of its own."""
     limits = config.maintenance.pressure.limits
@@ -58,7 +53,7 @@ def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, r
     yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)
     for tree in inventory.workstreams:
         if knows_limit(config, tree.row, rows_known=rows_known):
-            yield usage_of(config, tree)
+            yield _tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row))
     for tree in inventory.workstreams:
         if tree.row.is_scratch:
             for session, usage in tree.sessions.items():
