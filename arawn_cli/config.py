@@ -64,6 +64,7 @@ class Config:
         force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
         state_directory: where state is kept from run to run; it need not be there yet.
         relay: None when events go to no relay.
+        tables: the file's tables as they are, with which keys it sets.
     """
 
     file: Path | None
@@ -81,11 +82,11 @@ class Config:
     state_directory: Path
     relay: RelayTarget | None
     without_effect: tuple[str, ...] = ()
+    tables: ConfigFile = ConfigFile()
 
 
 # Keys that belong to the file's contract and that this version does not act on yet.
 _WITHOUT_EFFECT = (
-    "schedule",
     "roots",
     "metrics",
     "pressure.filesystem_warning_percent",
@@ -126,6 +127,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         state_directory=_state_directory(environment, tables, directory),
         relay=None if flags.no_relay else _relay(flags, tables, directory),
         without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
+        tables=tables,
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 
-_SEAL = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\d+) stamps=(\d+)\n", re.ASCII)
+_SEAL = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
 
 
 class Condition(Enum):
@@ -25,18 +26,10 @@ class Condition(Enum):
         return self in (Condition.CURRENT, Condition.OUTDATED)
 
 
-@dataclass(frozen=True, slots=True)
-class Traces:
-    """Directories that came into being with a file, as levels above it, and above the stamp file of its timer."""
-
-    made: int = 0
-    stamps: int = 0
-
-
-def sealed(body: str, traces: Traces) -> str:
-    """A file's text: the first line with the hash of all others, and the body."""
+def sealed(body: str, made: Sequence[str] = ()) -> str:
+    """A file's text: the first line with the hash of all others and the directories made with it, and the body."""
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return f"# arawn-cli schedule sha256={digest} made={traces.made} stamps={traces.stamps}\n{body}"
+    return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(made))}\n{body}"
 
 
 def condition_of(found: str | None, body: str | None) -> Condition:
@@ -53,7 +46,13 @@ def condition_of(found: str | None, body: str | None) -> Condition:
     return Condition.OUTDATED if untouched else Condition.EDITED
 
 
-def traces_of(found: str | None) -> Traces:
-    """What the first line says of directories; nothing where there is none."""
+def made_with(found: str | None) -> tuple[str, ...]:
+    """The directories that the first line says were made, outermost first; none where there is no such line."""
     match = _SEAL.match(found or "")
-    return Traces(int(match[2]), int(match[3])) if match else Traces()
+    if match is None:
+        return ()
+    try:
+        made = json.loads(match[2])
+    except ValueError:
+        return ()
+    return tuple(path for path in made if isinstance(path, str))

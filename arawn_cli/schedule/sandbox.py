@@ -35,6 +35,7 @@ _MOUNTS = (
     "DevicePolicy=closed",
     "KeyringMode=private",
     "PrivateDevices=yes",
+    "PrivateMounts=yes",
     "ProcSubset=pid",
     "ProtectClock=yes",
     "ProtectControlGroups=yes",
@@ -87,8 +88,16 @@ def _files(settings: Settings, job: Job) -> list[str]:
         f"ProtectHome={'read-only' if settings.scope is Scope.USER or _any_inside(needed, _HOMES) else 'yes'}",
         f"PrivateTmp={'no' if _any_inside(needed, _TEMPORARY) else 'yes'}",
     ]
-    paths = [unit_word(str(path), settings.home) for path in writable(settings, job)]
+    paths = [_writable_word(path, settings) for path in writable(settings, job)]
     return lines + ([f"ReadWritePaths={' '.join(paths)}"] if paths else [])
+
+
+def _writable_word(path: Path, settings: Settings) -> str:
+    """A path for `ReadWritePaths=`; only the root must be there."""
+    word = unit_word(str(path), settings.home)
+    if path == settings.root:
+        return word
+    return f'"-{word[1:]}' if word.startswith('"') else f"-{word}"
 
 
 def _network(settings: Settings) -> list[str]:
