@@ -81,8 +81,8 @@ class Config:
     maintenance: Maintenance
     state_directory: Path
     relay: RelayTarget | None
+    tables: ConfigFile
     without_effect: tuple[str, ...] = ()
-    tables: ConfigFile = ConfigFile()
 
 
 # Keys that belong to the file's contract and that this version does not act on yet.

@@ -69,7 +69,9 @@ def _account(root: Path, scope: Scope) -> Account:
     try:
         entry = pwd.getpwuid(owner)
     except KeyError as error:
-        raise ConfigurationError(f"the root {root} belongs to user id {owner}, which is no account: give it to the one that runs Arawn") from error
+        raise ConfigurationError(
+            f"the root {root} belongs to user id {owner}, which is no account: give it to the one that runs Arawn"
+        ) from error
     home = entry.pw_dir if scope is Scope.SYSTEM else os.path.expanduser("~")
     return Account(entry.pw_name, home.rstrip("/"))
 

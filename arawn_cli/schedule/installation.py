@@ -55,7 +55,9 @@ def chosen(*, systemd: bool, cron: bool, user: bool | None) -> tuple[Scheduler, 
 def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str]) -> Place:
     """The place of a scheduler and scope; without settings, for looking and removing alone."""
     if scheduler is Scheduler.CRON:
-        store: Store = FileStore(_CRON_DIRECTORY, (CRON_FILE,)) if scope is Scope.SYSTEM else CrontabStore(pwd.getpwuid(os.getuid()).pw_name)
+        store: Store = (
+            FileStore(_CRON_DIRECTORY, (CRON_FILE,)) if scope is Scope.SYSTEM else CrontabStore(pwd.getpwuid(os.getuid()).pw_name)
+        )
         return Place(scheduler, scope, store, None)
     own = _own_directories(settings) if settings else ()
     watched = () if scope is Scope.SYSTEM else (_xdg(environment, "XDG_DATA_HOME", ".local/share") / "systemd" / "timers",)

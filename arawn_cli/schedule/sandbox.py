@@ -68,10 +68,8 @@ def confinement(settings: Settings, job: Job) -> list[str]:
 
 def notifier_confinement(scope: Scope) -> list[str]:
     """The lines of the notifier's service that confine it."""
-    if scope is Scope.USER:
-        own = ["PrivateUsers=yes"]
-    else:
-        own = ["DynamicUser=yes", "PrivateIPC=yes", "PrivateNetwork=yes", "IPAddressDeny=any"]
+    system = ["DynamicUser=yes", "PrivateIPC=yes", "PrivateNetwork=yes", "IPAddressDeny=any"]
+    own = ["PrivateUsers=yes"] if scope is Scope.USER else system
     return [*own, *_MOUNTS, "ProtectHome=yes", "PrivateTmp=yes", "RestrictAddressFamilies=AF_UNIX", *_CALLS]
 
 

@@ -63,7 +63,9 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     running = manager.answers() and manager.state("is-active", timer) == "active"
     problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
     if condition is not Condition.MISSING and enabled != running and manager.answers():
-        problems.append(f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run systemctl enable --now {timer}")
+        problems.append(
+            f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run systemctl enable --now {timer}"
+        )
     if place.scope is Scope.USER and condition is not Condition.MISSING and not manager.lingers(told.settings.account.name):
         problems.append(f"timers of this account stop when it logs out: run loginctl enable-linger {told.settings.account.name}")
     trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
