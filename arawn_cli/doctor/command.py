@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import instants, names
@@ -79,8 +78,10 @@ def _print(settings: list[Setting], found: list[Finding], output: Output) -> Non
         case "table":
             console = Console(highlight=False, soft_wrap=True)
             shown = settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT]
-            if shown:
-                console.print(_settings_table(shown))
+            for setting in shown:
+                console.print(
+                    Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim")
+                )
             for finding in found:
                 console.print(_line(finding))
 
@@ -104,15 +105,6 @@ def _print_json(settings: list[Setting], found: list[Finding]) -> None:
         )
     passed, warned, failed = (sum(finding.status is status for finding in found) for status in Status)
     write(DoctorSummary(timestamp=timestamp, host=host, dry_run=False, ok=passed, warn=warned, fail=failed))
-
-
-def _settings_table(settings: list[Setting]) -> Table:
-    table = Table(title="Configuration", title_justify="left")
-    for heading in ("key", "value", "from"):
-        table.add_column(heading, overflow="fold")
-    for setting in settings:
-        table.add_row(*(Text(names.escape(text)) for text in (setting.key, setting.value, setting.source)))
-    return table
 
 
 def _line(finding: Finding) -> Text:

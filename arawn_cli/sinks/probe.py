@@ -17,6 +17,7 @@ from arawn_cli.sinks.relay import USER_AGENT, HttpRelay, authorization
 _UNAUTHORISED = (401, 407)
 _FORBIDDEN = 403
 _MISSING = (404, 410)
+_NOT_IMPLEMENTED = 501  # the method, which is no more than 405 says
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _judge(relay: _HttpProbe, address: Address, token: Token | None, timeout: fl
         )
     if 300 <= status < 400:
         return Probed(False, f"{address} answers {status}, a redirect, which is never followed: set url to where the relay is")
-    if status >= 500:
+    if status >= 500 and status != _NOT_IMPLEMENTED:
         return Probed(False, f"{address} answers {status}")
     if status in _MISSING:
         return Probed(None, f"{address} answers {status}: the path may be wrong")
