@@ -58,16 +58,16 @@ class Machine:
     def output(self, *command: str, user: str | None = None) -> str:
         """What a command that must succeed prints."""
         done = self.run(*command, user=user)
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.returncode == 0, (command, done.stdout, done.stderr, self.run("journalctl", "-n", "20", "--no-pager").stdout)
         return done.stdout
 
     def path(self, inside: str) -> Path:
         """A path inside, as this side reaches it."""
         return Path(f"/proc/{self.init}/root{inside}")
 
-    def journal(self, unit: str, manager: str = "--unit") -> list[dict[str, object]]:
-        """The journal's entries of a unit, oldest first."""
-        return [json.loads(line) for line in self.output("journalctl", "-o", "json", manager, unit).splitlines()]
+    def journal(self, match: str) -> list[dict[str, object]]:
+        """The journal's entries that match, oldest first."""
+        return [json.loads(line) for line in self.output("journalctl", "-o", "json", match).splitlines()]
 
     def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Returns as soon as something holds."""
