@@ -306,6 +306,23 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine) -> None:
         )
 
 
+def test_a_path_full_of_syntax_reaches_the_command_as_it_is(machine: Machine) -> None:
+    strange = "/srv/a b%h$HOME'\"\\%-ä;#"
+    machine.output("cp", "-a", ROOT, strange)
+    configure(machine)
+    machine.path(f"{strange}/config.toml").write_text(f"[paths]\nbase_path = {json.dumps(strange, ensure_ascii=False)}\n")
+    options = ("--config", f"{strange}/config.toml", "--yes")
+    for flags in ("--systemd", "--cron"):
+        machine.output(COMMAND, "schedule", "install", flags, *options)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")["failures"] == []
+    line = next(line for line in machine.path("/etc/cron.d/arawn-cli").read_text().splitlines() if "scratch-cleanup" in line)
+    command = line.split(" ", 6)[6].replace("\\%", "%").replace("--format none", "--format json --dry-run")
+    assert json.loads(machine.output("sh", "-c", command).splitlines()[-1])["type"] == "scratch_cleanup"
+    assert machine.run(COMMAND, "schedule", "status", *options[:2]).returncode == 0
+    machine.output("rm", "-rf", strange)
+
+
 class Cron:
     """A real cron whose clock is the mtime of a file, and whose sleeps end at once: each minute is handed to it."""
 
@@ -382,7 +399,7 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     mailer = machine.path("/usr/sbin/sendmail")
     mailer.write_text("#!/bin/sh\ncat >>/tmp/mail\n")
     mailer.chmod(0o755)
-    mail = machine.path("/tmp/mail")
+    mail = machine.path("/tmp/mail")  # noqa: S108 - the temporary directory of the private machine
     old = session(machine, "old", 30)
     install(machine, "--cron")
     for broken in (False, True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +15,11 @@ from arawn_cli.schedule.history import last_success, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
+from arawn_cli.schedule.quoting import unit_word
 from arawn_cli.schedule.sandbox import writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
+from arawn_cli.schedule.units import SYSTEM_STATE
 
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
 _MICROSECOND = 1_000
@@ -125,10 +126,9 @@ def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Pla
     """Where the unit as it is keeps the job from what the configuration names now."""
     mend = f"run arawn-cli schedule install {place.flags}"
     if found.get("ProtectSystem") == "strict":
-        allowed = [Path(path.lstrip("-+")) for path in _words(found.get("ReadWritePaths", ""))]
         for path in writable(settings, job):
-            inside = any(path.is_relative_to(place) for place in allowed) or (settings.state == path and path.parent == Path("/var/lib"))
-            if not inside:
+            made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
+            if not made_by_systemd and not _names(found.get("ReadWritePaths", ""), path, settings.home):
                 yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
     if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
         yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
@@ -139,11 +139,14 @@ def _properties_in(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
 
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
+def _names(listed: str, path: Path, home: str | None) -> bool:
+    """Whether a list of paths has one or a directory above it: as a unit file spells them, or as systemd shows them, which is unquoted."""
+    for place in map(str, (path, *path.parents)):
+        quoted = unit_word(place, home)
+        spellings = (place, quoted, quoted.replace('"', '"-', 1)) if quoted.startswith('"') else (place, quoted)
+        if any(re.search(rf"(^|\s)[-+]*{re.escape(spelling)}(\s|$)", listed) for spelling in spellings):
+            return True
+    return False
 
 
 def _result(found: Mapping[str, str]) -> str | None:
