@@ -319,7 +319,8 @@ def test_a_path_full_of_syntax_reaches_the_command_as_it_is(machine: Machine) ->
     line = next(line for line in machine.path("/etc/cron.d/arawn-cli").read_text().splitlines() if "scratch-cleanup" in line)
     command = line.split(" ", 6)[6].replace("\\%", "%").replace("--format none", "--format json --dry-run")
     assert json.loads(machine.output("sh", "-c", command).splitlines()[-1])["type"] == "scratch_cleanup"
-    assert machine.run(COMMAND, "schedule", "status", *options[:2]).returncode == 0
+    status = machine.run(COMMAND, "schedule", "status", *options[:2])
+    assert (status.returncode, [json.loads(line)["problems"] for line in status.stdout.splitlines()]) == (0, [[], []])
     machine.output("rm", "-rf", strange)
 
 

@@ -15,13 +15,13 @@ from arawn_cli.schedule.history import last_success, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
-from arawn_cli.schedule.quoting import unit_word
 from arawn_cli.schedule.sandbox import writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import SYSTEM_STATE
 
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
 _MICROSECOND = 1_000
 _LOCKED = "75"
 _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
@@ -59,7 +59,9 @@ def installed_anywhere(place: Place) -> bool:
 
 def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
-    found = manager.properties(service, _SERVICE) if manager.answers() else _properties_in(place.store.text(service) or "")
+    found = (
+        manager.properties(service, _SERVICE) if manager.answers() else _properties_in(place.store.text(service) or "", told.settings.home)
+    )
     enabled = manager.state("is-enabled", timer) == "enabled"
     running = manager.answers() and manager.state("is-active", timer) == "active"
     problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
@@ -126,27 +128,25 @@ def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Pla
     """Where the unit as it is keeps the job from what the configuration names now."""
     mend = f"run arawn-cli schedule install {place.flags}"
     if found.get("ProtectSystem") == "strict":
+        allowed = _listed(found.get("ReadWritePaths", ""))
         for path in writable(settings, job):
             made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
-            if not made_by_systemd and not _names(found.get("ReadWritePaths", ""), path, settings.home):
+            if not made_by_systemd and not any(path.is_relative_to(place) for place in allowed):
                 yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
     if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
         yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
 
 
-def _properties_in(text: str) -> dict[str, str]:
+def _properties_in(text: str, home: str | None) -> dict[str, str]:
     """The properties that a unit file names, where there is no systemd to ask."""
-    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    found = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    return {key: value.replace("%h", home or "%h").replace("%%", "%") for key, value in found.items()}
 
 
-def _names(listed: str, path: Path, home: str | None) -> bool:
-    """Whether a list of paths has one or a directory above it: as a unit file spells them, or as systemd shows them, which is unquoted."""
-    for place in map(str, (path, *path.parents)):
-        quoted = unit_word(place, home)
-        spellings = (place, quoted, quoted.replace('"', '"-', 1)) if quoted.startswith('"') else (place, quoted)
-        if any(re.search(rf"(^|\s)[-+]*{re.escape(spelling)}(\s|$)", listed) for spelling in spellings):
-            return True
-    return False
+def _listed(text: str) -> list[Path]:
+    """The paths of a list, as a unit file and as systemd quote them."""
+    words = (match[1] if match[1] is not None else match[0] for match in _WORD.finditer(text))
+    return [Path(re.sub(r"\\(.)", r"\1", word).lstrip("-+")) for word in words]
 
 
 def _result(found: Mapping[str, str]) -> str | None:
