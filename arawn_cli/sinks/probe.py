@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import http.client
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import urllib3
-from urllib3.exceptions import HTTPError
+from typing import BinaryIO
 
 from arawn_cli.addresses import Address
 from arawn_cli.credentials import Token
 from arawn_cli.parcels import Delivered, Refused, Undelivered
-from arawn_cli.sinks.relay import USER_AGENT, HttpRelay, authorization
+from arawn_cli.sinks import tls
+from arawn_cli.sinks.relay import USER_AGENT, authorization
 
-_UNAUTHORISED = (401, 407)
-_FORBIDDEN = 403
-_MISSING = (404, 410)
-_NOT_IMPLEMENTED = 501  # the method, which is no more than 405 says
+_CONTINUE = 100
+_UNAUTHORISED = (401, 403, 407)
+_UNEXPECTING = 417
+_PROMISED_BYTES = 2
+_LINE_BYTES = 1024
+_SILENCE_SECS = 0.5
+_SILENCE_ROUND_TRIPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,67 +35,100 @@ class Probed:
 def probe(address: Address, token: Token | None, ca_file: Path | None, origin: str, timeout: float) -> Probed:
     """Whether a relay is there and takes the token.
 
-    An HTTP relay is sent OPTIONS, which publishes nothing, and once more without the token where only the comparison
-    tells. A WebSocket connection is opened, authenticated and closed.
+    An HTTP relay is asked whether it would take a POST (`Expect: 100-continue`, RFC 9110, 10.1.1), whose body then
+    never comes; and once more without the token, because only the difference shows that the token counts. A
+    WebSocket connection is opened, authenticated and closed.
 
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
     """
     if address.is_websocket:
         return _probe_websocket(address, token, ca_file, origin, timeout)
-    relay = _HttpProbe(address, token, ca_file, time.time)
-    try:
-        return _judge(relay, address, token, timeout)
-    finally:
-        relay.close()
-
-
-class _HttpProbe(HttpRelay):
-    """The relay's own connection, TLS and words for what fails, with another method."""
-
-    def status(self, token: Token | None, timeout: float) -> int | Probed:
-        """The status of an answer to OPTIONS."""
-        headers = {"User-Agent": USER_AGENT, **authorization(self._address, token)}
-        try:
-            response = self._pool.urlopen(
-                "OPTIONS",
-                self._address.target,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                timeout=urllib3.Timeout(total=timeout),
-            )
-        except HTTPError as error:
-            return Probed(False, self._failure(error, timeout).reason)
-        return response.status
-
-
-def _judge(relay: _HttpProbe, address: Address, token: Token | None, timeout: float) -> Probed:
-    status = relay.status(token, timeout)
+    status = _asked(address, token, ca_file, timeout)
     if isinstance(status, Probed):
         return status
+    if not _is_taken(status):
+        return _turned_down(address, token, status)
+    if token is None:
+        return Probed(True, f"{address} is reachable and takes events; no token is configured")
+    without = _asked(address, None, ca_file, timeout)
+    if isinstance(without, int) and without in _UNAUTHORISED:
+        return Probed(True, f"{address} is reachable and accepts the token")
+    return Probed(None, f"{address} is reachable; whether it accepts the token shows only when an event is sent")
+
+
+def _asked(address: Address, token: Token | None, ca_file: Path | None, timeout: float) -> int | Probed:
+    """The status with which a relay answers the head of a POST, or why there is none."""
+    connection = _connection(address, ca_file, timeout)
+    try:
+        connection.connect()
+        connection.putrequest("POST", address.target, skip_accept_encoding=True)
+        headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json", **authorization(address, token)}
+        for name, value in {**headers, "Content-Length": str(_PROMISED_BYTES), "Expect": "100-continue"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+    except OSError as error:
+        return Probed(False, f"{address}: {_why(error, address, ca_file, timeout)}")
+    else:
+        return _status(connection, address)
+    finally:
+        connection.close()
+
+
+def _connection(address: Address, ca_file: Path | None, timeout: float) -> http.client.HTTPConnection:
+    if address.is_secure:
+        return http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=tls.context_for(ca_file))
+    return http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+
+
+def _status(connection: http.client.HTTPConnection, address: Address) -> int | Probed:
+    """The last status that comes back unasked; http.client itself would read past a 100.
+
+    nginx says 100 to a request that it turns down in the same breath: only silence after it is consent.
+    """
+    asked = time.monotonic()
+    with connection.sock.makefile("rb") as answer:
+        try:
+            status = _status_line(answer)
+        except TimeoutError:
+            return Probed(None, f"{address} is reachable, and says nothing before it has an event")
+        if status == _CONTINUE:
+            connection.sock.settimeout(max(_SILENCE_SECS, _SILENCE_ROUND_TRIPS * (time.monotonic() - asked)))
+            with suppress(TimeoutError):
+                http.client.parse_headers(answer)
+                status = _status_line(answer)
+    return Probed(False, f"{address} closed the connection, or does not speak HTTP") if status is None else status
+
+
+def _status_line(answer: BinaryIO) -> int | None:
+    try:
+        words = answer.readline(_LINE_BYTES).split()
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
+    return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit() else None
+
+
+def _is_taken(status: int) -> bool:
+    return status == _CONTINUE or 200 <= status < 300
+
+
+def _turned_down(address: Address, token: Token | None, status: int) -> Probed:
     if status in _UNAUTHORISED:
-        return Probed(
-            False,
-            f"{address} does not accept the token ({status})" if token else f"{address} wants a token ({status}), and none is configured",
-        )
+        told = f"does not accept the token ({status})" if token else f"wants a token ({status}), and none is configured"
+        return Probed(False, f"{address} {told}")
+    if status == _UNEXPECTING:
+        return Probed(None, f"{address} is reachable, and says nothing before it has an event ({status})")
     if 300 <= status < 400:
         return Probed(False, f"{address} answers {status}, a redirect, which is never followed: set url to where the relay is")
-    if status >= 500 and status != _NOT_IMPLEMENTED:
-        return Probed(False, f"{address} answers {status}")
-    if status in _MISSING:
-        return Probed(None, f"{address} answers {status}: the path may be wrong")
-    if token is None:
-        return Probed(True, f"{address} is reachable ({status}); no token is configured")
-    without = relay.status(None, timeout)
-    if without in _UNAUTHORISED or (without == _FORBIDDEN and status != _FORBIDDEN):
-        return Probed(True, f"{address} is reachable and accepts the token")
-    if status == _FORBIDDEN:
-        return Probed(
-            None,
-            f"{address} is reachable and answers {status}, with the token and without: it takes this method, or this machine, not at all",
-        )
-    return Probed(None, f"{address} is reachable ({status}); whether it accepts the token shows only when an event is sent")
+    return Probed(False, f"{address} answers {status} to a POST")
+
+
+def _why(error: OSError, address: Address, ca_file: Path | None, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"not reached within {timeout:g} s"
+    return tls.sentence(error, address, ca_file) or f"takes no connection: {error.strerror or type(error).__name__}"
 
 
 def _probe_websocket(address: Address, token: Token | None, ca_file: Path | None, origin: str, timeout: float) -> Probed:
