@@ -27,7 +27,7 @@ needs_cron = needs(FAKETIME is not None and all(shutil.which(name) for name in (
 ARAWN = 1500
 FILE = "/etc/arawn/config.toml"
 UNITS = "/etc/systemd/system"
-OFTEN = '[maintenance.schedule]\nscratch_cleanup = "2s"\ndisk_check = "1s"\n'
+OFTEN = '[maintenance.schedule]\nscratch_cleanup = "2s"\ndisk_check = "2s"\n'
 WATCHED = ("/etc", "/var/lib/systemd", "/var/lib/arawn-cli", "/var/spool/cron", "/home/arawn", "/root/.config")
 
 RELAY = """
