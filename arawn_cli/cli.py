@@ -218,6 +218,112 @@ def trash_purge(
     raise typer.Exit(run_trash_purge(Flags(config, base_path, dry_run=dry_run), Output(output.value, verbose, quiet), older_than_days))
 
 
+schedule = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from [maintenance.schedule].")
+app.add_typer(schedule, name="schedule")
+
+SystemdOption = Annotated[bool, typer.Option("--systemd", help="systemd timers; the default where systemd runs.")]
+CronOption = Annotated[bool, typer.Option("--cron", help="Lines for cron; the default elsewhere.")]
+ScopeOption = Annotated[
+    bool | None, typer.Option("--user/--system", help="This account's own timers, or the machine's, which are the default for root.")
+]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing about files that the tool wrote.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Lose what was edited by hand, too.")]
+
+
+@schedule.command("show")
+def schedule_show(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Print what would be installed, and change nothing."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_show
+
+    raise typer.Exit(run_show(Flags(config, base_path), Output("table", verbose, quiet), Choice(systemd, cron, user)))
+
+
+@schedule.command("install")
+def schedule_install(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    yes: YesOption = False,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Install the timers and start them, after a look at what changes."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_install
+
+    choice = Choice(systemd, cron, user, yes, force)
+    raise typer.Exit(run_install(Flags(config, base_path), Output("table", verbose, quiet), choice))
+
+
+@schedule.command("remove")
+def schedule_remove(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    yes: YesOption = False,
+    force: ForceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Stop the timers and take away what `install` brought, and nothing else."""
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_remove
+
+    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force)))
+
+
+@schedule.command("status")
+def schedule_status(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show when the jobs ran and will run, and whether what is installed is what the configuration says. Exits with 1 if not."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_status
+
+    raise typer.Exit(run_status(Flags(config, base_path), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look for what would keep the timers from doing their job, and say how to mend it. Changes nothing; exits with 1 on a fail."""
+    from arawn_cli.config import Flags
+    from arawn_cli.doctor.command import run_doctor
+    from arawn_cli.run import Output
+
+    flags = Flags(config, base_path, relay_url=relay_url, no_relay=no_relay)
+    raise typer.Exit(run_doctor(flags, Output(output.value, verbose, quiet)))
+
+
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sample tree in place.")] = False,

@@ -69,6 +69,7 @@ class Config:
         remembers: whether a check may change levels: one whose events do not go where they always go must not, or
             those who are told by the others would miss a change.
         metrics_directory: where files for Prometheus' node_exporter go, if anywhere.
+        tables: the file's tables as they are, with which keys it sets.
     """
 
     file: Path | None
@@ -85,6 +86,7 @@ class Config:
     maintenance: Maintenance
     state_directory: Path
     relay: RelayTarget | None
+    tables: ConfigFile
     metrics_directory: Path | None = None
     remembers: bool = True
     without_effect: tuple[str, ...] = ()
@@ -92,7 +94,6 @@ class Config:
 
 # Keys that belong to the file's contract and that this version does not act on yet.
 _WITHOUT_EFFECT = (
-    "schedule",
     "roots",
     "pressure.remeasure_hours",
 )
@@ -127,6 +128,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         remembers=flags.relay_url is None and not (flags.no_relay and tables.maintenance.relay.url),
         metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
+        tables=tables,
     )
 
 

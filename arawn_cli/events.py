@@ -193,6 +193,56 @@ class ScratchCleanup(Event):
     duration_ms: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleStatus(Event):
+    """How one job is scheduled. `installed` is missing, current, outdated, edited or foreign.
+
+    `result` is success, failed, or that another run was at work; null where nobody knows.
+    """
+
+    type: str = "schedule_status"
+    job: str
+    scheduler: str
+    scope: str
+    installed: str
+    enabled: bool
+    next_run: str | None
+    last_run: str | None
+    result: str | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCheck(Event):
+    """One finding of `doctor`: `status` is ok, warn or fail; `mend` is what to do about it, null when it is ok."""
+
+    type: str = "doctor_check"
+    check: str
+    status: str
+    detail: str
+    mend: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveSetting(Event):
+    """One value of the effective configuration as JSON text, and what it comes from: a flag, a variable, a path or `default`."""
+
+    type: str = "effective_setting"
+    key: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSummary(Event):
+    """The end of `doctor`: how many findings of each kind."""
+
+    type: str = "doctor"
+    ok: int
+    warn: int
+    fail: int
+
+
 def to_json(event: Event) -> str:
     """The event as one line of JSON, ASCII only."""
     return json.dumps(asdict(event), separators=(",", ":"))

@@ -18,7 +18,9 @@ def stand_back(maintenance: Maintenance) -> None:
         if process.nice() < maintenance.nice:
             process.nice(maintenance.nice)
         if maintenance.io_class != "none" and hasattr(psutil, "IOPRIO_CLASS_IDLE"):
-            idle = maintenance.io_class == "idle"
-            process.ionice(psutil.IOPRIO_CLASS_IDLE if idle else psutil.IOPRIO_CLASS_BE)
+            wanted = psutil.IOPRIO_CLASS_IDLE if maintenance.io_class == "idle" else psutil.IOPRIO_CLASS_BE
+            # What a unit has set already is not set again: the call may be one that the unit forbids.
+            if process.ionice().ioclass != wanted:
+                process.ionice(wanted)
     except (psutil.Error, OSError) as error:
         log.info("priorities stay as they are: %s", error)

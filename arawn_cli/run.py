@@ -169,18 +169,27 @@ def _whole(succeeded: bool) -> Ended:
 
 
 def _run(flags: Flags, output: Output, job: Job, told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
-    """Runs a job in its surroundings; whatever ends it early is told in one line, which `told` gets too, and by the exit code."""
+    """Runs a job in its surroundings; what ends it early gets to `told` too."""
+
+    def body(console: Console) -> ExitCode:
+        config = load(flags, os.environ)
+        for key in config.without_effect:
+            log.warning("[maintenance] %s is set, and has no effect in this version", key)
+        stand_back(config.maintenance)
+        return _run_configured(config, output, console, job)
+
+    return guarded(output, body, told)
+
+
+def guarded(output: Output, body: Callable[[Console], ExitCode], told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
+    """Runs a command with its log set up; whatever ends it early is told in one line and by the exit code."""
     console = Console(stderr=True)
     shows_table = output.resolved() == "table"
     reader = logs.reader_of(sys.stderr.fileno(), os.environ)
     level = logs.level_for(reader, verbose=output.verbose, quiet=output.quiet, shows_table=shows_table)
     logs.configure(reader, level, console)
     try:
-        config = load(flags, os.environ)
-        for key in config.without_effect:
-            log.warning("[maintenance] %s is set, and has no effect in this version", key)
-        stand_back(config.maintenance)
-        return _run_configured(config, output, console, job)
+        return body(console)
     except ArawnCliError as error:
         log.error("%s", error)
         told(str(error))

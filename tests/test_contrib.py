@@ -1,26 +1,46 @@
-"""The units and crontab files are what systemd and cron accept."""
+"""The units and crontab files are what the renderer gives, what systemd and cron accept, and confined."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from arawn_cli.schedule.settings import Reach, Settings
+from arawn_cli.schedule.units import units
 from tests.conftest import COMMAND, needs
+from tests.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
 
-CONTRIB = Path(__file__).parents[1] / "contrib"
 UNITS = sorted(path for path in (CONTRIB / "systemd").rglob("*") if path.is_file())
+SERVICES = [path for path in UNITS if path.suffix == ".service"]
+TIMERS = [path for path in UNITS if path.suffix == ".timer"]
+
+# Cleanup in an account's own manager: what would confine it more would keep it from seeing who is in a session.
+UNCONFINED = CONTRIB / "systemd" / "user" / "arawn-scratch-cleanup.service"
+
 needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
 needs_crontab = needs(shutil.which("crontab") is not None, "crontab")
 
 
-def test_a_service_and_a_timer_for_each_job_in_both_flavours() -> None:
-    jobs = {f"arawn-{job}.{kind}" for job in ("scratch-cleanup", "disk-check") for kind in ("service", "timer")}
-    assert {path.name for path in UNITS if path.parent.name == "system"} == jobs
-    assert {path.name for path in UNITS if path.parent.name == "user"} == jobs
+def shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def analyse(flavour: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = ["systemd-analyze", f"--{flavour}", "--no-pager", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_every_file_is_what_the_renderer_gives() -> None:
+    files = contrib_files()
+    assert {path: path.read_text() for path in files} == files, "write them anew: python -m tests.contrib_settings"
+    assert {*UNITS, *(CONTRIB / "cron").iterdir()} == set(files)
 
 
 @needs_systemd
@@ -30,25 +50,69 @@ def test_systemd_verifies_the_units(flavour: str, tmp_path: Path) -> None:
     for unit in UNITS:
         if unit.parent.name == flavour:
             copy = tmp_path / unit.name
-            copy.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={COMMAND}", unit.read_text(), flags=re.MULTILINE))
+            copy.write_text(re.sub(r"^ExecStart=\S+arawn-cli", f"ExecStart={COMMAND}", unit.read_text(), flags=re.MULTILINE))
             copies.append(str(copy))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", f"--{flavour}", *copies],
-        capture_output=True,
-        text=True,
-        env={"XDG_RUNTIME_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        check=False,
-    )
+    done = analyse(flavour, tmp_path, "verify", "--man=no", "--recursive-errors=no", *copies)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_systemd
-@pytest.mark.parametrize("timer", [path for path in UNITS if path.suffix == ".timer"], ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_the_calendars_are_daily_and_every_five_minutes(timer: Path) -> None:
+@pytest.mark.parametrize("service", [path for path in SERVICES if path != UNCONFINED], ids=shown)
+def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Path) -> None:
+    done = analyse(service.parent.name, tmp_path, "security", "--offline=true", "--threshold=15", str(service))
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SYSTEM, reach=Reach.NOWHERE),
+        replace(SYSTEM, reach=Reach.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
+        replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none"),  # noqa: S108 - a root that PrivateTmp= would hide
+        replace(USER, reach=Reach.NOWHERE),
+    ],
+    ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
+)
+def test_other_configurations_are_as_well_confined(settings: Settings, tmp_path: Path) -> None:
+    for name, text in units(settings).items():
+        if name.endswith(".service") and not (settings.scope == USER.scope and "cleanup" in name):
+            (tmp_path / name).write_text(text)
+            done = analyse(settings.scope, tmp_path, "security", "--offline=true", "--threshold=15", str(tmp_path / name))
+            assert done.returncode == 0, (name, done.stdout.splitlines()[-1])
+
+
+def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
+    plain = units(SYSTEM)["arawn-scratch-cleanup.service"]
+    assert "ProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=/srv/arawn\n" in plain
+    check = units(SYSTEM)["arawn-disk-check.service"]
+    assert "ReadWritePaths" not in check
+    at_home = units(replace(SYSTEM, root=Path("/home/arawn/my tree"), metrics=Path("/var/lib/node")))
+    assert "ProtectHome=read-only" in at_home["arawn-scratch-cleanup.service"]
+    assert 'ReadWritePaths="/home/arawn/my tree"\n' in at_home["arawn-scratch-cleanup.service"]
+    assert "ReadWritePaths=-/var/lib/node\n" in at_home["arawn-disk-check.service"]
+    assert "StateDirectory=lab-state\n" in units(replace(SYSTEM, state=Path("/var/lib/lab-state")))["arawn-disk-check.service"]
+    elsewhere = units(replace(SYSTEM, state=Path("/srv/state")))["arawn-disk-check.service"]
+    assert "ReadWritePaths=-/srv/state\n" in elsewhere
+    assert "StateDirectory" not in elsewhere
+    unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
+    assert "PrivateUsers" not in unprivileged
+    assert "SystemCallFilter" in unprivileged
+
+
+def test_no_unit_of_cleanup_has_a_user_namespace() -> None:
+    for settings in (SYSTEM, USER):
+        assert "PrivateUsers=yes" not in units(settings)["arawn-scratch-cleanup.service"]
+
+
+@needs_systemd
+@pytest.mark.parametrize("timer", TIMERS, ids=shown)
+def test_the_calendars_are_daily_and_every_five_minutes(timer: Path, tmp_path: Path) -> None:
     calendar = re.search(r"^OnCalendar=(.*)$", timer.read_text(), re.MULTILINE)
     assert calendar
-    shown = subprocess.run(["systemd-analyze", "calendar", calendar[1]], capture_output=True, text=True, check=True).stdout
-    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in shown
+    told = analyse("system", tmp_path, "calendar", calendar[1]).stdout
+    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in told
 
 
 @needs_crontab

@@ -1,0 +1,104 @@
+"""Checks of Arawn's tree: root, database, messages, lock and trash. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from rich.filesize import decimal
+
+from arawn_cli.config import WORKSTREAMS, Config
+from arawn_cli.database import DatabaseUnreadableError, workstream_rows
+from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.errors import ArawnCliError, LockedError
+from arawn_cli.instants import DAY
+from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_sessions
+from arawn_cli.leftovers import locked
+from arawn_cli.model import SCRATCH
+from arawn_cli.names import escape
+from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.usage import Subtree, combined, measure_all
+
+_BLOCK = 4096
+
+
+def tree_findings(config: Config, now: int) -> Iterator[Finding]:
+    """All checks of the tree; without a root there is but one."""
+    try:
+        with opened_root(config.root) as root, opened_sessions(root) as sessions:
+            yield _root(root)
+            yield _database(config, root)
+            yield _messages(root)
+            yield _lock(root, sessions)
+            yield _trash(config, root, now)
+    except ArawnCliError as error:
+        yield fail("root", str(error), "arawn-cli doctor --base-path PATH, with Arawn's own folder; then write it to [paths] base_path")
+
+
+def _root(root: Root) -> Finding:
+    owner = os.fstat(root.workstreams).st_uid
+    if os.geteuid() not in (0, owner):
+        return warn(
+            "root",
+            f"{root.path} belongs to user {owner}, and this is user {os.geteuid()}: not all that the timers see is seen here",
+            f"sudo -u '#{owner}' arawn-cli doctor",
+        )
+    return ok("root", f"{root.path} is an Arawn root, and safe to work on")
+
+
+def _database(config: Config, root: Root) -> Finding:
+    path = database_of(config, root)
+    if path is None:
+        return warn("database", f"{root.path} has none: activity is told by messages and files alone", "name it with [workstream] database")
+    try:
+        rows = workstream_rows(path)
+    except DatabaseUnreadableError as error:
+        return fail("database", f"{error}: every session with a row in it is kept", f"ls -l {path}*, and make it readable for this account")
+    return ok("database", f"{path} is readable: {len(rows)} workstreams")
+
+
+def _messages(root: Root) -> Finding:
+    shown = f"{root.path}/{WORKSTREAMS}/{SCRATCH}/{MESSAGES}"
+    try:
+        descriptor = os.open(f"{SCRATCH}/{MESSAGES}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root.workstreams)
+    except FileNotFoundError:
+        return ok("messages", f"{shown} is not there yet: no scratch session had a turn")
+    except OSError as error:
+        return fail(
+            "messages", f"{shown}: {error.strerror}; every session is kept", f"ls -l {shown}, and make it readable for this account"
+        )
+    try:
+        os.read(descriptor, _BLOCK)
+    except OSError as error:
+        return fail("messages", f"{shown}: {error.strerror}; every session is kept", f"look at {shown}: it should be a file")
+    finally:
+        os.close(descriptor)
+    return ok("messages", f"{shown} is readable")
+
+
+def _lock(root: Root, sessions: int | None) -> Finding:
+    try:
+        with locked(sessions, root, hold=False):
+            return ok("lock", "free: no other run is at work")
+    except LockedError:
+        return warn("lock", f"another run is at work in {root.path}", f"wait; if it stays so: fuser -v {root.path}/{WORKSTREAMS}")
+
+
+def _trash(config: Config, root: Root, now: int) -> Finding:
+    found, failures = waiting(root)
+    if failures:
+        return fail("trash", str(failures[0]), f"look at {root.path}/{WORKSTREAMS}/{SCRATCH}")
+    size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1, lambda: None)).apparent_bytes
+    days = config.maintenance.cleanup.trash_days
+    overdue = [entry for entry in found if _is_overdue(entry, days, now)]
+    text = f"{len(found)} removed sessions wait, {decimal(size)}" if found else "empty"
+    if overdue:
+        return warn(
+            "trash", f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone", "arawn-cli scratch-cleanup"
+        )
+    return ok("trash", text)
+
+
+def _is_overdue(entry: TrashEntry, days: int, now: int) -> bool:
+    """What a run left, with a day in which the next one takes it up."""
+    return entry.removed_at < now - (days + 1) * DAY

@@ -1,0 +1,1 @@
+"""Timers for both jobs: systemd units and crontab lines from the configuration."""

@@ -1,0 +1,149 @@
+"""The commands of `schedule`, from flags to exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from arawn_cli import names
+from arawn_cli.config import Flags, load
+from arawn_cli.errors import ExitCode
+from arawn_cli.events import ScheduleStatus
+from arawn_cli.run import Output, guarded
+from arawn_cli.schedule.effective import settings_from, warnings_of
+from arawn_cli.schedule.install import Consent, install, remove
+from arawn_cli.schedule.installation import bodies_of, chosen, place_of
+from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.status import Told, is_well, statuses
+from arawn_cli.sinks.stdout import json_lines
+
+log = logging.getLogger(__name__)
+
+_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the command line says about where, and about consent."""
+
+    systemd: bool
+    cron: bool
+    user: bool | None
+    yes: bool = False
+    force: bool = False
+
+    def place(self) -> tuple[Scheduler, Scope]:
+        """The scheduler and the scope."""
+        return chosen(systemd=self.systemd, cron=self.cron, user=self.user)
+
+
+def run_show(flags: Flags, output: Output, choice: Choice) -> ExitCode:
+    """`schedule show`."""
+
+    def body(_: Console) -> ExitCode:
+        scheduler, scope = choice.place()
+        settings = settings_from(load(flags, os.environ), flags, os.environ, scope)
+        texts = bodies_of(scheduler, settings)
+        for name, text in texts.items():
+            sys.stdout.write(f"# {name}\n{text}\n" if len(texts) > 1 else text)
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
+    """`schedule install`."""
+
+    def body(_: Console) -> ExitCode:
+        scheduler, scope = choice.place()
+        config = load(flags, os.environ)
+        settings = settings_from(config, flags, os.environ, scope)
+        for warning in warnings_of(config, os.environ):
+            log.warning("%s", warning)
+        return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice))
+
+    return guarded(output, body)
+
+
+def run_remove(output: Output, choice: Choice) -> ExitCode:
+    """`schedule remove`; it needs no configuration, which may be gone by then."""
+
+    def body(_: Console) -> ExitCode:
+        scheduler, scope = choice.place()
+        return remove(place_of(scheduler, scope, None, os.environ), _consent(choice))
+
+    return guarded(output, body)
+
+
+def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
+    """`schedule status`; 1 when something is not as configured, or the last run failed."""
+
+    def body(_: Console) -> ExitCode:
+        scheduler, scope = choice.place()
+        config = load(flags, os.environ)
+        settings = settings_from(config, flags, os.environ, scope)
+        told = Told(config, settings, time.time_ns(), socket.gethostname())
+        found = list(statuses(place_of(scheduler, scope, settings, os.environ), told))
+        _print_statuses(found, output)
+        return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
+
+    return guarded(output, body)
+
+
+def _consent(choice: Choice) -> Consent:
+    attended = sys.stdin.isatty() and sys.stdout.isatty()
+    return Consent(choice.yes, choice.force, _asker() if attended else None, _teller())
+
+
+def _asker() -> Callable[[str], bool]:
+    return lambda question: typer.confirm(names.escape(question))
+
+
+def _teller() -> Callable[[str], None]:
+    """Shows lines of a diff in colour; a line that is none stays as it is."""
+    console = Console(soft_wrap=True, highlight=False)
+    return lambda line: console.print(Text(names.escape(line), style=_COLOURS.get(line[:1], "")))
+
+
+def _print_statuses(found: list[ScheduleStatus], output: Output) -> None:
+    match output.resolved():
+        case "json":
+            write = json_lines(sys.stdout)
+            for status in found:
+                write(status)
+        case "table":
+            console = Console(highlight=False, soft_wrap=True)
+            console.print(_table(found))
+            for problem in dict.fromkeys(problem for status in found for problem in status.problems):
+                console.print(Text(problem, style="red"))
+
+
+def _table(found: list[ScheduleStatus]) -> Table:
+    table = Table(title=f"Schedule ({found[0].scheduler}, {found[0].scope})", title_justify="left")
+    for heading in ("job", "installed", "enabled", "last run", "result", "next run"):
+        table.add_column(heading, overflow="fold")
+    for status in found:
+        style = "green" if is_well(status) else "red"
+        cells = (
+            status.installed,
+            "yes" if status.enabled else "no",
+            _moment(status.last_run),
+            status.result or "-",
+            _moment(status.next_run),
+        )
+        table.add_row(status.job, *(Text(cell, style=style if cell == status.installed else "") for cell in cells))
+    return table
+
+
+def _moment(text: str | None) -> str:
+    return "-" if text is None else text[:19].replace("T", " ") + " UTC"

@@ -1,0 +1,111 @@
+"""From the effective configuration and this installation of the program to settings."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import arawn_cli
+from arawn_cli.config import Config, Flags
+from arawn_cli.credentials import VARIABLE
+from arawn_cli.errors import ConfigurationError
+from arawn_cli.layout import opened_root
+from arawn_cli.origins import DEFAULT, root_source
+from arawn_cli.schedule.settings import Account, Reach, Scope, Settings
+
+
+def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], scope: Scope) -> Settings:
+    """The settings that the timers of a scope are rendered from; the machine's run as the account that owns the root.
+
+    Raises:
+        ConfigurationError, RefusedError: the root is missing or unsafe, or its owner is no account.
+    """
+    with opened_root(config.root) as opened:
+        root = opened.path
+    schedule, account = config.maintenance.schedule, _account(root, scope)
+    keeps_state = bool(config.maintenance.state_dir) or scope is Scope.USER
+    return Settings(
+        scope=scope,
+        account=account,
+        command=command(),
+        options=_options(config, flags, environment, root),
+        root=root,
+        reads=_reads(config, account),
+        state=config.state_directory.absolute() if keeps_state else None,
+        metrics=_metrics(config),
+        token_file=config.relay.token_file if config.relay else None,
+        reach=_reach(config),
+        nice=config.maintenance.nice,
+        io_class=config.maintenance.io_class,
+        cleanup=schedule.scratch_cleanup,
+        check=schedule.disk_check,
+        host=socket.gethostname(),
+        logger=shutil.which("logger", path="/usr/bin:/bin"),
+        namespaces=scope is Scope.USER and _may_have_namespaces(),
+    )
+
+
+def command() -> tuple[str, ...]:
+    """The words that start this installation: its script beside the running interpreter, else the interpreter and the module."""
+    script = Path(sys.executable).with_name("arawn-cli")
+    return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")
+
+
+def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
+    """What this shell has and a timer will not have."""
+    if config.relay and not config.relay.token_file and environment.get(VARIABLE):
+        return [f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file"]
+    return []
+
+
+def _account(root: Path, scope: Scope) -> Account:
+    owner = os.stat(root).st_uid if scope is Scope.SYSTEM else os.getuid()
+    try:
+        entry = pwd.getpwuid(owner)
+    except KeyError as error:
+        raise ConfigurationError(
+            f"the root {root} belongs to user id {owner}, which is no account: give it to the one that runs Arawn"
+        ) from error
+    home = entry.pw_dir if scope is Scope.SYSTEM else os.path.expanduser("~")
+    return Account(entry.pw_name, home.rstrip("/"))
+
+
+def _options(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
+    """`~` and the search for a root mean something else to another account, so what they gave is written out."""
+    options = ("--config", str(config.file)) if config.file else ()
+    paths = config.tables.paths.base_path or config.tables.workstream.data_dir or ""
+    of_file = root_source(config, flags, environment) not in ("--base-path", "$ARAWN_BASE_PATH", DEFAULT)
+    return options if of_file and not paths.startswith("~") else (*options, "--base-path", str(root))
+
+
+def _reads(config: Config, account: Account) -> tuple[Path, ...]:
+    """Without a file of its own to read, a job looks for one in its account's home."""
+    program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
+    named = (config.file or Path(account.home), config.database, config.relay.ca_file if config.relay else None)
+    return (*program, *(path for path in named if path))
+
+
+def _metrics(config: Config) -> Path | None:
+    named = config.maintenance.metrics.textfile_dir
+    return Path(named).expanduser().absolute() if named else None
+
+
+def _reach(config: Config) -> Reach:
+    if config.relay is None:
+        return Reach.NOWHERE
+    return Reach.LOOPBACK if config.relay.address.is_loopback else Reach.ANYWHERE
+
+
+def _may_have_namespaces() -> bool:
+    """Whether the kernel gives this account user namespaces, tried in a process that ends at once."""
+    try:
+        done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0

@@ -1,0 +1,33 @@
+"""When the jobs last ran, as the state file and the schedule tell it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arawn_cli.config import Config
+from arawn_cli.database import DatabaseUnreadableError, query
+from arawn_cli.schedule.settings import Scheduler, Scope, Settings
+from arawn_cli.schedule.units import STATE, SYSTEM_STATE
+from arawn_cli.state import key_of
+from arawn_cli.state_file import FILE
+
+
+def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
+    """The state directory that the jobs of a schedule use, which is not always this shell's."""
+    if settings.state is not None:
+        return settings.state
+    if scheduler is Scheduler.SYSTEMD:
+        return SYSTEM_STATE / STATE
+    return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
+
+
+def last_success(state_directory: Path, job: str, root: Path) -> int | None:
+    """When a job last did its work on a root, in nanoseconds since the epoch; None where that is not recorded."""
+    path = state_directory / FILE
+    try:
+        if not path.exists():
+            return None
+        rows = query(path, "SELECT last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
+    except (DatabaseUnreadableError, OSError):
+        return None
+    return next((value for (value,) in rows if isinstance(value, int)), None)

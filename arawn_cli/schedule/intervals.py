@@ -1,0 +1,159 @@
+"""How often a job runs, in systemd's words and in cron's.
+
+An interval is what `[maintenance.schedule]` holds: a duration such as `5m`, or a calendar word of systemd.time(7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from arawn_cli.config_tables import seconds_of
+from arawn_cli.errors import ConfigurationError
+
+MINUTE = 60
+HOUR = 3600
+DAY = 86_400
+
+_LONGEST_DELAY = HOUR
+_FIRST_AFTER_BOOT = 15 * MINUTE
+_WORD_SECONDS = {
+    "minutely": MINUTE,
+    "hourly": HOUR,
+    "daily": DAY,
+    "weekly": 7 * DAY,
+    "monthly": 31 * DAY,
+    "quarterly": 92 * DAY,
+    "semiannually": 184 * DAY,
+    "yearly": 366 * DAY,
+    "annually": 366 * DAY,
+}
+
+# In the night, and past the hour that summer time skips or repeats.
+_NIGHT_HOURS = (3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class CronTime:
+    """The five time fields of a crontab line (crontab(5)), each `*`, `*/n`, a number, or numbers with commas."""
+
+    minute: str
+    hour: str = "*"
+    day: str = "*"
+    month: str = "*"
+    weekday: str = "*"
+
+    def __str__(self) -> str:
+        return f"{self.minute} {self.hour} {self.day} {self.month} {self.weekday}"
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first minute after a moment at which cron starts the line."""
+        time = moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
+        while not self._day_matches(time):
+            time = time.replace(hour=0, minute=0) + timedelta(days=1)
+        while not (_matches(self.hour, time.hour) and _matches(self.minute, time.minute)):
+            time += timedelta(minutes=1)
+            if (time.hour, time.minute) == (0, 0):
+                return self.next_after(time - timedelta(minutes=1))
+        return time
+
+    def _day_matches(self, time: datetime) -> bool:
+        return _matches(self.month, time.month) and _matches(self.day, time.day) and _matches(self.weekday, time.isoweekday() % 7)
+
+
+def period(interval: str) -> int:
+    """Seconds from one run to the next, the longest that the interval can mean."""
+    return _WORD_SECONDS.get(interval) or seconds_of(interval)
+
+
+def delay(interval: str) -> int:
+    """Seconds by which a run may start late, so that many machines do not start at one moment."""
+    return min(max(period(interval) // 10, 1), _LONGEST_DELAY)
+
+
+def timer_lines(interval: str) -> tuple[str, ...]:
+    """The `[Timer]` lines of an interval.
+
+    A duration that fits evenly into a minute, an hour or a day becomes a calendar time, which makes up for
+    what a machine that was off has missed; any other counts from the run before.
+    """
+    calendar = _calendar(interval)
+    if calendar is None:
+        seconds = seconds_of(interval)
+        return (f"OnBootSec={min(seconds, _FIRST_AFTER_BOOT)}s", f"OnUnitActiveSec={interval}")
+    return (
+        f"OnCalendar={calendar}",
+        "# A machine that was off at the time makes up for it when it starts.",
+        "Persistent=true",
+    )
+
+
+def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
+    """When cron runs a job.
+
+    The minute, and at night the hour, come from a hash of host, root and job: the same each
+    time, and another on another machine.
+
+    Raises:
+        ConfigurationError: cron has no lines for this duration.
+    """
+    number = int.from_bytes(hashlib.sha256("\0".join((host, root, job)).encode("utf-8", "surrogateescape")).digest()[:8], "big")
+    minute, hour = str(number % 60), str(_NIGHT_HOURS[number // 60 % len(_NIGHT_HOURS)])
+    words = {
+        "minutely": CronTime("*"),
+        "hourly": CronTime(minute),
+        "daily": CronTime(minute, hour),
+        "weekly": CronTime(minute, hour, weekday="1"),
+        "monthly": CronTime(minute, hour, "1"),
+        "quarterly": CronTime(minute, hour, "1", "1,4,7,10"),
+        "semiannually": CronTime(minute, hour, "1", "1,7"),
+        "yearly": CronTime(minute, hour, "1", "1"),
+        "annually": CronTime(minute, hour, "1", "1"),
+    }
+    return words.get(interval) or _cron_duration(interval, job, minute, hour)
+
+
+def _cron_duration(interval: str, job: str, minute: str, hour: str) -> CronTime:
+    minutes, odd = divmod(seconds_of(interval), MINUTE)
+    if odd:
+        raise _inexpressible(interval, job, "cron counts in whole minutes")
+    if minutes == 1:
+        return CronTime("*")
+    if minutes < 60 and 60 % minutes == 0:
+        return CronTime(f"*/{minutes}")
+    hours, odd = divmod(minutes, 60)
+    if odd or hours > 24 or 24 % hours:
+        raise _inexpressible(interval, job, "cron has no evenly spaced times for it: minutes must divide an hour, and hours a day")
+    if hours == 1:
+        return CronTime(minute)
+    return CronTime(minute, hour) if hours == 24 else CronTime(minute, f"*/{hours}")
+
+
+def _inexpressible(interval: str, job: str, why: str) -> ConfigurationError:
+    key = f"maintenance.schedule.{job.replace('-', '_')}"
+    return ConfigurationError(f"{key} = {interval!r}: {why}; set one such as 5m, 2h or daily, or use systemd timers")
+
+
+def _calendar(interval: str) -> str | None:
+    """The calendar expression of systemd.time(7) for an interval, or None where none is evenly spaced."""
+    if interval in _WORD_SECONDS:
+        return interval
+    seconds = seconds_of(interval)
+    if seconds < MINUTE and MINUTE % seconds == 0:
+        return f"*:*:0/{seconds}"
+    minutes, odd = divmod(seconds, MINUTE)
+    if not odd and minutes < 60 and 60 % minutes == 0:
+        return f"*:0/{minutes}"
+    hours, odd = divmod(seconds, HOUR)
+    if not odd and hours < 24 and 24 % hours == 0:
+        return f"0/{hours}:00"
+    return "daily" if seconds == DAY else None
+
+
+def _matches(field: str, value: int) -> bool:
+    if field == "*":
+        return True
+    if field.startswith("*/"):
+        return value % int(field[2:]) == 0
+    return value in {int(part) for part in field.split(",")}

@@ -1,0 +1,163 @@
+"""The use case `schedule status`: is it installed as configured, when did it run, when will it, and may it do its work?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from arawn_cli import instants
+from arawn_cli.config import Config
+from arawn_cli.events import ScheduleStatus, rendered
+from arawn_cli.schedule.history import last_success, state_of
+from arawn_cli.schedule.installation import JOBS, Place, bodies_of
+from arawn_cli.schedule.intervals import cron_time
+from arawn_cli.schedule.ownership import Condition
+from arawn_cli.schedule.sandbox import writable
+from arawn_cli.schedule.settings import Job, Scope, Settings
+from arawn_cli.schedule.systemctl import Manager
+from arawn_cli.schedule.units import SYSTEM_STATE
+
+_SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
+_MICROSECOND = 1_000
+_LOCKED = "75"
+_WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Of what, and when, a status tells."""
+
+    config: Config
+    settings: Settings
+    now: int
+    host: str
+
+
+def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
+    """The status of each job in a place; nothing is changed."""
+    conditions = place.store.conditions(bodies_of(place.scheduler, told.settings))
+    for job in told.settings.jobs:
+        own = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
+        condition = max(own, key=_WORST.index)
+        yield _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
+
+
+def is_well(status: ScheduleStatus) -> bool:
+    """Whether a job will run as configured, and did when it last ran."""
+    return status.installed == Condition.CURRENT.value and status.enabled and status.result != "failed" and not status.problems
+
+
+def installed_anywhere(place: Place) -> bool:
+    """Whether anything of the tool's, or by its names, is in a place."""
+    names = ("crontab", "arawn-cli") if place.manager is None else tuple(f"arawn-{job}.timer" for job in JOBS)
+    return any(place.store.text(name) is not None for name in names)
+
+
+def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
+    timer, service = f"{job.unit}.timer", f"{job.unit}.service"
+    found = (
+        manager.properties(service, _SERVICE) if manager.answers() else _properties_in(place.store.text(service) or "", told.settings.home)
+    )
+    enabled = manager.state("is-enabled", timer) == "enabled"
+    running = manager.answers() and manager.state("is-active", timer) == "active"
+    problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
+    if condition is not Condition.MISSING and enabled != running and manager.answers():
+        problems.append(
+            f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run systemctl enable --now {timer}"
+        )
+    if place.scope is Scope.USER and condition is not Condition.MISSING and not manager.lingers(told.settings.account.name):
+        problems.append(f"timers of this account stop when it logs out: run loginctl enable-linger {told.settings.account.name}")
+    trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
+    last = _seconds(found.get("ExecMainExitTimestamp", "")) or _seconds(trigger)
+    upcoming = manager.next_run(timer) if running else None
+    next_run = None if upcoming is None else upcoming * _MICROSECOND
+    return _event(place, told, job, condition, enabled and running, next_run, last, _result(found), problems)
+
+
+def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
+    there = condition is not Condition.MISSING
+    settings = told.settings
+    time = cron_time(job.interval, job.name, settings.host, str(settings.root))
+    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND).astimezone())
+    next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
+    last = last_success(state_of(place.scheduler, settings, told.config), job.name, settings.root)
+    problems = list(_problems(condition, place)) if there else []
+    return _event(place, told, job, condition, there, next_run, last, None, problems)
+
+
+def _event(
+    place: Place,
+    told: Told,
+    job: Job,
+    condition: Condition,
+    enabled: bool,
+    next_run: int | None,
+    last_run: int | None,
+    result: str | None,
+    problems: list[str],
+) -> ScheduleStatus:
+    return ScheduleStatus(
+        timestamp=instants.render(told.now),
+        host=told.host,
+        dry_run=False,
+        job=job.name,
+        scheduler=place.scheduler.value,
+        scope=place.scope.value,
+        installed=condition.value,
+        enabled=enabled,
+        next_run=rendered(next_run),
+        last_run=rendered(last_run),
+        result=result,
+        problems=tuple(problems),
+    )
+
+
+def _problems(condition: Condition, place: Place) -> Iterator[str]:
+    mend = f"run arawn-cli schedule install {place.flags}"
+    if condition is Condition.OUTDATED:
+        yield f"what is installed is not what the configuration says now: {mend}"
+    if condition in (Condition.EDITED, Condition.FOREIGN):
+        yield f"what is installed was changed by hand, and is not what the configuration says: {mend} to see the difference"
+
+
+def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Place) -> Iterator[str]:
+    """Where the unit as it is keeps the job from what the configuration names now."""
+    mend = f"run arawn-cli schedule install {place.flags}"
+    if found.get("ProtectSystem") == "strict":
+        allowed = _listed(found.get("ReadWritePaths", ""))
+        for path in writable(settings, job):
+            made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
+            if not made_by_systemd and not any(path.is_relative_to(place) for place in allowed):
+                yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
+    if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
+        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
+
+
+def _properties_in(text: str, home: str | None) -> dict[str, str]:
+    """The properties that a unit file names, where there is no systemd to ask."""
+    found = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    return {key: value.replace("%h", home or "%h").replace("%%", "%") for key, value in found.items()}
+
+
+def _listed(text: str) -> list[Path]:
+    """The paths of a list, as a unit file and as systemd quote them."""
+    words = (match[1] if match[1] is not None else match[0] for match in _WORD.finditer(text))
+    return [Path(re.sub(r"\\(.)", r"\1", word).lstrip("-+")) for word in words]
+
+
+def _result(found: Mapping[str, str]) -> str | None:
+    if not _seconds(found.get("ExecMainExitTimestamp", "")):
+        return None
+    if found.get("Result") != "success":
+        return "failed"
+    return "another run was at work" if found.get("ExecMainStatus") == _LOCKED else "success"
+
+
+def _seconds(text: str) -> int | None:
+    """Nanoseconds of systemd's `@seconds`, or None."""
+    match = re.fullmatch(r"@(\d+)", text)
+    return int(match[1]) * instants.SECOND if match and int(match[1]) else None

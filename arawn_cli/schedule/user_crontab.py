@@ -1,0 +1,103 @@
+"""An account's own crontab, which belongs to its user but for one marked block."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from arawn_cli.schedule.changes import Change, ScheduleError
+from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
+
+BLOCK = "crontab"
+
+_BEGIN = "# BEGIN arawn-cli schedule: what stands up to END is written by the tool, and edits of it are noticed\n"
+_END = "# END arawn-cli schedule\n"
+_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}(.*?)^{re.escape(_END)}", re.MULTILINE | re.DOTALL)
+_NO_CRONTAB = "no crontab for"
+_MADE = "the crontab"
+
+
+@dataclass(frozen=True, slots=True)
+class CrontabStore:
+    """The crontab of the account that runs this; it is read and written by crontab(1) alone."""
+
+    account: str
+
+    def installing(self, bodies: Mapping[str, str]) -> list[Change]:
+        """A change of the crontab if its block is not what it should be."""
+        body = bodies[BLOCK]
+        crontab, block = self._crontab(), self.text(BLOCK)
+        condition = condition_of(block, body)
+        if condition is Condition.CURRENT:
+            return []
+        made = made_with(block) if block is not None else (() if crontab is not None else (_MADE,))
+        return [self._change(crontab, f"{_BEGIN}{sealed(body, made)}{_END}", condition)]
+
+    def removing(self) -> list[Change]:
+        """A change of the crontab if it has a block."""
+        block = self.text(BLOCK)
+        if block is None:
+            return []
+        condition = condition_of(block, None)
+        change = self._change(self._crontab(), "", condition)
+        return [Change(change.place, BLOCK, change.before, None, condition)] if not change.after and _MADE in made_with(block) else [change]
+
+    def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
+        """What is found for the block."""
+        return {BLOCK: condition_of(self.text(BLOCK), bodies[BLOCK])}
+
+    def text(self, name: str) -> str | None:
+        """The block's text between its marks, or None.
+
+        Raises:
+            ScheduleError: crontab(1) fails, or the block has lost its end.
+        """
+        crontab = self._crontab() or ""
+        match = _BLOCK.search(crontab)
+        if match is None and _BEGIN in crontab:
+            raise ScheduleError(f"the block in the crontab of {self.account} has no line {_END.strip()!r}: put it back with crontab -e")
+        return match[1] if match else None
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Hands the new crontab to crontab(1), which checks it and puts it in place.
+
+        Raises:
+            ScheduleError: crontab(1) fails.
+        """
+        for change in changes:
+            if change.after is None:
+                _crontab("-r")
+            else:
+                _crontab("-", text=change.after)
+
+    def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
+        before = crontab or ""
+        after = _BLOCK.sub(lambda _: block, before, count=1) if _BLOCK.search(before) else before + block
+        return Change(f"crontab of {self.account}", BLOCK, crontab, after, condition)
+
+    def _crontab(self) -> str | None:
+        return _crontab("-l")
+
+
+def _crontab(action: str, text: str | None = None) -> str | None:
+    """What crontab(1) prints, or None where the account has no crontab."""
+    try:
+        done = subprocess.run(
+            ["crontab", action],
+            input=None if text is None else text.encode("utf-8", "surrogateescape"),
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except OSError as error:
+        raise ScheduleError(f"cannot run crontab: {error.strerror}; install cron, or use --systemd") from error
+    told = done.stderr.decode("utf-8", "replace").strip()
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "surrogateescape")
+    if _NO_CRONTAB in told:
+        return None
+    raise ScheduleError(f"crontab {action} failed: {' '.join(told.split())}")

@@ -1,0 +1,60 @@
+"""What the files in contrib/ are rendered from; `python -m tests.contrib_settings` writes them anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from arawn_cli.config_tables import Maintenance
+from arawn_cli.schedule.crontab import cron_block, cron_file
+from arawn_cli.schedule.ownership import sealed
+from arawn_cli.schedule.settings import Account, Reach, Scope, Settings
+from arawn_cli.schedule.units import units
+
+CONTRIB = Path(__file__).parents[1] / "contrib"
+
+SYSTEM = Settings(
+    scope=Scope.SYSTEM,
+    account=Account("arawn", "/var/lib/arawn"),
+    command=("/usr/local/bin/arawn-cli",),
+    options=("--config", "/etc/arawn/config.toml"),
+    root=Path("/srv/arawn"),
+    reads=(Path("/usr/local"), Path("/etc/arawn/config.toml")),
+    state=None,
+    metrics=None,
+    token_file=None,
+    reach=Reach.ANYWHERE,
+    nice=Maintenance().nice,
+    io_class=Maintenance().io_class,
+    cleanup=Maintenance().schedule.scratch_cleanup,
+    check=Maintenance().schedule.disk_check,
+    host="",
+    logger="/usr/bin/logger",
+    namespaces=False,
+)
+
+_HOME = "/home/arawn"
+USER = replace(
+    SYSTEM,
+    scope=Scope.USER,
+    account=Account("arawn", _HOME),
+    command=(f"{_HOME}/.local/bin/arawn-cli",),
+    options=(),
+    root=Path(_HOME, ".arawn"),
+    reads=(Path(_HOME),),
+    state=Path(_HOME, ".local/state/arawn-cli"),
+    namespaces=True,
+)
+
+
+def contrib_files() -> dict[Path, str]:
+    """Every rendered file of contrib/, sealed as an installed one is."""
+    found = {CONTRIB / "systemd" / settings.scope / name: text for settings in (SYSTEM, USER) for name, text in units(settings).items()}
+    found[CONTRIB / "cron" / "arawn-cli"] = cron_file(SYSTEM)
+    found = {path: sealed(text) for path, text in found.items()}
+    return {**found, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
+
+
+if __name__ == "__main__":
+    for path, text in contrib_files().items():
+        path.write_text(text)
