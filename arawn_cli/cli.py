@@ -218,7 +218,7 @@ def trash_purge(
     raise typer.Exit(run_trash_purge(Flags(config, base_path, dry_run=dry_run), Output(output.value, verbose, quiet), older_than_days))
 
 
-schedule = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from [maintenance.schedule].")
+schedule = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from the configuration.")
 app.add_typer(schedule, name="schedule")
 
 SystemdOption = Annotated[bool, typer.Option("--systemd", help="systemd timers; the default where systemd runs.")]

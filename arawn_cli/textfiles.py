@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from arawn_cli.events import ScratchCleanup, ScratchSessionEvent
 from arawn_cli.metrics import Noted, check_metrics, cleanup_metrics
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError
+from arawn_cli.whole_file import replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +53,9 @@ def _write(path: Path, metrics: Sequence[Metric]) -> None:
     registry = CollectorRegistry()
     registry.register(_Collected(metrics))
     try:
-        _replace(path, generate_latest(registry))
+        replace_whole(path, generate_latest(registry).decode())
     except OSError as error:
         log.warning("cannot write the metrics %s: %s", path, error.strerror)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(descriptor, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 class _Collected(Collector):

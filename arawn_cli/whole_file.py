@@ -42,7 +42,7 @@ class WholeFile:
             if self._in_place:
                 self._target.write_text(text, "utf-8")
             else:
-                self._replace(text)
+                replace_whole(self._target, text)
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -57,20 +57,26 @@ class WholeFile:
         if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, f"no files can be made in {parent}")
 
-    def _replace(self, text: str) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._target.parent, prefix=f".{self._target.name[:100]}.")
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-                os.fchmod(descriptor, _MODE)
-            os.replace(name, self._target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-
     def _refusal(self, error: OSError | RuntimeError) -> ConfigurationError:
         reason = error.strerror if isinstance(error, OSError) else "its links form a loop"
         return ConfigurationError(f"cannot write {self._what} {self._path}: {reason}")
+
+
+def replace_whole(path: Path, text: str) -> None:
+    """Puts a file with a text, readable by everyone, in place of the one before.
+
+    Raises:
+        OSError: that cannot be done; what stood there stays.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+            os.fchmod(descriptor, _MODE)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
