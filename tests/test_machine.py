@@ -70,7 +70,7 @@ def clean(machine: Machine) -> Iterator[None]:
     yield
     for flags in (("--systemd",), ("--cron",)):
         machine.output(COMMAND, "schedule", "remove", *flags, "--system", "--yes", "--force", "--quiet")
-    machine.output("sh", "-c", f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli {UNITS}/arawn-*.d; chmod o-w {ROOT}")
+    machine.output("sh", "-c", f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli /home/arawn/.local {UNITS}/arawn-*.d; chmod o-w {ROOT}")
 
 
 def configure(machine: Machine, text: str = "", root: str = ROOT) -> None:
