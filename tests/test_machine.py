@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,7 +71,11 @@ def clean(machine: Machine) -> Iterator[None]:
     yield
     for flags in (("--systemd",), ("--cron",)):
         machine.output(COMMAND, "schedule", "remove", *flags, "--system", "--yes", "--force", "--quiet")
-    machine.output("sh", "-c", f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli /home/arawn/.local {UNITS}/arawn-*.d; chmod o-w {ROOT}")
+    machine.output(
+        "sh",
+        "-c",
+        f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli /home/arawn/.local {UNITS}/arawn-*.d; chmod o-w {ROOT}",
+    )
 
 
 def configure(machine: Machine, text: str = "", root: str = ROOT) -> None:
@@ -224,6 +229,17 @@ def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
     status = machine.run(COMMAND, "schedule", "status")
     assert json.loads(status.stdout.splitlines()[0])["result"] == "another run was at work"
     assert status.returncode == 0
+
+
+def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    with closing(sqlite3.connect(machine.path("/var/lib/arawn-cli/state.db"))) as connection, connection:
+        connection.execute("UPDATE runs SET last_run = ?", (time.time_ns() - 3 * DAY,))
+    events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
+    (overdue,) = [event for event in events if event.get("status") == "fail"]
+    assert (overdue["check"], overdue["mend"]) == ("scratch-cleanup last success", "arawn-cli scratch-cleanup")
+    assert "which is overdue: it runs daily" in overdue["detail"]
 
 
 def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine: Machine) -> None:
