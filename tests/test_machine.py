@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -234,8 +233,9 @@ def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
 def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
     install(machine)
     machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
-    with closing(sqlite3.connect(machine.path("/var/lib/arawn-cli/state.db"))) as connection, connection:
-        connection.execute("UPDATE runs SET last_run = ?", (time.time_ns() - 3 * DAY,))
+    statement = f"UPDATE runs SET last_run = {time.time_ns() - 3 * DAY}"
+    program = f"import sqlite3; base = sqlite3.connect('/var/lib/arawn-cli/state.db'); base.execute('{statement}'); base.commit()"
+    machine.output("/opt/arawn-cli/bin/python3", "-c", program)
     events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
     (overdue,) = [event for event in events if event.get("status") == "fail"]
     assert (overdue["check"], overdue["mend"]) == ("scratch-cleanup last success", "arawn-cli scratch-cleanup")
