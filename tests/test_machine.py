@@ -70,7 +70,11 @@ def clean(machine: Machine) -> Iterator[None]:
     yield
     for flags in (("--systemd",), ("--cron",)):
         machine.output(COMMAND, "schedule", "remove", *flags, "--system", "--yes", "--force", "--quiet")
-    machine.output("sh", "-c", f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli {UNITS}/arawn-*.d; chmod o-w {ROOT}")
+    machine.output(
+        "sh",
+        "-c",
+        f"rm -rf {ROOT}/workstreams/scratch/sessions/* /var/lib/arawn-cli /home/arawn/.local {UNITS}/arawn-*.d; chmod o-w {ROOT}",
+    )
 
 
 def configure(machine: Machine, text: str = "", root: str = ROOT) -> None:
@@ -224,6 +228,18 @@ def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
     status = machine.run(COMMAND, "schedule", "status")
     assert json.loads(status.stdout.splitlines()[0])["result"] == "another run was at work"
     assert status.returncode == 0
+
+
+def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    statement = f"UPDATE runs SET last_run = {time.time_ns() - 3 * DAY}"
+    program = f"import sqlite3; base = sqlite3.connect('/var/lib/arawn-cli/state.db'); base.execute('{statement}'); base.commit()"
+    machine.output("/opt/arawn-cli/bin/python3", "-c", program)
+    events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
+    (overdue,) = [event for event in events if event.get("status") == "fail"]
+    assert (overdue["check"], overdue["mend"]) == ("scratch-cleanup last success", "arawn-cli scratch-cleanup")
+    assert "which is overdue: it runs daily" in overdue["detail"]
 
 
 def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine: Machine) -> None:

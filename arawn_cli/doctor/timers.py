@@ -25,8 +25,9 @@ from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuse
 
 log = logging.getLogger(__name__)
 
-# A job may be late by its random delay, and by a run of its own.
+# A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
+_GRACE_SECS = 600
 _INSTALL = "arawn-cli schedule install"
 
 
@@ -112,7 +113,7 @@ def _overdue(status: ScheduleStatus, each: Installed, told: Told) -> Finding:
         last = instants.parse(status.last_run)
     if last is None:
         return warn(check, "no run is recorded yet", f"arawn-cli schedule status {each.place.flags}")
-    late = told.now - last - _PERIODS_UNTIL_OVERDUE * period(job.interval) * SECOND
+    late = told.now - last - (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if late > 0:
         return fail(check, f"{instants.render(last)[:19]}Z, which is overdue: it runs {job.interval}", f"arawn-cli {job.name}")
     return ok(check, f"{instants.render(last)[:19]}Z")
