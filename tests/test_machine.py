@@ -158,6 +158,8 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
             assert show(machine, f"arawn-{job}.service", "Result") == "success"
         machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
         machine.output("systemctl", "stop", "arawn-scratch-cleanup.timer", "arawn-disk-check.timer")
+        services = ("arawn-scratch-cleanup.service", "arawn-disk-check.service")
+        machine.until(lambda: all(show(machine, service, "ActiveState") == "inactive" for service in services))
     doctor = machine.run(COMMAND, "doctor")
     findings = {event["check"]: event["status"] for event in map(json.loads, doctor.stdout.splitlines()) if event["type"] == "doctor_check"}
     assert {check for check, status in findings.items() if status == "fail"} == {"scratch-cleanup timer", "disk-check timer"}  # stopped
