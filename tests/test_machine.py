@@ -235,7 +235,7 @@ def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
 def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
     install(machine)
     machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
-    statement = f"UPDATE runs SET last_run = {time.time_ns() - 3 * DAY}"
+    statement = f"UPDATE runs SET last_success = {time.time_ns() - 3 * DAY}"
     program = f"import sqlite3; base = sqlite3.connect('/var/lib/arawn-cli/state.db'); base.execute('{statement}'); base.commit()"
     machine.output("/opt/arawn-cli/bin/python3", "-c", program)
     events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
