@@ -47,7 +47,7 @@ class DiskPressure(Event):
     `unit` is `bytes`, or `inodes` for the scope that counts them: then the fields named after bytes hold inodes.
     `reclaimable_bytes` is what a cleanup now would remove and what the trash holds, where that helps and is known.
     `forecast_days` are the days until the limit that comes next is reached at the pace of the last week: that of a
-    warning, or above it the critical one; null when that is unknown, more than a year off, or behind.
+    warning, or above it the critical one; null when that is unknown, shows no trend, is more than a year off, or behind.
     """
 
     type: str = "disk_pressure"
