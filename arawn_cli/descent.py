@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from arawn_cli.descriptors import open_directory
 from arawn_cli.model import Identity, identity_of
 
+if TYPE_CHECKING:
+    from os import _ScandirIterator as ScandirIterator  # what os.scandir answers has no public name
+
 MAX_OPEN = 32
+
+Opened = TypeVar("Opened")
 
 
 class MovedAwayError(OSError):
@@ -111,15 +118,27 @@ class Descent:
             left.descriptor = None
         return left
 
+    def scan(self) -> ScandirIterator[str]:
+        """A listing of `here`, to be closed by the caller.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        return self._with_descriptors(lambda: os.scandir(self.descriptor))
+
     def _open(self, name: str, parent: int) -> int:
+        return self._with_descriptors(lambda: open_directory(name, parent))
+
+    def _with_descriptors(self, opening: Callable[[], Opened]) -> Opened:
+        """Tries once more with the directories above closed, where the process has no descriptor left."""
         try:
-            return open_directory(name, parent)
+            return opening()
         except OSError as error:
             if error.errno != errno.EMFILE or self.depth - self._closed < 2:
                 raise
         while self.depth - self._closed > 1:
             self._close_topmost()
-        return open_directory(name, parent)
+        return opening()
 
     def _close_topmost(self) -> None:
         level = self._levels[self._closed]

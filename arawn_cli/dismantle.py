@@ -108,7 +108,7 @@ class _Dismantling:
         """Unlinks everything in the directory that is no directory, and keeps the names of those."""
         directory = self._descent.descriptor
         try:
-            with os.scandir(directory) as listing:
+            with self._descent.scan() as listing:
                 for entry in listing:
                     if self._stopping():
                         return

@@ -11,7 +11,8 @@ from arawn_cli.layout import PRODUCTION, SESSIONS, WORK, Root, workstream_entrie
 from arawn_cli.model import FileKind, Usage, WorkstreamRow
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.surroundings import Surroundings
-from arawn_cli.usage import Subtree, combined, measure_all
+from arawn_cli.tally import combined
+from arawn_cli.usage import Subtree, measure_all
 
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
 _OTHER = "other"

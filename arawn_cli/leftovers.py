@@ -15,8 +15,9 @@ from arawn_cli.errors import LockedError
 from arawn_cli.layout import SESSIONS, Root
 from arawn_cli.model import Failure, Usage
 from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
+from arawn_cli.tally import combined
 from arawn_cli.trash import TrashEntry, gone, waiting
-from arawn_cli.usage import Subtree, combined, measure, measure_all
+from arawn_cli.usage import Subtree, measure, measure_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged
 def trash_usage(root: Root) -> Usage:
     """What everything that waits in any trash uses."""
     found, failures = waiting(root)
-    usage = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1, lambda: None))
+    usage = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1))
     return replace(usage, failures=(*usage.failures, *failures))
 
 

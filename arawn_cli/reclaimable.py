@@ -11,8 +11,8 @@ from arawn_cli.layout import Root, opened_sessions
 from arawn_cli.model import Decision, ScratchSession, Usage, identity_of
 from arawn_cli.occupancy import mounted_in, occupied
 from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
+from arawn_cli.tally import combined
 from arawn_cli.trash import Sessions
-from arawn_cli.usage import combined
 
 
 def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now: int) -> list[Decision] | None:

@@ -55,10 +55,10 @@ class TerminalProgress:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=total)
 
-    def advance(self) -> None:
-        """One step is done."""
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
         if self._task is not None:
-            self._progress.advance(self._task)
+            self._progress.advance(self._task, steps)
 
 
 class NoProgress:
@@ -67,8 +67,8 @@ class NoProgress:
     def start(self, what: str, total: int) -> None:
         """Begins a stage."""
 
-    def advance(self) -> None:
-        """One step is done."""
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
 
 
 class Tables:

@@ -23,8 +23,8 @@ from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import brake_of
+from arawn_cli.tally import combined
 from arawn_cli.trend import trend_of
-from arawn_cli.usage import combined
 
 log = logging.getLogger(__name__)
 

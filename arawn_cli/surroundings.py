@@ -22,8 +22,8 @@ class Progress(Protocol):
     def start(self, what: str, total: int) -> None:
         """Begins a stage of `total` steps, ending the one before."""
 
-    def advance(self) -> None:
-        """One step of the stage is done."""
+    def advance(self, steps: int = 1) -> None:
+        """Some steps of the stage are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class Surroundings:
         """The present time, as events write it."""
         return instants.render(self.clock())
 
-    def advance_or_stop(self) -> None:
-        """One step of a stage that changes nothing is done, and may be the last.
+    def advance_or_stop(self, steps: int) -> None:
+        """Some steps of a stage that changes nothing are done, and may be the last.
 
         Raises:
             StoppedError: a signal asked the run to end.
         """
         if self.stopping():
             raise StoppedError("stopped by a signal")
-        self.progress.advance()
+        self.progress.advance(steps)

@@ -37,7 +37,7 @@ class _Trash:
 
     def tell(self, entry: TrashEntry, action: str) -> None:
         """Emits an event of an entry as it stands in the trash now."""
-        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1)
         self.surroundings.emit(self.event(entry, action, usage.apparent_bytes, usage.files))
 
     def event(self, entry: TrashEntry, action: str, size: int, files: int) -> TrashEntryEvent:
@@ -77,7 +77,7 @@ def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
             log.error("no session %s in the trash of %s: see what is there with `arawn-cli trash list`", escape(session), trash.root.path)
             return False
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
-        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
         failure = put_back(trash.root, entry, used=True)
         if failure:
             log.error("session %s stays in the trash: %s", escape(session), failure)
@@ -107,7 +107,7 @@ def _purged(trash: _Trash, entry: TrashEntry) -> bool:
     if trash.config.dry_run:
         trash.tell(entry, "would_purge")
         return True
-    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1, lambda: None)
+    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
     purged = purge(trash.root, entry, trash.surroundings.stopping)
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)

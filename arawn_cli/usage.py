@@ -1,20 +1,32 @@
-"""Measuring trees through directory descriptors: no recursion, no link followed, no other filesystem entered."""
+"""Measuring trees, spread over the cores: by the native module where it is installed, else in Python, with the same answers."""
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import Protocol
 
-from arawn_cli.descent import Descent
 from arawn_cli.descriptors import opened_directory
-from arawn_cli.model import Failure, HardLinks, Identity, Usage, identity_of, latest
+from arawn_cli.model import Failure, HardLinks, Usage
 from arawn_cli.names import escape
+from arawn_cli.tally import Tally
+from arawn_cli.walk import walk
 
-_THREADS_MAX = 8
-_BLOCK = 512  # the unit of st_blocks, whatever the filesystem's block size (stat(2))
+_THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
+_THREADS_MAX = 16
+
+Measured = tuple[int, int, int, int, int | None, list[tuple[int, int, int, int, int]], list[tuple[str, bytes, int]], list[bytes]]
+"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories without files of several names, newest
+mtime; then (device, inode, apparent, allocated, links) for each name of those, (operation, path, errno) for each failure,
+and the paths of other filesystems, all below the subtree."""
+
+
+class _Native(Protocol):
+    def measure(self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]:
+        """See `measure_all`; `tick` gets how many subtrees were finished since its last call, and ends the walk by raising."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,172 +45,98 @@ class Subtree:
         return "/".join(self.names)
 
 
-def measure(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
-    """Measures the entry `name` of the open directory `parent`, and everything below it.
+def _nobody(_finished: int) -> None:
+    """Nobody waits to be told how far it is."""
+
+
+def measure(parent: int, name: str, shown: str) -> Usage:
+    """Measures the entry `name` of the open directory `parent`, and everything below it; `shown` is its path for people.
 
     Only regular files count in `apparent_bytes` and `files`, as Arawn counts;
     blocks are counted of everything. An entry that vanishes meanwhile is no failure.
     """
-    tally = _Tally()
-    try:
-        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except OSError as error:
-        return tally.fail("stat", shown, error).total()
-    if shallow or not stat.S_ISDIR(top.st_mode):
-        tally.add(top)
-        return tally.total()
-    with Descent(shown) as descent:
-        _enter(descent, tally, name, parent, top.st_dev)
-        try:
-            while descent.depth:
-                _step(descent, tally, top.st_dev)
-        except OSError as error:
-            tally.fail("openat", descent.path(".."), error)
-    return tally.total()
+    if native is None:
+        return walk(parent, name, shown)
+    (measured,) = native.measure(parent, ((os.fsencode(name), False),), 1, _nobody)
+    usage = _usage(measured, shown)
+    return walk(parent, name, shown) if _lacked_descriptors(usage) else usage
 
 
-def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[], None]) -> list[Usage]:
+def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _nobody) -> list[Usage]:
     """Measures every subtree below the open directory `start`, spread over threads.
 
-    `advance` is called after each, from this thread. The answers have the order of the subtrees.
+    `advance` is called from this thread every now and then, with the number of subtrees that were finished since; what
+    it raises ends the measuring. The answers have the order of the subtrees.
     """
+    if native is None:
+        return _measure_in_python(start, subtrees, threads, advance)
+    given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
+    found = native.measure(start, given, threads, advance)
+    usages = [_usage(measured, subtree.shown) for measured, subtree in zip(found, subtrees, strict=True)]
+    return [_walk_at(start, subtree) if _lacked_descriptors(usage) else usage for usage, subtree in zip(usages, subtrees, strict=True)]
+
+
+def threads_for(configured: int) -> int:
+    """How many threads measure: as configured, or for 0 by the processors that this process may use."""
+    processors = len(os.sched_getaffinity(0))
+    return configured or min(processors * (_THREADS_PER_PROCESSOR if native else 1), _THREADS_MAX)
+
+
+def _measure_in_python(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
     if threads == 1 or len(subtrees) < 2:
-        return [_advancing(_measure_at(start, subtree), advance) for subtree in subtrees]
+        return [_advancing(_walk_at(start, subtree), advance) for subtree in subtrees]
     pool = ThreadPoolExecutor(threads, "measure")
     try:
-        return [_advancing(usage, advance) for usage in pool.map(lambda subtree: _measure_at(start, subtree), subtrees)]
+        return [_advancing(usage, advance) for usage in pool.map(lambda subtree: _walk_at(start, subtree), subtrees)]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def threads_for(configured: int) -> int:
-    """How many threads measure: as configured, or for 0 one for each processor that this process may use."""
-    return configured or min(len(os.sched_getaffinity(0)), _THREADS_MAX)
-
-
-def combined(usages: Iterable[Usage]) -> Usage:
-    """What several trees use together: a file with names in more than one of them counts once."""
-    tally = _Tally()
-    for usage in usages:
-        tally.merge(usage)
-    return tally.total()
-
-
-def _advancing(usage: Usage, advance: Callable[[], None]) -> Usage:
-    advance()
+def _advancing(usage: Usage, advance: Callable[[int], None]) -> Usage:
+    advance(1)
     return usage
 
 
-def _measure_at(start: int, subtree: Subtree) -> Usage:
+def _walk_at(start: int, subtree: Subtree) -> Usage:
     shown = subtree.shown
     if len(subtree.names) == 1:
-        return measure(start, subtree.names[0], shown, shallow=subtree.shallow)
+        return walk(start, subtree.names[0], shown, shallow=subtree.shallow)
     try:
         with opened_directory(start, *subtree.names[:-1]) as parent:
-            return measure(parent, subtree.names[-1], shown, shallow=subtree.shallow)
+            return walk(parent, subtree.names[-1], shown, shallow=subtree.shallow)
     except OSError as error:
-        return _Tally().fail("openat", shown, error).total()
+        return Tally().fail("openat", shown, error).total()
 
 
-def _enter(descent: Descent, tally: _Tally, name: str, parent: int, device: int) -> None:
+def _usage(measured: Measured, shown: str) -> Usage:
+    apparent, allocated, files, directories, newest, links, failures, others = measured
+    if not (links or failures or others):
+        return Usage(apparent, allocated, files, directories, newest)
+    tally = Tally(apparent, allocated, files, directories, newest)
+    for device, inode, size, blocks, count in links:
+        tally.link((device, inode), HardLinks(size, blocks, 1, count))
+    tally.failures += [Failure(operation, _below(shown, path), number) for operation, path, number in failures]
+    tally.other_filesystems += [_below(shown, path) for path in others]
+    return tally.total()
+
+
+def _below(shown: str, path: bytes) -> str:
+    return escape(f"{shown}/{os.fsdecode(path)}" if path else shown)
+
+
+def _lacked_descriptors(usage: Usage) -> bool:
+    """Whether the threads of the native walk ran out of descriptors, of which the one in Python needs fewer."""
+    return any(failure.errno in (errno.EMFILE, errno.ENFILE) for failure in usage.failures)
+
+
+def _load() -> _Native | None:
+    """The native module, or None where it was not built."""
     try:
-        status = descent.enter(name, parent)
-    except OSError as error:
-        tally.fail("openat", descent.path(name) if descent.depth else descent.path(), error)
-        return
-    if status.st_dev != device:
-        tally.other_filesystems.append(escape(descent.path()))
-        descent.leave()
-        return
-    tally.add(status)
-    _list(descent, tally)
+        from arawn_cli import _usage as module
+    except ImportError:
+        return None
+    return module
 
 
-def _list(descent: Descent, tally: _Tally) -> None:
-    """Counts what the directory holds and keeps the names of its subdirectories."""
-    pending = descent.here.pending
-    try:
-        with os.scandir(descent.descriptor) as listing:
-            for entry in listing:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.name)
-                    continue
-                try:
-                    tally.add(entry.stat(follow_symlinks=False))
-                except OSError as error:
-                    tally.fail("stat", descent.path(entry.name), error)
-    except OSError as error:
-        tally.fail("getdents64", descent.path(), error)
-
-
-def _step(descent: Descent, tally: _Tally, device: int) -> None:
-    pending = descent.here.pending
-    if pending:
-        _enter(descent, tally, pending.pop(), descent.descriptor, device)
-    else:
-        descent.leave()
-
-
-@dataclass(slots=True)
-class _Tally:
-    apparent: int = 0
-    allocated: int = 0
-    files: int = 0
-    directories: int = 0
-    newest: int | None = None
-    linked: dict[Identity, HardLinks] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    other_filesystems: list[str] = field(default_factory=list)
-
-    def add(self, status: os.stat_result) -> None:
-        if self.newest is None or status.st_mtime_ns > self.newest:
-            self.newest = status.st_mtime_ns
-        allocated = status.st_blocks * _BLOCK
-        if stat.S_ISDIR(status.st_mode):
-            self.directories += 1
-        elif stat.S_ISREG(status.st_mode):
-            if status.st_nlink > 1:
-                self._link(identity_of(status), HardLinks(status.st_size, allocated, 1, status.st_nlink))
-                return
-            self.files += 1
-            self.apparent += status.st_size
-        self.allocated += allocated
-
-    def _link(self, identity: Identity, found: HardLinks) -> None:
-        known = self.linked.get(identity)
-        if known is not None:
-            self.linked[identity] = replace(known, met=known.met + found.met)
-            return
-        self.linked[identity] = found
-        self.files += 1
-        self.apparent += found.apparent
-        self.allocated += found.allocated
-
-    def fail(self, operation: str, path: str, error: OSError) -> _Tally:
-        if not isinstance(error, FileNotFoundError):
-            self.failures.append(Failure.of(operation, path, error))
-        return self
-
-    def merge(self, usage: Usage) -> None:
-        shared = usage.linked.values()
-        self.apparent += usage.apparent_bytes - sum(file.apparent for file in shared)
-        self.allocated += usage.allocated_bytes - sum(file.allocated for file in shared)
-        self.files += usage.files - len(usage.linked)
-        self.directories += usage.directories
-        self.newest = latest(self.newest, usage.newest_mtime)
-        for identity, file in usage.linked.items():
-            self._link(identity, file)
-        self.failures += usage.failures
-        self.other_filesystems += usage.other_filesystems
-
-    def total(self) -> Usage:
-        return Usage(
-            self.apparent,
-            self.allocated,
-            self.files,
-            self.directories,
-            self.newest,
-            self.linked,
-            tuple(self.failures),
-            tuple(self.other_filesystems),
-        )
+native = _load()
+"""What measures natively, or None."""

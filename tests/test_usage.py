@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.model import Usage
-from arawn_cli.usage import Subtree, combined, measure, measure_all
+from arawn_cli.tally import combined
+from arawn_cli.usage import Subtree, measure, measure_all
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
 
@@ -113,7 +114,7 @@ def test_random_trees_measure_as_du_counts_them(
     start = os.open(top, os.O_RDONLY)
     names = sorted(os.listdir(top))
     steps: list[None] = []
-    usages = measure_all(start, [Subtree((name,)) for name in names], threads, lambda: steps.append(None))
+    usages = measure_all(start, [Subtree((name,)) for name in names], threads, lambda finished: steps.extend([None] * finished))
     os.close(start)
     assert combined(usages).apparent_bytes == du_files(top)
     assert len(steps) == len(names)

@@ -16,8 +16,9 @@ from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_se
 from arawn_cli.leftovers import locked
 from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
+from arawn_cli.tally import combined
 from arawn_cli.trash import TrashEntry, waiting
-from arawn_cli.usage import Subtree, combined, measure_all
+from arawn_cli.usage import Subtree, measure_all
 
 _BLOCK = 4096
 
@@ -88,7 +89,7 @@ def _trash(config: Config, root: Root, now: int) -> Finding:
     found, failures = waiting(root)
     if failures:
         return fail("trash", str(failures[0]), f"look at {root.path}/{WORKSTREAMS}/{SCRATCH}")
-    size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1, lambda: None)).apparent_bytes
+    size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1)).apparent_bytes
     days = config.maintenance.cleanup.trash_days
     overdue = [entry for entry in found if _is_overdue(entry, days, now)]
     text = f"{len(found)} removed sessions wait, {decimal(size)}" if found else "empty"

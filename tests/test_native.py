@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arawn_cli import usage
+from arawn_cli.usage import Subtree
+from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv
+from tests.exercise_native import by_both, hold_equal, random_tree
+
+SOURCE = Path(usage.__file__).with_name("_usage.c")
+HEADER = Path(sysconfig.get_path("include"), "Python.h")
+
+needs_native = needs(usage.native is not None, "the native module")
+needs_compiler = needs(shutil.which("gcc") is not None and HEADER.exists(), "gcc and Python's headers")
+
+SAY_EQUAL = (
+    "import os, sys; from arawn_cli.usage import Subtree; from tests.exercise_native import by_both;"
+    "one, two = by_both(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 8);"
+    "print(one == two, one[0].complete, *(failure.path for failure in one[0].failures), *one[0].other_filesystems)"
+)
+
+
+def library(name: str) -> str:
+    return subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("sanitizers", "libraries"), [("address,undefined", ["libasan.so", "libubsan.so"]), ("thread", ["libtsan.so"])], ids=["memory", "races"]
+)
+def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sanitizers: str, libraries: list[str]) -> None:
+    module = tmp_path / "_usage.so"
+    flags = ["-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fPIC", "-shared", "-pthread", f"-I{HEADER.parent}"]
+    checks = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    subprocess.run(["gcc", *flags, *checks, "-o", str(module), str(SOURCE)], check=True)
+    (tmp_path / "trees").mkdir()
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("COV")},
+        "LD_PRELOAD": " ".join(library(name) for name in libraries),
+        "PYTHONMALLOC": "malloc",
+        "TSAN_OPTIONS": "exitcode=66",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.exercise_native", str(module), str(tmp_path / "trees")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_native
+@settings(max_examples=25)
+@given(st.integers(0, 2**32))
+def test_both_walks_answer_alike_on_random_trees(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    top = tmp_path_factory.mktemp("trees")
+    random_tree(top / "tree", random.Random(seed), 60)  # noqa: S311 - a tree, no secret
+    hold_equal(top / "tree")
+
+
+@needs_native
+def test_both_walks_answer_alike_ten_thousand_levels_down(tmp_path: Path) -> None:
+    make_deep(tmp_path / "deep", 10_000)
+    start = os.open(tmp_path, os.O_RDONLY)
+    natively, plainly = by_both(start, [Subtree(("deep",))], 8)
+    os.close(start)
+    assert natively == plainly
+    assert (natively[0].directories, natively[0].files) == (10_001, 1)
+    subprocess.run(["rm", "-rf", str(tmp_path / "deep")], check=True)
+
+
+@needs_native
+@needs_setpriv
+def test_both_walks_name_what_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("top/closed/inner", "top/open/closed", "top/listed"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "top" / "listed" / "file").touch()
+    for name, mode in (("top/closed", 0o700), ("top/open/closed", 0o711), ("top/listed", 0o744)):
+        os.chown(tmp_path / name, 65534, 65534)
+        (tmp_path / name).chmod(mode)
+    done = subprocess.run(
+        [*WITHOUT_FILE_POWERS, sys.executable, "-c", SAY_EQUAL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True False top/closed top/listed/file top/open/closed\n", done.stderr
+
+
+@needs_native
+@needs_namespaces
+def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None:
+    (tmp_path / "top" / "inner" / "mount").mkdir(parents=True)
+    mounted = f"mount -t tmpfs none '{tmp_path}/top/inner/mount' && touch '{tmp_path}/top/inner/mount/file' && exec \"$@\""
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", SAY_EQUAL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "True True top/inner/mount\n", done.stderr
+
+
+@needs_native
+@pytest.mark.parametrize("descriptors", [12, 16, 40])
+def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: int) -> None:
+    random_tree(tmp_path / "top", random.Random(descriptors), 400)  # noqa: S311
+    make_deep(tmp_path / "top" / "deep", 100)
+    done = subprocess.run(
+        [sys.executable, "-c", SAY_EQUAL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors)),
+    )
+    assert done.stdout == "True True\n", done.stderr
+
+
+@needs_native
+def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
+    """The walk goes round for ever: there are a million subtrees."""
+    (tmp_path / "tree").mkdir()
+    code = (
+        "import os, signal, sys; from arawn_cli.usage import Subtree, measure_all;"
+        "signal.setitimer(signal.ITIMER_REAL, 0.2);"
+        "measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('tree',))] * 1_000_000, 2)"
+    )
+    handler = "import signal; signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()));"
+    done = subprocess.run([sys.executable, "-c", handler + code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) -> None:
+    if usage.native is None:
+        pytest.skip("needs the native module")
+    start = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(ValueError, match="slash"):
+            usage.native.measure(start, ((b"../../etc", False),), 1, lambda _finished: None)
+    finally:
+        os.close(start)
