@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.schedule.settings import Reach, Settings
+from arawn_cli.schedule.settings import Account, Reach, Settings
 from arawn_cli.schedule.units import units
 from tests.conftest import COMMAND, needs
 from tests.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -70,7 +70,7 @@ def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Pat
         replace(SYSTEM, reach=Reach.NOWHERE),
         replace(SYSTEM, reach=Reach.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
         replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
-        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none"),  # noqa: S108 - a root that PrivateTmp= would hide
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", reach=Reach.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
         replace(USER, reach=Reach.NOWHERE),
     ],
     ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
@@ -81,6 +81,16 @@ def test_other_configurations_are_as_well_confined(settings: Settings, tmp_path:
             (tmp_path / name).write_text(text)
             done = analyse(settings.scope, tmp_path, "security", "--offline=true", "--threshold=15", str(tmp_path / name))
             assert done.returncode == 0, (name, done.stdout.splitlines()[-1])
+
+
+@needs_systemd
+def test_cleanup_of_a_tree_of_root_has_two_powers_and_no_more(tmp_path: Path) -> None:
+    texts = units(replace(SYSTEM, account=Account("root", "/root")))
+    assert "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n" in texts["arawn-scratch-cleanup.service"]
+    for name, exposure in {"arawn-scratch-cleanup.service": 22, "arawn-disk-check.service": 16}.items():
+        (tmp_path / name).write_text(texts[name])
+        done = analyse("system", tmp_path, "security", "--offline=true", f"--threshold={exposure}", str(tmp_path / name))
+        assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
 def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:

@@ -183,6 +183,43 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
     assert all(path.startswith((f"{ROOT}/", "/var/lib/arawn-cli/")) for path in written), written
 
 
+def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine) -> None:
+    """A server with a capability is hidden from a service of its account without; an agent that guards itself stops nothing."""
+    install(machine)
+    for name in ("old", "served"):
+        session(machine, name, 30)
+    served = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/served"
+    capable = "--property=AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=server", capable, served, "sleep", "60")
+    assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
+    machine.output("systemctl", "stop", "server.service")
+    summary = last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")
+    assert summary["sessions_skipped"] == {"activity_unknown": 2}
+    guarded = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(60)"  # PR_SET_DUMPABLE
+    library = "--setenv=LD_LIBRARY_PATH=/opt/python/lib"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=agent", library, "/opt/arawn-cli/bin/python3", "-c", guarded)
+    pid = show(machine, "agent.service", "MainPID")
+    machine.until(lambda: os.lstat(machine.path(f"/proc/{pid}/cwd")).st_uid == 0)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "agent.service")
+    assert os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions")) == []
+
+
+def test_a_tree_of_root_is_cleaned_and_what_any_account_uses_stays(machine: Machine) -> None:
+    machine.output("chown", "-R", "root:", ROOT)
+    install(machine)
+    for name in ("old", "root", "nobody"):
+        session(machine, name, 30)
+    machine.output("chown", "-R", "root:", ROOT)
+    for account in ("root", "nobody"):
+        place = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/{account}"
+        machine.output("systemd-run", "--quiet", f"--uid={account}", f"--unit=user-{account}", place, "sleep", "60")
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "user-root.service", "user-nobody.service")
+    machine.output("chown", "-R", "arawn:", ROOT)
+    assert sorted(os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions"))) == ["nobody", "root"]
+
+
 def test_a_run_that_was_missed_for_three_days_is_made_up_for(machine: Machine) -> None:
     old = session(machine, "old", 30)
     install(machine)

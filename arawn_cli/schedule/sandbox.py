@@ -31,7 +31,6 @@ _CALLS = (
     "UMask=0077",
 )
 _MOUNTS = (
-    "CapabilityBoundingSet=",
     "DevicePolicy=closed",
     "KeyringMode=private",
     "PrivateDevices=yes",
@@ -43,16 +42,18 @@ _MOUNTS = (
     "ProtectKernelLogs=yes",
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
-    "ProtectProc=invisible",
     "ProtectSystem=strict",
     "RemoveIPC=yes",
 )
 
 
+_BLIND = ("CapabilityBoundingSet=", "ProtectProc=invisible")
+
+
 def confinement(settings: Settings, job: Job) -> list[str]:
     """The lines of a job's service that confine it, and name the only places that it writes to."""
     if settings.scope is Scope.SYSTEM:
-        return [*_files(settings, job), *_MOUNTS, "PrivateIPC=yes", *_network(settings), *_CALLS]
+        return [*_files(settings, job), *_sight(settings, job), *_MOUNTS, "PrivateIPC=yes", *_network(settings), *_CALLS]
     families = f"RestrictAddressFamilies={_families(settings)}"
     if job.name == "scratch-cleanup":
         return [
@@ -63,14 +64,14 @@ def confinement(settings: Settings, job: Job) -> list[str]:
         ]
     if not settings.namespaces:
         return ["# No mounts of its own: this account may have no user namespace.", families, *_CALLS]
-    return ["PrivateUsers=yes", *_files(settings, job), *_MOUNTS, families, *_CALLS]
+    return ["PrivateUsers=yes", *_files(settings, job), *_BLIND, *_MOUNTS, families, *_CALLS]
 
 
 def notifier_confinement(scope: Scope) -> list[str]:
     """The lines of the notifier's service that confine it."""
     system = ["DynamicUser=yes", "PrivateIPC=yes", "PrivateNetwork=yes", "IPAddressDeny=any"]
     own = ["PrivateUsers=yes"] if scope is Scope.USER else system
-    return [*own, *_MOUNTS, "ProtectHome=yes", "PrivateTmp=yes", "RestrictAddressFamilies=AF_UNIX", *_CALLS]
+    return [*own, *_BLIND, *_MOUNTS, "ProtectHome=yes", "PrivateTmp=yes", "RestrictAddressFamilies=AF_UNIX", *_CALLS]
 
 
 def writable(settings: Settings, job: Job) -> list[Path]:
@@ -78,6 +79,14 @@ def writable(settings: Settings, job: Job) -> list[Path]:
     if job.name == "scratch-cleanup":
         return [settings.root, *([settings.state] if settings.state else [])]
     return [path for path in (settings.state, settings.metrics) if path]
+
+
+def _sight(settings: Settings, job: Job) -> Sequence[str]:
+    """What a job sees of other processes: only cleanup needs to."""
+    if job.name != "scratch-cleanup":
+        return _BLIND
+    powers = ["# What root has is seen with these alone.", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"]
+    return [*(powers if settings.account.name == "root" else _BLIND[:1]), "ProtectProc=default"]
 
 
 def _files(settings: Settings, job: Job) -> list[str]:
