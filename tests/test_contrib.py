@@ -100,7 +100,7 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     assert "ReadWritePaths" not in check
     at_home = units(replace(SYSTEM, root=Path("/home/arawn/my tree"), metrics=Path("/var/lib/node")))
     assert "ProtectHome=read-only" in at_home["arawn-scratch-cleanup.service"]
-    assert 'ReadWritePaths="/home/arawn/my tree"\n' in at_home["arawn-scratch-cleanup.service"]
+    assert 'ReadWritePaths="/home/arawn/my tree" -/var/lib/node\n' in at_home["arawn-scratch-cleanup.service"]
     assert "ReadWritePaths=-/var/lib/node\n" in at_home["arawn-disk-check.service"]
     assert "StateDirectory=lab-state\n" in units(replace(SYSTEM, state=Path("/var/lib/lab-state")))["arawn-disk-check.service"]
     elsewhere = units(replace(SYSTEM, state=Path("/srv/state")))["arawn-disk-check.service"]

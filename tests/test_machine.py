@@ -315,6 +315,16 @@ def test_a_root_that_the_unit_may_not_write_to_is_told_before_the_first_night(ma
     assert machine.run(COMMAND, "schedule", "status").returncode == 0
 
 
+def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(machine: Machine) -> None:
+    configure(machine, '[maintenance]\nstate_dir = "/var/lib/arawn_state.d"\n[maintenance.metrics]\ntextfile_dir = "/var/lib/metrics"\n')
+    machine.output("install", "-d", "-o", "arawn", "/var/lib/metrics")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert set(os.listdir(machine.path("/var/lib/metrics"))) == {"arawn_scratch_cleanup.prom", "arawn_disk_check.prom"}
+    assert machine.path("/var/lib/arawn_state.d/state.db").exists()
+    machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
+
+
 def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_was(machine: Machine) -> None:
     for flags in (("--systemd",), ("--cron",), ("--cron", "--user")):
         before = files(machine)

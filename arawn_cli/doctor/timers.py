@@ -22,6 +22,7 @@ from arawn_cli.schedule.installation import Place, place_of
 from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
+from arawn_cli.schedule.units import state_name
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Installed:
     @property
     def is_made_by_systemd(self) -> bool:
         """Whether systemd makes the state directory."""
-        return self.settings.state is None and self.place.scheduler is Scheduler.SYSTEMD
+        by_systemd = self.place.scheduler is Scheduler.SYSTEMD and self.place.scope is Scope.SYSTEM
+        return by_systemd and state_name(self.settings.state) is not None
 
 
 def installed_places(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Installed]:

@@ -76,9 +76,8 @@ def notifier_confinement(scope: Scope) -> list[str]:
 
 def writable(settings: Settings, job: Job) -> list[Path]:
     """The directories that a job writes to; systemd's own state directory is not among them."""
-    if job.name == "scratch-cleanup":
-        return [settings.root, *([settings.state] if settings.state else [])]
-    return [path for path in (settings.state, settings.metrics) if path]
+    root = settings.root if job.name == "scratch-cleanup" else None
+    return [path for path in (root, settings.state, settings.metrics) if path]
 
 
 def _sight(settings: Settings, job: Job) -> Sequence[str]:

@@ -18,7 +18,7 @@ from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.sandbox import writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
-from arawn_cli.schedule.units import SYSTEM_STATE
+from arawn_cli.schedule.units import state_name
 
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
@@ -130,7 +130,7 @@ def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Pla
     if found.get("ProtectSystem") == "strict":
         allowed = _listed(found.get("ReadWritePaths", ""))
         for path in writable(settings, job):
-            made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
+            made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(path) is not None
             if not made_by_systemd and not any(path.is_relative_to(place) for place in allowed):
                 yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
     if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):

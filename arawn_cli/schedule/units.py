@@ -54,13 +54,13 @@ def _account(settings: Settings) -> list[str]:
     if settings.scope is Scope.USER:
         return []
     lines = ["# The account that runs the Arawn server: it owns the tree.", f"User={unit_tail(settings.account.name)}"]
-    name = _state_name(settings.state)
+    name = state_name(settings.state)
     if name is not None:
         lines += ["# What is kept from run to run.", f"StateDirectory={unit_tail(name)}", "StateDirectoryMode=0700"]
     return lines
 
 
-def _state_name(state: Path | None) -> str | None:
+def state_name(state: Path | None) -> str | None:
     """The name below /var/lib that systemd makes for the account, or None where the state lies elsewhere."""
     if state is None:
         return STATE
