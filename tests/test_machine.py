@@ -15,6 +15,7 @@ import pytest
 
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import set_age
+from arawn_cli.schedule.ownership import sealed
 from tests.conftest import needs
 from tests.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
@@ -336,6 +337,34 @@ def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_w
         machine.output(COMMAND, "schedule", "remove", *flags, "--yes")
         assert files(machine) == before
         assert "Nothing is installed" in machine.output(COMMAND, "schedule", "remove", *flags)
+
+
+def test_what_systemd_has_not_read_yet_is_told_and_mended_by_installing_again(machine: Machine) -> None:
+    """As after an installation that was interrupted between its files and systemd."""
+    install(machine)
+    configure(machine, '[maintenance.schedule]\ndisk_check = "12h"\n')
+    shown = machine.output(COMMAND, "schedule", "show", "--systemd").split("# arawn-disk-check.timer\n")[1].split("\n# arawn-")[0]
+    machine.path(f"{UNITS}/arawn-disk-check.timer").write_text(sealed(shown))
+    status = machine.run(COMMAND, "schedule", "status")
+    assert "arawn-disk-check.timer has changed since systemd read it: run systemctl daemon-reload" in status.stdout
+    assert (status.returncode, show(machine, "arawn-disk-check.timer", "NeedDaemonReload")) == (1, "yes")
+    install(machine)
+    assert show(machine, "arawn-disk-check.timer", "NeedDaemonReload") == "no"
+    assert "00/12:00:00" in show(machine, "arawn-disk-check.timer", "TimersCalendar")
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
+def test_a_missing_notifier_and_a_drop_in_that_closes_the_root_are_told(machine: Machine) -> None:
+    install(machine)
+    machine.path(f"{UNITS}/arawn-notify@.service").unlink()
+    drop_in = machine.path(f"{UNITS}/arawn-scratch-cleanup.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text(f"[Service]\nReadOnlyPaths={ROOT}/workstreams\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert status.returncode == 1
+    assert "arawn-notify@.service is missing, so that nobody is told of a run that fails" in status.stdout
+    assert f"{ROOT} lies outside what arawn-scratch-cleanup.service may write to" in status.stdout
 
 
 def test_an_edit_is_noticed_and_neither_overwritten_nor_removed_without_a_question(machine: Machine) -> None:

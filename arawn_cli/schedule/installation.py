@@ -24,6 +24,11 @@ _SYSTEM_UNITS = Path("/etc/systemd/system")
 _CRON_DIRECTORY = Path("/etc/cron.d")
 
 
+def units_of(timer: str) -> tuple[str, str]:
+    """A timer and its service."""
+    return timer, f"{timer.removesuffix('.timer')}.service"
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where timers are installed; `manager` is None for cron, which needs to be told nothing."""
