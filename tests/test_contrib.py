@@ -111,6 +111,13 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     assert "SystemCallFilter" in unprivileged
 
 
+def test_an_account_keeps_state_where_its_shell_says() -> None:
+    for name in ("arawn-scratch-cleanup.service", "arawn-disk-check.service"):
+        assert "Environment=STATE_DIRECTORY=%h/.local/state/arawn-cli\n" in units(USER)[name]
+        strange = units(replace(USER, state=Path('/srv/my "state" 5%')))[name]
+        assert 'Environment="STATE_DIRECTORY=/srv/my \\"state\\" 5%%"\n' in strange
+
+
 def test_no_unit_of_cleanup_has_a_user_namespace() -> None:
     for settings in (SYSTEM, USER):
         assert "PrivateUsers=yes" not in units(settings)["arawn-scratch-cleanup.service"]
