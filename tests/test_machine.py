@@ -326,6 +326,17 @@ def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(mach
     machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
 
 
+def test_what_the_account_of_the_jobs_cannot_read_is_told_before_the_first_night(machine: Machine) -> None:
+    machine.path(FILE).chmod(0o600)
+    sentence = f"{FILE} cannot be read by arawn, the account that the jobs run as: they would fail"
+    installed = machine.run(COMMAND, "schedule", "install", "--yes")
+    assert (installed.returncode, installed.stderr.count(sentence)) == (0, 1)
+    status = machine.run(COMMAND, "schedule", "status")
+    assert (status.returncode, sentence in status.stdout) == (1, True)
+    machine.path(FILE).chmod(0o644)
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
 def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_was(machine: Machine) -> None:
     for flags in (("--systemd",), ("--cron",), ("--cron", "--user")):
         before = files(machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from arawn_cli import instants
 from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.events import ScheduleStatus, rendered
 from arawn_cli.model import SCRATCH
+from arawn_cli.schedule.access import out_of_reach
 from arawn_cli.schedule.history import last_success, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
@@ -42,10 +43,12 @@ class Told:
 def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
     """The status of each job in a place; nothing is changed."""
     conditions = place.store.conditions(bodies_of(place.scheduler, told.settings))
+    hidden = list(out_of_reach(told.settings)) if any(condition is not Condition.MISSING for condition in conditions.values()) else []
     for job in told.settings.jobs:
         own = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(own, key=_WORST.index)
-        yield _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
+        status = _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
+        yield replace(status, problems=(*status.problems, *hidden))
 
 
 def is_well(status: ScheduleStatus) -> bool:
