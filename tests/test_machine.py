@@ -301,6 +301,19 @@ def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine:
     assert (said["status"], said["detail"]) == ("ok", "http://127.0.0.1:8099/pub is reachable and accepts the token")
 
 
+def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
+    configure(machine, "[paths.usage]\nsession_warning_mb = 0.0001\n")
+    session(machine, "large", 1)
+    install(machine)
+    machine.output("systemctl", "start", "arawn-disk-check.service")
+    alert, unread = "ok to critical", "the timers keep their history in /var/lib/arawn-cli, which this account cannot read"
+    for enter in ((), ("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn")):
+        done = machine.run(*enter, COMMAND, "report")
+        assert (done.returncode, alert in done.stdout, unread in done.stdout) == (0, True, False), done
+    done = machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "HOME=/tmp", COMMAND, "report")
+    assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
+
+
 def test_a_root_that_the_unit_may_not_write_to_is_told_before_the_first_night(machine: Machine) -> None:
     install(machine)
     assert machine.run(COMMAND, "schedule", "status").returncode == 0
