@@ -339,6 +339,21 @@ def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(mach
     machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
 
 
+def test_a_root_in_a_home_that_a_link_leads_to_is_open_to_the_jobs(machine: Machine) -> None:
+    machine.output("sh", "-c", f"mv /home /var/home && ln -s var/home /home && cp -a {ROOT} /home/arawn/.arawn")
+    configure(machine, root="/home/arawn/.arawn")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+    drop_in = machine.path(f"{UNITS}/arawn-disk-check.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text("[Service]\nProtectHome=yes\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert "/var/home/arawn/.arawn is hidden from arawn-disk-check.service by ProtectHome=" in status.stdout
+    machine.output("sh", "-c", "rm -rf /home/arawn/.arawn && rm /home && mv /var/home /home")
+
+
 def test_what_the_account_of_the_jobs_cannot_read_is_told_before_the_first_night(machine: Machine) -> None:
     machine.path(FILE).chmod(0o600)
     sentence = f"{FILE} cannot be read by arawn, the account that the jobs run as: they would fail"

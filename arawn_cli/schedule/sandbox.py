@@ -8,13 +8,14 @@ priorities, which the system calls of `@resources` do, so the unit gives the sam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from arawn_cli.schedule.quoting import unit_word
 from arawn_cli.schedule.settings import Job, Reach, Scope, Settings
 
-_HOMES = ("/home", "/root", "/run/user")
+HOMES = ("/home", "/root", "/run/user")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - where PrivateTmp= would hide something
 
 _CALLS = (
@@ -91,8 +92,8 @@ def _sight(settings: Settings, job: Job) -> Sequence[str]:
 def _files(settings: Settings, job: Job) -> list[str]:
     needed = [settings.root, *settings.reads, *writable(settings, job)]
     lines = [
-        f"ProtectHome={'read-only' if settings.scope is Scope.USER or _any_inside(needed, _HOMES) else 'yes'}",
-        f"PrivateTmp={'no' if _any_inside(needed, _TEMPORARY) else 'yes'}",
+        f"ProtectHome={'read-only' if settings.scope is Scope.USER or lies_in(needed, HOMES) else 'yes'}",
+        f"PrivateTmp={'no' if lies_in(needed, _TEMPORARY) else 'yes'}",
     ]
     paths = [_writable_word(path, settings) for path in writable(settings, job)]
     return lines + ([f"ReadWritePaths={' '.join(paths)}"] if paths else [])
@@ -121,5 +122,6 @@ def _families(settings: Settings) -> str:
     return "AF_UNIX" if settings.reach is Reach.NOWHERE else "AF_UNIX AF_INET AF_INET6"
 
 
-def _any_inside(paths: Sequence[Path], places: Sequence[str]) -> bool:
-    return any(path.is_relative_to(place) for path in paths for place in places)
+def lies_in(paths: Sequence[Path], places: Sequence[str]) -> bool:
+    """Whether any path lies in any place, or in what a link there leads to: systemd closes that too."""
+    return any(path.is_relative_to(each) for path in paths for place in places for each in (place, os.path.realpath(place)))

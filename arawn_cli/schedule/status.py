@@ -17,7 +17,7 @@ from arawn_cli.schedule.history import last_success, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
-from arawn_cli.schedule.sandbox import writable
+from arawn_cli.schedule.sandbox import HOMES, lies_in, writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
@@ -150,7 +150,7 @@ def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Pla
         worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
         if not made_by_systemd and not _may_write(worked_on, found):
             yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
-    if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
+    if found.get("ProtectHome") in ("yes", "tmpfs") and lies_in([settings.root], HOMES):
         yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
 
 
