@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import Enum
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -156,9 +157,11 @@ def report(
     """
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_report
+    from arawn_cli.schedule.installed import kept_by_timers
 
     flags = Flags(config, base_path, dry_run=True, no_relay=True)
-    raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html))
+    kept = partial(kept_by_timers, flags=flags, environment=os.environ)
+    raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html, kept))
 
 
 trash = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")

@@ -5,6 +5,7 @@ Times are whole nanoseconds since the Unix epoch, sizes are bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,8 +39,10 @@ class Failure:
 
     @classmethod
     def of(cls, operation: str, path: str, error: OSError) -> Failure:
-        """The failure that an OSError tells; an error without a number counts as EIO."""
-        return cls(operation, escape(path), error.errno or 5)
+        """The failure that an OSError tells; an error without a number counts as EIO, and one in words of its own keeps them."""
+        number = error.errno or errno.EIO
+        told = error.strerror or ""
+        return cls(operation, escape(path), number, "" if told == os.strerror(number) else told)
 
     def __str__(self) -> str:
         return f"{self.operation} {self.path}: {self.detail or os.strerror(self.errno)}"

@@ -15,6 +15,9 @@ _OUT_OF_SIGHT = frozenset(
     {errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG}
 )
 
+_CAP_SYS_PTRACE = 19  # capabilities(7)
+_ALL_NUMBERS = "4294967295"
+
 
 def mount_points() -> frozenset[str]:
     """Every mount point of this process's view, bind mounts on the same filesystem included."""
@@ -29,7 +32,7 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
     An ordinary user sees only its own processes; Linux says nothing of the others.
 
     Raises:
-        OSError: the processes cannot be looked at, so that nobody knows.
+        OSError: the processes cannot be looked at, or not all that this account should see, so that nobody knows.
     """
     found: set[Identity] = set()
     seen: set[Identity] = set()
@@ -86,9 +89,10 @@ def _places_of(process: int) -> Iterator[str]:
     if process == os.getpid():
         return  # the sessions in hand are open here
     try:
+        os.readlink(f"{base}/cwd")
         links = [f"{base}/exe", *(f"{base}/fd/{number}" for number in os.listdir(f"{base}/fd"))]
     except OSError as error:
-        _pass_over(error)
+        _refuse_blindness(process, error)
         return
     for link in links:
         try:
@@ -99,6 +103,37 @@ def _places_of(process: int) -> Iterator[str]:
         if target.startswith("/"):
             yield link
             yield f"{base}/root{os.path.dirname(target)}"
+
+
+def _refuse_blindness(process: int, error: OSError) -> None:
+    """Passes over a process that is another account's to look into, or has ended.
+
+    One of this account is hidden from a run in a user namespace, and by capabilities that the run has not; root
+    without its powers sees no other account's (ptrace(2), user_namespaces(7)). What the kernel guards from its own
+    account, such as a set-uid program, shows as root's.
+
+    Raises:
+        OSError: it is one that this run should see.
+    """
+    _pass_over(error)
+    if error.errno not in (errno.EACCES, errno.EPERM) or _sees_all():
+        return
+    try:
+        owner = os.lstat(f"/proc/{process}/cwd").st_uid
+    except OSError as gone:
+        _pass_over(gone)
+        return
+    if os.geteuid() in (0, owner):
+        raise OSError(
+            error.errno, "the kernel hides what it holds: it has a user namespace or powers that this run has not", f"/proc/{process}"
+        ) from error
+
+
+def _sees_all() -> bool:
+    """Whether this run may look into every process: with CAP_SYS_PTRACE over the whole machine, and not in a namespace alone."""
+    with open("/proc/self/uid_map", encoding="ascii") as numbers, open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+        capabilities = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+        return numbers.read().split() == ["0", "0", _ALL_NUMBERS] and bool(capabilities >> _CAP_SYS_PTRACE & 1)
 
 
 def _pass_over(error: OSError) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
@@ -81,7 +81,7 @@ class Remover:
         try:
             obstacles = _obstacles(hands)
         except OSError as error:
-            yield from (_failed(hand.session, Failure.of("openat", "/proc", error)) for hand in hands)
+            yield from (_in_doubt(hand.session, error) for hand in hands)
             return
         yield from (_skipped(hand.session, reason) for hand in hands if (reason := obstacles.get(hand.session.identity)))
         free = [hand for hand in hands if hand.session.identity not in obstacles]
@@ -132,8 +132,7 @@ class Remover:
         try:
             obstacles = _obstacles(moved)
         except OSError as error:
-            failure = Failure.of("openat", "/proc", error)
-            yield from [self._put_back(hand, place) or _failed(hand.session, failure) for hand in moved]
+            yield from [self._put_back(hand, place) or _in_doubt(hand.session, error) for hand in moved]
             return
         verdicts = [self._settle(hand, place, obstacles) for hand in moved]
         yield from (verdict for verdict in verdicts if verdict)
@@ -212,6 +211,13 @@ def _obstacles(hands: Sequence[_Hand]) -> dict[Identity, Reason]:
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:
     return Outcome(session, Action.SKIPPED, reason)
+
+
+def _in_doubt(session: ScratchSession, error: OSError) -> Outcome:
+    """A session of which nobody can tell whether it is in use; the failure is one for all."""
+    failure = Failure.of("readlink", error.filename or "/proc", error)
+    evidence = replace(session.evidence, shared_failures=(*session.evidence.shared_failures, failure))
+    return _skipped(replace(session, evidence=evidence), Reason.ACTIVITY_UNKNOWN)
 
 
 def _failed(session: ScratchSession, failure: Failure) -> Outcome:

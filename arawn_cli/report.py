@@ -146,8 +146,8 @@ class Report:
         return sorted(known, key=_activity)[:SHOWN_SESSIONS]
 
 
-def gather(config: Config, surroundings: Surroundings, days: int) -> Report:
-    """Measures a root and reads what is remembered of it.
+def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequence[str] = ()) -> Report:
+    """Measures a root and reads what is remembered of it; `unread` says what could not be read before.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
@@ -179,7 +179,7 @@ def gather(config: Config, surroundings: Surroundings, days: int) -> Report:
         sessions=tuple(sessions),
         cleanup=cleanup,
         transitions=tuple(transitions),
-        problems=(*(str(failure) for failure in inspection.failures), *unknown, *problem),
+        problems=(*(str(failure) for failure in inspection.failures), *unknown, *problem, *unread),
     )
 
 

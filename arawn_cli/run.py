@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -117,21 +118,30 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
     return nagios.UNKNOWN
 
 
-def run_report(flags: Flags, output: Output, days: int, html: str | None) -> ExitCode:
-    """`report`, from flags to exit code; it is shown once progress is off the terminal."""
+def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: Callable[[Config], tuple[Path, str | None]]) -> ExitCode:
+    """`report`, from flags to exit code; it is shown once progress is off the terminal.
+
+    `kept` names the state directory that it follows, and says what cannot be read of another.
+    """
     from arawn_cli.report_output import Destination, destination
 
     gathered: list[tuple[Destination, Report]] = []
+    unread: list[str] = []
+
+    def following(config: Config) -> Config:
+        directory, problem = kept(config)
+        unread.extend([problem] if problem else [])
+        return replace(config, state_directory=directory)
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.report import gather
 
         place = destination(html)
-        report = gather(config, surroundings, days)
+        report = gather(config, surroundings, days, unread)
         gathered.append((place, report))
         return _whole(report.complete)
 
-    code = _run(flags, output, job)
+    code = _run(flags, output, job, prepared=following)
     try:
         for place, report in gathered:
             place.take(report)
@@ -168,11 +178,17 @@ def _whole(succeeded: bool) -> Ended:
     return Ended(ExitCode.DONE if succeeded else ExitCode.PARTIAL)
 
 
-def _run(flags: Flags, output: Output, job: Job, told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
-    """Runs a job in its surroundings; what ends it early gets to `told` too."""
+def _run(
+    flags: Flags,
+    output: Output,
+    job: Job,
+    told: Callable[[str], None] = lambda _reason: None,
+    prepared: Callable[[Config], Config] = lambda config: config,
+) -> ExitCode:
+    """Runs a job in its surroundings, on the configuration as `prepared` leaves it; what ends it early gets to `told` too."""
 
     def body(console: Console) -> ExitCode:
-        config = load(flags, os.environ)
+        config = prepared(load(flags, os.environ))
         for key in config.without_effect:
             log.warning("[maintenance] %s is set, and has no effect in this version", key)
         stand_back(config.maintenance)

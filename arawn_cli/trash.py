@@ -212,7 +212,7 @@ def _made(parent: int) -> bool:
         if error.errno in _NO_ROOM:
             return False
         raise
-    if os.geteuid() == 0:
-        owner = os.fstat(parent)
+    owner = os.fstat(parent)
+    if os.geteuid() == 0 != owner.st_uid:
         os.chown(TRASH, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
     return True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.schedule.settings import Reach, Settings
+from arawn_cli.schedule.settings import Account, Reach, Settings
 from arawn_cli.schedule.units import units
 from tests.conftest import COMMAND, needs
 from tests.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -70,7 +70,7 @@ def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Pat
         replace(SYSTEM, reach=Reach.NOWHERE),
         replace(SYSTEM, reach=Reach.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
         replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
-        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none"),  # noqa: S108 - a root that PrivateTmp= would hide
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", reach=Reach.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
         replace(USER, reach=Reach.NOWHERE),
     ],
     ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
@@ -83,6 +83,16 @@ def test_other_configurations_are_as_well_confined(settings: Settings, tmp_path:
             assert done.returncode == 0, (name, done.stdout.splitlines()[-1])
 
 
+@needs_systemd
+def test_cleanup_of_a_tree_of_root_has_two_powers_and_no_more(tmp_path: Path) -> None:
+    texts = units(replace(SYSTEM, account=Account("root", "/root")))
+    assert "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n" in texts["arawn-scratch-cleanup.service"]
+    for name, exposure in {"arawn-scratch-cleanup.service": 22, "arawn-disk-check.service": 16}.items():
+        (tmp_path / name).write_text(texts[name])
+        done = analyse("system", tmp_path, "security", "--offline=true", f"--threshold={exposure}", str(tmp_path / name))
+        assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
 def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     plain = units(SYSTEM)["arawn-scratch-cleanup.service"]
     assert "ProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=/srv/arawn\n" in plain
@@ -90,7 +100,7 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     assert "ReadWritePaths" not in check
     at_home = units(replace(SYSTEM, root=Path("/home/arawn/my tree"), metrics=Path("/var/lib/node")))
     assert "ProtectHome=read-only" in at_home["arawn-scratch-cleanup.service"]
-    assert 'ReadWritePaths="/home/arawn/my tree"\n' in at_home["arawn-scratch-cleanup.service"]
+    assert 'ReadWritePaths="/home/arawn/my tree" -/var/lib/node\n' in at_home["arawn-scratch-cleanup.service"]
     assert "ReadWritePaths=-/var/lib/node\n" in at_home["arawn-disk-check.service"]
     assert "StateDirectory=lab-state\n" in units(replace(SYSTEM, state=Path("/var/lib/lab-state")))["arawn-disk-check.service"]
     elsewhere = units(replace(SYSTEM, state=Path("/srv/state")))["arawn-disk-check.service"]
@@ -99,6 +109,13 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
     assert "PrivateUsers" not in unprivileged
     assert "SystemCallFilter" in unprivileged
+
+
+def test_an_account_keeps_state_where_its_shell_says() -> None:
+    for name in ("arawn-scratch-cleanup.service", "arawn-disk-check.service"):
+        assert "Environment=STATE_DIRECTORY=%h/.local/state/arawn-cli\n" in units(USER)[name]
+        strange = units(replace(USER, state=Path('/srv/my "state" 5%')))[name]
+        assert 'Environment="STATE_DIRECTORY=/srv/my \\"state\\" 5%%"\n' in strange
 
 
 def test_no_unit_of_cleanup_has_a_user_namespace() -> None:

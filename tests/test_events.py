@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.events import percent_of, to_json
 from arawn_cli.sample_tree import SampleTree
+from tests.conftest import Run
 from tests.in_process import checked, cleaned
 
 COMMON = {"type", "id", "timestamp", "host", "dry_run"}
@@ -25,6 +27,17 @@ KEYS = {
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed cleaned_session_ids sessions_skipped failures trash_bytes "
     "duration_ms",
 }
+COMMAND_KEYS = {
+    "schedule_status": "job scheduler scope installed enabled next_run last_run result problems",
+    "doctor_check": "check status detail mend",
+    "effective_setting": "key value source",
+    "doctor": "ok warn fail",
+}
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    assert len({key for key, _ in pairs}) == len(pairs)
+    return dict(pairs)
 
 
 @pytest.fixture
@@ -34,17 +47,19 @@ def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
     config.write_text("[paths.usage]\nsession_warning_mb = 0.0001\n")
     tree.session("s", files={"f": 1000}, age_days=30)
     told = [*checked(tree, config)[1], *cleaned(tree)[1]]
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        assert len({key for key, _ in pairs}) == len(pairs)
-        return dict(pairs)
-
     return {event.type: json.loads(to_json(event), object_pairs_hook=unique) for event in told}
 
 
 @pytest.mark.parametrize("name", KEYS)
 def test_the_keys_of_each_event_are_pinned(events: dict[str, dict[str, object]], name: str) -> None:
     assert set(events[name]) == COMMON | set(KEYS[name].split())
+
+
+def test_the_keys_of_what_commands_about_the_timers_write_are_pinned(run: Callable[..., Run], tree: SampleTree) -> None:
+    commands = (("doctor",), ("schedule", "status", "--cron", "--system"))
+    lines = [line for command in commands for line in run(*command, "--base-path", tree.root).stdout.splitlines()]
+    found = {str(event["type"]): set(event) for event in (json.loads(line, object_pairs_hook=unique) for line in lines)}
+    assert found == {name: COMMON | set(keys.split()) for name, keys in COMMAND_KEYS.items()}
 
 
 def test_numbers_of_disk_pressure_are_unsigned_integers_and_the_percentage_fits_in_a_byte(events: dict[str, dict[str, object]]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import set_age
+from arawn_cli.schedule.ownership import sealed
 from tests.conftest import needs
 from tests.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
@@ -183,6 +184,43 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
     assert all(path.startswith((f"{ROOT}/", "/var/lib/arawn-cli/")) for path in written), written
 
 
+def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine) -> None:
+    """A server with a capability is hidden from a service of its account without; an agent that guards itself stops nothing."""
+    install(machine)
+    for name in ("old", "served"):
+        session(machine, name, 30)
+    served = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/served"
+    capable = "--property=AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=server", capable, served, "sleep", "60")
+    assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
+    machine.output("systemctl", "stop", "server.service")
+    summary = last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")
+    assert summary["sessions_skipped"] == {"activity_unknown": 2}
+    guarded = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(60)"  # PR_SET_DUMPABLE
+    library = "--setenv=LD_LIBRARY_PATH=/opt/python/lib"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=agent", library, "/opt/arawn-cli/bin/python3", "-c", guarded)
+    pid = show(machine, "agent.service", "MainPID")
+    machine.until(lambda: os.lstat(machine.path(f"/proc/{pid}/cwd")).st_uid == 0)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "agent.service")
+    assert os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions")) == []
+
+
+def test_a_tree_of_root_is_cleaned_and_what_any_account_uses_stays(machine: Machine) -> None:
+    machine.output("chown", "-R", "root:", ROOT)
+    install(machine)
+    for name in ("old", "root", "nobody"):
+        session(machine, name, 30)
+    machine.output("chown", "-R", "root:", ROOT)
+    for account in ("root", "nobody"):
+        place = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/{account}"
+        machine.output("systemd-run", "--quiet", f"--uid={account}", f"--unit=user-{account}", place, "sleep", "60")
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "user-root.service", "user-nobody.service")
+    machine.output("chown", "-R", "arawn:", ROOT)
+    assert sorted(os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions"))) == ["nobody", "root"]
+
+
 def test_a_run_that_was_missed_for_three_days_is_made_up_for(machine: Machine) -> None:
     old = session(machine, "old", 30)
     install(machine)
@@ -263,6 +301,19 @@ def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine:
     assert (said["status"], said["detail"]) == ("ok", "http://127.0.0.1:8099/pub is reachable and accepts the token")
 
 
+def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
+    configure(machine, "[paths.usage]\nsession_warning_mb = 0.0001\n")
+    session(machine, "large", 1)
+    install(machine)
+    machine.output("systemctl", "start", "arawn-disk-check.service")
+    alert, unread = "ok to critical", "the timers keep their history in /var/lib/arawn-cli, which this account cannot read"
+    for enter in ((), ("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn")):
+        done = machine.run(*enter, COMMAND, "report")
+        assert (done.returncode, alert in done.stdout, unread in done.stdout) == (0, True, False), done
+    done = machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "HOME=/tmp", COMMAND, "report")
+    assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
+
+
 def test_a_root_that_the_unit_may_not_write_to_is_told_before_the_first_night(machine: Machine) -> None:
     install(machine)
     assert machine.run(COMMAND, "schedule", "status").returncode == 0
@@ -278,6 +329,42 @@ def test_a_root_that_the_unit_may_not_write_to_is_told_before_the_first_night(ma
     assert machine.run(COMMAND, "schedule", "status").returncode == 0
 
 
+def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(machine: Machine) -> None:
+    configure(machine, '[maintenance]\nstate_dir = "/var/lib/arawn_state.d"\n[maintenance.metrics]\ntextfile_dir = "/var/lib/metrics"\n')
+    machine.output("install", "-d", "-o", "arawn", "/var/lib/metrics")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert set(os.listdir(machine.path("/var/lib/metrics"))) == {"arawn_scratch_cleanup.prom", "arawn_disk_check.prom"}
+    assert machine.path("/var/lib/arawn_state.d/state.db").exists()
+    machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
+
+
+def test_a_root_in_a_home_that_a_link_leads_to_is_open_to_the_jobs(machine: Machine) -> None:
+    machine.output("sh", "-c", f"mv /home /var/home && ln -s var/home /home && cp -a {ROOT} /home/arawn/.arawn")
+    configure(machine, root="/home/arawn/.arawn")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+    drop_in = machine.path(f"{UNITS}/arawn-disk-check.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text("[Service]\nProtectHome=yes\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert "/var/home/arawn/.arawn is hidden from arawn-disk-check.service by ProtectHome=" in status.stdout
+    machine.output("sh", "-c", "rm -rf /home/arawn/.arawn && rm /home && mv /var/home /home")
+
+
+def test_what_the_account_of_the_jobs_cannot_read_is_told_before_the_first_night(machine: Machine) -> None:
+    machine.path(FILE).chmod(0o600)
+    sentence = f"{FILE} cannot be read by arawn, the account that the jobs run as: they would fail"
+    installed = machine.run(COMMAND, "schedule", "install", "--yes")
+    assert (installed.returncode, installed.stderr.count(sentence)) == (0, 1)
+    status = machine.run(COMMAND, "schedule", "status")
+    assert (status.returncode, sentence in status.stdout) == (1, True)
+    machine.path(FILE).chmod(0o644)
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
 def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_was(machine: Machine) -> None:
     for flags in (("--systemd",), ("--cron",), ("--cron", "--user")):
         before = files(machine)
@@ -289,6 +376,34 @@ def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_w
         machine.output(COMMAND, "schedule", "remove", *flags, "--yes")
         assert files(machine) == before
         assert "Nothing is installed" in machine.output(COMMAND, "schedule", "remove", *flags)
+
+
+def test_what_systemd_has_not_read_yet_is_told_and_mended_by_installing_again(machine: Machine) -> None:
+    """As after an installation that was interrupted between its files and systemd."""
+    install(machine)
+    configure(machine, '[maintenance.schedule]\ndisk_check = "12h"\n')
+    shown = machine.output(COMMAND, "schedule", "show", "--systemd").split("# arawn-disk-check.timer\n")[1].split("\n# arawn-")[0]
+    machine.path(f"{UNITS}/arawn-disk-check.timer").write_text(sealed(shown))
+    status = machine.run(COMMAND, "schedule", "status")
+    assert "arawn-disk-check.timer has changed since systemd read it: run systemctl daemon-reload" in status.stdout
+    assert (status.returncode, show(machine, "arawn-disk-check.timer", "NeedDaemonReload")) == (1, "yes")
+    install(machine)
+    assert show(machine, "arawn-disk-check.timer", "NeedDaemonReload") == "no"
+    assert "00/12:00:00" in show(machine, "arawn-disk-check.timer", "TimersCalendar")
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
+def test_a_missing_notifier_and_a_drop_in_that_closes_the_root_are_told(machine: Machine) -> None:
+    install(machine)
+    machine.path(f"{UNITS}/arawn-notify@.service").unlink()
+    drop_in = machine.path(f"{UNITS}/arawn-scratch-cleanup.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text(f"[Service]\nReadOnlyPaths={ROOT}/workstreams\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert status.returncode == 1
+    assert "arawn-notify@.service is missing, so that nobody is told of a run that fails" in status.stdout
+    assert f"{ROOT} lies outside what arawn-scratch-cleanup.service may write to" in status.stdout
 
 
 def test_an_edit_is_noticed_and_neither_overwritten_nor_removed_without_a_question(machine: Machine) -> None:

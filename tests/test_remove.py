@@ -136,6 +136,37 @@ def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tm
         process.kill()
 
 
+IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user")
+WITHOUT_A_LOOK_INTO_OTHERS = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("prefix", [IN_A_NAMESPACE, WITHOUT_A_LOOK_INTO_OTHERS], ids=["user-namespace", "fewer-powers"])
+@pytest.mark.parametrize("mode", ["--dry-run", "--no-dry-run"])
+def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_nothing(
+    run: Callable[..., Run], tree: SampleTree, prefix: tuple[str, ...], mode: str
+) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    tree.session("t", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sleep", "60"], cwd=directory) as process:
+        done = run("scratch-cleanup", "--base-path", tree.root, mode, prefix=prefix)
+        process.kill()
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown"})
+    assert done.stderr.count("the kernel hides what it holds") == 1
+    assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
+
+
+@needs_namespaces
+def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..., Run], tree: SampleTree) -> None:
+    """Its own processes are all that it can have in a session, and it sees them."""
+    directory = tree.session("used", files={"f": 1}, age_days=30)
+    tree.session("s", files={"f": 1}, age_days=30)
+    script = f'(cd {directory} && exec sleep 60) & "$@"; code=$?; kill $!; exit $code'
+    prefix = (*IN_A_NAMESPACE, "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh")
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=prefix)
+    assert (done.code, done.reasons()) == (0, {"s": "expired", "used": "in_use"})
+
+
 Look = Callable[[ScratchSession, int, str], Decision]
 
 

@@ -15,13 +15,14 @@ from arawn_cli import instants, names
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.doctor.findings import Finding, Status, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
-from arawn_cli.doctor.timers import installed_places, state_directory, timer_findings, token_findings
+from arawn_cli.doctor.timers import state_directory, timer_findings, token_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, EffectiveSetting
 from arawn_cli.origins import DEFAULT, Setting, settings_of
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.effective import settings_from
+from arawn_cli.schedule.installed import installed_places
 from arawn_cli.schedule.settings import Scope
 from arawn_cli.schedule.status import Told
 from arawn_cli.sinks.stdout import json_lines

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from arawn_cli import instants
-from arawn_cli.config import Config, Flags
+from arawn_cli.config import Config
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
-from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.instants import SECOND
-from arawn_cli.schedule.effective import settings_from, warnings_of
+from arawn_cli.schedule.effective import warnings_of
 from arawn_cli.schedule.history import last_success, state_of
-from arawn_cli.schedule.installation import Place, place_of
+from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.intervals import period
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings
-from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
-
-log = logging.getLogger(__name__)
+from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.status import Told, is_well, statuses
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
 _GRACE_SECS = 600
 _INSTALL = "arawn-cli schedule install"
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A place with timers in it, and what they would be rendered from now."""
-
-    place: Place
-    settings: Settings
-
-    @property
-    def is_made_by_systemd(self) -> bool:
-        """Whether systemd makes the state directory."""
-        return self.settings.state is None and self.place.scheduler is Scheduler.SYSTEMD
-
-
-def installed_places(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Installed]:
-    """Every place that holds timers of the tool's, the machine's first.
-
-    Raises:
-        ConfigurationError, RefusedError: without a root nothing can be compared.
-    """
-    found = []
-    for scope in Scope:
-        settings = settings_from(config, flags, environment, scope)
-        for scheduler in Scheduler:
-            place = place_of(scheduler, scope, settings, environment)
-            try:
-                if installed_anywhere(place):
-                    found.append(Installed(place, settings))
-            except ArawnCliError as error:
-                log.debug("%s", error)
-    return found
 
 
 def timer_findings(found: list[Installed], told: Mapping[Scope, Told]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from arawn_cli.config import Flags, load
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
+from arawn_cli.schedule.access import out_of_reach
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
@@ -68,7 +69,7 @@ def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         scheduler, scope = choice.place()
         config = load(flags, os.environ)
         settings = settings_from(config, flags, os.environ, scope)
-        for warning in warnings_of(config, os.environ):
+        for warning in (*warnings_of(config, os.environ), *out_of_reach(settings)):
             log.warning("%s", warning)
         return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice))
 

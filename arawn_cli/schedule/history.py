@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from arawn_cli.config import Config
@@ -9,7 +10,7 @@ from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings
 from arawn_cli.schedule.units import STATE, SYSTEM_STATE
 from arawn_cli.state import key_of
-from arawn_cli.state_file import FILE
+from arawn_cli.state_file import FILE, StateUnavailableError
 
 
 def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
@@ -19,6 +20,22 @@ def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
     if scheduler is Scheduler.SYSTEMD:
         return SYSTEM_STATE / STATE
     return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
+
+
+def remembers(state_directory: Path, root: Path) -> bool:
+    """Whether the state in a directory tells of a run on a root.
+
+    Raises:
+        StateUnavailableError: it cannot be read.
+    """
+    path = state_directory / FILE
+    try:
+        os.stat(path)
+        return bool(query(path, "SELECT 1 FROM runs WHERE root = ?", (key_of(root),)))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (DatabaseUnreadableError, OSError) as error:
+        raise StateUnavailableError(f"{path} cannot be read: {error}") from error
 
 
 def last_success(state_directory: Path, job: str, root: Path) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from arawn_cli.errors import ExitCode, RefusedError
 from arawn_cli.schedule.changes import AskedWronglyError, Change, ScheduleError
-from arawn_cli.schedule.installation import TIMERS, Place, require_rights
+from arawn_cli.schedule.installation import TIMERS, Place, require_rights, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def remove(place: Place, consent: Consent) -> ExitCode:
 
 
 def _idle(place: Place) -> list[str]:
-    """The timers that do not run, or would not after the next start of the machine."""
+    """The timers that do not run as their files say, or would not after the next start of the machine."""
     manager = place.manager
     if manager is None:
         return []
@@ -116,7 +116,8 @@ def _idle(place: Place) -> list[str]:
     return [
         timer
         for timer in TIMERS
-        if manager.state("is-enabled", timer) != "enabled" or (runs and manager.state("is-active", timer) != "active")
+        if manager.state("is-enabled", timer) != "enabled"
+        or (runs and (manager.state("is-active", timer) != "active" or any(manager.is_behind(unit) for unit in units_of(timer))))
     ]
 
 

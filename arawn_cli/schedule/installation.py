@@ -13,7 +13,7 @@ from arawn_cli.schedule.crontab import CRON_FILE, cron_block, cron_file
 from arawn_cli.schedule.files import FileStore, OwnDirectory
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager, systemd_runs
-from arawn_cli.schedule.units import NOTIFIER, SYSTEM_STATE, units
+from arawn_cli.schedule.units import NOTIFIER, state_name, units
 from arawn_cli.schedule.user_crontab import BLOCK, CrontabStore
 
 JOBS = ("scratch-cleanup", "disk-check")
@@ -22,6 +22,11 @@ UNIT_NAMES = (*TIMERS, *(f"arawn-{job}.service" for job in JOBS), f"{NOTIFIER}.s
 
 _SYSTEM_UNITS = Path("/etc/systemd/system")
 _CRON_DIRECTORY = Path("/etc/cron.d")
+
+
+def units_of(timer: str) -> tuple[str, str]:
+    """A timer and its service."""
+    return timer, f"{timer.removesuffix('.timer')}.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def require_rights(place: Place) -> None:
 
 def _own_directories(settings: Settings) -> tuple[OwnDirectory, ...]:
     """The state directory, where the unit does not have systemd make it: a unit cannot write to one that is missing."""
-    if settings.state is None or (settings.scope is Scope.SYSTEM and settings.state.parent == SYSTEM_STATE):
+    if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings.state) is not None):
         return ()
     if settings.scope is Scope.USER:
         return (OwnDirectory(settings.state, os.getuid(), os.getgid()),)

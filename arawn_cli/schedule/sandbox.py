@@ -8,13 +8,14 @@ priorities, which the system calls of `@resources` do, so the unit gives the sam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from arawn_cli.schedule.quoting import unit_word
 from arawn_cli.schedule.settings import Job, Reach, Scope, Settings
 
-_HOMES = ("/home", "/root", "/run/user")
+HOMES = ("/home", "/root", "/run/user")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - where PrivateTmp= would hide something
 
 _CALLS = (
@@ -31,7 +32,6 @@ _CALLS = (
     "UMask=0077",
 )
 _MOUNTS = (
-    "CapabilityBoundingSet=",
     "DevicePolicy=closed",
     "KeyringMode=private",
     "PrivateDevices=yes",
@@ -43,16 +43,18 @@ _MOUNTS = (
     "ProtectKernelLogs=yes",
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
-    "ProtectProc=invisible",
     "ProtectSystem=strict",
     "RemoveIPC=yes",
 )
 
 
+_BLIND = ("CapabilityBoundingSet=", "ProtectProc=invisible")
+
+
 def confinement(settings: Settings, job: Job) -> list[str]:
     """The lines of a job's service that confine it, and name the only places that it writes to."""
     if settings.scope is Scope.SYSTEM:
-        return [*_files(settings, job), *_MOUNTS, "PrivateIPC=yes", *_network(settings), *_CALLS]
+        return [*_files(settings, job), *_sight(settings, job), *_MOUNTS, "PrivateIPC=yes", *_network(settings), *_CALLS]
     families = f"RestrictAddressFamilies={_families(settings)}"
     if job.name == "scratch-cleanup":
         return [
@@ -63,28 +65,35 @@ def confinement(settings: Settings, job: Job) -> list[str]:
         ]
     if not settings.namespaces:
         return ["# No mounts of its own: this account may have no user namespace.", families, *_CALLS]
-    return ["PrivateUsers=yes", *_files(settings, job), *_MOUNTS, families, *_CALLS]
+    return ["PrivateUsers=yes", *_files(settings, job), *_BLIND, *_MOUNTS, families, *_CALLS]
 
 
 def notifier_confinement(scope: Scope) -> list[str]:
     """The lines of the notifier's service that confine it."""
     system = ["DynamicUser=yes", "PrivateIPC=yes", "PrivateNetwork=yes", "IPAddressDeny=any"]
     own = ["PrivateUsers=yes"] if scope is Scope.USER else system
-    return [*own, *_MOUNTS, "ProtectHome=yes", "PrivateTmp=yes", "RestrictAddressFamilies=AF_UNIX", *_CALLS]
+    return [*own, *_BLIND, *_MOUNTS, "ProtectHome=yes", "PrivateTmp=yes", "RestrictAddressFamilies=AF_UNIX", *_CALLS]
 
 
 def writable(settings: Settings, job: Job) -> list[Path]:
     """The directories that a job writes to; systemd's own state directory is not among them."""
-    if job.name == "scratch-cleanup":
-        return [settings.root, *([settings.state] if settings.state else [])]
-    return [path for path in (settings.state, settings.metrics) if path]
+    root = settings.root if job.name == "scratch-cleanup" else None
+    return [path for path in (root, settings.state, settings.metrics) if path]
+
+
+def _sight(settings: Settings, job: Job) -> Sequence[str]:
+    """What a job sees of other processes: only cleanup needs to."""
+    if job.name != "scratch-cleanup":
+        return _BLIND
+    powers = ["# What root has is seen with these alone.", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"]
+    return [*(powers if settings.account.name == "root" else _BLIND[:1]), "ProtectProc=default"]
 
 
 def _files(settings: Settings, job: Job) -> list[str]:
     needed = [settings.root, *settings.reads, *writable(settings, job)]
     lines = [
-        f"ProtectHome={'read-only' if settings.scope is Scope.USER or _any_inside(needed, _HOMES) else 'yes'}",
-        f"PrivateTmp={'no' if _any_inside(needed, _TEMPORARY) else 'yes'}",
+        f"ProtectHome={'read-only' if settings.scope is Scope.USER or lies_in(needed, HOMES) else 'yes'}",
+        f"PrivateTmp={'no' if lies_in(needed, _TEMPORARY) else 'yes'}",
     ]
     paths = [_writable_word(path, settings) for path in writable(settings, job)]
     return lines + ([f"ReadWritePaths={' '.join(paths)}"] if paths else [])
@@ -113,5 +122,6 @@ def _families(settings: Settings) -> str:
     return "AF_UNIX" if settings.reach is Reach.NOWHERE else "AF_UNIX AF_INET AF_INET6"
 
 
-def _any_inside(paths: Sequence[Path], places: Sequence[str]) -> bool:
-    return any(path.is_relative_to(place) for path in paths for place in places)
+def lies_in(paths: Sequence[Path], places: Sequence[str]) -> bool:
+    """Whether any path lies in any place, or in what a link there leads to: systemd closes that too."""
+    return any(path.is_relative_to(each) for path in paths for place in places for each in (place, os.path.realpath(place)))

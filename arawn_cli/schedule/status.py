@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from arawn_cli import instants
-from arawn_cli.config import Config
+from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.events import ScheduleStatus, rendered
+from arawn_cli.model import SCRATCH
+from arawn_cli.schedule.access import out_of_reach
 from arawn_cli.schedule.history import last_success, state_of
-from arawn_cli.schedule.installation import JOBS, Place, bodies_of
+from arawn_cli.schedule.installation import JOBS, Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
-from arawn_cli.schedule.sandbox import writable
+from arawn_cli.schedule.sandbox import HOMES, lies_in, writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
-from arawn_cli.schedule.units import SYSTEM_STATE
+from arawn_cli.schedule.units import NOTIFIER, state_name
 
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
+_CLOSED = ("ReadOnlyPaths", "InaccessiblePaths")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
 _MICROSECOND = 1_000
 _LOCKED = "75"
@@ -40,10 +43,12 @@ class Told:
 def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
     """The status of each job in a place; nothing is changed."""
     conditions = place.store.conditions(bodies_of(place.scheduler, told.settings))
+    hidden = list(out_of_reach(told.settings)) if any(condition is not Condition.MISSING for condition in conditions.values()) else []
     for job in told.settings.jobs:
         own = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(own, key=_WORST.index)
-        yield _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
+        status = _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
+        yield replace(status, problems=(*status.problems, *hidden))
 
 
 def is_well(status: ScheduleStatus) -> bool:
@@ -60,17 +65,16 @@ def installed_anywhere(place: Place) -> bool:
 def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
     found = (
-        manager.properties(service, _SERVICE) if manager.answers() else _properties_in(place.store.text(service) or "", told.settings.home)
+        manager.properties(service, (*_SERVICE, *_CLOSED))
+        if manager.answers()
+        else _properties_in(place.store.text(service) or "", told.settings.home)
     )
     enabled = manager.state("is-enabled", timer) == "enabled"
     running = manager.answers() and manager.state("is-active", timer) == "active"
-    problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
-    if condition is not Condition.MISSING and enabled != running and manager.answers():
-        problems.append(
-            f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run systemctl enable --now {timer}"
-        )
-    if place.scope is Scope.USER and condition is not Condition.MISSING and not manager.lingers(told.settings.account.name):
-        problems.append(f"timers of this account stop when it logs out: run loginctl enable-linger {told.settings.account.name}")
+    problems: list[str] = []
+    if condition is not Condition.MISSING:
+        problems += [*_problems(condition, place), *_confined(told.settings, job, found, place)]
+        problems += _unready(place, manager, timer, told.settings.account.name, enabled=enabled, running=running)
     trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
     last = _seconds(found.get("ExecMainExitTimestamp", "")) or _seconds(trigger)
     upcoming = manager.next_run(timer) if running else None
@@ -124,17 +128,42 @@ def _problems(condition: Condition, place: Place) -> Iterator[str]:
         yield f"what is installed was changed by hand, and is not what the configuration says: {mend} to see the difference"
 
 
+def _unready(place: Place, manager: Manager, timer: str, account: str, *, enabled: bool, running: bool) -> Iterator[str]:
+    """What keeps systemd from doing as the files say."""
+    control = f"systemctl{' --user' if place.scope is Scope.USER else ''}"
+    if enabled != running and manager.answers():
+        yield f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run {control} enable --now {timer}"
+    for unit in units_of(timer):
+        if manager.is_behind(unit):
+            yield f"{unit} has changed since systemd read it: run {control} daemon-reload"
+    if place.store.text(f"{NOTIFIER}.service") is None:
+        yield f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails: run arawn-cli schedule install {place.flags}"
+    if place.scope is Scope.USER and not manager.lingers(account):
+        yield f"timers of this account stop when it logs out: run loginctl enable-linger {account}"
+
+
 def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Place) -> Iterator[str]:
     """Where the unit as it is keeps the job from what the configuration names now."""
     mend = f"run arawn-cli schedule install {place.flags}"
-    if found.get("ProtectSystem") == "strict":
-        allowed = _listed(found.get("ReadWritePaths", ""))
-        for path in writable(settings, job):
-            made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
-            if not made_by_systemd and not any(path.is_relative_to(place) for place in allowed):
-                yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
-    if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
+    for path in writable(settings, job):
+        made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(path) is not None
+        worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
+        if not made_by_systemd and not _may_write(worked_on, found):
+            yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
+    if found.get("ProtectHome") in ("yes", "tmpfs") and lies_in([settings.root], HOMES):
         yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
+
+
+def _may_write(path: Path, found: Mapping[str, str]) -> bool:
+    """Whether a unit leaves a path writable: of all that it lists, the nearest above the path counts."""
+    opened = _nearest(path, _listed(found.get("ReadWritePaths", "")))
+    closed = [Path("/")] if found.get("ProtectSystem") == "strict" else []
+    return opened >= _nearest(path, [*closed, *(each for name in _CLOSED for each in _listed(found.get(name, "")))])
+
+
+def _nearest(path: Path, listed: Iterable[Path]) -> int:
+    """How many parts of a path the nearest of those listed covers, 0 where none does."""
+    return max((len(each.parts) for each in listed if path.is_relative_to(each)), default=0)
 
 
 def _properties_in(text: str, home: str | None) -> dict[str, str]:

@@ -61,6 +61,10 @@ class Manager:
         done = self._run(["show", "--timestamp=unix", f"--property={','.join(names)}", unit])
         return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
+    def is_behind(self, unit: str) -> bool:
+        """Whether a unit's file has changed since systemd read it."""
+        return self.properties(unit, ["NeedDaemonReload"]).get("NeedDaemonReload") == "yes"
+
     def next_run(self, timer: str) -> int | None:
         """When a timer elapses next, in microseconds since the epoch, or None."""
         done = self._run(["list-timers", "--all", "--output=json", timer])

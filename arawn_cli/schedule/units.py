@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arawn_cli.credentials import CREDENTIAL
 from arawn_cli.schedule.intervals import HOUR, delay, period, timer_lines
-from arawn_cli.schedule.quoting import unit_command, unit_tail
+from arawn_cli.schedule.quoting import unit_command, unit_tail, unit_word
 from arawn_cli.schedule.sandbox import confinement, notifier_confinement
 from arawn_cli.schedule.settings import Job, Reach, Scope, Settings
 
@@ -52,15 +52,22 @@ def _service(settings: Settings, job: Job) -> str:
 
 def _account(settings: Settings) -> list[str]:
     if settings.scope is Scope.USER:
-        return []
+        return _kept(settings)
     lines = ["# The account that runs the Arawn server: it owns the tree.", f"User={unit_tail(settings.account.name)}"]
-    name = _state_name(settings.state)
+    name = state_name(settings.state)
     if name is not None:
         lines += ["# What is kept from run to run.", f"StateDirectory={unit_tail(name)}", "StateDirectoryMode=0700"]
     return lines
 
 
-def _state_name(state: Path | None) -> str | None:
+def _kept(settings: Settings) -> list[str]:
+    """Where an account's own jobs keep state: variables of a shell, such as $XDG_STATE_HOME, do not reach its manager."""
+    word = unit_word(str(settings.state), settings.home)
+    named = f'"STATE_DIRECTORY={word[1:]}' if word.startswith('"') else f"STATE_DIRECTORY={word}"
+    return ["# What is kept from run to run.", f"Environment={named}"] if settings.state else []
+
+
+def state_name(state: Path | None) -> str | None:
     """The name below /var/lib that systemd makes for the account, or None where the state lies elsewhere."""
     if state is None:
         return STATE
