@@ -26,7 +26,7 @@ def pace(samples: Sequence[Sample], hour: int) -> float | None:
 
     Between two samples usage counts as unchanged, and samples before the window of a week are passed over. There is a
     trend when usage rose in a third of the time and lately, and fell by no more than half of what it rose: one upload is
-    a step, and what is filled and cleaned day after day is a circle.
+    a step, and what is filled and cleaned day after day is a circle. A median that falls, of many small falls, is none either.
     """
     recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
     if not recent or hour - recent[0][0] < _FEWEST_HOURS:
@@ -36,7 +36,8 @@ def pace(samples: Sequence[Sample], hour: int) -> float | None:
     points = _resampled(recent, first, hour, step)
     if not _is_trend([later[1] - earlier[1] for earlier, later in pairwise(points)]):
         return None
-    return 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
+    growth = 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
+    return growth if growth >= 0 else None
 
 
 def days_until(limit: int, usage: int, growth: float | None) -> int | None:

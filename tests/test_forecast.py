@@ -67,6 +67,11 @@ def test_usage_between_two_samples_counts_as_unchanged() -> None:
     assert not pace([(HOUR - 100, 50), (HOUR, 5000)], HOUR), "one step at the end is no trend"
 
 
+def test_many_small_falls_between_a_few_rises_are_no_trend() -> None:
+    usages = [100, 104, 108, 107, 106, 105, 104, 103, 102, 101, 100, 99, 103, 107, 111]
+    assert pace([(HOUR - 168 + 12 * number, usage) for number, usage in enumerate(usages)], HOUR) is None
+
+
 @given(st.lists(st.integers(0, 10**15), min_size=49, max_size=169))
 def test_a_pace_never_falls_and_is_no_steeper_than_all_in_an_hour(usages: list[int]) -> None:
     samples = [(HOUR - len(usages) + 1 + number, usage) for number, usage in enumerate(usages)]
