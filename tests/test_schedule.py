@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -163,14 +164,50 @@ def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Calla
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
 
 
-def test_a_block_that_lost_its_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        CrontabStore,
-        "_crontab",
-        lambda _: "# BEGIN arawn-cli schedule: what stands up to END is written by the tool, and edits of it are noticed\nx\n",
-    )
-    with pytest.raises(ScheduleError, match="put it back with crontab -e"):
-        CrontabStore("me").text("crontab")
+class Crontab(CrontabStore):
+    """A crontab that is handed over, and changed by somebody else as soon as it was read."""
+
+    texts: ClassVar[list[str | None]] = []
+
+    def _crontab(self) -> str | None:
+        return self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+
+
+BLOCK = "# BEGIN arawn-cli schedule: touched\n* * * * * x\n# END arawn-cli schedule\n"
+
+
+@pytest.mark.parametrize("lines", [BLOCK[:-27], BLOCK[36:], BLOCK + BLOCK], ids=["no-end", "no-begin", "twice"])
+def test_lines_that_would_run_besides_the_block_are_an_error(lines: str) -> None:
+    Crontab.texts = [lines]
+    for look in (lambda: Crontab("me").text("crontab"), Crontab("me").removing, lambda: Crontab("me").installing({"crontab": "x\n"})):
+        with pytest.raises(ScheduleError, match="put them right with crontab -e"):
+            look()
+
+
+def test_a_block_in_a_crontab_with_other_line_ends_is_found_and_asked_about() -> None:
+    Crontab.texts = [BLOCK.replace("\n", "\r\n")]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    assert (change.condition, change.after and change.after.count("BEGIN")) == (Condition.FOREIGN, 1)
+
+
+def test_a_last_line_without_an_end_is_not_run_into() -> None:
+    Crontab.texts = ["1 1 * * * mine"]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    assert change.after is not None
+    assert change.after.startswith("1 1 * * * mine\n# BEGIN")
+
+
+def test_what_somebody_changes_while_the_question_is_open_is_not_lost(tmp_path: Path) -> None:
+    Crontab.texts = ["mine\n", "mine\n", "mine, and more\n"]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    with pytest.raises(ScheduleError, match="changed meanwhile"):
+        Crontab("me").apply([change])
+    store = FileStore(tmp_path, ("unit",))
+    changes = store.installing(BODY)
+    (tmp_path / "unit").write_text("mine\n")
+    with pytest.raises(ScheduleError, match="changed meanwhile"):
+        store.apply(changes)
+    assert (tmp_path / "unit").read_text() == "mine\n"
 
 
 def test_wrong_usage_is_exit_2_in_one_line(run: Callable[..., Run], tree: SampleTree) -> None:

@@ -79,8 +79,11 @@ class FileStore:
         """Writes and removes files; directories that were made for them are kept in mind in the first that is written.
 
         Raises:
-            ScheduleError: a file or directory cannot be made or removed.
+            ScheduleError: a file or directory cannot be made or removed, or a file is not what it was when it was looked at.
         """
+        for change in changes:
+            if self.text(change.name) != change.before:
+                raise ScheduleError(f"{change.place} was changed meanwhile, and is left as it is: run this again")
         try:
             self._apply(changes)
         except OSError as error:
