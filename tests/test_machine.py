@@ -433,18 +433,26 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     mail = machine.path("/tmp/mail")  # noqa: S108 - the temporary directory of the private machine
     old = session(machine, "old", 30)
     install(machine, "--cron")
-    for broken in (False, True):
-        if broken:
+    for hour, state in enumerate(("well", "overlap", "broken"), start=10):
+        if state == "overlap":
+            holder = machine.start("flock", f"{ROOT}/workstreams", "flock", ROOT, "-c", "echo held; exec sleep 60")
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+        if state == "broken":
+            machine.run("pkill", "-x", "sleep")
+            holder.wait()
             machine.output("chmod", "o+w", ROOT)
-        cron = Cron(machine, datetime(2026, 3, 1, 10, 0, 30, tzinfo=UTC))
+        cron = Cron(machine, datetime(2026, 3, 1, hour, 0, 30, tzinfo=UTC))
         cron.minutes(2)
         jobs = cron.stop()
         assert {job for job in ("scratch-cleanup", "disk-check") if any(job in line for line in jobs)} == {"scratch-cleanup", "disk-check"}
         assert not old.exists()
-        assert mail.exists() is broken
+        assert mail.exists() is (state == "broken")
     text = mail.read_text()
     assert "To: root\n" in text
     assert text.count("writable by everyone: refused") == 2
     assert "disk_check" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat")
+    events = map(json.loads, machine.output("journalctl", "-t", "arawn-scratch-cleanup", "-o", "cat").splitlines())
+    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("deleted", "expired")]
     machine.output("chmod", "o-w", ROOT)
     assert machine.run(COMMAND, "schedule", "status", "--cron").returncode == 0

@@ -148,7 +148,7 @@ def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run],
     assert crontab.startswith(mine)
     assert "disk-check" in crontab[len(mine) :]
     assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
-    own_crontab("crontab", "-", stdin=crontab.replace("*/5 ", "*/6 ") + "1 1 * * * later\n")
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 ") + "1 1 * * * later\n")
     refused = own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes")
     assert (refused.code, "was edited" in refused.stderr) == (77, True)
     own_crontab("crontab", "-", stdin=crontab + "1 1 * * * later\n")

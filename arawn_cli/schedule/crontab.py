@@ -36,7 +36,7 @@ def _line(settings: Settings, job: Job) -> str:
     if settings.scope is Scope.SYSTEM:
         refuse_unprintable(settings.account.name, "a crontab")
         words.append(settings.account.name)
-    command = (*settings.command, job.name, *settings.options)
-    if job.name == "disk-check" and settings.logger is not None:
+    command = (*settings.command, job.name, *settings.options, "--unless-running")
+    if settings.logger is not None:
         return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command((settings.logger, "-t", job.unit))])
     return " ".join([*words, cron_command((*command, "--format", "none"))])

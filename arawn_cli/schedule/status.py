@@ -82,7 +82,8 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> Schedu
     there = condition is not Condition.MISSING
     settings = told.settings
     time = cron_time(job.interval, job.name, settings.host, str(settings.root))
-    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND).astimezone())
+    # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
+    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
     next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
     last = last_success(state_of(place.scheduler, settings, told.config), job.name, settings.root)
     problems = list(_problems(condition, place)) if there else []
