@@ -20,6 +20,7 @@ from arawn_cli.config import Flags, load
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
+from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
@@ -70,6 +71,8 @@ def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         settings = settings_from(config, flags, os.environ, scope)
         for warning in warnings_of(config, os.environ):
             log.warning("%s", warning)
+        for path in (*program_out_of_reach(settings), *files_out_of_reach(settings, scheduler)):
+            log.warning("%s has no access to %s: the jobs would fail", settings.account.name, path)
         return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice))
 
     return guarded(output, body)

@@ -75,6 +75,13 @@ class FileStore:
         except OSError as error:
             raise ScheduleError(f"cannot read {path}: {error.strerror}") from error
 
+    def since(self, name: str) -> int | None:
+        """When a file was written; None where there is none."""
+        try:
+            return os.lstat(self.directory / name).st_mtime_ns
+        except OSError:
+            return None
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Writes and removes files; directories that were made for them are kept in mind in the first that is written.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.config import Config
@@ -21,13 +22,21 @@ def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
     return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
 
 
-def last_success(state_directory: Path, job: str, root: Path) -> int | None:
-    """When a job last did its work on a root, in nanoseconds since the epoch; None where that is not recorded."""
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """When a job last ran on a root, and when it last did all its work, in nanoseconds since the epoch."""
+
+    last_run: int
+    last_success: int | None
+
+
+def last_of(state_directory: Path, job: str, root: Path) -> Ran | None:
+    """The last runs of a job; None where none is recorded, or the record cannot be read."""
     path = state_directory / FILE
     try:
         if not path.exists():
             return None
-        rows = query(path, "SELECT last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
+        rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
     except (DatabaseUnreadableError, OSError):
         return None
-    return next((value for (value,) in rows if isinstance(value, int)), None)
+    return next((Ran(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)

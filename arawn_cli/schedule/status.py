@@ -11,7 +11,7 @@ from pathlib import Path
 from arawn_cli import instants
 from arawn_cli.config import Config
 from arawn_cli.events import ScheduleStatus, rendered
-from arawn_cli.schedule.history import last_success, state_of
+from arawn_cli.schedule.history import last_of, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
@@ -20,10 +20,12 @@ from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import SYSTEM_STATE
 
+INSTALL = "arawn-cli schedule install"
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
 _MICROSECOND = 1_000
 _LOCKED = "75"
+_MEND = ": run "
 _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
 
 
@@ -51,6 +53,11 @@ def is_well(status: ScheduleStatus) -> bool:
     return status.installed == Condition.CURRENT.value and status.enabled and status.result != "failed" and not status.problems
 
 
+def mend_of(problem: str) -> str:
+    """The command with which a problem of a status ends."""
+    return problem.rpartition(_MEND)[2]
+
+
 def installed_anywhere(place: Place) -> bool:
     """Whether anything of the tool's, or by its names, is in a place."""
     names = ("crontab", "arawn-cli") if place.manager is None else tuple(f"arawn-{job}.timer" for job in JOBS)
@@ -67,10 +74,11 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
     if condition is not Condition.MISSING and enabled != running and manager.answers():
         problems.append(
-            f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run systemctl enable --now {timer}"
+            f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}{_MEND}"
+            f"systemctl --{place.scope} enable --now {timer}"
         )
     if place.scope is Scope.USER and condition is not Condition.MISSING and not manager.lingers(told.settings.account.name):
-        problems.append(f"timers of this account stop when it logs out: run loginctl enable-linger {told.settings.account.name}")
+        problems.append(f"timers of this account stop when it logs out{_MEND}loginctl enable-linger {told.settings.account.name}")
     trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
     last = _seconds(found.get("ExecMainExitTimestamp", "")) or _seconds(trigger)
     upcoming = manager.next_run(timer) if running else None
@@ -85,9 +93,12 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> Schedu
     # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
     upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
     next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
-    last = last_success(state_of(place.scheduler, settings, told.config), job.name, settings.root)
+    ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
     problems = list(_problems(condition, place)) if there else []
-    return _event(place, told, job, condition, there, next_run, last, None, problems)
+    if ran is None:
+        return _event(place, told, job, condition, there, next_run, None, None, problems)
+    result = "success" if ran.last_run == ran.last_success else "failed"
+    return _event(place, told, job, condition, there, next_run, ran.last_run, result, problems)
 
 
 def _event(
@@ -118,24 +129,24 @@ def _event(
 
 
 def _problems(condition: Condition, place: Place) -> Iterator[str]:
-    mend = f"run arawn-cli schedule install {place.flags}"
+    mend = f"{_MEND}{INSTALL} {place.flags}"
     if condition is Condition.OUTDATED:
-        yield f"what is installed is not what the configuration says now: {mend}"
+        yield f"what is installed is not what the configuration says now{mend}"
     if condition in (Condition.EDITED, Condition.FOREIGN):
-        yield f"what is installed was changed by hand, and is not what the configuration says: {mend} to see the difference"
+        yield f"what is installed was changed by hand, and is not what the configuration says; it is shown and asked about{mend}"
 
 
 def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Place) -> Iterator[str]:
     """Where the unit as it is keeps the job from what the configuration names now."""
-    mend = f"run arawn-cli schedule install {place.flags}"
+    mend = f"{_MEND}{INSTALL} {place.flags}"
     if found.get("ProtectSystem") == "strict":
         allowed = _listed(found.get("ReadWritePaths", ""))
         for path in writable(settings, job):
             made_by_systemd = path == settings.state and path.parent == SYSTEM_STATE
             if not made_by_systemd and not any(path.is_relative_to(place) for place in allowed):
-                yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
+                yield f"{path} lies outside what {job.unit}.service may write to: it would fail{mend}"
     if found.get("ProtectHome") in ("yes", "tmpfs") and any(settings.root.is_relative_to(home) for home in ("/home", "/root", "/run/user")):
-        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
+        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail{mend}"
 
 
 def _properties_in(text: str, home: str | None) -> dict[str, str]:

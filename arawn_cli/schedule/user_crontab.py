@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arawn_cli.schedule.changes import Change, ScheduleError
+from arawn_cli.schedule.changes import Change, ScheduleError, TangledError
 from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
 
 BLOCK = "crontab"
@@ -55,16 +55,21 @@ class CrontabStore:
         """The block's text between its marks, or None.
 
         Raises:
-            ScheduleError: crontab(1) fails, or there is not one begin and one end: what stands without would run besides.
+            ScheduleError: crontab(1) fails.
+            TangledError: there is not one begin and one end: what stands without would run besides.
         """
         crontab = self._crontab() or ""
         if _MARK.findall(crontab) not in ([], ["BEGIN", "END"]):
-            raise ScheduleError(
+            raise TangledError(
                 f"the crontab of {self.account} should have one line '# BEGIN arawn-cli schedule' and one {_END.strip()!r} after it: "
                 "put them right with crontab -e"
             )
         match = _BLOCK.search(crontab)
         return match[1] if match else None
+
+    def since(self, name: str) -> int | None:
+        """None: the spool, which would tell, is cron's alone."""
+        return None
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Hands the new crontab to crontab(1), which checks it and puts it in place.
