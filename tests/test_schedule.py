@@ -157,6 +157,21 @@ def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run],
 
 
 @needs_crontab
+def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("--base-path", tree.root)
+    installed = own_crontab(COMMAND, "schedule", "install", "--cron", "--user", *words, "--yes")
+    located = f"--cron --user --base-path {tree.root}"
+    assert f"`arawn-cli schedule status {located}`, and `arawn-cli doctor --base-path {tree.root}`" in installed.stdout.replace("\n", "")
+    crontab = own_crontab("crontab", "-l").stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 "))
+    status = own_crontab(COMMAND, "schedule", "status", *words)
+    assert status.code == 1
+    assert {(event["scheduler"], event["scope"], event["installed"]) for event in status.events} == {("cron", "user", "edited")}
+    assert status.stdout.count(f": run arawn-cli schedule install {located}") == 2
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
+
+
+@needs_crontab
 def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     assert own_crontab("crontab", "-l").code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
@@ -118,7 +119,17 @@ def clock_finding(shell: Shell) -> Finding:
         return warn("clock", f"the kernel does not say whether it is synchronised: {error.strerror}", "timedatectl")
     if synchronised:
         return ok("clock", "synchronised")
-    return warn("clock", "not synchronised: ages are told by it", shell.as_root("timedatectl set-ntp true"))
+    return warn("clock", "not synchronised: ages are told by it", shell.as_root(_synchronise()))
+
+
+def _synchronise() -> str:
+    """The command that has the clock kept right: switching on what is there, or getting something."""
+    try:
+        words = ["timedatectl", "show", "--property=CanNTP", "--value"]
+        can = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return "apt-get install chrony"
+    return "timedatectl set-ntp true" if can == "yes" else "apt-get install systemd-timesyncd"
 
 
 def _probed(config: Config, target: RelayTarget, environment: Mapping[str, str]) -> Finding:

@@ -31,7 +31,7 @@ class Shell:
         `located=False` is for commands that take neither `--config` nor `--base-path`.
         """
         own = account in (None, _current_account())
-        options = _given(self.flags) if own else options_of(self.config, self.flags, self.environment, self.config.root.absolute())
+        options = self.flags.located if own else options_of(self.config, self.flags, self.environment, self.config.root.absolute())
         program = "arawn-cli" if own and _is_on_path() else shlex.join(command())
         line = " ".join((program, shlex.join((*words, *(options if located else ())))))
         if own or account is None:
@@ -43,11 +43,6 @@ class Shell:
     def as_root(self, line: str) -> str:
         """A command that only root may do."""
         return line if os.geteuid() == 0 else f"sudo {line}"
-
-
-def _given(flags: Flags) -> tuple[str, ...]:
-    config = ("--config", str(flags.config)) if flags.config is not None else ()
-    return config if flags.base_path is None else (*config, "--base-path", flags.base_path)
 
 
 def _current_account() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,12 +32,17 @@ _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOR
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Of what, and when, a status tells."""
+    """Of what, and when, a status tells; `located` are the words of the command line that say where the configuration is."""
 
     config: Config
     settings: Settings
     now: int
     host: str
+    located: tuple[str, ...] = ()
+
+    def install(self, place: Place) -> str:
+        """The end of a problem that installing anew mends."""
+        return f"{_MEND}{shlex.join((*INSTALL.split(), *place.flags.split(), *self.located))}"
 
 
 def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
@@ -71,7 +77,11 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     )
     enabled = manager.state("is-enabled", timer) == "enabled"
     running = manager.answers() and manager.state("is-active", timer) == "active"
-    problems = [] if condition is Condition.MISSING else [*_problems(condition, place), *_confined(told.settings, job, found, place)]
+    problems = (
+        []
+        if condition is Condition.MISSING
+        else [*_problems(condition, told.install(place)), *_confined(told.settings, job, found, told.install(place))]
+    )
     if condition is not Condition.MISSING and enabled != running and manager.answers():
         problems.append(
             f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}{_MEND}"
@@ -94,7 +104,7 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> Schedu
     upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
     next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
     ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
-    problems = list(_problems(condition, place)) if there else []
+    problems = list(_problems(condition, told.install(place))) if there else []
     if ran is None:
         return _event(place, told, job, condition, there, next_run, None, None, problems)
     result = "success" if ran.last_run == ran.last_success else "failed"
@@ -128,17 +138,15 @@ def _event(
     )
 
 
-def _problems(condition: Condition, place: Place) -> Iterator[str]:
-    mend = f"{_MEND}{INSTALL} {place.flags}"
+def _problems(condition: Condition, mend: str) -> Iterator[str]:
     if condition is Condition.OUTDATED:
         yield f"what is installed is not what the configuration says now{mend}"
     if condition in (Condition.EDITED, Condition.FOREIGN):
         yield f"what is installed was changed by hand, and is not what the configuration says; it is shown and asked about{mend}"
 
 
-def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Place) -> Iterator[str]:
+def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[str]:
     """Where the unit as it is keeps the job from what the configuration names now."""
-    mend = f"{_MEND}{INSTALL} {place.flags}"
     if found.get("ProtectSystem") == "strict":
         allowed = _listed(found.get("ReadWritePaths", ""))
         for path in writable(settings, job):
