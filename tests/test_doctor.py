@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.doctor import means
+from arawn_cli.doctor import means, timers
 from arawn_cli.doctor.findings import Finding, Status
 from arawn_cli.doctor.means import state_findings
 from arawn_cli.doctor.shell import Shell
@@ -31,6 +31,7 @@ from arawn_cli.last_run import Run as LastRun
 from arawn_cli.last_run import record
 from arawn_cli.origins import settings_of
 from arawn_cli.sample_tree import SampleTree
+from arawn_cli.schedule import status
 from arawn_cli.schedule.crontab import cron_file
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.files import FileStore
@@ -216,6 +217,15 @@ def test_no_timers_fail_with_the_command_that_installs_them(tree: SampleTree) ->
     assert finding.mend.endswith(f"schedule install --user --base-path {tree.root}")
 
 
+@pytest.fixture
+def cron(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether a cron runs: what one of this machine does is not the test's."""
+    runs = [True]
+    for module in (timers, status):
+        monkeypatch.setattr(module, "cron_runs", lambda: runs[0])
+    return runs
+
+
 def cron_findings(tree: SampleTree, directory: Path, now: int, **changed: object) -> dict[str, Finding]:
     """What doctor says of lines for cron in a directory of the test's own."""
     values: dict[str, object] = {"account": own_account(), "command": (sys.executable,), "root": tree.root, "reads": (), "logger": None}
@@ -232,6 +242,7 @@ def noted(directory: Path, root: Path, last_run: int, last_success: int | None) 
     state.close()
 
 
+@pytest.mark.usefixtures("cron")
 def test_a_job_of_cron_that_never_succeeds_is_no_longer_news_after_two_periods(tree: SampleTree, tmp_path: Path) -> None:
     now = time.time_ns()
     assert cron_findings(tree, tmp_path, now)["scratch-cleanup last success"].status is Status.WARN
@@ -241,6 +252,22 @@ def test_a_job_of_cron_that_never_succeeds_is_no_longer_news_after_two_periods(t
     assert "scratch-cleanup --base-path" in late.mend
 
 
+def test_without_a_cron_the_lines_are_told_not_to_run(cron: list[bool], tree: SampleTree, tmp_path: Path) -> None:
+    assert cron_findings(tree, tmp_path, 0)["disk-check timer"].status is Status.OK
+    cron[0] = False
+    found = cron_findings(tree, tmp_path, 0)
+    assert {found[name].status for name in ("cron", "disk-check timer", "scratch-cleanup timer")} == {Status.FAIL}
+    assert found["disk-check timer"].detail == "no cron runs: run service cron start"
+
+
+def test_what_is_not_readable_is_not_told_as_never_run(tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.db").write_bytes(b"x" * 4096)
+    found = cron_findings(tree, tmp_path, time.time_ns() + 3 * DAY)["disk-check last success"]
+    assert (found.status, found.detail.startswith("not known: ")) == (Status.WARN, True)
+
+
+@pytest.mark.usefixtures("cron")
 @pytest.mark.parametrize(
     ("run_ago", "success_ago", "check", "words"),
     [

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-import psutil
-
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags
+from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.errors import ArawnCliError, ConfigurationError
@@ -21,13 +19,14 @@ from arawn_cli.events import ScheduleStatus
 from arawn_cli.instants import SECOND
 from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
 from arawn_cli.schedule.changes import TangledError
-from arawn_cli.schedule.crontab import CRON_FILE
+from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.history import Ran, last_of, state_of
 from arawn_cli.schedule.installation import Place, place_of
 from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings
 from arawn_cli.schedule.status import INSTALL, Told, installed_anywhere, is_well, mend_of, statuses
+from arawn_cli.schedule.systemctl import systemd_runs
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +157,18 @@ def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
 
 
 def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
-    ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
-    if ran is not None and ran.last_run > told.now + _TOLERANCE:
-        return _clock_went_back(status, each, ran, shell)
     check, start = f"{status.job} last success", each.start(status.job, shell)
     job = next(job for job in each.settings.jobs if job.name == status.job)
-    last = ran.last_success if ran is not None else None
-    if last is None and status.result == "success" and status.last_run is not None:
-        last = instants.parse(status.last_run)
+    last = instants.parse(status.last_run) if status.result == "success" and status.last_run is not None else None
+    try:
+        ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
+    except (DatabaseUnreadableError, OSError) as error:
+        if last is None:
+            return warn(check, f"not known: {error}", shell.tool("doctor", account=ROOT))
+        ran = None
+    if ran is not None and ran.last_run > told.now + _TOLERANCE:
+        return _clock_went_back(status, each, ran, shell)
+    last = (ran.last_success if ran is not None else None) or last
     since = last or each.place.store.since(CRON_FILE if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer")
     due = since is not None and told.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if last is None and due and since is not None:
@@ -186,9 +189,8 @@ def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: S
 
 
 def _cron_daemon(shell: Shell) -> Finding:
-    if not any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"])):
-        start = "systemctl enable --now cron" if os.path.isdir("/run/systemd/system") else "service cron start"
-        return fail("cron", "no cron runs", shell.as_root(start))
+    if not cron_runs():
+        return fail("cron", "no cron runs", shell.as_root("systemctl enable --now cron" if systemd_runs() else START_CRON))
     if shutil.which("sendmail", path=_MAILERS) is None:
         return warn("cron", "cron runs, and no sendmail is there to mail trouble with", shell.as_root("apt-get install default-mta"))
     return ok("cron", "cron runs")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import psutil
+
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.quoting import cron_command, cron_line, refuse_unprintable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 
 CRON_FILE = "arawn-cli"
+START_CRON = "service cron start"
 
 
 def cron_file(settings: Settings) -> str:
@@ -24,6 +27,11 @@ def cron_file(settings: Settings) -> str:
 def cron_block(settings: Settings) -> str:
     """Lines for an account's own crontab. They set no variable, which would hold for the lines after them too."""
     return "# What the tool logs outside a terminal is trouble alone, and cron mails it to this account, or to MAILTO.\n" + _lines(settings)
+
+
+def cron_runs() -> bool:
+    """Whether a cron is there to read them."""
+    return any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
 
 
 def _lines(settings: Settings) -> str:

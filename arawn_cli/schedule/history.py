@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.config import Config
-from arawn_cli.database import DatabaseUnreadableError, query
+from arawn_cli.database import query
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings
 from arawn_cli.schedule.units import STATE, SYSTEM_STATE
 from arawn_cli.state import key_of
@@ -31,12 +31,13 @@ class Ran:
 
 
 def last_of(state_directory: Path, job: str, root: Path) -> Ran | None:
-    """The last runs of a job; None where none is recorded, or the record cannot be read."""
+    """The last runs of a job; None where none is recorded.
+
+    Raises:
+        DatabaseUnreadableError, OSError: the record cannot be read.
+    """
     path = state_directory / FILE
-    try:
-        if not path.exists():
-            return None
-        rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
-    except (DatabaseUnreadableError, OSError):
+    if not path.exists():
         return None
+    rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
     return next((Ran(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from arawn_cli import instants
 from arawn_cli.config import Config
+from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.events import ScheduleStatus, rendered
+from arawn_cli.schedule.crontab import START_CRON, cron_runs
 from arawn_cli.schedule.history import last_of, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of
 from arawn_cli.schedule.intervals import cron_time
@@ -20,6 +23,8 @@ from arawn_cli.schedule.sandbox import writable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import SYSTEM_STATE
+
+log = logging.getLogger(__name__)
 
 INSTALL = "arawn-cli schedule install"
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
@@ -97,18 +102,23 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
 
 
 def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
-    there = condition is not Condition.MISSING
-    settings = told.settings
+    settings, there, runs = told.settings, condition is not Condition.MISSING, cron_runs()
     time = cron_time(job.interval, job.name, settings.host, str(settings.root))
     # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
     upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
-    next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
-    ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
+    next_run = int(upcoming.timestamp()) * instants.SECOND if there and runs else None
     problems = list(_problems(condition, told.install(place))) if there else []
+    if there and not runs:
+        problems.append(f"no cron runs{_MEND}{START_CRON}")
+    try:
+        ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
+    except (DatabaseUnreadableError, OSError) as error:
+        log.info("when %s last ran is not known: %s", job.name, error)
+        ran = None
     if ran is None:
-        return _event(place, told, job, condition, there, next_run, None, None, problems)
+        return _event(place, told, job, condition, there and runs, next_run, None, None, problems)
     result = "success" if ran.last_run == ran.last_success else "failed"
-    return _event(place, told, job, condition, there, next_run, ran.last_run, result, problems)
+    return _event(place, told, job, condition, there and runs, next_run, ran.last_run, result, problems)
 
 
 def _event(
