@@ -264,7 +264,7 @@ def test_what_is_not_readable_is_not_told_as_never_run(tree: SampleTree, tmp_pat
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "state.db").write_bytes(b"x" * 4096)
     found = cron_findings(tree, tmp_path, time.time_ns() + 3 * DAY)["disk-check last success"]
-    assert (found.status, found.detail.startswith("not known: ")) == (Status.WARN, True)
+    assert (found.status, found.detail.startswith("not known, ")) == (Status.WARN, True)
 
 
 @pytest.mark.usefixtures("cron")

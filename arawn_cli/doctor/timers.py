@@ -164,7 +164,8 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
         ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
     except (DatabaseUnreadableError, OSError) as error:
         if last is None:
-            return warn(check, f"not known: {error}", shell.tool("doctor", account=ROOT))
+            why = error.strerror if isinstance(error, OSError) else error
+            return warn(check, f"not known, for its record cannot be read: {why}", shell.tool("doctor", account=ROOT))
         ran = None
     if ran is not None and ran.last_run > told.now + _TOLERANCE:
         return _clock_went_back(status, each, ran, shell)
