@@ -63,6 +63,9 @@ RelayUrlOption = Annotated[
     str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
 ]
 NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and store nothing for it.")]
+UnlessRunningOption = Annotated[
+    bool, typer.Option("--unless-running", help="For timers: while another run is at work, do nothing and say nothing; exit 75.")
+]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
 ]
@@ -104,6 +107,7 @@ def scratch_cleanup(
     output: FormatOption = Format.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
+    unless_running: UnlessRunningOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -115,7 +119,7 @@ def scratch_cleanup(
     from arawn_cli.run import Output, run_cleanup
 
     flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay)
-    raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet)))
+    raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet, unless_running)))
 
 
 @app.command("disk-check")
@@ -127,6 +131,7 @@ def disk_check(
     output: CheckFormatOption = CheckFormat.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
+    unless_running: UnlessRunningOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -137,7 +142,7 @@ def disk_check(
     flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay)
     if output is CheckFormat.NAGIOS:
         raise typer.Exit(run_check_for_nagios(flags, Output(output.value, verbose, quiet)))
-    raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet), fail_on.value if fail_on else None))
+    raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet, unless_running), fail_on.value if fail_on else None))
 
 
 @app.command()

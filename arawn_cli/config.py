@@ -40,6 +40,12 @@ class Flags:
     relay_url: str | None = None
     no_relay: bool = False
 
+    @property
+    def located(self) -> tuple[str, ...]:
+        """The words that said where configuration and root are, for another command of the same shell."""
+        config = ("--config", str(self.config)) if self.config is not None else ()
+        return config if self.base_path is None else (*config, "--base-path", self.base_path)
+
 
 @dataclass(frozen=True, slots=True)
 class RelayTarget:

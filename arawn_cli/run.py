@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, StoppedError
+from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, LockedError, StoppedError
 from arawn_cli.events import Event, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.interruption import Signals
 from arawn_cli.model import Reason
@@ -39,11 +39,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the command line says about output: `auto`, `table`, `json` or `none`, and how much is logged."""
+    """What the command line says about output: `auto`, `table`, `json` or `none`, and how much is logged.
+
+    `unless_running` is for schedulers that mail what is logged: that another run is at work is no trouble to them.
+    """
 
     format: str
     verbose: bool
     quiet: bool
+    unless_running: bool = False
 
     def resolved(self) -> str:
         """The format, with `auto` decided by where standard output goes."""
@@ -84,10 +88,12 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.disk_check import check, levels_log
+        from arawn_cli.overlap import only_check
 
         if output.resolved() == "table":
             levels_log.setLevel(logging.ERROR)
-        checked = check(config, surroundings)
+        with only_check(config.root) if output.unless_running else nullcontext():
+            checked = check(config, surroundings)
         code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
         if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
             code = ExitCode.LEVEL_REACHED
@@ -207,7 +213,8 @@ def guarded(output: Output, body: Callable[[Console], ExitCode], told: Callable[
     try:
         return body(console)
     except ArawnCliError as error:
-        log.error("%s", error)
+        expected = output.unless_running and isinstance(error, LockedError)
+        log.log(logging.INFO if expected else logging.ERROR, "%s", error)
         told(str(error))
         return error.exit_code
     except KeyboardInterrupt:

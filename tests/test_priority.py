@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import Run, needs_strace
+from tests.conftest import Run, needs, needs_strace
+
+needs_ionice = needs(shutil.which("ionice") is not None, "ionice")
 
 LOOK = """
 import psutil
@@ -19,22 +22,44 @@ from arawn_cli.priority import stand_back
 for _ in range(2):
     stand_back(Maintenance(**{values}))
 process = psutil.Process()
-print(process.nice(), process.ionice().ioclass.name)
+print(process.nice(), process.ionice().ioclass.name, process.ionice().value)
 """
 
 
 @pytest.mark.parametrize(
     ("values", "priorities"),
     [
-        ({}, "10 IOPRIO_CLASS_IDLE"),
-        ({"nice": 3, "io_class": "best-effort"}, "3 IOPRIO_CLASS_BE"),
-        ({"nice": -5, "io_class": "none"}, "0 IOPRIO_CLASS_NONE"),
+        ({}, "10 IOPRIO_CLASS_IDLE 0"),
+        ({"nice": 3, "io_class": "best-effort"}, "3 IOPRIO_CLASS_BE 7"),
+        ({"nice": -5, "io_class": "none"}, "0 IOPRIO_CLASS_NONE 0"),
     ],
 )
 def test_priorities_are_as_configured_and_never_raised(values: dict[str, object], priorities: str) -> None:
     program = LOOK.replace("{values}", repr(values))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == priorities
+
+
+@needs_ionice
+def test_what_is_lower_already_is_not_raised() -> None:
+    program = LOOK.replace("{values}", repr({"nice": 3, "io_class": "best-effort"}))
+    done = subprocess.run(
+        ["nice", "-n", "15", "ionice", "-c", "3", sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("15 IOPRIO_CLASS_IDLE")
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["setpriority", "ioprio_set"])
+def test_where_one_priority_may_not_be_changed_the_other_is_and_the_run_goes_on(
+    call: str, run: Callable[..., Run], tree: SampleTree, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    tracing = ("-e", "trace=setpriority,ioprio_set", "-e", f"inject={call}:error=EPERM")
+    done = run("disk-check", "--base-path", tree.root, prefix=("strace", "-f", "-qq", "-o", str(trace), *tracing), traced=True)
+    assert (done.code, done.stderr) == (0, "")
+    ends = [line.split(" = ")[1] for line in trace.read_text().splitlines()]
+    assert sorted(end.split()[0] for end in ends) == ["-1", "0"]
 
 
 @needs_strace

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -147,12 +148,27 @@ def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run],
     assert crontab.startswith(mine)
     assert "disk-check" in crontab[len(mine) :]
     assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
-    own_crontab("crontab", "-", stdin=crontab.replace("*/5 ", "*/6 ") + "1 1 * * * later\n")
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 ") + "1 1 * * * later\n")
     refused = own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes")
     assert (refused.code, "was edited" in refused.stderr) == (77, True)
     own_crontab("crontab", "-", stdin=crontab + "1 1 * * * later\n")
     assert own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes").code == 0
     assert own_crontab("crontab", "-l").stdout == mine + "1 1 * * * later\n"
+
+
+@needs_crontab
+def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("--base-path", tree.root)
+    installed = own_crontab(COMMAND, "schedule", "install", "--cron", "--user", *words, "--yes")
+    located = f"--cron --user --base-path {tree.root}"
+    assert f"`arawn-cli schedule status {located}`, and `arawn-cli doctor --base-path {tree.root}`" in installed.stdout.replace("\n", "")
+    crontab = own_crontab("crontab", "-l").stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 "))
+    status = own_crontab(COMMAND, "schedule", "status", *words)
+    assert status.code == 1
+    assert {(event["scheduler"], event["scope"], event["installed"]) for event in status.events} == {("cron", "user", "edited")}
+    assert status.stdout.count(f": run arawn-cli schedule install {located}") == 2
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
 
 
 @needs_crontab
@@ -163,14 +179,50 @@ def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Calla
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
 
 
-def test_a_block_that_lost_its_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        CrontabStore,
-        "_crontab",
-        lambda _: "# BEGIN arawn-cli schedule: what stands up to END is written by the tool, and edits of it are noticed\nx\n",
-    )
-    with pytest.raises(ScheduleError, match="put it back with crontab -e"):
-        CrontabStore("me").text("crontab")
+class Crontab(CrontabStore):
+    """A crontab that is handed over, and changed by somebody else as soon as it was read."""
+
+    texts: ClassVar[list[str | None]] = []
+
+    def _crontab(self) -> str | None:
+        return self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+
+
+BLOCK = "# BEGIN arawn-cli schedule: touched\n* * * * * x\n# END arawn-cli schedule\n"
+
+
+@pytest.mark.parametrize("lines", [BLOCK[:-27], BLOCK[36:], BLOCK + BLOCK], ids=["no-end", "no-begin", "twice"])
+def test_lines_that_would_run_besides_the_block_are_an_error(lines: str) -> None:
+    Crontab.texts = [lines]
+    for look in (lambda: Crontab("me").text("crontab"), Crontab("me").removing, lambda: Crontab("me").installing({"crontab": "x\n"})):
+        with pytest.raises(ScheduleError, match="put them right with crontab -e"):
+            look()
+
+
+def test_a_block_in_a_crontab_with_other_line_ends_is_found_and_asked_about() -> None:
+    Crontab.texts = [BLOCK.replace("\n", "\r\n")]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    assert (change.condition, change.after and change.after.count("BEGIN")) == (Condition.FOREIGN, 1)
+
+
+def test_a_last_line_without_an_end_is_not_run_into() -> None:
+    Crontab.texts = ["1 1 * * * mine"]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    assert change.after is not None
+    assert change.after.startswith("1 1 * * * mine\n# BEGIN")
+
+
+def test_what_somebody_changes_while_the_question_is_open_is_not_lost(tmp_path: Path) -> None:
+    Crontab.texts = ["mine\n", "mine\n", "mine, and more\n"]
+    (change,) = Crontab("me").installing({"crontab": "x\n"})
+    with pytest.raises(ScheduleError, match="changed meanwhile"):
+        Crontab("me").apply([change])
+    store = FileStore(tmp_path, ("unit",))
+    changes = store.installing(BODY)
+    (tmp_path / "unit").write_text("mine\n")
+    with pytest.raises(ScheduleError, match="changed meanwhile"):
+        store.apply(changes)
+    assert (tmp_path / "unit").read_text() == "mine\n"
 
 
 def test_wrong_usage_is_exit_2_in_one_line(run: Callable[..., Run], tree: SampleTree) -> None:

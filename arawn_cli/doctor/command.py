@@ -15,18 +15,18 @@ from arawn_cli import instants, names
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.doctor.findings import Finding, Status, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
-from arawn_cli.doctor.timers import state_directory, timer_findings, token_findings
+from arawn_cli.doctor.shell import Shell
+from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, EffectiveSetting
 from arawn_cli.origins import DEFAULT, Setting, settings_of
 from arawn_cli.run import Output, guarded
-from arawn_cli.schedule.effective import settings_from
-from arawn_cli.schedule.installed import installed_places
-from arawn_cli.schedule.settings import Scope
-from arawn_cli.schedule.status import Told
+from arawn_cli.schedule.effective import own_account
+from arawn_cli.schedule.installed import Installed, installed_places
 from arawn_cli.sinks.stdout import json_lines
 
+_MEND_FILE = "mend the file, or name another with --config, or the root with --base-path; all else rests on it"
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
@@ -38,38 +38,46 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
         try:
             config = load(flags, os.environ)
             settings = settings_of(config, flags, os.environ)
-            found = [_configuration(config), *_findings(config, flags)]
+            found = [*_configuration(config), *_findings(config, Shell(config, flags, os.environ))]
         except ArawnCliError as error:
-            found = [fail("configuration", str(error), "mend the file, or name another with --config; all else rests on it")]
+            found = [fail("configuration", str(error), _MEND_FILE)]
         _print(settings, found, output)
         return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in found) else ExitCode.DONE
 
     return guarded(output, body)
 
 
-def _configuration(config: Config) -> Finding:
+def _configuration(config: Config) -> Iterator[Finding]:
     for key in config.without_effect:
-        return warn("configuration", f"[maintenance] {key} is set, and has no effect in this version", f"take it out of {config.file}")
-    return ok("configuration", f"{config.file} is read" if config.file else "no file: built-in defaults")
+        yield warn("configuration", f"[maintenance] {key} is set, and has no effect in this version", f"take it out of {config.file}")
+    if config.dry_run:
+        yield warn("configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", f"take it out of {config.file}")
+    if not (config.without_effect or config.dry_run):
+        yield ok("configuration", f"{config.file} is read" if config.file else "no file: built-in defaults")
 
 
-def _findings(config: Config, flags: Flags) -> Iterator[Finding]:
+def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
     now = time.time_ns()
-    tree = list(tree_findings(config, now))
+    tree = list(tree_findings(config, now, shell))
     yield from tree
-    if any(finding.check == "root" and finding.status is Status.FAIL for finding in tree):
+    rooted = not any(finding.check == "root" and finding.status is Status.FAIL for finding in tree)
+    installed = installed_places(config, shell.flags, shell.environment) if rooted else []
+    yield from _means(config, installed, shell)
+    if rooted:
+        yield from timer_findings(installed, config, now, socket.gethostname(), shell)
+    else:
         yield warn("timers", "without a root they cannot be looked at", "mend the root first")
-        return
-    installed = installed_places(config, flags, os.environ)
+
+
+def _means(config: Config, installed: list[Installed], shell: Shell) -> Iterator[Finding]:
+    first = installed[0] if installed else None
     directory = state_directory(installed, config)
-    yield from state_findings(directory, made_by_systemd=bool(installed) and installed[0].is_made_by_systemd)
-    yield outbox_finding(directory)
-    yield relay_finding(config, os.environ)
-    yield from token_findings(config, os.environ)
-    yield clock_finding()
-    host = socket.gethostname()
-    told = {scope: Told(config, settings_from(config, flags, os.environ, scope), now, host) for scope in Scope}
-    yield from timer_findings(installed, told)
+    account = first.settings.account if first else own_account()
+    yield from state_findings(directory, account, shell, made_by_systemd=first is not None and first.is_made_by_systemd)
+    yield outbox_finding(directory, shell, start(first, "disk-check", shell) if first else shell.tool("disk-check"))
+    yield relay_finding(config, shell.environment, shell)
+    yield from token_findings(config, shell.environment)
+    yield clock_finding(shell)
 
 
 def _print(settings: list[Setting], found: list[Finding], output: Output) -> None:

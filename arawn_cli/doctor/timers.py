@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import psutil
+from shlex import quote
 
 from arawn_cli import instants
 from arawn_cli.config import Config
+from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.instants import SECOND
+from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
+from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.effective import warnings_of
-from arawn_cli.schedule.history import last_success, state_of
+from arawn_cli.schedule.history import Ran, last_of, state_of
+from arawn_cli.schedule.installation import Place
 from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Scheduler, Scope
-from arawn_cli.schedule.status import Told, is_well, statuses
+from arawn_cli.schedule.status import INSTALL, Told, is_well, mend_of, statuses
+from arawn_cli.schedule.systemctl import systemd_runs
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
 _GRACE_SECS = 600
-_INSTALL = "arawn-cli schedule install"
+
+# What cleanup puts up with, before it takes a clock for one that went back.
+_TOLERANCE = 60 * SECOND
+_MAILERS = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
-def timer_findings(found: list[Installed], told: Mapping[Scope, Told]) -> Iterator[Finding]:
+def start(each: Installed, job: str, shell: Shell) -> str:
+    """The command that runs a job now as its timer would."""
+    if each.place.scheduler is Scheduler.CRON:
+        return shell.tool(job, account=each.settings.account.name)
+    service = f"arawn-{job}.service"
+    return shell.as_root(f"systemctl start {service}") if each.place.scope is Scope.SYSTEM else f"systemctl --user start {service}"
+
+
+def timer_findings(found: list[Installed], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
     """Whether timers are installed once, as configured, and enabled; and whether both jobs did their work lately."""
     if not found:
-        yield fail("timers", "nothing runs the jobs", f"sudo {_INSTALL}, or {_INSTALL} --user")
+        mend = f"{shell.tool('schedule', 'install', account=ROOT)}, or {shell.tool('schedule', 'install', '--user')}"
+        yield fail("timers", "nothing that this account sees runs the jobs", mend)
         return
     if len(found) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in found)
-        yield warn("timers", f"the jobs are scheduled more than once: {places}", f"arawn-cli schedule remove {found[-1].place.flags}")
+        last = found[-1].place
+        mend = shell.tool("schedule", "remove", *last.flags.split(), account=_account_of(last), located=False)
+        yield warn("timers", f"the jobs are scheduled more than once: {places}", mend)
     for each in found:
         if each.place.scheduler is Scheduler.CRON:
-            yield _cron_daemon()
-        for status in statuses(each.place, told[each.place.scope]):
-            yield _timer(status, each)
-            yield _overdue(status, each, told[each.place.scope])
+            yield _cron_daemon(shell)
+        if each.tangled is not None:
+            yield fail("timers", each.tangled, "crontab -e")
+            continue
+        yield _account(each, shell)
+        told = Told(config, each.settings, now, host)
+        for status in statuses(each.place, told):
+            yield _timer(status, each, shell)
+            yield _last_success(status, each, told, shell)
 
 
 def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -53,39 +77,82 @@ def state_directory(found: list[Installed], config: Config) -> Path:
     return state_of(found[0].place.scheduler, found[0].settings, config) if found else config.state_directory
 
 
-def _timer(status: ScheduleStatus, each: Installed) -> Finding:
+def _account_of(place: Place) -> str | None:
+    return ROOT if place.scope is Scope.SYSTEM else None
+
+
+def _account(each: Installed, shell: Shell) -> Finding:
+    """Whether the account that the jobs run as reaches what they need: root, who installs them, reaches everything."""
+    name = each.settings.account.name
+    if program := program_out_of_reach(each.settings):
+        mend = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # and install the program there, for every account to run"
+        return fail("account", f"{name} cannot run {program[0]}", mend)
+    if files := files_out_of_reach(each.settings, each.place.scheduler):
+        detail = f"{name} has no access to {', '.join(map(str, files))}"
+        return fail("account", detail, f"namei -l {quote(str(files[0]))}  # shows what keeps {name} out")
+    return ok("account", f"the jobs run as {name}")
+
+
+def _timer(status: ScheduleStatus, each: Installed, shell: Shell) -> Finding:
     check = f"{status.job} timer"
     if is_well(status):
         return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'not known'}")
-    mend = f"{_INSTALL} {each.place.flags}"
+    install = shell.tool("schedule", "install", *each.place.flags.split(), account=_account_of(each.place))
     if status.problems:
-        return fail(check, "; ".join(status.problems), mend)
+        mends = (mend_of(problem) for problem in status.problems)
+        system = each.place.scope is Scope.SYSTEM
+        lines = (install if mend.startswith(INSTALL) else shell.as_root(mend) if system else mend for mend in mends)
+        return fail(check, "; ".join(status.problems), "; ".join(dict.fromkeys(lines)))
     if status.installed == "missing":
-        return fail(check, f"not installed ({status.scheduler}, {status.scope})", mend)
+        return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
     if not status.enabled:
-        return fail(check, "installed, and not enabled", mend)
-    unit = f"arawn-{status.job}"
-    return fail(check, "its last run failed", f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u {unit} -n 50")
+        return fail(check, "installed, and not enabled", install)
+    return fail(check, "its last run failed", _look(status, each, shell))
 
 
-def _overdue(status: ScheduleStatus, each: Installed, told: Told) -> Finding:
-    check = f"{status.job} last success"
+def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
+    """The command that shows why a run failed; what cron's runs said was mailed, so that one more has to say it."""
+    if each.place.scheduler is Scheduler.CRON:
+        return start(each, status.job, shell)
+    return f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u arawn-{status.job} -n 50"
+
+
+def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
+    check, run = f"{status.job} last success", start(each, status.job, shell)
     job = next(job for job in each.settings.jobs if job.name == status.job)
-    last = last_success(state_of(each.place.scheduler, each.settings, told.config), job.name, each.settings.root)
-    if last is None and status.result == "success" and status.last_run is not None:
-        last = instants.parse(status.last_run)
+    last = instants.parse(status.last_run) if status.result == "success" and status.last_run is not None else None
+    try:
+        ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
+    except (DatabaseUnreadableError, OSError) as error:
+        if last is None:
+            why = error.strerror if isinstance(error, OSError) else error
+            return warn(check, f"not known, for its record cannot be read: {why}", shell.tool("doctor", account=ROOT))
+        ran = None
+    if ran is not None and ran.last_run > told.now + _TOLERANCE:
+        return _clock_went_back(status, each, ran, shell)
+    last = (ran.last_success if ran is not None else None) or last
+    since = last or each.place.store.since(CRON_FILE if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer")
+    due = since is not None and told.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
+    if last is None and due and since is not None:
+        return fail(check, f"none since the timer was installed on {instants.render(since)[:19]}Z: it runs {job.interval}", run)
     if last is None:
-        return warn(check, "no run is recorded yet", f"arawn-cli schedule status {each.place.flags}")
-    late = told.now - last - (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
-    if late > 0:
-        return fail(check, f"{instants.render(last)[:19]}Z, which is overdue: it runs {job.interval}", f"arawn-cli {job.name}")
+        return warn(check, "no run is recorded yet", run)
+    if due:
+        return fail(check, f"{instants.render(last)[:19]}Z, which is overdue: it runs {job.interval}", run)
     return ok(check, f"{instants.render(last)[:19]}Z")
 
 
-def _cron_daemon() -> Finding:
-    runs = any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
-    return (
-        ok("cron", "cron runs")
-        if runs
-        else fail("cron", "no cron runs", "sudo systemctl enable --now cron" if os.path.isdir("/run/systemd/system") else "start cron")
-    )
+def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: Shell) -> Finding:
+    check, when = f"{status.job} last success", f"it last ran on {instants.render(ran.last_run)[:19]}Z, which is yet to come"
+    if status.job != "scratch-cleanup":
+        return warn(check, f"{when}: the clock is wrong, or was then", "date")
+    again = shell.tool(status.job, "--force", account=each.settings.account.name)
+    return fail(check, f"{when}: it refuses to run by a clock that went back", f"date; {again}  # once the clock is right")
+
+
+def _cron_daemon(shell: Shell) -> Finding:
+    if not cron_runs():
+        return fail("cron", "no cron runs", shell.as_root("systemctl enable --now cron" if systemd_runs() else START_CRON))
+    if shutil.which("sendmail", path=_MAILERS) is None:
+        return warn("cron", "cron runs, and no sendmail is there to mail trouble with", shell.as_root("apt-get install default-mta"))
+    return ok("cron", "cron runs")

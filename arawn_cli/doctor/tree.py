@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
+from shlex import quote
 
 from rich.filesize import decimal
 
 from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.database import DatabaseUnreadableError, workstream_rows
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.instants import DAY
 from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_sessions
@@ -23,26 +26,26 @@ from arawn_cli.usage import Subtree, measure_all
 _BLOCK = 4096
 
 
-def tree_findings(config: Config, now: int) -> Iterator[Finding]:
+def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     """All checks of the tree; without a root there is but one."""
     try:
         with opened_root(config.root) as root, opened_sessions(root) as sessions:
-            yield _root(root)
+            yield _root(root, shell)
             yield _database(config, root)
             yield _messages(root)
             yield _lock(root, sessions)
-            yield _trash(config, root, now)
+            yield _trash(config, root, now, shell)
     except ArawnCliError as error:
         yield fail("root", str(error), "arawn-cli doctor --base-path PATH, with Arawn's own folder; then write it to [paths] base_path")
 
 
-def _root(root: Root) -> Finding:
+def _root(root: Root, shell: Shell) -> Finding:
     owner = os.fstat(root.workstreams).st_uid
     if os.geteuid() not in (0, owner):
         return warn(
             "root",
             f"{root.path} belongs to user {owner}, and this is user {os.geteuid()}: not all that the timers see is seen here",
-            f"sudo -u '#{owner}' arawn-cli doctor",
+            shell.tool("doctor", account=ROOT),
         )
     return ok("root", f"{root.path} is an Arawn root, and safe to work on")
 
@@ -54,7 +57,7 @@ def _database(config: Config, root: Root) -> Finding:
     try:
         rows = workstream_rows(path)
     except DatabaseUnreadableError as error:
-        return fail("database", f"{error}: every session with a row in it is kept", f"ls -l {path}*, and make it readable for this account")
+        return fail("database", f"{error}: every session with a row in it is kept", f"namei -l {quote(str(path))}  # shows who may read it")
     return ok("database", f"{path} is readable: {len(rows)} workstreams")
 
 
@@ -65,13 +68,11 @@ def _messages(root: Root) -> Finding:
     except FileNotFoundError:
         return ok("messages", f"{shown} is not there yet: no scratch session had a turn")
     except OSError as error:
-        return fail(
-            "messages", f"{shown}: {error.strerror}; every session is kept", f"ls -l {shown}, and make it readable for this account"
-        )
+        return fail("messages", f"{shown}: {error.strerror}; every session is kept", f"namei -l {quote(shown)}  # shows who may read it")
     try:
         os.read(descriptor, _BLOCK)
     except OSError as error:
-        return fail("messages", f"{shown}: {error.strerror}; every session is kept", f"look at {shown}: it should be a file")
+        return fail("messages", f"{shown}: {error.strerror}; every session is kept", f"ls -ld {quote(shown)}  # it should be a file")
     finally:
         os.close(descriptor)
     return ok("messages", f"{shown} is readable")
@@ -82,22 +83,32 @@ def _lock(root: Root, sessions: int | None) -> Finding:
         with locked(sessions, root, hold=False):
             return ok("lock", "free: no other run is at work")
     except LockedError:
-        return warn("lock", f"another run is at work in {root.path}", f"wait; if it stays so: fuser -v {root.path}/{WORKSTREAMS}")
+        return warn(
+            "lock",
+            f"another run is at work in {root.path}",
+            f"fuser -v {quote(f'{root.path}/{WORKSTREAMS}')}  # shows who; wait for its end",
+        )
 
 
-def _trash(config: Config, root: Root, now: int) -> Finding:
+def _trash(config: Config, root: Root, now: int, shell: Shell) -> Finding:
     found, failures = waiting(root)
     if failures:
-        return fail("trash", str(failures[0]), f"look at {root.path}/{WORKSTREAMS}/{SCRATCH}")
+        return fail("trash", str(failures[0]), f"ls -la {quote(f'{root.path}/{WORKSTREAMS}/{SCRATCH}')}")
     size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1)).apparent_bytes
     days = config.maintenance.cleanup.trash_days
     overdue = [entry for entry in found if _is_overdue(entry, days, now)]
     text = f"{len(found)} removed sessions wait, {decimal(size)}" if found else "empty"
     if overdue:
-        return warn(
-            "trash", f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone", "arawn-cli scratch-cleanup"
-        )
+        detail = f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone"
+        return warn("trash", detail, shell.tool("scratch-cleanup", account=_owner_of(root.workstreams)))
     return ok("trash", text)
+
+
+def _owner_of(descriptor: int) -> str | None:
+    try:
+        return pwd.getpwuid(os.fstat(descriptor).st_uid).pw_name
+    except KeyError:
+        return None
 
 
 def _is_overdue(entry: TrashEntry, days: int, now: int) -> bool:

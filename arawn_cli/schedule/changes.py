@@ -17,6 +17,10 @@ class ScheduleError(ArawnCliError):
     exit_code = ExitCode.PARTIAL
 
 
+class TangledError(ScheduleError):
+    """Lines of the tool's run, and it cannot tell which are whose."""
+
+
 class AskedWronglyError(ArawnCliError):
     """The command line asks for what cannot be done here."""
 
@@ -60,6 +64,9 @@ class Store(Protocol):
 
     def text(self, name: str) -> str | None:
         """What is found under a name."""
+
+    def since(self, name: str) -> int | None:
+        """When it was written, in nanoseconds since the epoch; None where that is not known."""
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Makes the changes.

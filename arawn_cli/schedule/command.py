@@ -8,7 +8,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import typer
 from rich.console import Console
@@ -21,11 +22,13 @@ from arawn_cli.errors import ExitCode
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.access import out_of_reach
+from arawn_cli.schedule.changes import ScheduleError
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
+from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.settings import Scheduler, Scope
-from arawn_cli.schedule.status import Told, is_well, statuses
+from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
 from arawn_cli.sinks.stdout import json_lines
 
 log = logging.getLogger(__name__)
@@ -69,9 +72,9 @@ def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         scheduler, scope = choice.place()
         config = load(flags, os.environ)
         settings = settings_from(config, flags, os.environ, scope)
-        for warning in (*warnings_of(config, os.environ), *out_of_reach(settings)):
+        for warning in (*warnings_of(config, os.environ), *out_of_reach(settings, scheduler)):
             log.warning("%s", warning)
-        return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice))
+        return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice), flags.located)
 
     return guarded(output, body)
 
@@ -90,15 +93,32 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
     """`schedule status`; 1 when something is not as configured, or the last run failed."""
 
     def body(_: Console) -> ExitCode:
-        scheduler, scope = choice.place()
         config = load(flags, os.environ)
+        scheduler, scope = _first_installed(choice)
         settings = settings_from(config, flags, os.environ, scope)
-        told = Told(config, settings, time.time_ns(), socket.gethostname())
+        told = Told(config, settings, time.time_ns(), socket.gethostname(), flags.located)
         found = list(statuses(place_of(scheduler, scope, settings, os.environ), told))
+        if any(status.installed != Condition.MISSING.value for status in found):
+            hidden = tuple(out_of_reach(settings, scheduler))
+            found = [replace(status, problems=(*status.problems, *hidden)) for status in found]
         _print_statuses(found, output)
         return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
 
     return guarded(output, body)
+
+
+def _first_installed(choice: Choice) -> tuple[Scheduler, Scope]:
+    """Where something is installed, of the places that the command line leaves open; else the one that `install` would take."""
+    preferred = choice.place()
+    schedulers = (preferred[0],) if choice.systemd or choice.cron else sorted(Scheduler, key=lambda each: each is not preferred[0])
+    scopes = (preferred[1],) if choice.user is not None else sorted(Scope, key=lambda each: each is not preferred[1])
+    for scheduler, scope in product(schedulers, scopes):
+        try:
+            if installed_anywhere(place_of(scheduler, scope, None, os.environ)):
+                return scheduler, scope
+        except ScheduleError as error:  # such as a crontab(1) that is not there
+            log.debug("%s", error)
+    return preferred
 
 
 def _consent(choice: Choice) -> Consent:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import psutil
+
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.quoting import cron_command, cron_line, refuse_unprintable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 
 CRON_FILE = "arawn-cli"
+START_CRON = "service cron start"
 
 
 def cron_file(settings: Settings) -> str:
@@ -26,6 +29,11 @@ def cron_block(settings: Settings) -> str:
     return "# What the tool logs outside a terminal is trouble alone, and cron mails it to this account, or to MAILTO.\n" + _lines(settings)
 
 
+def cron_runs() -> bool:
+    """Whether a cron is there to read them."""
+    return any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
+
+
 def _lines(settings: Settings) -> str:
     return "".join(f"{cron_line(_line(settings, job))}\n" for job in settings.jobs)
 
@@ -36,7 +44,7 @@ def _line(settings: Settings, job: Job) -> str:
     if settings.scope is Scope.SYSTEM:
         refuse_unprintable(settings.account.name, "a crontab")
         words.append(settings.account.name)
-    command = (*settings.command, job.name, *settings.options)
-    if job.name == "disk-check" and settings.logger is not None:
+    command = (*settings.command, job.name, *settings.options, "--unless-running")
+    if settings.logger is not None:
         return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command((settings.logger, "-t", job.unit))])
     return " ".join([*words, cron_command((*command, "--format", "none"))])

@@ -34,7 +34,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         scope=scope,
         account=account,
         command=command(),
-        options=_options(config, flags, environment, root),
+        options=options_of(config, flags, environment, root),
         root=root,
         reads=_reads(config, account),
         state=config.state_directory.absolute() if keeps_state else None,
@@ -64,6 +64,18 @@ def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
     return []
 
 
+def own_account() -> Account:
+    """The account that runs this.
+
+    Raises:
+        ConfigurationError: it has no name.
+    """
+    try:
+        return Account(pwd.getpwuid(os.geteuid()).pw_name, os.path.expanduser("~"))
+    except KeyError as error:
+        raise ConfigurationError(f"user id {os.geteuid()} is no account of this machine: run this as one that is") from error
+
+
 def _account(root: Path, scope: Scope) -> Account:
     owner = os.stat(root).st_uid if scope is Scope.SYSTEM else os.getuid()
     try:
@@ -76,8 +88,8 @@ def _account(root: Path, scope: Scope) -> Account:
     return Account(entry.pw_name, home.rstrip("/"))
 
 
-def _options(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """`~` and the search for a root mean something else to another account, so what they gave is written out."""
+def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
+    """The options that give another account this configuration: `~` and the search for a root mean something else to it."""
     options = ("--config", str(config.file)) if config.file else ()
     paths = config.tables.paths.base_path or config.tables.workstream.data_dir or ""
     of_file = root_source(config, flags, environment) not in ("--base-path", "$ARAWN_BASE_PATH", DEFAULT)

@@ -75,12 +75,22 @@ class FileStore:
         except OSError as error:
             raise ScheduleError(f"cannot read {path}: {error.strerror}") from error
 
+    def since(self, name: str) -> int | None:
+        """When a file was written; None where there is none."""
+        try:
+            return os.lstat(self.directory / name).st_mtime_ns
+        except OSError:
+            return None
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Writes and removes files; directories that were made for them are kept in mind in the first that is written.
 
         Raises:
-            ScheduleError: a file or directory cannot be made or removed.
+            ScheduleError: a file or directory cannot be made or removed, or a file is not what it was when it was looked at.
         """
+        for change in changes:
+            if self.text(change.name) != change.before:
+                raise ScheduleError(f"{change.place} was changed meanwhile, and is left as it is: run this again")
         try:
             self._apply(changes)
         except OSError as error:

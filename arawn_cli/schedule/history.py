@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.config import Config
@@ -38,13 +39,22 @@ def remembers(state_directory: Path, root: Path) -> bool:
         raise StateUnavailableError(f"{path} cannot be read: {error}") from error
 
 
-def last_success(state_directory: Path, job: str, root: Path) -> int | None:
-    """When a job last did its work on a root, in nanoseconds since the epoch; None where that is not recorded."""
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """When a job last ran on a root, and when it last did all its work, in nanoseconds since the epoch."""
+
+    last_run: int
+    last_success: int | None
+
+
+def last_of(state_directory: Path, job: str, root: Path) -> Ran | None:
+    """The last runs of a job; None where none is recorded.
+
+    Raises:
+        DatabaseUnreadableError, OSError: the record cannot be read.
+    """
     path = state_directory / FILE
-    try:
-        if not path.exists():
-            return None
-        rows = query(path, "SELECT last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
-    except (DatabaseUnreadableError, OSError):
+    if not path.exists():
         return None
-    return next((value for (value,) in rows if isinstance(value, int)), None)
+    rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
+    return next((Ran(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ class Consent:
         return self.ask(f"{change.place} {found}. {verb} it?")
 
 
-def install(place: Place, bodies: Mapping[str, str], consent: Consent) -> ExitCode:
+def install(place: Place, bodies: Mapping[str, str], consent: Consent, located: Sequence[str] = ()) -> ExitCode:
     """Brings a place to the wanted texts and starts the timers; what is as it should be is not touched.
+
+    `located` are the words that say where the configuration is, for the commands that are named at the end.
 
     Raises:
         AskedWronglyError, RefusedError, ScheduleError: it cannot be done here, or is not agreed to, or failed.
@@ -80,7 +83,8 @@ def install(place: Place, bodies: Mapping[str, str], consent: Consent) -> ExitCo
         return ExitCode.DONE
     place.store.apply(agreed)
     _start(place, {change.name for change in agreed})
-    consent.tell(f"Installed {_count(agreed, 'file')}. See `arawn-cli schedule status {place.flags}`, and `arawn-cli doctor`.")
+    status, doctor = (shlex.join(("arawn-cli", *words, *located)) for words in (("schedule", "status", *place.flags.split()), ("doctor",)))
+    consent.tell(f"Installed {_count(agreed, 'file')}. See `{status}`, and `{doctor}`.")
     return ExitCode.DONE
 
 

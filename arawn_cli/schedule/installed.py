@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.config import Config, Flags
-from arawn_cli.errors import ArawnCliError
+from arawn_cli.errors import ArawnCliError, ConfigurationError
+from arawn_cli.schedule.changes import TangledError
 from arawn_cli.schedule.effective import settings_from
 from arawn_cli.schedule.history import remembers, state_of
 from arawn_cli.schedule.installation import Place, place_of
@@ -22,10 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A place with timers in it, and what they would be rendered from now."""
+    """A place with timers in it, and what they would be rendered from now; `tangled` says why they cannot be told apart."""
 
     place: Place
     settings: Settings
+    tangled: str | None = None
 
     @property
     def is_made_by_systemd(self) -> bool:
@@ -38,16 +40,22 @@ def installed_places(config: Config, flags: Flags, environment: Mapping[str, str
     """Every place that holds timers of the tool's, the machine's first.
 
     Raises:
-        ConfigurationError, RefusedError: without a root nothing can be compared.
+        RefusedError: without a root nothing can be compared.
     """
     found = []
     for scope in Scope:
-        settings = settings_from(config, flags, environment, scope)
+        try:
+            settings = settings_from(config, flags, environment, scope)
+        except ConfigurationError as error:  # the root is no account's, so that the machine has no timers for it
+            log.debug("%s", error)
+            continue
         for scheduler in Scheduler:
             place = place_of(scheduler, scope, settings, environment)
             try:
                 if installed_anywhere(place):
                     found.append(Installed(place, settings))
+            except TangledError as error:
+                found.append(Installed(place, settings, str(error)))
             except ArawnCliError as error:
                 log.debug("%s", error)
     return found

@@ -6,6 +6,7 @@ An interval is what `[maintenance.schedule]` holds: a duration such as `5m`, or 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,13 +31,13 @@ _WORD_SECONDS = {
     "annually": 366 * DAY,
 }
 
-# In the night, and past the hour that summer time skips or repeats.
-_NIGHT_HOURS = (3, 4)
+# In the night, and past the hours that summer time skips or repeats: 2 or 3, east of Berlin and Paris.
+_NIGHT_HOURS = (4, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class CronTime:
-    """The five time fields of a crontab line (crontab(5)), each `*`, `*/n`, a number, or numbers with commas."""
+    """The five time fields of a crontab line (crontab(5)), each `*`, `first-last/step`, a number, or numbers with commas."""
 
     minute: str
     hour: str = "*"
@@ -92,8 +93,8 @@ def timer_lines(interval: str) -> tuple[str, ...]:
 def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
     """When cron runs a job.
 
-    The minute, and at night the hour, come from a hash of host, root and job: the same each
-    time, and another on another machine.
+    The minute, and for what runs less often than hourly the hour, come from a hash of host, root and job: the same
+    each time, and another on another machine.
 
     Raises:
         ConfigurationError: cron has no lines for this duration.
@@ -111,23 +112,23 @@ def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
         "yearly": CronTime(minute, hour, "1", "1"),
         "annually": CronTime(minute, hour, "1", "1"),
     }
-    return words.get(interval) or _cron_duration(interval, job, minute, hour)
+    return words.get(interval) or _cron_duration(interval, job, number, words)
 
 
-def _cron_duration(interval: str, job: str, minute: str, hour: str) -> CronTime:
+def _cron_duration(interval: str, job: str, number: int, words: Mapping[str, CronTime]) -> CronTime:
     minutes, odd = divmod(seconds_of(interval), MINUTE)
     if odd:
         raise _inexpressible(interval, job, "cron counts in whole minutes")
     if minutes == 1:
         return CronTime("*")
     if minutes < 60 and 60 % minutes == 0:
-        return CronTime(f"*/{minutes}")
+        return CronTime(f"{number % minutes}-59/{minutes}")
     hours, odd = divmod(minutes, 60)
     if odd or hours > 24 or 24 % hours:
         raise _inexpressible(interval, job, "cron has no evenly spaced times for it: minutes must divide an hour, and hours a day")
     if hours == 1:
-        return CronTime(minute)
-    return CronTime(minute, hour) if hours == 24 else CronTime(minute, f"*/{hours}")
+        return words["hourly"]
+    return words["daily"] if hours == 24 else CronTime(words["daily"].minute, f"{number // 60 % hours}-23/{hours}")
 
 
 def _inexpressible(interval: str, job: str, why: str) -> ConfigurationError:
@@ -154,6 +155,7 @@ def _calendar(interval: str) -> str | None:
 def _matches(field: str, value: int) -> bool:
     if field == "*":
         return True
-    if field.startswith("*/"):
-        return value % int(field[2:]) == 0
+    if "/" in field:
+        first, _, step = field.replace("-", "/").split("/")
+        return value >= int(first) and (value - int(first)) % int(step) == 0
     return value in {int(part) for part in field.split(",")}

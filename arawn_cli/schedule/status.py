@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from arawn_cli import instants
 from arawn_cli.config import WORKSTREAMS, Config
+from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.events import ScheduleStatus, rendered
 from arawn_cli.model import SCRATCH
-from arawn_cli.schedule.access import out_of_reach
-from arawn_cli.schedule.history import last_success, state_of
+from arawn_cli.schedule.crontab import START_CRON, cron_runs
+from arawn_cli.schedule.history import last_of, state_of
 from arawn_cli.schedule.installation import JOBS, Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
@@ -22,38 +25,50 @@ from arawn_cli.schedule.settings import Job, Scope, Settings
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
 
+log = logging.getLogger(__name__)
+
+INSTALL = "arawn-cli schedule install"
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
 _CLOSED = ("ReadOnlyPaths", "InaccessiblePaths")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
 _MICROSECOND = 1_000
 _LOCKED = "75"
+_MEND = ": run "
 _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Of what, and when, a status tells."""
+    """Of what, and when, a status tells; `located` are the words of the command line that say where the configuration is."""
 
     config: Config
     settings: Settings
     now: int
     host: str
+    located: tuple[str, ...] = ()
+
+    def install(self, place: Place) -> str:
+        """The end of a problem that installing anew mends."""
+        return f"{_MEND}{shlex.join((*INSTALL.split(), *place.flags.split(), *self.located))}"
 
 
 def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
     """The status of each job in a place; nothing is changed."""
     conditions = place.store.conditions(bodies_of(place.scheduler, told.settings))
-    hidden = list(out_of_reach(told.settings)) if any(condition is not Condition.MISSING for condition in conditions.values()) else []
     for job in told.settings.jobs:
         own = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(own, key=_WORST.index)
-        status = _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
-        yield replace(status, problems=(*status.problems, *hidden))
+        yield _of_systemd(place, place.manager, told, job, condition) if place.manager else _of_cron(place, told, job, condition)
 
 
 def is_well(status: ScheduleStatus) -> bool:
     """Whether a job will run as configured, and did when it last ran."""
     return status.installed == Condition.CURRENT.value and status.enabled and status.result != "failed" and not status.problems
+
+
+def mend_of(problem: str) -> str:
+    """The command with which a problem of a status ends."""
+    return problem.rpartition(_MEND)[2]
 
 
 def installed_anywhere(place: Place) -> bool:
@@ -73,8 +88,9 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     running = manager.answers() and manager.state("is-active", timer) == "active"
     problems: list[str] = []
     if condition is not Condition.MISSING:
-        problems += [*_problems(condition, place), *_confined(told.settings, job, found, place)]
-        problems += _unready(place, manager, timer, told.settings.account.name, enabled=enabled, running=running)
+        install = told.install(place)
+        problems += [*_problems(condition, install), *_confined(told.settings, job, found, install)]
+        problems += _unready(place, manager, timer, told, enabled=enabled, running=running)
     trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
     last = _seconds(found.get("ExecMainExitTimestamp", "")) or _seconds(trigger)
     upcoming = manager.next_run(timer) if running else None
@@ -83,14 +99,23 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
 
 
 def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
-    there = condition is not Condition.MISSING
-    settings = told.settings
+    settings, there, runs = told.settings, condition is not Condition.MISSING, cron_runs()
     time = cron_time(job.interval, job.name, settings.host, str(settings.root))
-    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND).astimezone())
-    next_run = int(upcoming.timestamp()) * instants.SECOND if there else None
-    last = last_success(state_of(place.scheduler, settings, told.config), job.name, settings.root)
-    problems = list(_problems(condition, place)) if there else []
-    return _event(place, told, job, condition, there, next_run, last, None, problems)
+    # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
+    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
+    next_run = int(upcoming.timestamp()) * instants.SECOND if there and runs else None
+    problems = list(_problems(condition, told.install(place))) if there else []
+    if there and not runs:
+        problems.append(f"no cron runs{_MEND}{START_CRON}")
+    try:
+        ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
+    except (DatabaseUnreadableError, OSError) as error:
+        log.info("when %s last ran is not known: %s", job.name, error)
+        ran = None
+    if ran is None:
+        return _event(place, told, job, condition, there and runs, next_run, None, None, problems)
+    result = "success" if ran.last_run == ran.last_success else "failed"
+    return _event(place, told, job, condition, there and runs, next_run, ran.last_run, result, problems)
 
 
 def _event(
@@ -120,38 +145,37 @@ def _event(
     )
 
 
-def _problems(condition: Condition, place: Place) -> Iterator[str]:
-    mend = f"run arawn-cli schedule install {place.flags}"
+def _problems(condition: Condition, mend: str) -> Iterator[str]:
     if condition is Condition.OUTDATED:
-        yield f"what is installed is not what the configuration says now: {mend}"
+        yield f"what is installed is not what the configuration says now{mend}"
     if condition in (Condition.EDITED, Condition.FOREIGN):
-        yield f"what is installed was changed by hand, and is not what the configuration says: {mend} to see the difference"
+        yield f"what is installed was changed by hand, and is not what the configuration says; it is shown and asked about{mend}"
 
 
-def _unready(place: Place, manager: Manager, timer: str, account: str, *, enabled: bool, running: bool) -> Iterator[str]:
+def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled: bool, running: bool) -> Iterator[str]:
     """What keeps systemd from doing as the files say."""
-    control = f"systemctl{' --user' if place.scope is Scope.USER else ''}"
+    control = f"{_MEND}systemctl{' --user' if place.scope is Scope.USER else ''}"
+    account = told.settings.account.name
     if enabled != running and manager.answers():
-        yield f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}: run {control} enable --now {timer}"
+        yield f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}{control} enable --now {timer}"
     for unit in units_of(timer):
         if manager.is_behind(unit):
-            yield f"{unit} has changed since systemd read it: run {control} daemon-reload"
+            yield f"{unit} has changed since systemd read it{control} daemon-reload"
     if place.store.text(f"{NOTIFIER}.service") is None:
-        yield f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails: run arawn-cli schedule install {place.flags}"
+        yield f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails{told.install(place)}"
     if place.scope is Scope.USER and not manager.lingers(account):
-        yield f"timers of this account stop when it logs out: run loginctl enable-linger {account}"
+        yield f"timers of this account stop when it logs out{_MEND}loginctl enable-linger {account}"
 
 
-def _confined(settings: Settings, job: Job, found: Mapping[str, str], place: Place) -> Iterator[str]:
+def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[str]:
     """Where the unit as it is keeps the job from what the configuration names now."""
-    mend = f"run arawn-cli schedule install {place.flags}"
     for path in writable(settings, job):
         made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(path) is not None
         worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
         if not made_by_systemd and not _may_write(worked_on, found):
-            yield f"{path} lies outside what {job.unit}.service may write to: it would fail; {mend}"
+            yield f"{path} lies outside what {job.unit}.service may write to: it would fail{mend}"
     if found.get("ProtectHome") in ("yes", "tmpfs") and lies_in([settings.root], HOMES):
-        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail; {mend}"
+        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail{mend}"
 
 
 def _may_write(path: Path, found: Mapping[str, str]) -> bool:

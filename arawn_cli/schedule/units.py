@@ -28,6 +28,7 @@ def units(settings: Settings) -> dict[str, str]:
 
 
 def _service(settings: Settings, job: Job) -> str:
+    line = (*settings.command, job.name, *settings.options, "--unless-running")
     sections = {
         "Unit": [
             f"Description={job.description}",
@@ -38,8 +39,8 @@ def _service(settings: Settings, job: Job) -> str:
         "Service": [
             "Type=oneshot",
             *_account(settings),
-            f"ExecStart={unit_command((*settings.command, job.name, *settings.options), settings.home)}",
-            "# 75 says that another run is at work, which is no failure.",
+            f"ExecStart={unit_command(line, settings.home)}",
+            "# 75 says that another run was at work, which is no failure.",
             "SuccessExitStatus=75",
             f"TimeoutStartSec={job.timeout}",
             *_priorities(settings),

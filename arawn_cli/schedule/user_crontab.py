@@ -8,14 +8,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arawn_cli.schedule.changes import Change, ScheduleError
+from arawn_cli.schedule.changes import Change, ScheduleError, TangledError
 from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
 
 BLOCK = "crontab"
 
 _BEGIN = "# BEGIN arawn-cli schedule: what stands up to END is written by the tool, and edits of it are noticed\n"
 _END = "# END arawn-cli schedule\n"
-_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}(.*?)^{re.escape(_END)}", re.MULTILINE | re.DOTALL)
+# By their first words, so that lines which an editor has touched, or ended with CRLF, are still seen as the marks.
+_BLOCK = re.compile(r"^# BEGIN arawn-cli schedule[^\n]*\n(.*?)^# END arawn-cli schedule[^\n]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+_MARK = re.compile(r"^# (BEGIN|END) arawn-cli schedule", re.MULTILINE)
 _NO_CRONTAB = "no crontab for"
 _MADE = "the crontab"
 
@@ -53,21 +55,31 @@ class CrontabStore:
         """The block's text between its marks, or None.
 
         Raises:
-            ScheduleError: crontab(1) fails, or the block has lost its end.
+            ScheduleError: crontab(1) fails.
+            TangledError: there is not one begin and one end: what stands without would run besides.
         """
         crontab = self._crontab() or ""
+        if _MARK.findall(crontab) not in ([], ["BEGIN", "END"]):
+            raise TangledError(
+                f"the crontab of {self.account} should have one line '# BEGIN arawn-cli schedule' and one {_END.strip()!r} after it: "
+                "put them right with crontab -e"
+            )
         match = _BLOCK.search(crontab)
-        if match is None and _BEGIN in crontab:
-            raise ScheduleError(f"the block in the crontab of {self.account} has no line {_END.strip()!r}: put it back with crontab -e")
         return match[1] if match else None
+
+    def since(self, name: str) -> int | None:
+        """None: the spool, which would tell, is cron's alone."""
+        return None
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Hands the new crontab to crontab(1), which checks it and puts it in place.
 
         Raises:
-            ScheduleError: crontab(1) fails.
+            ScheduleError: crontab(1) fails, or somebody else has changed the crontab since it was looked at.
         """
         for change in changes:
+            if self._crontab() != change.before:
+                raise ScheduleError(f"the {change.place} was changed meanwhile, and is left as it is: run this again")
             if change.after is None:
                 _crontab("-r")
             else:
@@ -75,7 +87,8 @@ class CrontabStore:
 
     def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
         before = crontab or ""
-        after = _BLOCK.sub(lambda _: block, before, count=1) if _BLOCK.search(before) else before + block
+        joint = "\n" if before and not before.endswith("\n") else ""
+        after = _BLOCK.sub(lambda _: block, before) if _BLOCK.search(before) else before + joint + block
         return Change(f"crontab of {self.account}", BLOCK, crontab, after, condition)
 
     def _crontab(self) -> str | None:
