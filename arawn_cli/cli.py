@@ -345,6 +345,8 @@ def demo(
 def main() -> None:
     """The console script."""
     _reopen_closed_streams()
+    # Looking for plugins reads the metadata of every package that is installed, at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except SystemExit as ended:

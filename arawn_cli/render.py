@@ -61,16 +61,6 @@ class TerminalProgress:
             self._progress.advance(self._task, steps)
 
 
-class NoProgress:
-    """Shows nothing."""
-
-    def start(self, what: str, total: int) -> None:
-        """Begins a stage."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Some steps are done."""
-
-
 class Tables:
     """Collects the events of a run and prints them as tables at its end."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, LockedError, StoppedError
@@ -23,13 +21,14 @@ from arawn_cli.interruption import Signals
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
-from arawn_cli.render import NoProgress, OutputConsole, Tables, TerminalProgress
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError
-from arawn_cli.surroundings import Change, Progress, Surroundings
+from arawn_cli.surroundings import Change, NoProgress, Progress, Surroundings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from arawn_cli.delivery import Delivery
     from arawn_cli.disk_check import Checked
     from arawn_cli.report import Report
@@ -193,7 +192,7 @@ def _run(
 ) -> ExitCode:
     """Runs a job in its surroundings, on the configuration as `prepared` leaves it; what ends it early gets to `told` too."""
 
-    def body(console: Console) -> ExitCode:
+    def body(console: Console | None) -> ExitCode:
         config = prepared(load(flags, os.environ))
         for key in config.without_effect:
             log.warning("[maintenance] %s is set, and has no effect in this version", key)
@@ -203,9 +202,9 @@ def _run(
     return guarded(output, body, told)
 
 
-def guarded(output: Output, body: Callable[[Console], ExitCode], told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
+def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Callable[[str], None] = lambda _reason: None) -> ExitCode:
     """Runs a command with its log set up; whatever ends it early is told in one line and by the exit code."""
-    console = Console(stderr=True)
+    console = _console()
     shows_table = output.resolved() == "table"
     reader = logs.reader_of(sys.stderr.fileno(), os.environ)
     level = logs.level_for(reader, verbose=output.verbose, quiet=output.quiet, shows_table=shows_table)
@@ -227,13 +226,24 @@ def guarded(output: Output, body: Callable[[Console], ExitCode], told: Callable[
         return ExitCode.INTERNAL
 
 
-def _run_configured(config: Config, output: Output, console: Console, job: Job) -> ExitCode:
+def _console() -> Console | None:
+    """The terminal that standard error is, for logs and progress in colour; None where it is none, and needs nothing of it."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _run_configured(config: Config, output: Output, console: Console | None, job: Job) -> ExitCode:
     signals = Signals()
     standard_output = StandardOutput(_writer(output))
     with ExitStack() as stack:
         stack.enter_context(signals.caught())
         progress: Progress = NoProgress()
-        if sys.stderr.isatty() and not output.quiet:
+        if console is not None and not output.quiet:
+            from arawn_cli.render import TerminalProgress
+
             progress = stack.enter_context(TerminalProgress(console))
         state = stack.enter_context(closing(State(config.state_directory, time.time_ns)))
         delivery = _delivery(config, state, signals)
@@ -334,6 +344,8 @@ def _change(state: State, change: Change) -> Sequence[Event] | None:
 def _writer(output: Output) -> Callable[[Event], None]:
     match output.resolved():
         case "table":
+            from arawn_cli.render import OutputConsole, Tables
+
             return Tables(OutputConsole(), verbose=output.verbose).emit
         case "json":
             return json_lines(sys.stdout)

@@ -26,6 +26,16 @@ class Progress(Protocol):
         """Some steps of the stage are done."""
 
 
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, what: str, total: int) -> None:
+        """Begins a stage."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """The outside of one run.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,6 +84,8 @@ def threads_for(configured: int) -> int:
 def _measure_in_python(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
     if threads == 1 or len(subtrees) < 2:
         return [_advancing(_walk_at(start, subtree), advance) for subtree in subtrees]
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(threads, "measure")
     try:
         return [_advancing(usage, advance) for usage in pool.map(lambda subtree: _walk_at(start, subtree), subtrees)]

@@ -9,11 +9,10 @@ from pathlib import Path
 from arawn_cli.config import Flags, load
 from arawn_cli.disk_check import Checked, check
 from arawn_cli.events import Event, ScratchCleanup
-from arawn_cli.render import NoProgress
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.scratch_cleanup import clean
 from arawn_cli.state import State
-from arawn_cli.surroundings import Change, Surroundings
+from arawn_cli.surroundings import Change, NoProgress, Surroundings
 
 NOWHERE = Path("/nonexistent/config.toml")
 

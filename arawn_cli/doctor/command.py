@@ -33,7 +33,7 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 def run_doctor(flags: Flags, output: Output) -> ExitCode:
     """`doctor`: 1 when anything fails. Nothing is changed."""
 
-    def body(_: Console) -> ExitCode:
+    def body(_: Console | None) -> ExitCode:
         settings: list[Setting] = []
         try:
             config = load(flags, os.environ)

@@ -54,7 +54,7 @@ class Choice:
 def run_show(flags: Flags, output: Output, choice: Choice) -> ExitCode:
     """`schedule show`."""
 
-    def body(_: Console) -> ExitCode:
+    def body(_: Console | None) -> ExitCode:
         scheduler, scope = choice.place()
         settings = settings_from(load(flags, os.environ), flags, os.environ, scope)
         texts = bodies_of(scheduler, settings)
@@ -68,7 +68,7 @@ def run_show(flags: Flags, output: Output, choice: Choice) -> ExitCode:
 def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
     """`schedule install`."""
 
-    def body(_: Console) -> ExitCode:
+    def body(_: Console | None) -> ExitCode:
         scheduler, scope = choice.place()
         config = load(flags, os.environ)
         settings = settings_from(config, flags, os.environ, scope)
@@ -82,7 +82,7 @@ def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
 def run_remove(output: Output, choice: Choice) -> ExitCode:
     """`schedule remove`; it needs no configuration, which may be gone by then."""
 
-    def body(_: Console) -> ExitCode:
+    def body(_: Console | None) -> ExitCode:
         scheduler, scope = choice.place()
         return remove(place_of(scheduler, scope, None, os.environ), _consent(choice))
 
@@ -92,7 +92,7 @@ def run_remove(output: Output, choice: Choice) -> ExitCode:
 def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
     """`schedule status`; 1 when something is not as configured, or the last run failed."""
 
-    def body(_: Console) -> ExitCode:
+    def body(_: Console | None) -> ExitCode:
         config = load(flags, os.environ)
         scheduler, scope = _first_installed(choice)
         settings = settings_from(config, flags, os.environ, scope)
