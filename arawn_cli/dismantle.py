@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from arawn_cli.crowd import Crowd, unlink_files
 from arawn_cli.descent import Descent
 from arawn_cli.model import Failure
 
@@ -15,13 +16,15 @@ _ROUNDS = 8
 _LISTED = 64
 
 
-def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool]) -> list[Failure]:
+def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd | None = None) -> list[Failure]:
     """Removes the entry `name` of the open directory `parent`, and everything below it.
 
     What cannot be removed stays, with the directories above it, and is in the
     answer; everything else goes. Another filesystem is not entered. Once `stopping` says so,
-    the entry in hand is finished and the rest stays, which is no failure.
+    the entry in hand is finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
     """
+    if crowd is not None:
+        unlink_files(parent, name, shown, stopping, crowd)
     try:
         top = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISDIR(top.st_mode):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from arawn_cli.config import WORKSTREAMS
+from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import opened_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.errors import LockedError
@@ -47,8 +48,8 @@ def locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
     yield
 
 
-def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged:
-    """Takes an entry of the trash apart; what fails stays for the next run."""
+def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int) -> Purged:
+    """Takes an entry of the trash apart, by so many threads where it is large; what fails stays for the next run."""
     shown = "/".join((WORKSTREAMS, *entry.names))
     try:
         if any(lies_inside(mount, f"{root.path}/{shown}") for mount in mount_points()):
@@ -56,12 +57,13 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool]) -> Purged
         with opened_directory(root.workstreams, *entry.directory) as directory:
             name = gone(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
-            before = measure(directory, name, shown).freed_bytes
-            failures = take_apart(directory, name, shown, stopping)
+            usage = measure(directory, name, shown)
+            with Crowd(threads) if usage.files >= WORTH_A_CROWD else nullcontext() as crowd:
+                failures = take_apart(directory, name, shown, stopping, crowd)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except OSError as error:
         return Purged(entry, 0, (Failure.of("unlinkat", shown, error),), finished=False)
-    return Purged(entry, max(before - left.freed_bytes, 0), tuple(failures), finished=not left.directories and not failures)
+    return Purged(entry, max(usage.freed_bytes - left.freed_bytes, 0), tuple(failures), finished=not left.directories and not failures)
 
 
 def trash_usage(root: Root) -> Usage:

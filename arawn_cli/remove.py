@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
@@ -23,7 +24,6 @@ from arawn_cli.usage import measure
 
 # Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.
 _BATCH = 32
-_THREADS = 4
 _NOT_THE_SAME = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 Look = Callable[[ScratchSession, int, str], Decision]
@@ -51,14 +51,16 @@ class Remover:
         *,
         purge: bool,
         dry_run: bool,
+        threads: int,
     ) -> None:
-        """`purge` takes removed sessions apart at once; without it they stay in the trash."""
+        """`purge` takes removed sessions apart at once, by so many threads; without it they stay in the trash."""
         self._sessions = sessions
         self._look = look
         self._clock = clock
         self._stopping = stopping
         self._purge = purge
         self._dry_run = dry_run
+        self._threads = threads
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
         """What becomes of each due session, one after the other; once stopping, no further one is begun."""
@@ -140,8 +142,9 @@ class Remover:
         if not self._purge:
             yield from (self._gone(hand, Action.DELETED) for hand in gone)
             return
-        with ThreadPoolExecutor(_THREADS, "remove") as pool:
-            yield from pool.map(lambda hand: self._take_apart(hand, place), gone)
+        large = any(hand.usage.files >= WORTH_A_CROWD for hand in gone)
+        with Crowd(self._threads if large else 0) as crowd, ThreadPoolExecutor(self._threads, "remove") as pool:
+            yield from pool.map(lambda hand: self._take_apart(hand, place, crowd), gone)
 
     def _rename(self, hand: _Hand, place: Bin) -> Outcome | None:
         hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)
@@ -186,8 +189,9 @@ class Remover:
             return _failed(hand.session, Failure.of("renameat", f"{place.shown}/{hand.name}", error))
         return None
 
-    def _take_apart(self, hand: _Hand, place: Bin) -> Outcome:
-        failures = take_apart(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping)
+    def _take_apart(self, hand: _Hand, place: Bin, crowd: Crowd) -> Outcome:
+        helped = crowd if hand.usage.files >= WORTH_A_CROWD else None
+        failures = take_apart(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, helped)
         if not failures and not self._stopping():
             return self._gone(hand, Action.DELETED)
         left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")

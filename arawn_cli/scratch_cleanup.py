@@ -135,7 +135,7 @@ class _Cleanup:
         return days == 0 or entry.gone or entry.removed_at < self._now - days * DAY
 
     def _purge(self, entry: TrashEntry) -> None:
-        purged = purge(self._root, entry, self._surroundings.stopping)
+        purged = purge(self._root, entry, self._surroundings.stopping, threads_for(self._config.maintenance.threads))
         self._report.purged.append(purged)
         for failure in purged.failures:
             self._fail(failure, entry.session)
@@ -195,6 +195,7 @@ class _Cleanup:
             self._surroundings.stopping,
             purge=self._config.maintenance.cleanup.trash_days == 0,
             dry_run=self._config.dry_run,
+            threads=threads_for(self._config.maintenance.threads),
         )
         begun = 0
         for outcome in remover.remove(due):

@@ -15,7 +15,7 @@ from arawn_cli.leftovers import locked, purge, put_back
 from arawn_cli.names import escape
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import TrashEntry, waiting
-from arawn_cli.usage import Subtree, measure_all
+from arawn_cli.usage import Subtree, measure_all, threads_for
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _purged(trash: _Trash, entry: TrashEntry) -> bool:
         trash.tell(entry, "would_purge")
         return True
     (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
-    purged = purge(trash.root, entry, trash.surroundings.stopping)
+    purged = purge(trash.root, entry, trash.surroundings.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
     action = "failed" if purged.failures else "purged" if purged.finished else "being_purged"

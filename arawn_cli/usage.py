@@ -76,12 +76,12 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
 
 
 def threads_for(configured: int) -> int:
-    """How many threads measure: as configured, or for 0 by the processors that this process may use."""
-    processors = len(os.sched_getaffinity(0))
-    return configured or min(processors * (_THREADS_PER_PROCESSOR if native else 1), _THREADS_MAX)
+    """How many threads measure and remove: as configured, or for 0 by the processors that this process may use."""
+    return configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
 
 
 def _measure_in_python(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
+    threads = min(threads, len(os.sched_getaffinity(0)))  # more would wait for the interpreter
     if threads == 1 or len(subtrees) < 2:
         return [_advancing(_walk_at(start, subtree), advance) for subtree in subtrees]
     from concurrent.futures import ThreadPoolExecutor

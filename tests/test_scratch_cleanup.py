@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from arawn_cli import instants
@@ -345,6 +345,8 @@ def test_on_random_trees_nothing_younger_goes_and_a_dry_run_changes_nothing(
 ) -> None:
     from tests.in_process import cleaned
 
+    # Time goes on between the making of a tree and its cleaning: what stands at the cutoff passes it.
+    assume(not any(age is not None and abs(age - days) < 0.001 for known in ages for age in known))
     tree = SampleTree(tmp_path_factory.mktemp("random") / "arawn", time.time_ns())
     for number, (files, row, turn) in enumerate(ages):
         tree.session(f"s{number}", files={"f": number}, age_days=files)

@@ -1,0 +1,137 @@
+"""Unlinking the files of large trees by many threads: each call waits for the disk, where it gives blocks back at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import BoundedSemaphore, Thread
+
+from arawn_cli.descent import Descent
+
+WORTH_A_CROWD = 2000
+"""Files from which on a tree is worth more than the thread that takes it apart."""
+
+_BATCH = 256
+_FEW = 8  # names that are unlinked sooner than they are handed over
+_WAITING = 32  # batches of one tree that are handed over at a time; each holds a descriptor
+
+
+class Crowd:
+    """Threads that do what they are handed, as many as the machine gives of those that are wanted; ends with its context."""
+
+    def __init__(self, threads: int) -> None:
+        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        with suppress(RuntimeError):  # a limit on tasks: those that are there do the work
+            for _ in range(threads):
+                thread = Thread(target=self._work, name="unlink")
+                thread.start()
+                self._threads.append(thread)
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _thread in self._threads:
+            self._orders.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def do(self, order: Callable[[], None]) -> None:
+        """Has something done that raises nothing, soon, or at once where there is no thread."""
+        if self._threads:
+            self._orders.put(order)
+        else:
+            order()
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            order()
+
+
+def unlink_files(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd) -> None:
+    """Unlinks what is no directory below the directory `name` of the open directory `parent`, as far as that succeeds.
+
+    Directories stay, and so does what fails: `take_apart`, which comes after it, removes the one and tells of the other.
+    Another filesystem is not entered, and no link is followed.
+    """
+    with suppress(OSError), Descent(shown) as descent, _Batches(crowd, stopping) as batches:
+        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISDIR(top.st_mode):
+            return
+        _enter(descent, name, parent, top.st_dev, batches)
+        while descent.depth and not stopping():
+            pending = descent.here.pending
+            if pending:
+                _enter(descent, pending.pop(), descent.descriptor, top.st_dev, batches)
+            else:
+                descent.leave()
+
+
+class _Batches:
+    """The names of one tree on their way to the crowd, not too many at a time; at the end of its context all are done."""
+
+    def __init__(self, crowd: Crowd, stopping: Callable[[], bool]) -> None:
+        self._crowd = crowd
+        self._stopping = stopping
+        self._free = BoundedSemaphore(_WAITING)
+
+    def __enter__(self) -> _Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _batch in range(_WAITING):
+            self._free.acquire()
+
+    def take(self, directory: int, names: Sequence[str]) -> None:
+        """Unlinks names of an open directory, here and now where they are few.
+
+        Raises:
+            OSError: there is no descriptor for another thread.
+        """
+        if len(names) < _FEW:
+            _unlink(directory, names, self._stopping)
+            return
+        descriptor = os.dup(directory)
+        self._free.acquire()
+
+        def order() -> None:
+            try:
+                _unlink(descriptor, names, self._stopping)
+            finally:
+                os.close(descriptor)
+                self._free.release()
+
+        self._crowd.do(order)
+
+
+def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batches) -> None:
+    try:
+        status = descent.enter(name, parent)
+    except OSError:
+        return
+    if status.st_dev != device:
+        descent.leave()
+        return
+    names: list[str] = []
+    with suppress(OSError), descent.scan() as listing:
+        for entry in listing:
+            if entry.is_dir(follow_symlinks=False):
+                descent.here.pending.append(entry.name)
+                continue
+            names.append(entry.name)
+            if len(names) == _BATCH:
+                batches.take(descent.descriptor, names)
+                names = []
+        batches.take(descent.descriptor, names)
+
+
+def _unlink(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> None:
+    for name in names:
+        if stopping():
+            return
+        with suppress(OSError):
+            os.unlink(name, dir_fd=directory)
