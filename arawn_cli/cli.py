@@ -76,17 +76,23 @@ CheckFormatOption = Annotated[
 ]
 
 
-def _show_version(requested: bool) -> None:
-    if requested:
-        typer.echo(f"arawn-cli {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: show what it runs on, too.")] = False,
 ) -> None:
     """Clean up after an Arawn server and watch the disk that it fills."""
+    if version:
+        typer.echo(f"arawn-cli {__version__}")
+        if verbose:
+            from arawn_cli.usage import means_of_measuring
+
+            typer.echo(f"Python {sys.version.split()[0]}\n{means_of_measuring()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
 
 
 @app.command("scratch-cleanup")

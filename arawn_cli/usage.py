@@ -80,6 +80,11 @@ def threads_for(configured: int) -> int:
     return configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
 
 
+def means_of_measuring() -> str:
+    """What measures, for people."""
+    return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
+
+
 def _measure_in_python(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
     threads = min(threads, len(os.sched_getaffinity(0)))  # more would wait for the interpreter
     if threads == 1 or len(subtrees) < 2:

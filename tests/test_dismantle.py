@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import remove
+from arawn_cli.crowd import Crowd
 from arawn_cli.descriptors import open_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Identity
@@ -28,10 +29,11 @@ def top(tmp_path: Path) -> Path:
     return tmp_path / "top"
 
 
-def apart(top: Path, stopping: Callable[[], bool] = lambda: False) -> list[tuple[str, str, int]]:
+def apart(top: Path, stopping: Callable[[], bool] = lambda: False, crowd: Crowd | None = None) -> list[tuple[str, str, int]]:
     parent = os.open(top.parent, os.O_RDONLY)
     try:
-        return [(failure.operation, failure.path, failure.errno) for failure in take_apart(parent, top.name, top.name, stopping)]
+        failures = take_apart(parent, top.name, top.name, stopping, crowd)
+        return [(failure.operation, failure.path, failure.errno) for failure in failures]
     finally:
         os.close(parent)
 
@@ -126,6 +128,51 @@ def test_stopping_ends_after_the_entry_in_hand_and_is_no_failure(top: Path) -> N
 
     assert apart(top, stopping) == []
     assert top.exists()
+
+
+def many_files(top: Path) -> None:
+    for folder in ("wide", "deep/er/still"):
+        (top / folder).mkdir(parents=True)
+        for number in range(1000):
+            (top / folder / str(number)).touch()
+    (top / "wide" / "link").symlink_to(top.parent / "outside")
+    (top.parent / "outside").mkdir()
+    (top.parent / "outside" / "kept").touch()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 8])
+def test_many_threads_remove_a_large_tree_and_nothing_else(top: Path, threads: int) -> None:
+    many_files(top)
+    before = os.listdir("/proc/self/fd")
+    with Crowd(threads) as crowd:
+        assert apart(top, crowd=crowd) == []
+    assert os.listdir(top.parent) == ["outside"]
+    assert os.listdir(top.parent / "outside") == ["kept"]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_many_threads_cannot_unlink_is_told_and_stays(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_files(top)
+    real = os.unlink
+
+    def unlinking(name: str, *, dir_fd: int) -> None:
+        if name == "500":
+            raise refuse(errno.EPERM)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.unlink", unlinking)
+    with Crowd(4) as crowd:
+        failures = apart(top, crowd=crowd)
+    assert sorted(failures) == [("unlinkat", "top/deep/er/still/500", errno.EPERM), ("unlinkat", "top/wide/500", errno.EPERM)]
+    assert sorted(path.name for path in top.rglob("*") if path.is_file()) == ["500", "500"]
+
+
+def test_many_threads_stop_when_they_are_told_to(top: Path) -> None:
+    many_files(top)
+    steps = iter(range(10**6))
+    with Crowd(4) as crowd:
+        assert apart(top, lambda: next(steps) > 100, crowd) == []
+    assert sum(path.is_file() for path in top.rglob("*")) > 1000
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
 from arawn_cli.tally import combined
 from arawn_cli.trash import TrashEntry, waiting
-from arawn_cli.usage import Subtree, measure_all
+from arawn_cli.usage import Subtree, means_of_measuring, measure_all
 
 _BLOCK = 4096
 
@@ -31,6 +31,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     try:
         with opened_root(config.root) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
+            yield ok("measuring", means_of_measuring())
             yield _database(config, root)
             yield _messages(root)
             yield _lock(root, sessions)
