@@ -91,7 +91,7 @@ class CheckEvents:
             workstreams=len(inspection.inventory.workstreams),
             pressure_events=pressure_events,
             filesystem=inspection.filesystem,
-            trash_bytes=size_in(self.config, inspection.trash),
+            trash_bytes=size_in(self.config, inspection.inventory.trash),
             sample_age_secs=0,
             complete=not inspection.failures,
             duration_ms=duration_ms,

@@ -149,7 +149,7 @@ def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered:
     )
     if not asked:
         return None
-    return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.trash)
+    return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.inventory.trash)
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:

@@ -16,7 +16,6 @@ from arawn_cli.events import Filesystem
 from arawn_cli.filesystem import filesystem_of
 from arawn_cli.inventory import Inventory, take
 from arawn_cli.layout import SESSIONS, Root, database_of
-from arawn_cli.leftovers import trash_usage
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
 from arawn_cli.names import is_valid_id
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, unmatched_limits
@@ -32,7 +31,6 @@ class Inspection:
     """What was found; `failures` are all that could not be read, of tree and database."""
 
     inventory: Inventory
-    trash: Usage
     filesystem: Filesystem
     scopes: tuple[ScopeUsage, ...]
     failures: tuple[Failure, ...]
@@ -56,7 +54,7 @@ def inspect(root: Root, config: Config, surroundings: Surroundings) -> Inspectio
     failures = (*database_failures, *inventory.total.failures)
     _log_findings(inventory, failures, config)
     scopes = tuple(scopes_of(config, inventory, filesystem, rows_known=not database_failures))
-    return Inspection(inventory, trash_usage(root), filesystem, scopes, failures)
+    return Inspection(inventory, filesystem, scopes, failures)
 
 
 def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from arawn_cli.descriptors import entries, opened_directory
-from arawn_cli.layout import PRODUCTION, SESSIONS, WORK, Root, workstream_entries
+from arawn_cli.layout import PRODUCTION, SESSIONS, TRASH, WORK, Root, workstream_entries
 from arawn_cli.model import FileKind, Usage, WorkstreamRow
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.tally import combined
+from arawn_cli.trash import is_ours, parse
 from arawn_cli.usage import Subtree, measure_all
 
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
@@ -39,20 +40,26 @@ class WorkstreamTree:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything under `workstreams/`: the workstreams, what is not Arawn's by escaped name, and all together."""
+    """Everything under `workstreams/`: the workstreams, what is not Arawn's by escaped name, and all together.
+
+    `trash` is what waits in the trash, which counts in its workstream too.
+    """
 
     workstreams: tuple[WorkstreamTree, ...]
     foreign: dict[str, Usage]
     total: Usage
+    trash: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree to measure, and the area and session that its usage belongs to."""
+    """A subtree to measure, and the area and session that its usage belongs to; `is_trash` is of a session that was removed."""
 
     subtree: Subtree
     area: str
     session: str | None = None
+    is_directory: bool = False
+    is_trash: bool = False
 
 
 @dataclass(slots=True)
@@ -85,7 +92,8 @@ def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: 
     unknown = {name: WorkstreamRow(name, name) for name in ids if name not in known}
     trees = tuple(_tree(row, measured[row.id]) for _, row in sorted({**known, **unknown}.items()))
     others = {escape(entry.name): combined(measured[entry.name].areas[_OTHER]) for entry in foreign}
-    return Inventory(trees, others, combined(usages))
+    trash = combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash)
+    return Inventory(trees, others, combined(usages), trash)
 
 
 def _tree(row: WorkstreamRow, measured: _Measured) -> WorkstreamTree:
@@ -94,29 +102,37 @@ def _tree(row: WorkstreamRow, measured: _Measured) -> WorkstreamTree:
 
 
 def _parts(root: Root, workstream: str) -> Iterator[_Part]:
-    """A part for each area of a workstream, and for each entry of its `sessions`; one that cannot be listed is one part."""
-    try:
-        with opened_directory(root.workstreams, workstream) as directory:
-            listed = entries(directory)
-    except OSError:
-        yield _Part(Subtree((workstream,)), _OTHER)  # measuring it tells the error
-        return
-    yield _Part(Subtree((workstream,), shallow=True), _OTHER)
-    for entry in listed:
-        if entry.name == SESSIONS and entry.kind is FileKind.DIRECTORY:
+    """A part for each area of a workstream, and for each entry of its `sessions` and of its trash."""
+    for part in _opened_up(root, (workstream,), _OTHER):
+        name = part.subtree.names[-1]
+        if part.is_directory and name == SESSIONS:
             yield from _session_parts(root, workstream)
+        elif part.is_directory and name == TRASH:
+            yield from _opened_up(root, part.subtree.names, _OTHER)
         else:
-            yield _Part(Subtree((workstream, entry.name)), _AREAS.get(entry.name, _OTHER))
+            yield replace(part, area=_AREAS.get(name, _OTHER)) if len(part.subtree.names) > 1 else part
 
 
 def _session_parts(root: Root, workstream: str) -> Iterator[_Part]:
+    for part in _opened_up(root, (workstream, SESSIONS), WORK):
+        name = part.subtree.names[-1]
+        if part.is_directory and name == TRASH:
+            yield from _opened_up(root, part.subtree.names, WORK)
+        else:
+            is_session = part.is_directory and len(part.subtree.names) == 3 and is_valid_id(name)
+            yield replace(part, session=name) if is_session else part
+
+
+def _opened_up(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
+    """The directory without what is in it, and a part for each entry; one that cannot be listed is one part, and tells why."""
     try:
-        with opened_directory(root.workstreams, workstream, SESSIONS) as directory:
+        with opened_directory(root.workstreams, *names) as directory:
             listed = entries(directory)
     except OSError:
-        yield _Part(Subtree((workstream, SESSIONS)), WORK)  # measuring it tells the error
+        yield _Part(Subtree(names), area)
         return
-    yield _Part(Subtree((workstream, SESSIONS), shallow=True), WORK)
+    yield _Part(Subtree(names, shallow=True), area)
     for entry in listed:
-        is_session = entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name)
-        yield _Part(Subtree((workstream, SESSIONS, entry.name)), WORK, entry.name if is_session else None)
+        is_directory = entry.kind is FileKind.DIRECTORY
+        is_trash = is_directory and (names[-1] == TRASH or is_ours(entry.name)) and parse(names, entry.name) is not None
+        yield _Part(Subtree((*names, entry.name)), area, is_directory=is_directory, is_trash=is_trash)

@@ -174,7 +174,7 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
         space=standings.get(FILESYSTEM),
         inodes=standings.get(INODES),
         filesystem=inspection.filesystem,
-        trash=size_in(config, inspection.trash),
+        trash=size_in(config, inspection.inventory.trash),
         foreign=sum(size_in(config, usage) for usage in inspection.inventory.foreign.values()),
         sessions=tuple(sessions),
         cleanup=cleanup,
