@@ -67,7 +67,8 @@ struct directory {
 
 struct tally {
     uint64_t apparent, allocated, files, directories;
-    int64_t newest; /* mtime in nanoseconds; INT64_MIN when nothing was measured */
+    struct timespec newest; /* mtime; nanoseconds since the epoch would not hold the years after 2262 */
+    bool any;               /* whether anything was measured */
 };
 
 struct subtree {
@@ -142,7 +143,7 @@ struct worker {
 
 static const int DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
 
-static const struct tally NOTHING = {.newest = INT64_MIN};
+static const struct tally NOTHING = {0};
 
 static void give_up(struct walk *walk, int number)
 {
@@ -297,13 +298,19 @@ static void find(struct worker *worker, const char *operation, const struct dire
     }
 }
 
+static void note_time(struct tally *tally, struct timespec time)
+{
+    const struct timespec *newest = &tally->newest;
+    if (!tally->any || time.tv_sec > newest->tv_sec || (time.tv_sec == newest->tv_sec && time.tv_nsec > newest->tv_nsec))
+        tally->newest = time;
+    tally->any = true;
+}
+
 static void count(struct worker *worker, const struct stat *status)
 {
     struct tally *tally = &worker->tally;
-    int64_t modified = (int64_t)status->st_mtim.tv_sec * 1000000000 + status->st_mtim.tv_nsec;
     uint64_t allocated = (uint64_t)status->st_blocks * BLOCK;
-    if (modified > tally->newest)
-        tally->newest = modified;
+    note_time(tally, status->st_mtim);
     if (S_ISREG(status->st_mode)) {
         if (status->st_nlink > 1) {
             struct link *link = add_item(worker->walk, &worker->links, sizeof *link);
@@ -649,8 +656,8 @@ static void add_tally(struct tally *sum, const struct tally *part)
     sum->allocated += part->allocated;
     sum->files += part->files;
     sum->directories += part->directories;
-    if (part->newest > sum->newest)
-        sum->newest = part->newest;
+    if (part->any)
+        note_time(sum, part->newest);
 }
 
 /* Books what was measured of a subtree, under the lock. */
@@ -868,10 +875,14 @@ static bool append(PyObject *list, PyObject *item)
 
 static PyObject *tuple_of(const struct tally *tally)
 {
-    PyObject *newest = tally->newest == INT64_MIN ? Py_NewRef(Py_None) : PyLong_FromLongLong(tally->newest);
-    if (!newest)
-        return NULL;
-    return Py_BuildValue("(KKKKN[][][])", (unsigned long long)tally->apparent, (unsigned long long)tally->allocated,
+    PyObject *newest = Py_NewRef(Py_None);
+    if (tally->any) {
+        Py_DECREF(newest);
+        newest = Py_BuildValue("(LL)", (long long)tally->newest.tv_sec, (long long)tally->newest.tv_nsec);
+        if (!newest)
+            return NULL;
+    }
+    return Py_BuildValue("((KKKKN)[][][])", (unsigned long long)tally->apparent, (unsigned long long)tally->allocated,
                          (unsigned long long)tally->files, (unsigned long long)tally->directories, newest);
 }
 
@@ -883,7 +894,7 @@ static bool add_findings(PyObject *answers, const struct list *findings)
         const char *operation = items[i].operation;
         PyObject *item =
             operation ? Py_BuildValue("(syi)", operation, items[i].path, items[i].number) : Py_BuildValue("y", items[i].path);
-        if (!append(PyTuple_GetItem(answer, operation ? 6 : 7), item))
+        if (!append(PyTuple_GetItem(answer, operation ? 2 : 3), item))
             return false;
     }
     return true;
@@ -897,7 +908,7 @@ static bool add_links(PyObject *answers, const struct list *links)
         PyObject *item = Py_BuildValue("(KKKKK)", (unsigned long long)items[i].device, (unsigned long long)items[i].inode,
                                        (unsigned long long)items[i].apparent, (unsigned long long)items[i].allocated,
                                        (unsigned long long)items[i].links);
-        if (!append(PyTuple_GetItem(answer, 5), item))
+        if (!append(PyTuple_GetItem(answer, 1), item))
             return false;
     }
     return true;

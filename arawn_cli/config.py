@@ -99,10 +99,7 @@ class Config:
 
 
 # Keys that belong to the file's contract and that this version does not act on yet.
-_WITHOUT_EFFECT = (
-    "roots",
-    "pressure.remeasure_hours",
-)
+_WITHOUT_EFFECT = ("roots",)
 
 
 def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Config:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from rich.filesize import decimal
 
-from arawn_cli import alerts, history, last_run
+from arawn_cli import alerts, history, last_run, sizes
 from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
 from arawn_cli.events import DiskCheck, DiskPressure, Level
@@ -17,9 +17,10 @@ from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
+from arawn_cli.pressure import FILESYSTEM, SESSION, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
+from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
 
@@ -55,13 +56,14 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
     started = surroundings.monotonic()
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings)
+        inspection = inspect(root, config, surroundings, now)
         remembered = recall(surroundings.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
         missing = gone(root, remembered.alerts, inspection)
     check_ = _Check(config, surroundings, root, inspection, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
-        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
+        scope = scope_of(tree.row.id)
+        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope), _age_secs(inspection.reuse, scope)))
     verdicts = check_.settle()
     _log_levels(verdicts)
     told = sum(verdict.told for verdict in verdicts)
@@ -124,6 +126,8 @@ class _Check:
         self._judge(replace(self._remembered, alerts=before), self._rules)
         alerts.store(connection, self._root, self._verdicts, self._now)
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
+        reuse = self._inspection.reuse
+        sizes.store(connection, self._root, reuse.before, reuse.after(self._inspection.sessions))
         last_run.note(connection, JOB, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
@@ -139,7 +143,7 @@ class _Check:
         if self._helped is not None and scope in _HELPED:
             # A filesystem gets back blocks, whatever the measure of trees is.
             freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
-        return self.events.pressure(verdict, freed, self.forecasts.get(scope))
+        return self.events.pressure(verdict, freed, self.forecasts.get(scope), _age_secs(self._inspection.reuse, scope))
 
 
 def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:
@@ -150,6 +154,13 @@ def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered:
     if not asked:
         return None
     return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.inventory.trash)
+
+
+def _age_secs(reuse: Reuse, scope: str) -> int:
+    """How old the oldest sample in the usage of a scope is."""
+    if scope.startswith(SESSION):
+        return reuse.age_secs(scope.removeprefix(SESSION))
+    return reuse.age_secs() if scope in (SCRATCH, TOTAL) else 0
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:

@@ -64,6 +64,7 @@ class DiskPressure(Event):
     complete: bool
     reclaimable_bytes: int | None
     forecast_days: int | None
+    sample_age_secs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,7 @@ class WorkstreamUsage(Event):
     sessions: int
     complete: bool
     forecast_days: int | None
+    sample_age_secs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from arawn_cli.layout import SESSIONS, Root, database_of
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
 from arawn_cli.names import is_valid_id
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, unmatched_limits
+from arawn_cli.reuse import Reuse, reusable
 from arawn_cli.scopes import scopes_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.usage import threads_for
@@ -28,12 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found; `failures` are all that could not be read, of tree and database."""
+    """What was found; `failures` are all that could not be read, of tree and database; `reuse` what was not measured now."""
 
     inventory: Inventory
     filesystem: Filesystem
     scopes: tuple[ScopeUsage, ...]
     failures: tuple[Failure, ...]
+    reuse: Reuse
 
     @property
     def sessions(self) -> dict[str, Usage]:
@@ -41,20 +43,22 @@ class Inspection:
         return next((tree.sessions for tree in self.inventory.workstreams if tree.row.id == SCRATCH), {})
 
 
-def inspect(root: Root, config: Config, surroundings: Surroundings) -> Inspection:
-    """Measures a root, and logs what is odd about it.
+def inspect(root: Root, config: Config, surroundings: Surroundings, now: int) -> Inspection:
+    """Measures a root at `now` (nanoseconds), and logs what is odd about it.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
         StoppedError: a signal asked the run to end.
     """
     rows, database_failures = _rows(config, root)
-    inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings)
+    hours = config.maintenance.pressure.remeasure_hours
+    reuse = reusable(root, database_of(config, root), surroundings.state, hours, now)
+    inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings, reuse.usages)
     filesystem = filesystem_of(root.path)
     failures = (*database_failures, *inventory.total.failures)
     _log_findings(inventory, failures, config)
     scopes = tuple(scopes_of(config, inventory, filesystem, rows_known=not database_failures))
-    return Inspection(inventory, filesystem, scopes, failures)
+    return Inspection(inventory, filesystem, scopes, failures, reuse)
 
 
 def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from arawn_cli.descriptors import entries, opened_directory
 from arawn_cli.layout import PRODUCTION, SESSIONS, TRASH, WORK, Root, workstream_entries
-from arawn_cli.model import FileKind, Usage, WorkstreamRow
+from arawn_cli.model import SCRATCH, FileKind, Usage, WorkstreamRow
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.tally import combined
@@ -68,10 +68,11 @@ class _Measured:
     sessions: dict[str, Usage] = field(default_factory=dict)
 
 
-def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: Surroundings) -> Inventory:
+def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: Surroundings, reused: Mapping[str, Usage]) -> Inventory:
     """Measures everything below a root; `rows` are the workstreams of the database.
 
-    A workstream without a row goes by its id, one without a directory uses nothing.
+    A workstream without a row goes by its id, one without a directory uses nothing. The usage of scratch sessions
+    in `reused` is taken as it is.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
@@ -80,8 +81,7 @@ def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: 
     ids, foreign = workstream_entries(root)
     parts = [part for workstream in ids for part in _parts(root, workstream)]
     parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
-    surroundings.progress.start("measuring", len(parts))
-    usages = measure_all(root.workstreams, [part.subtree for part in parts], threads, surroundings.advance_or_stop)
+    usages = _usages(root, parts, threads, surroundings, reused)
     measured: defaultdict[str, _Measured] = defaultdict(_Measured)
     for part, usage in zip(parts, usages, strict=True):
         place = measured[part.subtree.names[0]]
@@ -94,6 +94,15 @@ def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: 
     others = {escape(entry.name): combined(measured[entry.name].areas[_OTHER]) for entry in foreign}
     trash = combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash)
     return Inventory(trees, others, combined(usages), trash)
+
+
+def _usages(root: Root, parts: Sequence[_Part], threads: int, surroundings: Surroundings, reused: Mapping[str, Usage]) -> list[Usage]:
+    """The usage of each part, measured unless it is that of a scratch session and reused."""
+    here = [reused.get(part.session) if part.session and part.subtree.names[0] == SCRATCH else None for part in parts]
+    rest = [part.subtree for part, usage in zip(parts, here, strict=True) if usage is None]
+    surroundings.progress.start("measuring", len(rest))
+    measured = iter(measure_all(root.workstreams, rest, threads, surroundings.advance_or_stop))
+    return [next(measured) if usage is None else usage for usage in here]
 
 
 def _tree(row: WorkstreamRow, measured: _Measured) -> WorkstreamTree:

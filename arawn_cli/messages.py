@@ -29,6 +29,13 @@ _NEIGHBOURS = 16  # lines after an unreadable one that date it together, since o
 _SESSION_ID = re.compile(rb'"session_id"\s*:\s*"([A-Za-z0-9_-]+)"')
 
 
+class OtherMessagesError(OSError):
+    """The file is not the one that was marked, or has shrunk below the mark."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far a file has been read: its identity, and the offset just behind its last whole line."""
@@ -57,12 +64,13 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | 
     lies further back is not in the answer. With `since`, reads what was appended after that mark.
 
     Raises:
-        OSError: reading fails; ESTALE when the file is not the marked one, or has shrunk below the mark.
+        OSError: reading fails.
+        OtherMessagesError: there is no going on from the mark.
     """
     status = os.fstat(descriptor)
     start = since.offset if since else 0
     if since and (since.identity != identity_of(status) or status.st_size < start):
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        raise OtherMessagesError
     reading = _Reading(frozenset(sessions), cutoff, following=status.st_mtime_ns)
     lines = _lines_backwards(descriptor, start, status.st_size)
     tail = next(lines, b"")

@@ -155,7 +155,7 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
     """
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings)
+        inspection = inspect(root, config, surroundings, now)
         remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, inspection.sessions, now)
         transitions, problem = _transitions(surroundings, root, now - days * DAY)

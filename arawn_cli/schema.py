@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples"})
+TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples", "sizes", "marks"})
 """The tables of the newest version."""
 
 # One script a schema version, oldest first; `PRAGMA user_version` counts those that were applied.
@@ -73,5 +73,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE runs ADD COLUMN last_success INTEGER",
         "ALTER TABLE runs ADD COLUMN removed_sessions INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE runs ADD COLUMN reclaimed_bytes INTEGER NOT NULL DEFAULT 0",
+    ),
+    (
+        """
+        CREATE TABLE sizes (
+            root TEXT NOT NULL,
+            session TEXT NOT NULL,
+            measured_at INTEGER NOT NULL,
+            shape TEXT NOT NULL,
+            apparent INTEGER NOT NULL,
+            allocated INTEGER NOT NULL,
+            files INTEGER NOT NULL,
+            directories INTEGER NOT NULL,
+            newest INTEGER,
+            PRIMARY KEY (root, session)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE TABLE marks (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT",
     ),
 )

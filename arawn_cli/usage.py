@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from arawn_cli.descriptors import opened_directory
+from arawn_cli.instants import SECOND
 from arawn_cli.model import Failure, HardLinks, Usage
 from arawn_cli.names import escape
 from arawn_cli.tally import Tally
@@ -17,10 +18,12 @@ from arawn_cli.walk import walk
 _THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
 _THREADS_MAX = 16
 
-Measured = tuple[int, int, int, int, int | None, list[tuple[int, int, int, int, int]], list[tuple[str, bytes, int]], list[bytes]]
-"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories without files of several names, newest
-mtime; then (device, inode, apparent, allocated, links) for each name of those, (operation, path, errno) for each failure,
-and the paths of other filesystems, all below the subtree."""
+_Numbers = tuple[int, int, int, int, tuple[int, int] | None]
+_Links = list[tuple[int, int, int, int, int]]
+Measured = tuple[_Numbers, _Links, list[tuple[str, bytes, int]], list[bytes]]
+"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names, and the
+newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, links) for each name of those; (operation,
+path, errno) for each failure; and the paths of other filesystems. Paths are below the subtree."""
 
 
 class _Native(Protocol):
@@ -115,7 +118,8 @@ def _walk_at(start: int, subtree: Subtree) -> Usage:
 
 
 def _usage(measured: Measured, shown: str) -> Usage:
-    apparent, allocated, files, directories, newest, links, failures, others = measured
+    (apparent, allocated, files, directories, time), links, failures, others = measured
+    newest = None if time is None else time[0] * SECOND + time[1]
     if not (links or failures or others):
         return Usage(apparent, allocated, files, directories, newest)
     tally = Tally(apparent, allocated, files, directories, newest)

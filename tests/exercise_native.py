@@ -37,6 +37,7 @@ def random_tree(top: Path, chance: random.Random, files: int) -> None:
     top.mkdir()
     folders, linked = [top], [top / "first"]
     linked[0].write_bytes(b"first")
+    os.utime(linked[0], ns=(0, chance.choice((-(10**18), 1, 10**18 + 7, 14 * 10**18 + 3))))  # the last is past the year 2262
     for number in range(files):
         folder = chance.choice(folders)
         name = os.fsdecode(bytes(chance.choices(range(1, 256), k=chance.randint(1, 8))).replace(b"/", b"_") + str(number).encode())

@@ -108,10 +108,10 @@ def test_a_configuration_that_was_asked_for_and_is_missing_is_an_error(run: RunC
 
 def test_a_key_that_has_no_effect_yet_is_told(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text("[maintenance.pressure]\nremeasure_hours = 3\ncritical_ratio = 3.0\n")
+    config.write_text("[[maintenance.roots]]\nname = 'lab'\npath = '/srv/lab'\n")
     done = run("disk-check", "--base-path", tree.root, "--config", config)
     assert done.code == 0
-    assert done.stderr == "WARNING: [maintenance] pressure.remeasure_hours is set, and has no effect in this version\n"
+    assert done.stderr == "WARNING: [maintenance] roots is set, and has no effect in this version\n"
 
 
 def test_an_arawn_toml_in_the_current_directory_is_not_read(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
         complete=True,
         reclaimable_bytes=None,
         forecast_days=None,
+        sample_age_secs=0,
     )
 
 

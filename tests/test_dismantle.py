@@ -143,12 +143,12 @@ def many_files(top: Path) -> None:
 @pytest.mark.parametrize("threads", [0, 1, 8])
 def test_many_threads_remove_a_large_tree_and_nothing_else(top: Path, threads: int) -> None:
     many_files(top)
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     with Crowd(threads) as crowd:
         assert apart(top, crowd=crowd) == []
     assert os.listdir(top.parent) == ["outside"]
     assert os.listdir(top.parent / "outside") == ["kept"]
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_what_many_threads_cannot_unlink_is_told_and_stays(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,151 @@
+"""Which scratch sessions need not be measured again: those without a turn and with the same top directories since.
+
+Opt-in (`remeasure_hours`), and for disk-check alone: what cleanup removes it has always measured itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from arawn_cli import messages, sizes
+from arawn_cli.database import DatabaseUnreadableError, session_rows
+from arawn_cli.descriptors import entries, opened_directory, opened_file
+from arawn_cli.instants import SECOND
+from arawn_cli.layout import MESSAGES, SESSIONS, Root
+from arawn_cli.messages import Mark
+from arawn_cli.model import SCRATCH, FileKind, Usage, identity_of
+from arawn_cli.names import is_valid_id
+from arawn_cli.sizes import Book, Size, is_current, is_plain
+from arawn_cli.state import State
+from arawn_cli.state_file import StateUnavailableError
+
+log = logging.getLogger(__name__)
+
+_DEPTH = 2  # levels below a session whose directories belong to its shape
+_MOST_DIRECTORIES = 1000
+_HOUR = 3600 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What a check takes from earlier ones: `current` by session, and what it needs to write down its own sizes.
+
+    `shapes` are the shapes of all sessions, from before anything was measured.
+    """
+
+    now: int = 0
+    before: Book = field(default_factory=Book)
+    current: Mapping[str, Size] = field(default_factory=dict)
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    mark: Mark | None = None
+
+    @property
+    def usages(self) -> dict[str, Usage]:
+        """The usage of each session that is not measured again."""
+        return {session: size.usage for session, size in self.current.items()}
+
+    def age_secs(self, session: str | None = None) -> int:
+        """How old the size of a session is, or the oldest of all; 0 for what was measured now."""
+        times = [size.measured_at for name, size in self.current.items() if session in (None, name)]
+        return (self.now - min(times, default=self.now)) // SECOND
+
+    def after(self, measured: Mapping[str, Usage]) -> Book:
+        """What is to be written down once the sessions of `measured` have been measured, or reused."""
+        fresh = {
+            session: Size(self.now, self.shapes[session], usage)
+            for session, usage in measured.items()
+            if session not in self.current and session in self.shapes and is_plain(usage)
+        }
+        return Book({**self.current, **fresh}, self.mark)
+
+
+def reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> Reuse:
+    """What can be reused at `now` (nanoseconds), of sizes no older than some hours; nothing in doubt, and for 0 hours."""
+    if hours == 0:
+        return Reuse()
+    try:
+        before = sizes.read(state, root.path)
+        shapes = dict(_shapes(root))
+        mark, used = _used_since(root, before.mark, frozenset(shapes))
+        used |= _elsewhere(database, frozenset(shapes))
+    except (StateUnavailableError, DatabaseUnreadableError, OSError) as error:
+        log.info("every session is measured: %s", error)
+        return Reuse()
+    current = {
+        session: size
+        for session, size in before.sizes.items()
+        if session in shapes and session not in used and is_current(session, size, shapes[session], now, hours * _HOUR)
+    }
+    return Reuse(now, before, current, shapes, mark)
+
+
+def shape_of(parent: int, name: str) -> str | None:
+    """A digest of names, inodes and mtimes of a session's directory and those two levels below it.
+
+    An entry that comes, goes or is renamed in one of them changes it. None for a session with too many of them.
+
+    Raises:
+        OSError: one of them cannot be looked at.
+    """
+    digest = blake2b(digest_size=16)
+    names: list[tuple[str, ...]] = [(name,)]
+    for count, path in enumerate(names, 1):
+        if count > _MOST_DIRECTORIES:
+            return None
+        with opened_directory(parent, *path) as directory:
+            status = os.fstat(directory)
+            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_mtime_ns))
+            if len(path) <= _DEPTH:
+                names += [(*path, entry.name) for entry in entries(directory) if entry.kind is FileKind.DIRECTORY]
+    return digest.hexdigest()
+
+
+def _shapes(root: Root) -> Iterator[tuple[str, str]]:
+    try:
+        with opened_directory(root.workstreams, SCRATCH, SESSIONS) as directory:
+            for entry in entries(directory):
+                if entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name):
+                    shape = _shape(directory, entry.name)
+                    if shape is not None:
+                        yield entry.name, shape
+    except FileNotFoundError:
+        return
+
+
+def _shape(parent: int, name: str) -> str | None:
+    try:
+        return shape_of(parent, name)
+    except OSError as error:  # measuring it tells the failure
+        log.debug("no shape of %s: %s", name, error)
+        return None
+
+
+def _used_since(root: Root, mark: Mark | None, sessions: frozenset[str]) -> tuple[Mark, set[str]]:
+    """The mark of the messages as they are now, and the sessions that had a turn since the earlier one: without it, all.
+
+    Raises:
+        OSError: the messages cannot be read, or are other ones.
+    """
+    with opened_directory(root.workstreams, SCRATCH) as directory, opened_file(MESSAGES, directory) as descriptor:
+        if mark is None:
+            return messages.read(descriptor, (), 0).mark, set(sessions)
+        try:
+            turns = messages.read(descriptor, sessions, 0, mark)
+        except messages.OtherMessagesError:
+            return messages.read(descriptor, (), 0).mark, set(sessions)
+        return turns.mark, set(turns.newest)
+
+
+def _elsewhere(database: Path | None, sessions: frozenset[str]) -> set[str]:
+    """The sessions whose turns are in another workstream's messages, by their row.
+
+    Raises:
+        DatabaseUnreadableError: the rows cannot be read.
+    """
+    rows = session_rows(database, sessions) if database is not None and sessions else {}
+    return {row.id for row in rows.values() if row.workstream_id != SCRATCH}

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.events import DiskCheck, Event, WorkstreamUsage
+from arawn_cli.instants import DAY, SECOND
+from arawn_cli.model import HardLinks, Usage
+from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.sizes import Size, is_current, is_plain
+from tests.in_process import checked
+
+HOUR = 3600 * SECOND
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
+    return path
+
+
+@pytest.fixture
+def deep(tree: SampleTree) -> Path:
+    """A file so far down that a check which remembers does not see it change."""
+    for name in ("one", "two"):
+        write(tree.sessions / name / "work" / "a" / "b" / "file", 1000)
+        tree.turn(name, tree.ago(3))
+    return tree.sessions / "one" / "work" / "a" / "b" / "file"
+
+
+def grow(file: Path, size: int) -> None:
+    write(file, size)
+
+
+def scratch(events: list[Event]) -> WorkstreamUsage:
+    return next(event for event in events if isinstance(event, WorkstreamUsage) and event.is_scratch)
+
+
+def files_bytes(tree: SampleTree, config: Path, hours: float = 0) -> tuple[int, int]:
+    """Bytes of scratch's sessions as a check some hours on sees them, and the age of its oldest sample."""
+    told = checked(tree, config, now=tree.now + int(hours * HOUR))[1]
+    usage = scratch(told)
+    assert usage.sample_age_secs == next(event for event in told if isinstance(event, DiskCheck)).sample_age_secs
+    return usage.work_bytes, usage.sample_age_secs
+
+
+def test_without_the_option_everything_is_measured_and_nothing_is_kept(tree: SampleTree, deep: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.toml"
+    plain.touch()
+    assert files_bytes(tree, plain) == (2000, 0)
+    grow(deep, 5000)
+    assert files_bytes(tree, plain, 1) == (6000, 0)
+
+
+def test_what_nobody_used_is_taken_from_the_check_before_until_its_time_is_up(tree: SampleTree, deep: Path, config: Path) -> None:
+    assert files_bytes(tree, config) == (2000, 0)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 1) == (2000, 3600)
+    assert files_bytes(tree, config, 2) == (2000, 7200)
+    assert files_bytes(tree, config, 24) == (6000, 0)
+
+
+def test_a_turn_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    tree.turn("one", tree.now + HOUR)
+    assert files_bytes(tree, config, 2) == (6000, 7200)
+    grow(deep, 9000)
+    assert files_bytes(tree, config, 3) == (6000, 10800), "one turn has it measured once"
+
+
+@pytest.mark.parametrize("place", [".", "work", "work/a"])
+def test_a_change_in_the_top_directories_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path, place: str) -> None:
+    files_bytes(tree, config)
+    write(tree.sessions / "one" / place / "new", 500)
+    assert files_bytes(tree, config, 1) == (2500, 3600)
+
+
+def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    shutil.move(tree.sessions / "one", tree.sessions / "other")
+    write(tree.sessions / "one" / "work" / "a" / "b" / "file", 100)
+    assert files_bytes(tree, config, 1) == (2100, 3600)
+
+
+def test_a_session_whose_turns_stand_elsewhere_is_always_measured(tree: SampleTree, deep: Path, config: Path) -> None:
+    tree.workstream("ws", "Other", {})
+    tree.session_row("one", tree.ago(9), workstream="ws")
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 1) == (6000, 3600)
+
+
+def test_other_messages_have_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    os.replace(shutil.copy(tree.messages, f"{tree.messages}.new"), tree.messages)
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    grow(deep, 9000)
+    assert files_bytes(tree, config, 2) == (6000, 3600), "and are gone on from"
+
+
+@pytest.mark.parametrize("broken", ["messages", "database"])
+def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, deep: Path, config: Path, broken: str) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    path = tree.messages if broken == "messages" else tree.database
+    path.unlink()
+    path.mkdir()
+    assert files_bytes(tree, config, 1) == (6000, 0)
+
+
+def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config, 5)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 4) == (6000, 0)
+
+
+def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period() -> None:
+    size = Size(0, "shape", Usage())
+    left = [sum(is_current(f"session-{number}", size, "shape", hour * HOUR, DAY) for number in range(1000)) for hour in range(25)]
+    assert left[12] == 1000
+    assert left[24] == 0
+    steps = [before - after for before, after in pairwise(left[12:])]
+    assert all(40 < step < 130 for step in steps), steps
+
+
+def test_what_shares_files_or_fails_is_not_kept() -> None:
+    assert is_plain(Usage(1, 512, 1, 1, 5))
+    assert not is_plain(Usage(2**63, 512, 1, 1, 5))
+    assert not is_plain(Usage(1, 512, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
+    assert not is_plain(Usage(other_filesystems=("x",)))
