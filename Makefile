@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint pictures clean
+.PHONY: demo test lint bench pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -17,6 +17,10 @@ lint: $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
+bench: $(VENV)/tools
+	$(BIN)/python -m benchmarks.peers $(BENCH)
 
 # The README's pictures; they take chromium.
 pictures: $(VENV)/tools

@@ -1,0 +1,80 @@
+"""Arawn roots of many files for benchmarks, built once and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from arawn_cli import instants
+from arawn_cli.layout import MESSAGES
+from arawn_cli.sample_tree import set_age
+
+_PER_DIRECTORY = 45
+_SESSIONS = 100
+_WORKSTREAMS = 10
+_DAY = 86_400
+
+
+def tree(folder: Path, files: int) -> Path:
+    """A root with so many files: half in scratch sessions, half in workstreams, 45 to a directory, two levels down."""
+    root = folder / f"files-{files}"
+    if not root.exists():
+        half = files // 2
+        sessions = [f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)]
+        areas = [f"workstream-{number}/{area}" for number in range(_WORKSTREAMS) for area in ("work", "production")]
+        _build(root, [(sessions, half), (areas, files - half)])
+    return root
+
+
+def inactive(folder: Path, name: str, files: int) -> Path:
+    """A root whose scratch sessions hold so many files, all of them old enough to go; built anew at each call."""
+    root = folder / name
+    shutil.rmtree(root, ignore_errors=True)
+    _build(root, [([f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)], files)])
+    set_age(root, time.time_ns() - 30 * _DAY * instants.SECOND)
+    os.sync()
+    return root
+
+
+def with_messages(folder: Path, files: int, size: int, *, recent: int) -> Path:
+    """As `tree`, with messages of `size` bytes in scratch's log, of which the last `recent` bytes are from today."""
+    root = folder / f"messages-{files}-{size}"
+    if not root.exists():
+        shutil.copytree(tree(folder, files), root, symlinks=True)
+        with (root / "workstreams" / "scratch" / MESSAGES).open("wb") as log:
+            while (written := log.tell()) < size:
+                age = 30 * _DAY if written < size - recent else 60
+                log.write(b"".join(_message(number, age) for number in range(1000)))
+    return root
+
+
+def _message(number: int, age: int) -> bytes:
+    at = instants.render((int(time.time()) - age) * instants.SECOND)
+    session = f"session-{number % _SESSIONS:03}"
+    message = {"id": str(number), "workstream_id": "scratch", "session_id": session, "role": "user", "content": "x" * 800, "timestamp": at}
+    return json.dumps(message).encode() + b"\n"
+
+
+def _build(root: Path, shares: list[tuple[list[str], int]]) -> None:
+    unfinished = root.with_name(f"{root.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for places, files in shares:
+        for number in range(-(-files // _PER_DIRECTORY)):
+            directory = unfinished / "workstreams" / places[number % len(places)] / f"d{number % 97}" / f"e{number}"
+            directory.mkdir(parents=True)
+            _fill(directory, min(_PER_DIRECTORY, files - number * _PER_DIRECTORY))
+    for directory in (unfinished, unfinished / "workstreams"):
+        directory.chmod(0o755)
+    unfinished.rename(root)
+
+
+def _fill(directory: Path, files: int) -> None:
+    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    for number in range(files):
+        file = os.open(f"file-{number}", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=parent)
+        os.write(file, b"x" * 700)
+        os.close(file)
+    os.close(parent)
