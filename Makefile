@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench pictures clean
+.PHONY: demo test test-without-native lint bench pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -11,6 +11,19 @@ demo: $(VENV)/installed
 test: $(VENV)/tools
 	$(BIN)/python -m pytest -n auto --cov --cov-report= tests
 	@$(BIN)/coverage report
+
+# Installs where no compiler is, beside the tools, and has the walk in Python pass the tests of both jobs.
+PLAIN := build/without-native
+test-without-native: $(VENV)/tools
+	rm -rf build && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
+	$(PYTHON) -m venv --without-pip $(PLAIN)/venv
+	CC=false $(BIN)/python -m pip --python $(PLAIN)/venv/bin/python install --quiet --disable-pip-version-check --no-deps .
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PLAIN)/tools.pth
+	mv $(PLAIN)/tools.pth $$($(PLAIN)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(PLAIN)/venv/bin/arawn-cli --version -v | grep 'in Python'
+	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(addprefix tests/test_,$(addsuffix .py,$(JOBS)))
+
+JOBS := usage disk_check reuse scratch_cleanup remove dismantle trash faults
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
