@@ -1,4 +1,4 @@
-"""Measuring trees, spread over the cores: by the native module where it is installed, else in Python, with the same answers."""
+"""Measuring trees: by the native module on every core where it is installed, else in Python, with the same answers."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def measure(parent: int, name: str, shown: str) -> Usage:
 
 
 def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _nobody) -> list[Usage]:
-    """Measures every subtree below the open directory `start`, spread over threads.
+    """Measures every subtree below the open directory `start`, natively by so many threads.
 
     `advance` is called from this thread every now and then, with the number of subtrees that were finished since; what
     it raises ends the measuring. The answers have the order of the subtrees.
     """
     if native is None:
-        return _measure_in_python(start, subtrees, threads, advance)
+        return _measure_in_python(start, subtrees, advance)
     given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
     found = native.measure(start, given, threads, advance)
     usages = [_usage(measured, subtree.shown) for measured, subtree in zip(found, subtrees, strict=True)]
@@ -88,22 +88,13 @@ def means_of_measuring() -> str:
     return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
 
 
-def _measure_in_python(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
-    threads = min(threads, len(os.sched_getaffinity(0)))  # more would wait for the interpreter
-    if threads == 1 or len(subtrees) < 2:
-        return [_advancing(_walk_at(start, subtree), advance) for subtree in subtrees]
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(threads, "measure")
-    try:
-        return [_advancing(usage, advance) for usage in pool.map(lambda subtree: _walk_at(start, subtree), subtrees)]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _advancing(usage: Usage, advance: Callable[[int], None]) -> Usage:
-    advance(1)
-    return usage
+def _measure_in_python(start: int, subtrees: Sequence[Subtree], advance: Callable[[int], None]) -> list[Usage]:
+    """In this thread alone: several would take turns at the interpreter, which costs more than a second processor gives."""
+    usages = []
+    for subtree in subtrees:
+        usages.append(_walk_at(start, subtree))
+        advance(1)
+    return usages
 
 
 def _walk_at(start: int, subtree: Subtree) -> Usage:

@@ -64,12 +64,13 @@ def removing(folder: Path) -> dict[str, list[str]]:
 def compared(case: str, commands: dict[str, list[str]], runs: int, state: Path, prepare: Sequence[str] = ()) -> Iterator[Row]:
     """Runs the commands in turn and tells of each; `prepare` names what is done before each run: `cold`, or a folder to fill."""
     taken: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}
-    for number in range(runs + 1):
+    warming = 0 if prepare else 1  # a first round that finds nothing as the others do
+    for number in range(warming + runs):
         for name, line in commands.items():
             for step in prepare:
                 _prepare(step)
             sample = _run(line, state)
-            if number or "cold" in prepare:  # the first round warms what the others find warm
+            if number >= warming:
                 taken[name].append(sample)
     medians = {name: (statistics.median(s for s, _ in samples), max(kib for _, kib in samples)) for name, samples in taken.items()}
     first = next(iter(medians.values()))[0]
