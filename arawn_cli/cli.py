@@ -240,8 +240,21 @@ CronOption = Annotated[bool, typer.Option("--cron", help="Lines for cron; the de
 ScopeOption = Annotated[
     bool | None, typer.Option("--user/--system", help="This account's own timers, or the machine's, which are the default for root.")
 ]
+CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Workflows of Cloacina, an optional extra.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password; else SQLite in the state directory."),
+]
 YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing about files that the tool wrote.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Lose what was edited by hand, too.")]
+
+
+def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: bool) -> bool:
+    if cloacina and (systemd or cron):
+        raise typer.BadParameter("--cloacina excludes --systemd and --cron: the jobs would run twice", param_hint="--cloacina")
+    if database is not None and not cloacina:
+        raise typer.BadParameter("only --cloacina has a database", param_hint="--database")
+    return cloacina
 
 
 @schedule.command("show")
@@ -249,6 +262,8 @@ def schedule_show(
     systemd: SystemdOption = False,
     cron: CronOption = False,
     user: ScopeOption = None,
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
     verbose: VerboseOption = False,
@@ -259,6 +274,10 @@ def schedule_show(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_show
 
+    if _is_for_cloacina(cloacina, database, systemd, cron):
+        from arawn_cli.schedule.cloacina_status import run_show_cloacina
+
+        raise typer.Exit(run_show_cloacina(Flags(config, base_path), Output("table", verbose, quiet), database))
     raise typer.Exit(run_show(Flags(config, base_path), Output("table", verbose, quiet), Choice(systemd, cron, user)))
 
 
@@ -305,6 +324,8 @@ def schedule_status(
     systemd: SystemdOption = False,
     cron: CronOption = False,
     user: ScopeOption = None,
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
     output: FormatOption = Format.AUTO,
@@ -316,7 +337,30 @@ def schedule_status(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_status
 
+    if _is_for_cloacina(cloacina, database, systemd, cron):
+        from arawn_cli.schedule.cloacina_status import run_status_cloacina
+
+        raise typer.Exit(run_status_cloacina(Flags(config, base_path), Output(output.value, verbose, quiet), database))
     raise typer.Exit(run_status(Flags(config, base_path), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+
+
+@schedule.command("serve")
+def schedule_serve(
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; then finish what is in hand."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.serve import run_serve
+
+    if not cloacina:
+        raise typer.BadParameter("say --cloacina: there is no other engine", param_hint="--cloacina")
+    raise typer.Exit(run_serve(Flags(config, base_path), Output("json", verbose, quiet), database))
 
 
 @app.command()

@@ -76,7 +76,7 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
         ConfigurationError: a source is there and cannot be used, a token file is open to others, or the
             secret would cross a network in plain text.
     """
-    token = _from_directory(environment) or _from_variable(environment) or _from_file(token_file)
+    token = secret_of(environment, CREDENTIAL, VARIABLE) or _from_file(token_file)
     if token is not None and address.carries_password:
         raise ConfigurationError(f"relay {address}: a token and a user with password cannot both be sent; remove one of them")
     secret = "a token" if token is not None else "a password" if address.carries_password else None
@@ -88,24 +88,33 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
     return token
 
 
+def secret_of(environment: Mapping[str, str], credential: str, variable: str) -> Token | None:
+    """A secret that systemd passed on as a credential or, failing that, a variable holds.
+
+    Raises:
+        ConfigurationError: it is there and cannot be used.
+    """
+    return _from_directory(environment, credential) or _from_variable(environment, variable)
+
+
 def _secured(scheme: str) -> str:
     return "wss://" if scheme == "ws" else "https://"
 
 
-def _from_directory(environment: Mapping[str, str]) -> Token | None:
+def _from_directory(environment: Mapping[str, str], name: str) -> Token | None:
     """What systemd put there. Its mode is not asked for: a service with a `User=` is let in by an ACL, which shows as group bits."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return None
-    path = Path(directory) / CREDENTIAL
+    path = Path(directory) / name
     if not os.path.lexists(path):
         return None
     return _checked(_read(path, private=False), f"the credential {path}")
 
 
-def _from_variable(environment: Mapping[str, str]) -> Token | None:
-    value = environment.get(VARIABLE)
-    return _checked(value.encode("utf-8", "surrogateescape"), f"${VARIABLE}") if value else None
+def _from_variable(environment: Mapping[str, str], name: str) -> Token | None:
+    value = environment.get(name)
+    return _checked(value.encode("utf-8", "surrogateescape"), f"${name}") if value else None
 
 
 def _from_file(path: Path | None) -> Token | None:
@@ -138,5 +147,5 @@ def _checked(value: bytes, source: str) -> Token:
     if not text:
         raise ConfigurationError(f"{source} is empty")
     if len(text) > _LIMIT_BYTES or any(byte <= 0x20 or byte >= 0x7F for byte in text):
-        raise ConfigurationError(f"{source} holds no token: one word of printable ASCII is allowed")
+        raise ConfigurationError(f"{source} holds no secret: one word of printable ASCII is allowed")
     return Token(text.decode("ascii"))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, LockedError, StoppedError
-from arawn_cli.events import Event, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import DiskCheck, Event, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.interruption import Signals
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
@@ -66,7 +66,18 @@ class Ended:
 Job = Callable[[Config, Surroundings], Ended]
 
 
-def run_cleanup(flags: Flags, output: Output) -> ExitCode:
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who else hears how a job went: of the reason that ended it early, and its summary."""
+
+    told: Callable[[str], None] = lambda _reason: None
+    summed_up: Callable[[ScratchCleanup | DiskCheck], None] = lambda _summary: None
+
+
+_NOBODY = Audience()
+
+
+def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> ExitCode:
     """`scratch-cleanup`, from flags to exit code."""
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
@@ -74,15 +85,16 @@ def run_cleanup(flags: Flags, output: Output) -> ExitCode:
 
         sessions: list[ScratchSessionEvent] = []
         summary = clean(config, _also_to(sessions, surroundings) if config.metrics_directory else surroundings)
+        audience.summed_up(summary)
         code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
         if Reason.BRAKE in summary.sessions_skipped:
             code = ExitCode.REFUSED
         return Ended(code, lambda: _write_cleanup_metrics(config, surroundings.state, summary, sessions))
 
-    return _run(flags, output, job)
+    return _run(flags, output, job, told=audience.told)
 
 
-def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
+def run_check(flags: Flags, output: Output, fail_on: str | None, audience: Audience = _NOBODY) -> ExitCode:
     """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
@@ -93,12 +105,13 @@ def run_check(flags: Flags, output: Output, fail_on: str | None) -> ExitCode:
             levels_log.setLevel(logging.ERROR)
         with only_check(config.root) if output.unless_running else nullcontext():
             checked = check(config, surroundings)
+        audience.summed_up(checked.summary)
         code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
         if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
             code = ExitCode.LEVEL_REACHED
         return Ended(code, lambda: _write_check_metrics(config, surroundings.state, checked))
 
-    return _run(flags, output, job)
+    return _run(flags, output, job, told=audience.told)
 
 
 def run_check_for_nagios(flags: Flags, output: Output) -> int:

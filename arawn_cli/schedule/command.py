@@ -101,7 +101,7 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         if any(status.installed != Condition.MISSING.value for status in found):
             hidden = tuple(out_of_reach(settings, scheduler))
             found = [replace(status, problems=(*status.problems, *hidden)) for status in found]
-        _print_statuses(found, output)
+        print_statuses(found, output)
         return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
 
     return guarded(output, body)
@@ -136,7 +136,8 @@ def _teller() -> Callable[[str], None]:
     return lambda line: console.print(Text(names.escape(line), style=_COLOURS.get(line[:1], "")))
 
 
-def _print_statuses(found: list[ScheduleStatus], output: Output) -> None:
+def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
+    """Prints the status of each job in the form that was asked for."""
     match output.resolved():
         case "json":
             write = json_lines(sys.stdout)

@@ -1,4 +1,4 @@
-"""How often a job runs, in systemd's words and in cron's.
+"""How often a job runs, in systemd's words, in cron's and in Cloacina's.
 
 An interval is what `[maintenance.schedule]` holds: a duration such as `5m`, or a calendar word of systemd.time(7).
 """
@@ -30,6 +30,9 @@ _WORD_SECONDS = {
     "yearly": 366 * DAY,
     "annually": 366 * DAY,
 }
+
+# By name: some count the days from Sunday as 0, some as 1.
+_WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 
 # In the night, and past the hours that summer time skips or repeats: 2 or 3, east of Berlin and Paris.
 _NIGHT_HOURS = (4, 5)
@@ -113,6 +116,21 @@ def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
         "annually": CronTime(minute, hour, "1", "1"),
     }
     return words.get(interval) or _cron_duration(interval, job, number, words)
+
+
+def cloacina_time(interval: str, job: str, root: str) -> str:
+    """When Cloacina runs a job, in UTC: a crontab line's fields with the second in front.
+
+    Minute and hour come from a hash of root and job alone, so that all machines of a database say the same.
+
+    Raises:
+        ConfigurationError: there is no such expression for this duration.
+    """
+    seconds = 0 if interval in _WORD_SECONDS else seconds_of(interval)
+    if 0 < seconds < MINUTE and MINUTE % seconds == 0:
+        return f"*/{seconds} * * * * *"
+    time = cron_time(interval, job, "", root)
+    return f"0 {time}" if time.weekday == "*" else f"0 {time.minute} {time.hour} {time.day} {time.month} {_WEEKDAYS[int(time.weekday)]}"
 
 
 def _cron_duration(interval: str, job: str, number: int, words: Mapping[str, CronTime]) -> CronTime:

@@ -1,0 +1,112 @@
+"""`schedule show` and `schedule status` for Cloacina: what would be registered, what is, and how the last runs went.
+
+Both read the database alone: Cloacina itself, once started, would begin what is due.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from arawn_cli import instants
+from arawn_cli.config import Flags
+from arawn_cli.errors import EXIT_MEANINGS, ExitCode
+from arawn_cli.events import ScheduleStatus
+from arawn_cli.run import Output, guarded
+from arawn_cli.schedule.cloacina import Workflow
+from arawn_cli.schedule.cloacina_database import EngineDatabase, LastRun, Registered, database_from
+from arawn_cli.schedule.command import print_statuses
+from arawn_cli.schedule.order import OUTCOME
+from arawn_cli.schedule.ownership import Condition
+from arawn_cli.schedule.serve import roots_of, wanted
+from arawn_cli.schedule.status import is_well
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SERVE = "run arawn-cli schedule serve --cloacina"
+
+
+def run_show_cloacina(flags: Flags, output: Output, database: str | None) -> ExitCode:
+    """`schedule show --cloacina`: one workflow a line, with its expression; the password of the database is not shown."""
+
+    def body(_: Console | None) -> ExitCode:
+        roots = roots_of(flags, os.environ)
+        place = database_from(database, os.environ, roots[0][1].state_directory)
+        sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
+        for workflow in wanted(roots, flags, output):
+            sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def run_status_cloacina(flags: Flags, output: Output, database: str | None) -> ExitCode:
+    """`schedule status --cloacina`; 1 when something is not as configured, or the last run failed."""
+
+    def body(_: Console | None) -> ExitCode:
+        roots = roots_of(flags, os.environ)
+        place = database_from(database, os.environ, roots[0][1].state_directory)
+        workflows = wanted(roots, flags, output)
+        registered = {schedule.workflow: schedule for schedule in place.schedules()}
+        ended = place.last_runs()
+        found = [_status(place, workflow, registered, ended) for workflow in workflows]
+        print_statuses(found, output)
+        return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
+
+    return guarded(output, body)
+
+
+def _status(
+    place: EngineDatabase, workflow: Workflow, registered: Mapping[str, Registered], ended: Mapping[str, LastRun]
+) -> ScheduleStatus:
+    schedule, last = registered.get(workflow.name), ended.get(workflow.name)
+    condition = condition_of(workflow.cron, schedule)
+    return ScheduleStatus(
+        timestamp=instants.render(time.time_ns()),
+        host=socket.gethostname(),
+        dry_run=False,
+        job=workflow.order.job,
+        scheduler="cloacina",
+        scope=place.kind,
+        installed=condition.value,
+        enabled=schedule is not None and schedule.enabled,
+        next_run=schedule.next_run if schedule else None,
+        last_run=last.began if last else None,
+        result=result_of(last),
+        problems=tuple(_problems(workflow.name, condition, schedule, last)),
+    )
+
+
+def condition_of(cron: str, schedule: Registered | None) -> Condition:
+    """Whether a schedule is there, and as the configuration says."""
+    if schedule is None:
+        return Condition.MISSING
+    return Condition.CURRENT if schedule.cron == cron else Condition.OUTDATED
+
+
+def result_of(last: LastRun | None) -> str | None:
+    """The result of a run in the words of `schedule status`; None where none has ended."""
+    if last is None:
+        return None
+    if last.error is not None:
+        return "failed"
+    locked = EXIT_MEANINGS[ExitCode.LOCKED]
+    return locked if last.context.get(OUTCOME) == locked else "success"
+
+
+def _problems(name: str, condition: Condition, schedule: Registered | None, last: LastRun | None) -> list[str]:
+    found = []
+    if condition is Condition.MISSING:
+        found.append(f"{name} is not registered: {_SERVE}")
+    if condition is Condition.OUTDATED:
+        found.append(f"{name} is registered with another interval: {_SERVE} anew")
+    if schedule is not None and not schedule.enabled:
+        found.append(f"{name} is switched off in Cloacina")
+    if last is not None and last.error is not None:
+        found.append(f"the last run of {name} failed: {last.error}")
+    return found

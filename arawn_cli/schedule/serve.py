@@ -1,0 +1,156 @@
+"""`schedule serve`: both jobs as workflows of Cloacina, in the foreground until a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from arawn_cli.config import Config, Flags, load
+from arawn_cli.errors import ExitCode
+from arawn_cli.run import Output, guarded
+from arawn_cli.schedule.cloacina import Changes, Runner, Workflow, define, is_ours, workflows_of
+from arawn_cli.schedule.cloacina_database import VARIABLE, EngineDatabase, database_from, instant_of
+from arawn_cli.schedule.crew import Crew
+from arawn_cli.schedule.engine import EngineError, load_engine, postgres_driver
+from arawn_cli.schedule.engine_log import EngineLog
+from arawn_cli.schedule.order import Order
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+log = logging.getLogger(__name__)
+
+_RECORD_SECONDS = 5.0
+_NAP_SECONDS = 0.05
+
+
+def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
+    """`schedule serve --cloacina`."""
+
+    def body(_: Console | None) -> ExitCode:
+        before = {key: value for key, value in os.environ.items() if key != VARIABLE}
+        engine = load_engine()
+        roots = roots_of(flags, os.environ)
+        place = database_from(database, os.environ, roots[0][1].state_directory)
+        workflows = wanted(roots, flags, output)
+        _refuse_others(place)
+        _make_private(place, roots[0][1].state_directory)
+        engine_log = EngineLog(os.environ, place.without_secrets)
+        crew = Crew(before, engine_log.stdout)
+        with _Ending(crew) as ending:
+            define(engine, workflows, place, crew)
+            runner = Runner(engine, place)
+            _tell(workflows, runner.register(workflows), place)
+            ending.wait()
+            log.info("ending: no new runs, and those in hand are waited for")
+            crew.close()
+        _leave(runner, crew, engine_log, place)
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def roots_of(flags: Flags, environment: Mapping[str, str]) -> list[tuple[str | None, Config]]:
+    """The roots that the configuration names, each with its name, None for the main one.
+
+    Raises:
+        ConfigurationError, RefusedError: as `load`.
+    """
+    return [(None, load(flags, environment))]
+
+
+def wanted(roots: Sequence[tuple[str | None, Config]], flags: Flags, output: Output) -> list[Workflow]:
+    """The workflows of all roots, whose runs get the options of this command.
+
+    Raises:
+        ConfigurationError: an interval has no expression in Cloacina.
+    """
+    return workflows_of(roots, lambda job, _root: Order.of(job, flags, verbose=output.verbose, quiet=output.quiet))
+
+
+class _Ending:
+    """The signals that end the service: the first has it wait for the runs in hand, each further one ends those."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._asked = threading.Event()
+
+    def __enter__(self) -> _Ending:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    def wait(self) -> None:
+        """Returns when the first signal has come."""
+        self._asked.wait()
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked.is_set():
+            self._crew.stop()
+        self._asked.set()
+
+
+def _refuse_others(database: EngineDatabase) -> None:
+    """Cloacina begins all that is due in its database, and would fail the workflows of others, which this process does not have.
+
+    Raises:
+        EngineError: there are some.
+    """
+    if database.file is None:
+        postgres_driver()
+    others = sorted({schedule.workflow for schedule in database.schedules() if not is_ours(schedule.workflow)})
+    if others:
+        raise EngineError(
+            f"the database {database} has workflows of others ({', '.join(others)}), which would fail here: give it one of its own"
+        )
+
+
+def _make_private(database: EngineDatabase, state_directory: Path) -> None:
+    """Has Cloacina's files be this account's alone: its database, and the folder for packages that it makes among temporary files."""
+    try:
+        os.makedirs(state_directory, mode=0o700, exist_ok=True)
+        os.makedirs(state_directory / "cloacina", mode=0o700, exist_ok=True)
+        if database.file is not None:
+            os.close(os.open(database.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise EngineError(f"{error.filename} cannot be made: {error.strerror}") from error
+    os.environ["TMPDIR"] = str(state_directory / "cloacina")
+
+
+def _tell(workflows: Sequence[Workflow], changes: Changes, database: EngineDatabase) -> None:
+    for workflow in workflows:
+        log.info("%s is due at %s", workflow.name, workflow.cron)
+    counts = (len(changes.register), len(changes.update), len(changes.delete))
+    log.info("%d schedules registered, %d changed, %d removed in %s", *counts, database)
+
+
+def _leave(runner: Runner, crew: Crew, engine_log: EngineLog, database: EngineDatabase) -> None:
+    """Ends Cloacina once it has recorded the last runs."""
+    _await_records(crew, database)
+    engine_log.end()
+    if crew.has_turned_away:
+        # Runs that were not begun hold threads of Cloacina's, for which its own end would wait in vain.
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(ExitCode.DONE)
+    runner.shutdown()
+
+
+def _await_records(crew: Crew, database: EngineDatabase) -> None:
+    """Waits a little for the ends of the last runs to stand in the history; one that failed stays open until it was tried again."""
+    give_up = time.monotonic() + _RECORD_SECONDS
+    last = {(workflow, instant_of(due)) for workflow, due in crew.ended}
+    while last & database.unfinished() and time.monotonic() < give_up:
+        time.sleep(_NAP_SECONDS)
