@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from arawn_cli import addresses
 from arawn_cli.addresses import Address
 from arawn_cli.config_problems import near_misses, problems_of
+from arawn_cli.config_roots import as_named, clashes, names_of, refuse_another
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.names import escape
@@ -23,7 +24,6 @@ from arawn_cli.names import escape
 SYSTEM_FILE = Path("/etc/arawn/config.toml")
 WORKSTREAMS = "workstreams"
 _RELAY = "[maintenance.relay]"
-DATABASE = "workstreams.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,18 @@ class Flags:
     apply: Path | None = None
     relay_url: str | None = None
     no_relay: bool = False
+    root: str | None = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The words that named a root of the file."""
+        return () if self.root is None else ("--root", self.root)
 
     @property
     def located(self) -> tuple[str, ...]:
         """The words that said where configuration and root are, for another command of the same shell."""
         config = ("--config", str(self.config)) if self.config is not None else ()
-        return config if self.base_path is None else (*config, "--base-path", self.base_path)
+        return (*config, *self.named) if self.base_path is None else (*config, "--base-path", self.base_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,6 @@ class Config:
         file: the configuration file that was read, or None for built-in defaults.
         root: the absolute path of Arawn's root; it has not been looked at yet.
         database: the configured database, or None for `<root>/workstreams.db` if that is there.
-        without_effect: keys below `[maintenance]` that the file sets and this version does not act on.
         older_than_days: age in days from which a scratch session is inactive.
         plan_out: file to write the plan to.
         apply: plan that alone may be carried out.
@@ -75,7 +80,8 @@ class Config:
         remembers: whether a check may change levels: one whose events do not go where they always go must not, or
             those who are told by the others would miss a change.
         metrics_directory: where files for Prometheus' node_exporter go, if anywhere.
-        tables: the file's tables as they are, with which keys it sets.
+        tables: the file's tables with which keys it sets; what a named root has of its own stands in the place of the rest.
+        root_name: which of `[[maintenance.roots]]` this is, or None for the main root.
     """
 
     file: Path | None
@@ -95,11 +101,7 @@ class Config:
     tables: ConfigFile
     metrics_directory: Path | None = None
     remembers: bool = True
-    without_effect: tuple[str, ...] = ()
-
-
-# Keys that belong to the file's contract and that this version does not act on yet.
-_WITHOUT_EFFECT = ("roots",)
+    root_name: str | None = None
 
 
 def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Config:
@@ -110,12 +112,15 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         RefusedError: the root is named, and empty.
     """
     path = _find_file(flags, environment, system_file)
-    tables = _parse(path) if path else ConfigFile()
+    given = _parse(path) if path else ConfigFile()
     directory = path.parent if path else _default_directory(environment)
+    tables = given if flags.root is None else as_named(given, flags.root, path)
+    root = _root(flags, environment, tables, directory)
+    refuse_another(root, flags.root, given, directory)
     days = flags.older_than_days
     return Config(
         file=path,
-        root=_root(flags, environment, tables, directory),
+        root=root,
         database=_database(tables, directory),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
@@ -130,18 +135,9 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         relay=None if flags.no_relay else _relay(flags, tables, directory),
         remembers=flags.relay_url is None and not (flags.no_relay and tables.maintenance.relay.url),
         metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
-        without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
+        root_name=flags.root,
         tables=tables,
     )
-
-
-def _is_set(table: BaseModel, key: str) -> bool:
-    """Whether the file itself gives a key of a table, by its dotted path."""
-    name, _, rest = key.partition(".")
-    if name not in table.model_fields_set:
-        return False
-    inner = getattr(table, name)
-    return _is_set(inner, rest) if rest and isinstance(inner, BaseModel) else True
 
 
 def _bytes(amount: float, unit: int) -> int:
@@ -190,7 +186,7 @@ def _parse(path: Path) -> ConfigFile:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
-    problems = near_misses(document)
+    problems = near_misses(document) + clashes(document, path.parent)
     try:
         tables = ConfigFile.model_validate(document)
     except ValidationError as error:
@@ -204,7 +200,7 @@ def _parse(path: Path) -> ConfigFile:
 def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
     if flags.base_path is not None:
         return _named_root(flags.base_path, "--base-path", Path())
-    if (named := environment.get("ARAWN_BASE_PATH")) is not None:
+    if flags.root is None and (named := environment.get("ARAWN_BASE_PATH")) is not None:
         return _named_root(named, "ARAWN_BASE_PATH", Path())
     if tables.paths.base_path is not None:
         return _named_root(tables.paths.base_path, "[paths] base_path", directory)
@@ -218,6 +214,7 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
         "no Arawn root found: neither "
         + " nor ".join(str(candidate / WORKSTREAMS) for candidate in candidates)
         + " is a directory; name the root with --base-path, ARAWN_BASE_PATH or [paths] base_path"
+        + (f", or one of the file's own with --root: {names_of(tables)}" if tables.maintenance.roots else "")
     )
 
 

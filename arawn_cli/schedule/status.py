@@ -132,6 +132,7 @@ def _event(
     return ScheduleStatus(
         timestamp=instants.render(told.now),
         host=told.host,
+        root=told.config.root_name,
         dry_run=False,
         job=job.name,
         scheduler=place.scheduler.value,
