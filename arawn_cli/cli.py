@@ -67,9 +67,7 @@ BasePathOption = Annotated[
 ]
 RootOption = Annotated[
     str | None,
-    typer.Option(
-        "--root", metavar="NAME", callback=_one_root, help="One of the configuration's [[maintenance.roots]], instead of the main root."
-    ),
+    typer.Option("--root", metavar="NAME", callback=_one_root, help="A root by its name in maintenance.roots, instead of the main root."),
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
@@ -273,6 +271,7 @@ def schedule_show(
     user: ScopeOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -281,7 +280,7 @@ def schedule_show(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_show
 
-    raise typer.Exit(run_show(Flags(config, base_path), Output("table", verbose, quiet), Choice(systemd, cron, user)))
+    raise typer.Exit(run_show(Flags(config, base_path, root=root), Output("table", verbose, quiet), Choice(systemd, cron, user)))
 
 
 @schedule.command("install")
@@ -293,6 +292,7 @@ def schedule_install(
     force: ForceOption = False,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -302,7 +302,7 @@ def schedule_install(
     from arawn_cli.schedule.command import Choice, run_install
 
     choice = Choice(systemd, cron, user, yes, force)
-    raise typer.Exit(run_install(Flags(config, base_path), Output("table", verbose, quiet), choice))
+    raise typer.Exit(run_install(Flags(config, base_path, root=root), Output("table", verbose, quiet), choice))
 
 
 @schedule.command("remove")
@@ -312,6 +312,7 @@ def schedule_remove(
     user: ScopeOption = None,
     yes: YesOption = False,
     force: ForceOption = False,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -319,7 +320,7 @@ def schedule_remove(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_remove
 
-    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force)))
+    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force), root))
 
 
 @schedule.command("status")
@@ -329,6 +330,7 @@ def schedule_status(
     user: ScopeOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -338,7 +340,7 @@ def schedule_status(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_status
 
-    raise typer.Exit(run_status(Flags(config, base_path), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+    raise typer.Exit(run_status(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
 
 
 @app.command()

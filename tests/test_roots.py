@@ -166,7 +166,7 @@ def test_all_faults_of_all_roots_are_told_at_once(run: RunCommand, tree: SampleT
         assert done.stderr.count(f"  maintenance.roots{where}: ") == 1
 
 
-@pytest.mark.parametrize("command", [("scratch-cleanup",), ("disk-check",), ("trash", "list"), ("report",)])
+@pytest.mark.parametrize("command", [("scratch-cleanup",), ("disk-check",), ("trash", "list"), ("report",), ("schedule", "show")])
 def test_an_unknown_name_is_refused_with_78_and_the_names_there_are(
     run: RunCommand, config: Callable[..., Path], command: tuple[str, ...]
 ) -> None:
@@ -223,6 +223,15 @@ def test_a_path_below_home_is_the_homes_of_who_runs_it(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     path = written(tmp_path / "c.toml", {"name": "lab", "path": "~/lab"})
     assert of_lab(path).root == tmp_path / "lab"
+
+
+def test_timers_whose_account_has_another_home_are_told_to_write_it_out(run: RunCommand, lab: SampleTree, tmp_path: Path) -> None:
+    lab.root.rename(tmp_path / "home" / "lab")
+    path = written(tmp_path / "c.toml", {"name": "lab", "path": "~/lab"})
+    words = ("schedule", "show", "--systemd", "--config", path, "--root", "lab")
+    assert f"--config {path} --root lab --unless-running" in run(*words, "--user").stdout
+    done = run(*words, "--system")
+    assert (done.code, "path of the root lab begins with ~" in done.stderr) == (78, True)
 
 
 def test_levels_and_runs_of_two_roots_are_remembered_apart(
