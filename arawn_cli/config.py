@@ -28,7 +28,7 @@ _RELAY = "[maintenance.relay]"
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the command line says about the configuration; None where it says nothing."""
+    """What the command line says about the configuration; None where it says nothing. `root` outweighs `base_path`."""
 
     config: Path | None = None
     base_path: str | None = None
@@ -50,7 +50,9 @@ class Flags:
     def located(self) -> tuple[str, ...]:
         """The words that said where configuration and root are, for another command of the same shell."""
         config = ("--config", str(self.config)) if self.config is not None else ()
-        return (*config, *self.named) if self.base_path is None else (*config, "--base-path", self.base_path)
+        if self.root is not None or self.base_path is None:
+            return (*config, *self.named)
+        return (*config, "--base-path", self.base_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     return Config(
         file=path,
         root=root,
-        database=_database(tables, directory),
+        database=_database(tables, directory, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
@@ -198,10 +200,10 @@ def _parse(path: Path) -> ConfigFile:
 
 
 def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
-    if flags.base_path is not None:
-        return _named_root(flags.base_path, "--base-path", Path())
-    if flags.root is None and (named := environment.get("ARAWN_BASE_PATH")) is not None:
-        return _named_root(named, "ARAWN_BASE_PATH", Path())
+    asked = ((flags.base_path, "--base-path"), (environment.get("ARAWN_BASE_PATH"), "ARAWN_BASE_PATH"))
+    for value, source in asked if flags.root is None else ():
+        if value is not None:
+            return _named_root(value, source, Path())
     if tables.paths.base_path is not None:
         return _named_root(tables.paths.base_path, "[paths] base_path", directory)
     if tables.workstream.data_dir is not None:
@@ -231,12 +233,12 @@ def _expanded(value: str, source: str) -> Path:
         raise ConfigurationError(f"{source}: nobody's home directory is known by the name in {value!r}") from error
 
 
-def _database(tables: ConfigFile, directory: Path) -> Path | None:
+def _database(tables: ConfigFile, directory: Path, source: str) -> Path | None:
     if tables.workstream.database is None:
         return None
-    path = directory / _expanded(tables.workstream.database, "[workstream] database")
+    path = directory / _expanded(tables.workstream.database, source)
     if not path.is_file():
-        raise ConfigurationError(f"[workstream] database: {path} is not there, or is no file")
+        raise ConfigurationError(f"{source}: {path} is not there, or is no file")
     return path
 
 

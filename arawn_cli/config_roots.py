@@ -30,6 +30,9 @@ TAKES_THE_PLACE_OF = {
 }
 """The key of a named root, and the key of the other tables whose value it is for that root."""
 
+ADDED = ("limits", "protect")
+"""Keys of a named root that leave what the other tables say in force."""
+
 
 def index_of(tables: ConfigFile, name: str) -> int | None:
     """Where in the list of roots a name stands."""
@@ -78,8 +81,10 @@ def clashes(document: Mapping[str, object], directory: Path) -> list[str]:
     for key in ("name", "path", "database"):
         taken = _default_databases(owners, directory) if key == "database" else {}
         for owner in owners:
-            where, value = owner.get(key, ("", ""))
-            other = taken.setdefault(value if key == "name" else _normal(value, directory), where) if where else where
+            if key not in owner:
+                continue
+            where, value = owner[key]
+            other = taken.setdefault(value if key == "name" else _normal(value, directory), where)
             if other != where:
                 lines.append(f"{where}: found {shown(value)}; allowed: a {key} of its own, and this is that of {other}")
     return lines

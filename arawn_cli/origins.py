@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from arawn_cli.addresses import redact_value
 from arawn_cli.config import Config, Flags
-from arawn_cli.config_roots import TAKES_THE_PLACE_OF, index_of
+from arawn_cli.config_roots import ADDED, TAKES_THE_PLACE_OF, index_of
 
 DEFAULT = "default"
 
@@ -76,7 +76,8 @@ def _named(config: Config, name: str) -> dict[str, tuple[object, str | None]]:
 
 
 def _of_named(config: Config, name: str, key: str) -> str:
-    return f"{config.file}: maintenance.roots[{index_of(config.tables, name)}].{key}"
+    more = f"{TAKES_THE_PLACE_OF[key]} and " if key in ADDED else ""
+    return f"{config.file}: {more}maintenance.roots[{index_of(config.tables, name)}].{key}"
 
 
 def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]:

@@ -95,6 +95,15 @@ def test_a_session_is_judged_by_the_database_of_its_own_root(
     assert run("scratch-cleanup", "--config", path).reasons() == {"shared": "expired"}
 
 
+def test_a_database_of_a_root_that_is_not_there_is_an_error_for_that_root_alone(
+    run: RunCommand, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config(database=str(tmp_path / "gone.db"))
+    done = run("scratch-cleanup", "--config", path, "--root", "lab")
+    assert (done.code, "database of the root lab: " in done.stderr) == (78, True)
+    assert run("scratch-cleanup", "--config", path).code == 0
+
+
 def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     maintenance = {
@@ -113,16 +122,24 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
     main = load(Flags(path), {})
     assert (main.root, main.root_name, main.total_limit_bytes) == (Path("/srv/arawn"), None, 10 * GIB)
     assert main.maintenance.cleanup.protect == ("keep-*",)
+    assert of_lab(path, base_path="/elsewhere").root == Path("/lab")
     assert of_lab(path, older_than_days=2).older_than_days == 2
 
 
 def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
-    other = {"name": "other", "path": "/other"}
-    path = written(tmp_path / "c.toml", other, {"name": "lab", "path": "/lab", "session_warning_mb": 7.0}, workstream={"data_dir": "x"})
+    other = {"name": "other", "path": "/other", "protect": ["x"]}
+    path = written(
+        tmp_path / "c.toml",
+        other,
+        {"name": "lab", "path": "/lab", "session_warning_mb": 7.0, "protect": ["y"]},
+        workstream={"data_dir": "x"},
+    )
     flags = Flags(path, root="lab")
     found = {setting.key: (setting.value, setting.source) for setting in settings_of(load(flags, {}), flags, {"ARAWN_BASE_PATH": "/env"})}
     assert found["paths.base_path"] == ('"/lab"', f"{path}: maintenance.roots[1].path")
     assert found["paths.usage.session_warning_mb"] == ("7.0", f"{path}: maintenance.roots[1].session_warning_mb")
+    protect = ('["y"]', f"{path}: maintenance.cleanup.protect and maintenance.roots[1].protect")
+    assert found["maintenance.cleanup.protect"] == protect
     assert found["paths.cleanup.scratch_cleanup_days"] == ("10", str(path))
     assert found["workstream.database"] == found["workstream.data_dir"] == ("null", "default")
     assert found["paths.usage.total_warning_gb"] == ("10.0", "default")
