@@ -37,6 +37,7 @@ class CheckEvents:
         return WorkstreamUsage(
             timestamp=self.surroundings.timestamp(),
             host=self.surroundings.host,
+            root=self.config.root_name,
             dry_run=self.config.dry_run,
             workstream_id=tree.row.id,
             workstream_name=tree.row.title,
@@ -61,6 +62,7 @@ class CheckEvents:
         return DiskPressure(
             timestamp=self.surroundings.timestamp(),
             host=self.surroundings.host,
+            root=self.config.root_name,
             dry_run=self.config.dry_run,
             level=verdict.level,
             scope=scope.scope,
@@ -85,6 +87,7 @@ class CheckEvents:
         return DiskCheck(
             timestamp=self.surroundings.timestamp(),
             host=self.surroundings.host,
+            root=self.config.root_name,
             dry_run=self.config.dry_run,
             level=level,
             total_usage_bytes=total.usage,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.filesize import decimal
 
+from arawn_cli.config import Config
 from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered
 from arawn_cli.leftovers import Purged
 from arawn_cli.model import Action, Failure, Outcome
@@ -38,13 +39,14 @@ def sentence(outcome: Outcome) -> str:
     return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {size}"
 
 
-def session_event(outcome: Outcome, surroundings: Surroundings, *, dry_run: bool) -> ScratchSessionEvent:
+def session_event(outcome: Outcome, surroundings: Surroundings, config: Config) -> ScratchSessionEvent:
     """What became of a session, as an event."""
     session = outcome.session
     return ScratchSessionEvent(
         timestamp=surroundings.timestamp(),
         host=surroundings.host,
-        dry_run=dry_run,
+        root=config.root_name,
+        dry_run=config.dry_run,
         session_id=escape(session.name),
         action=outcome.action,
         reason=outcome.reason,
@@ -56,7 +58,7 @@ def session_event(outcome: Outcome, surroundings: Surroundings, *, dry_run: bool
 
 
 def summary_event(
-    report: CleanupReport, surroundings: Surroundings, *, dry_run: bool, trash_bytes: int, duration_ms: int
+    report: CleanupReport, surroundings: Surroundings, config: Config, *, trash_bytes: int, duration_ms: int
 ) -> ScratchCleanup:
     """A whole run, as its last event."""
     cleaned = [outcome for outcome in report.outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
@@ -65,7 +67,8 @@ def summary_event(
     return ScratchCleanup(
         timestamp=surroundings.timestamp(),
         host=surroundings.host,
-        dry_run=dry_run,
+        root=config.root_name,
+        dry_run=config.dry_run,
         sessions_checked=len(report.outcomes),
         sessions_cleaned=len(cleaned),
         bytes_reclaimed=freed,

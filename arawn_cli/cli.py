@@ -53,9 +53,21 @@ class FailOn(str, Enum):
     CRITICAL = "critical"
 
 
+def _one_root(context: typer.Context, value: str | None) -> str | None:
+    """Refuses a second way to say the root; whichever of both options comes last finds the other."""
+    if value is not None and any(context.params.get(name) is not None for name in ("base_path", "root")):
+        raise typer.BadParameter("--root and --base-path exclude each other")
+    return value
+
+
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
 BasePathOption = Annotated[
-    str | None, typer.Option("--base-path", metavar="PATH", help="Arawn's root, the folder that holds workstreams/.")
+    str | None,
+    typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
+]
+RootOption = Annotated[
+    str | None,
+    typer.Option("--root", metavar="NAME", callback=_one_root, help="A root by its name in maintenance.roots, instead of the main root."),
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
@@ -99,6 +111,7 @@ def _top(
 def scratch_cleanup(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")] = None,
     older_than_days: Annotated[
         int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
@@ -124,7 +137,7 @@ def scratch_cleanup(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_cleanup
 
-    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay)
+    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay, root=root)
     raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet, unless_running)))
 
 
@@ -132,6 +145,7 @@ def scratch_cleanup(
 def disk_check(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
     output: CheckFormatOption = CheckFormat.AUTO,
@@ -145,7 +159,7 @@ def disk_check(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_check, run_check_for_nagios
 
-    flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay)
+    flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
     if output is CheckFormat.NAGIOS:
         raise typer.Exit(run_check_for_nagios(flags, Output(output.value, verbose, quiet)))
     raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet, unless_running), fail_on.value if fail_on else None))
@@ -155,6 +169,7 @@ def disk_check(
 def report(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
@@ -170,7 +185,7 @@ def report(
     from arawn_cli.run import Output, run_report
     from arawn_cli.schedule.installed import kept_by_timers
 
-    flags = Flags(config, base_path, dry_run=True, no_relay=True)
+    flags = Flags(config, base_path, dry_run=True, no_relay=True, root=root)
     kept = partial(kept_by_timers, flags=flags, environment=os.environ)
     raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html, kept))
 
@@ -183,6 +198,7 @@ app.add_typer(trash, name="trash")
 def trash_list(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -191,7 +207,7 @@ def trash_list(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_trash_list
 
-    raise typer.Exit(run_trash_list(Flags(config, base_path), Output(output.value, verbose, quiet)))
+    raise typer.Exit(run_trash_list(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
 
 
 @trash.command("restore")
@@ -199,6 +215,7 @@ def trash_restore(
     session: Annotated[str, typer.Argument(metavar="ID", help="Id of the removed session.")],
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -210,7 +227,7 @@ def trash_restore(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_trash_restore
 
-    raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False), Output(output.value, verbose, quiet), session))
+    raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False, root=root), Output(output.value, verbose, quiet), session))
 
 
 @trash.command("purge")
@@ -220,6 +237,7 @@ def trash_purge(
     ] = 0,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be purged.")] = False,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
@@ -229,7 +247,9 @@ def trash_purge(
     from arawn_cli.config import Flags
     from arawn_cli.run import Output, run_trash_purge
 
-    raise typer.Exit(run_trash_purge(Flags(config, base_path, dry_run=dry_run), Output(output.value, verbose, quiet), older_than_days))
+    raise typer.Exit(
+        run_trash_purge(Flags(config, base_path, dry_run=dry_run, root=root), Output(output.value, verbose, quiet), older_than_days)
+    )
 
 
 schedule = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from the configuration.")
@@ -266,6 +286,7 @@ def schedule_show(
     database: DatabaseOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -277,8 +298,8 @@ def schedule_show(
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.schedule.cloacina_status import run_show_cloacina
 
-        raise typer.Exit(run_show_cloacina(Flags(config, base_path), Output("table", verbose, quiet), database))
-    raise typer.Exit(run_show(Flags(config, base_path), Output("table", verbose, quiet), Choice(systemd, cron, user)))
+        raise typer.Exit(run_show_cloacina(Flags(config, base_path, root=root), Output("table", verbose, quiet), database))
+    raise typer.Exit(run_show(Flags(config, base_path, root=root), Output("table", verbose, quiet), Choice(systemd, cron, user)))
 
 
 @schedule.command("install")
@@ -290,6 +311,7 @@ def schedule_install(
     force: ForceOption = False,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -299,7 +321,7 @@ def schedule_install(
     from arawn_cli.schedule.command import Choice, run_install
 
     choice = Choice(systemd, cron, user, yes, force)
-    raise typer.Exit(run_install(Flags(config, base_path), Output("table", verbose, quiet), choice))
+    raise typer.Exit(run_install(Flags(config, base_path, root=root), Output("table", verbose, quiet), choice))
 
 
 @schedule.command("remove")
@@ -309,6 +331,7 @@ def schedule_remove(
     user: ScopeOption = None,
     yes: YesOption = False,
     force: ForceOption = False,
+    root: RootOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -316,7 +339,7 @@ def schedule_remove(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_remove
 
-    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force)))
+    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force), root))
 
 
 @schedule.command("status")
@@ -328,6 +351,7 @@ def schedule_status(
     database: DatabaseOption = None,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -340,8 +364,8 @@ def schedule_status(
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.schedule.cloacina_status import run_status_cloacina
 
-        raise typer.Exit(run_status_cloacina(Flags(config, base_path), Output(output.value, verbose, quiet), database))
-    raise typer.Exit(run_status(Flags(config, base_path), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+        raise typer.Exit(run_status_cloacina(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), database))
+    raise typer.Exit(run_status(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
 
 
 @schedule.command("serve")
@@ -367,6 +391,7 @@ def schedule_serve(
 def doctor(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
+    root: RootOption = None,
     output: FormatOption = Format.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
@@ -378,7 +403,7 @@ def doctor(
     from arawn_cli.doctor.command import run_doctor
     from arawn_cli.run import Output
 
-    flags = Flags(config, base_path, relay_url=relay_url, no_relay=no_relay)
+    flags = Flags(config, base_path, relay_url=relay_url, no_relay=no_relay, root=root)
     raise typer.Exit(run_doctor(flags, Output(output.value, verbose, quiet)))
 
 

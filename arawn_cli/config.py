@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from arawn_cli import addresses
 from arawn_cli.addresses import Address
 from arawn_cli.config_problems import near_misses, problems_of
+from arawn_cli.config_roots import as_named, clashes, names_of, refuse_another
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.names import escape
@@ -23,12 +24,15 @@ from arawn_cli.names import escape
 SYSTEM_FILE = Path("/etc/arawn/config.toml")
 WORKSTREAMS = "workstreams"
 _RELAY = "[maintenance.relay]"
-DATABASE = "workstreams.db"
+
+
+class NoRootError(ConfigurationError):
+    """Nothing names a main root, and none is where it is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the command line says about the configuration; None where it says nothing."""
+    """What the command line says about the configuration; None where it says nothing. `root` outweighs `base_path`."""
 
     config: Path | None = None
     base_path: str | None = None
@@ -39,12 +43,20 @@ class Flags:
     apply: Path | None = None
     relay_url: str | None = None
     no_relay: bool = False
+    root: str | None = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The words that named a root of the file."""
+        return () if self.root is None else ("--root", self.root)
 
     @property
     def located(self) -> tuple[str, ...]:
         """The words that said where configuration and root are, for another command of the same shell."""
         config = ("--config", str(self.config)) if self.config is not None else ()
-        return config if self.base_path is None else (*config, "--base-path", self.base_path)
+        if self.root is not None or self.base_path is None:
+            return (*config, *self.named)
+        return (*config, "--base-path", self.base_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,6 @@ class Config:
         file: the configuration file that was read, or None for built-in defaults.
         root: the absolute path of Arawn's root; it has not been looked at yet.
         database: the configured database, or None for `<root>/workstreams.db` if that is there.
-        without_effect: keys below `[maintenance]` that the file sets and this version does not act on.
         older_than_days: age in days from which a scratch session is inactive.
         plan_out: file to write the plan to.
         apply: plan that alone may be carried out.
@@ -75,7 +86,8 @@ class Config:
         remembers: whether a check may change levels: one whose events do not go where they always go must not, or
             those who are told by the others would miss a change.
         metrics_directory: where files for Prometheus' node_exporter go, if anywhere.
-        tables: the file's tables as they are, with which keys it sets.
+        tables: the file's tables with which keys it sets; what a named root has of its own stands in the place of the rest.
+        root_name: which of `[[maintenance.roots]]` this is, or None for the main root.
     """
 
     file: Path | None
@@ -95,11 +107,7 @@ class Config:
     tables: ConfigFile
     metrics_directory: Path | None = None
     remembers: bool = True
-    without_effect: tuple[str, ...] = ()
-
-
-# Keys that belong to the file's contract and that this version does not act on yet.
-_WITHOUT_EFFECT = ("roots",)
+    root_name: str | None = None
 
 
 def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Config:
@@ -110,13 +118,16 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         RefusedError: the root is named, and empty.
     """
     path = _find_file(flags, environment, system_file)
-    tables = _parse(path) if path else ConfigFile()
+    given = _parse(path) if path else ConfigFile()
     directory = path.parent if path else _default_directory(environment)
+    tables = given if flags.root is None else as_named(given, flags.root, path)
+    root = _root(flags, environment, tables, directory)
+    refuse_another(root, flags.root, given, directory)
     days = flags.older_than_days
     return Config(
         file=path,
-        root=_root(flags, environment, tables, directory),
-        database=_database(tables, directory),
+        root=root,
+        database=_database(tables, directory, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
@@ -130,18 +141,9 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         relay=None if flags.no_relay else _relay(flags, tables, directory),
         remembers=flags.relay_url is None and not (flags.no_relay and tables.maintenance.relay.url),
         metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
-        without_effect=tuple(key for key in _WITHOUT_EFFECT if _is_set(tables.maintenance, key)),
+        root_name=flags.root,
         tables=tables,
     )
-
-
-def _is_set(table: BaseModel, key: str) -> bool:
-    """Whether the file itself gives a key of a table, by its dotted path."""
-    name, _, rest = key.partition(".")
-    if name not in table.model_fields_set:
-        return False
-    inner = getattr(table, name)
-    return _is_set(inner, rest) if rest and isinstance(inner, BaseModel) else True
 
 
 def _bytes(amount: float, unit: int) -> int:
@@ -156,6 +158,23 @@ def _default_directory(environment: Mapping[str, str]) -> Path:
         return platformdirs.user_config_path("arawn")
     except RuntimeError as error:
         raise ConfigurationError("this account has no home directory: name the configuration with --config") from error
+
+
+def load_all(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> list[Config]:
+    """The configuration of the main root, if there is one, and of each root that the file names.
+
+    Raises:
+        ConfigurationError, RefusedError: as `load`, of any of them.
+    """
+    path = _find_file(flags, environment, system_file)
+    names = [entry.name for entry in _parse(path).maintenance.roots] if path else []
+    found = []
+    try:
+        found.append(load(flags, environment, system_file=system_file))
+    except NoRootError:
+        if not names:
+            raise
+    return [*found, *(load(replace(flags, root=name, base_path=None), environment, system_file=system_file) for name in names)]
 
 
 def _find_file(flags: Flags, environment: Mapping[str, str], system_file: Path) -> Path | None:
@@ -190,7 +209,7 @@ def _parse(path: Path) -> ConfigFile:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
-    problems = near_misses(document)
+    problems = near_misses(document) + clashes(document, path.parent)
     try:
         tables = ConfigFile.model_validate(document)
     except ValidationError as error:
@@ -202,10 +221,10 @@ def _parse(path: Path) -> ConfigFile:
 
 
 def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
-    if flags.base_path is not None:
-        return _named_root(flags.base_path, "--base-path", Path())
-    if (named := environment.get("ARAWN_BASE_PATH")) is not None:
-        return _named_root(named, "ARAWN_BASE_PATH", Path())
+    asked = ((flags.base_path, "--base-path"), (environment.get("ARAWN_BASE_PATH"), "ARAWN_BASE_PATH"))
+    for value, source in asked if flags.root is None else ():
+        if value is not None:
+            return _named_root(value, source, Path())
     if tables.paths.base_path is not None:
         return _named_root(tables.paths.base_path, "[paths] base_path", directory)
     if tables.workstream.data_dir is not None:
@@ -214,10 +233,11 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
     for candidate in candidates:
         if (candidate / WORKSTREAMS).is_dir():
             return candidate
-    raise ConfigurationError(
+    raise NoRootError(
         "no Arawn root found: neither "
         + " nor ".join(str(candidate / WORKSTREAMS) for candidate in candidates)
         + " is a directory; name the root with --base-path, ARAWN_BASE_PATH or [paths] base_path"
+        + (f", or one of the file's own with --root: {names_of(tables)}" if tables.maintenance.roots else "")
     )
 
 
@@ -234,12 +254,12 @@ def _expanded(value: str, source: str) -> Path:
         raise ConfigurationError(f"{source}: nobody's home directory is known by the name in {value!r}") from error
 
 
-def _database(tables: ConfigFile, directory: Path) -> Path | None:
+def _database(tables: ConfigFile, directory: Path, source: str) -> Path | None:
     if tables.workstream.database is None:
         return None
-    path = directory / _expanded(tables.workstream.database, "[workstream] database")
+    path = directory / _expanded(tables.workstream.database, source)
     if not path.is_file():
-        raise ConfigurationError(f"[workstream] database: {path} is not there, or is no file")
+        raise ConfigurationError(f"{source}: {path} is not there, or is no file")
     return path
 
 

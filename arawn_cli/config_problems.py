@@ -67,16 +67,17 @@ def _near_miss(key: str, table: type[BaseModel], prefix: str) -> str | None:
 
 
 def _line(detail: ErrorDetails) -> str:
-    path = escape(".".join(str(part) for part in detail["loc"]))
+    path = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
     message = detail["msg"].removeprefix("Value error, ")
     allowed = message[0].lower() + message[1:]
     hint = _HINTS.get(path)
-    return f"{path}: found {_shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
+    return f"{path}: found {shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of the file in short, without the secrets that an address may hold."""
     text = redact_value(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 

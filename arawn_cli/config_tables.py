@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Confi
 
 from arawn_cli import addresses
 
+ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 MIB = 1024**2
 GIB = 1024**3
 
@@ -69,13 +70,21 @@ def _relay_url(value: str) -> str:
     return value
 
 
+def _fixed_path(value: str) -> str:
+    if not value.startswith(("/", "~")):
+        raise ValueError("an absolute path, or one that begins with ~")
+    return value
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+FixedPath = Annotated[FilePath, AfterValidator(_fixed_path)]
 Interval = Annotated[str, AfterValidator(_interval)]
 Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
 _SIZE_MAX = 2**63
 
 
@@ -94,7 +103,7 @@ class UsageLimits(_Table):
 class CleanupDefaults(_Table):
     """`[paths.cleanup]`."""
 
-    scratch_cleanup_days: Annotated[int, Field(ge=1, le=36_500)] = 7
+    scratch_cleanup_days: Days = 7
     dry_run: bool = False
 
 
@@ -171,10 +180,20 @@ class Schedule(_Table):
 
 
 class NamedRoot(_Table):
-    """One of `[[maintenance.roots]]`."""
+    """One of `[[maintenance.roots]]`: a root, and what of the other tables is different for it; see `config_roots`.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
-    path: Annotated[str, Field(min_length=1)]
+    The name becomes part of the names of units, files and directories.
+    """
+
+    name: Annotated[str, Field(pattern=ROOT_NAME, max_length=64)]
+    path: FixedPath
+    database: FixedPath | None = None
+    scratch_cleanup_days: Days | None = None
+    total_warning_gb: Amount | None = None
+    workstream_warning_gb: Amount | None = None
+    session_warning_mb: Amount | None = None
+    limits: dict[str, Size] = {}
+    protect: tuple[str, ...] = Field(default=(), strict=False)
 
 
 class Metrics(_Table):

@@ -31,12 +31,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """The fields that every event has; `id` is a random UUID."""
+    """The fields that every event has; `id` is a random UUID, `root` the name of one of several roots, null for the main one."""
 
     type: str
     id: str = field(default_factory=lambda: str(uuid4()))
     timestamp: str
     host: str
+    root: str | None
     dry_run: bool
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from rich.filesize import decimal
 
-from arawn_cli.config import DATABASE, Config
+from arawn_cli.config import Config
+from arawn_cli.config_roots import DATABASE
 from arawn_cli.database import DatabaseUnreadableError, workstream_rows
 from arawn_cli.events import Filesystem
 from arawn_cli.filesystem import filesystem_of

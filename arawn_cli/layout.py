@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.config import DATABASE, WORKSTREAMS, Config
+from arawn_cli.config import WORKSTREAMS, Config
+from arawn_cli.config_roots import DATABASE
 from arawn_cli.descriptors import entries, open_directory
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.model import SCRATCH, Entry, FileKind

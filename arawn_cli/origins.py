@@ -10,13 +10,17 @@ from pydantic import BaseModel
 
 from arawn_cli.addresses import redact_value
 from arawn_cli.config import Config, Flags
+from arawn_cli.config_roots import ADDED, TAKES_THE_PLACE_OF, index_of
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value: its dotted key, the value as JSON writes it, and its source: a flag, `$VARIABLE`, a path, or `default`."""
+    """One value: its dotted key, the value as JSON writes it, and its source.
+
+    That is a flag, `$VARIABLE`, the path of the file, `default`, or for what a named root has of its own the path and the key there.
+    """
 
     key: str
     value: str
@@ -37,6 +41,8 @@ def settings_of(config: Config, flags: Flags, environment: Mapping[str, str]) ->
 
 def root_source(config: Config, flags: Flags, environment: Mapping[str, str]) -> str:
     """What named the root; `default` where it was looked for."""
+    if flags.root is not None:
+        return _of_named(config, flags.root, "path")
     if flags.base_path is not None:
         return "--base-path"
     if "ARAWN_BASE_PATH" in environment:
@@ -47,7 +53,10 @@ def root_source(config: Config, flags: Flags, environment: Mapping[str, str]) ->
 
 def _overriding(config: Config, flags: Flags, environment: Mapping[str, str]) -> dict[str, tuple[object, str | None]]:
     """Values that the file does not decide alone, with a source, or None for what the file says of it."""
-    found: dict[str, tuple[object, str | None]] = {"paths.base_path": (str(config.root), root_source(config, flags, environment))}
+    found: dict[str, tuple[object, str | None]] = {}
+    if config.root_name is not None:
+        found |= _named(config, config.root_name)
+    found["paths.base_path"] = (str(config.root), root_source(config, flags, environment))
     if flags.older_than_days is not None:
         found["paths.cleanup.scratch_cleanup_days"] = (flags.older_than_days, "--older-than-days")
     if flags.dry_run is not None:
@@ -57,6 +66,18 @@ def _overriding(config: Config, flags: Flags, environment: Mapping[str, str]) ->
     given = not config.maintenance.state_dir and bool(environment.get("STATE_DIRECTORY"))
     found["maintenance.state_dir"] = (str(config.state_directory), "$STATE_DIRECTORY" if given else None)
     return found
+
+
+def _named(config: Config, name: str) -> dict[str, tuple[object, str | None]]:
+    """What a named root has of its own: the values stand in the tables already."""
+    values = {key: value for key, value, _ in _leaves(config.tables, "")}
+    own = config.tables.maintenance.roots[index_of(config.tables, name) or 0].model_fields_set & TAKES_THE_PLACE_OF.keys()
+    return {(key := TAKES_THE_PLACE_OF[each]): (values[key], _of_named(config, name, each)) for each in own}
+
+
+def _of_named(config: Config, name: str, key: str) -> str:
+    more = f"{TAKES_THE_PLACE_OF[key]} and " if key in ADDED else ""
+    return f"{config.file}: {more}maintenance.roots[{index_of(config.tables, name)}].{key}"
 
 
 def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]:

@@ -207,8 +207,6 @@ def _run(
 
     def body(console: Console | None) -> ExitCode:
         config = prepared(load(flags, os.environ))
-        for key in config.without_effect:
-            log.warning("[maintenance] %s is set, and has no effect in this version", key)
         stand_back(config.maintenance)
         return _run_configured(config, output, console, job)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from arawn_cli import instants
-from arawn_cli.config import DATABASE, WORKSTREAMS
+from arawn_cli.config import WORKSTREAMS
+from arawn_cli.config_roots import DATABASE
 from arawn_cli.instants import DAY
 from arawn_cli.layout import MESSAGES, SESSIONS, WORK
 from arawn_cli.model import SCRATCH

@@ -57,7 +57,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
                 log.warning("stopped by a signal while measuring: no session was removed")
         trash = trash_usage(root).apparent_bytes
     duration = (surroundings.monotonic() - started) // 1_000_000
-    summary = summary_event(report, surroundings, dry_run=config.dry_run, trash_bytes=trash, duration_ms=duration)
+    summary = summary_event(report, surroundings, config, trash_bytes=trash, duration_ms=duration)
     surroundings.emit(summary)
     if not config.dry_run:
         now = surroundings.clock()
@@ -214,7 +214,7 @@ class _Cleanup:
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
         log.log(level, "%s", "; ".join([sentence(outcome), *(str(failure) for failure in failures[:_SHOWN_FAILURES])]))
         self._report.failures += [report_failure(failure, outcome.session.name) for failure in failures]
-        self._surroundings.emit(session_event(outcome, self._surroundings, dry_run=self._config.dry_run))
+        self._surroundings.emit(session_event(outcome, self._surroundings, self._config))
 
     def _fail(self, failure: Failure, session: str | None = None) -> None:
         """Logs and counts a failure that belongs to no outcome, once however many sessions it concerns."""

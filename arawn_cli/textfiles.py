@@ -21,20 +21,25 @@ from arawn_cli.whole_file import replace_whole
 
 log = logging.getLogger(__name__)
 
-CHECK_FILE = "arawn_disk_check.prom"
-CLEANUP_FILE = "arawn_scratch_cleanup.prom"
+_CHECK = "arawn_disk_check"
+_CLEANUP = "arawn_scratch_cleanup"
 
 
 def write_check(directory: Path, config: Config, state: State, checked: Checked) -> None:
     """The file of a disk check, in place of the one before; a failure is only a warning."""
     noted = _noted(state, disk_check.JOB, config)
-    _write(directory / CHECK_FILE, check_metrics(checked, config, noted))
+    _write(directory / _file(_CHECK, config), check_metrics(checked, config, noted))
 
 
 def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
     """The file of a cleanup, as for a check; `sessions` are the events of all that it looked at."""
     noted = _noted(state, scratch_cleanup.JOB, config)
-    _write(directory / CLEANUP_FILE, cleanup_metrics(summary, sessions, config, noted))
+    _write(directory / _file(_CLEANUP, config), cleanup_metrics(summary, sessions, config, noted))
+
+
+def _file(job: str, config: Config) -> str:
+    """The file of a job on a root; series of several roots differ in the label that names the root's path."""
+    return f"{job}.prom" if config.root_name is None else f"{job}.{config.root_name}.prom"
 
 
 def _noted(state: State, job: str, config: Config) -> Noted:

@@ -45,6 +45,7 @@ class _Trash:
         return TrashEntryEvent(
             timestamp=self.surroundings.timestamp(),
             host=self.surroundings.host,
+            root=self.config.root_name,
             dry_run=self.config.dry_run,
             session_id=escape(entry.session),
             action=action,

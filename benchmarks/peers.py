@@ -79,9 +79,12 @@ def compared(case: str, commands: dict[str, list[str]], runs: int, state: Path, 
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
-    """The rows as a table."""
-    lines = [f"{machine}\n", "| case | command | seconds | of the first | peak memory |", "|---|---|---|---|---|"]
-    lines += [f"| {row.case} | `{row.command}` | {row.seconds:.2f} | {row.ratio:.2f} | {row.peak_kib / 1024:.0f} MiB |" for row in rows]
+    """The rows as a table: a line for each case, a column for each command, ours first."""
+    commands = [_OURS, *dict.fromkeys(row.command for row in rows if row.command != _OURS)]
+    cells = {(row.case, row.command): f"{row.seconds:.2f} s, {row.peak_kib / 1024:.0f} MiB" for row in rows}
+    lines = [f"{machine}\n", f"| | {' | '.join(f'`{command}`' for command in commands)} |", "|---" * (len(commands) + 1) + "|"]
+    for case in dict.fromkeys(row.case for row in rows):
+        lines.append(f"| {case} | {' | '.join(cells.get((case, command), '') for command in commands)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -106,14 +106,6 @@ def test_a_configuration_that_was_asked_for_and_is_missing_is_an_error(run: RunC
             assert run(command, "--base-path", tree.root, **extra).code == 78
 
 
-def test_a_key_that_has_no_effect_yet_is_told(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[[maintenance.roots]]\nname = 'lab'\npath = '/srv/lab'\n")
-    done = run("disk-check", "--base-path", tree.root, "--config", config)
-    assert done.code == 0
-    assert done.stderr == "WARNING: [maintenance] roots is set, and has no effect in this version\n"
-
-
 def test_an_arawn_toml_in_the_current_directory_is_not_read(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     tree.session("s", files={"f": 1}, age_days=5)
     (tmp_path / "arawn.toml").write_text("[paths.cleanup]\nscratch_cleanup_days = 1\n")

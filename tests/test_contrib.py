@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.schedule.settings import Account, Reach, Settings
+from arawn_cli.schedule.installation import bodies_of
+from arawn_cli.schedule.settings import Account, Reach, Scheduler, Settings
 from arawn_cli.schedule.units import units
 from tests.conftest import COMMAND, needs
 from tests.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -109,6 +110,19 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
     assert "PrivateUsers" not in unprivileged
     assert "SystemCallFilter" in unprivileged
+
+
+def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:
+    named = replace(SYSTEM, root_name="lab", options=("--config", "/etc/arawn/config.toml", "--root", "lab"))
+    texts = units(named)
+    assert texts.keys() & units(SYSTEM).keys() == {"arawn-notify@.service"}
+    assert texts["arawn-notify@.service"] == units(SYSTEM)["arawn-notify@.service"]
+    service = texts["arawn-disk-check-lab.service"]
+    assert "/usr/local/bin/arawn-cli disk-check --config /etc/arawn/config.toml --root lab --unless-running\n" in service
+    assert "Description=Check the disk usage of Arawn's workstreams (lab)\n" in service
+    assert "StateDirectory=arawn-cli-lab\n" in service
+    assert "StateDirectory=lab-state\n" in units(replace(named, state=Path("/var/lib/lab-state")))["arawn-disk-check-lab.service"]
+    assert set(bodies_of(Scheduler.CRON, named)) == {"arawn-cli-lab"}
 
 
 def test_an_account_keeps_state_where_its_shell_says() -> None:

@@ -65,6 +65,7 @@ def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
         id=f"event-{number}",
         timestamp="2026-01-01T00:00:00.000000Z",
         host="host",
+        root=None,
         dry_run=False,
         level=level,
         scope=f"scope-{number}",
@@ -130,7 +131,7 @@ def test_events_arrive_in_order_and_are_forgotten(tmp_path: Path, relay: Relay) 
 
 def test_only_wanted_types_are_stored(tmp_path: Path, relay: Relay) -> None:
     run = delivery(tmp_path / "state", relay)
-    run.emit(Event(type="disk_check", timestamp="", host="", dry_run=False))
+    run.emit(Event(type="disk_check", timestamp="", host="", root=None, dry_run=False))
     assert not (tmp_path / "state").exists()
 
 

@@ -45,7 +45,7 @@ from tests.contrib_settings import SYSTEM
 from tests.in_process import NOWHERE
 
 NOBODY = Account("nobody", "/nonexistent")
-COMMON = {"type", "id", "timestamp", "host", "dry_run"}
+COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 
 
 def findings(tree: SampleTree, now: int | None = None) -> dict[str, Finding]:
@@ -329,11 +329,3 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     assert found["maintenance.cleanup.protect"].value == '["keep-*"]'
     assert "secret" not in found["maintenance.relay.url"].value
     assert found["maintenance.threads"].source == "default"
-
-
-@pytest.mark.parametrize("key", ["schedule.scratch_cleanup", "schedule.disk_check"])
-def test_the_schedule_has_an_effect(key: str, tree: SampleTree, tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    table, name = key.split(".")
-    file.write_text(f"[maintenance.{table}]\n{name} = '1h'\n")
-    assert load(Flags(file, str(tree.root)), {}).without_effect == ()

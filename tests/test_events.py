@@ -15,7 +15,7 @@ from arawn_cli.sample_tree import SampleTree
 from tests.conftest import Run
 from tests.in_process import checked, cleaned
 
-COMMON = {"type", "id", "timestamp", "host", "dry_run"}
+COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 KEYS = {
     "disk_pressure": "level scope usage_mb limit_mb workstream_id workstream_name usage_bytes limit_bytes percent unit complete "
     "reclaimable_bytes forecast_days sample_age_secs",

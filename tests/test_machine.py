@@ -378,6 +378,35 @@ def test_installing_twice_changes_nothing_and_removing_leaves_every_byte_as_it_w
         assert "Nothing is installed" in machine.output(COMMAND, "schedule", "remove", *flags)
 
 
+def test_timers_of_two_roots_of_two_accounts_run_beside_each_other_and_go_alone(machine: Machine) -> None:
+    lab = "/srv/lab"
+    machine.output("sh", "-c", f"useradd --create-home lab && cp -a {ROOT} {lab} && chown -R lab: {lab}")
+    configure(machine, f'[[maintenance.roots]]\nname = "lab"\npath = "{lab}"\nscratch_cleanup_days = 50\n')
+    old = session(machine, "old", 30)
+    machine.output("cp", "-a", f"{ROOT}/workstreams/scratch/sessions/old", f"{lab}/workstreams/scratch/sessions/old")
+    before = files(machine)
+    install(machine, "--root", "lab")
+    only_lab = files(machine)
+    install(machine)
+    for words in ((), ("--root", "lab")):
+        assert machine.run(COMMAND, "schedule", "status", *words).returncode == 0
+    machine.output("systemctl", "start", *(f"arawn-{job}{of}.service" for job in ("scratch-cleanup", "disk-check") for of in ("", "-lab")))
+    assert (old.exists(), machine.path(f"{lab}/workstreams/scratch/sessions/old").exists()) == (False, True)
+    for unit, root in (("arawn-disk-check", None), ("arawn-disk-check-lab", "lab")):
+        assert last_event(machine, f"--unit={unit}", "disk_check")["root"] == root
+    owners = {path: machine.output("stat", "-c", "%U", f"/var/lib/{path}/state.db").strip() for path in ("arawn-cli", "arawn-cli-lab")}
+    assert owners == {"arawn-cli": "arawn", "arawn-cli-lab": "lab"}
+    doctor = machine.run(COMMAND, "doctor", "--root", "lab")
+    assert (doctor.returncode, doctor.stdout.count("as configured, next run")) == (0, 2), doctor.stdout
+    machine.output("rm", "-rf", "/var/lib/arawn-cli", "/var/lib/arawn-cli-lab")
+    machine.output(COMMAND, "schedule", "remove", "--yes")
+    assert files(machine) == only_lab
+    assert show(machine, "arawn-disk-check-lab.timer", "ActiveState") == "active"
+    machine.output(COMMAND, "schedule", "remove", "--root", "lab", "--yes")
+    assert files(machine) == before
+    machine.output("sh", "-c", f"userdel -r lab 2>/dev/null; rm -rf {lab}")
+
+
 def test_what_systemd_has_not_read_yet_is_told_and_mended_by_installing_again(machine: Machine) -> None:
     """As after an installation that was interrupted between its files and systemd."""
     install(machine)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from arawn_cli.config_tables import ConfigFile
+from arawn_cli.config_tables import ConfigFile, NamedRoot
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.model import Reason
 
@@ -46,6 +46,10 @@ def test_every_key_in_the_configuration_table_exists_with_its_default() -> None:
         parsed = tomllib.loads(f"value = {shown.strip('`')}")["value"]
         actual = expected.model_dump() if isinstance(expected, BaseModel) else expected
         assert parsed == (list(actual) if isinstance(actual, tuple) else actual), key
+
+
+def test_the_keys_of_a_named_root_are_those_it_has() -> None:
+    assert re.findall(r"`(\w+)`", " ".join(row[0] for row in rows("Several roots"))) == list(NamedRoot.model_fields)
 
 
 def test_every_option_in_the_readme_exists() -> None:

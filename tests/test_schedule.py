@@ -179,6 +179,45 @@ def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Calla
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
 
 
+@needs_crontab
+def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
+    own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path
+) -> None:
+    lab = SampleTree(tmp_path / "lab", tree.now)
+    config = tmp_path / "c.toml"
+    config.write_text(f"[paths]\nbase_path = '{tree.root}'\n[[maintenance.roots]]\nname = 'lab'\npath = '{lab.root}'\n")
+    mine, main, named = (
+        "0 4 * * * true\n",
+        ("--cron", "--user", "--config", config),
+        ("--cron", "--user", "--config", config, "--root", "lab"),
+    )
+    own_crontab("crontab", "-", stdin=mine)
+    assert own_crontab(COMMAND, "schedule", "install", *named, "--yes").code == 0
+    only_lab = own_crontab("crontab", "-l").stdout
+    assert only_lab.count(f"--config {config} --root lab --unless-running") == 2
+    assert {event["installed"] for event in own_crontab(COMMAND, "schedule", "status", *main).events} == {"missing"}
+    installed = own_crontab(COMMAND, "schedule", "install", *main, "--yes")
+    assert installed.code == 0
+    both = own_crontab("crontab", "-l").stdout
+    assert both.startswith(only_lab)
+    assert (both.count("--root lab"), both.count("--unless-running")) == (2, 4)
+    for words, root in ((main, None), (named, "lab")):
+        events = own_crontab(COMMAND, "schedule", "status", *words).events
+        assert {(event["installed"], event["root"]) for event in events} == {("current", root)}
+        assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
+    config.unlink()
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == only_lab
+    assert "Nothing is installed (--cron --user)" in own_crontab(COMMAND, "schedule", "remove", "--cron", "--user").stdout
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--root", "lab", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == mine
+
+
+def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:
+    done = run("schedule", "remove", "--cron", "--user", "--root", "../x")
+    assert (done.code, done.stderr) == (2, "ERROR: --root ../x: no root can have this name\n")
+
+
 class Crontab(CrontabStore):
     """A crontab that is handed over, and changed by somebody else as soon as it was read."""
 
@@ -197,6 +236,17 @@ def test_lines_that_would_run_besides_the_block_are_an_error(lines: str) -> None
     for look in (lambda: Crontab("me").text("crontab"), Crontab("me").removing, lambda: Crontab("me").installing({"crontab": "x\n"})):
         with pytest.raises(ScheduleError, match="put them right with crontab -e"):
             look()
+
+
+def test_blocks_of_two_roots_that_stand_in_each_other_are_an_error_for_the_outer_one() -> None:
+    inner = BLOCK.replace("schedule", "schedule of root lab")
+    begin, rest = BLOCK.split("\n", 1)
+    Crontab.texts = [f"{begin}\n{inner}{rest}"]
+    with pytest.raises(ScheduleError, match="no other block between"):
+        Crontab("me").removing()
+    assert Crontab("me", "lab").text("crontab") == "* * * * * x\n"
+    Crontab.texts = [BLOCK + inner]
+    assert [(Crontab("me", name).removing()[0].after) for name in (None, "lab")] == [inner, BLOCK]
 
 
 def test_a_block_in_a_crontab_with_other_line_ends_is_found_and_asked_about() -> None:

@@ -41,18 +41,16 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
             found = [*_configuration(config), *_findings(config, Shell(config, flags, os.environ))]
         except ArawnCliError as error:
             found = [fail("configuration", str(error), _MEND_FILE)]
-        _print(settings, found, output)
+        _print(settings, found, output, flags.root)
         return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in found) else ExitCode.DONE
 
     return guarded(output, body)
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
-    for key in config.without_effect:
-        yield warn("configuration", f"[maintenance] {key} is set, and has no effect in this version", f"take it out of {config.file}")
     if config.dry_run:
         yield warn("configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", f"take it out of {config.file}")
-    if not (config.without_effect or config.dry_run):
+    else:
         yield ok("configuration", f"{config.file} is read" if config.file else "no file: built-in defaults")
 
 
@@ -80,10 +78,10 @@ def _means(config: Config, installed: list[Installed], shell: Shell) -> Iterator
     yield clock_finding(shell)
 
 
-def _print(settings: list[Setting], found: list[Finding], output: Output) -> None:
+def _print(settings: list[Setting], found: list[Finding], output: Output, root: str | None) -> None:
     match output.resolved():
         case "json":
-            _print_json(settings, found)
+            _print_json(settings, found, root)
         case "table":
             console = Console(highlight=False, soft_wrap=True)
             shown = settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT]
@@ -95,16 +93,19 @@ def _print(settings: list[Setting], found: list[Finding], output: Output) -> Non
                 console.print(_line(finding))
 
 
-def _print_json(settings: list[Setting], found: list[Finding]) -> None:
+def _print_json(settings: list[Setting], found: list[Finding], root: str | None) -> None:
     write = json_lines(sys.stdout)
     timestamp, host = instants.render(time.time_ns()), socket.gethostname()
     for each in settings:
-        write(EffectiveSetting(timestamp=timestamp, host=host, dry_run=False, key=each.key, value=each.value, source=each.source))
+        write(
+            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
+        )
     for finding in found:
         write(
             DoctorCheck(
                 timestamp=timestamp,
                 host=host,
+                root=root,
                 dry_run=False,
                 check=finding.check,
                 status=finding.status.value,
@@ -113,7 +114,7 @@ def _print_json(settings: list[Setting], found: list[Finding]) -> None:
             )
         )
     passed, warned, failed = (sum(finding.status is status for finding in found) for status in Status)
-    write(DoctorSummary(timestamp=timestamp, host=host, dry_run=False, ok=passed, warn=warned, fail=failed))
+    write(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))
 
 
 def _line(finding: Finding) -> Text:

@@ -28,12 +28,12 @@ class Shell:
         """A command of this tool for an account, by default this one.
 
         Another account has another PATH, home and environment, so program, configuration and root are written out;
-        `located=False` is for commands that take neither `--config` nor `--base-path`.
+        `located=False` is for commands that take neither `--config` nor `--base-path`, and `--root` alone.
         """
         own = account in (None, _current_account())
         options = self.flags.located if own else options_of(self.config, self.flags, self.environment, self.config.root.absolute())
         program = "arawn-cli" if own and _is_on_path() else shlex.join(command())
-        line = " ".join((program, shlex.join((*words, *(options if located else ())))))
+        line = " ".join((program, shlex.join((*words, *(options if located else self.flags.named)))))
         if own or account is None:
             return line
         if os.geteuid() == 0:

@@ -21,7 +21,7 @@ from arawn_cli.schedule.history import Ran, last_of, state_of
 from arawn_cli.schedule.installation import Place
 from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.intervals import period
-from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
 from arawn_cli.schedule.status import INSTALL, Told, is_well, mend_of, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
 
@@ -38,7 +38,7 @@ def start(each: Installed, job: str, shell: Shell) -> str:
     """The command that runs a job now as its timer would."""
     if each.place.scheduler is Scheduler.CRON:
         return shell.tool(job, account=each.settings.account.name)
-    service = f"arawn-{job}.service"
+    service = f"{suffixed(f'arawn-{job}', each.settings.root_name)}.service"
     return shell.as_root(f"systemctl start {service}") if each.place.scope is Scope.SYSTEM else f"systemctl --user start {service}"
 
 
@@ -114,7 +114,9 @@ def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
     """The command that shows why a run failed; what cron's runs said was mailed, so that one more has to say it."""
     if each.place.scheduler is Scheduler.CRON:
         return start(each, status.job, shell)
-    return f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u arawn-{status.job} -n 50"
+    return (
+        f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u {suffixed(f'arawn-{status.job}', each.settings.root_name)} -n 50"
+    )
 
 
 def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
@@ -131,7 +133,7 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
     if ran is not None and ran.last_run > told.now + _TOLERANCE:
         return _clock_went_back(status, each, ran, shell)
     last = (ran.last_success if ran is not None else None) or last
-    since = last or each.place.store.since(CRON_FILE if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer")
+    since = last or each.place.store.since(_file_of(each, job))
     due = since is not None and told.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if last is None and due and since is not None:
         return fail(check, f"none since the timer was installed on {instants.render(since)[:19]}Z: it runs {job.interval}", run)
@@ -140,6 +142,10 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
     if due:
         return fail(check, f"{instants.render(last)[:19]}Z, which is overdue: it runs {job.interval}", run)
     return ok(check, f"{instants.render(last)[:19]}Z")
+
+
+def _file_of(each: Installed, job: Job) -> str:
+    return suffixed(CRON_FILE, job.root_name) if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer"
 
 
 def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: Shell) -> Finding:

@@ -37,7 +37,13 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield _lock(root, sessions)
             yield _trash(config, root, now, shell)
     except ArawnCliError as error:
-        yield fail("root", str(error), "arawn-cli doctor --base-path PATH, with Arawn's own folder; then write it to [paths] base_path")
+        yield fail("root", str(error), _mend_root(config))
+
+
+def _mend_root(config: Config) -> str:
+    if config.root_name is not None:
+        return f"put Arawn's own folder into path of the root {config.root_name} in {config.file}"
+    return "arawn-cli doctor --base-path PATH, with Arawn's own folder; then write it to [paths] base_path"
 
 
 def _root(root: Root, shell: Shell) -> Finding:
@@ -54,12 +60,16 @@ def _root(root: Root, shell: Shell) -> Finding:
 def _database(config: Config, root: Root) -> Finding:
     path = database_of(config, root)
     if path is None:
-        return warn("database", f"{root.path} has none: activity is told by messages and files alone", "name it with [workstream] database")
+        return warn("database", f"{root.path} has none: activity is told by messages and files alone", _mend_database(config))
     try:
         rows = workstream_rows(path)
     except DatabaseUnreadableError as error:
         return fail("database", f"{error}: every session with a row in it is kept", f"namei -l {quote(str(path))}  # shows who may read it")
     return ok("database", f"{path} is readable: {len(rows)} workstreams")
+
+
+def _mend_database(config: Config) -> str:
+    return "name it with [workstream] database" if config.root_name is None else f"name it with database of the root {config.root_name}"
 
 
 def _messages(root: Root) -> Finding:

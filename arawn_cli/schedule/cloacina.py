@@ -33,12 +33,11 @@ _POLL_MS = 500
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One job on one root: its name in Cloacina, when it is due, what a run does, and the root's name if it has one."""
+    """One job on one root: its name in Cloacina, when it is due, and what a run does."""
 
     name: str
     cron: str
     order: Order
-    root: str | None = None
 
 
 class Context(Protocol):
@@ -62,19 +61,19 @@ class Changes:
     delete: tuple[str, ...]
 
 
-def workflows_of(roots: Sequence[tuple[str | None, Config]], order: Callable[[str, str | None], Order]) -> list[Workflow]:
-    """A pair of workflows for each root, by its name or None for the main one; `order` is what a run of a job does there.
+def workflows_of(configs: Sequence[Config], order: Callable[[str, str | None], Order]) -> list[Workflow]:
+    """A pair of workflows for each root; `order` is what a run of a job does on a named root, or on the main one for None.
 
     Raises:
         ConfigurationError: an interval has no expression in Cloacina.
     """
     found = []
-    for root, config in roots:
-        schedule = config.maintenance.schedule
+    for config in configs:
+        root, schedule = config.root_name, config.maintenance.schedule
         for job, interval in ((CLEANUP, schedule.scratch_cleanup), (CHECK, schedule.disk_check)):
             cron = cloacina_time(interval, job, root or str(config.root))
             name = PREFIXES[job] if root is None else f"{PREFIXES[job]}_{root}"
-            found.append(Workflow(name, cron, order(job, root), root))
+            found.append(Workflow(name, cron, order(job, root)))
     return found
 
 

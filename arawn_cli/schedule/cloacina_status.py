@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from arawn_cli import instants
-from arawn_cli.config import Flags
+from arawn_cli.config import Config, Flags, load, load_all
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
@@ -22,7 +22,7 @@ from arawn_cli.schedule.cloacina_database import EngineDatabase, LastRun, Regist
 from arawn_cli.schedule.command import print_statuses
 from arawn_cli.schedule.order import OUTCOME
 from arawn_cli.schedule.ownership import Condition
-from arawn_cli.schedule.serve import roots_of, wanted
+from arawn_cli.schedule.serve import wanted
 from arawn_cli.schedule.status import is_well
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def run_show_cloacina(flags: Flags, output: Output, database: str | None) -> Exi
     """`schedule show --cloacina`: one workflow a line, with its expression; the password of the database is not shown."""
 
     def body(_: Console | None) -> ExitCode:
-        roots = roots_of(flags, os.environ)
-        place = database_from(database, os.environ, roots[0][1].state_directory)
+        configs = _configs(flags)
+        place = database_from(database, os.environ, configs[0].state_directory)
         sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
-        for workflow in wanted(roots, flags, output):
+        for workflow in wanted(configs, flags, output):
             sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
         return ExitCode.DONE
 
@@ -49,9 +49,9 @@ def run_status_cloacina(flags: Flags, output: Output, database: str | None) -> E
     """`schedule status --cloacina`; 1 when something is not as configured, or the last run failed."""
 
     def body(_: Console | None) -> ExitCode:
-        roots = roots_of(flags, os.environ)
-        place = database_from(database, os.environ, roots[0][1].state_directory)
-        workflows = wanted(roots, flags, output)
+        configs = _configs(flags)
+        place = database_from(database, os.environ, configs[0].state_directory)
+        workflows = wanted(configs, flags, output)
         registered = {schedule.workflow: schedule for schedule in place.schedules()}
         ended = place.last_runs()
         found = [_status(place, workflow, registered, ended) for workflow in workflows]
@@ -59,6 +59,10 @@ def run_status_cloacina(flags: Flags, output: Output, database: str | None) -> E
         return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
 
     return guarded(output, body)
+
+
+def _configs(flags: Flags) -> list[Config]:
+    return load_all(flags, os.environ) if flags.root is None else [load(flags, os.environ)]
 
 
 def _status(
@@ -69,6 +73,7 @@ def _status(
     return ScheduleStatus(
         timestamp=instants.render(time.time_ns()),
         host=socket.gethostname(),
+        root=workflow.order.root,
         dry_run=False,
         job=workflow.order.job,
         scheduler="cloacina",

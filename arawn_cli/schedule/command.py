@@ -22,7 +22,7 @@ from arawn_cli.errors import ExitCode
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.access import out_of_reach
-from arawn_cli.schedule.changes import ScheduleError
+from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
@@ -74,17 +74,20 @@ def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         settings = settings_from(config, flags, os.environ, scope)
         for warning in (*warnings_of(config, os.environ), *out_of_reach(settings, scheduler)):
             log.warning("%s", warning)
-        return install(place_of(scheduler, scope, settings, os.environ), bodies_of(scheduler, settings), _consent(choice), flags.located)
+        place = place_of(scheduler, scope, settings, os.environ, flags.root)
+        return install(place, bodies_of(scheduler, settings), _consent(choice), flags.located)
 
     return guarded(output, body)
 
 
-def run_remove(output: Output, choice: Choice) -> ExitCode:
-    """`schedule remove`; it needs no configuration, which may be gone by then."""
+def run_remove(output: Output, choice: Choice, root: str | None) -> ExitCode:
+    """`schedule remove`; it needs no configuration, which may be gone by then, and neither knows the named root any more."""
 
     def body(_: Console | None) -> ExitCode:
+        if root is not None and not names.is_valid_id(root):
+            raise AskedWronglyError(f"--root {names.escape(root)}: no root can have this name")
         scheduler, scope = choice.place()
-        return remove(place_of(scheduler, scope, None, os.environ), _consent(choice))
+        return remove(place_of(scheduler, scope, None, os.environ, root), _consent(choice))
 
     return guarded(output, body)
 
@@ -94,10 +97,10 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
 
     def body(_: Console | None) -> ExitCode:
         config = load(flags, os.environ)
-        scheduler, scope = _first_installed(choice)
+        scheduler, scope = _first_installed(choice, flags.root)
         settings = settings_from(config, flags, os.environ, scope)
         told = Told(config, settings, time.time_ns(), socket.gethostname(), flags.located)
-        found = list(statuses(place_of(scheduler, scope, settings, os.environ), told))
+        found = list(statuses(place_of(scheduler, scope, settings, os.environ, flags.root), told))
         if any(status.installed != Condition.MISSING.value for status in found):
             hidden = tuple(out_of_reach(settings, scheduler))
             found = [replace(status, problems=(*status.problems, *hidden)) for status in found]
@@ -107,14 +110,14 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
     return guarded(output, body)
 
 
-def _first_installed(choice: Choice) -> tuple[Scheduler, Scope]:
+def _first_installed(choice: Choice, root: str | None) -> tuple[Scheduler, Scope]:
     """Where something is installed, of the places that the command line leaves open; else the one that `install` would take."""
     preferred = choice.place()
     schedulers = (preferred[0],) if choice.systemd or choice.cron else sorted(Scheduler, key=lambda each: each is not preferred[0])
     scopes = (preferred[1],) if choice.user is not None else sorted(Scope, key=lambda each: each is not preferred[1])
     for scheduler, scope in product(schedulers, scopes):
         try:
-            if installed_anywhere(place_of(scheduler, scope, None, os.environ)):
+            if installed_anywhere(place_of(scheduler, scope, None, os.environ, root)):
                 return scheduler, scope
         except ScheduleError as error:  # such as a crontab(1) that is not there
             log.debug("%s", error)
@@ -151,7 +154,9 @@ def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
 
 
 def _table(found: list[ScheduleStatus]) -> Table:
-    table = Table(title=f"Schedule ({found[0].scheduler}, {found[0].scope})", title_justify="left")
+    roots = {status.root for status in found}
+    of = (found[0].scheduler, found[0].scope, *((f"root {root}" for root in roots if root) if len(roots) == 1 else ()))
+    table = Table(title=f"Schedule ({', '.join(of)})", title_justify="left")
     for heading in ("job", "installed", "enabled", "last run", "result", "next run"):
         table.add_column(heading, overflow="fold")
     for status in found:
@@ -163,7 +168,8 @@ def _table(found: list[ScheduleStatus]) -> Table:
             status.result or "-",
             _moment(status.next_run),
         )
-        table.add_row(status.job, *(Text(cell, style=style if cell == status.installed else "") for cell in cells))
+        job = f"{status.job} ({status.root})" if status.root and len(roots) > 1 else status.job
+        table.add_row(job, *(Text(cell, style=style if cell == status.installed else "") for cell in cells))
     return table
 
 

@@ -29,6 +29,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
     with opened_root(config.root) as opened:
         root = opened.path
     schedule, account = config.maintenance.schedule, _account(root, scope)
+    _refuse_another_home(config, account)
     keeps_state = bool(config.maintenance.state_dir) or scope is Scope.USER
     return Settings(
         scope=scope,
@@ -48,6 +49,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         host=socket.gethostname(),
         logger=shutil.which("logger", path="/usr/bin:/bin"),
         namespaces=scope is Scope.USER and _may_have_namespaces(),
+        root_name=config.root_name,
     )
 
 
@@ -88,9 +90,25 @@ def _account(root: Path, scope: Scope) -> Account:
     return Account(entry.pw_name, home.rstrip("/"))
 
 
+def _refuse_another_home(config: Config, account: Account) -> None:
+    """Makes sure that the jobs find a named root where this account does: they are told its name, and `~` is their own home.
+
+    Raises:
+        ConfigurationError: they would look elsewhere.
+    """
+    path = config.tables.paths.base_path or ""
+    if config.root_name is not None and path.partition("/")[0] == "~" and account.home != os.path.expanduser("~").rstrip("/"):
+        raise ConfigurationError(
+            f"path of the root {config.root_name} begins with ~, which to {account.name}, as which the jobs run, "
+            f"is {account.home}: write it out in {config.file}"
+        )
+
+
 def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
     """The options that give another account this configuration: `~` and the search for a root mean something else to it."""
     options = ("--config", str(config.file)) if config.file else ()
+    if config.root_name is not None:
+        return (*options, "--root", config.root_name)
     paths = config.tables.paths.base_path or config.tables.workstream.data_dir or ""
     of_file = root_source(config, flags, environment) not in ("--base-path", "$ARAWN_BASE_PATH", DEFAULT)
     return options if of_file and not paths.startswith("~") else (*options, "--base-path", str(root))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arawn_cli.config import Config
 from arawn_cli.database import DatabaseUnreadableError, query
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings
+from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.units import STATE, SYSTEM_STATE
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE, StateUnavailableError
@@ -19,7 +19,7 @@ def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
     if settings.state is not None:
         return settings.state
     if scheduler is Scheduler.SYSTEMD:
-        return SYSTEM_STATE / STATE
+        return SYSTEM_STATE / suffixed(STATE, settings.root_name)
     return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from arawn_cli.errors import ExitCode, RefusedError
 from arawn_cli.schedule.changes import AskedWronglyError, Change, ScheduleError
-from arawn_cli.schedule.installation import TIMERS, Place, require_rights, units_of
+from arawn_cli.schedule.installation import Place, require_rights, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ def install(place: Place, bodies: Mapping[str, str], consent: Consent, located: 
     require_rights(place)
     changes = place.store.installing(bodies)
     if not changes and not _idle(place):
-        consent.tell(f"Installed already, nothing to change ({place.flags}).")
+        consent.tell(f"Installed already, nothing to change ({place.title}).")
         return ExitCode.DONE
     consent.require_somebody()
     agreed = consent.agreed(changes)
     if not agreed and not _idle(place):
         consent.tell("Nothing changed.")
         return ExitCode.DONE
-    if not consent.goes_ahead(f"Install {_count(agreed, 'file')} and start the timers ({place.flags})?"):
+    if not consent.goes_ahead(f"Install {_count(agreed, 'file')} and start the timers ({place.title})?"):
         consent.tell("Nothing changed.")
         return ExitCode.DONE
     place.store.apply(agreed)
@@ -97,14 +97,14 @@ def remove(place: Place, consent: Consent) -> ExitCode:
     require_rights(place)
     changes = place.store.removing()
     if not changes:
-        consent.tell(f"Nothing is installed ({place.flags}).")
+        consent.tell(f"Nothing is installed ({place.title}).")
         return ExitCode.DONE
     consent.require_somebody()
     agreed = consent.agreed(changes)
-    if not agreed or not consent.goes_ahead(f"Stop the timers and remove {_count(agreed, 'file')} ({place.flags})?"):
+    if not agreed or not consent.goes_ahead(f"Stop the timers and remove {_count(agreed, 'file')} ({place.title})?"):
         consent.tell("Nothing changed.")
         return ExitCode.DONE
-    _stop(place, [change.name for change in agreed if change.name in TIMERS])
+    _stop(place, [change.name for change in agreed if change.name in place.timers])
     place.store.apply(agreed)
     _reload(place)
     consent.tell(f"Removed {_count(agreed, 'file')}.")
@@ -119,7 +119,7 @@ def _idle(place: Place) -> list[str]:
     runs = manager.answers()
     return [
         timer
-        for timer in TIMERS
+        for timer in place.timers
         if manager.state("is-enabled", timer) != "enabled"
         or (runs and (manager.state("is-active", timer) != "active" or any(manager.is_behind(unit) for unit in units_of(timer))))
     ]
@@ -132,9 +132,9 @@ def _start(place: Place, changed: set[str]) -> None:
         return
     idle = _idle(place)
     _reload(place)
-    manager.tell("enable", *TIMERS)
+    manager.tell("enable", *place.timers)
     if manager.answers():
-        for timer in TIMERS:
+        for timer in place.timers:
             if timer in changed or timer in idle:
                 manager.tell("restart", timer)
 
@@ -154,7 +154,7 @@ def _reload(place: Place) -> None:
     if place.manager is not None and place.manager.answers():
         place.manager.tell("daemon-reload")
         with suppress(ScheduleError):  # unless one of them has failed there is nothing to forget
-            place.manager.tell("reset-failed", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+            place.manager.tell("reset-failed", *(units_of(timer)[1] for timer in place.timers))
 
 
 def _count(changes: Sequence[Change], noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,14 @@ from pathlib import Path
 from arawn_cli.schedule.changes import AskedWronglyError, Store
 from arawn_cli.schedule.crontab import CRON_FILE, cron_block, cron_file
 from arawn_cli.schedule.files import FileStore, OwnDirectory
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings
+from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager, systemd_runs
 from arawn_cli.schedule.units import NOTIFIER, state_name, units
 from arawn_cli.schedule.user_crontab import BLOCK, CrontabStore
 
 JOBS = ("scratch-cleanup", "disk-check")
-TIMERS = tuple(f"arawn-{job}.timer" for job in JOBS)
-UNIT_NAMES = (*TIMERS, *(f"arawn-{job}.service" for job in JOBS), f"{NOTIFIER}.service")
 
+_TIMER = re.compile(rf"arawn-({'|'.join(JOBS)})(-.+)?\.timer")
 _SYSTEM_UNITS = Path("/etc/systemd/system")
 _CRON_DIRECTORY = Path("/etc/cron.d")
 
@@ -31,17 +31,28 @@ def units_of(timer: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where timers are installed; `manager` is None for cron, which needs to be told nothing."""
+    """Where timers of a root are installed; `manager` is None for cron, which needs to be told nothing."""
 
     scheduler: Scheduler
     scope: Scope
     store: Store
     manager: Manager | None
+    root_name: str | None = None
 
     @property
     def flags(self) -> str:
-        """The options that name it."""
+        """The options that name the scheduler and the scope."""
         return f"--{self.scheduler} --{self.scope}"
+
+    @property
+    def title(self) -> str:
+        """What it is, for a person: the options that name it and its root."""
+        return self.flags if self.root_name is None else f"{self.flags} --root {self.root_name}"
+
+    @property
+    def timers(self) -> tuple[str, ...]:
+        """The names of its timers."""
+        return _timers(self.root_name)
 
 
 def chosen(*, systemd: bool, cron: bool, user: bool | None) -> tuple[Scheduler, Scope]:
@@ -57,16 +68,19 @@ def chosen(*, systemd: bool, cron: bool, user: bool | None) -> tuple[Scheduler, 
     return Scheduler.CRON if use_cron else Scheduler.SYSTEMD, Scope.USER if own else Scope.SYSTEM
 
 
-def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str]) -> Place:
-    """The place of a scheduler and scope; without settings, for looking and removing alone."""
+def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str], root_name: str | None) -> Place:
+    """The place of a scheduler, a scope and a root; without settings, for looking and removing alone."""
     if scheduler is Scheduler.CRON:
         store: Store = (
-            FileStore(_CRON_DIRECTORY, (CRON_FILE,)) if scope is Scope.SYSTEM else CrontabStore(pwd.getpwuid(os.getuid()).pw_name)
+            FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),))
+            if scope is Scope.SYSTEM
+            else CrontabStore(pwd.getpwuid(os.getuid()).pw_name, root_name)
         )
-        return Place(scheduler, scope, store, None)
+        return Place(scheduler, scope, store, None, root_name)
     own = _own_directories(settings) if settings else ()
     watched = () if scope is Scope.SYSTEM else (_xdg(environment, "XDG_DATA_HOME", ".local/share") / "systemd" / "timers",)
-    return Place(scheduler, scope, FileStore(_unit_directory(scope, environment), UNIT_NAMES, own, watched), Manager(scope))
+    directory = _unit_directory(scope, environment)
+    return Place(scheduler, scope, FileStore(directory, _unit_names(directory, root_name), own, watched), Manager(scope), root_name)
 
 
 def bodies_of(scheduler: Scheduler, settings: Settings) -> dict[str, str]:
@@ -77,7 +91,8 @@ def bodies_of(scheduler: Scheduler, settings: Settings) -> dict[str, str]:
     """
     if scheduler is Scheduler.SYSTEMD:
         return units(settings)
-    return {CRON_FILE: cron_file(settings)} if settings.scope is Scope.SYSTEM else {BLOCK: cron_block(settings)}
+    name = suffixed(CRON_FILE, settings.root_name)
+    return {name: cron_file(settings)} if settings.scope is Scope.SYSTEM else {BLOCK: cron_block(settings)}
 
 
 def require_rights(place: Place) -> None:
@@ -94,9 +109,24 @@ def require_rights(place: Place) -> None:
         raise AskedWronglyError(f"{place.store.directory} is not there: install cron, or use --systemd")
 
 
+def _timers(root_name: str | None) -> tuple[str, ...]:
+    return tuple(f"{suffixed(f'arawn-{job}', root_name)}.timer" for job in JOBS)
+
+
+def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
+    """The units of a root; the notifier, which is everybody's, is among them once no other root has timers there."""
+    timers = _timers(root_name)
+    own = tuple(name for timer in timers for name in units_of(timer))
+    try:
+        found = os.listdir(directory)
+    except OSError:  # not there, or not to be read, which the files in it tell
+        found = []
+    return own if any(_TIMER.fullmatch(name) and name not in timers for name in found) else (*own, f"{NOTIFIER}.service")
+
+
 def _own_directories(settings: Settings) -> tuple[OwnDirectory, ...]:
     """The state directory, where the unit does not have systemd make it: a unit cannot write to one that is missing."""
-    if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings.state) is not None):
+    if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings) is not None):
         return ()
     if settings.scope is Scope.USER:
         return (OwnDirectory(settings.state, os.getuid(), os.getgid()),)

@@ -33,7 +33,7 @@ class Installed:
     def is_made_by_systemd(self) -> bool:
         """Whether systemd makes the state directory."""
         by_systemd = self.place.scheduler is Scheduler.SYSTEMD and self.place.scope is Scope.SYSTEM
-        return by_systemd and state_name(self.settings.state) is not None
+        return by_systemd and state_name(self.settings) is not None
 
 
 def installed_places(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Installed]:
@@ -50,7 +50,7 @@ def installed_places(config: Config, flags: Flags, environment: Mapping[str, str
             log.debug("%s", error)
             continue
         for scheduler in Scheduler:
-            place = place_of(scheduler, scope, settings, environment)
+            place = place_of(scheduler, scope, settings, environment, config.root_name)
             try:
                 if installed_anywhere(place):
                     found.append(Installed(place, settings))
@@ -82,6 +82,6 @@ def kept_by_timers(config: Config, flags: Flags, environment: Mapping[str, str])
         except StateUnavailableError:
             return own, (
                 f"the timers keep their history in {directory}, which this account cannot read: "
-                "trends and alerts are those of its own runs; sudo arawn-cli report shows theirs"
+                f"trends and alerts are those of its own runs; {' '.join(('sudo arawn-cli report', *flags.named))} shows theirs"
             )
     return own, None

@@ -43,15 +43,17 @@ class Order:
     job: str
     config: str | None
     base_path: str | None
+    root: str | None = None
     older_than_days: int | None = None
     dry_run: bool | None = None
     verbose: bool = False
     quiet: bool = False
 
     @classmethod
-    def of(cls, job: str, flags: Flags, *, verbose: bool, quiet: bool) -> Order:
-        """The order of a job with the options that its service was started with."""
-        return cls(job, None if flags.config is None else str(flags.config.absolute()), flags.base_path, verbose=verbose, quiet=quiet)
+    def of(cls, job: str, flags: Flags, root: str | None, *, verbose: bool, quiet: bool) -> Order:
+        """The order of a job on a named root, or None for the main one, with the options that its service was started with."""
+        config = None if flags.config is None else str(flags.config.absolute())
+        return cls(job, config, flags.base_path if root is None else None, root, verbose=verbose, quiet=quiet)
 
     @classmethod
     def from_json(cls, text: str) -> Order:
@@ -66,20 +68,20 @@ class Order:
         """What the command would be given."""
         config = None if self.config is None else Path(self.config)
         dry_run = bool(self.dry_run) if self.job == CHECK else self.dry_run
-        return Flags(config, self.base_path, self.older_than_days, dry_run)
+        return Flags(config, self.base_path, self.older_than_days, dry_run, root=self.root)
 
 
 def ordered(order: Order, context: Mapping[str, object]) -> Order:
-    """An order with what a context overrides: `older_than_days`, `dry_run` and `base_path`.
+    """An order with what a context overrides: `older_than_days`, `dry_run`, and `base_path` where the order names no root.
 
     Raises:
         RefusedContextError: it holds anything else, or a value that the command would not take.
     """
     asked = {key: value for key, value in context.items() if key not in OF_CLOACINA}
-    allowed = ("base_path", "dry_run", "older_than_days") if order.job == CLEANUP else ("base_path", "dry_run")
+    allowed = [key for key in _ALLOWED if not (key == "base_path" and order.root) and not (key == "older_than_days" and order.job == CHECK)]
     for key, value in asked.items():
         if key not in allowed:
-            raise RefusedContextError(f"the context holds {key!r}: {', '.join(allowed)} are allowed for {order.job}")
+            raise RefusedContextError(f"the context holds {key!r}: {', '.join(allowed)} is all that {order.job} takes here")
         if not _fits(key, value):
             raise RefusedContextError(f"the context holds {key} = {value!r}: {_ALLOWED[key]} is allowed")
     return replace(order, **asked)  # type: ignore[arg-type]  # each value was just looked at

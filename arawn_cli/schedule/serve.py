@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from arawn_cli.config import Config, Flags, load
+from arawn_cli.config import Config, Flags, load_all
 from arawn_cli.errors import ExitCode
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.cloacina import Changes, Runner, Workflow, define, is_ours, workflows_of
@@ -38,11 +38,11 @@ def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
     def body(_: Console | None) -> ExitCode:
         before = {key: value for key, value in os.environ.items() if key != VARIABLE}
         engine = load_engine()
-        roots = roots_of(flags, os.environ)
-        place = database_from(database, os.environ, roots[0][1].state_directory)
-        workflows = wanted(roots, flags, output)
+        configs = load_all(flags, os.environ)
+        place = database_from(database, os.environ, configs[0].state_directory)
+        workflows = wanted(configs, flags, output)
         _refuse_others(place)
-        _make_private(place, roots[0][1].state_directory)
+        _make_private(place, configs[0].state_directory)
         engine_log = EngineLog(os.environ, place.without_secrets)
         crew = Crew(before, engine_log.stdout)
         with _Ending(crew) as ending:
@@ -58,22 +58,13 @@ def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
     return guarded(output, body)
 
 
-def roots_of(flags: Flags, environment: Mapping[str, str]) -> list[tuple[str | None, Config]]:
-    """The roots that the configuration names, each with its name, None for the main one.
-
-    Raises:
-        ConfigurationError, RefusedError: as `load`.
-    """
-    return [(None, load(flags, environment))]
-
-
-def wanted(roots: Sequence[tuple[str | None, Config]], flags: Flags, output: Output) -> list[Workflow]:
+def wanted(configs: Sequence[Config], flags: Flags, output: Output) -> list[Workflow]:
     """The workflows of all roots, whose runs get the options of this command.
 
     Raises:
         ConfigurationError: an interval has no expression in Cloacina.
     """
-    return workflows_of(roots, lambda job, _root: Order.of(job, flags, verbose=output.verbose, quiet=output.quiet))
+    return workflows_of(configs, lambda job, root: Order.of(job, flags, root, verbose=output.verbose, quiet=output.quiet))
 
 
 class _Ending:

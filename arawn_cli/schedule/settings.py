@@ -29,6 +29,11 @@ class Reach(Enum):
     ANYWHERE = "anywhere"
 
 
+def suffixed(name: str, root_name: str | None) -> str:
+    """A name of a unit, file or directory, as it is for a named root: so those of several roots stand beside each other."""
+    return name if root_name is None else f"{name}-{root_name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The account that a job runs as."""
@@ -45,11 +50,12 @@ class Job:
     interval: str
     description: str
     timeout: str
+    root_name: str | None
 
     @property
     def unit(self) -> str:
         """The name of its units, without the suffix."""
-        return f"arawn-{self.name}"
+        return suffixed(f"arawn-{self.name}", self.root_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class Settings:
 
     Attributes:
         command: the words that start the program.
-        options: words that follow each command: `--config`, and `--base-path` where the file does not say the root.
+        options: words that follow each command: `--config`, and `--root`, or `--base-path` where the file does not say the root.
         root: Arawn's root, with its links resolved.
         reads: what a job reads besides the root: program, configuration, certificates.
         state: the configured state directory, or None where systemd, or the account's home, gives one.
@@ -66,6 +72,7 @@ class Settings:
         token_file: what systemd passes on as the relay's token, or None.
         logger: the path of logger(1), or None where there is none.
         namespaces: whether an account may have user namespaces, without which its own units cannot be confined.
+        root_name: which of the file's named roots this is, or None for the main one.
     """
 
     scope: Scope
@@ -85,13 +92,15 @@ class Settings:
     host: str
     logger: str | None
     namespaces: bool
+    root_name: str | None = None
 
     @property
     def jobs(self) -> tuple[Job, Job]:
         """The two jobs with their intervals."""
+        name, of = self.root_name, "" if self.root_name is None else f" ({self.root_name})"
         return (
-            Job("scratch-cleanup", self.cleanup, "Remove inactive scratch sessions of Arawn", "6h"),
-            Job("disk-check", self.check, "Check the disk usage of Arawn's workstreams", "30min"),
+            Job("scratch-cleanup", self.cleanup, f"Remove inactive scratch sessions of Arawn{of}", "6h", name),
+            Job("disk-check", self.check, f"Check the disk usage of Arawn's workstreams{of}", "30min", name),
         )
 
     @property

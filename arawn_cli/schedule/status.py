@@ -15,15 +15,16 @@ from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.events import ScheduleStatus, rendered
 from arawn_cli.model import SCRATCH
-from arawn_cli.schedule.crontab import START_CRON, cron_runs
+from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.history import last_of, state_of
-from arawn_cli.schedule.installation import JOBS, Place, bodies_of, units_of
+from arawn_cli.schedule.installation import Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.sandbox import HOMES, lies_in, writable
-from arawn_cli.schedule.settings import Job, Scope, Settings
+from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
+from arawn_cli.schedule.user_crontab import BLOCK
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def mend_of(problem: str) -> str:
 
 def installed_anywhere(place: Place) -> bool:
     """Whether anything of the tool's, or by its names, is in a place."""
-    names = ("crontab", "arawn-cli") if place.manager is None else tuple(f"arawn-{job}.timer" for job in JOBS)
+    names = (BLOCK, suffixed(CRON_FILE, place.root_name)) if place.manager is None else place.timers
     return any(place.store.text(name) is not None for name in names)
 
 
@@ -132,6 +133,7 @@ def _event(
     return ScheduleStatus(
         timestamp=instants.render(told.now),
         host=told.host,
+        root=told.config.root_name,
         dry_run=False,
         job=job.name,
         scheduler=place.scheduler.value,
@@ -170,7 +172,7 @@ def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled:
 def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[str]:
     """Where the unit as it is keeps the job from what the configuration names now."""
     for path in writable(settings, job):
-        made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(path) is not None
+        made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(settings) is not None
         worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
         if not made_by_systemd and not _may_write(worked_on, found):
             yield f"{path} lies outside what {job.unit}.service may write to: it would fail{mend}"

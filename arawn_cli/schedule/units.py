@@ -8,7 +8,7 @@ from arawn_cli.credentials import CREDENTIAL
 from arawn_cli.schedule.intervals import HOUR, delay, period, timer_lines
 from arawn_cli.schedule.quoting import unit_command, unit_tail, unit_word
 from arawn_cli.schedule.sandbox import confinement, notifier_confinement
-from arawn_cli.schedule.settings import Job, Reach, Scope, Settings
+from arawn_cli.schedule.settings import Job, Reach, Scope, Settings, suffixed
 
 STATE = "arawn-cli"
 NOTIFIER = "arawn-notify@"
@@ -55,7 +55,7 @@ def _account(settings: Settings) -> list[str]:
     if settings.scope is Scope.USER:
         return _kept(settings)
     lines = ["# The account that runs the Arawn server: it owns the tree.", f"User={unit_tail(settings.account.name)}"]
-    name = state_name(settings.state)
+    name = state_name(settings)
     if name is not None:
         lines += ["# What is kept from run to run.", f"StateDirectory={unit_tail(name)}", "StateDirectoryMode=0700"]
     return lines
@@ -68,10 +68,14 @@ def _kept(settings: Settings) -> list[str]:
     return ["# What is kept from run to run.", f"Environment={named}"] if settings.state else []
 
 
-def state_name(state: Path | None) -> str | None:
-    """The name below /var/lib that systemd makes for the account, or None where the state lies elsewhere."""
+def state_name(settings: Settings) -> str | None:
+    """The name below /var/lib that systemd makes for the account, or None where the state lies elsewhere.
+
+    A named root has one of its own, since it may be another account's: systemd gives a directory to the account that used it last.
+    """
+    state = settings.state
     if state is None:
-        return STATE
+        return suffixed(STATE, settings.root_name)
     return state.name if state.parent == SYSTEM_STATE and state.name.replace("-", "").isalnum() else None
 
 

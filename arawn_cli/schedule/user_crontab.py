@@ -13,20 +13,20 @@ from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sea
 
 BLOCK = "crontab"
 
-_BEGIN = "# BEGIN arawn-cli schedule: what stands up to END is written by the tool, and edits of it are noticed\n"
-_END = "# END arawn-cli schedule\n"
+_BEGIN = "# BEGIN arawn-cli schedule{of}: what stands up to END is written by the tool, and edits of it are noticed\n"
+_END = "# END arawn-cli schedule{of}\n"
 # By their first words, so that lines which an editor has touched, or ended with CRLF, are still seen as the marks.
-_BLOCK = re.compile(r"^# BEGIN arawn-cli schedule[^\n]*\n(.*?)^# END arawn-cli schedule[^\n]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"^# (BEGIN|END) arawn-cli schedule", re.MULTILINE)
+_MARK = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
 _NO_CRONTAB = "no crontab for"
 _MADE = "the crontab"
 
 
 @dataclass(frozen=True, slots=True)
 class CrontabStore:
-    """The crontab of the account that runs this; it is read and written by crontab(1) alone."""
+    """The crontab of the account that runs this, and in it the block of one root; it is read and written by crontab(1) alone."""
 
     account: str
+    root_name: str | None = None
 
     def installing(self, bodies: Mapping[str, str]) -> list[Change]:
         """A change of the crontab if its block is not what it should be."""
@@ -36,7 +36,7 @@ class CrontabStore:
         if condition is Condition.CURRENT:
             return []
         made = made_with(block) if block is not None else (() if crontab is not None else (_MADE,))
-        return [self._change(crontab, f"{_BEGIN}{sealed(body, made)}{_END}", condition)]
+        return [self._change(crontab, f"{self._mark(_BEGIN)}{sealed(body, made)}{self._mark(_END)}", condition)]
 
     def removing(self) -> list[Change]:
         """A change of the crontab if it has a block."""
@@ -56,16 +56,11 @@ class CrontabStore:
 
         Raises:
             ScheduleError: crontab(1) fails.
-            TangledError: there is not one begin and one end: what stands without would run besides.
+            TangledError: there is not one begin and one end right after it: what stands without would run besides.
         """
         crontab = self._crontab() or ""
-        if _MARK.findall(crontab) not in ([], ["BEGIN", "END"]):
-            raise TangledError(
-                f"the crontab of {self.account} should have one line '# BEGIN arawn-cli schedule' and one {_END.strip()!r} after it: "
-                "put them right with crontab -e"
-            )
-        match = _BLOCK.search(crontab)
-        return match[1] if match else None
+        marks = self._marks(crontab)
+        return crontab[marks[0].end() : marks[1].start()] if marks else None
 
     def since(self, name: str) -> int | None:
         """None: the spool, which would tell, is cron's alone."""
@@ -88,8 +83,25 @@ class CrontabStore:
     def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
         before = crontab or ""
         joint = "\n" if before and not before.endswith("\n") else ""
-        after = _BLOCK.sub(lambda _: block, before) if _BLOCK.search(before) else before + joint + block
+        marks = self._marks(before)
+        after = before[: marks[0].start()] + block + before[marks[1].end() :] if marks else before + joint + block
         return Change(f"crontab of {self.account}", BLOCK, crontab, after, condition)
+
+    def _marks(self, crontab: str) -> list[re.Match[str]]:
+        """The begin and the end of this root's block; none where there is no block."""
+        found = list(_MARK.finditer(crontab))
+        own = [index for index, mark in enumerate(found) if mark[2] == self.root_name]
+        marks = [found[index] for index in own]
+        if [mark[1] for mark in marks] not in ([], ["BEGIN", "END"]) or (own and own[1] != own[0] + 1):
+            begin, end = (self._mark(text).partition(":")[0].strip() for text in (_BEGIN, _END))
+            raise TangledError(
+                f"the crontab of {self.account} should have one line {begin!r} and one {end!r} after it, and no other block between: "
+                "put them right with crontab -e"
+            )
+        return marks
+
+    def _mark(self, text: str) -> str:
+        return text.format(of="" if self.root_name is None else f" of root {self.root_name}")
 
     def _crontab(self) -> str | None:
         return _crontab("-l")
