@@ -13,6 +13,7 @@ from rich.text import Text
 
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
+from arawn_cli.config_roots import names_of
 from arawn_cli.doctor.findings import Finding, Status, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
 from arawn_cli.doctor.shell import Shell
@@ -52,7 +53,9 @@ def _configuration(config: Config) -> Iterator[Finding]:
     if config.dry_run:
         yield warn("configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", f"take it out of {config.file}")
     else:
-        yield ok("configuration", f"{config.file} is read" if config.file else "no file: built-in defaults")
+        others = names_of(config.tables) if config.root_name is None else ""
+        more = f"; it names other roots, and --root looks at each: {others}" if others else ""
+        yield ok("configuration", f"{config.file} is read{more}" if config.file else "no file: built-in defaults")
 
 
 def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
