@@ -18,6 +18,11 @@ Schema = dict[str, object]
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+# A dataclass with slots replaces the class that it was made from, which stays listed until it is collected.
+EVENTS = tuple({each.__name__: each for each in Event.__subclasses__()}.values())
+"""Every type of event."""
+
+
 def config_schema() -> Schema:
     """Of the configuration file, as editors read it; tables and keys that are Arawn's own are let pass where they may stand."""
     schema = cast("Schema", ConfigFile.model_json_schema())
@@ -28,7 +33,7 @@ def config_schema() -> Schema:
 
 def events_schema() -> Schema:
     """Of one event, that is of one line of output. Later versions may add keys."""
-    schema = cast("Schema", TypeAdapter(reduce(or_, Event.__subclasses__())).json_schema(mode="serialization"))
+    schema = cast("Schema", TypeAdapter(reduce(or_, EVENTS)).json_schema(mode="serialization"))
     for definition in cast("dict[str, Schema]", schema["$defs"]).values():
         properties = cast("dict[str, Schema]", definition.get("properties", {}))
         for each in properties.values():

@@ -24,6 +24,15 @@ def template() -> str:
     return "\n".join([_HEAD, *_table(ConfigFile(), "")])
 
 
+def shown(value: object) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name} = {shown(each)}" for name, each in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    written = tomli_w.dumps({"": list(value) if isinstance(value, tuple) else value}).partition(" = ")[2]
+    return " ".join(written.split()).replace("[ ", "[").replace(", ]", "]")
+
+
 def _table(table: BaseModel, prefix: str) -> Iterator[str]:
     inner: list[tuple[str, BaseModel]] = []
     mappings: list[str] = []
@@ -45,13 +54,13 @@ def _table(table: BaseModel, prefix: str) -> Iterator[str]:
 def _entry(key: str, value: object) -> Iterator[str]:
     name = key.rpartition(".")[2]
     yield from _meaning(key)
-    yield f"# {_assignment(name, value)}\n"
+    yield f"# {name} = {shown(value)}\n"
 
 
 def _mapping(key: str) -> Iterator[str]:
     yield from _meaning(key)
     yield f"# [{key}]"
-    yield from (f"# {_assignment(name, value)}" for name, value in _example(key).items())
+    yield from (f"# {name} = {shown(value)}" for name, value in _example(key).items())
     yield ""
 
 
@@ -60,21 +69,13 @@ def _roots() -> Iterator[str]:
     yield f"# [[{_ROOTS}]]"
     for name in NamedRoot.model_fields:
         key = f"{_ROOTS}.{name}"
-        yield f"# {_assignment(name, EXAMPLES[key])}  # {MEANINGS[key]}"
+        yield f"# {name} = {shown(EXAMPLES[key])}  # {MEANINGS[key]}"
     yield ""
 
 
 def _example(key: str) -> dict[str, object]:
     example = EXAMPLES[key]
     return example if isinstance(example, dict) else {}
-
-
-def _assignment(name: str, value: object) -> str:
-    if isinstance(value, dict):
-        inside = ", ".join(_assignment(inner, each) for inner, each in value.items())
-        return f"{name} = {{ {inside} }}"
-    text = tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value})
-    return " ".join(text.split()).replace("[ ", "[").replace(", ]", "]")
 
 
 def _meaning(key: str) -> Iterator[str]:
