@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-without-native lint bench pictures clean
+.PHONY: demo test test-without-native lint bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -34,6 +34,10 @@ lint: $(VENV)/tools
 # Beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks.peers $(BENCH)
+
+# What the docs and the man page say of commands, keys, events and exit codes.
+docs: $(VENV)/tools
+	PYTHONPATH=. $(BIN)/python docs/generate.py
 
 # The README's pictures; they take chromium.
 pictures: $(VENV)/tools

@@ -146,6 +146,17 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     )
 
 
+def own_file(environment: Mapping[str, str]) -> Path:
+    """The file that an account's configuration belongs in, be it there or not.
+
+    Raises:
+        ConfigurationError: the account has no home directory.
+    """
+    if named := environment.get("ARAWN_CONFIG"):
+        return _expanded(named, "ARAWN_CONFIG").absolute()
+    return _default_directory(environment).absolute() / "config.toml"
+
+
 def _bytes(amount: float, unit: int) -> int:
     return max(int(amount * unit), 1)
 
@@ -181,10 +192,8 @@ def _find_file(flags: Flags, environment: Mapping[str, str], system_file: Path) 
     """The file to read. One that was asked for counts even when it is missing, so that reading it tells."""
     if flags.config is not None:
         return _expanded(str(flags.config), "--config").absolute()
-    if named := environment.get("ARAWN_CONFIG"):
-        return _expanded(named, "ARAWN_CONFIG").absolute()
-    own = _default_directory(environment).absolute() / "config.toml"
-    if environment.get("ARAWN_CONFIG_DIR") or _is_there(own):
+    own = own_file(environment)
+    if environment.get("ARAWN_CONFIG") or environment.get("ARAWN_CONFIG_DIR") or _is_there(own):
         return own
     return system_file if _is_there(system_file) else None
 

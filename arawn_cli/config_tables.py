@@ -76,10 +76,14 @@ def _fixed_path(value: str) -> str:
     return value
 
 
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[str, AfterValidator(_duration), Field(json_schema_extra={"pattern": f"^(?:{_DURATION.pattern})$"})]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_fixed_path)]
-Interval = Annotated[str, AfterValidator(_interval)]
+Interval = Annotated[
+    str,
+    AfterValidator(_interval),
+    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(_CALENDAR_WORDS)}|0*[1-9]{_DURATION.pattern.replace('+', '*')})$"}),
+]
 Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]

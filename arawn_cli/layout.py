@@ -123,7 +123,9 @@ def _resolve(path: Path) -> Path:
     try:
         return path.resolve(strict=True)
     except FileNotFoundError as error:
-        raise ConfigurationError(f"the root {path} does not exist; name Arawn's folder with --base-path") from error
+        raise ConfigurationError(
+            f"the root {path} does not exist; name Arawn's folder with --base-path, or mend its path in the configuration"
+        ) from error
     except OSError as error:
         raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
     except RuntimeError as error:
@@ -135,7 +137,7 @@ def _refuse_unsafe(root: Path) -> None:
     if not root.is_dir():
         raise ConfigurationError(f"the root {root} is not a directory")
     if root == Path("/"):
-        raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path")
+        raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
     status = root.stat()
     if root in _home_directories(status.st_uid):
         raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")

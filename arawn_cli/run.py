@@ -230,6 +230,10 @@ def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Ca
     except KeyboardInterrupt:
         log.error("interrupted")
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _abandon_stdout()
+        log.error("standard output takes no more: its reader went away")
+        return ExitCode.UNDELIVERED
     except Exception as error:  # the last line of defence: no traceback for a person, its exit code for a machine
         log.error("internal error, please report it: %s: %s", type(error).__name__, error)
         told(f"internal error: {type(error).__name__}")

@@ -75,7 +75,7 @@ def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
     with _opened(config, surroundings) as trash:
         candidates = [entry for entry in trash.found()[0] if entry.session == session and not entry.gone]
         if not candidates:
-            log.error("no session %s in the trash of %s: see what is there with `arawn-cli trash list`", escape(session), trash.root.path)
+            log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), trash.root.path)
             return False
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
         (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)

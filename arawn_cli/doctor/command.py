@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from arawn_cli import instants, names
+from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
+from arawn_cli.config_roots import names_of
 from arawn_cli.doctor.findings import Finding, Status, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
 from arawn_cli.doctor.shell import Shell
 from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import DoctorCheck, DoctorSummary, EffectiveSetting
+from arawn_cli.events import DoctorCheck, DoctorSummary
 from arawn_cli.origins import DEFAULT, Setting, settings_of
+from arawn_cli.reference.settings import print_settings, print_settings_as_events
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
@@ -51,7 +53,9 @@ def _configuration(config: Config) -> Iterator[Finding]:
     if config.dry_run:
         yield warn("configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", f"take it out of {config.file}")
     else:
-        yield ok("configuration", f"{config.file} is read" if config.file else "no file: built-in defaults")
+        others = names_of(config.tables) if config.root_name is None else ""
+        more = f"; it names other roots, and --root looks at each: {others}" if others else ""
+        yield ok("configuration", f"{config.file} is read{more}" if config.file else "no file: built-in defaults")
 
 
 def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
@@ -85,21 +89,15 @@ def _print(settings: list[Setting], found: list[Finding], output: Output, root: 
         case "table":
             console = Console(highlight=False, soft_wrap=True)
             shown = settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT]
-            for setting in shown:
-                console.print(
-                    Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim")
-                )
+            print_settings(shown, console)
             for finding in found:
                 console.print(_line(finding))
 
 
 def _print_json(settings: list[Setting], found: list[Finding], root: str | None) -> None:
+    print_settings_as_events(settings, root)
     write = json_lines(sys.stdout)
     timestamp, host = instants.render(time.time_ns()), socket.gethostname()
-    for each in settings:
-        write(
-            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
-        )
     for finding in found:
         write(
             DoctorCheck(

@@ -1,0 +1,67 @@
+"""`config show`, `init` and `schema`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
+
+app = typer.Typer(no_args_is_help=True, help="The configuration: what is in effect, a commented file, its JSON Schema.")
+
+
+class SchemaOf(str, Enum):
+    """What a schema is of."""
+
+    CONFIG = "config"
+    EVENTS = "events"
+    PLAN = "plan"
+
+
+@app.command("show")
+def config_show(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show every effective value and what it comes from: a flag, the environment, the file or a default. Secrets are left out."""
+    from arawn_cli.config import Flags
+    from arawn_cli.reference.command import run_config_show
+    from arawn_cli.run import Output
+
+    raise typer.Exit(run_config_show(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
+
+
+@app.command("init")
+def config_init(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write; - prints. Default: the file that would be read.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there, without a question.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a configuration file with every key, its meaning and its default, all commented out."""
+    from arawn_cli.reference.command import run_config_init
+    from arawn_cli.run import Output
+
+    ask = typer.confirm if sys.stdin.isatty() and sys.stdout.isatty() else None
+    raise typer.Exit(run_config_init(file, Output("table", False, quiet), ask, overwrite=force))
+
+
+@app.command("schema")
+def config_schema(
+    of: Annotated[SchemaOf, typer.Argument(help="The configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
+    quiet: QuietOption = False,
+) -> None:
+    """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
+    from arawn_cli.reference.command import run_config_schema
+    from arawn_cli.run import Output
+
+    raise typer.Exit(run_config_schema(of.value, Output("json", False, quiet)))

@@ -1,0 +1,134 @@
+"""The commands at the top: both jobs, `report`, `doctor` and `demo`."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arawn_cli.commands.options import (
+    BasePathOption,
+    CheckFormat,
+    CheckFormatOption,
+    ConfigOption,
+    FailOn,
+    Format,
+    FormatOption,
+    NoRelayOption,
+    QuietOption,
+    RelayUrlOption,
+    RootOption,
+    UnlessRunningOption,
+    VerboseOption,
+)
+
+
+def scratch_cleanup(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")] = None,
+    older_than_days: Annotated[
+        int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
+    ] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan names and is unchanged since.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on where a brake or a suspicious clock stops the run.")] = False,
+    output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    unless_running: UnlessRunningOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Remove the directories of scratch sessions that were not used for some days.
+
+    A session goes only if its last turn, its database row and every file in it are older than the limit.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_cleanup
+
+    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay, root=root)
+    raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet, unless_running)))
+
+
+def disk_check(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
+    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
+    output: CheckFormatOption = CheckFormat.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    unless_running: UnlessRunningOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what every workstream uses, and report what is above its limit."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_check, run_check_for_nagios
+
+    flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
+    if output is CheckFormat.NAGIOS:
+        raise typer.Exit(run_check_for_nagios(flags, Output(output.value, verbose, quiet)))
+    raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet, unless_running), fail_on.value if fail_on else None))
+
+
+def report(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
+    ] = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would take next.
+
+    It measures now and changes nothing; trends and alerts are what earlier runs of disk-check have kept.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_report
+    from arawn_cli.schedule.installed import kept_by_timers
+
+    flags = Flags(config, base_path, dry_run=True, no_relay=True, root=root)
+    kept = partial(kept_by_timers, flags=flags, environment=os.environ)
+    raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html, kept))
+
+
+def doctor(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look for what would keep the timers from doing their job, and say how to mend it. Changes nothing; exits with 1 on a fail."""
+    from arawn_cli.config import Flags
+    from arawn_cli.doctor.command import run_doctor
+    from arawn_cli.run import Output
+
+    flags = Flags(config, base_path, relay_url=relay_url, no_relay=no_relay, root=root)
+    raise typer.Exit(run_doctor(flags, Output(output.value, verbose, quiet)))
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the sample tree in place.")] = False,
+) -> None:
+    """Show both jobs at work on a sample tree in a temporary folder."""
+    from arawn_cli.demo import run_demo
+
+    raise typer.Exit(run_demo(keep=keep))

@@ -1,0 +1,70 @@
+"""The options that several commands take, each defined once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NONE = "none"
+
+
+class CheckFormat(str, Enum):
+    """How the results of a disk check are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NAGIOS = "nagios"
+    NONE = "none"
+
+
+class FailOn(str, Enum):
+    """The level from which on disk-check exits with 3."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+def _one_root(context: typer.Context, value: str | None) -> str | None:
+    """Refuses a second way to say the root; whichever of both options comes last finds the other."""
+    if value is not None and any(context.params.get(name) is not None for name in ("base_path", "root")):
+        raise typer.BadParameter("--root and --base-path exclude each other")
+    return value
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
+BasePathOption = Annotated[
+    str | None,
+    typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
+]
+RootOption = Annotated[
+    str | None,
+    typer.Option("--root", metavar="NAME", callback=_one_root, help="A root by its name in maintenance.roots, instead of the main root."),
+]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
+RelayUrlOption = Annotated[
+    str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
+]
+NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and store nothing for it.")]
+UnlessRunningOption = Annotated[
+    bool, typer.Option("--unless-running", help="For timers: while another run is at work, do nothing and say nothing; exit 75.")
+]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
+]
+
+CheckFormatOption = Annotated[
+    CheckFormat,
+    typer.Option("--format", help="As for scratch-cleanup; nagios: one status line, exit 0 ok, 1 warning, 2 critical, 3 unknown."),
+]

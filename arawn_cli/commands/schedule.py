@@ -1,0 +1,142 @@
+"""`schedule show`, `install`, `remove`, `status` and `serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
+
+app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from the configuration.")
+
+SystemdOption = Annotated[bool, typer.Option("--systemd", help="systemd timers; the default where systemd runs.")]
+CronOption = Annotated[bool, typer.Option("--cron", help="Lines for cron; the default elsewhere.")]
+ScopeOption = Annotated[
+    bool | None, typer.Option("--user/--system", help="This account's own timers, or the machine's, which are the default for root.")
+]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing about files that the tool wrote.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Lose what was edited by hand, too.")]
+CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Workflows of Cloacina, an optional extra.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password; else SQLite in the state directory."),
+]
+
+
+def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: bool) -> bool:
+    if cloacina and (systemd or cron):
+        raise typer.BadParameter("--cloacina excludes --systemd and --cron: the jobs would run twice", param_hint="--cloacina")
+    if database is not None and not cloacina:
+        raise typer.BadParameter("only --cloacina has a database", param_hint="--database")
+    return cloacina
+
+
+@app.command("show")
+def schedule_show(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
+    user: ScopeOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Print what would be installed, and change nothing."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_show
+
+    if _is_for_cloacina(cloacina, database, systemd, cron):
+        from arawn_cli.schedule.cloacina_status import run_show_cloacina
+
+        raise typer.Exit(run_show_cloacina(Flags(config, base_path, root=root), Output("table", verbose, quiet), database))
+    raise typer.Exit(run_show(Flags(config, base_path, root=root), Output("table", verbose, quiet), Choice(systemd, cron, user)))
+
+
+@app.command("install")
+def schedule_install(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    yes: YesOption = False,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Install the timers and start them, after a look at what changes."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_install
+
+    choice = Choice(systemd, cron, user, yes, force)
+    raise typer.Exit(run_install(Flags(config, base_path, root=root), Output("table", verbose, quiet), choice))
+
+
+@app.command("remove")
+def schedule_remove(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    user: ScopeOption = None,
+    yes: YesOption = False,
+    force: ForceOption = False,
+    root: RootOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Stop the timers and take away what `install` brought, and nothing else."""
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_remove
+
+    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force), root))
+
+
+@app.command("status")
+def schedule_status(
+    systemd: SystemdOption = False,
+    cron: CronOption = False,
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
+    user: ScopeOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show when the jobs ran and will run, and whether what is installed is what the configuration says. Exits with 1 if not."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.command import Choice, run_status
+
+    if _is_for_cloacina(cloacina, database, systemd, cron):
+        from arawn_cli.schedule.cloacina_status import run_status_cloacina
+
+        raise typer.Exit(run_status_cloacina(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), database))
+    raise typer.Exit(run_status(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+
+
+@app.command("serve")
+def schedule_serve(
+    cloacina: CloacinaOption = False,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; then finish what is in hand."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output
+    from arawn_cli.schedule.serve import run_serve
+
+    if not cloacina:
+        raise typer.BadParameter("say --cloacina: there is no other engine", param_hint="--cloacina")
+    raise typer.Exit(run_serve(Flags(config, base_path), Output("json", verbose, quiet), database))

@@ -1,0 +1,69 @@
+"""`trash list`, `restore` and `purge`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
+
+app = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")
+
+
+@app.command("list")
+def trash_list(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List the removed sessions that wait in the trash, oldest first."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_list
+
+    raise typer.Exit(run_trash_list(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
+
+
+@app.command("restore")
+def trash_restore(
+    session: Annotated[str, typer.Argument(metavar="ID", help="Id of the removed session.")],
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Move a removed session back into its place; nothing there is overwritten.
+
+    Restoring counts as a use: the next cleanup keeps the session for the configured days.
+    """
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_restore
+
+    raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False, root=root), Output(output.value, verbose, quiet), session))
+
+
+@app.command("purge")
+def trash_purge(
+    older_than_days: Annotated[
+        int, typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge only what was removed longer ago.")
+    ] = 0,
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be purged.")] = False,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take apart what waits in the trash, and free its space."""
+    from arawn_cli.config import Flags
+    from arawn_cli.run import Output, run_trash_purge
+
+    raise typer.Exit(
+        run_trash_purge(Flags(config, base_path, dry_run=dry_run, root=root), Output(output.value, verbose, quiet), older_than_days)
+    )
