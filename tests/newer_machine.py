@@ -43,7 +43,7 @@ class NewerMachine:
 
     def run(self, *command: object, **extra: str) -> subprocess.CompletedProcess[str]:
         """Runs a command inside to its end."""
-        process = self.start(*command, **extra)
+        process = self.start(*command, log=None, **extra)
         stdout, stderr = process.communicate(timeout=120)
         return subprocess.CompletedProcess([], process.returncode, stdout.decode(), stderr.decode())
 

@@ -115,7 +115,7 @@ def essence(events: list[dict[str, object]], root: Path) -> list[dict[str, objec
 
 def outbox(state: Path) -> list[dict[str, object]]:
     with closing(sqlite3.connect(state / "state.db")) as connection:
-        return [json.loads(body) for (body,) in connection.execute("SELECT event FROM outbox ORDER BY sequence")]
+        return [json.loads(body) for (body,) in connection.execute("SELECT body FROM outbox ORDER BY sequence")]
 
 
 def rows(file: Path, statement: str) -> list[tuple[object, ...]]:
