@@ -169,7 +169,8 @@ def test_a_restart_keeps_the_schedules_and_makes_up_once_for_what_was_missed(new
     assert "0 schedules registered, 0 changed, 0 removed" in second.said
     assert rows(state / "cloacina.db", schedules) == before
     for workflow, expected in due.items():
-        assert [at for name, at in second.runs() if name == workflow and at < began] == [expected]
+        assert [at for name, at in second.runs() if name == workflow and expected <= at < began] == [expected]
+    assert set(Counter(first.runs() + second.runs()).values()) == {1}
     done = rows(state / "cloacina.db", "SELECT schedule_id, scheduled_time, COUNT(*) FROM schedule_executions GROUP BY 1, 2")
     assert {count for *_, count in done} == {1}
     changed = serve(configured(config, root=tree.root, state=state, interval="1h"), "third")
@@ -205,27 +206,3 @@ def large(tree: SampleTree, session: str, files: int) -> None:
     for number in range(files):
         (directory / f"{number}").touch()
     set_age(directory.parent, tree.ago(30))
-
-
-_EXECUTE = """
-import json, os, sys
-import cloaca
-from pathlib import Path
-from arawn_cli.config import Flags, load_all
-from arawn_cli.run import Output
-from arawn_cli.schedule import cloacina
-from arawn_cli.schedule.cloacina_database import EngineDatabase
-from arawn_cli.schedule.crew import Crew
-from arawn_cli.schedule.serve import wanted
-
-cloacina._FIRST_RETRY_MS = cloacina._LAST_RETRY_MS = 1
-flags = Flags(Path(sys.argv[1]))
-place = EngineDatabase(sys.argv[2])
-cloacina.define(cloaca, wanted(load_all(flags, os.environ), flags, Output("json", False, False)), place, Crew(os.environ, 2))
-runner = cloaca.DefaultRunner.with_config(place.url, cloaca.DefaultRunnerConfig(scheduler_poll_interval_ms=50))
-for line in sys.stdin:
-    workflow, context = json.loads(line)
-    done = runner.execute(workflow, cloaca.Context(context))
-    os.write(2, ("RESULT " + json.dumps([done.status, done.final_context.to_dict()]) + "\\n").encode())
-os._exit(0)
-"""
