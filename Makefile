@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-without-native lint bench docs pictures clean
+.PHONY: demo test test-without-native test-cloacina lint bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -24,6 +24,10 @@ test-without-native: $(VENV)/tools
 	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(addprefix tests/test_,$(addsuffix .py,$(JOBS)))
 
 JOBS := usage disk_check reuse scratch_cleanup remove dismantle trash faults
+
+# With Cloacina itself, in a Debian 13 that is made once below $$ARAWN_TEST_CACHE, else ~/.cache; root and debootstrap only.
+test-cloacina: $(VENV)/tools
+	$(BIN)/python -m pytest -n 2 -m engine tests/test_cloacina_engine.py
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .

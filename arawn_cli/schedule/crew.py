@@ -30,6 +30,10 @@ class FailedRunError(ArawnCliError):
     """A run that did not do all its work; the text is the reason, for Cloacina's history."""
 
 
+class PutOffError(ArawnCliError):
+    """A run that came in while the service was ending, and was not begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """How a run ended that is no failure; `summary` is its event, None where another run was at work."""
@@ -48,7 +52,6 @@ class Crew:
         self._changed = threading.Condition()
         self._at_work: set[subprocess.Popen[bytes]] = set()
         self._in_hand = 0
-        self._waiting = 0
         self._closed = False
         self.ended: list[tuple[str, str]] = []
 
@@ -56,14 +59,12 @@ class Crew:
     def in_hand(self, workflow: str, due: str) -> Iterator[None]:
         """Counts a run as in hand, and those that ended last in `ended`, by their workflow and when they were due.
 
-        Once the service is ending, a new one is not begun: its claim runs out, and another service has it.
+        Raises:
+            PutOffError: the service is ending.
         """
         with self._changed:
             if self._closed:
-                self._waiting += 1
-                self._changed.notify_all()
-                while True:
-                    self._changed.wait()
+                raise PutOffError("the service is ending: the run is put off, and Cloacina tries it again")
             self._in_hand += 1
         try:
             yield
@@ -78,12 +79,6 @@ class Crew:
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._in_hand == 0)
-
-    @property
-    def has_turned_away(self) -> bool:
-        """Whether a run came in since the service is ending."""
-        with self._changed:
-            return self._waiting > 0
 
     def stop(self) -> None:
         """Has the runs in hand end as a command does on SIGTERM."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -131,11 +130,6 @@ def _leave(runner: Runner, crew: Crew, engine_log: EngineLog, database: EngineDa
     """Ends Cloacina once it has recorded the last runs."""
     _await_records(crew, database)
     engine_log.end()
-    if crew.has_turned_away:
-        # Runs that were not begun hold threads of Cloacina's, for which its own end would wait in vain.
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(ExitCode.DONE)
     runner.shutdown()
 
 
