@@ -127,7 +127,7 @@ def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
 
 def test_a_scope_that_disappears_recovers_under_its_name() -> None:
     gone = Remembered(at(CRITICAL), usage(9000, scope="session:x"))
-    quiet = Remembered(Alert(OK, warnings=1), usage(1500, scope="session:y"))
+    quiet = Remembered(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
     before = {"session:x": gone, "session:y": quiet}
     verdicts = judge_all([usage(5)], before, Rules(), 0, gone=list(before))
     told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
@@ -157,6 +157,11 @@ def test_what_is_not_judged_keeps_its_level_and_tells_nothing() -> None:
     held = Alert(CRITICAL, 1, 1, told_at=5)
     found = unjudged([usage(5), usage(9000, scope="new")], {"total": Remembered(held, usage(9000))})
     assert found == [Verdict(usage(5), CRITICAL, held, told=False), Verdict(usage(9000, scope="new"), OK, QUIET, told=False)]
+
+
+def test_a_check_at_the_limit_does_not_count_towards_a_level() -> None:
+    assert judge(usage(LIMIT), QUIET, Rules(for_checks=2), now=0).alert.warnings == 0
+    assert judge(usage(CRITICAL_LIMIT), QUIET, Rules(for_checks=2), now=0).alert.criticals == 0
 
 
 def test_the_rules_are_as_configured() -> None:
