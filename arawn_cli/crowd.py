@@ -19,7 +19,7 @@ WORTH_A_CROWD = 2000
 
 _BATCH = 256
 _FEW = 8  # names that are unlinked sooner than they are handed over
-_WAITING = 32  # batches of one tree that are handed over at a time; each holds a descriptor
+_WAITING = 16  # batches of one tree that are handed over at a time; each holds a descriptor
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
