@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-without-native test-cloacina lint bench docs pictures clean
+.PHONY: demo test test-without-native test-cloacina lint audit bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -34,6 +34,10 @@ lint: $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known weaknesses in what is installed; it asks the advisory data of the package index.
+audit: $(VENV)/tools
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 # Beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
 bench: $(VENV)/tools

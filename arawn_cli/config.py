@@ -146,6 +146,16 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     )
 
 
+def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> list[str]:
+    """The names of the roots that the configuration file has beside the main one.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is wrong.
+    """
+    path = _find_file(flags, environment, system_file)
+    return [entry.name for entry in _parse(path).maintenance.roots] if path else []
+
+
 def own_file(environment: Mapping[str, str]) -> Path:
     """The file that an account's configuration belongs in, be it there or not.
 
@@ -177,8 +187,7 @@ def load_all(flags: Flags, environment: Mapping[str, str], *, system_file: Path 
     Raises:
         ConfigurationError, RefusedError: as `load`, of any of them.
     """
-    path = _find_file(flags, environment, system_file)
-    names = [entry.name for entry in _parse(path).maintenance.roots] if path else []
+    names = named_roots(flags, environment, system_file=system_file)
     found = []
     try:
         found.append(load(flags, environment, system_file=system_file))

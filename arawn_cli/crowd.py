@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import BoundedSemaphore, Thread
+from typing import TypeVar
 
 from arawn_cli.descent import Descent
 
@@ -16,7 +19,10 @@ WORTH_A_CROWD = 2000
 
 _BATCH = 256
 _FEW = 8  # names that are unlinked sooner than they are handed over
-_WAITING = 32  # batches of one tree that are handed over at a time; each holds a descriptor
+_WAITING = 16  # batches of one tree that are handed over at a time; each holds a descriptor
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class Crowd:
@@ -47,9 +53,27 @@ class Crowd:
         else:
             order()
 
+    def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """The answer for each item, in their order; worked out one by one in this thread where there is no other."""
+        if not self._threads:
+            yield from map(work, items)
+            return
+        futures: list[Future[Answer]] = [Future() for _ in items]
+        for item, future in zip(items, futures, strict=True):
+            self.do(partial(_settle, future, work, item))
+        for future in futures:
+            yield future.result()
+
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
             order()
+
+
+def _settle(future: Future[Answer], work: Callable[[Item], Answer], item: Item) -> None:
+    try:
+        future.set_result(work(item))
+    except BaseException as error:  # it is raised where the answer is asked for
+        future.set_exception(error)
 
 
 def unlink_files(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -143,8 +142,8 @@ class Remover:
             yield from (self._gone(hand, Action.DELETED) for hand in gone)
             return
         large = any(hand.usage.files >= WORTH_A_CROWD for hand in gone)
-        with Crowd(self._threads if large else 0) as crowd, ThreadPoolExecutor(self._threads, "remove") as pool:
-            yield from pool.map(lambda hand: self._take_apart(hand, place, crowd), gone)
+        with Crowd(self._threads if large else 0) as crowd, Crowd(min(self._threads, len(gone))) as takers:
+            yield from takers.map(lambda hand: self._take_apart(hand, place, crowd), gone)
 
     def _rename(self, hand: _Hand, place: Bin) -> Outcome | None:
         hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)

@@ -12,6 +12,7 @@ from zlib import crc32
 from arawn_cli.messages import Mark
 from arawn_cli.model import Identity, Usage
 from arawn_cli.state import LARGEST, State, key_of
+from arawn_cli.state_file import StateUnavailableError
 
 _COLUMNS = "session, measured_at, shape, apparent, allocated, files, directories, newest"
 
@@ -52,10 +53,10 @@ def read(state: State, root: Path) -> Book:
     """The sizes of a root.
 
     Raises:
-        StateUnavailableError: the state file cannot be read.
+        StateUnavailableError: the state file cannot be read, or is damaged where SQLite does not see it.
     """
     key = (key_of(root),)
-    rows = state.select(f"SELECT {_COLUMNS} FROM sizes WHERE root = ?", key)  # noqa: S608
+    rows = state.select(f"SELECT {_COLUMNS} FROM sizes WHERE root = ? AND min(apparent, allocated, files, directories) >= 0", key)  # noqa: S608
     marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM marks WHERE root = ?", key))
     sizes = {
         session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, newest))
@@ -84,7 +85,10 @@ def store(connection: sqlite3.Connection, root: Path, before: Book, after: Book)
 
 def _identity(text: str) -> Identity:
     device, _, inode = text.partition(":")
-    return int(device), int(inode)
+    try:
+        return int(device), int(inode)
+    except ValueError as error:
+        raise StateUnavailableError(f"the state file names no file that is marked: {text!r}") from error
 
 
 def _numbers(usage: Usage) -> tuple[int, int, int, int, int | None]:

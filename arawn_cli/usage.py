@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from arawn_cli.walk import walk
 
 _THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
 _THREADS_MAX = 16
+_DESCRIPTORS = 64  # for one thread: the way down a tree that it takes apart, and names of it that others unlink meanwhile
 
 _Numbers = tuple[int, int, int, int, tuple[int, int] | None]
 _Links = list[tuple[int, int, int, int, int]]
@@ -79,8 +81,13 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
 
 
 def threads_for(configured: int) -> int:
-    """How many threads measure and remove: as configured, or for 0 by the processors that this process may use."""
-    return configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
+    """How many threads measure and remove: as configured, or for 0 by the processors that this process may use.
+
+    Fewer where the process may not have descriptors enough for so many.
+    """
+    wanted = configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(min(wanted, descriptors // _DESCRIPTORS), 1)
 
 
 def means_of_measuring() -> str:

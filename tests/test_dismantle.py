@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -173,6 +174,33 @@ def test_many_threads_stop_when_they_are_told_to(top: Path) -> None:
     with Crowd(4) as crowd:
         assert apart(top, lambda: next(steps) > 100, crowd) == []
     assert sum(path.is_file() for path in top.rglob("*")) > 1000
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_where_the_machine_gives_no_thread_sessions_go_and_are_told_of_all_the_same(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """As under TasksMax= of systemd, RLIMIT_NPROC, or pids.max of a container."""
+    for name in ("one", "two", "three"):
+        tree.session(name, files={"file": 1}, age_days=30)
+    begun: list[None] = []
+    start = Thread.start
+
+    def starting(thread: Thread) -> None:
+        if len(begun) == allowed:
+            raise RuntimeError("can't start new thread")
+        begun.append(None)
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", starting)
+    summary, _ = cleaned(tree)
+    assert sorted(summary.cleaned_session_ids) == ["one", "three", "two"]
+    assert os.listdir(tree.sessions.parent) == ["sessions"]
+
+
+def test_what_a_thread_raises_arrives_where_the_answers_are_asked_for() -> None:
+    with Crowd(2) as crowd, pytest.raises(ZeroDivisionError):
+        list(crowd.map(lambda number: 1 // number, [1, 0]))
 
 
 @pytest.mark.parametrize(

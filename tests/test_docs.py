@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md")), *sorted((TOP / "contrib").rglob("*.md"))]
+PAGES = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").glob("*.md")), *sorted((TOP / "contrib").rglob("*.md"))]
 
 
 def test_what_the_docs_say_of_the_code_is_written_from_it() -> None:

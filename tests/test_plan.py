@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.instants import DAY
+from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import Decision, Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
-from arawn_cli.plan import Brake, Policy, decide, decide_again, halted, undecided
+from arawn_cli.plan import Brake, Policy, approved, decide, decide_again, halted, reason_without_files, undecided
 
 NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))
 CUTOFF = POLICY.cutoff(NOW)
+MINUTE = 60 * SECOND
 FAILURE = (Failure("openat", "x", 13),)
 
 ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
@@ -37,13 +38,18 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (session(turn=CUTOFF), Reason.ACTIVE),
         (session(row=CUTOFF), Reason.ACTIVE),
         (session(mtime=CUTOFF), Reason.RECENT_FILES),
-        (session(turn=NOW + DAY), Reason.FUTURE_TIMESTAMP),
-        (session(mtime=NOW + DAY), Reason.FUTURE_TIMESTAMP),
+        (session(turn=NOW + MINUTE), Reason.ACTIVE),
+        (session(turn=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
+        (session(mtime=NOW + MINUTE), Reason.RECENT_FILES),
+        (session(mtime=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
         (session(name="keep-me"), Reason.PROTECTED),
         (session(name="-bad"), Reason.FOREIGN_NAME),
         (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE)), Reason.ACTIVITY_UNKNOWN),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE), Usage(newest_mtime=0)),
+            Reason.ACTIVITY_UNKNOWN,
+        ),
         (
             ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)),
             Reason.ACTIVITY_UNKNOWN,
@@ -81,6 +87,12 @@ def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list
     assert all(decide(one, POLICY, NOW).goes <= (one in undecided(found, POLICY, NOW)) for one in found)
 
 
+def test_only_what_turns_and_rows_leave_open_is_measured() -> None:
+    found = [session(), session(turn=NOW), session(name="keep-me"), session(mtime=NOW)]
+    assert undecided(found, POLICY, NOW) == [found[0], found[3]]
+    assert [reason_without_files(one, POLICY, NOW) for one in found] == [None, Reason.ACTIVE, Reason.PROTECTED, None]
+
+
 @given(sessions, st.integers(1, 60), st.integers(1, 60))
 def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more: int) -> None:
     if decide(found, Policy(days + more), NOW).goes:
@@ -94,6 +106,7 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
         (TurnEvidence(8), Usage(newest_mtime=7), Reason.CHANGED_SINCE_PLAN),
         (TurnEvidence(5), Usage(newest_mtime=8), Reason.CHANGED_SINCE_PLAN),
         (TurnEvidence(5), Usage(newest_mtime=7, files=1), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5), Usage(newest_mtime=7, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
         (TurnEvidence(5), Usage(newest_mtime=7, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
         (TurnEvidence(5, shared_failures=FAILURE), Usage(newest_mtime=7), Reason.ACTIVITY_UNKNOWN),
     ],
@@ -102,6 +115,17 @@ def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvide
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5), Usage(newest_mtime=7))
     again = decide_again(planned, evidence, usage)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
+
+
+def test_what_was_planned_without_being_measured_does_not_go() -> None:
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5))
+    assert decide_again(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
+
+
+def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
+    decisions = [Decision(session(), Reason.EXPIRED), Decision(session(name="b"), Reason.EXPIRED), Decision(session(), Reason.ACTIVE)]
+    kept_back = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN)
+    assert approved(decisions, lambda one: one.name == "a") == [decisions[0], kept_back, decisions[2]]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,22 @@ from hypothesis import strategies as st
 
 from arawn_cli.events import Level
 from arawn_cli.instants import SECOND
-from arawn_cli.pressure import QUIET, Alert, Remembered, Rules, ScopeUsage, Verdict, judge, judge_all, level_of, next_limit
+from arawn_cli.model import WorkstreamRow
+from arawn_cli.pressure import (
+    QUIET,
+    Alert,
+    Remembered,
+    Rules,
+    ScopeUsage,
+    Verdict,
+    judge,
+    judge_all,
+    level_of,
+    limit_for,
+    next_limit,
+    unjudged,
+    unmatched_limits,
+)
 
 OK, WARNING, CRITICAL = Level.OK, Level.WARNING, Level.CRITICAL
 LIMIT, CRITICAL_LIMIT = 1000, 2000
@@ -112,13 +127,51 @@ def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
 
 def test_a_scope_that_disappears_recovers_under_its_name() -> None:
     gone = Remembered(at(CRITICAL), usage(9000, scope="session:x"))
-    quiet = Remembered(Alert(OK, warnings=1), usage(1500, scope="session:y"))
+    quiet = Remembered(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
     before = {"session:x": gone, "session:y": quiet}
-    verdicts = judge_all([usage(5)], before, Rules(), 0, gone=set(before))
+    verdicts = judge_all([usage(5)], before, Rules(), 0, gone=list(before))
     told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
     assert told == [("session:x", OK, 0, LIMIT)]
-    assert all(verdict.alert == QUIET for verdict in verdicts)
+    assert all(verdict.alert == QUIET and verdict.usage.complete is True for verdict in verdicts)
+    assert [verdict.before for verdict in verdicts] == [OK, CRITICAL, OK]
     assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, gone=set())] == ["total"]
+
+
+def test_each_scope_is_judged_by_what_is_remembered_of_it() -> None:
+    before = {"total": Remembered(Alert(WARNING, 1, 0, told_at=7 * SECOND), usage(1500))}
+    (first, second) = judge_all([usage(1500), usage(1500, scope="new")], before, Rules(repeat=10 * SECOND), 9 * SECOND, gone=())
+    assert (first.told, first.alert.told_at) == (False, 7 * SECOND)
+    assert (second.told, second.alert.told_at) == (True, 9 * SECOND)
+
+
+def test_when_a_level_was_told_is_forgotten_once_it_is_over() -> None:
+    verdict = judge(usage(0), Alert(WARNING, 1, 0, told_at=5), Rules(), now=9)
+    assert (verdict.told, verdict.alert) == (True, QUIET)
+
+
+def test_a_level_that_was_told_in_the_same_instant_is_not_told_again() -> None:
+    assert not judge(usage(1500), Alert(WARNING, 1, 0, told_at=9), Rules(repeat=SECOND), now=9).told
+
+
+def test_what_is_not_judged_keeps_its_level_and_tells_nothing() -> None:
+    held = Alert(CRITICAL, 1, 1, told_at=5)
+    found = unjudged([usage(5), usage(9000, scope="new")], {"total": Remembered(held, usage(9000))})
+    assert found == [Verdict(usage(5), CRITICAL, held, told=False), Verdict(usage(9000, scope="new"), OK, QUIET, told=False)]
+
+
+def test_a_check_at_the_limit_does_not_count_towards_a_level() -> None:
+    assert judge(usage(LIMIT), QUIET, Rules(for_checks=2), now=0).alert.warnings == 0
+    assert judge(usage(CRITICAL_LIMIT), QUIET, Rules(for_checks=2), now=0).alert.criticals == 0
+
+
+def test_the_rules_are_as_configured() -> None:
+    assert Rules.of(3, 10, 60) == Rules(3, 10, 60 * SECOND)
+
+
+def test_a_limit_is_found_by_id_and_then_by_title() -> None:
+    row = WorkstreamRow("w1", "Blog")
+    assert [limit_for(row, limits, 9) for limits in ({"w1": 1, "Blog": 2}, {"Blog": 2}, {"other": 3})] == [1, 2, 9]
+    assert unmatched_limits([row], {"w1": 1, "Blog": 2, "other": 3}) == ["other"]
 
 
 def test_the_next_limit_is_the_one_that_is_not_passed() -> None:

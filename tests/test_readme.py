@@ -7,12 +7,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from arawn_cli.cli import app
-from arawn_cli.config_tables import ConfigFile, NamedRoot
+from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.model import Reason
 
@@ -22,13 +21,6 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def rows(heading: str) -> list[list[str]]:
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")][2:]
-
-
-def default_of(path: str) -> object:
-    value: object = ConfigFile()
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def commands(group: TyperGroup, name: str = "") -> Iterator[tuple[str, TyperCommand]]:
@@ -50,19 +42,9 @@ def test_the_reasons_are_the_closed_set() -> None:
     assert len(told) == len(set(told))
 
 
-def test_every_key_in_the_configuration_table_exists_with_its_default() -> None:
-    for key, shown, _ in rows("Configuration"):
-        expected = default_of(key.strip("`"))
-        if shown == "`none`":
-            assert expected is None
-            continue
-        parsed = tomllib.loads(f"value = {shown.strip('`')}")["value"]
-        actual = expected.model_dump() if isinstance(expected, BaseModel) else expected
-        assert parsed == (list(actual) if isinstance(actual, tuple) else actual), key
-
-
-def test_the_keys_of_a_named_root_are_those_it_has() -> None:
-    assert re.findall(r"`(\w+)`", " ".join(row[0] for row in rows("Several roots"))) == list(NamedRoot.model_fields)
+def test_the_configuration_of_the_readme_is_one() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert ConfigFile.model_validate(tomllib.loads(example)).paths.cleanup.scratch_cleanup_days == 14
 
 
 def test_every_option_in_the_readme_exists() -> None:
@@ -70,8 +52,8 @@ def test_every_option_in_the_readme_exists() -> None:
     assert shown
     program = get_command(app)
     assert isinstance(program, TyperGroup)
-    parameters = [parameter for _, command in commands(program) for parameter in command.params]
-    assert shown <= {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)} | {"--version"}
+    parameters = [*program.params, *(parameter for _, command in commands(program) for parameter in command.params)]
+    assert shown <= {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def test_every_test_that_a_promise_names_exists() -> None:

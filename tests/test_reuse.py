@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import HardLinks, Usage
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.sizes import Size, is_current, is_plain
+from arawn_cli.state_file import FILE
 from tests.in_process import checked
 
 HOUR = 3600 * SECOND
@@ -113,6 +116,16 @@ def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, de
     path.unlink()
     path.mkdir()
     assert files_bytes(tree, config, 1) == (6000, 0)
+
+
+@pytest.mark.parametrize("damage", ["UPDATE marks SET identity = 'x'", "UPDATE marks SET position = -5", "UPDATE sizes SET apparent = -7"])
+def test_damage_that_sqlite_does_not_see_has_sessions_measured_anew(tree: SampleTree, deep: Path, config: Path, damage: str) -> None:
+    files_bytes(tree, config)
+    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
+        connection.execute(damage)
+    assert files_bytes(tree, config, 1) == (2000, 0)
+    assert files_bytes(tree, config, 2)[0] == 2000
+    assert files_bytes(tree, config, 3) == (2000, 3600 if "sizes" not in damage else 7200), "and they are remembered again"
 
 
 def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.model import Usage
 from arawn_cli.tally import combined
-from arawn_cli.usage import Subtree, measure, measure_all
+from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
 
@@ -81,6 +82,16 @@ def test_ten_thousand_levels_are_measured_with_few_descriptors(tmp_path: Path) -
     usage = measured(top)
     assert (usage.directories, usage.files, usage.complete) == (10_001, 1, True)
     subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+@pytest.mark.parametrize(("descriptors", "threads"), [(1024, 16), (200, 3), (20, 1)])
+def test_there_are_no_more_threads_than_descriptors_for_them(descriptors: int, threads: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    try:
+        assert threads_for(256) == threads
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_missing_tree_measures_as_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from arawn_cli.commands.completion import root_names
+
 
 class Format(str, Enum):
     """How results are printed."""
@@ -49,7 +51,13 @@ BasePathOption = Annotated[
 ]
 RootOption = Annotated[
     str | None,
-    typer.Option("--root", metavar="NAME", callback=_one_root, help="A root by its name in maintenance.roots, instead of the main root."),
+    typer.Option(
+        "--root",
+        metavar="NAME",
+        callback=_one_root,
+        autocompletion=root_names,
+        help="A root by its name in maintenance.roots, instead of the main root.",
+    ),
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]

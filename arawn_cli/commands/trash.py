@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from arawn_cli.commands.completion import removed_sessions
 from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
 
 app = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")
@@ -29,7 +30,7 @@ def trash_list(
 
 @app.command("restore")
 def trash_restore(
-    session: Annotated[str, typer.Argument(metavar="ID", help="Id of the removed session.")],
+    session: Annotated[str, typer.Argument(metavar="ID", autocompletion=removed_sessions, help="Id of the removed session.")],
     config: ConfigOption = None,
     base_path: BasePathOption = None,
     root: RootOption = None,
