@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -63,7 +64,7 @@ class NewerMachine:
             assert server.poll() is None, errors.read_text()
             yield f"postgresql://arawn:{password}@127.0.0.1:{port}/postgres"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # does not wait for its clients
             server.wait(30)
 
 

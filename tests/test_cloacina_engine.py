@@ -10,10 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import chain, pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
+from arawn_cli.instants import parse
 from arawn_cli.sample_tree import SampleTree, set_age
 from tests.conftest import Run
 from tests.newer_machine import COMMAND, NewerMachine, debian13, newer
@@ -199,6 +202,64 @@ def test_a_signal_lets_the_run_in_hand_end(newer: NewerMachine, serve: Serve, tm
         "SELECT status FROM workflow_executions WHERE workflow_name = 'arawn_scratch_cleanup' ORDER BY created_at LIMIT 1",
     )
     assert statuses == [("Completed",)]
+
+
+def several(folder: Path) -> tuple[Path, dict[str, SampleTree]]:
+    """A configuration with three roots, and their trees by name."""
+    names = ("lab", "home", "web")
+    text = f'[maintenance]\nstate_dir = "{folder}/state"\n[maintenance.schedule]\nscratch_cleanup = "2s"\ndisk_check = "2s"\n'
+    text += "".join(f'[[maintenance.roots]]\nname = "{name}"\npath = "{folder}/{name}"\n' for name in names)
+    config = folder / "config.toml"
+    config.write_text(text)
+    return config, {name: a_tree(folder / name) for name in names}
+
+
+def test_two_machines_share_the_runs_of_three_roots_and_take_over_from_each_other(
+    newer: NewerMachine, serve: Serve, tmp_path: Path
+) -> None:
+    config, trees = several(tmp_path)
+    with newer.postgres(PASSWORD) as url:
+        services = [serve(config, name, ARAWN_CLOACINA_URL=url) for name in ("first", "second")]
+        wait_until(lambda: sum(len(service.runs()) for service in services) >= 60, 90)
+        done = [run for service in services for run in service.runs()]
+        assert [run for run, count in Counter(done).items() if count > 1] == []
+        assert {name for name, _ in done} == {f"arawn_{job}_{root}" for job in ("scratch_cleanup", "disk_check") for root in trees}
+        assert overlaps(services) == []
+
+        large(trees["lab"], "large", 60_000)
+        trash = trees["lab"].sessions.parent / ".trash"
+        wait_until(lambda: any(trash.glob("gone.large.*")), 60)
+        killed = next(service for service in services if is_cleaning(service, "lab"))
+        (other,) = (service for service in services if service is not killed)
+        checks = other.count("arawn_disk_check_home")
+        children = psutil.Process(killed.process.pid).children(recursive=True)
+        killed.process.kill()
+        assert psutil.wait_procs(children, 10)[1] == []
+        assert not (trees["lab"].sessions / "large").exists(), "gone from its place, whole"
+        lost = set(killed.runs("begins")) - set(killed.runs("done")) - set(killed.runs("another run"))
+        assert "arawn_scratch_cleanup_lab" in {name for name, _ in lost}
+        wait_until(lambda: lost <= set(other.runs("begins")), 180)
+        assert other.count("arawn_disk_check_home") > checks
+        assert not any(trash.iterdir())
+        assert overlaps(services) == []
+        assert other.end() == 0
+    assert not any(PASSWORD in service.said for service in services)
+
+
+def overlaps(services: list[Service]) -> list[tuple[object, ...]]:
+    """Runs of one job on one root that began before the one before had ended, by the events at their ends."""
+    spans: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for event in chain.from_iterable(service.events for service in services):
+        if event["type"] in ("disk_check", "scratch_cleanup"):
+            ended = parse(str(event["timestamp"]))
+            spans.setdefault((event["type"], event["root"]), []).append((ended - int(str(event["duration_ms"])) * 1_000_000, ended))
+    return [(key, *pair) for key, times in spans.items() for pair in pairwise(sorted(times)) if pair[1][0] < pair[0][1]]
+
+
+def is_cleaning(service: Service, root: str) -> bool:
+    """Whether a service has a process at work that cleans a root."""
+    orders = [json.loads(child.cmdline()[-3]) for child in psutil.Process(service.process.pid).children() if len(child.cmdline()) > 3]
+    return any(order["job"] == "scratch-cleanup" and order["root"] == root for order in orders)
 
 
 def large(tree: SampleTree, session: str, files: int) -> None:

@@ -134,10 +134,11 @@ class Runner:
             scheduler_poll_interval_ms=_POLL_MS,
         )
         self._database = database
-        try:
-            self._runner = engine.DefaultRunner.with_config(database.url, settings)
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(f"Cloacina does not start on {database}: {database.without_secrets(str(error))}") from error
+        with one_registers(database):  # two that make the tables of an empty database at a time fail
+            try:
+                self._runner = engine.DefaultRunner.with_config(database.url, settings)
+            except (ValueError, RuntimeError) as error:
+                raise EngineError(f"Cloacina does not start on {database}: {database.without_secrets(str(error))}") from error
 
     def register(self, workflows: Sequence[Workflow]) -> Changes:
         """Makes the database's schedules those of the workflows, while no other process does; what it changed.
@@ -169,6 +170,7 @@ def _task(workflow: Workflow, database: EngineDatabase, crew: Crew) -> Callable[
         given = context.to_dict()
         due = str(given.get("scheduled_time", "now"))
         with crew.in_hand(workflow.name, due):
+            log.info("%s, due %s: begins", workflow.name, due)
             try:
                 done = _run(workflow, database, crew, given)
             except ArawnCliError as error:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _RECORD_SECONDS = 5.0
 _NAP_SECONDS = 0.05
+_OWN_THREADS = 4
 
 
 def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
@@ -42,6 +43,7 @@ def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
         workflows = wanted(configs, flags, output)
         _refuse_others(place)
         _make_private(place, configs[0].state_directory)
+        _make_room(len(workflows))
         engine_log = EngineLog(os.environ, place.without_secrets)
         crew = Crew(before, engine_log.stdout)
         with _Ending(crew) as ending:
@@ -117,6 +119,11 @@ def _make_private(database: EngineDatabase, state_directory: Path) -> None:
     except OSError as error:
         raise EngineError(f"{error.filename} cannot be made: {error.strerror}") from error
     os.environ["TMPDIR"] = str(state_directory / "cloacina")
+
+
+def _make_room(workflows: int) -> None:
+    """Has Cloacina's runtime (Tokio) have a thread for each run and some for itself: one for each processor are all held by long runs."""
+    os.environ["TOKIO_WORKER_THREADS"] = str(workflows + _OWN_THREADS)
 
 
 def _tell(workflows: Sequence[Workflow], changes: Changes, database: EngineDatabase) -> None:

@@ -1,0 +1,176 @@
+"""What `schedule serve` does where Cloacina is not there, and what it decides before it starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.errors import ConfigurationError
+from arawn_cli.sample_tree import SampleTree
+from arawn_cli.schedule.cloacina import Changes, changes_to
+from arawn_cli.schedule.cloacina_database import EngineDatabase, database_from
+from arawn_cli.schedule.engine import why_unloadable
+from arawn_cli.schedule.intervals import cloacina_time
+from arawn_cli.schedule.order import CHECK, CLEANUP, Order, RefusedContextError, ordered
+from tests.conftest import Run
+
+Command = Callable[..., Run]
+MISSING = ModuleNotFoundError("No module named 'cloaca'", name="cloaca")
+
+
+def test_without_the_extra_serve_says_how_to_get_it(run: Command, tree: SampleTree) -> None:
+    done = run("schedule", "serve", "--cloacina", "--base-path", tree.root)
+    assert done.code == 78
+    assert len(done.stderr.splitlines()) == 1
+    assert "arawn-cli[cloacina]" in done.stderr
+
+
+def test_serve_needs_an_engine_by_name(run: Command, tree: SampleTree) -> None:
+    assert run("schedule", "serve", "--base-path", tree.root).code == 2
+    assert run("schedule", "show", "--cloacina", "--cron", "--base-path", tree.root).code == 2
+    assert run("schedule", "status", "--database", "sqlite:///x", "--base-path", tree.root).code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "glibc", "told"),
+    [
+        (MISSING, (2, 41), "is not installed"),
+        (MISSING, (2, 36), "needs glibc 2.38, and this machine has 2.36: on a newer one"),
+        (
+            ImportError("version `GLIBC_2.38' not found"),
+            (2, 36),
+            "needs glibc 2.38, and this machine has 2.36: `arawn-cli schedule install`",
+        ),
+        (ImportError("no such symbol"), (2, 41), "cannot be loaded here (no such symbol)"),
+        (MISSING, None, "is not installed"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_costs_one_clear_sentence(error: ImportError, glibc: tuple[int, ...] | None, told: str) -> None:
+    assert told in why_unloadable(error, glibc)
+    assert "schedule install" in why_unloadable(error, glibc)
+    assert "\n" not in why_unloadable(error, glibc)
+
+
+def test_no_command_but_serve_imports_the_engine(environment: dict[str, str], tree: SampleTree) -> None:
+    code = (
+        "import sys; sys.argv = ['arawn-cli', *sys.argv[1:]]\n"
+        "from arawn_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*(name for name in sys.modules if 'cloac' in name or name == 'psycopg'), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, "disk-check", "--base-path", str(tree.root), "--format", "none"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Command, tree: SampleTree, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f"""
+        paths.base_path = "{tree.root}"
+        maintenance.schedule.disk_check = "10s"
+        [[maintenance.roots]]
+        name = "lab"
+        path = "{tmp_path}/lab"
+    """)
+    done = run("schedule", "show", "--cloacina", "--config", file)
+    assert done.code == 0
+    times = dict(line.split("\t") for line in done.stdout.splitlines()[1:])
+    assert times["arawn_disk_check"] == times["arawn_disk_check_lab"] == "*/10 * * * * *"
+    assert list(times) == ["arawn_scratch_cleanup", "arawn_disk_check", "arawn_scratch_cleanup_lab", "arawn_disk_check_lab"]
+
+
+def test_status_of_what_was_never_served_says_so(run: Command, tree: SampleTree) -> None:
+    done = run("schedule", "status", "--cloacina", "--base-path", tree.root)
+    assert done.code == 1
+    assert {(event["scheduler"], event["installed"]) for event in done.events} == {("cloacina", "missing")}
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:hunter2@h/d", "postgres://h/d?password=hunter2", "postgresql://:hunter2@h/d"])
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(run: Command, tree: SampleTree, url: str) -> None:
+    done = run("schedule", "show", "--cloacina", "--database", url, "--base-path", tree.root)
+    assert done.code == 78
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "ARAWN_CLOACINA_URL" in done.stderr
+
+
+def test_the_database_comes_from_the_option_a_credential_the_environment_or_the_state(tmp_path: Path) -> None:
+    (tmp_path / "cloacina-url").write_text("postgresql://u:p@credential/d\n")
+    both = {"CREDENTIALS_DIRECTORY": str(tmp_path), "ARAWN_CLOACINA_URL": "postgresql://u:p@variable/d"}
+    assert str(database_from("postgresql://u@option/d", both, tmp_path)) == "postgresql://option/d"
+    assert str(database_from(None, both, tmp_path)) == "postgresql://credential/d"
+    assert str(database_from(None, {"ARAWN_CLOACINA_URL": both["ARAWN_CLOACINA_URL"]}, tmp_path)) == "postgresql://variable/d"
+    assert database_from(None, {}, tmp_path).file == tmp_path / "cloacina.db"
+    for wrong in ("mysql://h/d", "sqlite:cloacina.db", "cloacina.db", "sqlite:///x?mode=ro"):
+        with pytest.raises(ConfigurationError):
+            database_from(wrong, {}, tmp_path)
+
+
+def test_a_database_is_shown_and_told_without_its_secrets() -> None:
+    database = EngineDatabase("postgresql://user:p%40ss@host:5432/arawn?password=other")
+    assert str(database) == "postgresql://host:5432/arawn"
+    assert "p%40ss" not in repr(database)
+    assert database.without_secrets("p%40ss and p@ss at host") == "*** and *** at host"
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [("2s", "*/2 * * * * *"), ("30s", "*/30 * * * * *"), ("1m", "0 * * * * *"), ("minutely", "0 * * * * *")],
+)
+def test_an_interval_becomes_six_fields(interval: str, expected: str) -> None:
+    assert cloacina_time(interval, CHECK, "/srv/arawn") == expected
+
+
+def test_times_are_the_same_on_every_machine_and_weekdays_have_names() -> None:
+    times = [cloacina_time(interval, CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
+    assert times == [cloacina_time(interval, CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
+    assert all(time.startswith("0 ") and len(time.split()) == 6 for time in times)
+    assert times[1].split()[5].isalpha()
+    with pytest.raises(ConfigurationError):
+        cloacina_time("7m", CHECK, "/srv/arawn")
+
+
+def test_schedules_become_what_is_wanted_and_those_of_others_stay() -> None:
+    def found(identity: str, name: str, cron: str) -> dict[str, object]:
+        return {"id": identity, "workflow_name": name, "cron_expression": cron}
+
+    wanted = {"arawn_disk_check": "a", "arawn_scratch_cleanup": "b", "arawn_disk_check_lab": "c"}
+    there = [
+        found("1", "arawn_disk_check", "a"),
+        found("2", "arawn_disk_check", "a"),
+        found("3", "arawn_scratch_cleanup", "old"),
+        found("4", "arawn_scratch_cleanup_gone", "d"),
+        found("5", "backup", "e"),
+    ]
+    assert changes_to(wanted, there) == Changes((("arawn_disk_check_lab", "c"),), (("3", "b"),), ("2", "4"))
+
+
+ORDER = Order(CLEANUP, None, None)
+
+
+def test_a_context_overrides_what_it_may() -> None:
+    asked = {"older_than_days": 30, "dry_run": True, "base_path": "/srv/other", "scheduled_time": "now"}
+    assert ordered(ORDER, asked) == Order(CLEANUP, None, "/srv/other", older_than_days=30, dry_run=True)
+    assert Order.from_json(ordered(ORDER, asked).to_json()) == ordered(ORDER, asked)
+
+
+@pytest.mark.parametrize(
+    ("order", "context"),
+    [
+        (ORDER, {"force": True}),
+        (ORDER, {"older_than_days": 0}),
+        (ORDER, {"older_than_days": True}),
+        (ORDER, {"older_than_days": "7"}),
+        (ORDER, {"dry_run": "no"}),
+        (ORDER, {"base_path": "relative"}),
+        (ORDER, {"base_path": "/a\0b"}),
+        (Order(CLEANUP, None, None, root="lab"), {"base_path": "/srv/other"}),
+        (Order(CHECK, None, None), {"older_than_days": 7}),
+    ],
+)
+def test_a_context_that_asks_for_anything_else_is_refused(order: Order, context: dict[str, object]) -> None:
+    with pytest.raises(RefusedContextError):
+        ordered(order, context)
