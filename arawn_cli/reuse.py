@@ -85,9 +85,10 @@ def reusable(root: Root, database: Path | None, state: State, hours: int, now: i
 
 
 def shape_of(parent: int, name: str) -> str | None:
-    """A digest of names, inodes and mtimes of a session's directory and those two levels below it.
+    """A digest of names, inodes and ctimes of a session's directory and those two levels below it.
 
-    An entry that comes, goes or is renamed in one of them changes it. None for a session with too many of them.
+    An entry that comes, goes or is renamed in one of them changes it, also where an mtime is put back (rsync, tar).
+    None for a session with too many of them.
 
     Raises:
         OSError: one of them cannot be looked at.
@@ -99,7 +100,7 @@ def shape_of(parent: int, name: str) -> str | None:
             return None
         with opened_directory(parent, *path) as directory:
             status = os.fstat(directory)
-            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_mtime_ns))
+            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_ctime_ns))
             if len(path) <= _DEPTH:
                 names += [(*path, entry.name) for entry in entries(directory) if entry.kind is FileKind.DIRECTORY]
     return digest.hexdigest()
