@@ -425,7 +425,8 @@ static bool open_again(struct worker *worker, struct directory *above, const str
         }
         errno = ESTALE; /* somebody moves the tree while it is walked */
     }
-    find(worker, "openat", below, "..", errno);
+    /* There is nothing above what was moved out of a bind mount. */
+    find(worker, "openat", below, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;

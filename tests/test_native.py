@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from arawn_cli import usage
 from arawn_cli.usage import Subtree
-from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv
+from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
 from tests.exercise_native import by_both, hold_equal, random_tree
 
 SOURCE = Path(usage.__file__).with_name("_usage.c")
@@ -104,6 +104,16 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", SAY_EQUAL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "True True top/inner/mount\n", done.stderr
+
+
+@needs_native
+@needs_strace
+def test_both_walks_are_incomplete_where_the_way_back_up_is_gone(tmp_path: Path) -> None:
+    """The kernel finds nothing above a folder that was moved out of a bind mount."""
+    make_deep(tmp_path / "top", 60)
+    fault = ["strace", "-f", "-o", os.devnull, "-P", "..", "-e", "trace=openat", "-e", "inject=openat:error=ENOENT"]
+    done = subprocess.run([*fault, sys.executable, "-c", SAY_EQUAL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == f"True False top/{'d/' * 29}..\n", done.stderr
 
 
 @needs_native
