@@ -51,8 +51,8 @@ class Reuse:
 
     def age_secs(self, session: str | None = None) -> int:
         """How old the size of a session is, or the oldest of all; 0 for what was measured now."""
-        times = [size.measured_at for name, size in self.current.items() if session in (None, name)]
-        return (self.now - min(times, default=self.now)) // SECOND
+        names = self.current if session is None else self.current.keys() & {session}
+        return (self.now - min((self.current[name].measured_at for name in names), default=self.now)) // SECOND
 
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
