@@ -147,6 +147,24 @@ def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+@needs_native
+def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    code = (
+        "import os, sys, pathlib; from arawn_cli.usage import native\n"
+        "masks = set()\n"
+        "def look(finished):\n"
+        "    for task in pathlib.Path('/proc/self/task').iterdir():\n"
+        "        if int(task.name) != os.getpid():\n"
+        "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
+        "    if masks: raise InterruptedError\n"
+        "try: native.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
+        "except InterruptedError: print(*(int(mask.split()[1], 16) >> 14 & 1 for mask in masks), signal.pthread_sigmask(0, ()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 set()\n", done.stderr
+
+
 def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) -> None:
     if usage.native is None:
         pytest.skip("needs the native module")
