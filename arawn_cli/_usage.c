@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -425,7 +426,8 @@ static bool open_again(struct worker *worker, struct directory *above, const str
         }
         errno = ESTALE; /* somebody moves the tree while it is walked */
     }
-    find(worker, "openat", below, "..", errno);
+    /* There is nothing above what was moved out of a bind mount. */
+    find(worker, "openat", below, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;
@@ -729,14 +731,19 @@ static void *work(void *argument)
 
 /* ---- the calling thread ---- */
 
+/* Signals are left to the threads of Python: a call that one interrupts, as on NFS or FUSE, would fail here. */
 static unsigned begin_threads(struct worker *workers, unsigned wanted)
 {
     unsigned begun = 0;
     pthread_attr_t attributes;
+    sigset_t all, before;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (begun < wanted && pthread_create(&workers[begun].thread, &attributes, work, &workers[begun]) == 0)
         begun++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return begun;
 }

@@ -51,8 +51,8 @@ class Reuse:
 
     def age_secs(self, session: str | None = None) -> int:
         """How old the size of a session is, or the oldest of all; 0 for what was measured now."""
-        times = [size.measured_at for name, size in self.current.items() if session in (None, name)]
-        return (self.now - min(times, default=self.now)) // SECOND
+        names = self.current if session is None else self.current.keys() & {session}
+        return (self.now - min((self.current[name].measured_at for name in names), default=self.now)) // SECOND
 
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
@@ -85,9 +85,10 @@ def reusable(root: Root, database: Path | None, state: State, hours: int, now: i
 
 
 def shape_of(parent: int, name: str) -> str | None:
-    """A digest of names, inodes and mtimes of a session's directory and those two levels below it.
+    """A digest of names, inodes and ctimes of a session's directory and those two levels below it.
 
-    An entry that comes, goes or is renamed in one of them changes it. None for a session with too many of them.
+    An entry that comes, goes or is renamed in one of them changes it, also where an mtime is put back (rsync, tar).
+    None for a session with too many of them.
 
     Raises:
         OSError: one of them cannot be looked at.
@@ -99,7 +100,7 @@ def shape_of(parent: int, name: str) -> str | None:
             return None
         with opened_directory(parent, *path) as directory:
             status = os.fstat(directory)
-            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_mtime_ns))
+            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_ctime_ns))
             if len(path) <= _DEPTH:
                 names += [(*path, entry.name) for entry in entries(directory) if entry.kind is FileKind.DIRECTORY]
     return digest.hexdigest()

@@ -84,6 +84,15 @@ def test_a_change_in_the_top_directories_has_a_session_measured_anew(tree: Sampl
     assert files_bytes(tree, config, 1) == (2500, 3600)
 
 
+def test_an_mtime_that_is_put_back_hides_no_change(tree: SampleTree, deep: Path, config: Path) -> None:
+    work = deep.parents[2]
+    files_bytes(tree, config)
+    before = work.stat().st_mtime_ns
+    write(work / "new", 500)
+    os.utime(work, ns=(before, before))
+    assert files_bytes(tree, config, 1) == (2500, 3600)
+
+
 def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config)
     shutil.move(tree.sessions / "one", tree.sessions / "other")
