@@ -49,10 +49,14 @@ class Reuse:
         """The usage of each session that is not measured again."""
         return {session: size.usage for session, size in self.current.items()}
 
-    def age_secs(self, session: str | None = None) -> int:
-        """How old the size of a session is, or the oldest of all; 0 for what was measured now."""
-        names = self.current if session is None else self.current.keys() & {session}
-        return (self.now - min((self.current[name].measured_at for name in names), default=self.now)) // SECOND
+    def age_secs(self, session: str) -> int:
+        """How old the size of a session is; 0 for what was measured now."""
+        size = self.current.get(session)
+        return 0 if size is None else (self.now - size.measured_at) // SECOND
+
+    def oldest_secs(self) -> int:
+        """How old the oldest size of all is."""
+        return (self.now - min((size.measured_at for size in self.current.values()), default=self.now)) // SECOND
 
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
