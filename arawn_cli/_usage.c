@@ -307,6 +307,12 @@ static void note_time(struct tally *tally, struct timespec time)
     tally->any = true;
 }
 
+/* Sparse files may claim more than 64 bits hold together; less than they claim is never said. */
+static void add(uint64_t *sum, uint64_t more)
+{
+    *sum = *sum > UINT64_MAX - more ? UINT64_MAX : *sum + more;
+}
+
 static void count(struct worker *worker, const struct stat *status)
 {
     struct tally *tally = &worker->tally;
@@ -321,11 +327,11 @@ static void count(struct worker *worker, const struct stat *status)
             return;
         }
         tally->files++;
-        tally->apparent += (uint64_t)status->st_size;
+        add(&tally->apparent, (uint64_t)status->st_size);
     } else if (S_ISDIR(status->st_mode)) {
         tally->directories++;
     }
-    tally->allocated += allocated;
+    add(&tally->allocated, allocated);
 }
 
 /* Counts the entry of an open directory, unless it is a directory, which is left to be entered. */
@@ -654,8 +660,8 @@ static void take_over(struct worker *worker, struct unit *unit)
 
 static void add_tally(struct tally *sum, const struct tally *part)
 {
-    sum->apparent += part->apparent;
-    sum->allocated += part->allocated;
+    add(&sum->apparent, part->apparent);
+    add(&sum->allocated, part->allocated);
     sum->files += part->files;
     sum->directories += part->directories;
     if (part->any)
