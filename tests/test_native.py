@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from arawn_cli import usage
 from arawn_cli.usage import Subtree
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
-from tests.exercise_native import by_both, hold_equal, random_tree
+from tests.exercise_native import by_both, hold_equal, linked_names, random_tree
 
 SOURCE = Path(usage.__file__).with_name("_usage.c")
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
@@ -104,6 +104,19 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", SAY_EQUAL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "True True top/inner/mount\n", done.stderr
+
+
+def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) -> None:
+    if usage.native is None:
+        pytest.skip("needs the native module")
+    linked_names(tmp_path / "top", 1200)
+    start = os.open(tmp_path, os.O_RDONLY)
+    try:
+        ((_, links, failures, _),) = usage.native.measure(start, ((b"top", False),), 1, lambda _finished: None)
+    finally:
+        os.close(start)
+    assert sorted((size, met, names) for _, _, size, _, met, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
+    assert failures == []
 
 
 @needs_native
