@@ -17,7 +17,7 @@ PLAIN := build/without-native
 test-without-native: $(VENV)/tools
 	rm -rf build && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
 	$(PYTHON) -m venv --without-pip $(PLAIN)/venv
-	CC=false $(BIN)/python -m pip --python $(PLAIN)/venv/bin/python install --quiet --disable-pip-version-check --no-deps .
+	PYTHONWARNINGS=ignore CC=false $(BIN)/python -m pip --python $(PLAIN)/venv/bin/python install --quiet --disable-pip-version-check --no-deps .
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PLAIN)/tools.pth
 	mv $(PLAIN)/tools.pth $$($(PLAIN)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	$(PLAIN)/venv/bin/arawn-cli --version -v | grep 'in Python'
@@ -58,7 +58,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml arawn_cli/_usage.c
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . # setuptools calls ext-modules experimental
 	@touch $@
 
 # pip learnt --group in 25.1, later than the pip of the Debian release that is oldest here.

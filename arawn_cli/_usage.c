@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,6 +34,7 @@ enum {
     MIN_OPEN = 4,          /* with fewer, threads are given up instead */
     MAX_THREADS = 64,
     LISTED = 1 << 16,      /* bytes of one getdents64(2) */
+    MERGED = 1000,         /* links to files of several names, at the least, between two searches for those to the same file */
     SHARED_FILES = 64,     /* names that are worth a second thread */
     BLOCK = 512,           /* the unit of st_blocks, whatever the filesystem's block size (stat(2)) */
     TICK_NSECS = 50000000, /* how often the calling thread looks for signals */
@@ -79,10 +81,10 @@ struct subtree {
     size_t units; /* pieces of work on it that are begun or wait; under the lock */
 };
 
-/* A file with several names, once for each that was met. */
+/* A file with several names, of which so many were met. */
 struct link {
     size_t subtree;
-    uint64_t device, inode, links, apparent, allocated;
+    uint64_t device, inode, met, links, apparent, allocated;
 };
 
 /* Something to tell of one path: a failed call, or a filesystem that begins there (`operation` is NULL). */
@@ -138,6 +140,7 @@ struct worker {
     size_t prefix_length;
     int prefix_descriptor;
     struct list links, findings;
+    size_t links_enough; /* from so many on they are merged */
     char *buffer;
 };
 
@@ -306,6 +309,55 @@ static void note_time(struct tally *tally, struct timespec time)
     tally->any = true;
 }
 
+/* Sparse files may claim more than 64 bits hold together; less than they claim is never said. */
+static void add(uint64_t *sum, uint64_t more)
+{
+    *sum = *sum > UINT64_MAX - more ? UINT64_MAX : *sum + more;
+}
+
+static int order_of(uint64_t one, uint64_t two)
+{
+    return (one > two) - (one < two);
+}
+
+static int by_file(const void *first, const void *second)
+{
+    const struct link *one = first, *two = second;
+    int order = order_of(one->subtree, two->subtree);
+    if (!order)
+        order = order_of(one->device, two->device);
+    return order ? order : order_of(one->inode, two->inode);
+}
+
+/* Makes one of the links to the same file. */
+static void merge(struct list *links)
+{
+    struct link *items = links->items;
+    size_t kept = 0;
+    if (!links->count)
+        return;
+    qsort(items, links->count, sizeof *items, by_file);
+    for (size_t i = 1; i < links->count; i++) {
+        if (by_file(&items[kept], &items[i]) == 0)
+            items[kept].met += items[i].met;
+        else
+            items[++kept] = items[i];
+    }
+    links->count = kept + 1;
+}
+
+static void note_link(struct worker *worker, const struct stat *status, uint64_t allocated)
+{
+    if (worker->links.count >= worker->links_enough) {
+        merge(&worker->links);
+        worker->links_enough = MERGED + 2 * worker->links.count;
+    }
+    struct link *link = add_item(worker->walk, &worker->links, sizeof *link);
+    if (link)
+        *link = (struct link){worker->subtree,  status->st_dev,           status->st_ino, 1,
+                              status->st_nlink, (uint64_t)status->st_size, allocated};
+}
+
 static void count(struct worker *worker, const struct stat *status)
 {
     struct tally *tally = &worker->tally;
@@ -313,18 +365,15 @@ static void count(struct worker *worker, const struct stat *status)
     note_time(tally, status->st_mtim);
     if (S_ISREG(status->st_mode)) {
         if (status->st_nlink > 1) {
-            struct link *link = add_item(worker->walk, &worker->links, sizeof *link);
-            if (link)
-                *link = (struct link){worker->subtree,  status->st_dev,           status->st_ino,
-                                      status->st_nlink, (uint64_t)status->st_size, allocated};
+            note_link(worker, status, allocated);
             return;
         }
         tally->files++;
-        tally->apparent += (uint64_t)status->st_size;
+        add(&tally->apparent, (uint64_t)status->st_size);
     } else if (S_ISDIR(status->st_mode)) {
         tally->directories++;
     }
-    tally->allocated += allocated;
+    add(&tally->allocated, allocated);
 }
 
 /* Counts the entry of an open directory, unless it is a directory, which is left to be entered. */
@@ -425,7 +474,8 @@ static bool open_again(struct worker *worker, struct directory *above, const str
         }
         errno = ESTALE; /* somebody moves the tree while it is walked */
     }
-    find(worker, "openat", below, "..", errno);
+    /* There is nothing above what was moved out of a bind mount. */
+    find(worker, "openat", below, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;
@@ -652,8 +702,8 @@ static void take_over(struct worker *worker, struct unit *unit)
 
 static void add_tally(struct tally *sum, const struct tally *part)
 {
-    sum->apparent += part->apparent;
-    sum->allocated += part->allocated;
+    add(&sum->apparent, part->apparent);
+    add(&sum->allocated, part->allocated);
     sum->files += part->files;
     sum->directories += part->directories;
     if (part->any)
@@ -729,14 +779,19 @@ static void *work(void *argument)
 
 /* ---- the calling thread ---- */
 
+/* Signals are left to the threads of Python: a call that one interrupts, as on NFS or FUSE, would fail here. */
 static unsigned begin_threads(struct worker *workers, unsigned wanted)
 {
     unsigned begun = 0;
     pthread_attr_t attributes;
+    sigset_t all, before;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (begun < wanted && pthread_create(&workers[begun].thread, &attributes, work, &workers[begun]) == 0)
         begun++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return begun;
 }
@@ -905,23 +960,25 @@ static bool add_links(PyObject *answers, const struct list *links)
     const struct link *items = links->items;
     for (size_t i = 0; i < links->count; i++) {
         PyObject *answer = PyList_GetItem(answers, (Py_ssize_t)items[i].subtree);
-        PyObject *item = Py_BuildValue("(KKKKK)", (unsigned long long)items[i].device, (unsigned long long)items[i].inode,
+        PyObject *item = Py_BuildValue("(KKKKKK)", (unsigned long long)items[i].device, (unsigned long long)items[i].inode,
                                        (unsigned long long)items[i].apparent, (unsigned long long)items[i].allocated,
-                                       (unsigned long long)items[i].links);
+                                       (unsigned long long)items[i].met, (unsigned long long)items[i].links);
         if (!append(PyTuple_GetItem(answer, 1), item))
             return false;
     }
     return true;
 }
 
-static PyObject *answers_of(const struct walk *walk, const struct worker *workers, unsigned threads)
+static PyObject *answers_of(const struct walk *walk, struct worker *workers, unsigned threads)
 {
     PyObject *answers = PyList_New(0);
     bool fine = answers != NULL;
     for (size_t i = 0; fine && i < walk->count; i++)
         fine = append(answers, tuple_of(&walk->subtrees[i].tally));
-    for (unsigned i = 0; fine && i < threads; i++)
+    for (unsigned i = 0; fine && i < threads; i++) {
+        merge(&workers[i].links);
         fine = add_links(answers, &workers[i].links) && add_findings(answers, &workers[i].findings);
+    }
     if (!fine)
         Py_CLEAR(answers);
     return answers;

@@ -97,7 +97,7 @@ class CheckEvents:
             pressure_events=pressure_events,
             filesystem=inspection.filesystem,
             trash_bytes=size_in(self.config, inspection.inventory.trash),
-            sample_age_secs=inspection.reuse.age_secs(),
+            sample_age_secs=inspection.reuse.oldest_secs(),
             complete=not inspection.failures,
             duration_ms=duration_ms,
             forecast_days=forecast_days,

@@ -149,7 +149,10 @@ class Descent:
 
     def _reopen(self, below: int) -> None:
         level = self._levels[self._closed - 1]
-        descriptor = open_directory("..", below)
+        try:
+            descriptor = open_directory("..", below)
+        except FileNotFoundError as error:  # it was moved out of a bind mount, and nothing is above it
+            raise MovedAwayError from error
         if identity_of(os.fstat(descriptor)) != level.identity:
             os.close(descriptor)
             raise MovedAwayError

@@ -15,12 +15,12 @@ from arawn_cli.config import Config
 from arawn_cli.events import DiskCheck, DiskPressure, Level
 from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
-from arawn_cli.layout import Root, opened_root
+from arawn_cli.layout import Root, database_of, opened_root
 from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.pressure import FILESYSTEM, SESSION, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
-from arawn_cli.reuse import Reuse
+from arawn_cli.reuse import Reuse, reusable
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
 
@@ -56,7 +56,8 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
     started = surroundings.monotonic()
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings, now)
+        reuse = reusable(root, database_of(config, root), surroundings.state, config.maintenance.pressure.remeasure_hours, now)
+        inspection = inspect(root, config, surroundings, reuse)
         remembered = recall(surroundings.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
         missing = gone(root, remembered.alerts, inspection)
@@ -160,7 +161,7 @@ def _age_secs(reuse: Reuse, scope: str) -> int:
     """How old the oldest sample in the usage of a scope is."""
     if scope.startswith(SESSION):
         return reuse.age_secs(scope.removeprefix(SESSION))
-    return reuse.age_secs() if scope in (SCRATCH, TOTAL) else 0
+    return reuse.oldest_secs() if scope in (SCRATCH, TOTAL) else 0
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:

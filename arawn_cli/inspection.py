@@ -20,7 +20,7 @@ from arawn_cli.layout import SESSIONS, Root, database_of
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
 from arawn_cli.names import is_valid_id
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, unmatched_limits
-from arawn_cli.reuse import Reuse, reusable
+from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import scopes_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.usage import threads_for
@@ -44,16 +44,14 @@ class Inspection:
         return next((tree.sessions for tree in self.inventory.workstreams if tree.row.id == SCRATCH), {})
 
 
-def inspect(root: Root, config: Config, surroundings: Surroundings, now: int) -> Inspection:
-    """Measures a root at `now` (nanoseconds), and logs what is odd about it.
+def inspect(root: Root, config: Config, surroundings: Surroundings, reuse: Reuse) -> Inspection:
+    """Measures a root, but for what is reused, and logs what is odd about it.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
         StoppedError: a signal asked the run to end.
     """
     rows, database_failures = _rows(config, root)
-    hours = config.maintenance.pressure.remeasure_hours
-    reuse = reusable(root, database_of(config, root), surroundings.state, hours, now)
     inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings, reuse.usages)
     filesystem = filesystem_of(root.path)
     failures = (*database_failures, *inventory.total.failures)

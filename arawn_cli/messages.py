@@ -7,6 +7,7 @@ nothing but old lines does.
 A line that cannot be read (torn by a crash, overwritten, without a time) still counts for the session
 that it names: its turn is no later than the lines after it, or than the file's mtime where
 it is the last, and so is taken to be of that time. A torn line that names none is a turn that was not completed.
+So is a line longer than any message, such as the hole that a crash can leave: it is never held in memory whole.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from arawn_cli import instants
 from arawn_cli.model import Identity, identity_of
 
 _BLOCK = 1 << 16
+_LONGEST = 64 << 20  # bytes of a line that is read as a message
+_NAMING = 512  # bytes that hold any naming of a session, whose id is a file's name
 _OLD_BYTES = 2 << 20
 _OLD_LINES = 256
 _NEIGHBOURS = 16  # lines after an unreadable one that date it together, since one clock alone may be wrong
@@ -73,18 +76,19 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | 
         raise OtherMessagesError
     reading = _Reading(frozenset(sessions), cutoff, following=status.st_mtime_ns)
     lines = _lines_backwards(descriptor, start, status.st_size)
-    tail = next(lines, b"")
+    behind, tail = next(lines)
     reading.take(tail, torn=True)
-    for line in lines:
+    for _, line in lines:
         if reading.settled():
             break
         reading.take(line)
-    return Turns(reading.newest, reading.unreadable, Mark(identity_of(status), status.st_size - len(tail)))
+    return Turns(reading.newest, reading.unreadable, Mark(identity_of(status), behind))
 
 
-def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[bytes]:
-    """The lines between two offsets, last first; the very first one is what stands behind the last newline."""
+def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The lines between two offsets with their own offsets, last first; the very first one is what stands behind the last newline."""
     pieces: list[bytes] = []  # of the line whose beginning is not reached yet, its end first
+    held = 0
     position = end
     while position > start:
         size = min(_BLOCK, position - start)
@@ -92,11 +96,23 @@ def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[bytes]:
         first, *rest = _pread(descriptor, size, position).split(b"\n")
         if rest:
             pieces.append(rest.pop())
-            yield b"".join(reversed(pieces))
-            yield from reversed(rest)
-            pieces = []
+            begin = position + size - len(pieces[-1])
+            yield begin, b"".join(reversed(pieces))
+            for line in reversed(rest):
+                begin -= len(line) + 1
+                yield begin, line
+            pieces, held = [], 0
         pieces.append(first)
-    yield b"".join(reversed(pieces))
+        held += len(first)
+        if held > _LONGEST:
+            pieces = [_abridged(b"".join(reversed(pieces)))]
+            held = len(pieces[0])
+    yield start, b"".join(reversed(pieces))
+
+
+def _abridged(line: bytes) -> bytes:
+    """The beginning of what is no message, and the sessions that all of it names."""
+    return b"\0".join((line[:_NAMING], *(b'"session_id":"%s"' % name for name in set(_SESSION_ID.findall(line)))))
 
 
 def _pread(descriptor: int, size: int, position: int) -> bytes:

@@ -19,6 +19,7 @@ from arawn_cli.model import Decision, Reason, Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
+from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
@@ -155,7 +156,7 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
     """
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings, now)
+        inspection = inspect(root, config, surroundings, Reuse())
         remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, inspection.sessions, now)
         transitions, problem = _transitions(surroundings, root, now - days * DAY)

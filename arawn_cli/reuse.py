@@ -14,11 +14,11 @@ from pathlib import Path
 
 from arawn_cli import messages, sizes
 from arawn_cli.database import DatabaseUnreadableError, session_rows
-from arawn_cli.descriptors import entries, opened_directory, opened_file
+from arawn_cli.descriptors import opened_directory, opened_file
 from arawn_cli.instants import SECOND
 from arawn_cli.layout import MESSAGES, SESSIONS, Root
 from arawn_cli.messages import Mark
-from arawn_cli.model import SCRATCH, FileKind, Usage, identity_of
+from arawn_cli.model import SCRATCH, Usage, identity_of
 from arawn_cli.names import is_valid_id
 from arawn_cli.sizes import Book, Size, is_current, is_plain
 from arawn_cli.state import State
@@ -49,10 +49,14 @@ class Reuse:
         """The usage of each session that is not measured again."""
         return {session: size.usage for session, size in self.current.items()}
 
-    def age_secs(self, session: str | None = None) -> int:
-        """How old the size of a session is, or the oldest of all; 0 for what was measured now."""
-        times = [size.measured_at for name, size in self.current.items() if session in (None, name)]
-        return (self.now - min(times, default=self.now)) // SECOND
+    def age_secs(self, session: str) -> int:
+        """How old the size of a session is; 0 for what was measured now."""
+        size = self.current.get(session)
+        return 0 if size is None else (self.now - size.measured_at) // SECOND
+
+    def oldest_secs(self) -> int:
+        """How old the oldest size of all is."""
+        return (self.now - min((size.measured_at for size in self.current.values()), default=self.now)) // SECOND
 
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
@@ -85,34 +89,47 @@ def reusable(root: Root, database: Path | None, state: State, hours: int, now: i
 
 
 def shape_of(parent: int, name: str) -> str | None:
-    """A digest of names, inodes and mtimes of a session's directory and those two levels below it.
+    """A digest of names, inodes and ctimes of a session's directory and those two levels below it.
 
-    An entry that comes, goes or is renamed in one of them changes it. None for a session with too many of them.
+    An entry that comes, goes or is renamed in one of them changes it, also where an mtime is put back (rsync, tar).
+    None for a session with too many of them.
 
     Raises:
         OSError: one of them cannot be looked at.
     """
     digest = blake2b(digest_size=16)
-    names: list[tuple[str, ...]] = [(name,)]
-    for count, path in enumerate(names, 1):
-        if count > _MOST_DIRECTORIES:
-            return None
+    _note(digest, parent, name, name)
+    listed: list[tuple[str, ...]] = [(name,)]
+    count = 1
+    for path in listed:
         with opened_directory(parent, *path) as directory:
-            status = os.fstat(directory)
-            digest.update(os.fsencode("/".join(path)) + b"\0%d %d %d;" % (*identity_of(status), status.st_mtime_ns))
-            if len(path) <= _DEPTH:
-                names += [(*path, entry.name) for entry in entries(directory) if entry.kind is FileKind.DIRECTORY]
+            for inner in _directories(directory):
+                count += 1
+                if count > _MOST_DIRECTORIES:
+                    return None
+                _note(digest, directory, inner, "/".join((*path, inner)))
+                if len(path) < _DEPTH:
+                    listed.append((*path, inner))
     return digest.hexdigest()
+
+
+def _note(digest: blake2b, parent: int, name: str, shown: str) -> None:
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    digest.update(os.fsencode(shown) + b"\0%d %d %d;" % (*identity_of(status), status.st_ctime_ns))
+
+
+def _directories(parent: int) -> list[str]:
+    with os.scandir(parent) as listing:
+        return sorted(entry.name for entry in listing if entry.is_dir(follow_symlinks=False))
 
 
 def _shapes(root: Root) -> Iterator[tuple[str, str]]:
     try:
         with opened_directory(root.workstreams, SCRATCH, SESSIONS) as directory:
-            for entry in entries(directory):
-                if entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name):
-                    shape = _shape(directory, entry.name)
-                    if shape is not None:
-                        yield entry.name, shape
+            for name in _directories(directory):
+                shape = _shape(directory, name) if is_valid_id(name) else None
+                if shape is not None:
+                    yield name, shape
     except FileNotFoundError:
         return
 

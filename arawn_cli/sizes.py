@@ -35,9 +35,12 @@ class Book:
 
 
 def is_plain(usage: Usage) -> bool:
-    """Whether a size says all, and the state file can hold it: nothing failed, and no file of it may have a name elsewhere."""
+    """Whether a size says all, and the state file can hold it: nothing failed, and no file of it may have a name elsewhere.
+
+    What was away for a moment, as cleanup moves a session that it then puts back, measures as nothing, and says nothing.
+    """
     fits = all(abs(number or 0) <= LARGEST for number in _numbers(usage))
-    return fits and usage.complete and not usage.linked and not usage.other_filesystems
+    return fits and usage.complete and usage.directories > 0 and not usage.linked and not usage.other_filesystems
 
 
 def is_current(session: str, size: Size, shape: str, now: int, period: int) -> bool:
@@ -64,7 +67,10 @@ def read(state: State, root: Path) -> Book:
             "list[tuple[str, int, str, int, int, int, int, int | None]]", rows
         )
     }
-    return Book(sizes, next((Mark(_identity(text), position) for text, position in marks), None))
+    try:
+        return Book(sizes, next((Mark(_identity(text), position) for text, position in marks), None))
+    except ValueError as error:
+        raise StateUnavailableError(f"the state holds what this version does not know: {error}") from error
 
 
 def store(connection: sqlite3.Connection, root: Path, before: Book, after: Book) -> None:

@@ -21,11 +21,11 @@ _THREADS_MAX = 16
 _DESCRIPTORS = 64  # for one thread: the way down a tree that it takes apart, and names of it that others unlink meanwhile
 
 _Numbers = tuple[int, int, int, int, tuple[int, int] | None]
-_Links = list[tuple[int, int, int, int, int]]
+_Links = list[tuple[int, int, int, int, int, int]]
 Measured = tuple[_Numbers, _Links, list[tuple[str, bytes, int]], list[bytes]]
 """What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names, and the
-newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, links) for each name of those; (operation,
-path, errno) for each failure; and the paths of other filesystems. Paths are below the subtree."""
+newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, met, links) for each of those, perhaps in parts
+to be added up; (operation, path, errno) for each failure; and the paths of other filesystems. Paths are below the subtree."""
 
 
 class _Native(Protocol):
@@ -121,8 +121,8 @@ def _usage(measured: Measured, shown: str) -> Usage:
     if not (links or failures or others):
         return Usage(apparent, allocated, files, directories, newest)
     tally = Tally(apparent, allocated, files, directories, newest)
-    for device, inode, size, blocks, count in links:
-        tally.link((device, inode), HardLinks(size, blocks, 1, count))
+    for device, inode, size, blocks, met, count in links:
+        tally.link((device, inode), HardLinks(size, blocks, met, count))
     tally.failures += [Failure(operation, _below(shown, path), number) for operation, path, number in failures]
     tally.other_filesystems += [_below(shown, path) for path in others]
     return tally.total()

@@ -57,11 +57,11 @@ def _list(descent: Descent, tally: Tally) -> None:
     try:
         with descent.scan() as listing:
             for entry in listing:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.name)
-                    continue
                 try:
-                    tally.add(entry.stat(follow_symlinks=False))
+                    if entry.is_dir(follow_symlinks=False):  # a call that can fail, where a listing tells no kinds
+                        pending.append(entry.name)
+                    else:
+                        tally.add(entry.stat(follow_symlinks=False))
                 except OSError as error:
                     tally.fail("stat", descent.path(entry.name), error)
     except OSError as error:

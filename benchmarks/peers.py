@@ -79,9 +79,9 @@ def compared(case: str, commands: dict[str, list[str]], runs: int, state: Path, 
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
-    """The rows as a table: a line for each case, a column for each command, ours first."""
+    """The rows as a table: a line for each case, a column for each command, ours first; in brackets the share of the first peer's time."""
     commands = [_OURS, *dict.fromkeys(row.command for row in rows if row.command != _OURS)]
-    cells = {(row.case, row.command): f"{row.seconds:.2f} s, {row.peak_kib / 1024:.0f} MiB" for row in rows}
+    cells = {(row.case, row.command): f"{row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB" for row in rows}
     lines = [f"{machine}\n", f"| | {' | '.join(f'`{command}`' for command in commands)} |", "|---" * (len(commands) + 1) + "|"]
     for case in dict.fromkeys(row.case for row in rows):
         lines.append(f"| {case} | {' | '.join(cells.get((case, command), '') for command in commands)} |")
@@ -100,7 +100,7 @@ def _cases(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[R
         if options.cold:
             yield from compared(f"measure {files:,}, cold", measuring(root, state), options.runs, state, ["cold"])
     if options.files:
-        yield from _remembering(trees.tree(folder, max(options.files)), max(options.files), options.runs, state)
+        yield from _remembering(trees.sessions(folder, max(options.files)), max(options.files), options.runs, state)
         yield from _reading(folder, min(options.files), options.runs, state)
     if options.remove:
         commands = removing(folder)
@@ -110,10 +110,9 @@ def _cases(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[R
 def _remembering(root: Path, files: int, runs: int, state: Path) -> Iterator[Row]:
     config = state / "remembering.toml"
     config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
-    (root / "workstreams" / "scratch" / "messages.jsonl").touch()
     commands = measuring(root, state, "--config", str(config))
     chosen = {name: commands[name] for name in ("du", _OURS)}
-    yield from compared(f"measure {files:,}, half of it remembered", chosen, runs, state)
+    yield from compared(f"measure {files:,} in sessions, remembered", chosen, runs, state)
 
 
 def _reading(folder: Path, files: int, runs: int, state: Path) -> Iterator[Row]:

@@ -23,9 +23,17 @@ def tree(folder: Path, files: int) -> Path:
     root = folder / f"files-{files}"
     if not root.exists():
         half = files // 2
-        sessions = [f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)]
         areas = [f"workstream-{number}/{area}" for number in range(_WORKSTREAMS) for area in ("work", "production")]
-        _build(root, [(sessions, half), (areas, files - half)])
+        _build(root, [(_session_places(), half), (areas, files - half)])
+    return root
+
+
+def sessions(folder: Path, files: int) -> Path:
+    """A root whose scratch sessions hold so many files, built once; its messages are empty."""
+    root = folder / f"sessions-{files}"
+    if not root.exists():
+        _build(root, [(_session_places(), files)])
+        (root / "workstreams" / "scratch" / MESSAGES).touch()
     return root
 
 
@@ -33,7 +41,7 @@ def inactive(folder: Path, name: str, files: int) -> Path:
     """A root whose scratch sessions hold so many files, all of them old enough to go; built anew at each call."""
     root = folder / name
     shutil.rmtree(root, ignore_errors=True)
-    _build(root, [([f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)], files)])
+    _build(root, [(_session_places(), files)])
     set_age(root, time.time_ns() - 30 * _DAY * instants.SECOND)
     os.sync()
     return root
@@ -49,6 +57,10 @@ def with_messages(folder: Path, files: int, size: int, *, recent: int) -> Path:
                 age = 30 * _DAY if written < size - recent else 60
                 log.write(b"".join(_message(number, age) for number in range(1000)))
     return root
+
+
+def _session_places() -> list[str]:
+    return [f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)]
 
 
 def _message(number: int, age: int) -> bytes:

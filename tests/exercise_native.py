@@ -74,9 +74,22 @@ def special_trees(top: Path) -> None:
     for number in range(200):
         (top / f"small{number}" / "work").mkdir(parents=True)
         (top / f"small{number}" / "work" / "file").write_bytes(b"small")
+    linked_names(top / "linked", 2500)
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(top)
         listener.bind("socket")
+
+
+def linked_names(top: Path, names: int) -> None:
+    """Three files with many names."""
+    for number in range(names):
+        path = top / str(number % 7) / str(number)
+        if number < 7:
+            path.parent.mkdir(parents=True)
+        if number < 3:
+            path.write_bytes(b"x" * number)
+        else:
+            os.link(top / str(number % 3) / str(number % 3), path)
 
 
 def by_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[list[Usage], list[Usage]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from arawn_cli.config import Flags, load
 from arawn_cli.disk_check import Checked, check
 from arawn_cli.events import Event, ScratchCleanup
+from arawn_cli.report import Report, gather
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.scratch_cleanup import clean
 from arawn_cli.state import State
@@ -47,6 +48,12 @@ def checked(
     events: list[Event] = []
     settings = load(Flags(config, str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
     return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
+
+
+def reported(tree: SampleTree, config: Path | None = None) -> Report:
+    """A report of two weeks on a tree, at its own now."""
+    settings = load(Flags(config, str(tree.root)), _environment(tree), system_file=NOWHERE)
+    return gather(settings, surroundings(tree.now, [], settings.state_directory), 14)
 
 
 def _environment(tree: SampleTree) -> dict[str, str]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,13 +113,41 @@ def test_lines_longer_than_many_blocks_are_whole(tmp_path: Path) -> None:
     assert newest(tmp_path / "m", line("a", NOW, "z" * 700_000) + line("b", NOW), "a", "b") == {"a": NOW, "b": NOW}
 
 
+def test_a_hole_as_large_as_a_disk_is_read_in_bounded_memory_and_hides_no_turn(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(line("a", NOW) + b'{"session_id": "b"')
+    os.truncate(path, 1 << 29)
+    os.utime(path, ns=(NOW, NOW))
+    code = (
+        "import os, resource, sys; from arawn_cli import messages; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "turns = messages.read(os.open(sys.argv[1], os.O_RDONLY), ('a', 'b', 'c'), 0);"
+        "print(sorted(turns.newest), turns.mark.offset, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == f"['a', 'b'] {len(line('a', NOW))} True\n", done.stderr
+
+
+@given(st.sampled_from(range(1, 40)), st.integers(1, 30))
+def test_a_line_longer_than_any_message_counts_for_every_session_that_it_names(tmp_path: Path, longest: int, block: int) -> None:
+    names = [f"s{number}" for number in range(9)]
+    content = "".join(f'{{"session_id": "{name}", "content": "{"x" * len(name) * longest}"}}' for name in names).encode() + b"\n"
+    before = messages._BLOCK, messages._LONGEST, messages._NAMING
+    messages._BLOCK, messages._LONGEST, messages._NAMING = block, 50 + longest, 40
+    try:
+        assert newest(tmp_path / "m", content, *names, "x") == dict.fromkeys(names, NOW)
+    finally:
+        messages._BLOCK, messages._LONGEST, messages._NAMING = before
+
+
 @given(st.lists(st.binary(max_size=300).filter(lambda piece: b"\n" not in piece), max_size=40), st.integers(1, 50))
 def test_lines_come_backwards_whatever_the_block_size(tmp_path: Path, pieces: list[bytes], block: int) -> None:
     content = b"\n".join(pieces)
     before, messages._BLOCK = messages._BLOCK, block
     try:
         with opened(tmp_path / "m", content) as descriptor:
-            assert list(messages._lines_backwards(descriptor, 0, len(content))) == content.split(b"\n")[::-1]
+            lines = list(messages._lines_backwards(descriptor, 0, len(content)))
+            assert [line for _, line in lines] == content.split(b"\n")[::-1]
+            assert all(content[begin:].startswith(line) and content[begin - 1 : begin] in (b"", b"\n") for begin, line in lines)
     finally:
         messages._BLOCK = before
 

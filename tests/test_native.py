@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from arawn_cli import usage
 from arawn_cli.usage import Subtree
-from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv
-from tests.exercise_native import by_both, hold_equal, random_tree
+from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
+from tests.exercise_native import by_both, hold_equal, linked_names, random_tree
 
 SOURCE = Path(usage.__file__).with_name("_usage.c")
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
@@ -106,6 +106,29 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
     assert done.stdout == "True True top/inner/mount\n", done.stderr
 
 
+def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) -> None:
+    if usage.native is None:
+        pytest.skip("needs the native module")
+    linked_names(tmp_path / "top", 1200)
+    start = os.open(tmp_path, os.O_RDONLY)
+    try:
+        ((_, links, failures, _),) = usage.native.measure(start, ((b"top", False),), 1, lambda _finished: None)
+    finally:
+        os.close(start)
+    assert sorted((size, met, names) for _, _, size, _, met, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
+    assert failures == []
+
+
+@needs_native
+@needs_strace
+def test_both_walks_are_incomplete_where_the_way_back_up_is_gone(tmp_path: Path) -> None:
+    """The kernel finds nothing above a folder that was moved out of a bind mount."""
+    make_deep(tmp_path / "top", 60)
+    fault = ["strace", "-f", "-o", os.devnull, "-P", "..", "-e", "trace=openat", "-e", "inject=openat:error=ENOENT"]
+    done = subprocess.run([*fault, sys.executable, "-c", SAY_EQUAL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == f"True False top/{'d/' * 29}..\n", done.stderr
+
+
 @needs_native
 @pytest.mark.parametrize("descriptors", [12, 16, 40])
 def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: int) -> None:
@@ -123,16 +146,36 @@ def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: 
 
 @needs_native
 def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
-    """The walk goes round for ever: there are a million subtrees."""
+    """Nothing of Python runs meanwhile that would see the signal: what is told of the walk goes to a method of list."""
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, signal, sys; from arawn_cli.usage import Subtree, measure_all;"
-        "signal.setitimer(signal.ITIMER_REAL, 0.2);"
-        "measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('tree',))] * 1_000_000, 2)"
+        "import os, signal, sys; from arawn_cli.usage import native\n"
+        "signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))\n"
+        "start, subtrees, finished = os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, []\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
+        "try: native.measure(start, subtrees, 2, finished.append)\n"
+        "except InterruptedError: print(sum(finished) < len(subtrees))\n"
     )
-    handler = "import signal; signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()));"
-    done = subprocess.run([sys.executable, "-c", handler + code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert "KeyboardInterrupt" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+@needs_native
+def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    code = (
+        "import os, sys, pathlib; from arawn_cli.usage import native\n"
+        "masks = set()\n"
+        "def look(finished):\n"
+        "    for task in pathlib.Path('/proc/self/task').iterdir():\n"
+        "        if int(task.name) != os.getpid():\n"
+        "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
+        "    if masks: raise InterruptedError\n"
+        "try: native.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
+        "except InterruptedError: print(*(int(mask.split()[1], 16) >> 14 & 1 for mask in masks), signal.pthread_sigmask(0, ()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "1 set()\n", done.stderr
 
 
 def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) -> None:
@@ -144,3 +187,17 @@ def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) ->
             usage.native.measure(start, ((b"../../etc", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
+
+
+@needs_native
+@needs_namespaces
+def test_sparse_files_of_more_than_64_bits_together_are_never_few_bytes(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from arawn_cli.usage import Subtree, measure_all;"
+        "(usage,) = measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 1); print(usage.apparent_bytes)"
+    )
+    files = f"mkdir top && truncate -s {2**63 - 1} top/a top/b && echo 12345 >top/c"
+    filled = f"mount -t tmpfs none '{tmp_path}' && cd '{tmp_path}' && {files} && exec \"$@\""
+    command = ["unshare", "-m", "sh", "-c", filled, "sh", sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{2**64 - 1}\n", done.stderr

@@ -3,19 +3,22 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from arawn_cli import inventory
 from arawn_cli.events import DiskCheck, Event, WorkstreamUsage
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import HardLinks, Usage
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.sizes import Size, is_current, is_plain
 from arawn_cli.state_file import FILE
-from tests.in_process import checked
+from arawn_cli.usage import Subtree, measure_all
+from tests.in_process import checked, reported
 
 HOUR = 3600 * SECOND
 
@@ -84,6 +87,15 @@ def test_a_change_in_the_top_directories_has_a_session_measured_anew(tree: Sampl
     assert files_bytes(tree, config, 1) == (2500, 3600)
 
 
+def test_an_mtime_that_is_put_back_hides_no_change(tree: SampleTree, deep: Path, config: Path) -> None:
+    work = deep.parents[2]
+    files_bytes(tree, config)
+    before = work.stat().st_mtime_ns
+    write(work / "new", 500)
+    os.utime(work, ns=(before, before))
+    assert files_bytes(tree, config, 1) == (2500, 3600)
+
+
 def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config)
     shutil.move(tree.sessions / "one", tree.sessions / "other")
@@ -134,6 +146,39 @@ def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, d
     assert files_bytes(tree, config, 4) == (6000, 0)
 
 
+def test_a_mark_that_nobody_can_read_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    with closing(sqlite3.connect(tree.root.parent / "state" / "state.db")) as state, state:
+        state.execute("UPDATE marks SET identity = 'x'")
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    files_bytes(tree, config, 2)
+    assert files_bytes(tree, config, 3) == (6000, 3600), "and is written anew"
+
+
+def test_a_session_that_was_away_while_it_was_measured_is_not_remembered_as_empty(
+    tree: SampleTree, deep: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measuring(start: int, subtrees: list[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
+        (tree.sessions / "one").rename(tree.root / "away")
+        try:
+            return measure_all(start, subtrees, threads, advance)
+        finally:
+            (tree.root / "away").rename(tree.sessions / "one")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inventory, "measure_all", measuring)
+        assert files_bytes(tree, config) == (1000, 0)
+    assert files_bytes(tree, config, 1) == (2000, 3600)
+
+
+def test_a_report_measures_what_a_check_remembers(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    report = reported(tree, config)
+    assert {session.id: session.size for session in report.sessions} == {"one": 5000, "two": 1000}
+
+
 def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period() -> None:
     size = Size(0, "shape", Usage())
     left = [sum(is_current(f"session-{number}", size, "shape", hour * HOUR, DAY) for number in range(1000)) for hour in range(25)]
@@ -145,6 +190,7 @@ def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period()
 
 def test_what_shares_files_or_fails_is_not_kept() -> None:
     assert is_plain(Usage(1, 512, 1, 1, 5))
+    assert not is_plain(Usage())
     assert not is_plain(Usage(2**63, 512, 1, 1, 5))
     assert not is_plain(Usage(1, 512, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
-    assert not is_plain(Usage(other_filesystems=("x",)))
+    assert not is_plain(Usage(1, 512, 1, 1, 5, other_filesystems=("x",)))

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.model import Usage
+from arawn_cli.model import Failure, Usage
 from arawn_cli.tally import combined
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
+from arawn_cli.walk import walk
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
 
@@ -111,6 +115,36 @@ def test_an_unreadable_directory_makes_the_result_incomplete_with_path_and_errno
     )
     done = subprocess.run([*WITHOUT_FILE_POWERS, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == "5 False (Failure(operation='openat', path='top/closed', errno=13, detail=''),)\n", done.stderr
+
+
+def test_a_listing_that_tells_no_kinds_loses_only_the_entries_that_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        (tmp_path / "top" / name).mkdir(parents=True)
+    real = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name = entry.name
+            self._entry = entry
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            if self.name == "b":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return self._entry.is_dir(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def scandir(directory: int) -> Iterator[list[Entry]]:
+        with real(directory) as listing:
+            yield [Entry(entry) for entry in listing]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    start = os.open(tmp_path, os.O_RDONLY)
+    usage = walk(start, "top", "top")
+    os.close(start)
+    assert usage.directories == 3
+    assert usage.failures == (Failure("stat", "top/b", errno.EACCES),)
 
 
 @given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=3), st.integers(0, 3), st.integers(0, 5000)), max_size=12), st.integers(1, 4))
