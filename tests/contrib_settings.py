@@ -9,7 +9,7 @@ from arawn_cli.config_tables import Maintenance
 from arawn_cli.schedule.crontab import cron_block, cron_file
 from arawn_cli.schedule.ownership import sealed
 from arawn_cli.schedule.settings import Account, Reach, Scope, Settings
-from arawn_cli.schedule.units import units
+from arawn_cli.schedule.units import serve_unit, units
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 
@@ -51,6 +51,7 @@ def contrib_files() -> dict[Path, str]:
     """Every rendered file of contrib/, sealed as an installed one is."""
     found = {CONTRIB / "systemd" / settings.scope / name: text for settings in (SYSTEM, USER) for name, text in units(settings).items()}
     found[CONTRIB / "cron" / "arawn-cli"] = cron_file(SYSTEM)
+    found[CONTRIB / "systemd" / "system" / "arawn-cloacina.service"] = serve_unit(SYSTEM)
     found = {path: sealed(text) for path, text in found.items()}
     return {**found, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
 
