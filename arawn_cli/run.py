@@ -1,4 +1,4 @@
-"""Composing one run: configuration, log, sinks and signals around a use case, and its exit code."""
+"""Around one job: configuration, log, sinks and signals, and its exit code."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode, LockedError, StoppedError
-from arawn_cli.events import DiskCheck, Event, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, StoppedError
+from arawn_cli.events import Event
 from arawn_cli.interruption import Signals
-from arawn_cli.model import Reason
-from arawn_cli.pressure import reaches
 from arawn_cli.priority import stand_back
 from arawn_cli.sinks.stdout import StandardOutput, json_lines
 from arawn_cli.state import State
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from arawn_cli.delivery import Delivery
-    from arawn_cli.disk_check import Checked
-    from arawn_cli.report import Report
 
 log = logging.getLogger(__name__)
 
@@ -66,137 +61,7 @@ class Ended:
 Job = Callable[[Config, Surroundings], Ended]
 
 
-@dataclass(frozen=True, slots=True)
-class Audience:
-    """Who else hears how a job went: of the reason that ended it early, and its summary."""
-
-    told: Callable[[str], None] = lambda _reason: None
-    summed_up: Callable[[ScratchCleanup | DiskCheck], None] = lambda _summary: None
-
-
-_NOBODY = Audience()
-
-
-def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> ExitCode:
-    """`scratch-cleanup`, from flags to exit code."""
-
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        from arawn_cli.scratch_cleanup import clean
-
-        sessions: list[ScratchSessionEvent] = []
-        summary = clean(config, _also_to(sessions, surroundings) if config.metrics_directory else surroundings)
-        audience.summed_up(summary)
-        code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
-        if Reason.BRAKE in summary.sessions_skipped:
-            code = ExitCode.REFUSED
-        return Ended(code, lambda: _write_cleanup_metrics(config, surroundings.state, summary, sessions))
-
-    return _run(flags, output, job, told=audience.told)
-
-
-def run_check(flags: Flags, output: Output, fail_on: str | None, audience: Audience = _NOBODY) -> ExitCode:
-    """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
-
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        from arawn_cli.disk_check import check, levels_log
-        from arawn_cli.overlap import only_check
-
-        if output.resolved() == "table":
-            levels_log.setLevel(logging.ERROR)
-        with only_check(config.root) if output.unless_running else nullcontext():
-            checked = check(config, surroundings)
-        audience.summed_up(checked.summary)
-        code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
-        if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
-            code = ExitCode.LEVEL_REACHED
-        return Ended(code, lambda: _write_check_metrics(config, surroundings.state, checked))
-
-    return _run(flags, output, job, told=audience.told)
-
-
-def run_check_for_nagios(flags: Flags, output: Output) -> int:
-    """`disk-check --format nagios`: prints one status line, and answers with the return code of a monitoring plugin."""
-    from arawn_cli import nagios
-    from arawn_cli.disk_check import check, levels_log
-
-    levels_log.setLevel(logging.ERROR)
-    reasons: list[str] = []
-    results: list[Checked] = []
-
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        results.append(check(config, surroundings))
-        return Ended(ExitCode.DONE, lambda: _write_check_metrics(config, surroundings.state, results[0]))
-
-    code = _run(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
-    if results:
-        print(nagios.status_line(results[0]), flush=True)  # noqa: T201 - standard output is where the line belongs
-        return nagios.RETURN_CODES[results[0].summary.level]
-    reason = reasons[0] if reasons else EXIT_MEANINGS[code]
-    print(nagios.unknown_line(reason), flush=True)  # noqa: T201
-    return nagios.UNKNOWN
-
-
-def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: Callable[[Config], tuple[Path, str | None]]) -> ExitCode:
-    """`report`, from flags to exit code; it is shown once progress is off the terminal.
-
-    `kept` names the state directory that it follows, and says what cannot be read of another.
-    """
-    from arawn_cli.report_output import Destination, destination
-
-    gathered: list[tuple[Destination, Report]] = []
-    unread: list[str] = []
-
-    def following(config: Config) -> Config:
-        directory, problem = kept(config)
-        unread.extend([problem] if problem else [])
-        return replace(config, state_directory=directory)
-
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        from arawn_cli.report import gather
-
-        place = destination(html)
-        report = gather(config, surroundings, days, unread)
-        gathered.append((place, report))
-        return _whole(report.complete)
-
-    code = _run(flags, output, job, prepared=following)
-    try:
-        for place, report in gathered:
-            place.take(report)
-    except ArawnCliError as error:
-        log.error("%s", error)
-        code = error.exit_code
-    if code is ExitCode.UNDELIVERED:
-        _abandon_stdout()
-    return code
-
-
-def run_trash_list(flags: Flags, output: Output) -> ExitCode:
-    """`trash list`, from flags to exit code."""
-    from arawn_cli.trash_contents import list_trash
-
-    return _run(flags, output, lambda config, surroundings: _whole(list_trash(config, surroundings)))
-
-
-def run_trash_restore(flags: Flags, output: Output, session: str) -> ExitCode:
-    """`trash restore`, from flags to exit code."""
-    from arawn_cli.trash_contents import restore
-
-    return _run(flags, output, lambda config, surroundings: _whole(restore(config, surroundings, session)))
-
-
-def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitCode:
-    """`trash purge`, from flags to exit code."""
-    from arawn_cli.trash_contents import empty
-
-    return _run(flags, output, lambda config, surroundings: _whole(empty(config, surroundings, older_than_days)))
-
-
-def _whole(succeeded: bool) -> Ended:
-    return Ended(ExitCode.DONE if succeeded else ExitCode.PARTIAL)
-
-
-def _run(
+def run_job(
     flags: Flags,
     output: Output,
     job: Job,
@@ -231,7 +96,7 @@ def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Ca
         log.error("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _abandon_stdout()
+        abandon_stdout()
         log.error("standard output takes no more: its reader went away")
         return ExitCode.UNDELIVERED
     except Exception as error:  # the last line of defence: no traceback for a person, its exit code for a machine
@@ -282,36 +147,11 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
         ended.afterwards()
         code = ended.code
     if standard_output.lost:
-        _abandon_stdout()
+        abandon_stdout()
         lost += standard_output.lost
     if lost:
         return ExitCode.UNDELIVERED  # also for a run that a signal ended: nothing else would tell of it
     return signals.exit_code or code
-
-
-def _also_to(sessions: list[ScratchSessionEvent], surroundings: Surroundings) -> Surroundings:
-    """The same surroundings, which also collect what became of each session."""
-
-    def emit(event: Event) -> None:
-        if isinstance(event, ScratchSessionEvent):
-            sessions.append(event)
-        surroundings.emit(event)
-
-    return replace(surroundings, emit=emit)
-
-
-def _write_check_metrics(config: Config, state: State, checked: Checked) -> None:
-    if config.metrics_directory and not config.dry_run:
-        from arawn_cli.textfiles import write_check
-
-        write_check(config.metrics_directory, config, state, checked)
-
-
-def _write_cleanup_metrics(config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
-    if config.metrics_directory and not config.dry_run:
-        from arawn_cli.textfiles import write_cleanup
-
-        write_cleanup(config.metrics_directory, config, state, summary, sessions)
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
@@ -368,7 +208,7 @@ def _writer(output: Output) -> Callable[[Event], None]:
             return lambda _event: None
 
 
-def _abandon_stdout() -> None:
+def abandon_stdout() -> None:
     """Points standard output at nothing, so that the interpreter does not fail flushing it at exit."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())

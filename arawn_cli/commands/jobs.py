@@ -53,7 +53,8 @@ def scratch_cleanup(
     A session goes only if its last turn, its database row and every file in it are older than the limit.
     """
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_cleanup
+    from arawn_cli.jobs import run_cleanup
+    from arawn_cli.run import Output
 
     flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay, root=root)
     raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet, unless_running)))
@@ -74,7 +75,8 @@ def disk_check(
 ) -> None:
     """Measure what every workstream uses, and report what is above its limit."""
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_check, run_check_for_nagios
+    from arawn_cli.jobs import run_check, run_check_for_nagios
+    from arawn_cli.run import Output
 
     flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
     if output is CheckFormat.NAGIOS:
@@ -98,7 +100,8 @@ def report(
     It measures now and changes nothing; trends and alerts are what earlier runs of disk-check have kept.
     """
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_report
+    from arawn_cli.jobs import run_report
+    from arawn_cli.run import Output
     from arawn_cli.schedule.installed import kept_by_timers
 
     flags = Flags(config, base_path, dry_run=True, no_relay=True, root=root)

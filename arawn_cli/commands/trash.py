@@ -23,7 +23,8 @@ def trash_list(
 ) -> None:
     """List the removed sessions that wait in the trash, oldest first."""
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_trash_list
+    from arawn_cli.jobs import run_trash_list
+    from arawn_cli.run import Output
 
     raise typer.Exit(run_trash_list(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
 
@@ -43,7 +44,8 @@ def trash_restore(
     Restoring counts as a use: the next cleanup keeps the session for the configured days.
     """
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_trash_restore
+    from arawn_cli.jobs import run_trash_restore
+    from arawn_cli.run import Output
 
     raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False, root=root), Output(output.value, verbose, quiet), session))
 
@@ -63,7 +65,8 @@ def trash_purge(
 ) -> None:
     """Take apart what waits in the trash, and free its space."""
     from arawn_cli.config import Flags
-    from arawn_cli.run import Output, run_trash_purge
+    from arawn_cli.jobs import run_trash_purge
+    from arawn_cli.run import Output
 
     raise typer.Exit(
         run_trash_purge(Flags(config, base_path, dry_run=dry_run, root=root), Output(output.value, verbose, quiet), older_than_days)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import DiskCheck, ScratchCleanup, to_json
-from arawn_cli.run import Audience, Output, run_check, run_cleanup
+from arawn_cli.jobs import Audience, run_check, run_cleanup
+from arawn_cli.run import Output
 from arawn_cli.schedule.order import CLEANUP, Order
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
