@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-without-native test-cloacina lint audit bench docs pictures clean
+.PHONY: demo test test-without-native test-cloacina package lint audit bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
@@ -28,6 +28,14 @@ JOBS := usage disk_check reuse scratch_cleanup remove dismantle trash faults
 # With Cloacina itself, in a Debian 13 that is made once below $$ARAWN_TEST_CACHE, else ~/.cache; root and debootstrap only.
 test-cloacina: $(VENV)/tools
 	$(BIN)/python -m pytest -n 2 -m engine tests/test_cloacina_engine.py
+
+# The sdist, the wheel that is made from it, and the program installed from that.
+package: $(VENV)/tools
+	rm -rf dist
+	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	dist/venv/bin/arawn-cli --version -v | grep natively
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
