@@ -120,5 +120,6 @@ def _note(connection: sqlite3.Connection, root: Path, verdict: Verdict, now: int
             verdict.level.value,
         ),
     )
-    oldest = "SELECT number FROM transitions WHERE root = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2"
-    connection.execute(f"DELETE FROM transitions WHERE root = ?1 AND number <= ({oldest})", (key_of(root), TRANSITIONS_KEPT))  # noqa: S608
+    oldest = "SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
+    old = f"DELETE FROM transitions WHERE root = ? AND number <= ({oldest})"  # noqa: S608
+    connection.execute(old, (key_of(root), key_of(root), TRANSITIONS_KEPT))

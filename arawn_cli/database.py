@@ -57,8 +57,8 @@ def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
         DatabaseUnreadableError: as `workstream_rows`.
     """
     columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
-    one = f"{columns} WHERE id IN (?1, CAST(?1 AS BLOB))"
-    rows = query(path, one, tuple(wanted)) if len(wanted) == 1 else query(path, columns, ())
+    one = f"{columns} WHERE id IN (?, CAST(? AS BLOB))"
+    rows = query(path, one, (*wanted, *wanted)) if len(wanted) == 1 else query(path, columns, ())
     found = (_session(*row) for row in rows)
     return {row.id: row for row in found if row.id in wanted}
 

@@ -76,8 +76,10 @@ def record(state: State, job: str, root: Path, run: Run) -> None:
 def note(connection: sqlite3.Connection, job: str, root: Path, run: Run) -> None:
     """Notes a run of a job on a root, in a transaction that is under way; what it removed is added to what is noted."""
     connection.execute(
-        "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
-        "ON CONFLICT (job, root) DO UPDATE SET last_run = ?3, last_success = coalesce(?4, last_success), "
-        "removed_sessions = removed_sessions + ?5, reclaimed_bytes = CAST(min(reclaimed_bytes + ?6, 9.2e18) AS INTEGER)",
+        "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (job, root) DO UPDATE SET last_run = excluded.last_run, "
+        "last_success = coalesce(excluded.last_success, last_success), "
+        "removed_sessions = removed_sessions + excluded.removed_sessions, "
+        "reclaimed_bytes = CAST(min(reclaimed_bytes + excluded.reclaimed_bytes, 9.2e18) AS INTEGER)",
         (job, key_of(root), run.last_run, run.last_success, min(run.removed_sessions, LARGEST), min(run.reclaimed_bytes, LARGEST)),
     )

@@ -26,10 +26,12 @@ class WholeFile:
         self._path = path
         self._what = what
         try:
-            self._target = path.resolve()
+            self._target = Path(os.path.realpath(path))
+            if self._target.is_symlink():
+                raise OSError(errno.ELOOP, "its links form a loop")
             self._in_place = self._target.exists() and not self._target.is_file()
             self._look()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise self._refusal(error) from error
 
     def write(self, text: str) -> None:
@@ -57,9 +59,8 @@ class WholeFile:
         if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, f"no files can be made in {parent}")
 
-    def _refusal(self, error: OSError | RuntimeError) -> ConfigurationError:
-        reason = error.strerror if isinstance(error, OSError) else "its links form a loop"
-        return ConfigurationError(f"cannot write {self._what} {self._path}: {reason}")
+    def _refusal(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
 def replace_whole(path: Path, text: str) -> None:
