@@ -87,7 +87,16 @@ def clashes(document: Mapping[str, object], directory: Path) -> list[str]:
             other = taken.setdefault(value if key == "name" else _normal(value, directory), where)
             if other != where:
                 lines.append(f"{where}: found {shown(value)}; allowed: a {key} of its own, and this is that of {other}")
-    return lines
+    return lines + list(_nested(owners, directory))
+
+
+def _nested(owners: list[dict[str, tuple[str, str]]], directory: Path) -> Iterator[str]:
+    """Roots below the workstreams of another: what that one measures and removes would be this one's."""
+    paths = [owner["path"] for owner in owners if "path" in owner]
+    for where, path in paths:
+        for other, outer in paths:
+            if _normal(path, directory).startswith(f"{_normal(outer, directory).rstrip('/')}/workstreams/"):
+                yield f"{where}: found {shown(path)}; allowed: a path that is not below the workstreams of {other}"
 
 
 def refuse_another(root: Path, name: str | None, tables: ConfigFile, directory: Path) -> None:

@@ -133,7 +133,7 @@ def _resolve(path: Path) -> Path:
 
 
 def _refuse_unsafe(root: Path) -> None:
-    """Refuses roots that nobody means (D 5.6); the root itself may be reached through a link, it is resolved once."""
+    """Refuses roots that nobody means; the root itself may be reached through a link, it is resolved once."""
     if not root.is_dir():
         raise ConfigurationError(f"the root {root} is not a directory")
     if root == Path("/"):

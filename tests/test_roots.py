@@ -162,6 +162,10 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
             "maintenance.roots[1].path: found '/one/../one/'; allowed: a path of its own, and this is that of maintenance",
         ),
         ({"path": "/srv/arawn"}, "a path of its own, and this is that of paths.base_path"),
+        (
+            {"path": "/one/workstreams/scratch/sessions/x/work"},
+            "allowed: a path that is not below the workstreams of maintenance.roots[0].path",
+        ),
         ({"database": "/one/workstreams.db"}, "allowed: a database of its own, and this is that of maintenance.roots[0].path"),
         ({"database": "/srv/arawn/workstreams.db"}, "a database of its own, and this is that of paths.base_path"),
         ({"scratch_cleanup_days": 0}, "maintenance.roots[1].scratch_cleanup_days: found 0"),
