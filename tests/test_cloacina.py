@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.cloacina import Changes, changes_to
 from arawn_cli.schedule.cloacina_database import EngineDatabase, database_from
+from arawn_cli.schedule.crew import WORKER
 from arawn_cli.schedule.engine import why_unloadable
 from arawn_cli.schedule.intervals import cloacina_time
 from arawn_cli.schedule.order import CHECK, CLEANUP, Order, RefusedContextError, ordered
@@ -174,3 +177,38 @@ def test_a_context_overrides_what_it_may() -> None:
 def test_a_context_that_asks_for_anything_else_is_refused(order: Order, context: dict[str, object]) -> None:
     with pytest.raises(RefusedContextError):
         ordered(order, context)
+
+
+def worked(environment: dict[str, str], order: Order, service: int | None = None) -> tuple[int, dict[str, object] | None]:
+    """The exit status of the process that does a run, and what it told its service; None where it said nothing."""
+    reader, writer = os.pipe()
+    command = [sys.executable, *WORKER, order.to_json(), str(writer), str(os.getpid() if service is None else service)]
+    done = subprocess.run(command, env=environment, capture_output=True, pass_fds=(writer,), check=False)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    return done.returncode, json.loads(text) if text else None
+
+
+def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
+    for name in ("old-one", "old-two"):
+        tree.session(name, files={"f": 10}, age_days=30)
+    tree.session("new", files={"f": 10}, age_days=1)
+    file = tmp_path / "c.toml"
+    file.write_text(f'paths.base_path = "{tree.root}"\nmaintenance.cleanup.max_sessions = 1\n')
+    status, told = worked(environment, Order(CLEANUP, str(file), None))
+    assert told is not None
+    assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the brake holds 2 sessions")
+    status, told = worked(environment, Order(CHECK, str(file), None))
+    assert told is not None
+    assert (status, told["summary"]["type"]) == (0, "disk_check")  # type: ignore[index]
+    status, told = worked(environment, Order(CHECK, str(tmp_path / "missing.toml"), None))
+    assert told is not None
+    assert (status, told["summary"]) == (78, None)
+    assert "missing.toml" in str(told["reason"])
+
+
+def test_a_run_whose_service_is_gone_is_not_begun(environment: dict[str, str], tree: SampleTree) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    assert worked(environment, Order(CLEANUP, None, str(tree.root)), service=1) == (-9, None)
+    assert (tree.sessions / "old").exists()

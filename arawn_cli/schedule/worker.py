@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import DiskCheck, ScratchCleanup, to_json
 from arawn_cli.jobs import Audience, run_check, run_cleanup
+from arawn_cli.model import Reason
 from arawn_cli.run import Output
 from arawn_cli.schedule.order import CLEANUP, Order
 
@@ -56,7 +57,7 @@ def _reason(code: ExitCode, summary: ScratchCleanup | DiskCheck | None) -> str:
         first = summary.failures[0]
         return f"{meaning}: {len(summary.failures)} in all, first {first.operation} {first.path}: {first.message}"
     if code is ExitCode.REFUSED and isinstance(summary, ScratchCleanup):
-        return f"{meaning}: the brake holds {sum(summary.sessions_skipped.values())} sessions"
+        return f"{meaning}: the brake holds {summary.sessions_skipped.get(Reason.BRAKE, 0)} sessions"
     return meaning
 
 
