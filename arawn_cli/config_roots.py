@@ -95,7 +95,7 @@ def _nested(owners: list[dict[str, tuple[str, str]]], directory: Path) -> Iterat
     paths = [owner["path"] for owner in owners if "path" in owner]
     for where, path in paths:
         for other, outer in paths:
-            if _normal(path, directory).startswith(f"{_normal(outer, directory).rstrip('/')}/workstreams/"):
+            if f"{_normal(path, directory)}/".startswith(f"{_normal(outer, directory).rstrip('/')}/workstreams/"):
                 yield f"{where}: found {shown(path)}; allowed: a path that is not below the workstreams of {other}"
 
 

@@ -15,7 +15,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.cloacina import Changes, changes_to
 from arawn_cli.schedule.cloacina_database import EngineDatabase, database_from
-from arawn_cli.schedule.crew import WORKER
+from arawn_cli.schedule.crew import WORKER, Crew, FailedRunError, outcome_of
 from arawn_cli.schedule.engine import why_unloadable
 from arawn_cli.schedule.intervals import cloacina_time
 from arawn_cli.schedule.order import CHECK, CLEANUP, Order, RefusedContextError, ordered
@@ -92,7 +92,10 @@ def test_status_of_what_was_never_served_says_so(run: Command, tree: SampleTree)
     assert {(event["scheduler"], event["installed"]) for event in done.events} == {("cloacina", "missing")}
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:hunter2@h/d", "postgres://h/d?password=hunter2", "postgresql://:hunter2@h/d"])
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:hunter2@h/d", "postgres://h/d?password=hunter2", "postgresql://:hunter2@h/d", "postgresql://h/d?sslpassword=hunter2"],
+)
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(run: Command, tree: SampleTree, url: str) -> None:
     done = run("schedule", "show", "--cloacina", "--database", url, "--base-path", tree.root)
     assert done.code == 78
@@ -117,6 +120,15 @@ def test_a_database_is_shown_and_told_without_its_secrets() -> None:
     assert str(database) == "postgresql://host:5432/arawn"
     assert "p%40ss" not in repr(database)
     assert database.without_secrets("p%40ss and p@ss at host") == "*** and *** at host"
+
+
+@pytest.mark.parametrize("secret", ["se/cret@h", "pa#ssw@h", "?secret@h", "p@ss@h"])
+def test_a_password_that_cannot_be_told_apart_is_refused_and_not_repeated(run: Command, tree: SampleTree, secret: str) -> None:
+    url = f"postgresql://u:{secret}/db"
+    for arguments, environment in ((("--database", url), {}), ((), {"ARAWN_CLOACINA_URL": url})):
+        done = run("schedule", "show", "--cloacina", *arguments, "--base-path", tree.root, **environment)
+        assert done.code == 78
+        assert secret not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -212,3 +224,25 @@ def test_a_run_whose_service_is_gone_is_not_begun(environment: dict[str, str], t
     tree.session("old", files={"f": 10}, age_days=30)
     assert worked(environment, Order(CLEANUP, None, str(tree.root)), service=1) == (-9, None)
     assert (tree.sessions / "old").exists()
+
+
+class Held:
+    """A claim that nobody takes away."""
+
+    def is_held(self) -> bool:
+        return True
+
+
+def test_a_run_may_have_much_to_tell(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(1500):
+        tree.session(f"session-with-a-long-name-{number:060}", files={}, age_days=30)
+    done = Crew(environment, 2).run(Order(CLEANUP, None, str(tree.root)), Held(), 60)
+    assert done.summary is not None
+    assert done.summary["sessions_cleaned"] == 1500
+    assert len(json.dumps(done.summary)) > 1 << 16
+
+
+def test_a_run_that_was_killed_is_told_as_killed() -> None:
+    for answer in (b"", b'{"reason": "do', b'{"reason": "done", "summary": null}'):
+        with pytest.raises(FailedRunError, match="was killed by SIGKILL"):
+            outcome_of(-9, answer, None)

@@ -193,9 +193,11 @@ def database_from(option: str | None, environment: Mapping[str, str], state_dire
 
 def _checked(url: str, source: str) -> EngineDatabase:
     try:
-        urlsplit(url)
+        parts = urlsplit(url)
     except ValueError as error:
         raise ConfigurationError(f"{source} is no URL") from error
+    if parts.fragment or "#" in url or url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1:
+        raise ConfigurationError(f"{source} is ambiguous: in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
     if url.startswith(_POSTGRES) or (url.startswith(f"{_SQLITE}/") and "?" not in url):
         return EngineDatabase(url)
     raise ConfigurationError(f"{source} names no database: sqlite:///PATH or postgresql://USER@HOST/NAME is allowed")
@@ -207,8 +209,8 @@ def _password(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url if "@" in url else ""
-    named = parse_qs(parts.query).get("password", [""])
-    return parts.password or named[0]
+    named = parse_qs(parts.query)
+    return parts.password or named.get("password", named.get("sslpassword", [""]))[0]
 
 
 def instant_of(value: object) -> str | None:

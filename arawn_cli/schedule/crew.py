@@ -91,26 +91,24 @@ class Crew:
         Raises:
             FailedRunError: it did not do all its work, or lost its claim and was ended.
         """
-        reader, writer = os.pipe()
-        with os.fdopen(reader, "rb") as answer:
-            try:
-                process = self._start(order, writer)
-            finally:
-                os.close(writer)
+        # In memory: a pipe holds too little to be read at the end, and a disk may be full.
+        with os.fdopen(os.memfd_create("answer"), "rb") as answer:
+            process = self._start(order, answer.fileno())
             self._at_work.add(process)
             try:
                 trouble = _watched(process, claim, seconds)
             finally:
                 self._at_work.discard(process)
-            return _told(process.returncode, answer.read(), trouble)
+            answer.seek(0)
+            return outcome_of(process.returncode, answer.read(), trouble)
 
-    def _start(self, order: Order, writer: int) -> subprocess.Popen[bytes]:
+    def _start(self, order: Order, answer: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, *WORKER, order.to_json(), str(writer), str(os.getpid())],
+            [sys.executable, *WORKER, order.to_json(), str(answer), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             env=self._environment,
-            pass_fds=(writer,),
+            pass_fds=(answer,),
             process_group=0,  # a signal from the terminal is the service's alone
         )
 
@@ -140,11 +138,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _told(status: int, answer: bytes, trouble: str | None) -> Done:
-    """What became of a run, by its exit status and what it said."""
+def outcome_of(status: int, answer: bytes, trouble: str | None) -> Done:
+    """What became of a run, by its exit status and what it said.
+
+    Raises:
+        FailedRunError: it did not do all its work.
+    """
     if trouble is not None:
         raise FailedRunError(trouble)
-    if not answer:
+    if status < 0 or not answer:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status} and said nothing"
         raise FailedRunError(f"the run {how}; the next one finishes what it began")
     said = json.loads(answer)
