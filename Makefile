@@ -65,8 +65,9 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Without warnings: setuptools calls its ext-modules experimental.
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml arawn_cli/_usage.c
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . # setuptools calls ext-modules experimental
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 # pip learnt --group in 25.1, later than the pip of the Debian release that is oldest here.

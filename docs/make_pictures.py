@@ -39,15 +39,15 @@ _COLUMNS = 128
 # A picture that asks nobody for anything.
 _WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
-# Bytes at the beginning and bytes a day of each workstream's file, by path.
+# Bytes at the beginning and bytes a day of each file, by workstream, area and name.
 _GROWTH = {
-    "thesis/production/thesis.pdf": (0.21, 0.004),
-    "thesis/work/survey.csv": (0.52, 0.061),
-    "blog/production/site.tar": (1.9, 0.0),
-    "blog/work/photos.raw": (1.1, 0.083),
-    "podcast/work/takes.wav": (2.2, 0.22),
-    "podcast/production/episodes.mp3": (0.8, 0.03),
-    "garden/work/plan.svg": (0.08, 0.0),
+    ("thesis", "production", "thesis.pdf"): (0.21, 0.004),
+    ("thesis", "work", "survey.csv"): (0.52, 0.061),
+    ("blog", "production", "site.tar"): (1.9, 0.0),
+    ("blog", "work", "photos.raw"): (1.1, 0.083),
+    ("podcast", "work", "takes.wav"): (2.2, 0.22),
+    ("podcast", "production", "episodes.mp3"): (0.8, 0.03),
+    ("garden", "work", "plan.svg"): (0.08, 0.0),
 }
 _TITLES = {"thesis": "Thesis", "blog": "My blog", "podcast": "Podcast", "garden": "Garden"}
 # Size in GB and days since the last use of scratch sessions.
@@ -105,7 +105,7 @@ def _grow(tree: SampleTree, days: float, chance: random.Random) -> None:
     """The tree as it was after some days: sessions begin when they are used, and go after eight days as a cleanup would have it."""
     for path, (begin, growth) in _GROWTH.items():
         slack = 0.15 * growth * chance.random()
-        _allocate(tree.workstreams / path, int((begin + growth * (int(days) + min(days % 1 * 2, 1)) + slack) * GB))
+        _allocate(tree.workstreams.joinpath(*path), int((begin + growth * (int(days) + min(days % 1 * 2, 1)) + slack) * GB))
     for session, (size, age) in _SESSIONS.items():
         if DAYS - days <= age + 1.5:
             directory = tree.sessions / session

@@ -160,17 +160,16 @@ def test_a_database_that_is_no_database_keeps_every_session_with_exit_1(run: Run
 
 
 @needs_setpriv
-@pytest.mark.parametrize(
-    "closed", ["workstreams/scratch/messages.jsonl", "workstreams/scratch/sessions/old/work/inner", "workstreams/scratch/sessions"]
-)
+@pytest.mark.parametrize("closed", [("messages.jsonl",), ("sessions", "old", "work", "inner"), ("sessions",)], ids=lambda path: path[-1])
 def test_what_an_ordinary_user_may_not_read_keeps_what_it_concerns(
-    environment: dict[str, str], tree: SampleTree, tmp_path: Path, closed: str
+    environment: dict[str, str], tree: SampleTree, tmp_path: Path, closed: tuple[str, ...]
 ) -> None:
     """Root without its power over files stands for a user: the same tree, the same interpreter."""
     tree.session("old", files={"inner/f": 1}, age_days=30)
     tree.turn("old", tree.ago(30))
-    os.chown(tree.root / closed, 65534, 65534)
-    (tree.root / closed).chmod(0o700 if (tree.root / closed).is_dir() else 0o600)
+    place = tree.sessions.parent.joinpath(*closed)
+    os.chown(place, 65534, 65534)
+    place.chmod(0o700 if place.is_dir() else 0o600)
     done = subprocess.run(
         [*WITHOUT_FILE_POWERS, str(COMMAND), "scratch-cleanup", "--base-path", str(tree.root)],
         capture_output=True,
@@ -181,7 +180,7 @@ def test_what_an_ordinary_user_may_not_read_keeps_what_it_concerns(
     )
     assert "Permission denied" in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.returncode == (78 if closed.endswith("sessions") else 1)
+    assert done.returncode == (78 if place == tree.sessions else 1)
     assert (tree.sessions / "old" / "work" / "inner" / "f").exists()
 
 
