@@ -1,4 +1,6 @@
-"""The tables of the configuration file: every key with its type, range, default and unit.
+"""The tables of the configuration file: every key with its type, range and default, and in the line below it its meaning with the unit.
+
+The lines are for people and for `reference.meanings`, which reads them from this source: to a run they cost nothing.
 
 `[paths]` and `[workstream]` are Arawn's own, with Arawn's meaning; `[maintenance]` is this tool's.
 A key that these tables do not know is an error, because a typo must never quietly
@@ -100,21 +102,27 @@ class UsageLimits(_Table):
     """`[paths.usage]`: warning limits, in the binary units that Arawn counts in."""
 
     total_warning_gb: Amount = 10.0
+    """GiB that all workstreams together may use"""
     workstream_warning_gb: Amount = 1.0
+    """GiB that one workstream may use"""
     session_warning_mb: Amount = 200.0
+    """MiB that one scratch session may use"""
 
 
 class CleanupDefaults(_Table):
     """`[paths.cleanup]`."""
 
     scratch_cleanup_days: Days = 7
+    """age in days from which a scratch session is inactive, 1 or more"""
     dry_run: bool = False
+    """scratch-cleanup changes nothing and says what it would do"""
 
 
 class Paths(_Table):
     """`[paths]`."""
 
     base_path: Annotated[str, Field(min_length=1)] | None = None
+    """Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file"""
     usage: UsageLimits = UsageLimits()
     cleanup: CleanupDefaults = CleanupDefaults()
 
@@ -125,32 +133,49 @@ class WorkstreamStore(_Table):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     database: Annotated[str, Field(min_length=1)] | None = None
+    """Arawn's database, from the folder of this file on; else workstreams.db in the root if it is there"""
     data_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Arawn's root, from the folder of this file on, where paths.base_path is not set"""
 
 
 class Cleanup(_Table):
     """`[maintenance.cleanup]`."""
 
     protect: tuple[str, ...] = Field(default=(), strict=False)
+    """shell patterns of session ids that are never removed"""
     trash_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """days that a removed session stays in the trash; 0 frees its space at once"""
     max_sessions: Annotated[int, Field(ge=0)] = 0
+    """most sessions that may go in one run; more, and none goes without --force; 0 is any number"""
     max_percent: Annotated[int, Field(ge=1, le=100)] = 100
+    """the same, as a percentage of all scratch sessions"""
 
 
 class Pressure(_Table):
     """`[maintenance.pressure]`."""
 
     measure: Literal["apparent", "allocated"] = "apparent"
+    """apparent size, as Arawn counts, or allocated blocks"""
     critical_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """critical above this many times the limit"""
     filesystem_warning_percent: Percent = 85
+    """warning above this percentage of the space that an ordinary user has"""
     filesystem_critical_percent: Percent = 95
+    """critical above this percentage of it"""
     inode_warning_percent: Percent = 85
+    """warning above this percentage of the inodes that an ordinary user has"""
     inode_critical_percent: Percent = 95
+    """critical above this percentage of them"""
     recover_percent: Annotated[int, Field(ge=0, le=99)] = 5
+    """a level is left only once usage is this many percent below its limit"""
     for_checks: Annotated[int, Field(ge=1)] = 1
+    """checks in a row that must be above a limit before its level is raised"""
     repeat_interval: Duration = "0s"
+    """how long an unchanged level is not told again, such as 6h; 0s tells it at every check"""
     remeasure_hours: Annotated[int, Field(ge=0)] = 0
+    """hours for which disk-check may take the size of an unused session from an earlier check"""
     limits: dict[str, Size] = {}
+    """warning limit of a workstream, by id or title"""
 
     @model_validator(mode="after")
     def _critical_is_not_below_warning(self) -> Self:
@@ -164,23 +189,34 @@ class Relay(_Table):
     """`[maintenance.relay]`."""
 
     url: Annotated[str, AfterValidator(_relay_url)] = ""
+    """relay that gets the events: http(s) as POST requests, ws(s) as text frames; empty sends none"""
     token_file: FilePath = ""
+    """file of mode 600 with the relay's token; else LoadCredential=relay-token:… or $ARAWN_RELAY_TOKEN"""
     ca_file: FilePath = ""
+    """certificates in PEM that the relay is held to, instead of the system's"""
     origin: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
+    """Origin header of a ws(s) connection"""
     allow_insecure: bool = False
+    """lets a token go over plain http or ws to another host"""
     timeout_secs: Seconds = 5.0
+    """seconds that one attempt may take"""
     deadline_secs: Seconds = 30.0
+    """seconds that all attempts of one run may take"""
     events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = Field(
         default=("disk_pressure",), strict=False
     )
+    """types of events that the relay gets"""
     outbox_max_events: Annotated[int, Field(ge=1)] = 10_000
+    """events that wait for the relay at most; the oldest go first"""
 
 
 class Schedule(_Table):
     """`[maintenance.schedule]`."""
 
     scratch_cleanup: Interval = "daily"
+    """how often scratch-cleanup runs: a duration such as 24h, or a calendar word such as weekly"""
     disk_check: Interval = "5m"
+    """how often disk-check runs"""
 
 
 class NamedRoot(_Table):
@@ -190,34 +226,49 @@ class NamedRoot(_Table):
     """
 
     name: Annotated[str, Field(pattern=ROOT_NAME, max_length=64)]
+    """ASCII letters, digits, - and _, no - at the start, at most 64"""
     path: FixedPath
+    """the root, absolute or from ~ on"""
     database: FixedPath | None = None
+    """its database, absolute or from ~ on; else workstreams.db in the root if it is there"""
     scratch_cleanup_days: Days | None = None
+    """in the place of paths.cleanup.scratch_cleanup_days"""
     total_warning_gb: Amount | None = None
+    """in the place of paths.usage.total_warning_gb"""
     workstream_warning_gb: Amount | None = None
+    """in the place of paths.usage.workstream_warning_gb"""
     session_warning_mb: Amount | None = None
+    """in the place of paths.usage.session_warning_mb"""
     limits: dict[str, Size] = {}
+    """added to maintenance.pressure.limits; for the same workstream this one counts"""
     protect: tuple[str, ...] = Field(default=(), strict=False)
+    """added to maintenance.cleanup.protect"""
 
 
 class Metrics(_Table):
     """`[maintenance.metrics]`."""
 
     textfile_dir: str = ""
+    """folder of node_exporter's textfile collector; empty writes no metrics"""
 
 
 class Maintenance(_Table):
     """`[maintenance]`."""
 
     state_dir: str = ""
+    """where levels, history and outbox are kept; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"""
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
+    """processor priority that the tool gives itself, if it is not lower yet: -20 to 19"""
     io_class: Literal["idle", "best-effort", "none"] = "idle"
+    """disk priority: idle, best-effort, or none to leave it"""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """threads that measure and remove; 0 is four for each processor, 16 at most, as most wait for the disk"""
     cleanup: Cleanup = Cleanup()
     pressure: Pressure = Pressure()
     relay: Relay = Relay()
     schedule: Schedule = Schedule()
     roots: tuple[NamedRoot, ...] = Field(default=(), strict=False)
+    """more roots than the main one, each with a name"""
     metrics: Metrics = Metrics()
 
 

@@ -25,9 +25,9 @@ from arawn_cli.cli import app
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS
 from arawn_cli.events import Event, FailureReport, Filesystem, ForeignEntry
-from arawn_cli.reference.meanings import EXAMPLES, MEANINGS
+from arawn_cli.reference.meanings import meanings
 from arawn_cli.reference.schemas import EVENTS, SCHEMAS
-from arawn_cli.reference.template import shown
+from arawn_cli.reference.template import EXAMPLES, shown
 
 DOCS = Path(__file__).parent
 _START = "<!-- from here on written by make docs -->"
@@ -127,9 +127,9 @@ def _type_name(hint: object) -> str:
 
 def _keys_table() -> str:
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{key}` | {_default(key)} | {_cell(text)} |" for key, text in MEANINGS.items() if not key.startswith(_ROOTS)]
+    lines += [f"| `{key}` | {_default(key)} | {_cell(text)} |" for key, text in meanings().items() if not key.startswith(_ROOTS)]
     lines += ["", "| key of a root | example | meaning |", "|---|---|---|"]
-    own = {key.removeprefix(_ROOTS): text for key, text in MEANINGS.items() if key.startswith(_ROOTS)}
+    own = {key.removeprefix(_ROOTS): text for key, text in meanings().items() if key.startswith(_ROOTS)}
     lines += [f"| `{key}` | `{_cell(shown(EXAMPLES[_ROOTS + key]))}` | {_cell(text)} |" for key, text in own.items()]
     return "\n".join(lines)
 
@@ -168,7 +168,7 @@ def _man_page() -> str:
     for code, meaning in EXIT_MEANINGS.items():
         lines += [".TP", f".B {int(code)}", _roff(meaning)]
     lines += [".SH CONFIGURATION", "The file is TOML; each key with its default:"]
-    for key, text in MEANINGS.items():
+    for key, text in meanings().items():
         if not key.startswith(_ROOTS):
             lines += [".TP", f".B {_roff(key)}", _roff(text)]
     return "\n".join(lines) + "\n"

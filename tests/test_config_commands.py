@@ -15,9 +15,9 @@ import pytest
 from pydantic import BaseModel
 
 from arawn_cli.config_tables import ConfigFile, NamedRoot
-from arawn_cli.reference.meanings import EXAMPLES, MEANINGS
+from arawn_cli.reference.meanings import meanings
 from arawn_cli.reference.schemas import config_schema, events_schema, plan_schema
-from arawn_cli.reference.template import template
+from arawn_cli.reference.template import EXAMPLES, template
 from arawn_cli.sample_tree import SampleTree
 from tests.conftest import Run
 from tests.test_terminal import on_a_terminal
@@ -36,8 +36,8 @@ def keys_of(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_has_a_meaning_and_nothing_else_has_one() -> None:
-    assert set(MEANINGS) == set(keys_of(ConfigFile))
-    assert set(EXAMPLES) <= set(MEANINGS)
+    assert set(meanings()) == set(keys_of(ConfigFile))
+    assert set(EXAMPLES) <= set(meanings())
 
 
 def uncommented() -> str:
@@ -47,7 +47,7 @@ def uncommented() -> str:
 def test_the_written_file_says_what_holds_without_it() -> None:
     assert ConfigFile.model_validate(tomllib.loads(template())) == ConfigFile()
     said, default = (tables.model_dump() for tables in (ConfigFile.model_validate(tomllib.loads(uncommented())), ConfigFile()))
-    for key in [key for key in MEANINGS if key not in EXAMPLES and key != "maintenance.roots"]:
+    for key in [key for key in meanings() if key not in EXAMPLES and key != "maintenance.roots"]:
         assert at(said, key) == at(default, key), key
 
 
@@ -103,7 +103,7 @@ def test_show_tells_each_value_its_source_and_no_secret(run: Command, tree: Samp
     assert done.code == 0
     assert "hunter" not in done.stdout + done.stderr
     told = {str(event["key"]): (event["value"], event["source"]) for event in done.of_type("effective_setting")}
-    assert set(told) == {key for key in MEANINGS if not key.startswith("maintenance.roots.")}
+    assert set(told) == {key for key in meanings() if not key.startswith("maintenance.roots.")}
     assert told["paths.base_path"] == (json.dumps(str(tree.root)), "--base-path")
     assert told["paths.cleanup.scratch_cleanup_days"] == ("9", str(file))
     assert told["maintenance.nice"] == ("10", "default")
@@ -144,7 +144,7 @@ def test_an_editor_with_the_schema_accepts_what_the_program_accepts(
 
 def test_every_key_of_the_schema_has_its_meaning() -> None:
     told = json.dumps(config_schema(), ensure_ascii=False)
-    assert [key for key, meaning in MEANINGS.items() if json.dumps(meaning, ensure_ascii=False) not in told] == []
+    assert [key for key, meaning in meanings().items() if json.dumps(meaning, ensure_ascii=False) not in told] == []
     assert "$ref" not in told
     assert "null" not in told
 

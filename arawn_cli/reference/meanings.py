@@ -2,72 +2,38 @@
 
 from __future__ import annotations
 
-MEANINGS = {
-    "paths.base_path": "Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file",
-    "paths.usage.total_warning_gb": "GiB that all workstreams together may use",
-    "paths.usage.workstream_warning_gb": "GiB that one workstream may use",
-    "paths.usage.session_warning_mb": "MiB that one scratch session may use",
-    "paths.cleanup.scratch_cleanup_days": "age in days from which a scratch session is inactive, 1 or more",
-    "paths.cleanup.dry_run": "scratch-cleanup changes nothing and says what it would do",
-    "workstream.database": "Arawn's database, from the folder of this file on; else workstreams.db in the root if it is there",
-    "workstream.data_dir": "Arawn's root, from the folder of this file on, where paths.base_path is not set",
-    "maintenance.state_dir": "where levels, history and outbox are kept; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli",
-    "maintenance.nice": "processor priority that the tool gives itself, if it is not lower yet: -20 to 19",
-    "maintenance.io_class": "disk priority: idle, best-effort, or none to leave it",
-    "maintenance.threads": "threads that measure and remove; 0 is four for each processor, 16 at most, as most wait for the disk",
-    "maintenance.cleanup.protect": "shell patterns of session ids that are never removed",
-    "maintenance.cleanup.trash_days": "days that a removed session stays in the trash; 0 frees its space at once",
-    "maintenance.cleanup.max_sessions": "most sessions that may go in one run; more, and none goes without --force; 0 is any number",
-    "maintenance.cleanup.max_percent": "the same, as a percentage of all scratch sessions",
-    "maintenance.pressure.measure": "apparent size, as Arawn counts, or allocated blocks",
-    "maintenance.pressure.critical_ratio": "critical above this many times the limit",
-    "maintenance.pressure.filesystem_warning_percent": "warning above this percentage of the space that an ordinary user has",
-    "maintenance.pressure.filesystem_critical_percent": "critical above this percentage of it",
-    "maintenance.pressure.inode_warning_percent": "warning above this percentage of the inodes that an ordinary user has",
-    "maintenance.pressure.inode_critical_percent": "critical above this percentage of them",
-    "maintenance.pressure.for_checks": "checks in a row that must be above a limit before its level is raised",
-    "maintenance.pressure.recover_percent": "a level is left only once usage is this many percent below its limit",
-    "maintenance.pressure.repeat_interval": "how long an unchanged level is not told again, such as 6h; 0s tells it at every check",
-    "maintenance.pressure.remeasure_hours": "hours for which disk-check may take the size of an unused session from an earlier check",
-    "maintenance.pressure.limits": "warning limit of a workstream, by id or title",
-    "maintenance.relay.url": "relay that gets the events: http(s) as POST requests, ws(s) as text frames; empty sends none",
-    "maintenance.relay.token_file": "file of mode 600 with the relay's token; else LoadCredential=relay-token:… or $ARAWN_RELAY_TOKEN",
-    "maintenance.relay.ca_file": "certificates in PEM that the relay is held to, instead of the system's",
-    "maintenance.relay.origin": "Origin header of a ws(s) connection",
-    "maintenance.relay.allow_insecure": "lets a token go over plain http or ws to another host",
-    "maintenance.relay.timeout_secs": "seconds that one attempt may take",
-    "maintenance.relay.deadline_secs": "seconds that all attempts of one run may take",
-    "maintenance.relay.events": "types of events that the relay gets",
-    "maintenance.relay.outbox_max_events": "events that wait for the relay at most; the oldest go first",
-    "maintenance.schedule.scratch_cleanup": "how often scratch-cleanup runs: a duration such as 24h, or a calendar word such as weekly",
-    "maintenance.schedule.disk_check": "how often disk-check runs",
-    "maintenance.roots": "more roots than the main one, each with a name",
-    "maintenance.roots.name": "ASCII letters, digits, - and _, no - at the start, at most 64",
-    "maintenance.roots.path": "the root, absolute or from ~ on",
-    "maintenance.roots.database": "its database, absolute or from ~ on; else workstreams.db in the root if it is there",
-    "maintenance.roots.scratch_cleanup_days": "in the place of paths.cleanup.scratch_cleanup_days",
-    "maintenance.roots.total_warning_gb": "in the place of paths.usage.total_warning_gb",
-    "maintenance.roots.workstream_warning_gb": "in the place of paths.usage.workstream_warning_gb",
-    "maintenance.roots.session_warning_mb": "in the place of paths.usage.session_warning_mb",
-    "maintenance.roots.limits": "added to maintenance.pressure.limits; for the same workstream this one counts",
-    "maintenance.roots.protect": "added to maintenance.cleanup.protect",
-    "maintenance.metrics.textfile_dir": "folder of node_exporter's textfile collector; empty writes no metrics",
-}
-"""The dotted key and one line of plain text."""
+import ast
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import get_args
 
-EXAMPLES: dict[str, object] = {
-    "paths.base_path": "~/.arawn",
-    "workstream.database": "workstreams.db",
-    "workstream.data_dir": "workstreams",
-    "maintenance.pressure.limits": {"my-blog": "5GiB"},
-    "maintenance.roots.name": "lab",
-    "maintenance.roots.path": "/srv/lab/arawn",
-    "maintenance.roots.database": "/srv/lab/workstreams.db",
-    "maintenance.roots.scratch_cleanup_days": 30,
-    "maintenance.roots.total_warning_gb": 100.0,
-    "maintenance.roots.workstream_warning_gb": 10.0,
-    "maintenance.roots.session_warning_mb": 500.0,
-    "maintenance.roots.limits": {"thesis": "50GiB"},
-    "maintenance.roots.protect": ["keep-*"],
-}
-"""A value for keys that have no default, or an empty one that shows too little."""
+from pydantic import BaseModel
+
+from arawn_cli import config_tables
+
+
+@cache
+def meanings() -> dict[str, str]:
+    """Dotted keys, in the order of the tables, with one line of plain text: the string below the field."""
+    # Read from the source: Python forgets such strings, and pydantic would look for them at every start.
+    module = ast.parse(inspect.getsource(config_tables))
+    told = {table.name: dict(_strings_below_fields(table)) for table in module.body if isinstance(table, ast.ClassDef)}
+    return dict(_of(config_tables.ConfigFile, told, ""))
+
+
+def _strings_below_fields(table: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for above, below in pairwise(table.body):
+        match above, below:
+            case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                yield field, meaning
+
+
+def _of(table: type[BaseModel], told: dict[str, dict[str, str]], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in table.model_fields.items():
+        if name in told[table.__name__]:
+            yield f"{prefix}{name}", told[table.__name__][name]
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _of(kind, told, f"{prefix}{name}.")

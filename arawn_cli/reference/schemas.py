@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.events import Event
 from arawn_cli.plan_file import PlanFile
-from arawn_cli.reference.meanings import MEANINGS
+from arawn_cli.reference.meanings import meanings
 
 Schema = dict[str, object]
 
@@ -60,8 +60,8 @@ def _resolved(schema: Schema, definitions: dict[str, Schema], key: str) -> Schem
         del found["default"]
         (only,) = (each for each in cast("list[Schema]", found.pop("anyOf")) if each.get("type") != "null")
         found |= only
-    if key in MEANINGS:
-        found["description"] = MEANINGS[key]
+    if key in meanings():
+        found["description"] = meanings()[key]
     if "properties" in found:
         inner = cast("dict[str, Schema]", found["properties"])
         found["properties"] = {name: _resolved(each, definitions, f"{key}.{name}".lstrip(".")) for name, each in inner.items()}

@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from arawn_cli.config_tables import ConfigFile, NamedRoot
-from arawn_cli.reference.meanings import EXAMPLES, MEANINGS
+from arawn_cli.reference.meanings import meanings
 
 _WIDTH = 100
 _HEAD = """\
@@ -17,6 +17,23 @@ _HEAD = """\
 # Each line that is commented out says what holds without it, or for a key without a default, an example.
 """
 _ROOTS = "maintenance.roots"
+
+EXAMPLES: dict[str, object] = {
+    "paths.base_path": "~/.arawn",
+    "workstream.database": "workstreams.db",
+    "workstream.data_dir": "workstreams",
+    "maintenance.pressure.limits": {"my-blog": "5GiB"},
+    "maintenance.roots.name": "lab",
+    "maintenance.roots.path": "/srv/lab/arawn",
+    "maintenance.roots.database": "/srv/lab/workstreams.db",
+    "maintenance.roots.scratch_cleanup_days": 30,
+    "maintenance.roots.total_warning_gb": 100.0,
+    "maintenance.roots.workstream_warning_gb": 10.0,
+    "maintenance.roots.session_warning_mb": 500.0,
+    "maintenance.roots.limits": {"thesis": "50GiB"},
+    "maintenance.roots.protect": ["keep-*"],
+}
+"""A value for keys that have no default, or an empty one that shows too little."""
 
 
 def template() -> str:
@@ -69,7 +86,7 @@ def _roots() -> Iterator[str]:
     yield f"# [[{_ROOTS}]]"
     for name in NamedRoot.model_fields:
         key = f"{_ROOTS}.{name}"
-        yield f"# {name} = {shown(EXAMPLES[key])}  # {MEANINGS[key]}"
+        yield f"# {name} = {shown(EXAMPLES[key])}  # {meanings()[key]}"
     yield ""
 
 
@@ -79,4 +96,4 @@ def _example(key: str) -> dict[str, object]:
 
 
 def _meaning(key: str) -> Iterator[str]:
-    yield from (f"# {line}" for line in textwrap.wrap(MEANINGS[key], _WIDTH))
+    yield from (f"# {line}" for line in textwrap.wrap(meanings()[key], _WIDTH))
