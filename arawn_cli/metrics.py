@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,29 +52,9 @@ def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric
         for tree in trees
         for area, usage in (("production", tree.production), ("work", tree.work), ("other", tree.other))
     ]
-    shown = [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]
-    scopes = [verdict for verdict in shown if verdict.usage.unit is Unit.BYTES]
     return [
         of.gauges("workstream_usage_bytes", "Bytes that a workstream uses, by area.", ("workstream", "area"), areas),
-        of.gauges("scope_usage_bytes", "Bytes that a scope uses.", ("scope",), _by_scope(scopes, lambda verdict: verdict.usage.usage)),
-        of.gauges(
-            "scope_limit_bytes",
-            "Bytes above which a scope is at warning.",
-            ("scope",),
-            _by_scope(scopes, lambda verdict: verdict.usage.limit),
-        ),
-        of.gauges(
-            "scope_critical_bytes",
-            "Bytes above which a scope is critical.",
-            ("scope",),
-            _by_scope(scopes, lambda verdict: verdict.usage.critical),
-        ),
-        of.gauges(
-            "scope_level",
-            "Level of a scope: 0 ok, 1 warning, 2 critical.",
-            ("scope",),
-            _by_scope(shown, lambda verdict: _LEVELS.index(verdict.level)),
-        ),
+        *_scopes(of, [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]),
         *_filesystem(of, checked.summary.filesystem),
         of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", checked.summary.trash_bytes),
         of.gauge("complete", "Whether everything could be read.", int(checked.summary.complete)),
@@ -124,8 +104,19 @@ class _Families:
         return family
 
 
-def _by_scope(verdicts: Iterable[Verdict], value: Callable[[Verdict], float]) -> list[tuple[tuple[str, ...], float]]:
-    return [((verdict.usage.scope,), value(verdict)) for verdict in verdicts]
+def _scopes(of: _Families, verdicts: Sequence[Verdict]) -> list[Metric]:
+    sizes = [verdict.usage for verdict in verdicts if verdict.usage.unit is Unit.BYTES]
+    told = (
+        ("usage_bytes", "Bytes that a scope uses.", [(usage.scope, usage.usage) for usage in sizes]),
+        ("limit_bytes", "Bytes above which a scope is at warning.", [(usage.scope, usage.limit) for usage in sizes]),
+        ("critical_bytes", "Bytes above which a scope is critical.", [(usage.scope, usage.critical) for usage in sizes]),
+        (
+            "level",
+            "Level of a scope: 0 ok, 1 warning, 2 critical.",
+            [(verdict.usage.scope, _LEVELS.index(verdict.level)) for verdict in verdicts],
+        ),
+    )
+    return [of.gauges(f"scope_{name}", text, ("scope",), [((scope,), value) for scope, value in values]) for name, text, values in told]
 
 
 def _filesystem(of: _Families, filesystem: Filesystem) -> list[Metric]:
