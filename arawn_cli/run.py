@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,14 +118,7 @@ def _console() -> Console | None:
 def _run_configured(config: Config, output: Output, console: Console | None, job: Job) -> ExitCode:
     signals = Signals()
     standard_output = StandardOutput(_writer(output))
-    with ExitStack() as stack:
-        stack.enter_context(signals.caught())
-        progress: Progress = NoProgress()
-        if console is not None and not output.quiet:
-            from arawn_cli.render import TerminalProgress
-
-            progress = stack.enter_context(TerminalProgress(console))
-        state = stack.enter_context(closing(State(config.state_directory, time.time_ns)))
+    with signals.caught(), _progress(output, console) as progress, closing(State(config.state_directory, time.time_ns)) as state:
         delivery = _delivery(config, state, signals)
         surroundings = Surroundings(
             clock=time.time_ns,
@@ -145,13 +138,20 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
         finally:
             lost = delivery.finish().lost if delivery else 0
         ended.afterwards()
-        code = ended.code
     if standard_output.lost:
         abandon_stdout()
         lost += standard_output.lost
     if lost:
         return ExitCode.UNDELIVERED  # also for a run that a signal ended: nothing else would tell of it
-    return signals.exit_code or code
+    return signals.exit_code or ended.code
+
+
+def _progress(output: Output, console: Console | None) -> AbstractContextManager[Progress]:
+    if console is None or output.quiet:
+        return nullcontext(NoProgress())
+    from arawn_cli.render import TerminalProgress
+
+    return TerminalProgress(console)
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
