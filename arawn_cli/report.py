@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from arawn_cli import alerts
 from arawn_cli.alerts import Transition
@@ -147,6 +148,21 @@ class Report:
         return sorted(known, key=_activity)[:SHOWN_SESSIONS]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What disk and state file tell of a root; nothing is made of it yet."""
+
+    now: int
+    days: int
+    host: str
+    root: Path
+    inspection: Inspection
+    remembered: Recall
+    decisions: list[Decision] | None
+    transitions: list[Transition]
+    problems: tuple[str, ...]
+
+
 def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequence[str] = ()) -> Report:
     """Measures a root and reads what is remembered of it; `unread` says what could not be read before.
 
@@ -160,14 +176,20 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
         remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, inspection.sessions, now)
         transitions, problem = _transitions(surroundings, root, now - days * DAY)
-    standings = _standings(config, inspection, remembered, now, days * 24)
-    sessions, cleanup = _sessions(config, inspection, decisions, standings)
+    found = _Found(now, days, surroundings.host, root.path, inspection, remembered, decisions, transitions, (*problem, *unread))
+    return _report(config, found)
+
+
+def _report(config: Config, found: _Found) -> Report:
+    inspection, remembered = found.inspection, found.remembered
+    standings = _standings(config, inspection, remembered, found.now, found.days * 24)
+    sessions, cleanup = _sessions(config, inspection, found.decisions, standings)
     unknown = () if cleanup else ("what a cleanup would do is not known: the scratch sessions cannot be judged",)
     return Report(
-        now=now,
-        days=days,
-        host=surroundings.host,
-        root=str(root.path),
+        now=found.now,
+        days=found.days,
+        host=found.host,
+        root=str(found.root),
         older_than_days=config.older_than_days,
         level=worst(standing.level for standing in standings.values()),
         total=standings[TOTAL],
@@ -179,8 +201,8 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
         foreign=sum(size_in(config, usage) for usage in inspection.inventory.foreign.values()),
         sessions=tuple(sessions),
         cleanup=cleanup,
-        transitions=tuple(transitions),
-        problems=(*(str(failure) for failure in inspection.failures), *unknown, *problem, *unread),
+        transitions=tuple(found.transitions),
+        problems=(*(str(failure) for failure in inspection.failures), *unknown, *found.problems),
     )
 
 
