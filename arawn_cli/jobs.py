@@ -21,6 +21,7 @@ from arawn_cli.surroundings import Surroundings
 if TYPE_CHECKING:
     from arawn_cli.disk_check import Checked
     from arawn_cli.report import Report
+    from arawn_cli.report_output import Destination
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: 
 
     `kept` names the state directory that it follows, and says what cannot be read of another.
     """
-    from arawn_cli.report_output import Destination, destination
+    from arawn_cli.report_output import destination
 
     gathered: list[tuple[Destination, Report]] = []
     unread: list[str] = []
@@ -119,15 +120,7 @@ def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: 
         return _whole(report.complete)
 
     code = run_job(flags, output, job, prepared=following)
-    try:
-        for place, report in gathered:
-            place.take(report)
-    except ArawnCliError as error:
-        log.error("%s", error)
-        code = error.exit_code
-    if code is ExitCode.UNDELIVERED:
-        abandon_stdout()
-    return code
+    return _taken(gathered, code)
 
 
 def run_trash_list(flags: Flags, output: Output) -> ExitCode:
@@ -149,6 +142,19 @@ def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitC
     from arawn_cli.trash_contents import empty
 
     return run_job(flags, output, lambda config, surroundings: _whole(empty(config, surroundings, older_than_days)))
+
+
+def _taken(gathered: Sequence[tuple[Destination, Report]], code: ExitCode) -> ExitCode:
+    """The exit code once each report is where it goes; `code` is that of the run that gathered them."""
+    try:
+        for place, report in gathered:
+            place.take(report)
+    except ArawnCliError as error:
+        log.error("%s", error)
+        code = error.exit_code
+    if code is ExitCode.UNDELIVERED:
+        abandon_stdout()
+    return code
 
 
 def _whole(succeeded: bool) -> Ended:
