@@ -5,23 +5,19 @@ Search order and precedence are those of Arawn's own file, which is read as it i
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
-from pydantic import ValidationError
 
-from arawn_cli import addresses
+from arawn_cli import addresses, config_file
 from arawn_cli.addresses import Address
-from arawn_cli.config_problems import near_misses, problems_of
-from arawn_cli.config_roots import as_named, clashes, names_of, refuse_another
+from arawn_cli.config_file import SYSTEM_FILE, expanded
+from arawn_cli.config_roots import as_named, names_of, refuse_another
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.names import escape
 
-SYSTEM_FILE = Path("/etc/arawn/config.toml")
 WORKSTREAMS = "workstreams"
 _RELAY = "[maintenance.relay]"
 
@@ -117,18 +113,16 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         ConfigurationError: a file that cannot be read or is wrong, with every fault at once; no root; no database.
         RefusedError: the root is named, and empty.
     """
-    path = _find_file(flags, environment, system_file)
-    given = _parse(path) if path else ConfigFile()
-    directory = path.parent if path else _default_directory(environment)
-    tables = given if flags.root is None else as_named(given, flags.root, path)
+    given = config_file.read(flags.config, environment, system_file)
+    directory = given.directory
+    tables = given.tables if flags.root is None else as_named(given.tables, flags.root, given.path)
     root = _root(flags, environment, tables, directory)
-    refuse_another(root, flags.root, given, directory)
-    days = flags.older_than_days
+    refuse_another(root, flags.root, given.tables, directory)
     return Config(
-        file=path,
+        file=given.path,
         root=root,
         database=_database(tables, directory, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
-        older_than_days=tables.paths.cleanup.scratch_cleanup_days if days is None else days,
+        older_than_days=tables.paths.cleanup.scratch_cleanup_days if flags.older_than_days is None else flags.older_than_days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
         plan_out=flags.plan_out,
@@ -152,33 +146,7 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
     Raises:
         ConfigurationError: the file cannot be read or is wrong.
     """
-    path = _find_file(flags, environment, system_file)
-    return [entry.name for entry in _parse(path).maintenance.roots] if path else []
-
-
-def own_file(environment: Mapping[str, str]) -> Path:
-    """The file that an account's configuration belongs in, be it there or not.
-
-    Raises:
-        ConfigurationError: the account has no home directory.
-    """
-    if named := environment.get("ARAWN_CONFIG"):
-        return _expanded(named, "ARAWN_CONFIG").absolute()
-    return _default_directory(environment).absolute() / "config.toml"
-
-
-def _bytes(amount: float, unit: int) -> int:
-    return max(int(amount * unit), 1)
-
-
-def _default_directory(environment: Mapping[str, str]) -> Path:
-    named = environment.get("ARAWN_CONFIG_DIR")
-    if named:
-        return _expanded(named, "ARAWN_CONFIG_DIR")
-    try:
-        return platformdirs.user_config_path("arawn")
-    except RuntimeError as error:
-        raise ConfigurationError("this account has no home directory: name the configuration with --config") from error
+    return [entry.name for entry in config_file.read(flags.config, environment, system_file).tables.maintenance.roots]
 
 
 def load_all(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> list[Config]:
@@ -197,45 +165,8 @@ def load_all(flags: Flags, environment: Mapping[str, str], *, system_file: Path 
     return [*found, *(load(replace(flags, root=name, base_path=None), environment, system_file=system_file) for name in names)]
 
 
-def _find_file(flags: Flags, environment: Mapping[str, str], system_file: Path) -> Path | None:
-    """The file to read. One that was asked for counts even when it is missing, so that reading it tells."""
-    if flags.config is not None:
-        return _expanded(str(flags.config), "--config").absolute()
-    own = own_file(environment)
-    if environment.get("ARAWN_CONFIG") or environment.get("ARAWN_CONFIG_DIR") or _is_there(own):
-        return own
-    return system_file if _is_there(system_file) else None
-
-
-def _is_there(path: Path) -> bool:
-    """Whether something stands at the path; a path that may not be looked at counts, so that reading it tells."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _parse(path: Path) -> ConfigFile:
-    try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
-    problems = near_misses(document) + clashes(document, path.parent)
-    try:
-        tables = ConfigFile.model_validate(document)
-    except ValidationError as error:
-        problems += problems_of(error)
-        tables = ConfigFile()
-    if problems:
-        raise ConfigurationError("\n".join([f"{path}: {len(problems)} wrong", *(f"  {line}" for line in problems)]))
-    return tables
+def _bytes(amount: float, unit: int) -> int:
+    return max(int(amount * unit), 1)
 
 
 def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
@@ -247,7 +178,7 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
         return _named_root(tables.paths.base_path, "[paths] base_path", directory)
     if tables.workstream.data_dir is not None:
         return _named_root(tables.workstream.data_dir, "[workstream] data_dir", directory)
-    candidates = (_expanded("~/.arawn", "the default root"), directory / WORKSTREAMS)
+    candidates = (expanded("~/.arawn", "the default root"), directory / WORKSTREAMS)
     for candidate in candidates:
         if (candidate / WORKSTREAMS).is_dir():
             return candidate
@@ -262,20 +193,13 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
 def _named_root(value: str, source: str, directory: Path) -> Path:
     if not value.strip():
         raise RefusedError(f"{source} is empty: an empty root is refused, because cleanup would not know where it stands")
-    return directory / _expanded(value, source)
-
-
-def _expanded(value: str, source: str) -> Path:
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{source}: nobody's home directory is known by the name in {value!r}") from error
+    return directory / expanded(value, source)
 
 
 def _database(tables: ConfigFile, directory: Path, source: str) -> Path | None:
     if tables.workstream.database is None:
         return None
-    path = directory / _expanded(tables.workstream.database, source)
+    path = directory / expanded(tables.workstream.database, source)
     if not path.is_file():
         raise ConfigurationError(f"{source}: {path} is not there, or is no file")
     return path
@@ -284,7 +208,7 @@ def _database(tables: ConfigFile, directory: Path, source: str) -> Path | None:
 def _state_directory(environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
     """The configured one, else systemd's (the first of a list, systemd.exec(5)), else the user's."""
     if tables.maintenance.state_dir:
-        return directory / _expanded(tables.maintenance.state_dir, "[maintenance] state_dir")
+        return directory / expanded(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     try:
@@ -308,4 +232,4 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
 
 
 def _beside(directory: Path, name: str, source: str) -> Path | None:
-    return directory / _expanded(name, source) if name else None
+    return directory / expanded(name, source) if name else None

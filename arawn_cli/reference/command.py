@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from arawn_cli import names
-from arawn_cli.config import Flags, load, own_file
+from arawn_cli.config import Flags, load
+from arawn_cli.config_file import own_file
 from arawn_cli.errors import ConfigurationError, ExitCode, RefusedError
 from arawn_cli.origins import settings_of
 from arawn_cli.reference.schemas import SCHEMAS
