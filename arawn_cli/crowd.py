@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -65,6 +66,8 @@ class Crowd:
             yield future.result()
 
     def _work(self) -> None:
+        # The thread that waits for this one alone handles a signal, and is not woken by one that is given to another.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         while (order := self._orders.get()) is not None:
             order()
 

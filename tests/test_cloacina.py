@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.cloacina import Changes, changes_to
 from arawn_cli.schedule.cloacina_database import EngineDatabase, database_from
-from arawn_cli.schedule.crew import WORKER, Crew, FailedRunError, outcome_of
+from arawn_cli.schedule.crew import ENDING, WORKER, Crew, Done, FailedRunError, outcome_of
 from arawn_cli.schedule.engine import why_unloadable
 from arawn_cli.schedule.intervals import cloacina_time
 from arawn_cli.schedule.order import CHECK, CLEANUP, Order, RefusedContextError, ordered
@@ -240,6 +242,27 @@ def test_a_run_may_have_much_to_tell(environment: dict[str, str], tree: SampleTr
     assert done.summary is not None
     assert done.summary["sessions_cleaned"] == 1500
     assert len(json.dumps(done.summary)) > 1 << 16
+
+
+def test_a_second_signal_ends_a_run_though_the_thread_that_starts_it_takes_none(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(100):
+        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
+    reader, writer = os.pipe()
+    crew = Crew(environment, writer)
+
+    def started() -> Done:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        return crew.run(Order(CLEANUP, None, str(tree.root)), Held(), 60)
+
+    with ThreadPoolExecutor(1) as threads, os.fdopen(reader) as events:
+        run = threads.submit(started)
+        assert json.loads(events.readline())["action"] == "deleted"
+        crew.stop()
+        os.close(writer)
+        assert json.loads(events.readlines()[-1])["type"] == "scratch_cleanup"
+        with pytest.raises(FailedRunError, match="SIGTERM"):
+            run.result(30)
+    assert any(tree.sessions.iterdir())
 
 
 def test_a_run_that_was_killed_is_told_as_killed() -> None:

@@ -6,10 +6,11 @@ import json
 import re
 import signal
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -55,7 +56,10 @@ class Service:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there:\n{self.said[-3000:]}") from None
 
 
 Serve = Callable[..., Service]
@@ -220,7 +224,8 @@ def test_two_machines_share_the_runs_of_three_roots_and_take_over_from_each_othe
     config, trees = several(tmp_path)
     with newer.postgres(PASSWORD) as url:
         services = [serve(config, name, ARAWN_CLOACINA_URL=url) for name in ("first", "second")]
-        wait_until(lambda: sum(len(service.runs()) for service in services) >= 60, 90)
+        wait_until(lambda: sum(len(service.runs()) for service in services) >= 60 and all(service.runs() for service in services), 120)
+        assert all(threads_that_take(signal.SIGTERM, service) == {service.process.pid} for service in services)
         done = [run for service in services for run in service.runs()]
         assert [run for run, count in Counter(done).items() if count > 1] == []
         assert {name for name, _ in done} == {f"arawn_{job}_{root}" for job in ("scratch_cleanup", "disk_check") for root in trees}
@@ -254,6 +259,16 @@ def overlaps(services: list[Service]) -> list[tuple[object, ...]]:
             ended = parse(str(event["timestamp"]))
             spans.setdefault((event["type"], event["root"]), []).append((ended - int(str(event["duration_ms"])) * 1_000_000, ended))
     return [(key, *pair) for key, times in spans.items() for pair in pairwise(sorted(times)) if pair[1][0] < pair[0][1]]
+
+
+def threads_that_take(number: signal.Signals, service: Service) -> set[int]:
+    """The threads of a service that do not block a signal (proc_pid_status(5))."""
+    found = {}
+    for thread in Path(f"/proc/{service.process.pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            (mask,) = re.findall(r"SigBlk:\s+(\w+)", (thread / "status").read_text())
+            found[int(thread.name)] = int(mask, 16)
+    return {thread for thread, mask in found.items() if not mask & 1 << number - 1}
 
 
 def is_cleaning(service: Service, root: str) -> bool:

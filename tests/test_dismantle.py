@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -259,3 +260,12 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
     monkeypatch.setattr(remove, "mount_points", mounts)
     assert cleaned(tree)[0].sessions_skipped == {seen: 1}
     assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+def test_the_threads_leave_signals_to_the_one_that_handles_them() -> None:
+    def blocked(_: int) -> set[signal.Signals]:
+        return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+    with Crowd(3) as crowd:
+        assert all({signal.SIGTERM, signal.SIGINT} <= found for found in crowd.map(blocked, range(9)))
+    assert not {signal.SIGTERM, signal.SIGINT} & blocked(0)

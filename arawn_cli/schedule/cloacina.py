@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -28,7 +29,8 @@ _FIRST_RETRY_MS = 60_000
 _LAST_RETRY_MS = 600_000
 _ALL_SCHEDULES = 10_000
 _BACKSTOP_SECONDS = 5
-_POLL_MS = 500
+_SHORTEST_POLL_MS = 250
+_LONGEST_POLL_MS = 750
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,15 @@ def changes_to(wanted: Mapping[str, str], found: Iterable[Mapping[str, object]])
     return Changes(tuple((name, cron) for name, cron in wanted.items() if name not in kept), tuple(update), tuple(delete))
 
 
+def poll_interval() -> int:
+    """How often one process looks for work, in milliseconds.
+
+    Whoever looks first after a run is due does it. With the same interval everywhere that would be the same process for ever, since
+    what is due at whole seconds meets all of them at the same part of theirs.
+    """
+    return random.randint(_SHORTEST_POLL_MS, _LONGEST_POLL_MS)  # noqa: S311 - no secret
+
+
 def define(engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, crew: Crew) -> None:
     """Makes the workflows known to Cloacina in this process."""
     for workflow in workflows:
@@ -119,8 +130,8 @@ class Runner:
     gone had in hand is found by its heartbeat.
     """
 
-    def __init__(self, engine: ModuleType, database: EngineDatabase) -> None:
-        """Starts it.
+    def __init__(self, engine: ModuleType, database: EngineDatabase, poll_ms: int) -> None:
+        """Starts it, to look for work every so many milliseconds.
 
         Raises:
             EngineError: it does not start.
@@ -131,7 +142,7 @@ class Runner:
             workflow_timeout_seconds=(longest + HOUR) * (_ATTEMPTS + 1),
             cron_enable_recovery=False,
             cron_poll_interval_seconds=_BACKSTOP_SECONDS,
-            scheduler_poll_interval_ms=_POLL_MS,
+            scheduler_poll_interval_ms=poll_ms,
         )
         self._database = database
         with one_registers(database):  # two that make the tables of an empty database at a time fail
@@ -161,8 +172,11 @@ class Runner:
         return changes
 
     def shutdown(self) -> None:
-        """Ends it; no run may be in hand."""
-        self._runner.shutdown()
+        """Ends it within seconds; no run may be in hand."""
+        try:
+            self._runner.shutdown()
+        except (ValueError, RuntimeError) as error:
+            log.warning("Cloacina does not end by itself: %s", self._database.without_secrets(str(error)))
 
 
 def _task(workflow: Workflow, database: EngineDatabase, crew: Crew) -> Callable[[Context], Context]:

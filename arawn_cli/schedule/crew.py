@@ -20,6 +20,9 @@ from arawn_cli.schedule.order import Order
 
 log = logging.getLogger(__name__)
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end a service; the threads that start its runs take none of them, and what they start inherits that."""
+
 WORKER = ("-P", "-m", "arawn_cli.schedule.worker")
 _LOOK_SECONDS = 5.0
 _ENDING_SECONDS = 60.0

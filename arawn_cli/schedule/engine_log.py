@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+
+from arawn_cli.schedule.crew import ENDING
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class EngineLog:
 
 
 def _forward(descriptor: int, cleaned: Callable[[str], str]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             found = _LINE.match(line)

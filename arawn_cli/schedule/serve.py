@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from arawn_cli.config import Config, Flags, load_all
 from arawn_cli.errors import ExitCode
 from arawn_cli.run import Output, guarded
-from arawn_cli.schedule.cloacina import Changes, Runner, Workflow, define, is_ours, workflows_of
+from arawn_cli.schedule.cloacina import Changes, Runner, Workflow, define, is_ours, poll_interval, workflows_of
 from arawn_cli.schedule.cloacina_database import VARIABLE, EngineDatabase, database_from, instant_of
-from arawn_cli.schedule.crew import Crew
+from arawn_cli.schedule.crew import ENDING, Crew
 from arawn_cli.schedule.engine import EngineError, load_engine, postgres_driver
 from arawn_cli.schedule.engine_log import EngineLog
 from arawn_cli.schedule.order import Order
@@ -48,13 +48,15 @@ def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
         crew = Crew(before, engine_log.stdout)
         with _Ending(crew) as ending:
             define(engine, workflows, place, crew)
-            runner = Runner(engine, place)
+            runner = Runner(engine, place, poll_interval())
             _tell(workflows, runner.register(workflows), place)
             ending.wait()
             log.info("ending: no new runs, and those in hand are waited for")
             crew.close()
-        _leave(runner, crew, engine_log, place)
-        return ExitCode.DONE
+        _await_records(crew, place)
+        engine_log.end()
+        runner.shutdown()
+        _end_process(ExitCode.DONE)
 
     return guarded(output, body)
 
@@ -69,29 +71,41 @@ def wanted(configs: Sequence[Config], flags: Flags, output: Output) -> list[Work
 
 
 class _Ending:
-    """The signals that end the service: the first has it wait for the runs in hand, each further one ends those."""
+    """The signals that end the service: the first has it wait for the runs in hand, each further one ends those.
+
+    Threads that are made before `wait` take none of them: this thread alone handles one, and sleeps on while another has it.
+    """
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._asked = threading.Event()
+        self._asked = False
+        # A handler runs in the midst of what it interrupts, where the lock of an event may be held.
+        self._reader, self._writer = os.pipe()
 
     def __enter__(self) -> _Ending:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        os.close(self._reader)
+        os.close(self._writer)
 
     def wait(self) -> None:
         """Returns when the first signal has come."""
-        self._asked.wait()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        os.read(self._reader, 1)
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked.is_set():
+        if self._asked:
             self._crew.stop()
-        self._asked.set()
+        else:
+            self._asked = True
+            os.write(self._writer, b"!")
 
 
 def _refuse_others(database: EngineDatabase) -> None:
@@ -133,16 +147,16 @@ def _tell(workflows: Sequence[Workflow], changes: Changes, database: EngineDatab
     log.info("%d schedules registered, %d changed, %d removed in %s", *counts, database)
 
 
-def _leave(runner: Runner, crew: Crew, engine_log: EngineLog, database: EngineDatabase) -> None:
-    """Ends Cloacina once it has recorded the last runs."""
-    _await_records(crew, database)
-    engine_log.end()
-    runner.shutdown()
-
-
 def _await_records(crew: Crew, database: EngineDatabase) -> None:
     """Waits a little for the ends of the last runs to stand in the history; one that failed stays open until it was tried again."""
     give_up = time.monotonic() + _RECORD_SECONDS
     last = {(workflow, instant_of(due)) for workflow, due in crew.ended}
     while last & database.unfinished() and time.monotonic() < give_up:
         time.sleep(_NAP_SECONDS)
+
+
+def _end_process(code: ExitCode) -> NoReturn:
+    """Ends this process at once: at the end of an interpreter, threads of the engine that still close connections may hold it up."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)

@@ -19,6 +19,7 @@ from arawn_cli.events import DiskCheck, ScratchCleanup, to_json
 from arawn_cli.jobs import Audience, run_check, run_cleanup
 from arawn_cli.model import Reason
 from arawn_cli.run import Output
+from arawn_cli.schedule.crew import ENDING
 from arawn_cli.schedule.order import CLEANUP, Order
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     """Does the run of an order; `arguments` are the order, the descriptor that takes the answer, and the service's process id."""
     text, descriptor, service = arguments
     _end_with(int(service))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     order, heard = Order.from_json(text), _Heard()
     output = Output("json", order.verbose, order.quiet, unless_running=True)
     audience = Audience(heard.told, heard.summed_up)
