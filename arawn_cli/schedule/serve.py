@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from arawn_cli.config import Config, Flags, load_all
 from arawn_cli.errors import ExitCode
@@ -56,7 +55,7 @@ def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
         _await_records(crew, place)
         engine_log.end()
         runner.shutdown()
-        _end_process(ExitCode.DONE)
+        return ExitCode.DONE
 
     return guarded(output, body)
 
@@ -153,10 +152,3 @@ def _await_records(crew: Crew, database: EngineDatabase) -> None:
     last = {(workflow, instant_of(due)) for workflow, due in crew.ended}
     while last & database.unfinished() and time.monotonic() < give_up:
         time.sleep(_NAP_SECONDS)
-
-
-def _end_process(code: ExitCode) -> NoReturn:
-    """Ends this process at once: at the end of an interpreter, threads of the engine that still close connections may hold it up."""
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(code)
