@@ -3,27 +3,36 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-without-native test-cloacina package lint audit bench docs pictures clean
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-slow coverage test-without-native test-pythons test-cloacina package lint audit lock bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
 
 test: $(VENV)/tools
+	$(BIN)/python -m pytest -n auto -m 'not slow and not engine' tests
+
+test-slow: $(VENV)/tools
+	$(BIN)/python -m pytest -n auto -m 'slow and not engine' tests
+
+# The same with what is covered, children included; it takes half as long again.
+coverage: $(VENV)/tools
 	$(BIN)/python -m pytest -n auto --cov --cov-report= tests
 	@$(BIN)/coverage report
 
 # Installs where no compiler is, beside the tools, and has the walk in Python pass the tests of both jobs.
 PLAIN := build/without-native
 test-without-native: $(VENV)/tools
-	rm -rf build && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
+	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
 	$(PYTHON) -m venv --without-pip $(PLAIN)/venv
-	PYTHONWARNINGS=ignore CC=false $(BIN)/python -m pip --python $(PLAIN)/venv/bin/python install --quiet --disable-pip-version-check --no-deps .
+	PYTHONWARNINGS=ignore CC=false $(BIN)/python $(PIP) --python $(PLAIN)/venv/bin/python install --no-deps .
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PLAIN)/tools.pth
 	mv $(PLAIN)/tools.pth $$($(PLAIN)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	$(PLAIN)/venv/bin/arawn-cli --version -v | grep 'in Python'
-	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(addprefix tests/test_,$(addsuffix .py,$(JOBS)))
+	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(JOB_TESTS)
 
-JOBS := usage disk_check reuse scratch_cleanup remove dismantle trash faults
+JOB_TESTS := $(addprefix tests/test_,$(addsuffix .py,usage disk_check reuse scratch_cleanup remove dismantle trash faults))
 
 # With Cloacina itself, in a Debian 13 that is made once below $$ARAWN_TEST_CACHE, else ~/.cache; root and debootstrap only.
 test-cloacina: $(VENV)/tools
@@ -34,8 +43,12 @@ package: $(VENV)/tools
 	rm -rf dist
 	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
 	$(PYTHON) -m venv dist/venv
-	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
+
+# The wheel on every other Python from 3.11 on that this machine has.
+test-pythons: package
+	tests/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
@@ -46,6 +59,13 @@ lint: $(VENV)/tools
 # Known weaknesses in what is installed; it asks the advisory data of the package index.
 audit: $(VENV)/tools
 	$(BIN)/pip-audit --skip-editable --progress-spinner off
+
+# The newest versions of everything that the tests take.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python $(PIP) install 'pip>=25.1'
+	PYTHONWARNINGS=ignore build/lock/bin/python $(PIP) install . --group dev
+	{ echo '# The versions that the tests run with; make lock renews them.'; build/lock/bin/python -m pip freeze --exclude arawn-cli; } > tests/constraints.txt
 
 # Beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
 bench: $(VENV)/tools
@@ -66,12 +86,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Without warnings: setuptools calls its ext-modules experimental.
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml arawn_cli/_usage.c
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt arawn_cli/_usage.c
+	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) install --constraint tests/constraints.txt --editable .
 	@touch $@
 
 # pip learnt --group in 25.1, later than the pip of the Debian release that is oldest here.
 $(VENV)/tools: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	$(BIN)/python $(PIP) install 'pip>=25.1'
+	$(BIN)/python $(PIP) install --constraint tests/constraints.txt --group dev
 	@touch $@

@@ -33,6 +33,13 @@ def needs(condition: bool, what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not condition, reason=f"needs {what}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what takes root as such, by the reason that it would be skipped for."""
+    for item in items:
+        if any("root" in str(mark.kwargs.get("reason", "")) for mark in item.iter_markers("skipif")):
+            item.add_marker(pytest.mark.root)
+
+
 needs_root = needs(os.getuid() == 0, "root")
 needs_strace = needs(shutil.which("strace") is not None, "strace")
 needs_setpriv = needs(os.getuid() == 0 and shutil.which("setpriv") is not None, "root and setpriv")

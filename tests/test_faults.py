@@ -94,6 +94,7 @@ def first_on_the_tree(field: Field, environment: dict[str, str], call: str, trac
 
 
 @needs_strace
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_fault_in_any_call_harms_nothing_and_is_made_good_by_the_next_run(

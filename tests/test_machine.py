@@ -21,7 +21,7 @@ from tests.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
 __all__ = ["machine"]
 
-pytestmark = needs_machine
+pytestmark = [needs_machine, pytest.mark.slow]
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 needs_cron = needs(FAKETIME is not None and all(shutil.which(name) for name in ("cron", "strace")), "cron, faketime and strace")
 

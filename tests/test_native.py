@@ -35,6 +35,7 @@ def library(name: str) -> str:
     return subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("sanitizers", "libraries"), [("address,undefined", ["libasan.so", "libubsan.so"]), ("thread", ["libtsan.so"])], ids=["memory", "races"]

@@ -284,6 +284,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.slow
 @needs_strace
 def test_killed_at_any_step_every_event_that_was_shown_arrives(site: Site, shared_nchan: Nchan, channel: str) -> None:
     """Storing, sending and removing, each with a kill at many of its system calls; all runs share one outbox."""
