@@ -22,6 +22,7 @@ from tests.conftest import needs
 
 HERE = Path(__file__).parent / "systemd"
 COMMAND = "/opt/arawn-cli/bin/arawn-cli"
+CHECKOUT = "/opt/checkout"
 ROOT = "/srv/arawn"
 
 needs_machine = needs(
@@ -41,6 +42,8 @@ class Machine:
         """Starts a command inside, as root or as an account with its own manager at hand."""
         enter = ["nsenter", "-t", str(self.init), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+        if user is None and "COVERAGE_PROCESS_CONFIG" in os.environ:
+            environment |= {"COVERAGE_PROCESS_START": f"{CHECKOUT}/pyproject.toml", "COVERAGE_FILE": f"{CHECKOUT}/.coverage"}
         if user is not None:
             number = self.output("id", "-u", user).strip()
             environment |= {"HOME": f"/home/{user}", "XDG_RUNTIME_DIR": f"/run/user/{number}"}

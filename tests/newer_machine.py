@@ -20,6 +20,7 @@ from tests.relay_fixtures import free_port, wait_until
 
 HERE = Path(__file__).parent / "debian13"
 REPOSITORY = HERE.parents[1]
+MEASURED = REPOSITORY / "tests" / "measured"
 PYTHON = "/opt/venv/bin/python"
 COMMAND = (PYTHON, "-P", "-m", "arawn_cli")
 _POSTGRES = "/usr/lib/postgresql/17/bin"
@@ -36,7 +37,8 @@ class NewerMachine:
         """Starts a command inside, whose process is the one returned; its output goes to `log`.out and `log`.err."""
         words = ["unshare", "--mount", str(HERE / "enter"), str(self.root), str(REPOSITORY), str(self.folder), "--", *map(str, command)]
         path = "/usr/sbin:/usr/bin:/sbin:/bin"
-        environment = {"PATH": path, "HOME": str(self.folder), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(REPOSITORY), **extra}
+        environment = {"PATH": path, "HOME": str(self.folder), "LC_ALL": "C.UTF-8", "PYTHONPATH": f"{MEASURED}:{REPOSITORY}", **extra}
+        environment |= {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")}
         if log is None:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         with Path(f"{log}.out").open("ab") as out, Path(f"{log}.err").open("ab") as err:
@@ -85,7 +87,7 @@ def debian13() -> Path:
     cache = Path(os.environ.get("ARAWN_TEST_CACHE") or os.path.expanduser("~/.cache"), "arawn-cli")
     cache.mkdir(parents=True, exist_ok=True)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["cloacina"]]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["cloacina"], "coverage"]
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
