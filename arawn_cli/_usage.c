@@ -68,7 +68,8 @@ struct directory {
 };
 
 struct tally {
-    uint64_t apparent, allocated, files, directories;
+    uint64_t apparent, allocated, files, directories; /* without files of several names */
+    uint64_t largest;       /* bytes of one file, with those */
     struct timespec newest; /* mtime; nanoseconds since the epoch would not hold the years after 2262 */
     bool any;               /* whether anything was measured */
 };
@@ -309,6 +310,12 @@ static void note_time(struct tally *tally, struct timespec time)
     tally->any = true;
 }
 
+static void note_size(struct tally *tally, uint64_t size)
+{
+    if (size > tally->largest)
+        tally->largest = size;
+}
+
 /* Sparse files may claim more than 64 bits hold together; less than they claim is never said. */
 static void add(uint64_t *sum, uint64_t more)
 {
@@ -364,6 +371,7 @@ static void count(struct worker *worker, const struct stat *status)
     uint64_t allocated = (uint64_t)status->st_blocks * BLOCK;
     note_time(tally, status->st_mtim);
     if (S_ISREG(status->st_mode)) {
+        note_size(tally, (uint64_t)status->st_size);
         if (status->st_nlink > 1) {
             note_link(worker, status, allocated);
             return;
@@ -706,6 +714,7 @@ static void add_tally(struct tally *sum, const struct tally *part)
     add(&sum->allocated, part->allocated);
     sum->files += part->files;
     sum->directories += part->directories;
+    note_size(sum, part->largest);
     if (part->any)
         note_time(sum, part->newest);
 }
@@ -937,8 +946,9 @@ static PyObject *tuple_of(const struct tally *tally)
         if (!newest)
             return NULL;
     }
-    return Py_BuildValue("((KKKKN)[][][])", (unsigned long long)tally->apparent, (unsigned long long)tally->allocated,
-                         (unsigned long long)tally->files, (unsigned long long)tally->directories, newest);
+    return Py_BuildValue("((KKKKKN)[][][])", (unsigned long long)tally->apparent, (unsigned long long)tally->allocated,
+                         (unsigned long long)tally->files, (unsigned long long)tally->directories,
+                         (unsigned long long)tally->largest, newest);
 }
 
 static bool add_findings(PyObject *answers, const struct list *findings)

@@ -49,6 +49,7 @@ class CheckEvents:
             percent=percent_of(everything, limit),
             other_bytes=other,
             allocated_bytes=total.allocated_bytes,
+            largest_file_bytes=total.largest_file_bytes,
             files=total.files,
             sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
             complete=total.complete,

@@ -70,7 +70,10 @@ class DiskPressure(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkstreamUsage(Event):
-    """What one workstream uses. `work_bytes` is `work/` and `sessions/` together; `sessions` counts session directories."""
+    """What one workstream uses. `work_bytes` is `work/` and `sessions/` together; `sessions` counts session directories.
+
+    `largest_file_bytes` is the apparent size of its largest file: where that comes near the total, one file fills it.
+    """
 
     type: str = "workstream_usage"
     workstream_id: str
@@ -83,6 +86,7 @@ class WorkstreamUsage(Event):
     percent: int
     other_bytes: int
     allocated_bytes: int
+    largest_file_bytes: int
     files: int
     sessions: int
     complete: bool

@@ -111,6 +111,7 @@ class Usage:
         allocated_bytes: sum of blocks x 512 of everything in the tree, directories included.
         files: regular files, each inode once.
         directories: directories, the top one included.
+        largest_file_bytes: `st_size` of the largest regular file, 0 without one.
         newest_mtime: newest mtime of anything in the tree, or None when nothing was measured.
         linked: the files with more than one name, by identity.
         failures: what could not be read; the numbers leave it out.
@@ -121,6 +122,7 @@ class Usage:
     allocated_bytes: int = 0
     files: int = 0
     directories: int = 0
+    largest_file_bytes: int = 0
     newest_mtime: int | None = None
     linked: Mapping[Identity, HardLinks] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

@@ -91,4 +91,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE TABLE marks (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT",
     ),
+    # What was measured without its largest file is measured anew.
+    ("DELETE FROM sizes", "ALTER TABLE sizes ADD COLUMN largest INTEGER NOT NULL DEFAULT 0"),
 )

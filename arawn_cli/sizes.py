@@ -14,7 +14,7 @@ from arawn_cli.model import Identity, Usage
 from arawn_cli.state import LARGEST, State, key_of
 from arawn_cli.state_file import StateUnavailableError
 
-_COLUMNS = "session, measured_at, shape, apparent, allocated, files, directories, newest"
+_COLUMNS = "session, measured_at, shape, apparent, allocated, files, directories, largest, newest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,13 @@ def read(state: State, root: Path) -> Book:
         StateUnavailableError: the state file cannot be read, or is damaged where SQLite does not see it.
     """
     key = (key_of(root),)
-    rows = state.select(f"SELECT {_COLUMNS} FROM sizes WHERE root = ? AND min(apparent, allocated, files, directories) >= 0", key)  # noqa: S608
+    counts = "min(apparent, allocated, files, directories, largest)"
+    rows = state.select(f"SELECT {_COLUMNS} FROM sizes WHERE root = ? AND {counts} >= 0", key)  # noqa: S608
     marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM marks WHERE root = ?", key))
     sizes = {
-        session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, newest))
-        for session, measured_at, shape, apparent, allocated, files, directories, newest in cast(
-            "list[tuple[str, int, str, int, int, int, int, int | None]]", rows
+        session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, largest, newest))
+        for session, measured_at, shape, apparent, allocated, files, directories, largest, newest in cast(
+            "list[tuple[str, int, str, int, int, int, int, int, int | None]]", rows
         )
     }
     try:
@@ -80,7 +81,7 @@ def store(connection: sqlite3.Connection, root: Path, before: Book, after: Book)
     connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in gone])
     changed = ((session, size) for session, size in after.sizes.items() if before.sizes.get(session) is not size)
     connection.executemany(
-        f"INSERT OR REPLACE INTO sizes (root, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT OR REPLACE INTO sizes (root, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         [(key, session, size.measured_at, size.shape, *_numbers(size.usage)) for session, size in changed],
     )
     if after.mark is None:
@@ -97,5 +98,5 @@ def _identity(text: str) -> Identity:
         raise StateUnavailableError(f"the state file names no file that is marked: {text!r}") from error
 
 
-def _numbers(usage: Usage) -> tuple[int, int, int, int, int | None]:
-    return usage.apparent_bytes, usage.allocated_bytes, usage.files, usage.directories, usage.newest_mtime
+def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:
+    return usage.apparent_bytes, usage.allocated_bytes, usage.files, usage.directories, usage.largest_file_bytes, usage.newest_mtime

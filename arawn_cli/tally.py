@@ -28,6 +28,7 @@ class Tally:
     allocated: int = 0
     files: int = 0
     directories: int = 0
+    largest: int = 0
     newest: int | None = None
     linked: dict[Identity, HardLinks] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Tally:
         if stat.S_ISDIR(status.st_mode):
             self.directories += 1
         elif stat.S_ISREG(status.st_mode):
+            self.largest = max(self.largest, status.st_size)
             if status.st_nlink > 1:
                 self.link(identity_of(status), HardLinks(status.st_size, allocated, 1, status.st_nlink))
                 return
@@ -78,6 +80,7 @@ class Tally:
         self.allocated += usage.allocated_bytes
         self.files += usage.files
         self.directories += usage.directories
+        self.largest = max(self.largest, usage.largest_file_bytes)
         self.newest = latest(self.newest, usage.newest_mtime)
         self.failures += usage.failures
         self.other_filesystems += usage.other_filesystems
@@ -89,6 +92,7 @@ class Tally:
             self.allocated,
             self.files,
             self.directories,
+            self.largest,
             self.newest,
             self.linked,
             tuple(sorted(self.failures, key=lambda failure: (failure.path, failure.operation))),

@@ -20,12 +20,13 @@ _THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not
 _THREADS_MAX = 16
 _DESCRIPTORS = 64  # for one thread: the way down a tree that it takes apart, and names of it that others unlink meanwhile
 
-_Numbers = tuple[int, int, int, int, tuple[int, int] | None]
+_Numbers = tuple[int, int, int, int, int, tuple[int, int] | None]
 _Links = list[tuple[int, int, int, int, int, int]]
 Measured = tuple[_Numbers, _Links, list[tuple[str, bytes, int]], list[bytes]]
-"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names, and the
-newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, met, links) for each of those, perhaps in parts
-to be added up; (operation, path, errno) for each failure; and the paths of other filesystems. Paths are below the subtree."""
+"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names; the size of
+the largest file, with them; the newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, met, links) for each
+file of several names, perhaps in parts to be added up; (operation, path, errno) for each failure; and the paths of other filesystems.
+Paths are below the subtree."""
 
 
 class _Native(Protocol):
@@ -116,11 +117,11 @@ def _walk_at(start: int, subtree: Subtree) -> Usage:
 
 
 def _usage(measured: Measured, shown: str) -> Usage:
-    (apparent, allocated, files, directories, time), links, failures, others = measured
+    (apparent, allocated, files, directories, largest, time), links, failures, others = measured
     newest = None if time is None else time[0] * SECOND + time[1]
     if not (links or failures or others):
-        return Usage(apparent, allocated, files, directories, newest)
-    tally = Tally(apparent, allocated, files, directories, newest)
+        return Usage(apparent, allocated, files, directories, largest, newest)
+    tally = Tally(apparent, allocated, files, directories, largest, newest)
     for device, inode, size, blocks, met, count in links:
         tally.link((device, inode), HardLinks(size, blocks, met, count))
     tally.failures += [Failure(operation, _below(shown, path), number) for operation, path, number in failures]

@@ -71,7 +71,7 @@ def test_each_workstream_is_told_by_area(run: RunCommand, filled: SampleTree) ->
         "other_bytes": 30,
     }
     assert told == {**expected, "sessions": 1, "files": 5}
-    assert blog["total_bytes"] == 3530 + MIB
+    assert (blog["total_bytes"], blog["largest_file_bytes"]) == (3530 + MIB, MIB)
     messages = filled.messages.stat().st_size
     assert (scratch["work_bytes"], scratch["other_bytes"], scratch["sessions"]) == (1450, 60 + messages, 2)
     assert scratch["is_scratch"] is True

@@ -197,10 +197,11 @@ def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) ->
 def test_sparse_files_of_more_than_64_bits_together_are_never_few_bytes(tmp_path: Path) -> None:
     code = (
         "import os, sys; from arawn_cli.usage import Subtree, measure_all;"
-        "(usage,) = measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 1); print(usage.apparent_bytes)"
+        "(usage,) = measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 1);"
+        "print(usage.apparent_bytes, usage.largest_file_bytes)"
     )
     files = f"mkdir top && truncate -s {2**63 - 1} top/a top/b && echo 12345 >top/c"
     filled = f"mount -t tmpfs none '{tmp_path}' && cd '{tmp_path}' && {files} && exec \"$@\""
     command = ["unshare", "-m", "sh", "-c", filled, "sh", sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{2**64 - 1}\n", done.stderr
+    assert done.stdout == f"{2**64 - 1} {2**63 - 1}\n", done.stderr

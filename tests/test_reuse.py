@@ -71,6 +71,24 @@ def test_what_nobody_used_is_taken_from_the_check_before_until_its_time_is_up(tr
     assert files_bytes(tree, config, 24) == (6000, 0)
 
 
+def test_the_largest_file_of_what_nobody_used_is_remembered_too(tree: SampleTree, deep: Path, config: Path) -> None:
+    told = []
+    for hours, size in enumerate((3000, 5000)):
+        grow(deep, size)
+        told.append(scratch(checked(tree, config, now=tree.now + hours * HOUR)[1]).largest_file_bytes)
+    assert told == [3000, 3000]
+
+
+def test_what_an_earlier_version_remembered_without_the_largest_file_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
+        connection.execute("ALTER TABLE sizes DROP COLUMN largest")
+        connection.execute("PRAGMA user_version = 4")
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    assert files_bytes(tree, config, 2) == (6000, 3600), "and remembered from then on"
+
+
 def test_a_turn_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config)
     grow(deep, 5000)
@@ -130,11 +148,13 @@ def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, de
     assert files_bytes(tree, config, 1) == (6000, 0)
 
 
-@pytest.mark.parametrize("damage", ["UPDATE marks SET identity = 'x'", "UPDATE marks SET position = -5", "UPDATE sizes SET apparent = -7"])
+@pytest.mark.parametrize(
+    "damage", ["marks SET identity = 'x'", "marks SET position = -5", "sizes SET apparent = -7", "sizes SET largest = -7"]
+)
 def test_damage_that_sqlite_does_not_see_has_sessions_measured_anew(tree: SampleTree, deep: Path, config: Path, damage: str) -> None:
     files_bytes(tree, config)
     with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
-        connection.execute(damage)
+        connection.execute(f"UPDATE {damage}")
     assert files_bytes(tree, config, 1) == (2000, 0)
     assert files_bytes(tree, config, 2)[0] == 2000
     assert files_bytes(tree, config, 3) == (2000, 3600 if "sizes" not in damage else 7200), "and they are remembered again"
@@ -189,8 +209,9 @@ def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period()
 
 
 def test_what_shares_files_or_fails_is_not_kept() -> None:
-    assert is_plain(Usage(1, 512, 1, 1, 5))
+    assert is_plain(Usage(1, 512, 1, 1, 1, 5))
     assert not is_plain(Usage())
-    assert not is_plain(Usage(2**63, 512, 1, 1, 5))
-    assert not is_plain(Usage(1, 512, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
-    assert not is_plain(Usage(1, 512, 1, 1, 5, other_filesystems=("x",)))
+    assert not is_plain(Usage(2**63, 512, 1, 1, 1, 5))
+    assert not is_plain(Usage(1, 512, 1, 1, 2**63, 5))
+    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
+    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))

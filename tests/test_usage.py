@@ -48,7 +48,7 @@ def test_every_kind_of_file_is_measured_as_du_counts_it(tmp_path: Path) -> None:
     (top / "link").symlink_to("/etc")
     usage = measured(top)
     assert usage.apparent_bytes == du_files(top)
-    assert (usage.files, usage.directories, usage.complete) == (4, 3, True)
+    assert (usage.files, usage.directories, usage.largest_file_bytes, usage.complete) == (4, 3, 50_000_000, True)
     du = subprocess.run(["du", "-s", "-B1", str(top)], capture_output=True, text=True, check=True)
     assert usage.allocated_bytes == int(du.stdout.split()[0])
 
@@ -57,7 +57,8 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "big").write_bytes(b"x" * 1000)
     (tmp_path / "link").symlink_to("outside")
-    assert measured(tmp_path / "link").apparent_bytes == 0
+    usage = measured(tmp_path / "link")
+    assert (usage.apparent_bytes, usage.largest_file_bytes) == (0, 0)
 
 
 def test_the_newest_mtime_of_anything_counts(tmp_path: Path) -> None:
@@ -76,8 +77,8 @@ def test_a_file_linked_from_two_trees_counts_once_together_and_is_freed_only_wit
     os.link(tmp_path / "a" / "f", tmp_path / "b" / "f")
     one, two = measured(tmp_path / "a"), measured(tmp_path / "b")
     both = combined((one, two))
-    assert (one.apparent_bytes, one.freed_bytes) == (100, 0)
-    assert (both.apparent_bytes, both.files, both.freed_bytes) == (100, 1, 100)
+    assert (one.apparent_bytes, one.largest_file_bytes, one.freed_bytes) == (100, 100, 0)
+    assert (both.apparent_bytes, both.largest_file_bytes, both.files, both.freed_bytes) == (100, 100, 1, 100)
 
 
 def test_ten_thousand_levels_are_measured_with_few_descriptors(tmp_path: Path) -> None:
