@@ -175,7 +175,7 @@ def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> N
         "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
         "    if masks: raise InterruptedError\n"
         "try: native.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
-        "except InterruptedError: print(*(int(mask.split()[1], 16) >> 14 & 1 for mask in masks), signal.pthread_sigmask(0, ()))\n"
+        "except InterruptedError: print(*{int(mask.split()[1], 16) >> 14 & 1 for mask in masks}, signal.pthread_sigmask(0, ()))\n"
     )
     done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == "1 set()\n", done.stderr
