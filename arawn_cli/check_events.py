@@ -29,7 +29,7 @@ class CheckEvents:
     config: Config
     surroundings: Surroundings
 
-    def usage(self, tree: WorkstreamTree, forecast_days: int | None, sample_age_secs: int) -> WorkstreamUsage:
+    def usage(self, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
         """What one workstream uses."""
         total = tree.total
         limit = limit_of(self.config, tree.row)
@@ -54,10 +54,10 @@ class CheckEvents:
             sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
             complete=total.complete,
             forecast_days=forecast_days,
-            sample_age_secs=sample_age_secs,
+            sample_age_secs=total.sample_age_secs,
         )
 
-    def pressure(self, verdict: Verdict, reclaimable_bytes: int | None, forecast_days: int | None, sample_age_secs: int) -> DiskPressure:
+    def pressure(self, verdict: Verdict, reclaimable_bytes: int | None, forecast_days: int | None) -> DiskPressure:
         """That a scope is above its limit, or back below it."""
         scope = verdict.usage
         return DiskPressure(
@@ -78,7 +78,7 @@ class CheckEvents:
             complete=scope.complete,
             reclaimable_bytes=reclaimable_bytes,
             forecast_days=forecast_days,
-            sample_age_secs=sample_age_secs,
+            sample_age_secs=scope.sample_age_secs,
         )
 
     def summary(self, inspection: Inspection, level: Level, pressure_events: int, forecast_days: int | None, duration_ms: int) -> DiskCheck:
@@ -98,7 +98,7 @@ class CheckEvents:
             pressure_events=pressure_events,
             filesystem=inspection.filesystem,
             trash_bytes=size_in(self.config, inspection.inventory.trash),
-            sample_age_secs=inspection.reuse.oldest_secs(),
+            sample_age_secs=total.sample_age_secs,
             complete=not inspection.failures,
             duration_ms=duration_ms,
             forecast_days=forecast_days,

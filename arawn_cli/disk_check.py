@@ -17,10 +17,10 @@ from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, database_of, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import FILESYSTEM, SESSION, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
+from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, reclaimable
-from arawn_cli.reuse import Reuse, reusable
+from arawn_cli.reuse import reusable
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
 
@@ -63,8 +63,7 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
         missing = gone(root, remembered.alerts, inspection)
     check_ = _Check(config, surroundings, root, inspection, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
-        scope = scope_of(tree.row.id)
-        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope), _age_secs(inspection.reuse, scope)))
+        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
     verdicts = check_.settle()
     _log_levels(verdicts)
     told = sum(verdict.told for verdict in verdicts)
@@ -144,7 +143,7 @@ class _Check:
         if self._helped is not None and scope in _HELPED:
             # A filesystem gets back blocks, whatever the measure of trees is.
             freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
-        return self.events.pressure(verdict, freed, self.forecasts.get(scope), _age_secs(self._inspection.reuse, scope))
+        return self.events.pressure(verdict, freed, self.forecasts.get(scope))
 
 
 def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:
@@ -155,13 +154,6 @@ def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered:
     if not asked:
         return None
     return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.inventory.trash)
-
-
-def _age_secs(reuse: Reuse, scope: str) -> int:
-    """How old the oldest sample in the usage of a scope is."""
-    if scope.startswith(SESSION):
-        return reuse.age_secs(scope.removeprefix(SESSION))
-    return reuse.oldest_secs() if scope in (SCRATCH, TOTAL) else 0
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:

@@ -19,9 +19,9 @@ from arawn_cli.inventory import Inventory, take
 from arawn_cli.layout import SESSIONS, Root, database_of
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
 from arawn_cli.names import is_valid_id
-from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, unmatched_limits
+from arawn_cli.pressure import SESSION, ScopeUsage, unmatched_limits
 from arawn_cli.reuse import Reuse
-from arawn_cli.scopes import scopes_of
+from arawn_cli.scopes import FIXED, scopes_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.usage import threads_for
 
@@ -93,7 +93,7 @@ def gone(root: Root, scopes: Iterable[str], inspection: Inspection) -> set[str]:
 
 
 def _is_gone(root: Root, scope: str) -> bool:
-    if scope in (TOTAL, FILESYSTEM, INODES):
+    if scope in FIXED:
         return True
     session = scope.removeprefix(SESSION) if scope.startswith(SESSION) else None
     name = session or scope.removeprefix("workstream:")

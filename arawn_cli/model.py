@@ -116,6 +116,7 @@ class Usage:
         linked: the files with more than one name, by identity.
         failures: what could not be read; the numbers leave it out.
         other_filesystems: directories where another filesystem begins; it is not entered.
+        sample_age_secs: how old the oldest part of it is, where parts are taken from an earlier check; else 0.
     """
 
     apparent_bytes: int = 0
@@ -127,6 +128,7 @@ class Usage:
     linked: Mapping[Identity, HardLinks] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     other_filesystems: tuple[str, ...] = ()
+    sample_age_secs: int = 0
 
     @property
     def complete(self) -> bool:

@@ -35,8 +35,8 @@ class Unit(StrEnum):
 class ScopeUsage:
     """What a scope uses, beside its limits, all in `unit`.
 
-    `scope` is `total`, a workstream id, `session:<id>`, `filesystem` or `inodes`; `limit` is the one that a
-    warning stands for; `complete` is false when the usage is only a lower bound.
+    `scope` is one of `scopes.FIXED`, `session:<id>`, or that of a workstream; `limit` is the one that a warning stands
+    for; `complete` is false when the usage is only a lower bound; `sample_age_secs` is the age of the oldest part of it.
     """
 
     scope: str
@@ -46,6 +46,7 @@ class ScopeUsage:
     critical: int
     complete: bool
     unit: Unit = Unit.BYTES
+    sample_age_secs: int = 0
 
     def threshold(self, level: Level) -> int:
         """The usage above which a level begins."""

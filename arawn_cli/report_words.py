@@ -10,7 +10,7 @@ from arawn_cli.events import Level
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import SCRATCH, Reason
 from arawn_cli.names import escape
-from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Unit
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, Unit
 from arawn_cli.report import SHOWN_SESSIONS, NextCleanup, Report, Session, Standing, WorkstreamStanding
 
 NO_HISTORY = "No history yet: trends and forecasts need disk-check to have run for some hours."
@@ -114,8 +114,8 @@ def scope(name: str, title: str) -> str:
     """A scope by the name that people know it by."""
     if name.startswith(SESSION):
         return f"session {escape(name.removeprefix(SESSION))}"
-    fixed = {TOTAL: "all workstreams", FILESYSTEM: f"filesystem {escape(title)}", INODES: f"inodes of {escape(title)}"}
-    return fixed.get(name, escape(title))
+    prefix = {FILESYSTEM: "filesystem ", INODES: "inodes of "}.get(name, "")
+    return prefix + escape(title)
 
 
 def identifier(workstream: WorkstreamStanding) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -46,17 +46,10 @@ class Reuse:
 
     @property
     def usages(self) -> dict[str, Usage]:
-        """The usage of each session that is not measured again."""
-        return {session: size.usage for session, size in self.current.items()}
-
-    def age_secs(self, session: str) -> int:
-        """How old the size of a session is; 0 for what was measured now."""
-        size = self.current.get(session)
-        return 0 if size is None else (self.now - size.measured_at) // SECOND
-
-    def oldest_secs(self) -> int:
-        """How old the oldest size of all is."""
-        return (self.now - min((size.measured_at for size in self.current.values()), default=self.now)) // SECOND
+        """The usage of each session that is not measured again, with its age."""
+        return {
+            session: replace(size.usage, sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
+        }
 
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""

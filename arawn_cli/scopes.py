@@ -11,6 +11,9 @@ from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, Unit, limit_for
 
+FIXED = frozenset({TOTAL, FILESYSTEM, INODES})
+"""The scopes that are called the same in every root. A workstream may have such an id: its scope is called otherwise."""
+
 # The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
 _LARGEST = 2**63 - 1
 
@@ -32,7 +35,7 @@ def limit_of(config: Config, row: WorkstreamRow) -> int:
 
 def scope_of(workstream: str) -> str:
     """The scope of a workstream: its id, but for one that is called as a scope of another kind is."""
-    return f"workstream:{workstream}" if workstream in (TOTAL, FILESYSTEM, INODES) else workstream
+    return f"workstream:{workstream}" if workstream in FIXED else workstream
 
 
 def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool:
@@ -62,8 +65,13 @@ def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, r
 
 
 def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> ScopeUsage:
-    critical = int(min(limit * config.maintenance.pressure.critical_ratio, _LARGEST))
-    return ScopeUsage(scope, name, size_in(config, usage), limit, critical, usage.complete)
+    size, critical = size_in(config, usage), _critical(config, limit)
+    return ScopeUsage(scope, name, size, limit, critical, usage.complete, sample_age_secs=usage.sample_age_secs)
+
+
+def _critical(config: Config, limit: int) -> int:
+    """The critical limit, in bytes, that goes with a warning limit."""
+    return int(min(limit * config.maintenance.pressure.critical_ratio, _LARGEST))
 
 
 def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:

@@ -33,6 +33,7 @@ class Tally:
     linked: dict[Identity, HardLinks] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     other_filesystems: list[str] = field(default_factory=list)
+    sample_age_secs: int = 0
 
     def add(self, status: os.stat_result) -> None:
         """Counts one entry of a tree."""
@@ -84,6 +85,7 @@ class Tally:
         self.newest = latest(self.newest, usage.newest_mtime)
         self.failures += usage.failures
         self.other_filesystems += usage.other_filesystems
+        self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
 
     def total(self) -> Usage:
         """The sum; failures and other filesystems in the order of their paths, whichever was met first."""
@@ -97,4 +99,5 @@ class Tally:
             self.linked,
             tuple(sorted(self.failures, key=lambda failure: (failure.path, failure.operation))),
             tuple(sorted(self.other_filesystems)),
+            self.sample_age_secs,
         )

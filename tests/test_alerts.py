@@ -17,6 +17,7 @@ from arawn_cli import alerts
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level
 from arawn_cli.instants import SECOND
 from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.scopes import FIXED
 from arawn_cli.state import State
 from arawn_cli.state_file import FILE
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
@@ -259,7 +260,7 @@ def test_without_the_database_nothing_is_judged_by_a_limit_that_may_be_another(t
     assert told(checked(tree, config)[1]) == {"blog": Level.CRITICAL}
 
 
-@pytest.mark.parametrize("name", ["total", "filesystem", "inodes"])
+@pytest.mark.parametrize("name", sorted(FIXED))
 def test_a_workstream_called_as_a_scope_of_another_kind_has_a_scope_of_its_own(
     tree: SampleTree, configured: Callable[..., Path], name: str
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import inventory
-from arawn_cli.events import DiskCheck, Event, WorkstreamUsage
+from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import HardLinks, Usage
 from arawn_cli.sample_tree import SampleTree, write
@@ -87,6 +87,17 @@ def test_what_an_earlier_version_remembered_without_the_largest_file_is_measured
         connection.execute("PRAGMA user_version = 4")
     assert files_bytes(tree, config, 1) == (6000, 0)
     assert files_bytes(tree, config, 2) == (6000, 3600), "and remembered from then on"
+
+
+def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Path, config: Path) -> None:
+    usage = "total_warning_gb = 1e-9\nworkstream_warning_gb = 1e-9\nsession_warning_mb = 1e-6\n"
+    config.write_text(f"[paths.usage]\n{usage}{config.read_text()}")
+    tree.workstream("blog", "My blog", {"work/f": 1000})
+    files_bytes(tree, config)
+    tree.turn("one", tree.now + HOUR)
+    told = checked(tree, config, now=tree.now + 2 * HOUR)[1]
+    ages = {event.scope: event.sample_age_secs for event in told if isinstance(event, DiskPressure)}
+    assert ages.items() >= {"total": 7200, "scratch": 7200, "session:two": 7200, "session:one": 0, "blog": 0}.items()
 
 
 def test_a_turn_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
