@@ -71,13 +71,14 @@ lock:
 bench: $(VENV)/tools
 	$(BIN)/python -m benchmarks.peers $(BENCH)
 
-# What the docs and the man page say of commands, keys, events and exit codes.
+# What the docs and the man page say of commands, keys, events and exit codes, and what terminals show.
 docs: $(VENV)/tools
 	PYTHONPATH=. $(BIN)/python docs/generate.py
+	PYTHONPATH=. $(BIN)/python docs/make_pictures.py 2>/dev/null
 
-# The README's pictures; they take chromium.
+# All pictures; that of the page takes chromium.
 pictures: $(VENV)/tools
-	PYTHONPATH=. $(BIN)/python docs/make_pictures.py
+	PYTHONPATH=. $(BIN)/python docs/make_pictures.py --page
 
 clean:
 	rm -rf $(VENV) build *.egg-info arawn_cli/*.so .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

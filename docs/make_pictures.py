@@ -1,4 +1,4 @@
-"""Makes the README's pictures: the report of a tree that grew for two weeks, on a terminal and as a page in Chromium."""
+"""Makes the README's pictures: both jobs on a terminal, and the report of a tree that grew for two weeks, there and as a page."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from arawn_cli.config import Flags, load
+from arawn_cli.demo import build
 from arawn_cli.disk_check import check
-from arawn_cli.events import Filesystem
+from arawn_cli.events import DiskCheck, Event, Filesystem
 from arawn_cli.forecast import days_until
 from arawn_cli.instants import DAY, parse
 from arawn_cli.pressure import ScopeUsage
+from arawn_cli.render import Tables
 from arawn_cli.report import Report, Standing, gather
 from arawn_cli.report_html import page
 from arawn_cli.report_text import renderables
 from arawn_cli.sample_tree import SampleTree, set_age
+from arawn_cli.scratch_cleanup import clean
 from tests.chromium import started
 from tests.in_process import NOWHERE, surroundings
 
@@ -63,25 +66,63 @@ _SESSIONS = {
 }
 
 
-def main() -> None:
-    """Builds the tree, lets the checks of two weeks run on it, and draws."""
+_FILESYSTEM = Filesystem(
+    mountpoint="/srv",
+    total_bytes=64 * GB,
+    used_bytes=47 * GB,
+    free_bytes=17 * GB,
+    total_inodes=4_000_000,
+    used_inodes=610_000,
+    free_inodes=3_390_000,
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Draws what terminals show; with `--page`, the page of the report in Chromium too."""
     with tempfile.TemporaryDirectory() as folder:
+        _draw_jobs(Path(folder))
         report = _report(Path(folder))
-        console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
+        console = _recorder()
         console.print("$ arawn-cli report", style="dim")
         for renderable in renderables(report, _COLUMNS):
             console.print(renderable)
-        console.save_svg(
-            str(PICTURES / "report-terminal.svg"), title="arawn-cli report", theme=MONOKAI, code_format=_WITHOUT_FONTS, unique_id="report"
-        )
-        html = Path(folder) / "report.html"
-        html.write_text(page(report), "utf-8")
-        with started(Path(folder) / "profile") as tab:
-            tab.emulate(1080, "light")
-            tab.open(html.as_uri())
-            (PICTURES / "report.png").write_bytes(tab.picture(height=1010))
-            if len(sys.argv) > 1:
-                Path(sys.argv[1], "report.html").write_text(page(report), "utf-8")
+        _save(console, "report-terminal", "arawn-cli report")
+        if arguments == ["--page"]:
+            _draw_page(Path(folder), report)
+
+
+def _draw_jobs(folder: Path) -> None:
+    """The tree of the demo, as a dry run and a check show it."""
+    config = build(folder / "demo", NOW)
+    environment = {"STATE_DIRECTORY": str(folder / "demo" / "state")}
+    settings = load(Flags(config, dry_run=True), environment, system_file=NOWHERE)
+    console = _recorder()
+    for words, job in (("scratch-cleanup --dry-run --verbose", clean), ("disk-check", check)):
+        events: list[Event] = []
+        job(replace(settings, dry_run=job is clean), surroundings(NOW, events, settings.state_directory))
+        console.print(f"$ arawn-cli {words}", style="dim")
+        tables = Tables(console, verbose=True)
+        for event in events:
+            tables.emit(replace(event, filesystem=_FILESYSTEM) if isinstance(event, DiskCheck) else event)
+        console.print()
+    _save(console, "jobs-terminal", "arawn-cli")
+
+
+def _draw_page(folder: Path, report: Report) -> None:
+    html = folder / "report.html"
+    html.write_text(page(report), "utf-8")
+    with started(folder / "profile") as tab:
+        tab.emulate(1080, "light")
+        tab.open(html.as_uri())
+        (PICTURES / "report.png").write_bytes(tab.picture(height=1010))
+
+
+def _recorder() -> Console:
+    return Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
+
+
+def _save(console: Console, name: str, title: str) -> None:
+    console.save_svg(str(PICTURES / f"{name}.svg"), title=title, theme=MONOKAI, code_format=_WITHOUT_FONTS, unique_id=name)
 
 
 def _report(folder: Path) -> Report:
@@ -126,18 +167,9 @@ def _allocate(path: Path, size: int) -> None:
 
 def _anonymous(report: Report) -> Report:
     """The report without the machine that it was made on."""
-    filesystem = Filesystem(
-        mountpoint="/srv",
-        total_bytes=64 * GB,
-        used_bytes=47 * GB,
-        free_bytes=17 * GB,
-        total_inodes=4_000_000,
-        used_inodes=610_000,
-        free_inodes=3_390_000,
-    )
     space = _shown(report.space, 47 * GB, 64 * GB)
     return replace(
-        report, host="studio", root="/srv/arawn", filesystem=filesystem, space=space, inodes=_shown(report.inodes, 610_000, 4_000_000)
+        report, host="studio", root="/srv/arawn", filesystem=_FILESYSTEM, space=space, inodes=_shown(report.inodes, 610_000, 4_000_000)
     )
 
 
@@ -156,5 +188,5 @@ def _shown(standing: Standing | None, usage: int, whole: int) -> Standing | None
 
 if __name__ == "__main__":
     began = time.monotonic()
-    main()
+    main(sys.argv[1:])
     print(f"{', '.join(sorted(path.name for path in PICTURES.iterdir()))} in {time.monotonic() - began:.1f} s")  # noqa: T201
