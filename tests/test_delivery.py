@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -239,6 +239,23 @@ def test_each_drop_of_a_full_outbox_is_logged_and_counted(tmp_path: Path, relay:
     assert caplog.text.count("the outbox is full (2 events): dropped event-") == 2
 
 
+def backlog(directory: Path, relay: Relay, *numbers: int) -> None:
+    """A run whose events all wait, because nobody listens; from then on the relay takes what comes."""
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    deliver(directory, relay, *numbers)
+    relay.answer = lambda _parcels: Delivered()
+
+
+@contextlib.contextmanager
+def of_a_newer_version(directory: Path) -> Iterator[None]:
+    """A state file that can be read, and takes no change: the program was set back to an older version."""
+    with contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection:
+        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+        connection.execute("PRAGMA user_version = 1000")
+        yield
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
 class TestWithoutState:
     """The state directory cannot be made."""
 
@@ -270,6 +287,28 @@ class TestWithoutState:
         assert deliver(nowhere, relay, 1, 2, 3, limit=2).tally.lost == 1
         assert relay.arrived == ids(1, 2)
 
+    def test_no_change_is_made_behind_events_that_could_not_be_stored(self, nowhere: Path, relay: Relay) -> None:
+        asked: list[sqlite3.Connection] = []
+
+        def change(connection: sqlite3.Connection) -> Sequence[Event]:
+            asked.append(connection)
+            return []
+
+        run = delivery(nowhere, relay)
+        run.emit(pressure(1))
+        assert run.commit(change) is None
+        assert asked == []
+
+    def test_a_signal_before_the_first_try_loses_what_is_not_stored_and_names_it(
+        self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run = delivery(nowhere, relay)
+        run.emit(pressure(1))
+        relay.clock.stopping = True
+        assert run.finish().lost == 1
+        assert relay.tried == []
+        assert "lost event event-1 (disk_pressure scope-1 warning), neither delivered nor stored" in caplog.text
+
     def test_events_are_stored_after_all_when_there_is_room_again(self, tmp_path: Path, relay: Relay) -> None:
         (tmp_path / "state").write_text("in the way")
         relay.answer = lambda _parcels: Undelivered("nobody listens")
@@ -288,6 +327,61 @@ def test_a_state_that_breaks_while_delivering_loses_nothing(tmp_path: Path, rela
         patched.setattr(Outbox, "remove", fail)
         assert deliver(tmp_path, relay, 1).tally.lost == 0
     assert waiting(tmp_path) == ids(1)
+
+
+def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1, 2)
+    with of_a_newer_version(tmp_path):
+        assert deliver(tmp_path, relay).tally.delivered == 2
+    assert "the state file is of a newer version" in caplog.text
+    assert "what is stored may not outlive a power cut" in caplog.text
+    assert caplog.text.count("what is delivered now is delivered again by the next run, with the same ids") == 1
+    deliver(tmp_path, relay)
+    assert relay.arrived == ids(1, 2, 1, 2)
+    assert waiting(tmp_path) == []
+
+
+def test_refusals_that_cannot_be_noted_are_told_once_and_the_events_wait(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1, 2, 3)
+    relay.answer = refuse(1, 2)
+    with of_a_newer_version(tmp_path):
+        tally = deliver(tmp_path, relay).tally
+    assert (tally.refused, tally.delivered, tally.lost) == (2, 1, 0)
+    assert caplog.text.count("how often events were tried is not noted") == 1
+    assert waiting(tmp_path) == ids(1, 2, 3)
+
+
+def test_a_state_that_cannot_even_be_read_keeps_no_event_from_a_live_relay(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1)
+    (tmp_path / "state.db").rename(tmp_path / "moved")
+    (tmp_path / "state.db").mkdir()
+    assert deliver(tmp_path, relay, 2).tally.lost == 0
+    assert relay.arrived == ids(2)
+    assert "what waits in the outbox is tried again by the next run" in caplog.text
+    (tmp_path / "state.db").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "state.db")
+    deliver(tmp_path, relay)
+    assert relay.arrived == ids(2, 1)
+
+
+def test_a_relay_that_dies_while_a_refused_batch_is_tried_singly_keeps_the_rest(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(parcels: Sequence[Parcel]) -> Answer:
+        if len(parcels) > 1:
+            return Refused("413 too large")
+        return Delivered() if parcels[0].event_id == "event-1" else Undelivered("nobody listens", hopeless=True)
+
+    relay.batch, relay.answer = 10, answer
+    assert deliver(tmp_path, relay, 1, 2, 3).tally.lost == 0
+    assert waiting(tmp_path) == ids(2, 3)
+    assert "2 events wait in the outbox: nobody listens; the first is event-2" in caplog.text
 
 
 def test_a_second_run_leaves_delivering_to_the_first(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
