@@ -14,7 +14,7 @@ from arawn_cli.drain import Drain, Obstacle, Tally
 from arawn_cli.events import Event
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Delivered, Parcel, Refused, Relay, parcel_of
-from arawn_cli.state_file import StateUnavailableError, exclusive
+from arawn_cli.state_file import StateUnavailableError, exclusive, refuse_planted
 from arawn_cli.surroundings import Change
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class Delivery:
             self._look_for_damage()
             if not self.outbox.next(0, 1):
                 return Obstacle()
+            refuse_planted(self.outbox.state.directory)
             self._settle()
             return self._deliver_in_turn(courier)
         except StateUnavailableError as error:

@@ -59,6 +59,17 @@ def open_file(directory: Path, clock: Callable[[], int]) -> sqlite3.Connection:
         return _connect(directory)
 
 
+def refuse_planted(directory: Path) -> None:
+    """Looks whether others can have put something into a state that is there, and is only read.
+
+    Raises:
+        StateUnavailableError: they can.
+    """
+    with told(directory):
+        _refuse_strangers(directory)
+        _refuse_planted(directory / FILE)
+
+
 def _refuse_strangers(directory: Path) -> None:
     """Who else can write here can plant events to be sent, and a link to be followed."""
     status = directory.stat()
@@ -144,13 +155,18 @@ def _make_private(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
-        if status.st_uid != os.geteuid():
-            raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir") from None
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if _refuse_planted(path) & (stat.S_IRWXG | stat.S_IRWXO):
             path.chmod(0o600)
+
+
+def _refuse_planted(path: Path) -> int:
+    """The mode of a file that is this account's own, and no link."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if status.st_uid != os.geteuid():
+        raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
+    return status.st_mode
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

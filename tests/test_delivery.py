@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -22,6 +23,7 @@ from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError, exclusive
+from tests.conftest import needs_root
 
 
 @dataclass
@@ -341,6 +343,24 @@ def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
     deliver(tmp_path, relay)
     assert relay.arrived == ids(1, 2, 1, 2)
     assert waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["open", "linked", pytest.param("owned", marks=needs_root)])
+def test_what_others_can_have_planted_in_the_outbox_is_not_sent(
+    tmp_path: Path, relay: Relay, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With our token, to our relay."""
+    state, file = tmp_path / "state", tmp_path / "state" / "state.db"
+    backlog(state, relay, 1)
+    if how == "open":
+        state.chmod(0o777)
+    elif how == "linked":
+        file.symlink_to(file.rename(tmp_path / "planted"))
+    else:
+        os.chown(file, 65534, 65534)
+    tally = deliver(state, relay, 2).tally
+    assert (relay.arrived, tally.lost) == (ids(2), 0)
+    assert "what waits in the outbox is tried again by the next run" in caplog.text
 
 
 def test_refusals_that_cannot_be_noted_are_told_once_and_the_events_wait(
