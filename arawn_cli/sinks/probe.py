@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from arawn_cli.addresses import Address
 from arawn_cli.credentials import Token
-from arawn_cli.parcels import Delivered, Refused, Undelivered
+from arawn_cli.parcels import Delivered, Refused
 from arawn_cli.sinks import tls
 from arawn_cli.sinks.relay import USER_AGENT, authorization
 
@@ -135,10 +135,6 @@ def _probe_websocket(address: Address, token: Token | None, ca_file: Path | None
     from arawn_cli.sinks.websocket import WebSocketRelay
 
     answer = WebSocketRelay(address, token, ca_file, origin).attempt([], timeout)
-    match answer:
-        case Delivered():
-            return Probed(True, f"{address} is reachable" + (" and accepts the token" if token else "; no token is configured"))
-        case Refused():
-            return Probed(False, f"{address}: {answer.answer}")
-        case Undelivered():
-            return Probed(False, f"{address}: {answer.reason}")
+    if isinstance(answer, Delivered):
+        return Probed(True, f"{address} is reachable" + (" and accepts the token" if token else "; no token is configured"))
+    return Probed(False, f"{address}: {answer.answer if isinstance(answer, Refused) else answer.reason}")

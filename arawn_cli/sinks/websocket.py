@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from ssl import SSLContext
+from typing import cast
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.frames import DATA_OPCODES, Frame
@@ -93,10 +94,11 @@ class WebSocketRelay:
     def attempt(self, parcels: Sequence[Parcel], timeout: float) -> Answer:
         """Sends each event as one frame; unless the connection closes cleanly, nobody knows which of them arrived."""
         until = time.monotonic() + timeout
-        connection: ClientConnection | None = None
+        connection: _Connection | None = None
         authenticated = self._token is None
         try:
-            with self._connect(timeout) as connection:
+            connection = self._connect(timeout)
+            with connection:
                 if self._token is not None:
                     _authenticate(connection, self._token, until)
                 authenticated = True
@@ -119,8 +121,8 @@ class WebSocketRelay:
     def close(self) -> None:
         """Nothing is kept open between two batches."""
 
-    def _connect(self, timeout: float) -> ClientConnection:
-        return connect(
+    def _connect(self, timeout: float) -> _Connection:
+        connection = connect(
             self._address.plain,
             ssl=self._context,
             origin=self._origin,
@@ -136,6 +138,7 @@ class WebSocketRelay:
             logger=_silent,
             create_connection=_Connection,
         )
+        return cast("_Connection", connection)
 
     def _closing(self, connection: ClientConnection | None, *, authenticated: bool) -> Answer:
         if connection is None:
@@ -179,10 +182,9 @@ class WebSocketRelay:
         return f"{self._address.host} port {self._address.port}"
 
 
-def _pass_over(connection: ClientConnection) -> None:
+def _pass_over(connection: _Connection) -> None:
     """From here on nothing that the server sends is read; frames that wait already are let go, so that reading goes on."""
-    if isinstance(connection, _Connection):
-        connection.heedless = True
+    connection.heedless = True
     with suppress(TimeoutError):
         while True:
             connection.recv(timeout=0)
