@@ -151,6 +151,14 @@ def test_an_outage_keeps_events_for_the_next_run_in_their_order(site: Site, ncha
     assert second.stderr == ""
 
 
+@needs_namespaces
+def test_a_relay_whose_name_nobody_knows_keeps_events_and_is_named(site: Site) -> None:
+    site.configure("https://relay.invalid/pub", deadline_secs=0.2)
+    run = site.check(prefix=("unshare", "--net"))  # where no question leaves the machine
+    assert run.code == 0
+    assert "3 events wait in the outbox: the name relay.invalid is not known" in run.stderr
+
+
 def test_a_wrong_token_keeps_events_until_it_is_mended(site: Site, shared_nchan: Nchan, channel: str) -> None:
     site.configure(shared_nchan.url(f"/pub/{channel}"))
     site.token_file.write_text("wrong-t0ken")

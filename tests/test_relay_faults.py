@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli import addresses
@@ -194,11 +202,22 @@ def test_what_is_no_success_is_refused(shared_nchan: Nchan, path: str, said: str
 
 
 @pytest.mark.parametrize("scheme", ["https", "wss"])
-@pytest.mark.parametrize(("name", "days", "sentence"), [("other.example", 1, "is for another host"), ("127.0.0.1", -1, "has expired")])
-def test_a_certificate_of_another_host_or_time_is_not_accepted(tmp_path: Path, scheme: str, name: str, days: int, sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "since", "until", "sentence"),
+    [
+        ("other.example", -1, 1, "is for another host"),
+        ("127.0.0.1", -2, -1, "has expired"),
+        ("127.0.0.1", 1, 2, "is not valid yet; is the clock of this machine right?"),
+    ],
+)
+def test_a_certificate_of_another_host_or_time_is_not_accepted(
+    tmp_path: Path, scheme: str, name: str, since: int, until: int, sentence: str
+) -> None:
     nginx = build(tmp_path)
-    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    certificate = nginx.authority.issue_cert(name, not_after=until)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = nginx.authority.issue_cert(
+        name, not_before=now + datetime.timedelta(days=since), not_after=now + datetime.timedelta(days=until)
+    )
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "srv.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "srv.key")
     nginx.start()
@@ -210,6 +229,26 @@ def test_a_certificate_of_another_host_or_time_is_not_accepted(tmp_path: Path, s
     assert isinstance(answer, Undelivered)
     assert answer.hopeless
     assert sentence in answer.reason
+
+
+def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path]:
+    """A certificate that says that it is no server's, which trustme issues none of, and its key."""
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    signer = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    leaf = authority.issue_cert("127.0.0.1")
+    usual = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    builder = x509.CertificateBuilder(issuer.subject, usual.subject, usual.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(usual.not_valid_before_utc).not_valid_after(usual.not_valid_after_utc)
+    for extension in usual.extensions:
+        other = isinstance(extension.value, x509.ExtendedKeyUsage)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]) if other else extension.value, extension.critical
+        )
+    certificate, key = directory / "client.pem", directory / "client.key"
+    certificate.write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    leaf.private_key_pem.write_to_path(key)
+    return certificate, key
 
 
 class Arawn:
@@ -227,6 +266,7 @@ class Arawn:
             connection.socket.shutdown(socket.SHUT_RDWR)
             return
         accepted = hello == {"type": "auth", "token": TOKEN.value}
+        connection.send("welcome")
         connection.send('{"type":"welcome"}')
         error = None if accepted else f"no such token {hello['token']}"
         connection.send(json.dumps({"type": "auth_result", "success": accepted, "error": error}))
@@ -307,14 +347,16 @@ def running(serve_forever: Callable[[], None], shutdown: Callable[[], None]) -> 
 
 
 @contextmanager
-def answering(*chunks: bytes, pause: float = 0.0) -> Iterator[int]:
-    """A server that takes one connection, answers a request with some bytes, and hangs up; its port."""
+def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = None, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server that takes one connection, in TLS if told to, answers a request with some bytes, and hangs up; its port."""
     ended = threading.Event()
 
     def talk() -> None:
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65_536)
+        plain, _ = listener.accept()
+        with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) if context else plain as connection:
+            request = connection.recv(65_536)
+            if heard is not None:
+                heard.append(request)
             for chunk in chunks:
                 connection.sendall(chunk)
                 if ended.wait(pause):
@@ -349,6 +391,106 @@ def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_agai
         relay.close()
     assert isinstance(answer, Undelivered)
     assert not answer.hopeless
+
+
+def tried(url: str, authority: Path | None = None, timeout: float = 2) -> object:
+    """What a relay's client makes of one attempt."""
+    address = addresses.parse(url)
+    relay = WebSocketRelay(address, None, authority, "") if address.is_websocket else HttpRelay(address, None, authority, time.time)
+    try:
+        return relay.attempt([ONE], timeout)
+    finally:
+        relay.close()
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_certificate_that_is_not_for_servers_is_told_in_openssls_words(tmp_path: Path, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*only_for_clients(authority, tmp_path))
+    with answering(context=context) as port:
+        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert isinstance(answer, Undelivered)
+    assert answer.hopeless
+    assert re.fullmatch(r"the certificate of 127.0.0.1 is not accepted: uns\w+ certificate purpose", answer.reason)
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_relay_that_wants_a_certificate_of_its_clients_is_told_of_in_one_sentence(tmp_path: Path, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # which turns a client down in the handshake
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with answering(context=context) as port:
+        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert answer == Undelivered("TLS with 127.0.0.1 failed: SSLV3_ALERT_HANDSHAKE_FAILURE", hopeless=True)
+
+
+@contextmanager
+def crowded() -> Iterator[int]:
+    """A port whose queue of connections is full: the kernel takes no further one, and does not say so."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.create_connection(listener.getsockname()):
+        yield listener.getsockname()[1]
+
+
+def test_a_relay_that_cannot_be_reached_in_time_cannot_have_the_event() -> None:
+    with crowded() as port:
+        assert tried(f"http://127.0.0.1:{port}/", timeout=0.2) == Undelivered(f"127.0.0.1 port {port} was not reached within 0.2 s")
+
+
+def test_a_status_counts_though_its_body_is_cut() -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nqueued") as port:
+        assert tried(f"http://127.0.0.1:{port}/") == Delivered()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+def test_user_and_password_of_an_address_go_into_the_header_alone(scheme: str) -> None:
+    heard: list[bytes] = []
+    with answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", heard=heard) as port:
+        answer = tried(f"{scheme}://ann:p%40ss@127.0.0.1:{port}/pub")
+    assert answer == (Refused("401") if scheme == "http" else Undelivered("the relay opens no WebSocket connection: 401", hopeless=True))
+    (request,) = heard
+    assert b"\r\nAuthorization: Basic YW5uOnBAc3M=\r\n" in request
+    assert b"ann" not in request
+    assert b"ss@" not in request
+
+
+def test_what_answers_in_another_protocol_is_no_websocket_server() -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
+        answer = tried(f"ws://127.0.0.1:{port}/")
+    assert answer == Undelivered(f"127.0.0.1 port {port} is no WebSocket server: did not receive a valid HTTP response")
+
+
+def test_an_overloaded_websocket_relay_says_for_how_long_it_wants_to_be_left_alone(shared_nchan: Nchan) -> None:
+    assert tried(shared_nchan.url("/fail/503", "ws")) == Undelivered("the relay answers 503 come back", retry_after=1)
+
+
+def test_a_relay_that_hangs_up_before_it_is_asked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a proxy with nothing behind it; here the request waits until the end of the connection has been read."""
+    real = ClientConnection.handshake
+
+    def handshake(self: ClientConnection, *arguments: object) -> None:
+        self.recv_events_thread.join(5)
+        real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ClientConnection, "handshake", handshake)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        hanging_up = threading.Thread(target=lambda: listener.accept()[0].close())
+        hanging_up.start()
+        assert tried(f"ws://127.0.0.1:{port}/") == Undelivered(f"127.0.0.1 port {port} closed the connection")
+        hanging_up.join()
+
+
+def test_authorities_in_another_form_than_pem_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ca.der"
+    path.write_text("no certificate")
+    with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM form"):
+        HttpRelay(addresses.parse("https://127.0.0.1/"), None, path, time.time)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
