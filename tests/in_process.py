@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -33,12 +35,18 @@ def surroundings(now: int, events: list[Event], state_directory: Path, *, ended:
 
 
 def cleaned(
-    tree: SampleTree, *, days: int = 7, dry_run: bool = False, force: bool = False, config: Path | None = None
+    tree: SampleTree,
+    *,
+    days: int = 7,
+    dry_run: bool = False,
+    force: bool = False,
+    config: Path | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[ScratchCleanup, list[Event]]:
     """One cleanup of a tree at its own now."""
     events: list[Event] = []
     settings = load(Flags(config, str(tree.root), days, dry_run, force), _environment(tree), system_file=NOWHERE)
-    return clean(settings, surroundings(tree.now, events, settings.state_directory)), events
+    return clean(settings, replace(surroundings(tree.now, events, settings.state_directory), stopping=stopping)), events
 
 
 def checked(

@@ -262,6 +262,14 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 
+def test_a_mount_that_shows_only_after_planning_keeps_the_session_in_its_place(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+    monkeypatch.setattr(remove, "mount_points", lambda: frozenset({f"{session}/work"}))
+    monkeypatch.setattr(os, "rename", None)
+    assert cleaned(tree)[0].sessions_skipped == {"mount_inside": 1}
+    assert (session / "work" / "f").exists()
+
+
 def test_the_threads_leave_signals_to_the_one_that_handles_them() -> None:
     def blocked(_: int) -> set[signal.Signals]:
         return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable
@@ -238,19 +241,83 @@ def test_a_session_recreated_while_it_was_held_is_lost_on_neither_side(tree: Sam
     assert (tree.sessions / "s" / "work" / "new").exists()
 
 
-def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
     original = remove.Remover._examine
 
     def replace(self: remove.Remover, session: ScratchSession, stack: object) -> object:
         (tree.sessions / "s").rename(tree.root / "elsewhere")
-        (tree.sessions / "s").symlink_to(tree.root / "elsewhere")
+        if kind == "link":
+            (tree.sessions / "s").symlink_to(tree.root / "elsewhere")
+        else:
+            tree.session("s", files={"other": 1}, age_days=30)
         return original(self, session, stack)  # type: ignore[arg-type]
 
     monkeypatch.setattr(remove.Remover, "_examine", replace)
     summary, _ = cleaned(tree)
     assert summary.sessions_skipped == {"changed_since_plan": 1}
     assert (tree.root / "elsewhere" / "work" / "f").exists()
+    assert (tree.sessions / "s").exists()
+
+
+@pytest.mark.parametrize("step", ["_examine", "_settle"])
+def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_says_so(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    original = getattr(remove.Remover, step)
+
+    def without_descriptors(*arguments: object) -> object:
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+        try:
+            return original(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+    monkeypatch.setattr(remove.Remover, step, without_descriptors)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.EMFILE])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The package's records, which a command in the same process may have turned away from the root."""
+    logging.getLogger("arawn_cli").propagate = True
+    caplog.set_level(logging.WARNING, "arawn_cli")
+    return caplog
+
+
+def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    looked: list[str] = []
+    disturb(monkeypatch, looked.append)
+    summary, events = cleaned(tree, stopping=lambda: bool(looked))
+    assert (summary.sessions_cleaned, len(looked)) == (0, 1)
+    assert [event.type for event in events] == ["scratch_cleanup"]
+    assert "stopped by a signal: 2 inactive sessions are left for the next run" in told.text
+    assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
+    assert os.listdir(tree.sessions.parent) == ["sessions"]
+
+
+def test_a_signal_between_two_renames_leaves_the_second_session_whole_and_the_next_run_ends_both(
+    tree: SampleTree, told: pytest.LogCaptureFixture
+) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    summary, _ = cleaned(tree, stopping=lambda: any(tree.sessions.parent.glob(".trash/*")))
+    assert (summary.cleaned_session_ids, summary.bytes_reclaimed) == (("s",), 0)
+    assert (tree.sessions / "t" / "work" / "f").exists()
+    assert "stopped by a signal: 1 inactive sessions are left for the next run" in told.text
+    cleaned(tree)
+    assert os.listdir(tree.sessions) == []
+    assert not (tree.sessions.parent / ".trash").exists()
 
 
 def test_a_scratch_promoted_after_planning_keeps_its_sessions(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
