@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.sync.client import ClientConnection
 from websockets.sync.server import ServerConnection, serve
 
@@ -440,6 +442,34 @@ def crowded() -> Iterator[int]:
 def test_a_relay_that_cannot_be_reached_in_time_cannot_have_the_event() -> None:
     with crowded() as port:
         assert tried(f"http://127.0.0.1:{port}/", timeout=0.2) == Undelivered(f"127.0.0.1 port {port} was not reached within 0.2 s")
+        assert tried(f"ws://127.0.0.1:{port}/", timeout=0.2) == Undelivered(f"127.0.0.1 port {port} did not answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("token", "told"), [(TOKEN, "did not answer within 0.4 s"), (None, "closed the connection (1006) before all was confirmed")]
+)
+def test_a_websocket_relay_that_falls_silent_holds_an_attempt_no_longer_than_it_may_take(token: Token | None, told: str) -> None:
+    """It does not even answer the closing handshake; where it did not answer the token it was sent no event."""
+    ended = threading.Event()
+
+    def open_only() -> None:
+        with listener.accept()[0] as connection:
+            server = ServerProtocol()
+            server.receive_data(connection.recv(65_536))
+            (request,) = server.events_received()
+            assert isinstance(request, Request)
+            server.send_response(server.accept(request))
+            connection.sendall(b"".join(server.data_to_send()))
+            ended.wait(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, running(open_only, ended.set):
+        port = listener.getsockname()[1]
+        began = time.monotonic()
+        answer = WebSocketRelay(addresses.parse(f"ws://127.0.0.1:{port}/"), token, None, "").attempt([ONE], 0.4)
+        assert time.monotonic() - began < 0.75
+    assert isinstance(answer, Undelivered)
+    assert told in answer.reason
+    assert ("it may have the events" in answer.reason) is (token is None)
 
 
 def test_a_status_counts_though_its_body_is_cut() -> None:

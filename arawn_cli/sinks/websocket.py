@@ -12,7 +12,7 @@ from ssl import SSLContext
 from typing import cast
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
-from websockets.frames import DATA_OPCODES, Frame
+from websockets.frames import DATA_OPCODES, CloseCode, Frame
 from websockets.http11 import USER_AGENT as LIBRARY_AGENT
 from websockets.http11 import Response
 from websockets.protocol import Event
@@ -54,10 +54,17 @@ class _Connection(ClientConnection):
     """A connection whose handshake is not repeated elsewhere, where the library would follow redirects.
 
     Once `heedless`, it passes over what the server sends: a subscriber's messages, or a flood of them, must
-    neither fill the memory nor stand in the way of the closing handshake.
+    neither fill the memory nor stand in the way of the closing handshake. That has until `until`, on the monotonic
+    clock, where the library would begin to count anew.
     """
 
     heedless = False
+    until = 0.0
+
+    def close(self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """As the library's, within the time that is left."""
+        self.close_timeout = max(self.until - time.monotonic(), 0.0)
+        super().close(code, reason)
 
     def process_event(self, event: Event) -> None:
         """As the library's, without the frames that nobody reads."""
@@ -98,6 +105,7 @@ class WebSocketRelay:
         authenticated = self._token is None
         try:
             connection = self._connect(timeout)
+            connection.until = until
             with connection:
                 if self._token is not None:
                     _authenticate(connection, self._token, until)
@@ -159,7 +167,7 @@ class WebSocketRelay:
         if isinstance(error, _TurnedError):
             return self._turned(error.response)
         if isinstance(error, TimeoutError):
-            return Undelivered(f"{self._where} did not answer within {timeout:g} s; it may have the events or not")
+            return Undelivered(f"{self._where} did not answer within {timeout:g} s")  # and was sent none
         if isinstance(error, InvalidHandshake):
             return Undelivered(
                 f"{self._where} is no WebSocket server: {shown(str(error).encode('utf-8', 'backslashreplace'), self._secrets)}"
