@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated
 
@@ -16,24 +17,36 @@ from arawn_cli import __version__
 from arawn_cli.commands import config, jobs, schedule, trash
 from arawn_cli.errors import ExitCode
 
-app = typer.Typer(
-    name="arawn-cli",
-    help="Clean up after an Arawn server and watch the disk that it fills.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("scratch-cleanup")(jobs.scratch_cleanup)
-app.command("disk-check")(jobs.disk_check)
-app.command()(jobs.report)
-app.add_typer(trash.app, name="trash")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(config.app, name="config")
-app.command()(jobs.doctor)
-app.command()(jobs.demo)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "scratch-cleanup": jobs.scratch_cleanup,
+    "disk-check": jobs.disk_check,
+    "report": jobs.report,
+    "doctor": jobs.doctor,
+    "demo": jobs.demo,
+}
+_GROUPS = {"trash": trash.app, "schedule": schedule.app, "config": config.app}
 
 
-@app.callback(invoke_without_command=True)
+def program(first: str = "") -> typer.Typer:
+    """The program; with the command alone that `first` names, if it names one: each that Typer looks at costs a start its time."""
+    app = typer.Typer(
+        name="arawn-cli",
+        help="Clean up after an Arawn server and watch the disk that it fills.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_top)
+    alone = first in _COMMANDS or first in _GROUPS
+    for name, command in _COMMANDS.items():
+        if not alone or name == first:
+            app.command(name)(command)
+    for name, group in _GROUPS.items():
+        if not alone or name == first:
+            app.add_typer(group, name=name)
+    return app
+
+
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -58,7 +71,7 @@ def main() -> None:
     # Looking for plugins reads the metadata of every package that is installed, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        app()
+        program(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as ended:
         # To a monitoring system 2 means critical: a plugin that was called wrong, and did not end by itself, is unknown.
         if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):

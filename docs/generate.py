@@ -20,8 +20,7 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from arawn_cli import __version__
-from arawn_cli.cli import app
+from arawn_cli import __version__, cli
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS
 from arawn_cli.events import Event, FailureReport, Filesystem, ForeignEntry
@@ -58,7 +57,7 @@ def commands(group: TyperGroup, name: str) -> Iterator[tuple[str, TyperCommand]]
 
 
 def _program() -> TyperGroup:
-    program = get_command(app)
+    program = get_command(cli.program())
     if not isinstance(program, TyperGroup):
         raise TypeError("the program has commands")
     return program
