@@ -19,7 +19,6 @@ from arawn_cli.layout import Root, database_of, opened_root
 from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
-from arawn_cli.reclaimable import decisions_now, reclaimable
 from arawn_cli.reuse import reusable
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
@@ -153,6 +152,8 @@ def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered:
     )
     if not asked:
         return None
+    from arawn_cli.reclaimable import decisions_now, reclaimable
+
     return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.inventory.trash)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 from math import ceil
-from statistics import median
 
 WINDOW_HOURS = 7 * 24
 HORIZON_DAYS = 365
@@ -36,6 +35,8 @@ def pace(samples: Sequence[Sample], hour: int) -> float | None:
     points = _resampled(recent, first, hour, step)
     if not _is_trend([later[1] - earlier[1] for earlier, later in pairwise(points)]):
         return None
+    from statistics import median  # with random, decimal and hashlib behind it: for a trend alone
+
     growth = 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
     return growth if growth >= 0 else None
 
