@@ -74,7 +74,7 @@ bench: $(VENV)/tools
 # What the docs and the man page say of commands, keys, events and exit codes, and what terminals show.
 docs: $(VENV)/tools
 	PYTHONPATH=. $(BIN)/python docs/generate.py
-	PYTHONPATH=. $(BIN)/python docs/make_pictures.py 2>/dev/null
+	PYTHONPATH=. $(BIN)/python docs/make_pictures.py
 
 # All pictures; that of the page takes chromium.
 pictures: $(VENV)/tools

@@ -14,10 +14,11 @@ TOP = Path(__file__).parents[1]
 PAGES = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").glob("*.md")), *sorted((TOP / "contrib").rglob("*.md"))]
 
 
-def test_what_the_docs_say_of_the_code_is_written_from_it() -> None:
+@pytest.mark.parametrize(("script", "zone"), [("generate.py", "UTC"), ("make_pictures.py", "UTC"), ("make_pictures.py", "Asia/Tokyo")])
+def test_what_the_docs_say_and_show_of_the_code_is_made_from_it(script: str, zone: str) -> None:
     done = subprocess.run(
-        [sys.executable, TOP / "docs" / "generate.py", "--check"],
-        env={**os.environ, "PYTHONPATH": str(TOP)},
+        [sys.executable, TOP / "docs" / script, "--check"],
+        env={**os.environ, "PYTHONPATH": str(TOP), "TZ": zone},
         capture_output=True,
         text=True,
         check=False,
