@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
 EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
     ExitCode.PARTIAL: "done in part: an item failed or could not be read",
-    ExitCode.USAGE: "usage error: an option or argument is wrong",
+    ExitCode.USAGE: "usage error: an option or argument is wrong, or not possible here",
     ExitCode.LEVEL_REACHED: "the level named by --fail-on was reached",
     ExitCode.UNDELIVERED: "an event could be neither delivered nor stored",
     ExitCode.INTERNAL: "internal error, which is a bug",

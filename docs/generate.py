@@ -1,6 +1,7 @@
 """Writes what the docs say of options, keys, events and exit codes from the code itself; --check only tells what is stale.
 
-`commands.md`, `events.md`, `arawn-cli.1` and `schema/` are written whole, of `configuration.md` the part between its markers.
+`commands.md`, `events.md`, `exit-codes.md`, `arawn-cli.1` and `schema/` are written whole, of `configuration.md` the part between
+its markers. The examples of commands are those of `examples.toml`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import EnumMeta
@@ -15,15 +17,17 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
+from man_page import man_page
 from typer import Context
 from typer.cli import get_docs_for_click
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from arawn_cli import __version__, cli
+from arawn_cli import cli
 from arawn_cli.config_tables import ConfigFile
-from arawn_cli.errors import EXIT_MEANINGS
+from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import Event, FailureReport, Filesystem, ForeignEntry
+from arawn_cli.nagios import RETURN_CODES
 from arawn_cli.reference.meanings import meanings
 from arawn_cli.reference.schemas import EVENTS, SCHEMAS
 from arawn_cli.reference.template import EXAMPLES, shown
@@ -32,6 +36,15 @@ DOCS = Path(__file__).parent
 _START = "<!-- from here on written by make docs -->"
 _END = "<!-- to here -->"
 _ROOTS = "maintenance.roots."
+_SPECIAL = (
+    ("disk-check --fail-on", ExitCode.LEVEL_REACHED, "the level was reached; this outweighs 1"),
+    ("scratch-cleanup, disk-check", ExitCode.LOCKED, "with `--unless-running` without a word, as nothing is wrong"),
+    ("scratch-cleanup", ExitCode.REFUSED, "more would go than `max_sessions` or `max_percent` allow, or the clock went back"),
+    ("doctor", ExitCode.PARTIAL, "at least one check is `fail`; 0 with warnings alone"),
+    ("schedule status", ExitCode.PARTIAL, "a job is not installed as configured, or its last run failed"),
+    ("schedule install, schedule remove", ExitCode.USAGE, "also: no rights, no such scheduler on this machine, or nobody to ask"),
+    ("schedule install, schedule remove, config init", ExitCode.REFUSED, "a file that somebody else wrote is left as it is"),
+)
 _WORDS: dict[object, str] = {str: "string", int: "integer", bool: "true or false", type(None): "null", dict[str, int]: "object of counts"}
 
 
@@ -41,6 +54,7 @@ def outputs() -> dict[Path, str]:
     return {
         DOCS / "commands.md": _commands_page(),
         DOCS / "events.md": _events_page(),
+        DOCS / "exit-codes.md": _exit_codes_page(),
         DOCS / "arawn-cli.1": _man_page(),
         configuration: _between_markers(configuration.read_text(), _keys_table()),
         **{DOCS / "schema" / f"{name}.schema.json": json.dumps(make(), indent=2) + "\n" for name, make in SCHEMAS.items()},
@@ -63,28 +77,59 @@ def _program() -> TyperGroup:
     return program
 
 
-def _rows(command: TyperCommand) -> Iterator[tuple[str, str]]:
-    """Each argument and option as it is typed, and its help."""
-    for parameter in command.params:
-        if isinstance(parameter, TyperArgument):
-            yield parameter.metavar or f"[{parameter.name}]".upper(), parameter.help or ""
-        elif isinstance(parameter, TyperOption):
-            names = "/".join([", ".join(parameter.opts), *parameter.secondary_opts])
-            yield names + _value_of(parameter), parameter.help or ""
-
-
-def _value_of(option: TyperOption) -> str:
-    if option.is_flag:
-        return ""
-    kind = option.type_descriptor.annotation
-    choices = "|".join(name.lower() for name in kind.__members__) if isinstance(kind, EnumMeta) else None
-    return f" {option.metavar or choices or 'VALUE'}"
+def examples() -> dict[str, dict[str, str]]:
+    """What each command, by the words that call it, has as examples: lines as they are typed, and what each is for."""
+    return tomllib.loads((DOCS / "examples.toml").read_text())
 
 
 def _commands_page() -> str:
+    program, shown = _program(), examples()
+    program.epilog = _block(shown["arawn-cli"])
+    for name, command in commands(program, "arawn-cli"):
+        command.epilog = _block(shown[name])
+        # Whole, where the list of commands would have its first words alone.
+        command.short_help = inspect.cleandoc(command.help or "").partition("\n\n")[0]
+    for group in program.commands.values():
+        group.short_help = group.short_help or group.help
+    context = Context(program, info_name="arawn-cli", **program.context_settings)
+    text = get_docs_for_click(obj=program, ctx=context, name="arawn-cli", title="Commands")
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"
+
+
+def _block(lines: dict[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join(["**Examples**:", "", "```console", *(f"$ {line:<{width}}  # {text}" for line, text in lines.items()), "```"])
+
+
+def _exit_codes_page() -> str:
+    lines = [
+        "# Exit codes",
+        "",
+        "Those from 64 on are of `sysexits.h`. Made by `make docs`.",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        *(f"| {int(code)} | {meaning} |" for code, meaning in EXIT_MEANINGS.items()),
+        "",
+        "What they mean to some commands:",
+        "",
+        "| command | code | meaning |",
+        "|---|---|---|",
+        *(f"| `{command}` | {int(code)} | {meaning} |" for command, code, meaning in _SPECIAL),
+        "",
+        "With `--format nagios` a disk check exits as a monitoring plugin, and with no other code:",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+        *(f"| {code} | {level.value} |" for level, code in sorted(RETURN_CODES.items(), key=lambda each: each[1])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _man_page() -> str:
     program = _program()
-    text = get_docs_for_click(obj=program, ctx=Context(program, info_name="arawn-cli"), name="arawn-cli", title="Commands")
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    defaults = {key: "" if key.startswith(_ROOTS) else _default(key).strip("`") for key in meanings()}
+    return man_page(program, dict(commands(program, "arawn-cli")), examples(), defaults)
 
 
 def _events_page() -> str:
@@ -143,40 +188,6 @@ def _default(key: str) -> str:
 def _between_markers(text: str, made: str) -> str:
     before, _, rest = text.partition(_START)
     return f"{before}{_START}\n\n{made}\n\n{_END}{rest.partition(_END)[2]}"
-
-
-def _man_page() -> str:
-    program = _program()
-    lines = [
-        f'.TH ARAWN-CLI 1 "" "arawn-cli {__version__}" "User Commands"',
-        ".SH NAME",
-        "arawn-cli \\- scratch cleanup and disk-pressure alerts for an Arawn server",
-        ".SH SYNOPSIS",
-        ".B arawn-cli",
-        ".I COMMAND",
-        "[OPTIONS]",
-        ".SH DESCRIPTION",
-        _roff(inspect.cleandoc(program.help or "")),
-        ".SH COMMANDS",
-    ]
-    for name, command in commands(program, "arawn-cli"):
-        lines += [f'.SS "{_roff(name)}"', _roff(inspect.cleandoc(command.help or ""))]
-        for option, text in _rows(command):
-            lines += [".TP", f".B {_roff(option)}", _roff(text)]
-    lines.append(".SH EXIT STATUS")
-    for code, meaning in EXIT_MEANINGS.items():
-        lines += [".TP", f".B {int(code)}", _roff(meaning)]
-    lines += [".SH CONFIGURATION", "The file is TOML; each key with its default:"]
-    for key, text in meanings().items():
-        if not key.startswith(_ROOTS):
-            lines += [".TP", f".B {_roff(key)}", _roff(text)]
-    return "\n".join(lines) + "\n"
-
-
-def _roff(text: str) -> str:
-    """Text that roff takes as it is: hyphens that can be copied, and no line that it reads as a request."""
-    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
-    return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.splitlines())
 
 
 def _cell(text: str) -> str:

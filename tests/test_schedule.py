@@ -15,10 +15,10 @@ import pytest
 
 from arawn_cli.errors import RefusedError
 from arawn_cli.sample_tree import SampleTree
-from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
+from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, ScheduleError
 from arawn_cli.schedule.files import FileStore, OwnDirectory
 from arawn_cli.schedule.install import Consent, install, remove
-from arawn_cli.schedule.installation import Place
+from arawn_cli.schedule.installation import Place, require_rights
 from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.user_crontab import CrontabStore
@@ -326,3 +326,19 @@ def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(tree: Sample
     assert b"+# BEGIN arawn-cli schedule" in drawn
     assert b"Nothing changed." in drawn
     assert b"no crontab for" in drawn
+
+
+@pytest.mark.parametrize(("scheduler", "mend"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])
+def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
+    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, scheduler: str, mend: str
+) -> None:
+    found = run("schedule", "install", scheduler, "--user", "--yes", "--base-path", tree.root, PATH=str(tmp_path))
+    assert found.code == 2
+    assert mend in " ".join(found.stderr.split())
+
+
+def test_a_machine_without_a_folder_for_cron_is_told_as_one_without_crontab(tmp_path: Path) -> None:
+    place = Place(Scheduler.CRON, Scope.USER, FileStore(tmp_path / "cron.d", ("arawn-cli",)), None)
+    with pytest.raises(NoSchedulerError, match="install cron, or use --systemd") as raised:
+        require_rights(place)
+    assert raised.value.exit_code == 2

@@ -42,7 +42,7 @@ def config_show(
 @app.command("init")
 def config_init(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to write; - prints. Default: the file that would be read.")
+        Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the file that would be read.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there, without a question.")] = False,
     quiet: QuietOption = False,
@@ -57,7 +57,7 @@ def config_init(
 
 @app.command("schema")
 def config_schema(
-    of: Annotated[SchemaOf, typer.Argument(help="The configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
+    of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Of the configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
     quiet: QuietOption = False,
 ) -> None:
     """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""

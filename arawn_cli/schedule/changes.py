@@ -21,6 +21,12 @@ class TangledError(ScheduleError):
     """Lines of the tool's run, and it cannot tell which are whose."""
 
 
+class NoSchedulerError(ScheduleError):
+    """The scheduler is not on this machine; nothing is done."""
+
+    exit_code = ExitCode.USAGE
+
+
 class AskedWronglyError(ArawnCliError):
     """The command line asks for what cannot be done here."""
 

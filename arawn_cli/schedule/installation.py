@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.schedule.changes import AskedWronglyError, Store
+from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, Store
 from arawn_cli.schedule.crontab import CRON_FILE, cron_block, cron_file
 from arawn_cli.schedule.files import FileStore, OwnDirectory
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
@@ -100,13 +100,14 @@ def require_rights(place: Place) -> None:
 
     Raises:
         AskedWronglyError: it may not, or no manager is there to be told.
+        NoSchedulerError: no cron is there.
     """
     if place.scope is Scope.SYSTEM and os.geteuid() != 0:
         raise AskedWronglyError("timers of the machine are root's to change: use sudo, or --user for timers of this account")
     if place.manager is not None:
         place.manager.require()
     if isinstance(place.store, FileStore) and place.scheduler is Scheduler.CRON and not place.store.directory.is_dir():
-        raise AskedWronglyError(f"{place.store.directory} is not there: install cron, or use --systemd")
+        raise NoSchedulerError(f"{place.store.directory} is not there: install cron, or use --systemd")
 
 
 def _timers(root_name: str | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
+from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, ScheduleError
 from arawn_cli.schedule.settings import Scope
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
@@ -93,5 +93,7 @@ class Manager:
                 env=environment,
                 check=False,
             )
+        except FileNotFoundError as error:
+            raise NoSchedulerError("systemctl is not there: use --cron where there is no systemd") from error
         except OSError as error:
-            raise ScheduleError(f"cannot run systemctl: {error.strerror}; use --cron where there is no systemd") from error
+            raise ScheduleError(f"cannot run systemctl: {error.strerror}") from error

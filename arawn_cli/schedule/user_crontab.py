@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arawn_cli.schedule.changes import Change, ScheduleError, TangledError
+from arawn_cli.schedule.changes import Change, NoSchedulerError, ScheduleError, TangledError
 from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
 
 BLOCK = "crontab"
@@ -118,8 +118,10 @@ def _crontab(action: str, text: str | None = None) -> str | None:
             env={**os.environ, "LC_ALL": "C"},
             check=False,
         )
+    except FileNotFoundError as error:
+        raise NoSchedulerError("crontab is not there: install cron, or use --systemd") from error
     except OSError as error:
-        raise ScheduleError(f"cannot run crontab: {error.strerror}; install cron, or use --systemd") from error
+        raise ScheduleError(f"cannot run crontab: {error.strerror}") from error
     told = done.stderr.decode("utf-8", "replace").strip()
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
