@@ -133,9 +133,9 @@ class WorkstreamStore(_Table):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     database: Annotated[str, Field(min_length=1)] | None = None
-    """Arawn's database, from the folder of this file on; else workstreams.db in the root if it is there"""
+    """Arawn's database, relative to the folder of this file; else workstreams.db in the root, if it exists"""
     data_dir: Annotated[str, Field(min_length=1)] | None = None
-    """Arawn's root, from the folder of this file on, where paths.base_path is not set"""
+    """Arawn's root, relative to the folder of this file, where paths.base_path is not set"""
 
 
 class Cleanup(_Table):
@@ -146,7 +146,7 @@ class Cleanup(_Table):
     trash_days: Annotated[int, Field(ge=0, le=36_500)] = 0
     """days that a removed session stays in the trash; 0 frees its space at once"""
     max_sessions: Annotated[int, Field(ge=0)] = 0
-    """most sessions that may go in one run; more, and none goes without --force; 0 is any number"""
+    """most sessions that one run may remove; if there are more, it removes none without --force; 0 is no limit"""
     max_percent: Annotated[int, Field(ge=1, le=100)] = 100
     """the same, as a percentage of all scratch sessions"""
 
@@ -167,11 +167,11 @@ class Pressure(_Table):
     inode_critical_percent: Percent = 95
     """critical above this percentage of them"""
     recover_percent: Annotated[int, Field(ge=0, le=99)] = 5
-    """a level is left only once usage is this many percent below its limit"""
+    """a level ends only once usage is this many percent below its limit"""
     for_checks: Annotated[int, Field(ge=1)] = 1
     """checks in a row that must be above a limit before its level is raised"""
     repeat_interval: Duration = "0s"
-    """how long an unchanged level is not told again, such as 6h; 0s tells it at every check"""
+    """time before an unchanged level is reported again, such as 6h; 0s reports it at every check"""
     remeasure_hours: Annotated[int, Field(ge=0)] = 0
     """hours for which disk-check may take the size of an unused session from an earlier check"""
     limits: dict[str, Size] = {}
@@ -193,7 +193,7 @@ class Relay(_Table):
     token_file: FilePath = ""
     """file of mode 600 with the relay's token; else LoadCredential=relay-token:… or $ARAWN_RELAY_TOKEN"""
     ca_file: FilePath = ""
-    """certificates in PEM that the relay is held to, instead of the system's"""
+    """PEM file of certificate authorities that the relay is checked against, instead of the system's"""
     origin: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
     """Origin header of a ws(s) connection"""
     allow_insecure: bool = False
@@ -207,7 +207,7 @@ class Relay(_Table):
     )
     """types of events that the relay gets"""
     outbox_max_events: Annotated[int, Field(ge=1)] = 10_000
-    """events that wait for the relay at most; the oldest go first"""
+    """most events that wait for the relay; beyond it repeats of an unchanged level are dropped first, changes of level last"""
 
 
 class Schedule(_Table):
@@ -228,19 +228,19 @@ class NamedRoot(_Table):
     name: Annotated[str, Field(pattern=ROOT_NAME, max_length=64)]
     """ASCII letters, digits, - and _, no - at the start, at most 64"""
     path: FixedPath
-    """the root, absolute or from ~ on"""
+    """the root: an absolute path, or one that begins with ~"""
     database: FixedPath | None = None
-    """its database, absolute or from ~ on; else workstreams.db in the root if it is there"""
+    """its database: an absolute path, or one that begins with ~; else workstreams.db in the root, if it exists"""
     scratch_cleanup_days: Days | None = None
-    """in the place of paths.cleanup.scratch_cleanup_days"""
+    """replaces paths.cleanup.scratch_cleanup_days"""
     total_warning_gb: Amount | None = None
-    """in the place of paths.usage.total_warning_gb"""
+    """replaces paths.usage.total_warning_gb"""
     workstream_warning_gb: Amount | None = None
-    """in the place of paths.usage.workstream_warning_gb"""
+    """replaces paths.usage.workstream_warning_gb"""
     session_warning_mb: Amount | None = None
-    """in the place of paths.usage.session_warning_mb"""
+    """replaces paths.usage.session_warning_mb"""
     limits: dict[str, Size] = {}
-    """added to maintenance.pressure.limits; for the same workstream this one counts"""
+    """added to maintenance.pressure.limits, and wins for the same workstream"""
     protect: tuple[str, ...] = Field(default=(), strict=False)
     """added to maintenance.cleanup.protect"""
 
@@ -258,7 +258,7 @@ class Maintenance(_Table):
     state_dir: str = ""
     """where levels, history and outbox are kept; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"""
     nice: Annotated[int, Field(ge=-20, le=19)] = 10
-    """processor priority that the tool gives itself, if it is not lower yet: -20 to 19"""
+    """niceness that the tool gives itself, if it is not higher already: -20 to 19"""
     io_class: Literal["idle", "best-effort", "none"] = "idle"
     """disk priority: idle, best-effort, or none to leave it"""
     threads: Annotated[int, Field(ge=0, le=256)] = 0

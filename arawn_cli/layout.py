@@ -124,7 +124,7 @@ def _resolve(path: Path) -> Path:
         return path.resolve(strict=True)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"the root {path} does not exist; name Arawn's folder with --base-path, or mend its path in the configuration"
+            f"the root {path} does not exist; name Arawn's folder with --base-path, or correct its path in the configuration"
         ) from error
     except OSError as error:
         raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
@@ -181,4 +181,4 @@ def strangers_can_write(status: os.stat_result) -> bool:
 
 
 def _open_to_strangers(path: Path) -> str:
-    return f"{path} is writable by everyone: refused, others could place what is removed; mend it with: chmod o-w {path}"
+    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {path}"

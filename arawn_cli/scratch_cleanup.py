@@ -203,7 +203,7 @@ class _Cleanup:
             self._surroundings.progress.advance()
             begun += 1
         if begun < len(due):
-            log.warning("stopped by a signal: %d inactive sessions are left for the next run", len(due) - begun)
+            log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
 
     def _tell(self, outcome: Outcome) -> None:
         """The one place where an outcome is logged, counted and emitted."""

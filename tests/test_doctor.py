@@ -6,6 +6,8 @@ import fcntl
 import getpass
 import json
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -111,7 +113,7 @@ def test_a_wrong_configuration_is_the_one_finding(run: Callable[..., Run], tmp_p
     assert done.code == 1
     assert done.stdout.startswith("fail  configuration:")
     assert "maintenance.schedule.disk_check: found 'often'; allowed: a duration such as 5m or 24h, or one of minutely," in done.stdout
-    assert "\n      -> mend the file" in done.stdout
+    assert "\n      -> # fix the file" in done.stdout
     assert done.stderr == ""
 
 
@@ -146,7 +148,7 @@ def test_a_run_at_work_and_a_forgotten_trash_warn(tree: SampleTree) -> None:
     os.close(holder)
     assert found["lock"].status is Status.WARN
     assert found["trash"].status is Status.WARN
-    assert "1 removed sessions wait" in found["trash"].detail
+    assert "1 removed session," in found["trash"].detail
     assert findings(tree, now=1577836800 * 10**9 + DAY // 2)["trash"].status is Status.OK
 
 
@@ -162,7 +164,7 @@ def test_the_outbox_tells_what_waits_and_what_was_refused(tmp_path: Path, tree: 
         connection.execute(
             "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body) VALUES ('a','t','t','s','','',0,x'00')"
         )
-    assert "1 events wait for the relay" in outbox_finding(tmp_path).detail
+    assert "1 event not delivered yet" in outbox_finding(tmp_path).detail
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
         connection.execute("UPDATE outbox SET answer = '413'")
     assert "1 of them refused" in outbox_finding(tmp_path).detail
@@ -329,3 +331,24 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     assert found["maintenance.cleanup.protect"].value == '["keep-*"]'
     assert "secret" not in found["maintenance.relay.url"].value
     assert found["maintenance.threads"].source == "default"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[paths.cleanup]\nscratch_cleanup_days = 0\n",
+        "[paths]\nbase_path = '/nowhere'\n",
+        "[paths.cleanup]\ndry_run = true\n[maintenance.relay]\nurl = 'http://127.0.0.1:1/x'\n",
+    ],
+    ids=["wrong file", "no root", "dry run, no relay"],
+)
+def test_what_mends_a_finding_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, text: str) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(text if "base_path" in text else f"{text}[paths]\nbase_path = '{tree.root}'\n")
+    mends = [str(event["mend"]) for event in run("doctor", "--config", config).of_type("doctor_check") if event["mend"]]
+    assert mends
+    for mend in mends:
+        words = shlex.split(mend, comments=True)
+        assert subprocess.run(["sh", "-n", "-c", mend], check=False).returncode == 0, mend
+        assert words == [] or shutil.which(words[0]) or words[0] in ("sudo", "arawn-cli"), mend
+        assert not any(re.fullmatch("[A-Z]+,?", word) for word in words), mend

@@ -301,7 +301,7 @@ def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
     summary, events = cleaned(tree, stopping=lambda: bool(looked))
     assert (summary.sessions_cleaned, len(looked)) == (0, 1)
     assert [event.type for event in events] == ["scratch_cleanup"]
-    assert "stopped by a signal: 2 inactive sessions are left for the next run" in told.text
+    assert "stopped by a signal; inactive sessions left for the next run: 2" in told.text
     assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
     assert os.listdir(tree.sessions.parent) == ["sessions"]
 
@@ -314,7 +314,7 @@ def test_a_signal_between_two_renames_leaves_the_second_session_whole_and_the_ne
     summary, _ = cleaned(tree, stopping=lambda: any(tree.sessions.parent.glob(".trash/*")))
     assert (summary.cleaned_session_ids, summary.bytes_reclaimed) == (("s",), 0)
     assert (tree.sessions / "t" / "work" / "f").exists()
-    assert "stopped by a signal: 1 inactive sessions are left for the next run" in told.text
+    assert "stopped by a signal; inactive sessions left for the next run: 1" in told.text
     cleaned(tree)
     assert os.listdir(tree.sessions) == []
     assert not (tree.sessions.parent / ".trash").exists()

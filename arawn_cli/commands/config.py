@@ -11,7 +11,7 @@ import typer
 
 from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
 
-app = typer.Typer(no_args_is_help=True, help="The configuration: what is in effect, a commented file, its JSON Schema.")
+app = typer.Typer(no_args_is_help=True, help="The configuration: values in effect, a commented file, its JSON Schema.")
 
 
 class SchemaOf(str, Enum):
@@ -31,7 +31,7 @@ def config_show(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show every effective value and what it comes from: a flag, the environment, the file or a default. Secrets are left out."""
+    """Show every value in effect and its source: an option, the environment, the file or a default. Secrets are left out."""
     from arawn_cli.config import Flags
     from arawn_cli.reference.command import run_config_show
     from arawn_cli.run import Output
@@ -44,7 +44,7 @@ def config_init(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the file that would be read.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there, without a question.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""

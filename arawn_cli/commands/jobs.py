@@ -32,15 +32,25 @@ def scratch_cleanup(
     root: RootOption = None,
     dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")] = None,
     older_than_days: Annotated[
-        int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Age from which a session is inactive.")
+        int | None,
+        typer.Option(
+            "--older-than-days",
+            min=1,
+            max=36_500,
+            metavar="N",
+            show_default="scratch_cleanup_days",
+            help="Age in days from which a session is inactive.",
+        ),
     ] = None,
     plan_out: Annotated[
         Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
     ] = None,
     apply: Annotated[
-        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan names and is unchanged since.")
+        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only sessions of this plan that are unchanged since.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Go on where a brake or a suspicious clock stops the run.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where max_sessions, max_percent or a clock that went back stops the run.")
+    ] = False,
     output: FormatOption = Format.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
@@ -50,7 +60,7 @@ def scratch_cleanup(
 ) -> None:
     """Remove the directories of scratch sessions that were not used for some days.
 
-    A session goes only if its last turn, its database row and every file in it are older than the limit.
+    A session goes only if its last turn, its database row and every file in it are older than the cutoff.
     """
     from arawn_cli.config import Flags
     from arawn_cli.jobs import run_cleanup
@@ -65,7 +75,7 @@ def disk_check(
     base_path: BasePathOption = None,
     root: RootOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Store and send nothing; the events say so.")] = False,
-    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 when this level is reached.")] = None,
+    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 if any level is this high or higher.")] = None,
     output: CheckFormatOption = CheckFormat.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
@@ -119,7 +129,7 @@ def doctor(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Look for what would keep the timers from doing their job, and say how to mend it. Changes nothing; exits with 1 on a fail."""
+    """Look for what would keep the timers from doing their job, and say how to fix it. Changes nothing; exits with 1 if a check fails."""
     from arawn_cli.config import Flags
     from arawn_cli.doctor.command import run_doctor
     from arawn_cli.run import Output

@@ -56,23 +56,26 @@ RootOption = Annotated[
         metavar="NAME",
         callback=_one_root,
         autocompletion=root_names,
-        help="A root by its name in maintenance.roots, instead of the main root.",
+        help="A root named in maintenance.roots, instead of the main root.",
     ),
 ]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, show no progress.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")]
 RelayUrlOption = Annotated[
     str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
 ]
-NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and store nothing for it.")]
+NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and keep nothing to send later.")]
 UnlessRunningOption = Annotated[
-    bool, typer.Option("--unless-running", help="For timers: while another run is at work, do nothing and say nothing; exit 75.")
+    bool, typer.Option("--unless-running", help="For timers: if another run is at work, exit with 75 without a message.")
 ]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="json: one event a line. table: for people. auto: table on a terminal, else json.")
+    Format,
+    typer.Option(
+        "--format", help="table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
+    ),
 ]
 
 CheckFormatOption = Annotated[
     CheckFormat,
-    typer.Option("--format", help="As for scratch-cleanup; nagios: one status line, exit 0 ok, 1 warning, 2 critical, 3 unknown."),
+    typer.Option("--format", help="As for scratch-cleanup, and nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
 ]

@@ -8,19 +8,19 @@ import typer
 
 from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
 
-app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or crontab lines from the configuration.")
+app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or cron lines, from the configuration.")
 
-SystemdOption = Annotated[bool, typer.Option("--systemd", help="systemd timers; the default where systemd runs.")]
-CronOption = Annotated[bool, typer.Option("--cron", help="Lines for cron; the default elsewhere.")]
+SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default where systemd runs.")]
+CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default elsewhere.")]
 ScopeOption = Annotated[
-    bool | None, typer.Option("--user/--system", help="This account's own timers, or the machine's, which are the default for root.")
+    bool | None, typer.Option("--user/--system", help="Timers of this account, or of the machine; the default for root is --system.")
 ]
-YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing about files that the tool wrote.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Lose what was edited by hand, too.")]
-CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Workflows of Cloacina, an optional extra.")]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, except about files that were edited by hand.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite or remove files that were edited by hand, too.")]
+CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Use workflows of Cloacina, an optional extra.")]
 DatabaseOption = Annotated[
     str | None,
-    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password; else SQLite in the state directory."),
+    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password. Default: SQLite in the state directory."),
 ]
 
 
@@ -70,7 +70,7 @@ def schedule_install(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Install the timers and start them, after a look at what changes."""
+    """Show what would change, ask, then install the timers and start them."""
     from arawn_cli.config import Flags
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_install
@@ -90,7 +90,7 @@ def schedule_remove(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Stop the timers and take away what `install` brought, and nothing else."""
+    """Stop the timers and remove what `install` installed, and nothing else."""
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_remove
 
@@ -111,7 +111,7 @@ def schedule_status(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show when the jobs ran and will run, and whether what is installed is what the configuration says. Exits with 1 if not."""
+    """Show last and next runs, and whether the timers are installed as configured. Exits with 1 if not."""
     from arawn_cli.config import Flags
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_status
@@ -132,7 +132,7 @@ def schedule_serve(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; then finish what is in hand."""
+    """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; runs under way are finished first."""
     from arawn_cli.config import Flags
     from arawn_cli.run import Output
     from arawn_cli.schedule.serve import run_serve

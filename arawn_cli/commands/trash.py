@@ -9,7 +9,7 @@ import typer
 from arawn_cli.commands.completion import removed_sessions
 from arawn_cli.commands.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
 
-app = typer.Typer(no_args_is_help=True, help="What cleanup removed and is not purged yet: list, restore, purge.")
+app = typer.Typer(no_args_is_help=True, help="Sessions that cleanup removed and that are not purged yet: list, restore, purge.")
 
 
 @app.command("list")
@@ -21,7 +21,7 @@ def trash_list(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List the removed sessions that wait in the trash, oldest first."""
+    """List the removed sessions in the trash, oldest first."""
     from arawn_cli.config import Flags
     from arawn_cli.jobs import run_trash_list
     from arawn_cli.run import Output
@@ -53,7 +53,7 @@ def trash_restore(
 @app.command("purge")
 def trash_purge(
     older_than_days: Annotated[
-        int, typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge only what was removed longer ago.")
+        int, typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge only sessions removed more than N days ago.")
     ] = 0,
     config: ConfigOption = None,
     base_path: BasePathOption = None,
@@ -63,7 +63,7 @@ def trash_purge(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Take apart what waits in the trash, and free its space."""
+    """Delete removed sessions from the trash for good, and free their space."""
     from arawn_cli.config import Flags
     from arawn_cli.jobs import run_trash_purge
     from arawn_cli.run import Output

@@ -14,7 +14,7 @@ from rich.text import Text
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.config_roots import names_of
-from arawn_cli.doctor.findings import Finding, Status, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, Status, advice, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
 from arawn_cli.doctor.shell import Shell
 from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
@@ -28,7 +28,7 @@ from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
 from arawn_cli.sinks.stdout import json_lines
 
-_MEND_FILE = "mend the file, or name another with --config, or the root with --base-path; all else rests on it"
+_MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
@@ -51,7 +51,9 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
 
 def _configuration(config: Config) -> Iterator[Finding]:
     if config.dry_run:
-        yield warn("configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", f"take it out of {config.file}")
+        yield warn(
+            "configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", advice(f"take it out of {config.file}")
+        )
     else:
         others = names_of(config.tables) if config.root_name is None else ""
         more = f"; it names other roots, and --root looks at each: {others}" if others else ""
@@ -68,7 +70,7 @@ def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
     if rooted:
         yield from timer_findings(installed, config, now, socket.gethostname(), shell)
     else:
-        yield warn("timers", "without a root they cannot be looked at", "mend the root first")
+        yield warn("timers", "without a root they cannot be looked at", advice("fix the root first"))
 
 
 def _means(config: Config, installed: list[Installed], shell: Shell) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from arawn_cli.names import escape
+
 
 class Status(StrEnum):
     """How a check came out; only `fail` keeps a job from being done."""
@@ -16,12 +18,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `doctor`. `mend` says what to do, as a command where there is one, and is None when all is well."""
+    """One line of `doctor`. `mend` is what to do, for a shell: a command, or a comment where none does it; None when all is well."""
 
     check: str
     status: Status
     detail: str
     mend: str | None = None
+
+
+def advice(text: str) -> str:
+    """What no command does, as a comment: whoever pastes it into a shell harms nothing."""
+    return f"# {escape(text)}"
 
 
 def ok(check: str, detail: str) -> Finding:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
+from typing import cast
 
 import psutil
 from rich.filesize import decimal
@@ -17,9 +18,10 @@ from arawn_cli.config import Config, RelayTarget
 from arawn_cli.credentials import token_for
 from arawn_cli.database import DatabaseUnreadableError, query
 from arawn_cli.doctor.clock import is_synchronised
-from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.errors import ArawnCliError
+from arawn_cli.report_words import count
 from arawn_cli.schedule.access import may
 from arawn_cli.schedule.settings import Account
 from arawn_cli.sinks.probe import probe
@@ -88,11 +90,12 @@ def outbox_finding(directory: Path, shell: Shell, deliver: str) -> Finding:
     except (DatabaseUnreadableError, OSError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
         return warn("outbox", f"{path} cannot be read: {told}", shell.tool("doctor", account=ROOT))
-    waiting, refused = rows[0]
+    waiting, refused = cast("tuple[int, int]", rows[0])
     if refused:
-        return warn("outbox", f"{waiting} events wait, {refused} of them refused by the relay, whose answers the log of that has", deliver)
+        detail = f"{count(waiting, 'event')} not delivered yet, {refused} of them refused by the relay: the log has its answers"
+        return warn("outbox", detail, deliver)
     if waiting:
-        return warn("outbox", f"{waiting} events wait for the relay", deliver)
+        return warn("outbox", f"{count(waiting, 'event')} not delivered yet", deliver)
     return ok("outbox", "empty")
 
 
@@ -108,7 +111,7 @@ def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) 
     try:
         return _probed(config, target, environment)
     except ArawnCliError as error:
-        return fail("relay", str(error), "mend [maintenance.relay], or try an address with arawn-cli doctor --relay-url URL")
+        return fail("relay", str(error), advice("fix [maintenance.relay]; arawn-cli doctor --relay-url URL tries another address"))
 
 
 def clock_finding(shell: Shell) -> Finding:
@@ -136,7 +139,7 @@ def _probed(config: Config, target: RelayTarget, environment: Mapping[str, str])
     table = config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
     said = probe(target.address, token, target.ca_file, table.origin, table.timeout_secs)
-    mend = "look at the relay, and at url, token_file and ca_file in [maintenance.relay]"
+    mend = advice("look at the relay, and at url, token_file and ca_file in [maintenance.relay]")
     if said.fit is None:
         return warn("relay", said.text, mend)
     return ok("relay", said.text) if said.fit else fail("relay", said.text, mend)

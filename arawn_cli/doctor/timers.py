@@ -10,7 +10,7 @@ from shlex import quote
 from arawn_cli import instants
 from arawn_cli.config import Config
 from arawn_cli.database import DatabaseUnreadableError
-from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.events import ScheduleStatus
 from arawn_cli.instants import SECOND
@@ -45,7 +45,7 @@ def start(each: Installed, job: str, shell: Shell) -> str:
 def timer_findings(found: list[Installed], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
     """Whether timers are installed once, as configured, and enabled; and whether both jobs did their work lately."""
     if not found:
-        mend = f"{shell.tool('schedule', 'install', account=ROOT)}, or {shell.tool('schedule', 'install', '--user')}"
+        mend = f"{shell.tool('schedule', 'install', account=ROOT)}  # or {shell.tool('schedule', 'install', '--user')}"
         yield fail("timers", "nothing that this account sees runs the jobs", mend)
         return
     if len(found) > 1:
@@ -69,7 +69,7 @@ def timer_findings(found: list[Installed], config: Config, now: int, host: str, 
 def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """What this shell has and a timer has not."""
     for warning in warnings_of(config, environment):
-        yield warn("token", warning, "set maintenance.relay.token_file")
+        yield warn("token", warning, advice("set token_file in [maintenance.relay]"))
 
 
 def state_directory(found: list[Installed], config: Config) -> Path:

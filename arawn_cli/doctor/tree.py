@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.database import DatabaseUnreadableError, workstream_rows
-from arawn_cli.doctor.findings import Finding, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.instants import DAY
@@ -19,6 +19,7 @@ from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_se
 from arawn_cli.leftovers import locked
 from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
+from arawn_cli.report_words import count
 from arawn_cli.tally import combined
 from arawn_cli.trash import TrashEntry, waiting
 from arawn_cli.usage import Subtree, means_of_measuring, measure_all
@@ -42,8 +43,8 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
 
 def _mend_root(config: Config) -> str:
     if config.root_name is not None:
-        return f"put Arawn's own folder into path of the root {config.root_name} in {config.file}"
-    return "arawn-cli doctor --base-path PATH, with Arawn's own folder; then write it to [paths] base_path"
+        return advice(f"put Arawn's own folder into path of the root {config.root_name} in {config.file}")
+    return advice("try arawn-cli doctor --base-path PATH with Arawn's own folder, then write that to [paths] base_path")
 
 
 def _root(root: Root, shell: Shell) -> Finding:
@@ -65,11 +66,12 @@ def _database(config: Config, root: Root) -> Finding:
         rows = workstream_rows(path)
     except DatabaseUnreadableError as error:
         return fail("database", f"{error}: every session with a row in it is kept", f"namei -l {quote(str(path))}  # shows who may read it")
-    return ok("database", f"{path} is readable: {len(rows)} workstreams")
+    return ok("database", f"{path} is readable: {count(len(rows), 'workstream')}")
 
 
 def _mend_database(config: Config) -> str:
-    return "name it with [workstream] database" if config.root_name is None else f"name it with database of the root {config.root_name}"
+    key = "[workstream] database" if config.root_name is None else f"database of the root {config.root_name}"
+    return advice(f"name it with {key}")
 
 
 def _messages(root: Root) -> Finding:
@@ -108,7 +110,7 @@ def _trash(config: Config, root: Root, now: int, shell: Shell) -> Finding:
     size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1)).apparent_bytes
     days = config.maintenance.cleanup.trash_days
     overdue = [entry for entry in found if _is_overdue(entry, days, now)]
-    text = f"{len(found)} removed sessions wait, {decimal(size)}" if found else "empty"
+    text = f"{count(len(found), 'removed session')}, {decimal(size)}" if found else "empty"
     if overdue:
         detail = f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone"
         return warn("trash", detail, shell.tool("scratch-cleanup", account=_owner_of(root.workstreams)))

@@ -14,7 +14,7 @@ from arawn_cli.reference.meanings import meanings
 _WIDTH = 100
 _HEAD = """\
 # Arawn's configuration: [paths] and [workstream] are Arawn's own, [maintenance] is arawn-cli's.
-# Each line that is commented out says what holds without it, or for a key without a default, an example.
+# Each line that is commented out shows the default, or an example for a key that has none.
 """
 _ROOTS = "maintenance.roots"
 
