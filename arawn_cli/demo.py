@@ -22,8 +22,8 @@ _THESIS = "c2d84e90-55a1-4b7c-9e3d-60f1b2a7c8e4"
 
 _STEPS = (
     ("What would go? A dry run changes nothing.", ["scratch-cleanup", "--dry-run", "--verbose"]),
-    ("Now for real: each inactive session leaves in one rename, and is then taken apart.", ["scratch-cleanup"]),
-    ("Who uses the disk? Limits are set low here, so that something is above them.", ["disk-check"]),
+    ("Now for real: each inactive session is moved away in one rename, then deleted.", ["scratch-cleanup"]),
+    ("Who uses the disk? Limits are low here, so that something is above them.", ["disk-check"]),
 )
 
 
@@ -38,7 +38,7 @@ def run_demo(*, keep: bool) -> ExitCode:
     finally:
         if not keep:
             shutil.rmtree(folder)
-    console.print(f"\nThe tree stays in {folder}." if keep else "\nThe sample tree is gone again; --keep leaves it in place.")
+    console.print(f"\nThe tree stays in {folder}." if keep else "\nThe sample tree is removed again; --keep leaves it in place.")
     return next((ExitCode(code) for code in codes if code), ExitCode.DONE)
 
 

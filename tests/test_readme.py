@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.model import Reason
+from tests.conftest import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -23,7 +25,7 @@ def test_the_exit_code_table_is_the_codes() -> None:
 
 
 def test_the_reasons_are_the_closed_set() -> None:
-    told = [row[0].strip("`") for row in rows("When a session goes")]
+    told = [row[0].strip("`") for row in rows("When a session is removed")]
     assert set(told) == {str(reason) for reason in Reason}
     assert len(told) == len(set(told))
 
@@ -45,3 +47,14 @@ def test_every_test_that_a_promise_names_exists() -> None:
     named = re.findall(r"`(test_\w+)`", (Path(__file__).parents[1] / "docs" / "safety.md").read_text())
     assert len(named) >= 12
     assert [name for name in named if f"def {name}(" not in tests] == []
+
+
+def test_the_demo_of_the_readme_is_what_demo_prints(run: Callable[..., Run]) -> None:
+    (shown,) = re.findall(r"`make demo` prints.*?```text\n(.*?)```", README, re.DOTALL)
+    assert without_the_day_and_the_machine(run("demo", COLUMNS="100").stdout) == without_the_day_and_the_machine(shown)
+
+
+def without_the_day_and_the_machine(text: str) -> list[str]:
+    for pattern in (r"\d{4}-\d\d-\d\d", r"/tmp/arawn-demo-\w+", r"; \S+ has .* free"):
+        text = re.sub(pattern, "-", text)
+    return [line.rstrip() for line in text.splitlines() if not re.match(r"(?:warning|critical): (?:filesystem|inodes) ", line)]
