@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 from arawn_cli.config_tables import ConfigFile
+from arawn_cli.demo import build
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.model import Reason
 from tests.conftest import Run
@@ -55,6 +57,19 @@ def test_the_demo_of_the_readme_is_what_demo_prints(run: Callable[..., Run]) -> 
 
 
 def without_the_day_and_the_machine(text: str) -> list[str]:
-    for pattern in (r"\d{4}-\d\d-\d\d", r"/tmp/arawn-demo-\w+", r"; \S+ has .* free"):
+    for pattern in (r"\d{4}-\d\d-\d\d", r"/\S*/arawn-demo-\w+", r"; \S+ has .* free"):
         text = re.sub(pattern, "-", text)
     return [line.rstrip() for line in text.splitlines() if not re.match(r"(?:warning|critical): (?:filesystem|inodes) ", line)]
+
+
+def test_the_nagios_line_of_the_docs_is_that_of_the_demo(run: Callable[..., Run], tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^DISK .*", (Path(__file__).parents[1] / "docs" / "monitoring.md").read_text(), re.MULTILINE)
+    config = build(tmp_path / "demo", time.time_ns())
+    run("scratch-cleanup", "--config", config)
+    printed = run("disk-check", "--format", "nagios", "--config", config).stdout
+    assert without_the_disk(printed) == without_the_disk(shown)
+
+
+def without_the_disk(line: str) -> str:
+    """The numbers of a status line but those of the filesystem below; its words may name that as the worst."""
+    return re.sub(r"'(?:filesystem|inodes)'=\S+ ", "", line.partition(" | ")[2].strip())
