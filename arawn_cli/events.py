@@ -46,9 +46,9 @@ class DiskPressure(Event):
     """A scope is above its limit, or back below it.
 
     `unit` is `bytes`, or `inodes` for the scope that counts them: then the fields named after bytes hold inodes.
-    `reclaimable_bytes` is what a cleanup now would remove and what the trash holds, where that helps and is known.
-    `forecast_days` are the days until the limit that comes next is reached at the pace of the last week: that of a
-    warning, or above it the critical one; null when that is unknown, shows no trend, is more than a year off, or behind.
+    `reclaimable_bytes` is what a cleanup now would remove, plus the trash, where that helps and is known.
+    `forecast_days` is the number of days until the next limit (that of a warning, or above it the critical one) at the
+    growth rate of the last week; null when that is unknown, without a trend, more than a year off, or already exceeded.
     """
 
     type: str = "disk_pressure"
@@ -149,8 +149,9 @@ class DiskCheck(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchSessionEvent(Event):
-    """What became of one scratch session. `bytes` and `files` are null where the tree did not have to be measured.
+    """One scratch session: `action` is deleted, would_delete, kept, skipped or failed; the README has the reasons.
 
+    `bytes` and `files` are null where the session did not have to be measured.
     `last_turn` is null when no message since the cutoff, or shortly before it, was found.
     """
 
@@ -204,7 +205,7 @@ class ScratchCleanup(Event):
 class ScheduleStatus(Event):
     """How one job is scheduled. `installed` is missing, current, outdated, edited or foreign.
 
-    `result` is success, failed, or that another run was at work; null where nobody knows.
+    `result` is success, failed, or that another run was at work; null if not known.
     """
 
     type: str = "schedule_status"
@@ -221,7 +222,7 @@ class ScheduleStatus(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorCheck(Event):
-    """One finding of `doctor`: `status` is ok, warn or fail; `mend` is what to do about it, null when it is ok."""
+    """One finding of `doctor`: `status` is ok, warn or fail; `mend` is how to fix it, for a shell, null when it is ok."""
 
     type: str = "doctor_check"
     check: str
@@ -232,7 +233,7 @@ class DoctorCheck(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectiveSetting(Event):
-    """One value of the effective configuration as JSON text, and what it comes from: a flag, a variable, a path or `default`."""
+    """One value of the effective configuration as JSON text, and its source: an option, a variable, a path or `default`."""
 
     type: str = "effective_setting"
     key: str

@@ -136,8 +136,8 @@ def _events_page() -> str:
     lines = [
         "# Events",
         "",
-        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys: readers pass over those that",
-        "they do not know. [schema/events.schema.json](schema/events.schema.json) has it for programs. Made by `make docs`.",
+        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys: readers should ignore those",
+        "that they do not know. [schema/events.schema.json](schema/events.schema.json) is the same for programs. Made by `make docs`.",
         "",
         "## Every event",
         "",

@@ -38,8 +38,7 @@ def scratch_cleanup(
             min=1,
             max=36_500,
             metavar="N",
-            show_default="scratch_cleanup_days",
-            help="Age in days from which a session is inactive.",
+            help="Age in days from which a session is inactive. Default: as configured, else 7.",
         ),
     ] = None,
     plan_out: Annotated[
@@ -60,7 +59,7 @@ def scratch_cleanup(
 ) -> None:
     """Remove the directories of scratch sessions that were not used for some days.
 
-    A session goes only if its last turn, its database row and every file in it are older than the cutoff.
+    A session is removed only if its last turn, its database row and every file in it are older than the cutoff.
     """
     from arawn_cli.config import Flags
     from arawn_cli.jobs import run_cleanup
@@ -105,9 +104,9 @@ def report(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would take next.
+    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would remove next.
 
-    It measures now and changes nothing; trends and alerts are what earlier runs of disk-check have kept.
+    It measures now and changes nothing; trends and alerts come from earlier runs of disk-check.
     """
     from arawn_cli.config import Flags
     from arawn_cli.jobs import run_report
