@@ -38,10 +38,13 @@ JOB_TESTS := $(addprefix tests/test_,$(addsuffix .py,usage disk_check reuse scra
 test-cloacina: $(VENV)/tools
 	$(BIN)/python -m pytest -n 2 -m engine tests/test_cloacina_engine.py
 
-# The sdist, the wheel that is made from it, and the program installed from that.
+# The sdist, which has all that git has, the wheel that is made from it, and the program installed from that.
 package: $(VENV)/tools
 	rm -rf dist
 	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
+	tar -tzf dist/*.tar.gz | sed 's,[^/]*/,,' > dist/packed
+	[ ! -e .git ] || git -c safe.directory='*' ls-files > dist/tracked
+	[ ! -e .git ] || ! grep -vxFf dist/packed dist/tracked
 	$(PYTHON) -m venv dist/venv
 	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
