@@ -120,6 +120,8 @@ def _note(connection: sqlite3.Connection, root: Path, verdict: Verdict, now: int
             verdict.level.value,
         ),
     )
-    oldest = "SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
-    old = f"DELETE FROM transitions WHERE root = ? AND number <= ({oldest})"  # noqa: S608
-    connection.execute(old, (key_of(root), key_of(root), TRANSITIONS_KEPT))
+    connection.execute(
+        "DELETE FROM transitions WHERE root = ? AND number <= "
+        "(SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+        (key_of(root), key_of(root), TRANSITIONS_KEPT),
+    )

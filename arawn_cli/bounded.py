@@ -22,11 +22,17 @@ class OverdueError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended(Generic[Result]):
-    """How a piece of work ended: one value in one place, so that neither half can be missed."""
+class _Done(Generic[Result]):
+    """A piece of work has an answer."""
 
-    result: Result | None
-    error: Exception | None
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A piece of work raised an error."""
+
+    error: Exception
 
 
 class Worker(Generic[Result]):
@@ -39,7 +45,7 @@ class Worker(Generic[Result]):
 
     def __init__(self) -> None:
         self._orders: SimpleQueue[Callable[[], Result] | None] | None = None
-        self._ended: SimpleQueue[_Ended[Result]] = SimpleQueue()
+        self._ended: SimpleQueue[_Done[Result] | _Failed] = SimpleQueue()
 
     def run(self, work: Callable[[], Result], seconds: float, stopping: Callable[[], bool]) -> Result:
         """What the work answers.
@@ -60,9 +66,9 @@ class Worker(Generic[Result]):
         if ended is None:
             self.close()
             raise OverdueError
-        if ended.error is not None:
+        if isinstance(ended, _Failed):
             raise ended.error
-        return ended.result  # type: ignore[return-value]
+        return ended.result
 
     def close(self) -> None:
         """Lets the thread go, once it is done with what it does."""
@@ -73,12 +79,12 @@ class Worker(Generic[Result]):
     def _hire(self) -> SimpleQueue[Callable[[], Result] | None]:
         orders: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
         # A queue of its own: what one that was left behind says later is heard by nobody.
-        ended: SimpleQueue[_Ended[Result]] = SimpleQueue()
+        ended: SimpleQueue[_Done[Result] | _Failed] = SimpleQueue()
         self._ended = ended
         threading.Thread(target=_work_off, args=(orders, ended), daemon=True).start()
         return orders
 
-    def _wait(self, until: float, stopping: Callable[[], bool]) -> _Ended[Result] | None:
+    def _wait(self, until: float, stopping: Callable[[], bool]) -> _Done[Result] | _Failed | None:
         told = False
         while True:
             if not told and stopping():
@@ -91,12 +97,12 @@ class Worker(Generic[Result]):
                     return None
 
 
-def _work_off(orders: SimpleQueue[Callable[[], Result] | None], ended: SimpleQueue[_Ended[Result]]) -> None:
+def _work_off(orders: SimpleQueue[Callable[[], Result] | None], ended: SimpleQueue[_Done[Result] | _Failed]) -> None:
     while (work := orders.get()) is not None:
         try:
-            ended.put(_Ended(work(), None))
+            ended.put(_Done(work()))
         except Exception as error:  # it is raised again where the work is waited for
-            ended.put(_Ended(None, error))
+            ended.put(_Failed(error))
 
 
 def span(seconds: float) -> str:

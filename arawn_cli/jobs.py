@@ -89,11 +89,11 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
 
     code = run_job(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
     if results:
-        print(nagios.status_line(results[0]), flush=True)  # noqa: T201 - standard output is where the line belongs
-        return nagios.RETURN_CODES[results[0].summary.level]
-    reason = reasons[0] if reasons else EXIT_MEANINGS[code]
-    print(nagios.unknown_line(reason), flush=True)  # noqa: T201
-    return nagios.UNKNOWN
+        line, answer = nagios.status_line(results[0]), nagios.RETURN_CODES[results[0].summary.level]
+    else:
+        line, answer = nagios.unknown_line(reasons[0] if reasons else EXIT_MEANINGS[code]), nagios.UNKNOWN
+    print(line, flush=True)  # noqa: T201 - standard output is where the line belongs
+    return answer
 
 
 def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: Callable[[Config], tuple[Path, str | None]]) -> ExitCode:

@@ -35,8 +35,8 @@ def noted(state: State, job: str, root: Path) -> Run | None:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    columns = "last_run, last_success, removed_sessions, reclaimed_bytes"
-    rows = state.select(f"SELECT {columns} FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))  # noqa: S608
+    statement = "SELECT last_run, last_success, removed_sessions, reclaimed_bytes FROM runs WHERE job = ? AND root = ?"
+    rows = state.select(statement, (job, key_of(root)))
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 # How far a run may go over the limit until its end, when what did not arrive is cut down to the limit.
 _SURPLUS = 2
 
-_COLUMNS = "sequence, attempts, answer, event_id, type, time, source, body, scope, level"
+_READ = "SELECT sequence, attempts, answer, event_id, type, time, source, body, scope, level FROM outbox"
 _Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
 
 
@@ -102,7 +102,7 @@ class Outbox:
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        statement = f"SELECT {_COLUMNS} FROM outbox WHERE sequence > ? AND target = ? ORDER BY sequence LIMIT ?"  # noqa: S608
+        statement = f"{_READ} WHERE sequence > ? AND target = ? ORDER BY sequence LIMIT ?"
         return [_waiting(cast("_Row", row)) for row in self.state.select(statement, (after, self.target, count))]
 
     def remove(self, sequences: Sequence[int]) -> None:
@@ -160,10 +160,7 @@ def _cut(connection: sqlite3.Connection, limit: int) -> list[Parcel]:
     count: tuple[int] = connection.execute("SELECT count(*) FROM outbox").fetchone()
     if count[0] <= limit:
         return []
-    rows: list[_Row] = connection.execute(
-        f"SELECT {_COLUMNS} FROM outbox ORDER BY worth, sequence LIMIT ?",  # noqa: S608
-        (count[0] - limit,),
-    ).fetchall()
+    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY worth, sequence LIMIT ?", (count[0] - limit,)).fetchall()
     connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
     return [_waiting(row).parcel for row in rows]
 

@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 # The columns of every version; those that came later have defaults.
-_COLUMNS = ("event_id", "type", "time", "source", "scope", "level", "worth", "body")
+# Not through an index: the table itself may be whole where an index is not.
+_READ = "SELECT event_id, type, time, source, scope, level, worth, body FROM outbox NOT INDEXED ORDER BY rowid"
+_WRITE = "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 _Row = tuple[object, ...]
 
@@ -18,8 +20,7 @@ def salvaged(path: Path) -> tuple[list[_Row], bool]:
     rows: list[_Row] = []
     try:
         with closing(sqlite3.connect(path)) as connection:
-            # Not through an index: the table itself may be whole where an index is not.
-            for row in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM outbox NOT INDEXED ORDER BY rowid"):  # noqa: S608
+            for row in connection.execute(_READ):
                 rows.append(row)
     except sqlite3.Error:
         return rows, False
@@ -29,10 +30,9 @@ def salvaged(path: Path) -> tuple[list[_Row], bool]:
 def carry_over(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
     """Puts rows into a new outbox, and answers how many it took: one whose values do not fit their columns is none."""
     carried = 0
-    marks = ", ".join("?" * len(_COLUMNS))
     for row in rows:
         try:
-            connection.execute(f"INSERT INTO outbox ({', '.join(_COLUMNS)}) VALUES ({marks})", row)  # noqa: S608
+            connection.execute(_WRITE, row)
             carried += 1
         except sqlite3.IntegrityError:
             continue

@@ -14,7 +14,14 @@ from arawn_cli.model import Identity, Usage
 from arawn_cli.state import LARGEST, State, key_of
 from arawn_cli.state_file import StateUnavailableError
 
-_COLUMNS = "session, measured_at, shape, apparent, allocated, files, directories, largest, newest"
+_READ = (
+    "SELECT session, measured_at, shape, apparent, allocated, files, directories, largest, newest FROM sizes "
+    "WHERE root = ? AND min(apparent, allocated, files, directories, largest) >= 0"
+)
+_WRITE = (
+    "INSERT OR REPLACE INTO sizes (root, session, measured_at, shape, apparent, allocated, files, directories, largest, newest) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,7 @@ def read(state: State, root: Path) -> Book:
         StateUnavailableError: the state file cannot be read, or is damaged where SQLite does not see it.
     """
     key = (key_of(root),)
-    counts = "min(apparent, allocated, files, directories, largest)"
-    rows = state.select(f"SELECT {_COLUMNS} FROM sizes WHERE root = ? AND {counts} >= 0", key)  # noqa: S608
+    rows = state.select(_READ, key)
     marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM marks WHERE root = ?", key))
     sizes = {
         session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, largest, newest))
@@ -80,10 +86,7 @@ def store(connection: sqlite3.Connection, root: Path, before: Book, after: Book)
     gone = before.sizes.keys() - after.sizes.keys()
     connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in gone])
     changed = ((session, size) for session, size in after.sizes.items() if before.sizes.get(session) is not size)
-    connection.executemany(
-        f"INSERT OR REPLACE INTO sizes (root, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        [(key, session, size.measured_at, size.shape, *_numbers(size.usage)) for session, size in changed],
-    )
+    connection.executemany(_WRITE, [(key, session, size.measured_at, size.shape, *_numbers(size.usage)) for session, size in changed])
     if after.mark is None:
         connection.execute("DELETE FROM marks WHERE root = ?", (key,))
     elif after.mark != before.mark:

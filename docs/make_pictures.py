@@ -203,4 +203,4 @@ def _shown(standing: Standing | None, usage: int, whole: int) -> Standing | None
 if __name__ == "__main__":
     began = time.monotonic()
     main(sys.argv[1:])
-    print(f"{', '.join(sorted(path.name for path in PICTURES.iterdir()))} in {time.monotonic() - began:.1f} s")  # noqa: T201
+    print(f"{', '.join(sorted(path.name for path in PICTURES.iterdir()))} in {time.monotonic() - began:.1f} s")  # noqa: T201 - a script says what it wrote

@@ -72,7 +72,7 @@ class Machine:
         """The journal's entries that match, oldest first."""
         return [json.loads(line) for line in self.output("journalctl", "-o", "json", match).splitlines()]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
         """Returns as soon as something holds."""
         end = time.monotonic() + seconds
         while not condition():

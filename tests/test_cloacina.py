@@ -215,7 +215,8 @@ def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[s
     assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the brake holds 2 sessions")
     status, told = worked(environment, Order(CHECK, str(file), None))
     assert told is not None
-    assert (status, told["summary"]["type"]) == (0, "disk_check")  # type: ignore[index]
+    assert isinstance(told["summary"], dict)
+    assert (status, told["summary"]["type"]) == (0, "disk_check")
     status, told = worked(environment, Order(CHECK, str(tmp_path / "missing.toml"), None))
     assert told is not None
     assert (status, told["summary"]) == (78, None)

@@ -230,10 +230,17 @@ def cron(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return runs
 
 
-def cron_findings(tree: SampleTree, directory: Path, now: int, **changed: object) -> dict[str, Finding]:
+def cron_findings(
+    tree: SampleTree,
+    directory: Path,
+    now: int,
+    account: Account | None = None,
+    command: tuple[str, ...] = (sys.executable,),
+    reads: tuple[Path, ...] = (),
+) -> dict[str, Finding]:
     """What doctor says of lines for cron in a directory of the test's own."""
-    values: dict[str, object] = {"account": own_account(), "command": (sys.executable,), "root": tree.root, "reads": (), "logger": None}
-    settings = replace(SYSTEM, state=directory / "state", **{**values, **changed})  # type: ignore[arg-type]
+    own = replace(SYSTEM, account=account or own_account(), command=command, root=tree.root, reads=reads, logger=None)
+    settings = replace(own, state=directory / "state")
     place = Place(Scheduler.CRON, Scope.SYSTEM, FileStore(directory, ("arawn-cli",)), None)
     (directory / "arawn-cli").write_text(sealed(cron_file(settings)))
     found = timer_findings([Installed(place, settings)], config_of(tree), now, settings.host, shell_of(tree))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,7 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
         install(machine)
         machine.until(lambda: not old.exists())
         for job in ("scratch-cleanup", "disk-check"):
-            machine.until(lambda job=job: bool(show(machine, f"arawn-{job}.service", "ExecMainExitTimestamp")))  # type: ignore[misc]
+            machine.until(partial(show, machine, f"arawn-{job}.service", "ExecMainExitTimestamp"))
             assert show(machine, f"arawn-{job}.service", "Result") == "success"
         machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
         machine.output("systemctl", "stop", "arawn-scratch-cleanup.timer", "arawn-disk-check.timer")

@@ -135,7 +135,7 @@ def test_both_walks_are_incomplete_where_the_way_back_up_is_gone(tmp_path: Path)
 @needs_native
 @pytest.mark.parametrize("descriptors", [12, 16, 40])
 def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: int) -> None:
-    random_tree(tmp_path / "top", random.Random(descriptors), 400)  # noqa: S311
+    random_tree(tmp_path / "top", random.Random(descriptors), 400)  # noqa: S311 - a tree, no secret
     make_deep(tmp_path / "top" / "deep", 100)
     done = subprocess.run(
         [sys.executable, "-c", SAY_EQUAL, str(tmp_path)],

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from websockets.datastructures import HeadersLike
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -503,9 +504,9 @@ def test_a_relay_that_hangs_up_before_it_is_asked_is_tried_again(monkeypatch: py
     """As by a proxy with nothing behind it; here the request waits until the end of the connection has been read."""
     real = ClientConnection.handshake
 
-    def handshake(self: ClientConnection, *arguments: object) -> None:
+    def handshake(self: ClientConnection, headers: HeadersLike | None, agent: str | None, timeout: float | None) -> None:
         self.recv_events_thread.join(5)
-        real(self, *arguments)  # type: ignore[arg-type]
+        real(self, headers, agent, timeout)
 
     monkeypatch.setattr(ClientConnection, "handshake", handshake)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -10,11 +10,13 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from arawn_cli import remove, scratch_cleanup
+from arawn_cli.activity import Activity
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Decision, ScratchSession
 from arawn_cli.sample_tree import SampleTree, write
@@ -177,8 +179,8 @@ def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None])
     """Lets something happen right before each look at a session, told the name it has then."""
     original = scratch_cleanup._look_with
 
-    def with_disturbance(*arguments: object) -> Look:
-        look: Look = original(*arguments)  # type: ignore[arg-type]
+    def with_disturbance(activity: Activity) -> Look:
+        look: Look = original(activity)
 
         def disturbed(session: ScratchSession, directory: int, name: str) -> Decision:
             disturbance(name)
@@ -246,13 +248,13 @@ def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: 
     tree.session("s", files={"f": 1}, age_days=30)
     original = remove.Remover._examine
 
-    def replace(self: remove.Remover, session: ScratchSession, stack: object) -> object:
+    def replace(self: remove.Remover, session: ScratchSession, stack: ExitStack) -> object:
         (tree.sessions / "s").rename(tree.root / "elsewhere")
         if kind == "link":
             (tree.sessions / "s").symlink_to(tree.root / "elsewhere")
         else:
             tree.session("s", files={"other": 1}, age_days=30)
-        return original(self, session, stack)  # type: ignore[arg-type]
+        return original(self, session, stack)
 
     monkeypatch.setattr(remove.Remover, "_examine", replace)
     summary, _ = cleaned(tree)

@@ -50,8 +50,8 @@ def written(path: Path, *roots: Mapping[str, object], **tables: object) -> Path:
     return path
 
 
-def of_lab(path: Path, **flags: object) -> Config:
-    return load(Flags(path, root="lab", **flags), {"HOME": "/home/me"})  # type: ignore[arg-type]
+def of_lab(path: Path, base_path: str | None = None, older_than_days: int | None = None) -> Config:
+    return load(Flags(path, base_path, older_than_days, root="lab"), {"HOME": "/home/me"})
 
 
 def wrong(path: Path) -> str:

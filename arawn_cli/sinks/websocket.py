@@ -11,6 +11,7 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import cast
 
+from websockets.datastructures import HeadersLike
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.frames import DATA_OPCODES, CloseCode, Frame
 from websockets.http11 import USER_AGENT as LIBRARY_AGENT
@@ -72,11 +73,11 @@ class _Connection(ClientConnection):
             super().process_event(event)
 
     def handshake(
-        self, additional_headers: object = None, user_agent_header: str | None = LIBRARY_AGENT, timeout: float | None = None
+        self, additional_headers: HeadersLike | None = None, user_agent_header: str | None = LIBRARY_AGENT, timeout: float | None = None
     ) -> None:
         """As the library's, and a status other than 101 ends it."""
         try:
-            super().handshake(additional_headers, user_agent_header, timeout)  # type: ignore[arg-type]
+            super().handshake(additional_headers, user_agent_header, timeout)
         except InvalidStatus as error:
             raise _TurnedError(error.response) from error
 
