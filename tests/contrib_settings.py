@@ -9,7 +9,7 @@ from arawn_cli.config_tables import Maintenance
 from arawn_cli.schedule.crontab import cron_block, cron_file
 from arawn_cli.schedule.ownership import sealed
 from arawn_cli.schedule.settings import Account, Reach, Scope, Settings
-from arawn_cli.schedule.units import serve_unit, units
+from arawn_cli.schedule.units import units
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 
@@ -47,11 +47,41 @@ USER = replace(
 )
 
 
+_COMMAND = "/usr/local/bin/arawn-cli {} --config /etc/arawn/config.toml"
+_IN_PLACE_OF = {
+    "Description=Remove inactive scratch sessions of Arawn": "Description=Both jobs of arawn-cli as workflows of Cloacina",
+    "After=time-sync.target": "After=time-sync.target network-online.target",
+    "OnFailure=arawn-notify@%n.service": "Wants=network-online.target",
+    "Type=oneshot": "Type=exec",
+    f"ExecStart={_COMMAND.format('scratch-cleanup')} --unless-running": f"ExecStart={_COMMAND.format('schedule serve --cloacina')}",
+    "# 75 says that another run was at work, which is no failure.": (
+        "# Ending, it begins no more runs and waits for those in hand; a second signal would end these."
+    ),
+    "SuccessExitStatus=75": "KillMode=mixed",
+    "TimeoutStartSec=6h": "TimeoutStopSec=6h\nRestart=on-failure\nRestartSec=30",
+    "ProtectHome=yes": (
+        "# PostgreSQL, where several machines share the runs: the URL with its password, from a file that only root reads.\n"
+        "#LoadCredential=cloacina-url:/etc/arawn/cloacina.url\n"
+        "# Named roots: ReadWritePaths= of each, in a drop-in (`systemctl edit`).\n"
+        "ProtectHome=yes"
+    ),
+}
+
+
+def _serving(unit: str) -> str:
+    """The service for `schedule serve --cloacina`, which is installed by hand: that of cleanup, with the same confinement."""
+    lines = unit.splitlines()
+    missing = _IN_PLACE_OF.keys() - set(lines)
+    if missing:
+        raise ValueError(f"the service of cleanup has changed: {missing}")
+    return "\n".join([*(_IN_PLACE_OF.get(line, line) for line in lines), "", "[Install]", "WantedBy=multi-user.target", ""])
+
+
 def contrib_files() -> dict[Path, str]:
     """Every rendered file of contrib/, sealed as an installed one is."""
     found = {CONTRIB / "systemd" / settings.scope / name: text for settings in (SYSTEM, USER) for name, text in units(settings).items()}
     found[CONTRIB / "cron" / "arawn-cli"] = cron_file(SYSTEM)
-    found[CONTRIB / "systemd" / "system" / "arawn-cloacina.service"] = serve_unit(SYSTEM)
+    found[CONTRIB / "systemd" / "system" / "arawn-cloacina.service"] = _serving(units(SYSTEM)["arawn-scratch-cleanup.service"])
     found = {path: sealed(text) for path, text in found.items()}
     return {**found, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
 

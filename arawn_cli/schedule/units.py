@@ -51,38 +51,6 @@ def _service(settings: Settings, job: Job) -> str:
     return _text(sections)
 
 
-def serve_unit(settings: Settings) -> str:
-    """The text of a service for `schedule serve --cloacina`, which does both jobs; it is installed by hand."""
-    cleanup = next(job for job in settings.jobs if job.name == "scratch-cleanup")
-    line = (*settings.command, "schedule", "serve", "--cloacina", *settings.options)
-    sections = {
-        "Unit": [
-            "Description=Both jobs of arawn-cli as workflows of Cloacina",
-            "# Ages count from the present: a clock that is not set yet would make everything old, or new.",
-            "After=time-sync.target network-online.target",
-            "Wants=network-online.target",
-        ],
-        "Service": [
-            "Type=exec",
-            *_account(settings),
-            f"ExecStart={unit_command(line, settings.home)}",
-            "# Ending, it begins no more runs and waits for those in hand; a second signal would end these.",
-            "KillMode=mixed",
-            f"TimeoutStopSec={cleanup.timeout}",
-            "Restart=on-failure",
-            "RestartSec=30",
-            *_priorities(settings),
-            *_credential(settings),
-            "# PostgreSQL, where several machines share the runs: the URL with its password, from a file that only root reads.",
-            "#LoadCredential=cloacina-url:/etc/arawn/cloacina.url",
-            "# Named roots: ReadWritePaths= of each, in a drop-in (`systemctl edit`).",
-            *confinement(settings, cleanup),
-        ],
-        "Install": ["WantedBy=multi-user.target"],
-    }
-    return _text(sections)
-
-
 def _account(settings: Settings) -> list[str]:
     if settings.scope is Scope.USER:
         return _kept(settings)
