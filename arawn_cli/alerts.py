@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from arawn_cli.events import Level
-from arawn_cli.pressure import QUIET, Alert, Remembered, ScopeUsage, Unit, Verdict
+from arawn_cli.pressure import QUIET, Alert, Remembered, ScopeUsage, Verdict
 from arawn_cli.state import State, key_of
 from arawn_cli.state_file import StateUnavailableError
+from arawn_cli.vocabulary import Unit
 
 TRANSITIONS_KEPT = 1000
 

@@ -74,7 +74,7 @@ class CheckEvents:
             usage_bytes=scope.usage,
             limit_bytes=scope.limit,
             percent=percent_of(scope.usage, scope.limit),
-            unit=scope.unit.value,
+            unit=scope.unit,
             complete=scope.complete,
             reclaimable_bytes=reclaimable_bytes,
             forecast_days=forecast_days,

@@ -17,11 +17,12 @@ from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, database_of, opened_root
 from arawn_cli.model import SCRATCH, Usage
-from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Unit, Verdict, judge_all, level_of, reaches, unjudged, worst
+from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reuse import reusable
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
+from arawn_cli.vocabulary import Unit
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from enum import StrEnum
 from uuid import uuid4
 
 from arawn_cli import instants
-from arawn_cli.model import Failure
+from arawn_cli.model import Action, Failure, Reason
 from arawn_cli.names import escape
+from arawn_cli.vocabulary import Condition, Status, TrashAction, Unit
 
 PERCENT_MAX = 255
 
@@ -61,7 +62,7 @@ class DiskPressure(Event):
     usage_bytes: int
     limit_bytes: int
     percent: int
-    unit: str
+    unit: Unit
     complete: bool
     reclaimable_bytes: int | None
     forecast_days: int | None
@@ -157,8 +158,8 @@ class ScratchSessionEvent(Event):
 
     type: str = "scratch_session"
     session_id: str
-    action: str
-    reason: str
+    action: Action
+    reason: Reason
     last_turn: str | None
     last_activity: str | None
     bytes: int | None
@@ -167,14 +168,14 @@ class ScratchSessionEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrashEntryEvent(Event):
-    """A removed session in the trash: `action` is listed, restored, purged, would_purge, being_purged or failed.
+    """A removed session in the trash, and what became of it.
 
     `held` is true for one that an interrupted run had only begun to remove.
     """
 
     type: str = "trash_entry"
     session_id: str
-    action: str
+    action: TrashAction
     removed_at: str
     held: bool
     bytes: int
@@ -203,7 +204,7 @@ class ScratchCleanup(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleStatus(Event):
-    """How one job is scheduled. `installed` is missing, current, outdated, edited or foreign.
+    """How one job is scheduled. `installed` says what is found where its files belong.
 
     `result` is success, failed, or that another run was at work; null if not known.
     """
@@ -212,7 +213,7 @@ class ScheduleStatus(Event):
     job: str
     scheduler: str
     scope: str
-    installed: str
+    installed: Condition
     enabled: bool
     next_run: str | None
     last_run: str | None
@@ -222,11 +223,11 @@ class ScheduleStatus(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorCheck(Event):
-    """One finding of `doctor`: `status` is ok, warn or fail; `mend` is how to fix it, for a shell, null when it is ok."""
+    """One finding of `doctor`: `mend` is how to fix it, for a shell, null when it is ok."""
 
     type: str = "doctor_check"
     check: str
-    status: str
+    status: Status
     detail: str
     mend: str | None
 

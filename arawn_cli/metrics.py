@@ -21,8 +21,9 @@ from arawn_cli.events import DiskCheck, Filesystem, Level, ScratchCleanup, Scrat
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
 from arawn_cli.model import Action, Reason
-from arawn_cli.pressure import Unit, Verdict
+from arawn_cli.pressure import Verdict
 from arawn_cli.scopes import size_in
+from arawn_cli.vocabulary import Unit
 
 log = logging.getLogger(__name__)
 

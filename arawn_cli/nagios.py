@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from arawn_cli.disk_check import Checked
 from arawn_cli.events import Level
 from arawn_cli.names import escape
-from arawn_cli.pressure import SESSION, TOTAL, ScopeUsage, Unit, Verdict
+from arawn_cli.pressure import SESSION, TOTAL, ScopeUsage, Verdict
+from arawn_cli.vocabulary import Unit
 
 RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
 # A line of output has room for some kilobytes.

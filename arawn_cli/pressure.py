@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from arawn_cli.events import Level
 from arawn_cli.instants import SECOND
 from arawn_cli.model import WorkstreamRow
+from arawn_cli.vocabulary import Unit
 
 TOTAL = "total"
 FILESYSTEM = "filesystem"
@@ -22,13 +22,6 @@ SESSION = "session:"
 """Begins the scope of a scratch session; no workstream id holds a colon."""
 
 _SEVERITY = (Level.OK, Level.WARNING, Level.CRITICAL)
-
-
-class Unit(StrEnum):
-    """What the usage of a scope counts."""
-
-    BYTES = "bytes"
-    INODES = "inodes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,21 @@ from rich.text import Text
 
 from arawn_cli import instants, names
 from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
-from arawn_cli.pressure import Unit
+from arawn_cli.model import Action
 from arawn_cli.scopes import scope_of
+from arawn_cli.vocabulary import Unit
 
 LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 # From so many columns on, the table of disk usage has room for the areas of each workstream.
 _WIDE = 100
 _BAR = 20
-_ACTION_STYLES = {"deleted": "red", "would_delete": "yellow", "failed": "bold red", "skipped": "cyan", "kept": "green"}
+_ACTION_STYLES = {
+    Action.DELETED: "red",
+    Action.WOULD_DELETE: "yellow",
+    Action.FAILED: "bold red",
+    Action.SKIPPED: "cyan",
+    Action.KEPT: "green",
+}
 
 
 class OutputConsole(Console):
@@ -81,7 +88,7 @@ class Tables:
             self._console.print(_trash_line(event))
 
     def _cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
-        shown = [session for session in sessions if self._verbose or session.action != "kept"]
+        shown = [session for session in sessions if self._verbose or session.action is not Action.KEPT]
         if shown:
             self._console.print(_session_table(shown, dry_run=summary.dry_run))
         self._console.print(_cleanup_sentence(summary))
@@ -103,7 +110,7 @@ def _session_table(sessions: list[ScratchSessionEvent], *, dry_run: bool) -> Tab
     for session in sessions:
         table.add_row(
             escape(session.session_id),
-            Text(session.action.replace("_", " "), style=_ACTION_STYLES.get(session.action, "")),
+            Text(session.action.replace("_", " "), style=_ACTION_STYLES[session.action]),
             session.reason,
             _age(session.last_activity, session.timestamp),
             "-" if session.bytes is None else decimal(session.bytes),

@@ -9,7 +9,8 @@ from arawn_cli.config_tables import seconds_of
 from arawn_cli.events import Filesystem
 from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
-from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, Unit, limit_for
+from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, limit_for
+from arawn_cli.vocabulary import Unit
 
 FIXED = frozenset({TOTAL, FILESYSTEM, INODES})
 """The scopes that are called the same in every root. A workstream may have such an id: its scope is called otherwise."""

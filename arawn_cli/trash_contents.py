@@ -16,6 +16,7 @@ from arawn_cli.names import escape
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.trash import TrashEntry, waiting
 from arawn_cli.usage import Subtree, measure_all, threads_for
+from arawn_cli.vocabulary import TrashAction
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,12 @@ class _Trash:
             log.error("%s", failure)
         return entries, not failures
 
-    def tell(self, entry: TrashEntry, action: str) -> None:
+    def tell(self, entry: TrashEntry, action: TrashAction) -> None:
         """Emits an event of an entry as it stands in the trash now."""
         (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1)
         self.surroundings.emit(self.event(entry, action, usage.apparent_bytes, usage.files))
 
-    def event(self, entry: TrashEntry, action: str, size: int, files: int) -> TrashEntryEvent:
+    def event(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
         """An event of an entry."""
         return TrashEntryEvent(
             timestamp=self.surroundings.timestamp(),
@@ -63,7 +64,7 @@ def list_trash(config: Config, surroundings: Surroundings) -> bool:
         trash = _Trash(config, surroundings, root)
         found, complete = trash.found()
         for entry in found:
-            trash.tell(entry, "being_purged" if entry.gone else "listed")
+            trash.tell(entry, TrashAction.BEING_PURGED if entry.gone else TrashAction.LISTED)
     return complete
 
 
@@ -84,7 +85,7 @@ def restore(config: Config, surroundings: Surroundings, session: str) -> bool:
             log.error("session %s stays in the trash: %s", escape(session), failure)
         else:
             log.info("restored session %s", escape(session))
-        action = "failed" if failure else "restored"
+        action = TrashAction.FAILED if failure else TrashAction.RESTORED
         surroundings.emit(trash.event(entry, action, usage.apparent_bytes, usage.files))
         return failure is None
 
@@ -106,13 +107,13 @@ def _purged(trash: _Trash, entry: TrashEntry) -> bool:
     if trash.surroundings.stopping():
         return True
     if trash.config.dry_run:
-        trash.tell(entry, "would_purge")
+        trash.tell(entry, TrashAction.WOULD_PURGE)
         return True
     (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
     purged = purge(trash.root, entry, trash.surroundings.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
-    action = "failed" if purged.failures else "purged" if purged.finished else "being_purged"
+    action = TrashAction.FAILED if purged.failures else TrashAction.PURGED if purged.finished else TrashAction.BEING_PURGED
     trash.surroundings.emit(trash.event(entry, action, purged.freed_bytes, usage.files))
     return not purged.failures
 

@@ -136,8 +136,9 @@ def _events_page() -> str:
     lines = [
         "# Events",
         "",
-        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys: readers should ignore those",
-        "that they do not know. [schema/events.schema.json](schema/events.schema.json) is the same for programs. Made by `make docs`.",
+        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys, and values where only a few are",
+        "listed: readers should ignore those that they do not know. [schema/events.schema.json](schema/events.schema.json) is the same for",
+        "programs. Made by `make docs`.",
         "",
         "## Every event",
         "",

@@ -164,6 +164,8 @@ def test_events_fit_their_schema_and_others_do_not(run: Command, tree: SampleTre
         validator.validate(event)
         assert not validator.is_valid({key: value for key, value in event.items() if key != "host"})
         assert not validator.is_valid({**event, "type": "something"})
+        for key in {"level", "unit", "action", "reason", "status"} & event.keys():
+            assert not validator.is_valid({**event, key: "something"})
 
 
 def test_a_plan_fits_its_schema(run: Command, tree: SampleTree, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError, exclusive
+from arawn_cli.vocabulary import Unit
 from tests.conftest import needs_root
 
 
@@ -78,7 +79,7 @@ def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
         usage_bytes=2_000_000,
         limit_bytes=1_000_000,
         percent=200,
-        unit="bytes",
+        unit=Unit.BYTES,
         complete=True,
         reclaimable_bytes=None,
         forecast_days=None,

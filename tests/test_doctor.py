@@ -23,7 +23,7 @@ import pytest
 
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.doctor import means, timers
-from arawn_cli.doctor.findings import Finding, Status
+from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.means import state_findings
 from arawn_cli.doctor.shell import Shell
 from arawn_cli.doctor.timers import timer_findings
@@ -42,6 +42,7 @@ from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.ownership import sealed
 from arawn_cli.schedule.settings import Account, Scheduler, Scope
 from arawn_cli.state import State
+from arawn_cli.vocabulary import Status
 from tests.conftest import Run, needs_root, snapshot
 from tests.contrib_settings import SYSTEM
 from tests.in_process import NOWHERE

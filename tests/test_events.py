@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.events import percent_of, to_json
+from arawn_cli.reference.schemas import events_schema
 from arawn_cli.sample_tree import SampleTree
 from tests.conftest import Run
 from tests.in_process import checked, cleaned
@@ -33,6 +34,17 @@ COMMAND_KEYS = {
     "effective_setting": "key value source",
     "doctor": "ok warn fail",
 }
+WORDS = {
+    ("DiskPressure", "level"): "ok warning critical unknown",
+    ("DiskPressure", "unit"): "bytes inodes",
+    ("DiskCheck", "level"): "ok warning critical unknown",
+    ("ScratchSessionEvent", "action"): "deleted would_delete kept skipped failed",
+    ("ScratchSessionEvent", "reason"): "active recent_files protected locked in_use mount_inside not_a_directory foreign_name "
+    "activity_unknown future_timestamp changed_since_plan brake expired io_error",
+    ("TrashEntryEvent", "action"): "listed restored purged would_purge being_purged failed",
+    ("ScheduleStatus", "installed"): "missing current outdated edited foreign",
+    ("DoctorCheck", "status"): "ok warn fail",
+}
 
 
 def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -53,6 +65,18 @@ def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize("name", KEYS)
 def test_the_keys_of_each_event_are_pinned(events: dict[str, dict[str, object]], name: str) -> None:
     assert set(events[name]) == COMMON | set(KEYS[name].split())
+
+
+def test_the_words_of_each_closed_set_are_pinned() -> None:
+    definitions = events_schema()["$defs"]
+    assert isinstance(definitions, dict)
+    found = {}
+    for name, definition in definitions.items():
+        for key, value in definition.get("properties", {}).items():
+            words = definitions[value["$ref"].rpartition("/")[2]].get("enum") if "$ref" in value else None
+            if words is not None:
+                found[name, key] = " ".join(words)
+    assert found == WORDS
 
 
 def test_the_keys_of_what_commands_about_the_timers_write_are_pinned(run: Callable[..., Run], tree: SampleTree) -> None:

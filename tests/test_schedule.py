@@ -19,9 +19,10 @@ from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, Sche
 from arawn_cli.schedule.files import FileStore, OwnDirectory
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import Place, require_rights
-from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
+from arawn_cli.schedule.ownership import condition_of, made_with, sealed
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.user_crontab import CrontabStore
+from arawn_cli.vocabulary import Condition
 from tests.conftest import COMMAND, Run, needs, snapshot
 
 needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")

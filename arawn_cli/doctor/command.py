@@ -14,7 +14,7 @@ from rich.text import Text
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
 from arawn_cli.config_roots import names_of
-from arawn_cli.doctor.findings import Finding, Status, advice, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
 from arawn_cli.doctor.shell import Shell
 from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
@@ -27,6 +27,7 @@ from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
 from arawn_cli.sinks.stdout import json_lines
+from arawn_cli.vocabulary import Status
 
 _MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
@@ -108,7 +109,7 @@ def _print_json(settings: list[Setting], found: list[Finding], root: str | None)
                 root=root,
                 dry_run=False,
                 check=finding.check,
-                status=finding.status.value,
+                status=finding.status,
                 detail=finding.detail,
                 mend=finding.mend,
             )

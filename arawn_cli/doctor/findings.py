@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from arawn_cli.names import escape
-
-
-class Status(StrEnum):
-    """How a check came out; only `fail` keeps a job from being done."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
+from arawn_cli.vocabulary import Status
 
 
 @dataclass(frozen=True, slots=True)

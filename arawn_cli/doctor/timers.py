@@ -24,6 +24,7 @@ from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
 from arawn_cli.schedule.status import INSTALL, Told, is_well, mend_of, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
+from arawn_cli.vocabulary import Condition
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
@@ -103,7 +104,7 @@ def _timer(status: ScheduleStatus, each: Installed, shell: Shell) -> Finding:
         system = each.place.scope is Scope.SYSTEM
         lines = (install if mend.startswith(INSTALL) else shell.as_root(mend) if system else mend for mend in mends)
         return fail(check, "; ".join(status.problems), "; ".join(dict.fromkeys(lines)))
-    if status.installed == "missing":
+    if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
     if not status.enabled:
         return fail(check, "installed, and not enabled", install)

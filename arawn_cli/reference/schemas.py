@@ -32,7 +32,7 @@ def config_schema() -> Schema:
 
 
 def events_schema() -> Schema:
-    """Of one event, that is of one line of output. Later versions may add keys."""
+    """Of one event, that is of one line of output. Later versions may add keys, and words to the enumerations."""
     schema = cast("Schema", TypeAdapter(reduce(or_, EVENTS)).json_schema(mode="serialization"))
     for definition in cast("dict[str, Schema]", schema["$defs"]).values():
         properties = cast("dict[str, Schema]", definition.get("properties", {}))

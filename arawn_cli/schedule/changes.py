@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.schedule.ownership import Condition
+from arawn_cli.vocabulary import Condition
 
 
 class ScheduleError(ArawnCliError):

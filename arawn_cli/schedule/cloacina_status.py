@@ -21,9 +21,9 @@ from arawn_cli.schedule.cloacina import Workflow
 from arawn_cli.schedule.cloacina_database import EngineDatabase, LastRun, Registered, database_from
 from arawn_cli.schedule.command import print_statuses
 from arawn_cli.schedule.order import OUTCOME
-from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.serve import wanted
 from arawn_cli.schedule.status import is_well
+from arawn_cli.vocabulary import Condition
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def _status(
         job=workflow.order.job,
         scheduler="cloacina",
         scope=place.kind,
-        installed=condition.value,
+        installed=condition,
         enabled=schedule is not None and schedule.enabled,
         next_run=schedule.next_run if schedule else None,
         last_run=last.began if last else None,

@@ -26,10 +26,10 @@ from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
-from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
 from arawn_cli.sinks.stdout import json_lines
+from arawn_cli.vocabulary import Condition
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         settings = settings_from(config, flags, os.environ, scope)
         told = Told(config, settings, time.time_ns(), socket.gethostname(), flags.located)
         found = list(statuses(place_of(scheduler, scope, settings, os.environ, flags.root), told))
-        if any(status.installed != Condition.MISSING.value for status in found):
+        if any(status.installed is not Condition.MISSING for status in found):
             hidden = tuple(out_of_reach(settings, scheduler))
             found = [replace(status, problems=(*status.problems, *hidden)) for status in found]
         print_statuses(found, output)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.schedule.changes import Change, ScheduleError
-from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
+from arawn_cli.schedule.ownership import condition_of, made_with, sealed
+from arawn_cli.vocabulary import Condition
 
 _MODE = 0o644
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from arawn_cli.errors import ExitCode, RefusedError
 from arawn_cli.schedule.changes import AskedWronglyError, Change, ScheduleError
 from arawn_cli.schedule.installation import Place, require_rights, units_of
+from arawn_cli.vocabulary import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Consent:
         return self.yes or (self.ask is not None and self.ask(question))
 
     def _may_touch(self, change: Change) -> bool:
-        found = "was edited since the tool wrote it" if change.condition.value == "edited" else "is there and was not written by the tool"
+        found = "was edited since the tool wrote it" if change.condition is Condition.EDITED else "is there and was not written by the tool"
         if self.ask is None:
             raise RefusedError(f"{change.place} {found}: left as it is, nothing was changed; look at it, and use --force to lose it")
         verb = "Remove" if change.after is None else "Overwrite"

@@ -6,24 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from enum import Enum
+
+from arawn_cli.vocabulary import Condition
 
 _SEAL = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
-
-
-class Condition(Enum):
-    """What is found where a file of the tool's belongs."""
-
-    MISSING = "missing"
-    CURRENT = "current"
-    OUTDATED = "outdated"
-    EDITED = "edited"
-    FOREIGN = "foreign"
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the tool wrote all of it, so that nothing of anybody's is lost with it."""
-        return self in (Condition.CURRENT, Condition.OUTDATED)
 
 
 def sealed(body: str, made: Sequence[str] = ()) -> str:

@@ -19,12 +19,12 @@ from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.history import last_of, state_of
 from arawn_cli.schedule.installation import Place, bodies_of, units_of
 from arawn_cli.schedule.intervals import cron_time
-from arawn_cli.schedule.ownership import Condition
 from arawn_cli.schedule.sandbox import HOMES, lies_in, writable
 from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
 from arawn_cli.schedule.user_crontab import BLOCK
+from arawn_cli.vocabulary import Condition
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
 
 def is_well(status: ScheduleStatus) -> bool:
     """Whether a job will run as configured, and did when it last ran."""
-    return status.installed == Condition.CURRENT.value and status.enabled and status.result != "failed" and not status.problems
+    return status.installed is Condition.CURRENT and status.enabled and status.result != "failed" and not status.problems
 
 
 def mend_of(problem: str) -> str:
@@ -138,7 +138,7 @@ def _event(
         job=job.name,
         scheduler=place.scheduler.value,
         scope=place.scope.value,
-        installed=condition.value,
+        installed=condition,
         enabled=enabled,
         next_run=rendered(next_run),
         last_run=rendered(last_run),

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.schedule.changes import Change, NoSchedulerError, ScheduleError, TangledError
-from arawn_cli.schedule.ownership import Condition, condition_of, made_with, sealed
+from arawn_cli.schedule.ownership import condition_of, made_with, sealed
+from arawn_cli.vocabulary import Condition
 
 BLOCK = "crontab"
 
