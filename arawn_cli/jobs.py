@@ -20,8 +20,8 @@ from arawn_cli.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from arawn_cli.disk_check import Checked
-    from arawn_cli.report import Report
     from arawn_cli.report_output import Destination
+    from arawn_cli.report_values import Report
 
 log = logging.getLogger(__name__)
 

@@ -85,9 +85,11 @@ class Remover:
             yield from (_in_doubt(hand.session, error) for hand in hands)
             return
         yield from (_skipped(hand.session, reason) for hand in hands if (reason := obstacles.get(hand.session.identity)))
-        free = [hand for hand in hands if hand.session.identity not in obstacles]
-        if not free:
-            return
+        if free := [hand for hand in hands if hand.session.identity not in obstacles]:
+            yield from self._carried_out(free, stack)
+
+    def _carried_out(self, free: Sequence[_Hand], stack: ExitStack) -> Iterator[Outcome]:
+        """What becomes of sessions that nothing speaks against."""
         try:
             place = None if self._dry_run else stack.enter_context(opened_bin(self._sessions))
             if place is None:

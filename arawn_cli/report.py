@@ -10,8 +10,8 @@ from pathlib import Path
 from arawn_cli import alerts
 from arawn_cli.alerts import Transition
 from arawn_cli.config import Config
-from arawn_cli.events import Filesystem, Level
-from arawn_cli.forecast import WINDOW_HOURS, Sample
+from arawn_cli.events import Level
+from arawn_cli.forecast import WINDOW_HOURS
 from arawn_cli.inspection import Inspection, inspect
 from arawn_cli.instants import DAY
 from arawn_cli.inventory import WorkstreamTree
@@ -20,6 +20,7 @@ from arawn_cli.model import Decision, Reason, Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
+from arawn_cli.report_values import NextCleanup, Report, Session, Standing, WorkstreamStanding, activity_of
 from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
 from arawn_cli.state_file import StateUnavailableError
@@ -30,122 +31,10 @@ from arawn_cli.trend import trend_of
 
 log = logging.getLogger(__name__)
 
-SHOWN_SESSIONS = 8
-SHOWN_ALERTS = 12
-
 # A sample equal to the one before is left out for up to a day: so much earlier the period's first usage can stand.
 _LEAD_HOURS = 24
 _COMES_DUE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
 _NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A scope: its usage and level now, its usage over the period, and what that leads to.
-
-    `growth` is per day, None when nobody knows. `next_limit` is None above all limits, `forecast_days` are
-    the days until that limit is reached, None when that is unknown, more than a year off, or not coming.
-    """
-
-    usage: ScopeUsage
-    level: Level
-    trend: tuple[Sample, ...]
-    growth: float | None
-    next_limit: int | None
-    forecast_days: int | None
-
-    @property
-    def percent(self) -> int:
-        """Usage as a whole percentage of the limit, rounded down."""
-        return self.usage.usage * 100 // max(self.usage.limit, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkstreamStanding:
-    """A workstream, with its bytes by area in the configured measure.
-
-    Where nobody knows its limit, the level is unknown, and the limits are zero.
-    """
-
-    id: str
-    standing: Standing
-    production: int
-    work: int
-    other: int
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A scratch session: `reason` says why it goes or stays, `due` from when on its age lets it go, None when no day is known."""
-
-    id: str
-    level: Level
-    size: int
-    last_activity: int | None
-    reason: Reason
-    due: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class NextCleanup:
-    """What a cleanup now would take, the oldest first, and what comes due after it, the earliest first."""
-
-    going: tuple[Session, ...]
-    freed: int
-    coming: tuple[Session, ...]
-    braked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A root at one instant. Times are nanoseconds since the epoch, sizes are bytes in the configured measure.
-
-    Attributes:
-        days: length of the period that trends and alerts cover.
-        workstreams: the largest first.
-        space: None where the filesystem does not count what `space` and `inodes` count.
-        sessions: every scratch session, in no order.
-        cleanup: None when nobody knows what a cleanup would do.
-        transitions: changes of level in the period, newest first.
-        problems: what could not be read, a line each; all figures leave it out.
-    """
-
-    now: int
-    days: int
-    host: str
-    root: str
-    older_than_days: int
-    level: Level
-    total: Standing
-    workstreams: tuple[WorkstreamStanding, ...]
-    space: Standing | None
-    inodes: Standing | None
-    filesystem: Filesystem
-    trash: int
-    foreign: int
-    sessions: tuple[Session, ...]
-    cleanup: NextCleanup | None
-    transitions: tuple[Transition, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything could be read."""
-        return not self.problems
-
-    @property
-    def has_history(self) -> bool:
-        """Whether any earlier check is remembered."""
-        return len(self.total.trend) > 1
-
-    def largest(self) -> list[Session]:
-        """The largest scratch sessions, largest first."""
-        return sorted(self.sessions, key=lambda session: session.size, reverse=True)[:SHOWN_SESSIONS]
-
-    def oldest(self) -> list[Session]:
-        """The scratch sessions that nobody used for longest, oldest first."""
-        known = [session for session in self.sessions if session.last_activity is not None]
-        return sorted(known, key=_activity)[:SHOWN_SESSIONS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +154,8 @@ def _sessions(
     settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
     sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in _NO_SESSION]
     freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))
-    leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=_activity)
-    coming = sorted((session for session in sessions if session.due is not None), key=_activity)
+    leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=activity_of)
+    coming = sorted((session for session in sessions if session.due is not None), key=activity_of)
     return sessions, NextCleanup(tuple(leaving), freed, tuple(coming), braked)
 
 
@@ -297,7 +186,3 @@ def _session(config: Config, decision: Decision, levels: dict[str, Level]) -> Se
         reason=decision.reason,
         due=activity + config.older_than_days * DAY if comes_due and activity is not None else None,
     )
-
-
-def _activity(session: Session) -> int:
-    return session.last_activity or 0

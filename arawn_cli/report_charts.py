@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import floor, log10
 
 from arawn_cli.instants import SECOND
-from arawn_cli.report import Report, Standing
+from arawn_cli.report_values import Report, Standing
 from arawn_cli.trend import equal_steps, usage_at
 
 BAR = 100.0

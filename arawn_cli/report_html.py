@@ -11,8 +11,8 @@ from rich.filesize import decimal
 from arawn_cli import __version__, names, report_charts
 from arawn_cli import report_words as words
 from arawn_cli.alerts import Transition
-from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing, WorkstreamStanding
 from arawn_cli.report_charts import Bar, Line
+from arawn_cli.report_values import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing, WorkstreamStanding
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.render import OutputConsole
-from arawn_cli.report import Report
+from arawn_cli.report_values import Report
 from arawn_cli.whole_file import WholeFile
 
 STANDARD_OUTPUT = "-"

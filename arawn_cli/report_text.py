@@ -17,7 +17,7 @@ from arawn_cli import report_words as words
 from arawn_cli.alerts import Transition
 from arawn_cli.events import Level
 from arawn_cli.render import LEVEL_STYLES, usage_bar
-from arawn_cli.report import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
+from arawn_cli.report_values import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
 from arawn_cli.trend import equal_steps, usage_at
 
 # From this width on a line has room for the change beside its trend.

@@ -29,9 +29,10 @@ from arawn_cli.forecast import days_until
 from arawn_cli.instants import DAY, parse
 from arawn_cli.pressure import ScopeUsage
 from arawn_cli.render import Tables
-from arawn_cli.report import Report, Standing, gather
+from arawn_cli.report import gather
 from arawn_cli.report_html import page
 from arawn_cli.report_text import renderables
+from arawn_cli.report_values import Report, Standing
 from arawn_cli.sample_tree import SampleTree, set_age
 from arawn_cli.scratch_cleanup import clean
 from tests.chromium import started

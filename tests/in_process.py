@@ -11,7 +11,8 @@ from pathlib import Path
 from arawn_cli.config import Flags, load
 from arawn_cli.disk_check import Checked, check
 from arawn_cli.events import Event, ScratchCleanup
-from arawn_cli.report import Report, gather
+from arawn_cli.report import gather
+from arawn_cli.report_values import Report
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.scratch_cleanup import clean
 from arawn_cli.state import State
