@@ -136,7 +136,7 @@ def _events_page() -> str:
     lines = [
         "# Events",
         "",
-        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys, and values where only a few are",
+        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys, and values where a few are",
         "listed: readers should ignore those that they do not know. [schema/events.schema.json](schema/events.schema.json) is the same for",
         "programs. Made by `make docs`.",
         "",
