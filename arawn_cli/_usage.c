@@ -1,4 +1,4 @@
-/* Measures subtrees through directory descriptors, with the GIL released and on every core.
+/* Measures subtrees through directory descriptors, and unlinks files of one, with the GIL released and on every core.
 
    The same walk as the Python twin in walk.py, and the same answers: no recursion, no link followed, no other
    filesystem entered, a bounded number of descriptors whatever the depth, failures as values.
@@ -1070,7 +1070,56 @@ static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
 PyDoc_STRVAR(measure_doc, "measure(start, subtrees, threads, tick, /)\n--\n\n"
                           "Measures subtrees below the open directory start; as measure_all in usage.py.");
 
-static PyMethodDef methods[] = {{"measure", measure, METH_VARARGS, measure_doc}, {NULL, NULL, 0, NULL}};
+/* What could not be unlinked: which of the names, and why. */
+struct stuck {
+    size_t number;
+    int error;
+};
+
+/* Unlinks names, each with its NUL; what is gone already is no failure. Answers with how many stay, of which `stuck` tells. */
+static size_t unlink_names(int directory, const char *names, const char *end, struct stuck *stuck)
+{
+    size_t stay = 0;
+    for (size_t number = 0; names < end; number++, names += strlen(names) + 1)
+        if (unlinkat(directory, names, 0) && errno != ENOENT)
+            stuck[stay++] = (struct stuck){number, errno};
+    return stay;
+}
+
+static PyObject *unlinked(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    const char *names;
+    Py_ssize_t length;
+    int directory;
+    if (!PyArg_ParseTuple(arguments, "iy#:unlink", &directory, &names, &length))
+        return NULL;
+    size_t count = 0;
+    for (Py_ssize_t at = 0; at < length; at++)
+        count += !names[at];
+    if (length && (names[length - 1] || memchr(names, '/', (size_t)length))) {
+        PyErr_SetString(PyExc_ValueError, "a name has a NUL behind it, and no slash in it");
+        return NULL;
+    }
+    struct stuck *stuck = calloc(count ? count : 1, sizeof *stuck);
+    if (!stuck)
+        return PyErr_NoMemory();
+    size_t stay;
+    Py_BEGIN_ALLOW_THREADS
+    stay = unlink_names(directory, names, names + length, stuck);
+    Py_END_ALLOW_THREADS
+    PyObject *answer = PyList_New(0);
+    for (size_t number = 0; answer && number < stay; number++)
+        if (!append(answer, Py_BuildValue("(ni)", (Py_ssize_t)stuck[number].number, stuck[number].error)))
+            Py_CLEAR(answer);
+    free(stuck);
+    return answer;
+}
+
+PyDoc_STRVAR(unlink_doc, "unlink(directory, names, /)\n--\n\n"
+                         "Unlinks names of the open directory, each with its NUL; as unlink in unlinking.py.");
+
+static PyMethodDef methods[] = {
+    {"measure", measure, METH_VARARGS, measure_doc}, {"unlink", unlinked, METH_VARARGS, unlink_doc}, {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "arawn_cli._usage", .m_size = 0, .m_methods = methods};

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
-from arawn_cli.usage import Measured
+from arawn_cli.native import Measured
 
 def measure(start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]: ...
+def unlink(directory: int, names: bytes, /) -> list[tuple[int, int]]: ...

@@ -14,11 +14,11 @@ from threading import BoundedSemaphore, Thread
 from typing import TypeVar
 
 from arawn_cli.descent import Descent
+from arawn_cli.unlinking import BATCH, unlink
 
 WORTH_A_CROWD = 2000
 """Files from which on a tree is worth more than the thread that takes it apart."""
 
-_BATCH = 256
 _FEW = 8  # names that are unlinked sooner than they are handed over
 _WAITING = 16  # batches of one tree that are handed over at a time; each holds a descriptor
 
@@ -120,14 +120,15 @@ class _Batches:
             OSError: there is no descriptor for another thread.
         """
         if len(names) < _FEW:
-            _unlink(directory, names, self._stopping)
+            unlink(directory, names)
             return
         descriptor = os.dup(directory)
         self._free.acquire()
 
         def order() -> None:
             try:
-                _unlink(descriptor, names, self._stopping)
+                if not self._stopping():
+                    unlink(descriptor, names)
             finally:
                 os.close(descriptor)
                 self._free.release()
@@ -143,22 +144,6 @@ def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batc
     if status.st_dev != device:
         descent.leave()
         return
-    names: list[str] = []
-    with suppress(OSError), descent.scan() as listing:
-        for entry in listing:
-            if entry.is_dir(follow_symlinks=False):
-                descent.here.pending.append(entry.name)
-                continue
-            names.append(entry.name)
-            if len(names) == _BATCH:
-                batches.take(descent.descriptor, names)
-                names = []
-        batches.take(descent.descriptor, names)
-
-
-def _unlink(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> None:
-    for name in names:
-        if stopping():
-            return
-        with suppress(OSError):
-            os.unlink(name, dir_fd=directory)
+    with suppress(OSError):
+        for names in descent.files(BATCH):
+            batches.take(descent.descriptor, names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -125,6 +125,25 @@ class Descent:
             OSError: it cannot be listed.
         """
         return self._with_descriptors(lambda: os.scandir(self.descriptor))
+
+    def files(self, most: int) -> Iterator[list[str]]:
+        """The names in `here` that are no directories, so many at a time; those that are become pending.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        names: list[str] = []
+        with self.scan() as listing:
+            for entry in listing:
+                if entry.is_dir(follow_symlinks=False):
+                    self.here.pending.append(entry.name)
+                    continue
+                names.append(entry.name)
+                if len(names) == most:
+                    yield names
+                    names = []
+        if names:
+            yield names
 
     def _open(self, name: str, parent: int) -> int:
         return self._with_descriptors(lambda: open_directory(name, parent))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from arawn_cli.crowd import Crowd, unlink_files
 from arawn_cli.descent import Descent
 from arawn_cli.model import Failure
+from arawn_cli.unlinking import BATCH, unlink
 
 # A directory that is still not empty after this many rounds has a writer in it; the next run tries again.
 _ROUNDS = 8
@@ -21,7 +22,7 @@ def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool],
 
     What cannot be removed stays, with the directories above it, and is in the
     answer; everything else goes. Another filesystem is not entered. Once `stopping` says so,
-    the entry in hand is finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
+    the files in hand are finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
     """
     if crowd is not None:
         unlink_files(parent, name, shown, stopping, crowd)
@@ -109,28 +110,20 @@ class _Dismantling:
 
     def _clear(self) -> None:
         """Unlinks everything in the directory that is no directory, and keeps the names of those."""
-        directory = self._descent.descriptor
         try:
-            with self._descent.scan() as listing:
-                for entry in listing:
-                    if self._stopping():
-                        return
-                    if entry.is_dir(follow_symlinks=False):
-                        self._descent.here.pending.append(entry.name)
-                    else:
-                        self._unlink(entry.name, directory)
+            for names in self._descent.files(BATCH):
+                if self._stopping():
+                    return
+                self._unlink(names)
         except OSError as error:
             self._fail("getdents64", None, error)
 
-    def _unlink(self, name: str, directory: int) -> None:
-        try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
-            return
-        except IsADirectoryError:
-            self._descent.here.pending.append(name)
-        except OSError as error:
-            self._fail("unlinkat", name, error)
+    def _unlink(self, names: Sequence[str]) -> None:
+        for name, number in unlink(self._descent.descriptor, names):
+            if number == errno.EISDIR:
+                self._descent.here.pending.append(name)
+            else:
+                self._fail("unlinkat", name, OSError(number, os.strerror(number)))
 
     def _above(self) -> int:
         return self._descent.descriptor if self._descent.depth else self._parent

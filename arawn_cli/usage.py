@@ -7,31 +7,19 @@ import os
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from arawn_cli import native
 from arawn_cli.descriptors import opened_directory
 from arawn_cli.instants import SECOND
 from arawn_cli.model import Failure, HardLinks, Usage
 from arawn_cli.names import escape
+from arawn_cli.native import Measured
 from arawn_cli.tally import Tally
 from arawn_cli.walk import walk
 
 _THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
 _THREADS_MAX = 16
 _DESCRIPTORS = 64  # for one thread: the way down a tree that it takes apart, and names of it that others unlink meanwhile
-
-_Numbers = tuple[int, int, int, int, int, tuple[int, int] | None]
-_Links = list[tuple[int, int, int, int, int, int]]
-Measured = tuple[_Numbers, _Links, list[tuple[str, bytes, int]], list[bytes]]
-"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names; the size of
-the largest file, with them; the newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, met, links) for each
-file of several names, perhaps in parts to be added up; (operation, path, errno) for each failure; and the paths of other filesystems.
-Paths are below the subtree."""
-
-
-class _Native(Protocol):
-    def measure(self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]:
-        """See `measure_all`; `tick` gets how many subtrees were finished since its last call, and ends the walk by raising."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +48,9 @@ def measure(parent: int, name: str, shown: str) -> Usage:
     Only regular files count in `apparent_bytes` and `files`, as Arawn counts;
     blocks are counted of everything. An entry that vanishes meanwhile is no failure.
     """
-    if native is None:
+    if native.module is None:
         return walk(parent, name, shown)
-    (measured,) = native.measure(parent, ((os.fsencode(name), False),), 1, _nobody)
+    (measured,) = native.module.measure(parent, ((os.fsencode(name), False),), 1, _nobody)
     usage = _usage(measured, shown)
     return walk(parent, name, shown) if _lacked_descriptors(usage) else usage
 
@@ -73,10 +61,10 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     `advance` is called from this thread every now and then, with the number of subtrees that were finished since; what
     it raises ends the measuring. The answers have the order of the subtrees.
     """
-    if native is None:
+    if native.module is None:
         return _measure_in_python(start, subtrees, advance)
     given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-    found = native.measure(start, given, threads, advance)
+    found = native.module.measure(start, given, threads, advance)
     usages = [_usage(measured, subtree.shown) for measured, subtree in zip(found, subtrees, strict=True)]
     return [_walk_at(start, subtree) if _lacked_descriptors(usage) else usage for usage, subtree in zip(usages, subtrees, strict=True)]
 
@@ -93,7 +81,7 @@ def threads_for(configured: int) -> int:
 
 def means_of_measuring() -> str:
     """What measures, for people."""
-    return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
+    return "measures in Python: the native module was not built" if native.module is None else "measures natively, on every core"
 
 
 def _measure_in_python(start: int, subtrees: Sequence[Subtree], advance: Callable[[int], None]) -> list[Usage]:
@@ -136,16 +124,3 @@ def _below(shown: str, path: bytes) -> str:
 def _lacked_descriptors(usage: Usage) -> bool:
     """Whether the threads of the native walk ran out of descriptors, of which the one in Python needs fewer."""
     return any(failure.errno in (errno.EMFILE, errno.ENFILE) for failure in usage.failures)
-
-
-def _load() -> _Native | None:
-    """The native module, or None where it was not built."""
-    try:
-        from arawn_cli import _usage as module
-    except ImportError:
-        return None
-    return module
-
-
-native = _load()
-"""What measures natively, or None."""

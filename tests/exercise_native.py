@@ -5,6 +5,7 @@ python -m tests.exercise_native MODULE FOLDER
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import random
@@ -14,7 +15,7 @@ import threading
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
-from arawn_cli import usage
+from arawn_cli import native, unlinking
 from arawn_cli.model import Usage
 from arawn_cli.usage import Subtree, measure_all
 
@@ -23,13 +24,13 @@ _FILE = "a file"
 
 
 def load(path: str) -> None:
-    """Makes `usage` measure with the module in a file."""
+    """Makes `usage` and `unlinking` work with the extension in a file."""
     loader = ExtensionFileLoader("arawn_cli._usage", path)
     spec = importlib.util.spec_from_loader("arawn_cli._usage", loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    usage.native = module
+    native.module = module
 
 
 def random_tree(top: Path, chance: random.Random, files: int) -> None:
@@ -94,12 +95,12 @@ def linked_names(top: Path, names: int) -> None:
 
 def by_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[list[Usage], list[Usage]]:
     """What the native module says, and what Python says."""
-    native, natively = usage.native, measure_all(start, subtrees, threads)
-    usage.native = None
+    module, natively = native.module, measure_all(start, subtrees, threads)
+    native.module = None
     try:
         return natively, measure_all(start, subtrees, 1)
     finally:
-        usage.native = native
+        native.module = module
 
 
 def hold_equal(folder: Path) -> None:
@@ -172,6 +173,21 @@ def hold_to_a_stop(folder: Path) -> None:
         os.close(start)
 
 
+def hold_to_all_names(folder: Path) -> None:
+    """Every name is unlinked or told of, whatever stands before it."""
+    files = [f"{'long' * (number % 60)}{number}" for number in range(1000)]
+    for name in files:
+        (folder / name).touch()
+    names = [other for name in files for other in (name, "x" * 300, name)]
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        assert unlinking.unlink(directory, names) == [("x" * 300, errno.ENAMETOOLONG)] * 1000
+        assert unlinking.unlink(directory, []) == []
+        assert os.listdir(folder) == []
+    finally:
+        os.close(directory)
+
+
 def main(module: str, folder: str) -> None:
     """All of it, below a folder."""
     load(module)
@@ -186,6 +202,8 @@ def main(module: str, folder: str) -> None:
         hold_to_a_stop(top / trees)
     (top / "changing").mkdir()
     hold_under_change(top / "changing")
+    (top / "unlinked").mkdir()
+    hold_to_all_names(top / "unlinked")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -17,6 +17,7 @@ from arawn_cli.descriptors import open_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.model import Identity
 from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.unlinking import unlink
 from tests.in_process import cleaned
 
 
@@ -93,10 +94,7 @@ def test_a_multitude_of_failures_is_cut_short_and_counted(tmp_path: Path, monkey
     for number in range(100):
         write(tmp_path / "top" / str(number), 1)
 
-    def unlinking(name: str, *, dir_fd: int) -> None:
-        raise refuse(errno.EPERM)
-
-    monkeypatch.setattr(os, "unlink", unlinking)
+    monkeypatch.setattr("arawn_cli.dismantle.unlink", lambda _directory, names: [(name, errno.EPERM) for name in names])
     parent = os.open(tmp_path, os.O_RDONLY)
     failures = take_apart(parent, "top", "top", lambda: False)
     os.close(parent)
@@ -105,18 +103,18 @@ def test_a_multitude_of_failures_is_cut_short_and_counted(tmp_path: Path, monkey
 
 
 def test_what_vanishes_meanwhile_is_no_failure(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_rmdir, real_unlink = os.rmdir, os.unlink
+    real_rmdir = os.rmdir
 
     def rmdir(name: str, *, dir_fd: int) -> None:
         real_rmdir(name, dir_fd=dir_fd)
         raise FileNotFoundError
 
-    def unlink(name: str, *, dir_fd: int) -> None:
-        real_unlink(name, dir_fd=dir_fd)
-        raise FileNotFoundError
+    def unlink_twice(directory: int, names: Sequence[str]) -> list[tuple[str, int]]:
+        assert unlink(directory, names) == []
+        return unlink(directory, names)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
-    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr("arawn_cli.dismantle.unlink", unlink_twice)
     assert apart(top) == []
     assert not top.exists()
 
@@ -155,14 +153,13 @@ def test_many_threads_remove_a_large_tree_and_nothing_else(top: Path, threads: i
 
 def test_what_many_threads_cannot_unlink_is_told_and_stays(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many_files(top)
-    real = os.unlink
 
-    def unlinking(name: str, *, dir_fd: int) -> None:
-        if name == "500":
-            raise refuse(errno.EPERM)
-        real(name, dir_fd=dir_fd)
+    def unlinking(directory: int, names: Sequence[str]) -> list[tuple[str, int]]:
+        stuck = [(name, errno.EPERM) for name in names if name == "500"]
+        return [*stuck, *unlink(directory, [name for name in names if name != "500"])]
 
-    monkeypatch.setattr("os.unlink", unlinking)
+    monkeypatch.setattr("arawn_cli.dismantle.unlink", unlinking)
+    monkeypatch.setattr("arawn_cli.crowd.unlink", unlinking)
     with Crowd(4) as crowd:
         failures = apart(top, crowd=crowd)
     assert sorted(failures) == [("unlinkat", "top/deep/er/still/500", errno.EPERM), ("unlinkat", "top/wide/500", errno.EPERM)]
@@ -173,7 +170,7 @@ def test_many_threads_stop_when_they_are_told_to(top: Path) -> None:
     many_files(top)
     steps = iter(range(10**6))
     with Crowd(4) as crowd:
-        assert apart(top, lambda: next(steps) > 100, crowd) == []
+        assert apart(top, lambda: next(steps) > 10, crowd) == []
     assert sum(path.is_file() for path in top.rglob("*")) > 1000
 
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arawn_cli import usage
+from arawn_cli import native
 from arawn_cli.usage import Subtree
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
 from tests.exercise_native import by_both, hold_equal, linked_names, random_tree
 
-SOURCE = Path(usage.__file__).with_name("_usage.c")
+SOURCE = Path(native.__file__).with_name("_usage.c")
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 
-needs_native = needs(usage.native is not None, "the native module")
+needs_native = needs(native.module is not None, "the native module")
 needs_compiler = needs(shutil.which("gcc") is not None and HEADER.exists(), "gcc and Python's headers")
 
 SAY_EQUAL = (
@@ -110,12 +110,12 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
 
 
 def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) -> None:
-    if usage.native is None:
+    if native.module is None:
         pytest.skip("needs the native module")
     linked_names(tmp_path / "top", 1200)
     start = os.open(tmp_path, os.O_RDONLY)
     try:
-        ((_, links, failures, _),) = usage.native.measure(start, ((b"top", False),), 1, lambda _finished: None)
+        ((_, links, failures, _),) = native.module.measure(start, ((b"top", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
     assert sorted((size, met, names) for _, _, size, _, met, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
@@ -152,11 +152,11 @@ def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
     """Nothing of Python runs meanwhile that would see the signal: what is told of the walk goes to a method of list."""
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, signal, sys; from arawn_cli.usage import native\n"
+        "import os, signal, sys; from arawn_cli.native import module\n"
         "signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))\n"
         "start, subtrees, finished = os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, []\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
-        "try: native.measure(start, subtrees, 2, finished.append)\n"
+        "try: module.measure(start, subtrees, 2, finished.append)\n"
         "except InterruptedError: print(sum(finished) < len(subtrees))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -167,14 +167,14 @@ def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
 def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, sys, pathlib; from arawn_cli.usage import native\n"
+        "import os, sys, pathlib; from arawn_cli.native import module\n"
         "masks = set()\n"
         "def look(finished):\n"
         "    for task in pathlib.Path('/proc/self/task').iterdir():\n"
         "        if int(task.name) != os.getpid():\n"
         "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
         "    if masks: raise InterruptedError\n"
-        "try: native.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
+        "try: module.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
         "except InterruptedError: print(*{int(mask.split()[1], 16) >> 14 & 1 for mask in masks}, signal.pthread_sigmask(0, ()))\n"
     )
     done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
@@ -182,12 +182,12 @@ def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> N
 
 
 def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) -> None:
-    if usage.native is None:
+    if native.module is None:
         pytest.skip("needs the native module")
     start = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match="slash"):
-            usage.native.measure(start, ((b"../../etc", False),), 1, lambda _finished: None)
+            native.module.measure(start, ((b"../../etc", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
 
