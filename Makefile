@@ -73,9 +73,9 @@ lock:
 	PYTHONWARNINGS=ignore build/lock/bin/python $(PIP) install . --group dev
 	{ echo '# The versions that the tests run with; make lock renews them.'; build/lock/bin/python -m pip freeze --exclude arawn-cli; } > tests/constraints.txt
 
-# Beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
-bench: $(VENV)/tools
-	$(BIN)/python -m benchmarks.peers $(BENCH)
+# The program as it is installed from the wheel, beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
+bench: package
+	$(BIN)/python -m benchmarks.peers --program dist/venv/bin/arawn-cli $(BENCH)
 
 # What the docs and the man page say of commands, keys, events and exit codes, and what terminals show.
 docs: $(VENV)/tools

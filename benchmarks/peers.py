@@ -1,6 +1,6 @@
 """Both jobs beside the tools that do the like, in turn, as whole processes: medians, ratios and peak memory.
 
-python -m benchmarks.peers [--files N ...] [--runs N] [--cold] [--remove N] [--folder PATH]
+python -m benchmarks.peers [--program PATH] [--files N ...] [--runs N] [--cold] [--remove N] [--folder PATH]
 
 Writes peers.json and peers.md beside the trees. What is not installed is left out. Dropping caches takes root.
 """
@@ -37,16 +37,16 @@ class Row:
     ratio: float
 
 
-def measuring(root: Path, state: Path, *extra: str) -> dict[str, list[str]]:
+def measuring(program: str, root: Path, state: Path, *extra: str) -> dict[str, list[str]]:
     """The commands that measure a tree, the one that ours is held to first."""
-    ours = [_program(), "disk-check", "--base-path", str(root), "--format", "none", *extra]
+    ours = [program, "disk-check", "--base-path", str(root), "--format", "none", *extra]
     top = str(root)
     peers = {"du": ["du", "-s", top], "gdu": ["gdu", "-npc", top], "ncdu": ["ncdu", "-0", "-o", "/dev/null", top]}
     state.mkdir(exist_ok=True)
     return {**{name: line for name, line in peers.items() if shutil.which(line[0])}, _OURS: ours}
 
 
-def removing(folder: Path) -> dict[str, list[str]]:
+def removing(program: str, folder: Path) -> dict[str, list[str]]:
     """The commands that remove the sessions of the tree `removed` in a folder."""
     root = folder / "removed"
     sessions = str(root / "workstreams" / "scratch" / "sessions")
@@ -57,7 +57,7 @@ def removing(folder: Path) -> dict[str, list[str]]:
         "systemd-tmpfiles": ["systemd-tmpfiles", "--clean", str(rules)],
         "tmpreaper": ["tmpreaper", "--mtime", "--mtime-dir", "7d", sessions],
     }
-    ours = [_program(), "scratch-cleanup", "--base-path", str(root), "--format", "none", "--force"]
+    ours = [program, "scratch-cleanup", "--base-path", str(root), "--format", "none", "--force"]
     return {**{name: line for name, line in peers.items() if shutil.which(line[0])}, _OURS: ours}
 
 
@@ -96,33 +96,34 @@ def machine() -> str:
 def _cases(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[Row]:
     for files in options.files:
         root = trees.tree(folder, files)
-        yield from compared(f"measure {files:,}, warm", measuring(root, state), options.runs, state)
+        yield from compared(f"measure {files:,}, warm", measuring(options.program, root, state), options.runs, state)
         if options.cold:
-            yield from compared(f"measure {files:,}, cold", measuring(root, state), options.runs, state, ["cold"])
+            yield from compared(f"measure {files:,}, cold", measuring(options.program, root, state), options.runs, state, ["cold"])
     if options.files:
-        yield from _remembering(trees.sessions(folder, max(options.files)), max(options.files), options.runs, state)
-        yield from _reading(folder, min(options.files), options.runs, state)
+        yield from _remembering(options, trees.sessions(folder, max(options.files)), state)
+        yield from _reading(options, folder, state)
     if options.remove:
-        commands = removing(folder)
+        commands = removing(options.program, folder)
         yield from compared(f"remove {options.remove:,}", commands, options.runs, state, [f"{folder}:{options.remove}"])
 
 
-def _remembering(root: Path, files: int, runs: int, state: Path) -> Iterator[Row]:
+def _remembering(options: argparse.Namespace, root: Path, state: Path) -> Iterator[Row]:
     config = state / "remembering.toml"
     config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
-    commands = measuring(root, state, "--config", str(config))
+    commands = measuring(options.program, root, state, "--config", str(config))
     chosen = {name: commands[name] for name in ("du", _OURS)}
-    yield from compared(f"measure {files:,} in sessions, remembered", chosen, runs, state)
+    yield from compared(f"measure {max(options.files):,} in sessions, remembered", chosen, options.runs, state)
 
 
-def _reading(folder: Path, files: int, runs: int, state: Path) -> Iterator[Row]:
+def _reading(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[Row]:
     """A plan, which reads messages and measures nothing that they keep."""
+    files = min(options.files)
     for name, root in (
         ("no messages", trees.tree(folder, files)),
         ("1 GiB of messages", trees.with_messages(folder, files, 1 << 30, recent=1 << 20)),
     ):
-        line = [_program(), "scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none"]
-        yield from compared(f"plan {files:,}, {name}", {_OURS: line}, runs, state)
+        line = [options.program, "scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none"]
+        yield from compared(f"plan {files:,}, {name}", {_OURS: line}, options.runs, state)
 
 
 def _prepare(step: str) -> None:
@@ -143,13 +144,10 @@ def _run(line: Sequence[str], state: Path) -> tuple[float, int]:
     return float(seconds), int(peak)
 
 
-def _program() -> str:
-    return str(Path(sys.executable).with_name(_OURS))
-
-
 def main() -> None:
     """From options to files and standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default=str(Path(sys.executable).with_name(_OURS)))
     parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
