@@ -49,6 +49,9 @@ USER = replace(
 
 _COMMAND = "/usr/local/bin/arawn-cli {} --config /etc/arawn/config.toml"
 _IN_PLACE_OF = {
+    "# To change it: [maintenance.schedule], or `systemctl edit`. An edit of this file is noticed, and asked about.": (
+        "# To install by hand, with systemctl enable --now arawn-cloacina; to change it: [maintenance.schedule], or `systemctl edit`."
+    ),
     "Description=Remove inactive scratch sessions of Arawn": "Description=Both jobs of arawn-cli as workflows of Cloacina",
     "After=time-sync.target": "After=time-sync.target network-online.target",
     "OnFailure=arawn-notify@%n.service": "Wants=network-online.target",
@@ -78,12 +81,12 @@ def _serving(unit: str) -> str:
 
 
 def contrib_files() -> dict[Path, str]:
-    """Every rendered file of contrib/, sealed as an installed one is."""
+    """Every rendered file of contrib/, sealed where an installed one is."""
     found = {CONTRIB / "systemd" / settings.scope / name: text for settings in (SYSTEM, USER) for name, text in units(settings).items()}
     found[CONTRIB / "cron" / "arawn-cli"] = cron_file(SYSTEM)
-    found[CONTRIB / "systemd" / "system" / "arawn-cloacina.service"] = _serving(units(SYSTEM)["arawn-scratch-cleanup.service"])
-    found = {path: sealed(text) for path, text in found.items()}
-    return {**found, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
+    serving = _serving(units(SYSTEM)["arawn-scratch-cleanup.service"])
+    unsealed = {CONTRIB / "systemd" / "system" / "arawn-cloacina.service": serving, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
+    return {**{path: sealed(text) for path, text in found.items()}, **unsealed}
 
 
 if __name__ == "__main__":
