@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,6 +93,13 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 
+def _told(rows: Iterable[Row]) -> Iterator[Row]:
+    """Each row as it comes, on standard error: the whole may take an hour."""
+    for row in rows:
+        print(f"{row.case}: {row.command} {row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB", file=sys.stderr, flush=True)
+        yield row
+
+
 def _cases(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[Row]:
     for files in options.files:
         root = trees.tree(folder, files)
@@ -157,7 +164,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     state = options.folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
-    rows = list(_cases(options, options.folder, state))
+    rows = list(_told(_cases(options, options.folder, state)))
     text = markdown(rows, machine())
     (options.folder / "peers.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1))
     (options.folder / "peers.md").write_text(text)
