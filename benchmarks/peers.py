@@ -81,11 +81,15 @@ def compared(case: str, commands: dict[str, list[str]], runs: int, state: Path, 
 def markdown(rows: Sequence[Row], machine: str) -> str:
     """The rows as a table: a line for each case, a column for each command, ours first; in brackets the share of the first peer's time."""
     commands = [_OURS, *dict.fromkeys(row.command for row in rows if row.command != _OURS)]
-    cells = {(row.case, row.command): f"{row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB" for row in rows}
+    cells = {(row.case, row.command): _cell(row) for row in rows}
     lines = [f"{machine}\n", f"| | {' | '.join(f'`{command}`' for command in commands)} |", "|---" * (len(commands) + 1) + "|"]
     for case in dict.fromkeys(row.case for row in rows):
         lines.append(f"| {case} | {' | '.join(cells.get((case, command), '') for command in commands)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row) -> str:
+    return f"{row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB"
 
 
 def machine() -> str:
@@ -96,7 +100,7 @@ def machine() -> str:
 def _told(rows: Iterable[Row]) -> Iterator[Row]:
     """Each row as it comes, on standard error: the whole may take an hour."""
     for row in rows:
-        print(f"{row.case}: {row.command} {row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB", file=sys.stderr, flush=True)
+        print(f"{row.case}: {row.command} {_cell(row)}", file=sys.stderr, flush=True)
         yield row
 
 
