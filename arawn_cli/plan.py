@@ -72,11 +72,18 @@ class Brake:
     max_sessions: int = 0
     max_percent: int = 100
 
-    def pulled_by(self, decisions: Sequence[Decision]) -> bool:
-        """Whether a plan removes more than is allowed."""
+    def pulled_by(self, decisions: Sequence[Decision]) -> str | None:
+        """How a plan removes more than is allowed, for people; None when it does not."""
         going = sum(decision.goes for decision in decisions)
         sessions = sum(decision.reason not in _NO_SESSION for decision in decisions)
-        return bool(self.max_sessions and going > self.max_sessions) or going * 100 > self.max_percent * sessions
+        exceeded = [f"max_sessions = {self.max_sessions}"] if self.max_sessions and going > self.max_sessions else []
+        if going * 100 > self.max_percent * sessions:
+            exceeded.append(f"max_percent = {self.max_percent}")
+        return (
+            f"{going} of {sessions} sessions would go, more than {' and '.join(exceeded)} {'allow' if exceeded[1:] else 'allows'}"
+            if exceeded
+            else None
+        )
 
 
 def halted(decisions: Iterable[Decision]) -> list[Decision]:

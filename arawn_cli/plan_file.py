@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,8 +12,10 @@ from arawn_cli import instants
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.model import Decision, Identity, Reason, ScratchSession
 from arawn_cli.names import escape
+from arawn_cli.whole_file import WholeFile
 
 VERSION: Literal[1] = 1
+_PRIVATE = 0o600
 
 
 class PlannedSession(BaseModel):
@@ -51,12 +51,17 @@ class PlanFile(BaseModel):
     sessions: tuple[PlannedSession, ...] = Field(strict=False)
 
 
-def write(path: Path, root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> None:
-    """Writes a plan in one step: the file is the old one or the whole new one.
+def to_be_written(path: Path) -> WholeFile:
+    """The file that a plan goes to; only its account reads it, as it names sessions.
 
     Raises:
-        ConfigurationError: it cannot be written there.
+        ConfigurationError: it shows already that it cannot be written there.
     """
+    return WholeFile(path, "the plan", _PRIVATE)
+
+
+def text_of(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:
+    """A plan as its file has it."""
     plan = PlanFile(
         version=VERSION,
         root=escape(str(root)),
@@ -64,18 +69,7 @@ def write(path: Path, root: Path, decisions: Iterable[Decision], older_than_days
         older_than_days=older_than_days,
         sessions=tuple(_planned(decision) for decision in decisions),
     )
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(plan.model_dump_json(indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except OSError:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise ConfigurationError(f"cannot write the plan {path}: {error.strerror}; nothing was removed") from error
+    return plan.model_dump_json(indent=2) + "\n"
 
 
 def read(path: Path, root: Path) -> dict[str, PlannedSession]:

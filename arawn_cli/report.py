@@ -150,7 +150,7 @@ def _sessions(
         return [
             Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
         ], None
-    braked = brake_of(config).pulled_by(decisions)
+    braked = brake_of(config).pulled_by(decisions) is not None
     settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
     sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in _NO_SESSION]
     freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))

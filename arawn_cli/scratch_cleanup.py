@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 JOB = "scratch-cleanup"
 
-# Reasons that tell of something wrong, and not of a session that merely stays.
 _SHOWN_FAILURES = 3
+
+# Reasons that tell of something wrong, and not of a session that merely stays.
 _TROUBLE = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
 
 
@@ -77,6 +78,7 @@ class _Cleanup:
         self._report = report
         self._now = surroundings.clock()
         self._plan = None if config.apply is None else plan_file.read(config.apply, root.path)
+        self._plan_out = None if config.plan_out is None else plan_file.to_be_written(config.plan_out)
         self._policy = policy_of(config)
 
     def run(self, descriptor: int | None) -> None:
@@ -93,8 +95,8 @@ class _Cleanup:
             return
         activity = self._activity(listed)
         decisions = self._approved(self._decisions(listed, activity, descriptor))
-        if self._config.plan_out is not None:
-            plan_file.write(self._config.plan_out, self._root.path, decisions, self._policy.older_than_days, self._now)
+        if self._plan_out is not None:
+            self._plan_out.write(plan_file.text_of(self._root.path, decisions, self._policy.older_than_days, self._now))
         decisions = self._braked(decisions)
         if self._plan is None and not any(decision.reason is Reason.BRAKE for decision in decisions):
             self._purge_due(leftovers)
@@ -173,17 +175,10 @@ class _Cleanup:
         return approved(decisions, lambda session: session.name in planned and planned[session.name].matches(session))
 
     def _braked(self, decisions: list[Decision]) -> list[Decision]:
-        limits = self._config.maintenance.cleanup
-        if self._config.force or not brake_of(self._config).pulled_by(decisions):
+        exceeded = None if self._config.force else brake_of(self._config).pulled_by(decisions)
+        if exceeded is None:
             return decisions
-        log.error(
-            "refused: %d of %d sessions would go, more than max_sessions = %d or max_percent = %d allow in one run; "
-            "look at them with --dry-run --verbose, and go on with --force",
-            sum(decision.goes for decision in decisions),
-            len(decisions),
-            limits.max_sessions,
-            limits.max_percent,
-        )
+        log.error("refused: %s in one run; look at them with --dry-run --verbose, and go on with --force", exceeded)
         return halted(decisions)
 
     def _remove(self, due: Sequence[ScratchSession], sessions: Sessions, activity: Activity) -> None:

@@ -11,20 +11,21 @@ from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError
 
-_MODE = 0o644
+_READABLE = 0o644
 
 
 class WholeFile:
     """A file to be written, its links resolved. What is no regular file, a pipe or a device, is written to as it is."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        """`what` names the content in errors; nothing is changed yet.
+    def __init__(self, path: Path, what: str, mode: int = _READABLE) -> None:
+        """`what` names the content in errors, `mode` is that of a regular file; nothing is changed yet.
 
         Raises:
             ConfigurationError: it shows already that it cannot be written there.
         """
         self._path = path
         self._what = what
+        self._mode = mode
         try:
             self._target = Path(os.path.realpath(path))
             if self._target.is_symlink():
@@ -44,7 +45,7 @@ class WholeFile:
             if self._in_place:
                 self._target.write_text(text, "utf-8")
             else:
-                replace_whole(self._target, text)
+                replace_whole(self._target, text, self._mode)
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -63,21 +64,31 @@ class WholeFile:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
-def replace_whole(path: Path, text: str) -> None:
-    """Puts a file with a text, readable by everyone, in place of the one before.
+def replace_whole(path: Path, text: str, mode: int = _READABLE) -> None:
+    """Puts a file with a text in place of the one before, once all of it is on the disk; lone surrogates are bytes of names.
 
     Raises:
         OSError: that cannot be done; what stood there stays.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
+            os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-            os.fchmod(descriptor, _MODE)
         os.replace(name, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(name)
         raise
+    with suppress(OSError):  # a directory that may be written and not read: the file is there, if the machine stays up a moment
+        _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -129,19 +129,20 @@ def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("going", "staying", "brake", "pulled"),
+    ("going", "staying", "brake", "exceeded"),
     [
-        (3, 0, Brake(), False),
-        (3, 7, Brake(max_sessions=3), False),
-        (4, 6, Brake(max_sessions=3), True),
-        (5, 5, Brake(max_percent=50), False),
-        (6, 5, Brake(max_percent=50), True),
-        (0, 0, Brake(1, 1), False),
+        (3, 0, Brake(), None),
+        (3, 7, Brake(max_sessions=3), None),
+        (4, 6, Brake(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
+        (5, 5, Brake(max_percent=50), None),
+        (6, 5, Brake(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
+        (6, 5, Brake(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
+        (0, 0, Brake(1, 1), None),
     ],
 )
-def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: Brake, pulled: bool) -> None:
+def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: Brake, exceeded: str | None) -> None:
     decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
     decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
-    assert brake.pulled_by(decisions) is pulled
+    assert brake.pulled_by(decisions) == exceeded
     assert not any(decision.goes for decision in halted(decisions))
     assert sum(decision.reason is Reason.BRAKE for decision in halted(decisions)) == going

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from pathlib import Path
 from arawn_cli.schedule.changes import Change, ScheduleError
 from arawn_cli.schedule.ownership import condition_of, made_with, sealed
 from arawn_cli.vocabulary import Condition
-
-_MODE = 0o644
+from arawn_cli.whole_file import replace_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class FileStore:
         written = [change for change in changes if change.after is not None]
         made = self._make_directories() if written else ()
         for change in written:
-            _replace(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
+            replace_whole(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
             made = ()
         removed = [change for change in changes if change.after is None]
         for change in removed:
@@ -124,23 +122,3 @@ class FileStore:
 def _missing(path: Path) -> list[Path]:
     """The directories that it takes to make one, outermost first."""
     return [each for each in reversed((path, *path.parents)) if not os.path.lexists(each)]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Puts a file in its place in one step, once all of it is on the disk."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(descriptor, _MODE)
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
