@@ -13,7 +13,8 @@ import platformdirs
 
 from arawn_cli import addresses, config_file
 from arawn_cli.addresses import Address
-from arawn_cli.config_file import SYSTEM_FILE, expanded
+from arawn_cli.config_file import SYSTEM_FILE
+from arawn_cli.config_paths import Base
 from arawn_cli.config_roots import as_named, names_of, refuse_another
 from arawn_cli.config_tables import GIB, MIB, ConfigFile, Maintenance
 from arawn_cli.errors import ConfigurationError, RefusedError
@@ -114,14 +115,14 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         RefusedError: the root is named, and empty.
     """
     given = config_file.read(flags.config, environment, system_file)
-    directory = given.directory
+    base = given.base
     tables = given.tables if flags.root is None else as_named(given.tables, flags.root, given.path)
-    root = _root(flags, environment, tables, directory)
-    refuse_another(root, flags.root, given.tables, directory)
+    root = _root(flags, environment, tables, base)
+    refuse_another(root, flags.root, given.tables, base)
     return Config(
         file=given.path,
         root=root,
-        database=_database(tables, directory, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
+        database=_database(tables, base, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if flags.older_than_days is None else flags.older_than_days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
@@ -131,10 +132,10 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         workstream_limit_bytes=_bytes(tables.paths.usage.workstream_warning_gb, GIB),
         session_limit_bytes=_bytes(tables.paths.usage.session_warning_mb, MIB),
         maintenance=tables.maintenance,
-        state_directory=_state_directory(environment, tables, directory),
-        relay=None if flags.no_relay else _relay(flags, tables, directory),
+        state_directory=_state_directory(environment, tables, base),
+        relay=None if flags.no_relay else _relay(flags, tables, base),
         remembers=flags.relay_url is None and not (flags.no_relay and tables.maintenance.relay.url),
-        metrics_directory=_beside(directory, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
+        metrics_directory=_beside(base, tables.maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         root_name=flags.root,
         tables=tables,
     )
@@ -169,16 +170,16 @@ def _bytes(amount: float, unit: int) -> int:
     return max(int(amount * unit), 1)
 
 
-def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
+def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, base: Base) -> Path:
     asked = ((flags.base_path, "--base-path"), (environment.get("ARAWN_BASE_PATH"), "ARAWN_BASE_PATH"))
     for value, source in asked if flags.root is None else ():
         if value is not None:
-            return _named_root(value, source, Path())
+            return _named_root(value, source, Base(Path()))
     if tables.paths.base_path is not None:
-        return _named_root(tables.paths.base_path, "[paths] base_path", directory)
+        return _named_root(tables.paths.base_path, "[paths] base_path", base)
     if tables.workstream.data_dir is not None:
-        return _named_root(tables.workstream.data_dir, "[workstream] data_dir", directory)
-    candidates = (expanded("~/.arawn", "the default root"), directory / WORKSTREAMS)
+        return _named_root(tables.workstream.data_dir, "[workstream] data_dir", base)
+    candidates = (base.path("~/.arawn", "the default root"), base.directory / WORKSTREAMS)
     for candidate in candidates:
         if (candidate / WORKSTREAMS).is_dir():
             return candidate
@@ -190,25 +191,25 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, dire
     )
 
 
-def _named_root(value: str, source: str, directory: Path) -> Path:
+def _named_root(value: str, source: str, base: Base) -> Path:
     if not value.strip():
         raise RefusedError(f"{source} is empty: an empty root is refused, because cleanup would not know where it stands")
-    return directory / expanded(value, source)
+    return base.path(value, source)
 
 
-def _database(tables: ConfigFile, directory: Path, source: str) -> Path | None:
+def _database(tables: ConfigFile, base: Base, source: str) -> Path | None:
     if tables.workstream.database is None:
         return None
-    path = directory / expanded(tables.workstream.database, source)
+    path = base.path(tables.workstream.database, source)
     if not path.is_file():
         raise ConfigurationError(f"{source}: {path} is not there, or is no file")
     return path
 
 
-def _state_directory(environment: Mapping[str, str], tables: ConfigFile, directory: Path) -> Path:
+def _state_directory(environment: Mapping[str, str], tables: ConfigFile, base: Base) -> Path:
     """The configured one, else systemd's (the first of a list, systemd.exec(5)), else the user's."""
     if tables.maintenance.state_dir:
-        return directory / expanded(tables.maintenance.state_dir, "[maintenance] state_dir")
+        return base.path(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     try:
@@ -217,7 +218,7 @@ def _state_directory(environment: Mapping[str, str], tables: ConfigFile, directo
         raise ConfigurationError("this account has no home directory: name one for the state with [maintenance] state_dir") from error
 
 
-def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | None:
+def _relay(flags: Flags, tables: ConfigFile, base: Base) -> RelayTarget | None:
     relay = tables.maintenance.relay
     url = relay.url if flags.relay_url is None else flags.relay_url
     if not url and flags.relay_url is None:
@@ -226,10 +227,8 @@ def _relay(flags: Flags, tables: ConfigFile, directory: Path) -> RelayTarget | N
         address = addresses.parse(url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
-    return RelayTarget(
-        address, _beside(directory, relay.token_file, _RELAY), _beside(directory, relay.ca_file, _RELAY), flags.relay_url is not None
-    )
+    return RelayTarget(address, _beside(base, relay.token_file, _RELAY), _beside(base, relay.ca_file, _RELAY), flags.relay_url is not None)
 
 
-def _beside(directory: Path, name: str, source: str) -> Path | None:
-    return directory / expanded(name, source) if name else None
+def _beside(base: Base, name: str, source: str) -> Path | None:
+    return base.path(name, source) if name else None

@@ -10,6 +10,7 @@ from pathlib import Path
 import platformdirs
 from pydantic import ValidationError
 
+from arawn_cli.config_paths import Base, base_of, expanded
 from arawn_cli.config_problems import near_misses, problems_of
 from arawn_cli.config_roots import clashes
 from arawn_cli.config_tables import ConfigFile
@@ -25,12 +26,12 @@ class Given:
 
     Attributes:
         path: the file, or None where there is none and built-in defaults hold.
-        directory: where paths in it that are not absolute begin; without a file, where the account's own would be.
+        base: where the paths in it begin.
         tables: its tables.
     """
 
     path: Path | None
-    directory: Path
+    base: Base
     tables: ConfigFile
 
 
@@ -42,8 +43,9 @@ def read(named: Path | None, environment: Mapping[str, str], system_file: Path) 
     """
     path = _find(named, environment, system_file)
     if path is None:
-        return Given(None, _default_directory(environment), ConfigFile())
-    return Given(path, path.parent, _parse(path))
+        return Given(None, Base(_default_directory(environment)), ConfigFile())
+    base = base_of(path)
+    return Given(path, base, _parse(path, base))
 
 
 def own_file(environment: Mapping[str, str]) -> Path:
@@ -55,18 +57,6 @@ def own_file(environment: Mapping[str, str]) -> Path:
     if named := environment.get("ARAWN_CONFIG"):
         return expanded(named, "ARAWN_CONFIG").absolute()
     return _default_directory(environment).absolute() / "config.toml"
-
-
-def expanded(value: str, source: str) -> Path:
-    """A path with its `~` followed.
-
-    Raises:
-        ConfigurationError: it begins with the home directory of nobody; `source` says where the path stands.
-    """
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{source}: nobody's home directory is known by the name in {value!r}") from error
 
 
 def _find(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Path | None:
@@ -100,7 +90,7 @@ def _default_directory(environment: Mapping[str, str]) -> Path:
         raise ConfigurationError("this account has no home directory: name the configuration with --config") from error
 
 
-def _parse(path: Path) -> ConfigFile:
+def _parse(path: Path, base: Base) -> ConfigFile:
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
@@ -109,7 +99,7 @@ def _parse(path: Path) -> ConfigFile:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
-    problems = near_misses(document) + clashes(document, path.parent)
+    problems = near_misses(document) + clashes(document, base)
     try:
         tables = ConfigFile.model_validate(document)
     except ValidationError as error:

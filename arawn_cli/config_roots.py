@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from arawn_cli.config_paths import Base
 from arawn_cli.config_problems import shown
 from arawn_cli.config_tables import ConfigFile, NamedRoot, WorkstreamStore
 from arawn_cli.errors import ConfigurationError
@@ -74,32 +75,32 @@ def as_named(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
     )
 
 
-def clashes(document: Mapping[str, object], directory: Path) -> list[str]:
+def clashes(document: Mapping[str, object], base: Base) -> list[str]:
     """What two roots of a file share and must not, a line each; of a file as it is read, so that all faults are told at once."""
     lines = []
     owners = list(_owners(document))
     for key in ("name", "path", "database"):
-        taken = _default_databases(owners, directory) if key == "database" else {}
+        taken = _default_databases(owners, base) if key == "database" else {}
         for owner in owners:
             if key not in owner:
                 continue
             where, value = owner[key]
-            other = taken.setdefault(value if key == "name" else _normal(value, directory), where)
+            other = taken.setdefault(value if key == "name" else base.normal(value), where)
             if other != where:
                 lines.append(f"{where}: found {shown(value)}; allowed: a {key} of its own, and this is that of {other}")
-    return lines + list(_nested(owners, directory))
+    return lines + list(_nested(owners, base))
 
 
-def _nested(owners: list[dict[str, tuple[str, str]]], directory: Path) -> Iterator[str]:
+def _nested(owners: list[dict[str, tuple[str, str]]], base: Base) -> Iterator[str]:
     """Roots below the workstreams of another: what that one measures and removes would be this one's."""
     paths = [owner["path"] for owner in owners if "path" in owner]
     for where, path in paths:
         for other, outer in paths:
-            if f"{_normal(path, directory)}/".startswith(f"{_normal(outer, directory).rstrip('/')}/workstreams/"):
+            if f"{base.normal(path)}/".startswith(f"{base.normal(outer).rstrip('/')}/workstreams/"):
                 yield f"{where}: found {shown(path)}; allowed: a path that is not below the workstreams of {other}"
 
 
-def refuse_another(root: Path, name: str | None, tables: ConfigFile, directory: Path) -> None:
+def refuse_another(root: Path, name: str | None, tables: ConfigFile, base: Base) -> None:
     """Makes sure that the root of a run is none for which the file has other rules; no other root's disk is touched.
 
     Raises:
@@ -109,10 +110,10 @@ def refuse_another(root: Path, name: str | None, tables: ConfigFile, directory: 
         return
     found = (os.path.normpath(root), os.path.realpath(root))
     for entry in tables.maintenance.roots:
-        if entry.name != name and _normal(entry.path, directory) in found:
+        if entry.name != name and base.normal(entry.path) in found:
             raise ConfigurationError(f"{root} is the root {entry.name}, for which the file has rules of its own: say --root {entry.name}")
     main = tables.paths.base_path or tables.workstream.data_dir
-    if name is not None and main is not None and _normal(main, directory) in found:
+    if name is not None and main is not None and base.normal(main) in found:
         raise ConfigurationError(
             f"the root {name} is the main root, {main}: it cannot have two sets of rules; take one of them out of the file"
         )
@@ -131,10 +132,10 @@ def _owners(document: Mapping[str, object]) -> Iterator[dict[str, tuple[str, str
         yield {key: (f"maintenance.roots[{index}].{key}", value) for key, value in given if isinstance(value, str)}
 
 
-def _default_databases(owners: list[dict[str, tuple[str, str]]], directory: Path) -> dict[str, str]:
+def _default_databases(owners: list[dict[str, tuple[str, str]]], base: Base) -> dict[str, str]:
     """Whose each database is that is not named, but taken where it is there."""
     unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
-    return {_normal(os.path.join(path, DATABASE), directory): where for where, path in unnamed}
+    return {base.normal(os.path.join(path, DATABASE)): where for where, path in unnamed}
 
 
 def _table(value: object) -> dict[str, object]:
@@ -143,11 +144,6 @@ def _table(value: object) -> dict[str, object]:
 
 def _own(entry: NamedRoot, *keys: str) -> dict[str, object]:
     return {key: getattr(entry, key) for key in keys if getattr(entry, key) is not None}
-
-
-def _normal(path: str, directory: Path) -> str:
-    """A path of the file as it is compared: absolute, and by its letters alone, since the disk of another root may not answer."""
-    return os.path.normpath(directory / os.path.expanduser(path))
 
 
 def _unknown(tables: ConfigFile, name: str, file: Path | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arawn_cli.config import Config, Flags
+from arawn_cli.config_paths import unread
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
 from arawn_cli.events import DiskCheck, Event, Level, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.model import Reason
@@ -43,6 +44,8 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
     def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.scratch_cleanup import clean
 
+        if not output.unless_running and (problem := unread(config.root, config.file)):
+            log.warning("%s", problem)
         sessions: list[ScratchSessionEvent] = []
         summary = clean(config, _also_to(sessions, surroundings) if config.metrics_directory else surroundings)
         audience.summed_up(summary)

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
+import pwd
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.config import Flags, load
+from arawn_cli.config_paths import unread
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.jobs import run_cleanup
+from arawn_cli.run import Output
 from arawn_cli.sample_tree import SampleTree
+from tests.conftest import needs_root
 from tests.in_process import NOWHERE
 
 GIB = 1024**3
@@ -81,3 +88,56 @@ def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:
 def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
     path = configured(tmp_path, "[paths]\nbase_path='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\n")
     assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700}
+
+
+@pytest.fixture
+def of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of another account, whose home is here, with Arawn's root below it."""
+    home = tmp_path / "home"
+    path = home / ".config" / "arawn" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    (home / ".arawn" / "workstreams").mkdir(parents=True)
+    for each in (path, home / ".arawn"):
+        os.chown(each, 4321, 4321)
+    root = pwd.struct_passwd(("root", "x", 0, 0, "", "/root", "/bin/sh"))
+    other = pwd.struct_passwd(("arawn", "x", 4321, 4321, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: other if user == 4321 else root)
+    return path
+
+
+@needs_root
+@pytest.mark.parametrize("text", ["", 'paths.base_path = "~/.arawn"', 'workstream.data_dir = "~/.arawn"'])
+def test_the_home_in_a_file_of_another_account_is_that_of_the_other(of_another: Path, text: str) -> None:
+    of_another.write_text(f'{text}\nmaintenance.state_dir = "~/state"\n')
+    home = of_another.parents[2]
+    config = load(Flags(of_another), {"HOME": "/root"})
+    assert (config.root, config.state_directory) == (home / ".arawn", home / "state")
+
+
+@needs_root
+def test_the_home_in_a_file_of_root_is_that_of_the_account_that_reads_it(of_another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(of_another, 0, 0)
+    monkeypatch.setenv("HOME", "/home/reader")
+    of_another.write_text('paths.base_path = "~/.arawn"')
+    assert load(Flags(of_another), {}).root == Path("/home/reader/.arawn")
+
+
+@needs_root
+def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another: Path) -> None:
+    root = of_another.parents[2] / ".arawn"
+    of_another.write_text(f'paths.base_path = "~/.arawn"\n[[maintenance.roots]]\nname = "lab"\npath = "{root}"\n')
+    with pytest.raises(ConfigurationError, match=r"that of paths\.base_path"):
+        load(Flags(of_another), {})
+
+
+@needs_root
+def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(of_another: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = of_another.parents[2] / ".arawn"
+    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
+    said = f"{of_another} of the account that owns {root} is not read"
+    for given, unless_running, warned in ((flags, False, True), (flags, True, False), (replace(flags, config=of_another), False, False)):
+        run_cleanup(given, Output("none", False, False, unless_running))
+        assert (said in capfd.readouterr().err) == warned
+    of_another.unlink()
+    assert unread(root, None) is None

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
+from arawn_cli.config_paths import unread
 from arawn_cli.config_roots import names_of
 from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
@@ -51,6 +52,8 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
+    if problem := unread(config.root, config.file):
+        yield warn("configuration", problem, advice("name it with --config here, and run schedule install again with it"))
     if config.dry_run:
         yield warn(
             "configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", advice(f"take it out of {config.file}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import arawn_cli
 from arawn_cli.config import Config, Flags
+from arawn_cli.config_paths import unread
 from arawn_cli.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.layout import opened_root
@@ -60,10 +61,11 @@ def command() -> tuple[str, ...]:
 
 
 def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """What this shell has and a timer will not have."""
+    """What this shell has and a timer will not have, and what the server has and this configuration may not."""
+    warnings = [problem] if (problem := unread(config.root, config.file)) else []
     if config.relay and not config.relay.token_file and environment.get(VARIABLE):
-        return [f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file"]
-    return []
+        warnings.append(f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file")
+    return warnings
 
 
 def own_account() -> Account:
@@ -122,8 +124,7 @@ def _reads(config: Config, account: Account) -> tuple[Path, ...]:
 
 
 def _metrics(config: Config) -> Path | None:
-    named = config.maintenance.metrics.textfile_dir
-    return Path(named).expanduser().absolute() if named else None
+    return config.metrics_directory.absolute() if config.metrics_directory else None
 
 
 def _reach(config: Config) -> Reach:
