@@ -227,6 +227,8 @@ def _relay(flags: Flags, tables: ConfigFile, base: Base) -> RelayTarget | None:
         address = addresses.parse(url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
+    if flags.relay_url is not None and address.carries_password:
+        raise ConfigurationError("--relay-url: every account can read a password on a command line; put it into [maintenance.relay] url")
     return RelayTarget(address, _beside(base, relay.token_file, _RELAY), _beside(base, relay.ca_file, _RELAY), flags.relay_url is not None)
 
 

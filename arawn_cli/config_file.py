@@ -41,7 +41,7 @@ def read(named: Path | None, environment: Mapping[str, str], system_file: Path) 
     Raises:
         ConfigurationError: it cannot be read or is wrong, with every fault at once.
     """
-    path = _find(named, environment, system_file)
+    path = find(named, environment, system_file)
     if path is None:
         return Given(None, Base(_default_directory(environment)), ConfigFile())
     base = base_of(path)
@@ -59,8 +59,12 @@ def own_file(environment: Mapping[str, str]) -> Path:
     return _default_directory(environment).absolute() / "config.toml"
 
 
-def _find(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Path | None:
-    """The file to read. One that was asked for counts even when it is missing, so that reading it tells."""
+def find(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Path | None:
+    """The file to read, or None for built-in defaults. One that was asked for counts even when it is missing, so that reading it tells.
+
+    Raises:
+        ConfigurationError: it stands in the home directory of nobody.
+    """
     if named is not None:
         return expanded(str(named), "--config").absolute()
     own = own_file(environment)

@@ -15,9 +15,13 @@ import pytest
 from pydantic import BaseModel
 
 from arawn_cli.config_tables import ConfigFile, NamedRoot
+from arawn_cli.errors import ExitCode
+from arawn_cli.reference import command
+from arawn_cli.reference.command import run_config_init
 from arawn_cli.reference.meanings import meanings
 from arawn_cli.reference.schemas import config_schema, events_schema, plan_schema
 from arawn_cli.reference.template import EXAMPLES, template
+from arawn_cli.run import Output
 from arawn_cli.sample_tree import SampleTree
 from tests.conftest import Run
 from tests.test_terminal import on_a_terminal
@@ -78,6 +82,25 @@ def test_init_leaves_a_file_that_is_there_unless_forced(run: Command, tmp_path: 
     assert file.read_text() == "[llm]\n"
     assert run("config", "init", file, "--force").code == 0
     assert file.read_text() == template()
+
+
+def test_init_hides_the_systems_file_when_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    system, own = tmp_path / "etc.toml", tmp_path / "config" / "arawn" / "config.toml"
+    system.touch()
+    monkeypatch.setattr(command, "SYSTEM_FILE", system)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    quiet = Output("table", False, False)
+    assert run_config_init(None, quiet, None, overwrite=False) is ExitCode.REFUSED
+    assert f"{system} is read as long as {own} is not there" in capfd.readouterr().err
+    assert run_config_init(None, quiet, lambda _question: False, overwrite=False) is ExitCode.REFUSED
+    assert not own.exists()
+    assert run_config_init(None, quiet, lambda _question: True, overwrite=False) is ExitCode.DONE
+    assert own.read_text() == template()
+    own.unlink()
+    assert run_config_init(None, quiet, None, overwrite=True) is ExitCode.DONE
+    assert run_config_init(tmp_path / "other.toml", quiet, None, overwrite=False) is ExitCode.DONE
 
 
 def test_init_takes_a_dangling_link_for_a_file_that_is_there(run: Command, tmp_path: Path) -> None:

@@ -232,6 +232,9 @@ def test_relay_url_replaces_the_configured_one(site: Site, shared_nchan: Nchan, 
     run = site.check("--relay-url", shared_nchan.url(f"/pub/{channel}"))
     assert shared_nchan.buffered(channel, 3) == lines(run)
     assert site.check("--relay-url", "nonsense").code == 78
+    with_password = site.check("--relay-url", "https://ann:s3cret@relay.example/")
+    assert (with_password.code, "s3cret" in with_password.stderr) == (78, False)
+    assert "password on a command line" in with_password.stderr
 
 
 def test_events_of_the_chosen_types_go_to_the_relay(site: Site, shared_nchan: Nchan, channel: str) -> None:

@@ -42,7 +42,7 @@ def config_show(
 @app.command("init")
 def config_init(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the file that would be read.")
+        Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the configuration of your account.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking.")] = False,
     quiet: QuietOption = False,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from arawn_cli import names
 from arawn_cli.config import Flags, load
-from arawn_cli.config_file import own_file
+from arawn_cli.config_file import SYSTEM_FILE, find, own_file
 from arawn_cli.errors import ConfigurationError, ExitCode, RefusedError
 from arawn_cli.origins import settings_of
 from arawn_cli.reference.schemas import SCHEMAS
@@ -48,8 +48,9 @@ def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool
             sys.stdout.write(template())
             return ExitCode.DONE
         path = own_file(os.environ) if file is None else file
-        if os.path.lexists(path) and not overwrite:
-            _require_consent(path, ask)
+        if not overwrite:
+            in_effect = find(None, os.environ, SYSTEM_FILE) if file is None else None
+            _require_consent(path, in_effect, ask)
         if file is None:
             _make_folder(path.parent)
         WholeFile(path, "the configuration").write(template())
@@ -69,11 +70,18 @@ def run_config_schema(of: str, output: Output) -> ExitCode:
     return guarded(output, body)
 
 
-def _require_consent(path: Path, ask: Callable[[str], bool] | None) -> None:
+def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
+    """Asks before a file is replaced, or before a new one keeps the one that is in effect from being read."""
+    if os.path.lexists(path):
+        problem, question = f"{path} is there", "and Arawn may read it too. Replace all of it?"
+    elif in_effect not in (None, path):
+        problem, question = f"{in_effect} is read as long as {path} is not there", "and would be no more. Write it?"
+    else:
+        return
     if ask is None:
-        raise RefusedError(f"{path} is there: left as it is; --force replaces it, and `arawn-cli config init -` prints the text")
-    if not ask(names.escape(f"{path} is there, and Arawn may read it too. Replace all of it?")):
-        raise RefusedError(f"{path} is there: left as it is")
+        raise RefusedError(f"{problem}: left as it is; --force writes it all the same, and `arawn-cli config init -` prints the text")
+    if not ask(names.escape(f"{problem}, {question}")):
+        raise RefusedError(f"{problem}: left as it is")
 
 
 def _make_folder(path: Path) -> None:
