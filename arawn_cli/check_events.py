@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.config import Config
-from arawn_cli.events import (
-    DiskCheck,
-    DiskPressure,
-    ForeignEntry,
-    Level,
-    WorkstreamUsage,
-    megabytes,
-    percent_of,
-    report_failure,
-)
+from arawn_cli.disk_events import DiskCheck, DiskPressure, ForeignEntry, WorkstreamUsage
+from arawn_cli.events import Level, megabytes, percent_of, report_failure
 from arawn_cli.inspection import Inspection
 from arawn_cli.inventory import WorkstreamTree
 from arawn_cli.pressure import TOTAL, Verdict

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from rich.filesize import decimal
 
+from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
 from arawn_cli.config import Config
-from arawn_cli.events import FailureReport, ScratchCleanup, ScratchSessionEvent, rendered
+from arawn_cli.events import FailureReport, rendered
 from arawn_cli.leftovers import Purged
 from arawn_cli.model import Action, Failure, Outcome
 from arawn_cli.names import escape

@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from arawn_cli import alerts, history, last_run, sizes
 from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
-from arawn_cli.events import DiskCheck, DiskPressure, Level
+from arawn_cli.disk_events import DiskCheck, DiskPressure
+from arawn_cli.events import Level
 from arawn_cli.inspection import Inspection, gone, inspect
 from arawn_cli.last_run import Run
 from arawn_cli.layout import Root, database_of, opened_root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from arawn_cli.events import Filesystem
+from arawn_cli.disk_events import Filesystem
 from arawn_cli.names import escape
 from arawn_cli.occupancy import lies_inside, mount_points
 

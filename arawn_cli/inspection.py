@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from arawn_cli.config import Config
 from arawn_cli.config_roots import DATABASE
 from arawn_cli.database import DatabaseUnreadableError, workstream_rows
-from arawn_cli.events import Filesystem
+from arawn_cli.disk_events import Filesystem
 from arawn_cli.filesystem import filesystem_of
 from arawn_cli.inventory import Inventory, take
 from arawn_cli.layout import SESSIONS, Root, database_of

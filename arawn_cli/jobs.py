@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from arawn_cli.config import Config, Flags
 from arawn_cli.config_paths import unread
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
-from arawn_cli.events import DiskCheck, Event, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import Event, Level
 from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.run import Ended, Output, abandon_stdout, run_job
@@ -20,7 +20,9 @@ from arawn_cli.state import State
 from arawn_cli.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
     from arawn_cli.disk_check import Checked
+    from arawn_cli.disk_events import DiskCheck
     from arawn_cli.report_output import Destination
     from arawn_cli.report_values import Report
 
@@ -166,6 +168,7 @@ def _whole(succeeded: bool) -> Ended:
 
 def _also_to(sessions: list[ScratchSessionEvent], surroundings: Surroundings) -> Surroundings:
     """The same surroundings, which also collect what became of each session."""
+    from arawn_cli.cleanup_events import ScratchSessionEvent
 
     def emit(event: Event) -> None:
         if isinstance(event, ScratchSessionEvent):

@@ -11,19 +11,24 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from arawn_cli import instants
 from arawn_cli.config import Config
-from arawn_cli.disk_check import Checked
-from arawn_cli.events import DiskCheck, Filesystem, Level, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import Level
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
 from arawn_cli.model import Action, Reason
 from arawn_cli.pressure import Verdict
 from arawn_cli.scopes import size_in
 from arawn_cli.vocabulary import Unit
+
+if TYPE_CHECKING:
+    from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
+    from arawn_cli.disk_check import Checked
+    from arawn_cli.disk_events import DiskCheck, Filesystem
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
 
-from arawn_cli.events import DiskPressure, Event, to_json
+from arawn_cli.disk_events import DiskPressure
+from arawn_cli.events import Event, to_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import instants, names
-from arawn_cli.events import DiskCheck, DiskPressure, Event, Level, ScratchCleanup, ScratchSessionEvent, TrashEntryEvent, WorkstreamUsage
+from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent, TrashEntryEvent
+from arawn_cli.disk_events import DiskCheck, DiskPressure, WorkstreamUsage
+from arawn_cli.events import Event, Level
 from arawn_cli.model import Action
 from arawn_cli.scopes import scope_of
 from arawn_cli.vocabulary import Unit

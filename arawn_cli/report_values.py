@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.alerts import Transition
-from arawn_cli.events import Filesystem, Level
+from arawn_cli.disk_events import Filesystem
+from arawn_cli.events import Level
 from arawn_cli.forecast import Sample
 from arawn_cli.model import Reason
 from arawn_cli.pressure import ScopeUsage

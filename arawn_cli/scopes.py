@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from arawn_cli.config import Config
 from arawn_cli.config_tables import seconds_of
-from arawn_cli.events import Filesystem
+from arawn_cli.disk_events import Filesystem
 from arawn_cli.inventory import Inventory
 from arawn_cli.model import Usage, WorkstreamRow
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, limit_for

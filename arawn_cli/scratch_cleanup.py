@@ -10,10 +10,11 @@ from rich.filesize import decimal
 
 from arawn_cli import plan_file
 from arawn_cli.activity import Activity
+from arawn_cli.cleanup_events import ScratchCleanup
 from arawn_cli.cleanup_report import CleanupReport, failures_of, sentence, session_event, summary_event
 from arawn_cli.config import Config
 from arawn_cli.errors import StoppedError
-from arawn_cli.events import ScratchCleanup, report_failure
+from arawn_cli.events import report_failure
 from arawn_cli.instants import DAY
 from arawn_cli.last_run import Run, record, refuse_earlier_clock
 from arawn_cli.layout import Root, opened_root, opened_sessions

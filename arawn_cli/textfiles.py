@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from arawn_cli import disk_check, last_run, scratch_cleanup
+from arawn_cli import last_run
 from arawn_cli.config import Config
-from arawn_cli.disk_check import Checked
-from arawn_cli.events import ScratchCleanup, ScratchSessionEvent
 from arawn_cli.metrics import Noted, check_metrics, cleanup_metrics
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.whole_file import replace_whole
+
+if TYPE_CHECKING:
+    from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
+    from arawn_cli.disk_check import Checked
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +30,17 @@ _CLEANUP = "arawn_scratch_cleanup"
 
 def write_check(directory: Path, config: Config, state: State, checked: Checked) -> None:
     """The file of a disk check, in place of the one before; a failure is only a warning."""
-    noted = _noted(state, disk_check.JOB, config)
+    from arawn_cli.disk_check import JOB
+
+    noted = _noted(state, JOB, config)
     _write(directory / _file(_CHECK, config), check_metrics(checked, config, noted))
 
 
 def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
     """The file of a cleanup, as for a check; `sessions` are the events of all that it looked at."""
-    noted = _noted(state, scratch_cleanup.JOB, config)
+    from arawn_cli.scratch_cleanup import JOB
+
+    noted = _noted(state, JOB, config)
     _write(directory / _file(_CLEANUP, config), cleanup_metrics(summary, sessions, config, noted))
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from arawn_cli import instants
+from arawn_cli.cleanup_events import TrashEntryEvent
 from arawn_cli.config import WORKSTREAMS, Config
-from arawn_cli.events import TrashEntryEvent
 from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back
 from arawn_cli.names import escape

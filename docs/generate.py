@@ -26,10 +26,10 @@ from typer.main import get_command
 from arawn_cli import cli
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
-from arawn_cli.events import Event, FailureReport, Filesystem, ForeignEntry
+from arawn_cli.events import Event
 from arawn_cli.nagios import RETURN_CODES
-from arawn_cli.reference.meanings import meanings
-from arawn_cli.reference.schemas import EVENTS, SCHEMAS
+from arawn_cli.reference.meanings import field_meanings, meanings
+from arawn_cli.reference.schemas import EVENTS, PARTS, SCHEMAS
 from arawn_cli.reference.template import EXAMPLES, shown
 
 DOCS = Path(__file__).parent
@@ -136,9 +136,10 @@ def _events_page() -> str:
     lines = [
         "# Events",
         "",
-        "One JSON object a line; times are RFC 3339 in UTC, sizes whole bytes. Later versions may add keys, and values where a few are",
-        "listed: readers should ignore those that they do not know. [schema/events.schema.json](schema/events.schema.json) is the same for",
-        "programs. Made by `make docs`.",
+        "One JSON object a line; times are RFC 3339 in UTC, numbers whole and never below 0. Where bytes are of the configured `measure`,",
+        "they are what `[maintenance.pressure] measure` says: apparent or allocated. Later versions may add keys, and values where a few",
+        "are listed: readers should ignore those that they do not know. [schema/events.schema.json](schema/events.schema.json) is the",
+        "same for programs. Made by `make docs`.",
         "",
         "## Every event",
         "",
@@ -147,7 +148,7 @@ def _events_page() -> str:
     for event in EVENTS:
         kind = next(field.default for field in fields(event) if field.name == "type")
         lines += ["", f"## `{kind}`", "", inspect.cleandoc(event.__doc__ or ""), "", *_fields_table(event, without=Event)]
-    for part in (Filesystem, FailureReport, ForeignEntry):
+    for part in PARTS:
         lines += ["", f"## {part.__name__}", "", inspect.cleandoc(part.__doc__ or ""), "", *_fields_table(part)]
     return "\n".join(lines) + "\n"
 
@@ -155,8 +156,10 @@ def _events_page() -> str:
 def _fields_table(kind: type, without: type | None = None) -> list[str]:
     hints = get_type_hints(kind)
     common = set() if without is None else {field.name for field in fields(without)}
-    rows = [f"| `{field.name}` | {_cell(_type_name(hints[field.name]))} |" for field in fields(kind) if field.name not in common]
-    return ["| key | value |", "|---|---|", *rows]
+    told = field_meanings(kind)
+    own = [field.name for field in fields(kind) if field.name not in common]
+    rows = [f"| `{name}` | {_cell(_type_name(hints[name]))} | {_cell(told[name])} |" for name in own]
+    return ["| key | type | meaning |", "|---|---|---|", *rows]
 
 
 def _type_name(hint: object) -> str:

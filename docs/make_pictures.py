@@ -24,7 +24,8 @@ from rich.terminal_theme import MONOKAI
 from arawn_cli.config import Flags, load
 from arawn_cli.demo import build
 from arawn_cli.disk_check import check, levels_log
-from arawn_cli.events import DiskCheck, Event, Filesystem
+from arawn_cli.disk_events import DiskCheck, Filesystem
+from arawn_cli.events import Event
 from arawn_cli.forecast import days_until
 from arawn_cli.instants import DAY, parse
 from arawn_cli.pressure import ScopeUsage

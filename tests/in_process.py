@@ -8,9 +8,10 @@ from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
+from arawn_cli.cleanup_events import ScratchCleanup
 from arawn_cli.config import Flags, load
 from arawn_cli.disk_check import Checked, check
-from arawn_cli.events import Event, ScratchCleanup
+from arawn_cli.events import Event
 from arawn_cli.report import gather
 from arawn_cli.report_values import Report
 from arawn_cli.sample_tree import SampleTree

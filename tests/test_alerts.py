@@ -14,7 +14,8 @@ import pytest
 import tomli_w
 
 from arawn_cli import alerts
-from arawn_cli.events import DiskCheck, DiskPressure, Event, Level
+from arawn_cli.disk_events import DiskCheck, DiskPressure
+from arawn_cli.events import Event, Level
 from arawn_cli.instants import SECOND
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.scopes import FIXED

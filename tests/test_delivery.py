@@ -17,8 +17,9 @@ import pytest
 from arawn_cli.bounded import OverdueError, Worker
 from arawn_cli.courier import Courier, Pace
 from arawn_cli.delivery import Delivery, Terms
+from arawn_cli.disk_events import DiskPressure
 from arawn_cli.drain import REFUSED_TRIES, REMOVED_TOGETHER
-from arawn_cli.events import DiskPressure, Event, Level
+from arawn_cli.events import Event, Level
 from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
 from arawn_cli.state import State

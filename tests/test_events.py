@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.events import percent_of, to_json
-from arawn_cli.reference.schemas import events_schema
+from arawn_cli.config import Flags, load
+from arawn_cli.events import Event, percent_of, report_failure, to_json
+from arawn_cli.model import Failure
+from arawn_cli.reference.meanings import field_meanings
+from arawn_cli.reference.schemas import EVENTS, PARTS, events_schema
 from arawn_cli.sample_tree import SampleTree
+from arawn_cli.trash_contents import list_trash
 from tests.conftest import Run
-from tests.in_process import checked, cleaned
+from tests.in_process import NOWHERE, checked, cleaned, surroundings
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 KEYS = {
@@ -27,12 +37,18 @@ KEYS = {
     "scratch_session": "session_id action reason last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed cleaned_session_ids sessions_skipped failures trash_bytes "
     "duration_ms",
+    "trash_entry": "session_id action removed_at held bytes files path",
 }
 COMMAND_KEYS = {
     "schedule_status": "job scheduler scope installed enabled next_run last_run result problems",
     "doctor_check": "check status detail mend",
     "effective_setting": "key value source",
     "doctor": "ok warn fail",
+}
+PART_KEYS = {
+    "Filesystem": "mountpoint total_bytes used_bytes free_bytes total_inodes used_inodes free_inodes",
+    "FailureReport": "session_id operation path errno message",
+    "ForeignEntry": "name bytes",
 }
 WORDS = {
     ("DiskPressure", "level"): "ok warning critical unknown",
@@ -52,13 +68,34 @@ def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
+def definitions() -> dict[str, dict[str, Any]]:
+    """The definitions of the schema, by name."""
+    return cast("dict[str, dict[str, Any]]", events_schema()["$defs"])
+
+
+def in_trash(tree: SampleTree) -> list[Event]:
+    """What `trash list` tells of a tree."""
+    events: list[Event] = []
+    config = load(Flags(base_path=str(tree.root)), {"STATE_DIRECTORY": str(tree.root.parent / "state")}, system_file=NOWHERE)
+    assert list_trash(config, surroundings(tree.now, events, config.state_directory))
+    return events
+
+
+def first(written: object) -> object:
+    """The only one of a list."""
+    assert isinstance(written, list)
+    (only,) = written
+    return only
+
+
 @pytest.fixture
 def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
     """One event of each type, as it is written."""
     config = tmp_path / "c.toml"
-    config.write_text("[paths.usage]\nsession_warning_mb = 0.0001\n")
+    config.write_text("[paths.usage]\nsession_warning_mb = 0.0001\n[maintenance.cleanup]\ntrash_days = 1\n")
     tree.session("s", files={"f": 1000}, age_days=30)
-    told = [*checked(tree, config)[1], *cleaned(tree)[1]]
+    (tree.root / "workstreams" / "not Arawn's").touch()
+    told = [*checked(tree, config)[1], *cleaned(tree, config=config)[1], *in_trash(tree)]
     return {event.type: json.loads(to_json(event), object_pairs_hook=unique) for event in told}
 
 
@@ -67,13 +104,55 @@ def test_the_keys_of_each_event_are_pinned(events: dict[str, dict[str, object]],
     assert set(events[name]) == COMMON | set(KEYS[name].split())
 
 
+def test_the_keys_of_what_events_hold_are_pinned(events: dict[str, dict[str, object]], tree: SampleTree) -> None:
+    assert {part.__name__: {field.name for field in fields(part)} for part in PARTS} == {
+        name: set(keys.split()) for name, keys in PART_KEYS.items()
+    }
+    check = events["disk_check"]
+    failed = json.loads(to_json(replace(checked(tree)[0].summary, failures=(report_failure(Failure("openat", "x", 13)),))))
+    for name, written in (("Filesystem", check["filesystem"]), ("ForeignEntry", first(check["foreign"]))):
+        assert isinstance(written, dict)
+        assert set(written) == set(PART_KEYS[name].split())
+    assert set(failed["failures"][0]) == set(PART_KEYS["FailureReport"].split())
+
+
+def test_no_type_of_event_is_without_pinned_keys() -> None:
+    kinds = {str(field.default) for kind in EVENTS for field in fields(kind) if field.name == "type"}
+    assert kinds == {*KEYS, *COMMAND_KEYS}
+
+
+@pytest.mark.parametrize("kind", [Event, *EVENTS, *PARTS], ids=lambda kind: str(kind.__name__))
+def test_each_field_has_a_meaning(kind: type) -> None:
+    assert list(field_meanings(kind)) == [field.name for field in fields(kind)]
+    assert all(re.fullmatch(r"\S[^\n]+[^.\s]", meaning) for meaning in field_meanings(kind).values())
+
+
+@pytest.mark.parametrize("kind", [*EVENTS, *PARTS], ids=lambda kind: str(kind.__name__))
+def test_the_schema_tells_the_meaning_of_each_field(kind: type) -> None:
+    properties = definitions()[kind.__name__]["properties"]
+    assert {name: each["description"] for name, each in properties.items()} == field_meanings(kind)
+
+
+def test_a_disk_check_does_not_import_the_events_of_other_commands(tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"[maintenance.metrics]\ntextfile_dir = '{tmp_path}'\n")
+    code = (
+        "import sys; from arawn_cli.cli import main\n"
+        f"sys.argv = ['arawn-cli', 'disk-check', '--format', 'json', '--config', {str(config)!r}, '--base-path', {str(tree.root)!r}]\n"
+        "try: main()\n"
+        "except SystemExit: print(*sorted(name for name in sys.modules if name.endswith('_events')), file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "arawn_cli.check_events arawn_cli.disk_events"
+    assert (tmp_path / "arawn_disk_check.prom").exists()
+
+
 def test_the_words_of_each_closed_set_are_pinned() -> None:
-    definitions = events_schema()["$defs"]
-    assert isinstance(definitions, dict)
     found = {}
-    for name, definition in definitions.items():
+    for name, definition in definitions().items():
         for key, value in definition.get("properties", {}).items():
-            words = definitions[value["$ref"].rpartition("/")[2]].get("enum") if "$ref" in value else None
+            words = definitions()[value["$ref"].rpartition("/")[2]].get("enum") if "$ref" in value else None
             if words is not None:
                 found[name, key] = " ".join(words)
     assert found == WORDS

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli import history
-from arawn_cli.events import DiskPressure, Level
+from arawn_cli.disk_events import DiskPressure
+from arawn_cli.events import Level
 from arawn_cli.forecast import Sample, days_until, pace
 from arawn_cli.instants import SECOND
 from arawn_cli.pressure import TOTAL, ScopeUsage

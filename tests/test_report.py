@@ -18,8 +18,9 @@ from rich.console import Console
 
 from arawn_cli import report_charts, report_words
 from arawn_cli.alerts import Transition
+from arawn_cli.disk_events import DiskPressure, Filesystem, WorkstreamUsage
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.events import DiskPressure, Filesystem, Level, WorkstreamUsage
+from arawn_cli.events import Level
 from arawn_cli.forecast import Sample
 from arawn_cli.instants import DAY, SECOND, parse
 from arawn_cli.model import Reason

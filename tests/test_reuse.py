@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import inventory
-from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
+from arawn_cli.disk_events import DiskCheck, DiskPressure, WorkstreamUsage
+from arawn_cli.events import Event
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.model import HardLinks, Usage
 from arawn_cli.sample_tree import SampleTree, write

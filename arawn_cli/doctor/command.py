@@ -21,12 +21,12 @@ from arawn_cli.doctor.shell import Shell
 from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import DoctorCheck, DoctorSummary
 from arawn_cli.origins import DEFAULT, Setting, settings_of
 from arawn_cli.reference.settings import print_settings, print_settings_as_events
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
+from arawn_cli.setup_events import DoctorCheck, DoctorSummary
 from arawn_cli.sinks.stdout import json_lines
 from arawn_cli.vocabulary import Status
 

@@ -12,7 +12,6 @@ from arawn_cli.config import Config
 from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
-from arawn_cli.events import ScheduleStatus
 from arawn_cli.instants import SECOND
 from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
 from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
@@ -24,6 +23,7 @@ from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
 from arawn_cli.schedule.status import INSTALL, Told, is_well, mend_of, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
+from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.vocabulary import Condition
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.

@@ -1,10 +1,12 @@
-"""What each key of the configuration means, with its unit: for the file that `config init` writes, the schema and the docs."""
+"""What each key of the configuration and each field of an event means, with its unit: for `config init`, the schemas and the docs."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import get_args
@@ -17,17 +19,31 @@ from arawn_cli import config_tables
 @cache
 def meanings() -> dict[str, str]:
     """Dotted keys, in the order of the tables, with one line of plain text: the string below the field."""
+    return dict(_of(config_tables.ConfigFile, _told_in(config_tables.__name__), ""))
+
+
+def field_meanings(kind: type) -> dict[str, str]:
+    """The same of a dataclass, by the names of its fields; those that it has from another stand in that one."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if is_dataclass(each):
+            found |= _told_in(each.__module__)[each.__name__]
+    return found
+
+
+@cache
+def _told_in(module: str) -> dict[str, dict[str, str]]:
+    """The strings below the fields of each class of a module that is imported."""
     # Read from the source: Python forgets such strings, and pydantic would look for them at every start.
-    module = ast.parse(inspect.getsource(config_tables))
-    told = {table.name: dict(_strings_below_fields(table)) for table in module.body if isinstance(table, ast.ClassDef)}
-    return dict(_of(config_tables.ConfigFile, told, ""))
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {each.name: dict(_strings_below_fields(each)) for each in body if isinstance(each, ast.ClassDef)}
 
 
 def _strings_below_fields(table: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for above, below in pairwise(table.body):
         match above, below:
             case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(meaning))):
-                yield field, meaning
+                yield field, " ".join(meaning.split())
 
 
 def _of(table: type[BaseModel], told: dict[str, dict[str, str]], prefix: str) -> Iterator[tuple[str, str]]:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import chain
 from operator import or_
 from typing import cast
 
 from pydantic import TypeAdapter
 
+from arawn_cli import cleanup_events, disk_events, setup_events
 from arawn_cli.config_tables import ConfigFile
-from arawn_cli.events import Event
+from arawn_cli.disk_events import Filesystem, ForeignEntry
+from arawn_cli.events import Event, FailureReport
 from arawn_cli.plan_file import PlanFile
-from arawn_cli.reference.meanings import meanings
+from arawn_cli.reference.meanings import field_meanings, meanings
 
 Schema = dict[str, object]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-# A dataclass with slots replaces the class that it was made from, which stays listed until it is collected.
-EVENTS = tuple({each.__name__: each for each in Event.__subclasses__()}.values())
+EVENTS = tuple(
+    each
+    for each in chain.from_iterable(vars(module).values() for module in (disk_events, cleanup_events, setup_events))
+    if isinstance(each, type) and issubclass(each, Event) and each is not Event
+)
 """Every type of event."""
+
+PARTS = (Filesystem, FailureReport, ForeignEntry)
+"""What events hold that has fields of its own."""
 
 
 def config_schema() -> Schema:
@@ -34,14 +43,16 @@ def config_schema() -> Schema:
 def events_schema() -> Schema:
     """Of one event, that is of one line of output. Later versions may add keys, and words to the enumerations."""
     schema = cast("Schema", TypeAdapter(reduce(or_, EVENTS)).json_schema(mode="serialization"))
-    for definition in cast("dict[str, Schema]", schema["$defs"]).values():
-        properties = cast("dict[str, Schema]", definition.get("properties", {}))
-        for each in properties.values():
+    definitions = cast("dict[str, Schema]", schema["$defs"])
+    for kind in (*EVENTS, *PARTS):
+        definition, told = definitions[kind.__name__], field_meanings(kind)
+        properties = cast("dict[str, Schema]", definition["properties"])
+        for name, each in properties.items():
             each.pop("title", None)
+            each["description"] = told[name]
         if "type" in properties:
-            properties["type"] = {"const": properties["type"]["default"]}
-        if properties:
-            definition["required"] = list(properties)
+            properties["type"] = {"const": properties["type"]["default"], "description": told["type"]}
+        definition["required"] = list(properties)
     return {"$schema": _DIALECT, "title": "An event of arawn-cli", **schema}
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import instants, names
-from arawn_cli.events import EffectiveSetting
 from arawn_cli.origins import Setting
+from arawn_cli.setup_events import EffectiveSetting
 from arawn_cli.sinks.stdout import json_lines
 
 

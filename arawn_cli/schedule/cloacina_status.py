@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load, load_all
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
-from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.cloacina import Workflow
 from arawn_cli.schedule.cloacina_database import EngineDatabase, LastRun, Registered, database_from
@@ -23,6 +22,7 @@ from arawn_cli.schedule.command import print_statuses
 from arawn_cli.schedule.order import OUTCOME
 from arawn_cli.schedule.serve import wanted
 from arawn_cli.schedule.status import is_well
+from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.vocabulary import Condition
 
 if TYPE_CHECKING:

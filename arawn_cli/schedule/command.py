@@ -19,7 +19,6 @@ from rich.text import Text
 from arawn_cli import names
 from arawn_cli.config import Flags, load
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import ScheduleStatus
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.access import out_of_reach
 from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
@@ -28,6 +27,7 @@ from arawn_cli.schedule.install import Consent, install, remove
 from arawn_cli.schedule.installation import bodies_of, chosen, place_of
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
+from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.sinks.stdout import json_lines
 from arawn_cli.vocabulary import Condition
 

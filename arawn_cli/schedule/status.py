@@ -13,7 +13,7 @@ from pathlib import Path
 from arawn_cli import instants
 from arawn_cli.config import WORKSTREAMS, Config
 from arawn_cli.database import DatabaseUnreadableError
-from arawn_cli.events import ScheduleStatus, rendered
+from arawn_cli.events import rendered
 from arawn_cli.model import SCRATCH
 from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.history import last_of, state_of
@@ -24,6 +24,7 @@ from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
 from arawn_cli.schedule.user_crontab import BLOCK
+from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.vocabulary import Condition
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from arawn_cli.cleanup_events import ScratchCleanup
+from arawn_cli.disk_events import DiskCheck
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
-from arawn_cli.events import DiskCheck, ScratchCleanup, to_json
+from arawn_cli.events import to_json
 from arawn_cli.jobs import Audience, run_check, run_cleanup
 from arawn_cli.model import Reason
 from arawn_cli.run import Output
