@@ -22,7 +22,9 @@ from tests.relay_fixtures import free_port
 
 RunCommand = Callable[..., Run]
 NEGATE = Path("/usr/lib/nagios/plugins/negate")
-RULES = Path(__file__).parents[1] / "contrib" / "prometheus" / "arawn.rules.yml"
+TOP = Path(__file__).parents[1]
+RULES = TOP / "contrib" / "prometheus" / "arawn.rules.yml"
+MONITORING = TOP / "docs" / "monitoring.md"
 needs_negate = needs(NEGATE.exists(), "monitoring-plugins-basic")
 needs_promtool = needs(shutil.which("promtool") is not None, "promtool")
 needs_node_exporter = needs(shutil.which("prometheus-node-exporter") is not None, "prometheus-node-exporter")
@@ -157,6 +159,20 @@ def test_what_the_metrics_tell(written: Path, filled: SampleTree) -> None:
         assert told[f"arawn_{job}_last_success_timestamp_seconds"] == told[f"arawn_{job}_last_run_timestamp_seconds"]
         assert abs(told[f"arawn_{job}_last_run_timestamp_seconds"] - filled.now / 1e9) < 60
         assert told[f"arawn_{job}_outbox_events"] == 0
+
+
+def test_the_list_of_the_docs_is_what_is_written(written: Path) -> None:
+    told = [tuple(row) for row in re.findall(r"^\| `(arawn_\w+)` \| (\w+) \| (.*) \| (.*) \|$", MONITORING.read_text(), re.MULTILINE)]
+    assert told == [metric for name in ("arawn_disk_check", "arawn_scratch_cleanup") for metric in metrics_in(written / f"{name}.prom")]
+
+
+def metrics_in(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type, labels beside the root, and meaning of each metric of a file."""
+    text = file.read_text()
+    for name, meaning, kind in re.findall(r"^# HELP (\w+) (.*)\.\n# TYPE \w+ (\w+)$", text, re.MULTILINE):
+        labels = {label for series in re.findall(rf"^{name}\{{(.*)\}} ", text, re.MULTILINE) for label in re.findall(r'(\w+)="', series)}
+        assert "root" in labels
+        yield name, kind, ", ".join(f"`{label}`" for label in sorted(labels - {"root"})), meaning
 
 
 def test_counters_go_on_and_a_failed_run_is_no_success(

@@ -77,12 +77,14 @@ def test_each_table_of_a_file_in_a_page_is_a_configuration(page: str) -> None:
 
 
 def test_each_name_with_an_underscore_in_code_quotes_is_the_codes(page: str) -> None:
-    """Keys of events and of the configuration, reasons, types of events: they have no other mark in the text."""
+    """Keys of events and of the configuration, reasons, types of events, metrics: they have no other mark in the text."""
     parts: tuple[type, ...] = (Event, *EVENTS, *PARTS)
     events = {name for part in parts for name in get_type_hints(part)}
     kinds = {str(field.default) for kind in EVENTS for field in fields(kind) if field.name == "type"}
     keys = {part for key in meanings() for part in key.split(".")}
-    known = events | kinds | keys | {str(reason) for reason in Reason}
+    # The list that tests/test_monitoring.py holds against what is written.
+    metrics = set(re.findall(r"^\| `(arawn_\w+)` \|", (TOP / "docs" / "monitoring.md").read_text(), re.MULTILINE))
+    known = events | kinds | keys | metrics | {str(reason) for reason in Reason}
     told = {each for each in code_of(page) if re.fullmatch(r"(?!test_)[a-z]+(?:_[a-z]+)+", each)}
     assert {name for name in told - known if not re.search(rf"\b{name}\b", SOURCE)} == set()
 
