@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -129,7 +130,13 @@ def _exit_codes_page() -> str:
 def _man_page() -> str:
     program = _program()
     defaults = {key: "" if key.startswith(_ROOTS) else _default(key).strip("`") for key in meanings()}
-    return man_page(program, dict(commands(program, "arawn-cli")), examples(), defaults)
+    return man_page(program, dict(commands(program, "arawn-cli")), examples(), defaults, _reasons())
+
+
+def _reasons() -> dict[str, str]:
+    """Why a session goes or stays, from the table of the README, which a test holds to be all of them."""
+    section = (DOCS.parent / "README.md").read_text().split("\n## When a session is removed\n")[1].partition("\n## ")[0]
+    return {name: text.replace("`", "") for name, text in re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE)}
 
 
 def _events_page() -> str:

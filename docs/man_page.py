@@ -21,6 +21,7 @@ FILES = {
     "~/.local/state/arawn-cli/state.db": "levels, history and events that wait for the relay",
     "/var/lib/arawn-cli/state.db": "the same, of the machine's systemd timers",
     "/etc/systemd/system/arawn-*": "the machine's timers and services",
+    "~/.config/systemd/user/arawn-*": "this account's own, of schedule install --user",
     "/etc/cron.d/arawn-cli": "the machine's cron lines",
 }
 
@@ -35,8 +36,17 @@ ENVIRONMENT = {
 }
 
 
-def man_page(program: TyperGroup, commands: Mapping[str, TyperCommand], examples: Examples, defaults: Mapping[str, str]) -> str:
-    """The page as roff; `commands` by the words that call each, `defaults` by key."""
+SEE_ALSO = ("systemd.timer(5)", "systemd.time(7)", "crontab(5)", "tmpfiles.d(5)")
+
+
+def man_page(
+    program: TyperGroup,
+    commands: Mapping[str, TyperCommand],
+    examples: Examples,
+    defaults: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> str:
+    """The page as roff; `commands` by the words that call each, `defaults` by key, `reasons` why a session goes or stays."""
     lines = [
         f'.TH ARAWN-CLI 1 "" "arawn-cli {__version__}" "User Commands"',
         ".SH NAME",
@@ -56,6 +66,7 @@ def man_page(program: TyperGroup, commands: Mapping[str, TyperCommand], examples
     for name, command in commands.items():
         lines += [f'.SS "{_roff(name)}"', _roff(inspect.cleandoc(command.help or "")), *_entries(dict(_rows(command)))]
         lines += _examples(examples[name])
+    lines += [".SH REASONS", "Why scratch\\-cleanup removes a session, or leaves it:", *_entries(reasons)]
     lines += [".SH CONFIGURATION", "The file is TOML. Each key, its meaning and its default:"]
     lines += _entries({key: _with_default(text, defaults[key]) for key, text in meanings().items() if not key.startswith(_ROOTS)})
     lines += [".P", _roff("Keys of each of [[maintenance.roots]]:")]
@@ -63,6 +74,7 @@ def man_page(program: TyperGroup, commands: Mapping[str, TyperCommand], examples
     lines += [".SH EXIT STATUS", *_entries({str(int(code)): meaning for code, meaning in EXIT_MEANINGS.items()})]
     lines += [".P", _roff("disk-check --format nagios: 0 ok, 1 warning, 2 critical, 3 unknown.")]
     lines += [".SH ENVIRONMENT", *_entries(ENVIRONMENT), ".SH FILES", *_entries(FILES)]
+    lines += [".SH SEE ALSO", ",\n".join(f".BR {name} ({section}" for name, section in (each.split("(") for each in SEE_ALSO))]
     return "\n".join(lines) + "\n"
 
 

@@ -127,6 +127,13 @@ def test_the_use_cases_and_what_is_below_them_neither_print_nor_exit_nor_read_th
     assert [path.name for path in modules if forbidden.search(path.read_text())] == []
 
 
+def test_the_man_page_has_every_reason_with_its_meaning() -> None:
+    page = (TOP / "docs" / "arawn-cli.1").read_text().split(".SH REASONS\n")[1].partition(".SH ")[0]
+    told = re.findall(r"^\.TP\n\.B (\w+)\n\S.*\S$", page, re.MULTILINE)
+    assert set(told) == {str(reason) for reason in Reason}
+    assert len(told) == len(Reason)
+
+
 def test_the_man_page_has_every_variable_that_the_program_reads() -> None:
     page = (TOP / "docs" / "arawn-cli.1").read_text().split(".SH ENVIRONMENT\n")[1].partition(".SH ")[0]
     told = set(re.findall(r"^\.B ([A-Z_]+)$", page, re.MULTILINE))
