@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shlex
+import sys
 from types import ModuleType
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 
-EXTRA = "pip install 'arawn-cli[cloacina]'"
+# From a checkout: under this name an index may have another's program.
+EXTRA = f"`{shlex.quote(sys.executable)} -m pip install '.[cloacina]'` in a checkout"
 GLIBC = (2, 38)
 _TIMERS = "`arawn-cli schedule install` has systemd or cron run the jobs"
 
