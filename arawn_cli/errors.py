@@ -64,6 +64,17 @@ class LockedError(ArawnCliError):
     exit_code = ExitCode.LOCKED
 
 
+class OutputLostError(ArawnCliError):
+    """Standard output took no more."""
+
+    exit_code = ExitCode.UNDELIVERED
+
+    @classmethod
+    def of(cls, error: OSError) -> OutputLostError:
+        """What the system says of it, in a sentence."""
+        return cls(f"standard output takes no more: {error.strerror}")
+
+
 class StoppedError(ArawnCliError):
     """A signal asked the run to end; the exit code is the signal's."""
 

@@ -44,12 +44,18 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
     """`scratch-cleanup`, from flags to exit code."""
 
     def job(config: Config, surroundings: Surroundings) -> Ended:
+        from arawn_cli.cleanup_events import ScratchSessionEvent
         from arawn_cli.scratch_cleanup import clean
 
         if not output.unless_running and (problem := unread(config.root, config.file)):
             log.warning("%s", problem)
         sessions: list[ScratchSessionEvent] = []
-        summary = clean(config, _also_to(sessions, surroundings) if config.metrics_directory else surroundings)
+
+        def also(event: Event) -> None:
+            if isinstance(event, ScratchSessionEvent):
+                sessions.append(event)
+
+        summary = clean(config, _also_to(also, surroundings) if config.metrics_directory else surroundings)
         audience.summed_up(summary)
         code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
         if Reason.BRAKE in summary.sessions_skipped:
@@ -125,14 +131,31 @@ def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: 
         return _whole(report.complete)
 
     code = run_job(flags, output, job, prepared=following)
-    return _taken(gathered, code)
+
+    def tell() -> None:
+        for place, report in gathered:
+            place.take(report)
+
+    return _told(tell, code)
 
 
 def run_trash_list(flags: Flags, output: Output) -> ExitCode:
-    """`trash list`, from flags to exit code."""
+    """`trash list`, from flags to exit code; a table is shown whole once all is measured."""
     from arawn_cli.trash_contents import list_trash
 
-    return run_job(flags, output, lambda config, surroundings: _whole(list_trash(config, surroundings)))
+    def job(config: Config, surroundings: Surroundings) -> Ended:
+        return _whole(list_trash(config, _also_to(listed.append, surroundings)))
+
+    listed: list[Event] = []
+    if output.resolved() != "table":
+        return run_job(flags, output, job)
+    code = run_job(flags, replace(output, format="none"), job)
+    if not listed and code is not ExitCode.DONE:
+        return code
+    from arawn_cli.cleanup_events import TrashEntryEvent
+    from arawn_cli.trash_output import show
+
+    return _told(lambda: show([event for event in listed if isinstance(event, TrashEntryEvent)]), code)
 
 
 def run_trash_restore(flags: Flags, output: Output, session: str) -> ExitCode:
@@ -146,14 +169,22 @@ def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitC
     """`trash purge`, from flags to exit code."""
     from arawn_cli.trash_contents import empty
 
-    return run_job(flags, output, lambda config, surroundings: _whole(empty(config, surroundings, older_than_days)))
+    def job(config: Config, surroundings: Surroundings) -> Ended:
+        return _whole(empty(config, _also_to(purged.append, surroundings), older_than_days))
+
+    purged: list[Event] = []
+    code = run_job(flags, output, job)
+    if purged or code is not ExitCode.DONE or output.resolved() != "table":
+        return code
+    from arawn_cli.trash_output import say_that_nothing_is_purged
+
+    return _told(say_that_nothing_is_purged, code)
 
 
-def _taken(gathered: Sequence[tuple[Destination, Report]], code: ExitCode) -> ExitCode:
-    """The exit code once each report is where it goes; `code` is that of the run that gathered them."""
+def _told(tell: Callable[[], None], code: ExitCode) -> ExitCode:
+    """The exit code once standard output or a file has the outcome; `code` is that of the run that came to it."""
     try:
-        for place, report in gathered:
-            place.take(report)
+        tell()
     except ArawnCliError as error:
         log.error("%s", error)
         code = error.exit_code
@@ -166,13 +197,11 @@ def _whole(succeeded: bool) -> Ended:
     return Ended(ExitCode.DONE if succeeded else ExitCode.PARTIAL)
 
 
-def _also_to(sessions: list[ScratchSessionEvent], surroundings: Surroundings) -> Surroundings:
-    """The same surroundings, which also collect what became of each session."""
-    from arawn_cli.cleanup_events import ScratchSessionEvent
+def _also_to(takes: Callable[[Event], None], surroundings: Surroundings) -> Surroundings:
+    """The same surroundings, whose events another gets too."""
 
     def emit(event: Event) -> None:
-        if isinstance(event, ScratchSessionEvent):
-            sessions.append(event)
+        takes(event)
         surroundings.emit(event)
 
     return replace(surroundings, emit=emit)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,14 +17,20 @@ from arawn_cli import instants, names
 from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent, TrashEntryEvent
 from arawn_cli.disk_events import DiskCheck, DiskPressure, WorkstreamUsage
 from arawn_cli.events import Event, Level
-from arawn_cli.model import Action
+from arawn_cli.model import Action, Reason
 from arawn_cli.scopes import scope_of
+from arawn_cli.tables import Fitting, Layout
 from arawn_cli.vocabulary import Unit
 
 LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 # From so many columns on, the table of disk usage has room for the areas of each workstream.
 _WIDE = 100
 _BAR = 20
+_SESSION_LAYOUTS = (
+    Layout(("session", "action", "reason", "last activity", "size")),
+    Layout(("session", "action", "reason", "activity", "size")),
+    Layout(("session", "result", "activity", "size"), lines=False),
+)
 _ACTION_STYLES = {
     Action.DELETED: "red",
     Action.WOULD_DELETE: "yellow",
@@ -105,35 +110,46 @@ class Tables:
         self._console.print(_check_sentence(summary))
 
 
-def _session_table(sessions: list[ScratchSessionEvent], *, dry_run: bool) -> Table:
-    table = Table(title="Scratch sessions (dry run)" if dry_run else "Scratch sessions", title_justify="left")
-    for heading, justify in (("session", "left"), ("action", "left"), ("reason", "left"), ("last activity", "right"), ("size", "right")):
-        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
-    for session in sessions:
-        table.add_row(
-            escape(session.session_id),
-            Text(session.action.replace("_", " "), style=_ACTION_STYLES[session.action]),
-            session.reason,
-            _age(session.last_activity, session.timestamp),
-            "-" if session.bytes is None else decimal(session.bytes),
-        )
-    return table
+def _session_table(sessions: list[ScratchSessionEvent], *, dry_run: bool) -> Fitting:
+    rows = [_session_cells(session) for session in sessions]
+    return Fitting(rows, _SESSION_LAYOUTS, "Scratch sessions (dry run)" if dry_run else "Scratch sessions")
+
+
+def _session_cells(session: ScratchSessionEvent) -> dict[str, Text]:
+    style = _ACTION_STYLES[session.action]
+    action = Text(session.action.replace("_", " "), style=style)
+    return {
+        "session": Text(session.session_id),
+        "action": action,
+        "reason": Text(session.reason),
+        # What is not removed stays for its reason.
+        "result": action if session.reason is Reason.EXPIRED else Text(session.reason, style=style),
+        "last activity": Text(day_and_age(session.last_activity, session.timestamp)),
+        "activity": Text(age(session.last_activity, session.timestamp)),
+        "size": Text("-" if session.bytes is None else decimal(session.bytes)),
+    }
 
 
 def _trash_line(event: TrashEntryEvent) -> Text:
     held = ", held by an interrupted run" if event.held else ""
-    return Text(f"{event.action} {event.session_id}: removed {_age(event.removed_at, event.timestamp)}, {decimal(event.bytes)}{held}")
+    return Text(
+        f"{event.action} {event.session_id}: removed {day_and_age(event.removed_at, event.timestamp)}, {decimal(event.bytes)}{held}"
+    )
 
 
-def _age(activity: str | None, now: str) -> str:
-    if activity is None:
+def day_and_age(instant: str | None, now: str) -> str:
+    """The day of an instant, and how long ago that was."""
+    return age(instant, now) if instant is None else f"{instant[:10]} ({age(instant, now)})"
+
+
+def age(instant: str | None, now: str) -> str:
+    """How long ago an instant was, in hours or days."""
+    if instant is None:
         return "unknown"
-    seconds = (instants.parse(now) - instants.parse(activity)) // instants.SECOND
+    seconds = (instants.parse(now) - instants.parse(instant)) // instants.SECOND
     if seconds < 0:
-        return f"{activity[:10]} (future)"
-    if seconds < 86_400:
-        return f"{activity[:10]} ({seconds // 3600} h ago)"
-    return f"{activity[:10]} ({seconds // 86_400} d ago)"
+        return "future"
+    return f"{seconds // 3600} h ago" if seconds < 86_400 else f"{seconds // 86_400} d ago"
 
 
 def _cleanup_sentence(summary: ScratchCleanup) -> Text:

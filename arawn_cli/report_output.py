@@ -6,18 +6,12 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.errors import OutputLostError
 from arawn_cli.render import OutputConsole
 from arawn_cli.report_values import Report
 from arawn_cli.whole_file import WholeFile
 
 STANDARD_OUTPUT = "-"
-
-
-class OutputLostError(ArawnCliError):
-    """Standard output took no more."""
-
-    exit_code = ExitCode.UNDELIVERED
 
 
 class Destination(Protocol):
@@ -53,7 +47,7 @@ class _Terminal:
                 console.print(renderable)
             sys.stdout.flush()
         except OSError as error:
-            raise _lost(error) from error
+            raise OutputLostError.of(error) from error
 
 
 class _PageOnOutput:
@@ -64,7 +58,7 @@ class _PageOnOutput:
             sys.stdout.buffer.write(page(report).encode())
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise _lost(error) from error
+            raise OutputLostError.of(error) from error
 
 
 class _PageInFile:
@@ -75,7 +69,3 @@ class _PageInFile:
         from arawn_cli.report_html import page
 
         self._file.write(page(report))
-
-
-def _lost(error: OSError) -> OutputLostError:
-    return OutputLostError(f"standard output takes no more: {error.strerror}")

@@ -18,12 +18,17 @@ from arawn_cli.alerts import Transition
 from arawn_cli.events import Level
 from arawn_cli.render import LEVEL_STYLES, usage_bar
 from arawn_cli.report_values import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
+from arawn_cli.tables import Fitting, Layout, plain_table
 from arawn_cli.trend import equal_steps, usage_at
 
 # From this width on a line has room for the change beside its trend.
 _WIDE = 108
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.-=+*#"
+_SESSION_LAYOUTS = (
+    Layout(("session", "size", "last activity", "cleanup"), lines=False),
+    Layout(("session", "size", "activity", "cleanup"), lines=False),
+)
 # Less than this share of the usage does not fill the height: noise must not look like growth.
 _LEAST_SPAN = 0.1
 
@@ -99,7 +104,7 @@ def _columns(report: Report, width: int) -> _Columns:
 
 def _usage_table(report: Report, width: int) -> Table:
     columns = _columns(report, width)
-    table = _table()
+    table = plain_table()
     table.add_column("", overflow="fold")
     for heading in ("used", "limit"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -140,24 +145,21 @@ def _facts(report: Report) -> Iterator[RenderableType]:
     yield Text(f"{names.escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
 
 
-def _session_table(sessions: Iterable[Session], report: Report) -> Table:
-    table = _table()
-    table.add_column("session", overflow="fold", min_width=24)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("last activity", justify="right", no_wrap=True)
-    table.add_column("cleanup", no_wrap=True)
-    for session in sessions:
-        activity = (
-            "unknown"
-            if session.last_activity is None
-            else f"{words.day(session.last_activity)}, {words.ago(session.last_activity, report.now)}"
-        )
-        style = LEVEL_STYLES[session.level]
-        level = "" if session.level is Level.OK else f" ({session.level})"
-        table.add_row(
-            Text.assemble(names.escape(session.id), (level, style)), Text(decimal(session.size), style=style), activity, words.fate(session)
-        )
-    return table
+def _session_table(sessions: Iterable[Session], report: Report) -> Fitting:
+    return Fitting([_session_cells(session, report) for session in sessions], _SESSION_LAYOUTS)
+
+
+def _session_cells(session: Session, report: Report) -> dict[str, Text]:
+    style = LEVEL_STYLES[session.level]
+    level = "" if session.level is Level.OK else f" ({session.level})"
+    ago = words.ago(session.last_activity, report.now)
+    return {
+        "session": Text.assemble(names.escape(session.id), (level, style)),
+        "size": Text(decimal(session.size), style=style),
+        "last activity": Text(ago if session.last_activity is None else f"{words.day(session.last_activity)}, {ago}"),
+        "activity": Text(ago),
+        "cleanup": Text(words.fate(session)),
+    }
 
 
 def _cleanup(report: Report) -> Iterator[RenderableType]:
@@ -198,7 +200,3 @@ def _alert(transition: Transition) -> Text:
 
 def _heading(text: str) -> Padding:
     return Padding(Text(text, style="bold"), (1, 0, 0, 0))
-
-
-def _table() -> Table:
-    return Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))

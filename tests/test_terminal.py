@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from arawn_cli import __version__
 from arawn_cli.sample_tree import SampleTree
@@ -40,6 +44,29 @@ def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str
     for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4, freed 3.0 kB. Kept: 1 recent_files.", "removing", "\x1b["):
         assert piece in drawn
     assert "│ new" not in drawn
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_an_id_stays_whole_on_a_terminal_of_80_columns(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, columns: int) -> None:
+    config = tmp_path / "marked.toml"
+    config.write_text("[paths.usage]\nsession_warning_mb = 1\n[maintenance.cleanup]\ntrash_days = 9\nmax_percent = 100\n")
+    ids = [str(uuid.UUID(int=number, version=4)) for number in range(6)]
+    for session, days in zip(ids, (2000, 40, 30, 9, 2, 0.1), strict=True):
+        tree.session(session, files={"f": 123_456 + (days == 40) * 1_500_000}, age_days=days)
+    arguments = ("--base-path", tree.root, "--config", config)
+    shown = [
+        run("scratch-cleanup", "--dry-run", "-v", "--format", "table", *arguments, COLUMNS=str(columns)).stdout,
+        run("report", *arguments, COLUMNS=str(columns)).stdout,
+    ]
+    run("scratch-cleanup", "--older-than-days", 1, *arguments)
+    shown.append(run("trash", "list", "--format", "table", *arguments, COLUMNS=str(columns)).stdout)
+    for text, whole in zip(shown, (ids, ids, ids[:5]), strict=True):
+        lines = [line for line in text.splitlines() if re.search(r"[0-9a-f]{8}-", line)]
+        assert {word for line in lines for word in line.replace("│", " ").split()} >= set(whole), text
+        rows = [line for line in lines if not line.startswith("  ")]
+        assert all(re.search(r"\d [hd] ago.*", line) for line in rows), text
+        assert max(map(len, text.splitlines())) <= columns
+    assert ("would delete" in shown[0], "protected" in shown[0]) == (True, False)
 
 
 def test_a_name_cannot_steer_the_terminal(environment: dict[str, str], tree: SampleTree) -> None:

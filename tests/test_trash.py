@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from arawn_cli.instants import DAY
+from arawn_cli.instants import DAY, SECOND
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.trash import gone, name_for, settled
-from tests.conftest import Run, needs_strace
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_setpriv, needs_strace
 from tests.in_process import cleaned
 
 RunCommand = Callable[..., Run]
@@ -51,7 +53,43 @@ def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> 
         ("old", 30, "listed"),
         ("young", 20, "listed"),
     ]
-    assert "listed old: removed" in run("trash", "list", "--base-path", tree.root, "--format", "table").stdout
+
+
+def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "young", 1, 20)
+    removed(tree, "old", 9, 3000)
+    begun = removed(tree, "begun", 3)
+    begun.rename(begun.with_name(gone(begun.name)))
+    shown = run("trash", "list", "--base-path", tree.root, "--format", "table", COLUMNS="120").stdout
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in shown.splitlines() if line[0] in "┃│"]
+    day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(tree.ago(9) // SECOND))
+    assert cells[:2] == [["session", "removed", "age", "size", "files"], ["old", day, "9 d ago", "3.0 kB", "1"]]
+    assert [row[0] for row in cells[2:]] == ["begun (being purged)", "young"]
+
+
+def test_an_empty_trash_is_said_to_people_and_nothing_to_machines(run: RunCommand, tree: SampleTree) -> None:
+    for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing in the trash is to be purged.\n")):
+        assert run("trash", command, "--base-path", tree.root, "--format", "table").stdout == sentence
+        assert run("trash", command, "--base-path", tree.root).stdout == ""
+    removed(tree, "s", 1)
+    kept = run("trash", "purge", "--older-than-days", 3, "--base-path", tree.root, "--format", "table")
+    assert kept.stdout == "Nothing in the trash is to be purged.\n"
+    assert "purged s: " in run("trash", "purge", "--base-path", tree.root, "--format", "table").stdout
+
+
+@needs_setpriv
+def test_a_trash_that_cannot_be_read_is_not_called_empty(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 1).parent.chmod(0)
+    done = run("trash", "list", "--base-path", tree.root, "--format", "table", prefix=WITHOUT_FILE_POWERS)
+    assert (done.code, done.stdout) == (1, "")
+
+
+def test_a_table_of_the_trash_that_a_full_disk_does_not_take_is_an_error(environment: dict[str, str], tree: SampleTree) -> None:
+    removed(tree, "s", 1)
+    with open("/dev/full", "w") as full:
+        command = [str(COMMAND), "trash", "list", "--base-path", str(tree.root), "--format", "table"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (69, "ERROR: standard output takes no more: No space left on device\n")
 
 
 def test_a_restored_session_is_whole_and_survives_the_next_cleanup(run: RunCommand, tree: SampleTree, keeping: Path) -> None:
