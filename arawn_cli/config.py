@@ -27,7 +27,7 @@ class NoRootError(ConfigurationError):
     """Nothing names a main root, and none is where it is looked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
     """What the command line says about the configuration; None where it says nothing. `root` outweighs `base_path`."""
 

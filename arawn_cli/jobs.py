@@ -98,7 +98,7 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
         results.append(check(config, surroundings))
         return Ended(ExitCode.DONE, lambda: _write_check_metrics(config, surroundings.state, results[0]))
 
-    code = run_job(flags, Output("none", output.verbose, output.quiet), job, told=reasons.append)
+    code = run_job(flags, Output(format="none", verbose=output.verbose, quiet=output.quiet), job, told=reasons.append)
     if results:
         line, answer = nagios.status_line(results[0]), nagios.RETURN_CODES[results[0].summary.level]
     else:

@@ -110,7 +110,7 @@ def _jobs(folder: Path) -> str:
     """The tree of the demo, as a dry run and a check show it."""
     config = build(folder / "demo", NOW)
     environment = {"STATE_DIRECTORY": str(folder / "demo" / "state")}
-    settings = load(Flags(config, dry_run=True), environment, system_file=NOWHERE)
+    settings = load(Flags(config=config, dry_run=True), environment, system_file=NOWHERE)
     console = _recorder()
     for words, job in (("scratch-cleanup --dry-run --verbose", clean), ("disk-check", check)):
         events: list[Event] = []
@@ -146,7 +146,7 @@ def _report(folder: Path) -> Report:
     limits = {"Thesis": "2GB", "My blog": "4GB", "Podcast": "5GB"}
     tables = {"paths": {"base_path": str(tree.root)}, "maintenance": {"cleanup": {"protect": ["keep-*"]}, "pressure": {"limits": limits}}}
     config.write_text(tomli_w.dumps(tables))
-    settings = load(Flags(config), {"STATE_DIRECTORY": str(folder / "state")}, system_file=NOWHERE)
+    settings = load(Flags(config=config), {"STATE_DIRECTORY": str(folder / "state")}, system_file=NOWHERE)
     for workstream, title in _TITLES.items():
         tree.workstream(workstream, title, {})
     chance = random.Random(7)  # noqa: S311 - it draws a picture

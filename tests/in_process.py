@@ -47,7 +47,11 @@ def cleaned(
 ) -> tuple[ScratchCleanup, list[Event]]:
     """One cleanup of a tree at its own now."""
     events: list[Event] = []
-    settings = load(Flags(config, str(tree.root), days, dry_run, force), _environment(tree), system_file=NOWHERE)
+    settings = load(
+        Flags(config=config, base_path=str(tree.root), older_than_days=days, dry_run=dry_run, force=force),
+        _environment(tree),
+        system_file=NOWHERE,
+    )
     return clean(settings, replace(surroundings(tree.now, events, settings.state_directory), stopping=stopping)), events
 
 
@@ -56,13 +60,13 @@ def checked(
 ) -> tuple[Checked, list[Event]]:
     """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
-    settings = load(Flags(config, str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
+    settings = load(Flags(config=config, base_path=str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
     return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
 
 
 def reported(tree: SampleTree, config: Path | None = None) -> Report:
     """A report of two weeks on a tree, at its own now."""
-    settings = load(Flags(config, str(tree.root)), _environment(tree), system_file=NOWHERE)
+    settings = load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
     return gather(settings, surroundings(tree.now, [], settings.state_directory), 14)
 
 

@@ -63,7 +63,7 @@ def test_flags_win_over_the_environment_over_the_file(home: Path, tmp_path: Path
     path = configured(tmp_path, "[paths]\nbase_path = '/file'\n[paths.cleanup]\nscratch_cleanup_days = 3\ndry_run = true\n")
     assert load(Flags(config=path), {}).root == Path("/file")
     assert load(Flags(config=path), {"ARAWN_BASE_PATH": "/env"}).root == Path("/env")
-    config = load(Flags(path, "/flag", 9, dry_run=False), {"ARAWN_BASE_PATH": "/env"})
+    config = load(Flags(config=path, base_path="/flag", older_than_days=9, dry_run=False), {"ARAWN_BASE_PATH": "/env"})
     assert (config.root, config.older_than_days, config.dry_run) == (Path("/flag"), 9, False)
     assert load(Flags(config=path), {}).dry_run is True
 

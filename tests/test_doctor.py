@@ -56,11 +56,11 @@ def findings(tree: SampleTree, now: int | None = None) -> dict[str, Finding]:
 
 
 def config_of(tree: SampleTree) -> Config:
-    return load(Flags(None, str(tree.root)), {"ARAWN_CONFIG_DIR": str(_empty(tree))}, system_file=NOWHERE)
+    return load(Flags(base_path=str(tree.root)), {"ARAWN_CONFIG_DIR": str(_empty(tree))}, system_file=NOWHERE)
 
 
 def shell_of(tree: SampleTree) -> Shell:
-    return Shell(config_of(tree), Flags(None, str(tree.root)), {})
+    return Shell(config_of(tree), Flags(base_path=str(tree.root)), {})
 
 
 def _empty(tree: SampleTree) -> Path:
@@ -328,7 +328,7 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     relay = '[maintenance.relay]\nurl = "https://me:secret@relay.example/pub?key=secret"\n'
     file.write_text(f'[paths]\nbase_path = "{tree.root}"\n[maintenance.cleanup]\nprotect = ["keep-*"]\n{relay}')
     environment = {"STATE_DIRECTORY": "/var/lib/x"}
-    flags = Flags(file, older_than_days=3, dry_run=True)
+    flags = Flags(config=file, older_than_days=3, dry_run=True)
     found = {setting.key: setting for setting in settings_of(load(flags, environment), flags, environment)}
     assert found["paths.base_path"].source == str(file)
     assert found["paths.cleanup.scratch_cleanup_days"] == type(found["paths.base_path"])(

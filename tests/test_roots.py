@@ -51,12 +51,12 @@ def written(path: Path, *roots: Mapping[str, object], **tables: object) -> Path:
 
 
 def of_lab(path: Path, base_path: str | None = None, older_than_days: int | None = None) -> Config:
-    return load(Flags(path, base_path, older_than_days, root="lab"), {"HOME": "/home/me"})
+    return load(Flags(config=path, base_path=base_path, older_than_days=older_than_days, root="lab"), {"HOME": "/home/me"})
 
 
 def wrong(path: Path) -> str:
     with pytest.raises(ConfigurationError) as error:
-        load(Flags(path), {})
+        load(Flags(config=path), {})
     return str(error.value)
 
 
@@ -119,7 +119,7 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
     assert config.maintenance.pressure.limits == {"blog": GIB, "thesis": 8 * GIB}
     assert config.maintenance.cleanup.protect == ("keep-*", "lab-*")
     assert (config.maintenance.nice, config.maintenance.cleanup.trash_days, config.maintenance.pressure.for_checks) == (3, 4, 2)
-    main = load(Flags(path), {})
+    main = load(Flags(config=path), {})
     assert (main.root, main.root_name, main.total_limit_bytes) == (Path("/srv/arawn"), None, 10 * GIB)
     assert main.maintenance.cleanup.protect == ("keep-*",)
     assert of_lab(path, base_path="/elsewhere").root == Path("/lab")
@@ -134,7 +134,7 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
         {"name": "lab", "path": "/lab", "session_warning_mb": 7.0, "protect": ["y"]},
         workstream={"data_dir": "x"},
     )
-    flags = Flags(path, root="lab")
+    flags = Flags(config=path, root="lab")
     found = {setting.key: (setting.value, setting.source) for setting in settings_of(load(flags, {}), flags, {"ARAWN_BASE_PATH": "/env"})}
     assert found["paths.base_path"] == ('"/lab"', f"{path}: maintenance.roots[1].path")
     assert found["paths.usage.session_warning_mb"] == ("7.0", f"{path}: maintenance.roots[1].session_warning_mb")

@@ -14,7 +14,7 @@ def root_names(context: typer.Context, incomplete: str) -> list[str]:
     from arawn_cli.errors import ArawnCliError
 
     with suppress(ArawnCliError, OSError):
-        names = named_roots(Flags(context.params.get("config")), os.environ)
+        names = named_roots(Flags(config=context.params.get("config")), os.environ)
         return [name for name in names if name.startswith(incomplete)]
     return []
 
@@ -28,7 +28,7 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
 
     given = context.params
     with suppress(ArawnCliError, OSError):
-        config = load(Flags(given.get("config"), given.get("base_path"), root=given.get("root")), os.environ)
+        config = load(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")), os.environ)
         with opened_root(config.root) as root:
             found, _failures = waiting(root)
         return sorted({entry.session for entry in found if not entry.gone and entry.session.startswith(incomplete)})

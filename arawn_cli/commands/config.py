@@ -36,7 +36,9 @@ def config_show(
     from arawn_cli.reference.command import run_config_show
     from arawn_cli.run import Output
 
-    raise typer.Exit(run_config_show(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
+    raise typer.Exit(
+        run_config_show(Flags(config=config, base_path=base_path, root=root), Output(format=output.value, verbose=verbose, quiet=quiet))
+    )
 
 
 @app.command("init")
@@ -52,7 +54,7 @@ def config_init(
     from arawn_cli.run import Output
 
     ask = typer.confirm if sys.stdin.isatty() and sys.stdout.isatty() else None
-    raise typer.Exit(run_config_init(file, Output("table", False, quiet), ask, overwrite=force))
+    raise typer.Exit(run_config_init(file, Output(format="table", verbose=False, quiet=quiet), ask, overwrite=force))
 
 
 @app.command("schema")
@@ -64,4 +66,4 @@ def config_schema(
     from arawn_cli.reference.command import run_config_schema
     from arawn_cli.run import Output
 
-    raise typer.Exit(run_config_schema(of.value, Output("json", False, quiet)))
+    raise typer.Exit(run_config_schema(of.value, Output(format="json", verbose=False, quiet=quiet)))

@@ -65,8 +65,19 @@ def scratch_cleanup(
     from arawn_cli.jobs import run_cleanup
     from arawn_cli.run import Output
 
-    flags = Flags(config, base_path, older_than_days, dry_run, force, plan_out, apply, relay_url, no_relay, root=root)
-    raise typer.Exit(run_cleanup(flags, Output(output.value, verbose, quiet, unless_running)))
+    flags = Flags(
+        config=config,
+        base_path=base_path,
+        older_than_days=older_than_days,
+        dry_run=dry_run,
+        force=force,
+        plan_out=plan_out,
+        apply=apply,
+        relay_url=relay_url,
+        no_relay=no_relay,
+        root=root,
+    )
+    raise typer.Exit(run_cleanup(flags, Output(format=output.value, verbose=verbose, quiet=quiet, unless_running=unless_running)))
 
 
 def disk_check(
@@ -87,10 +98,11 @@ def disk_check(
     from arawn_cli.jobs import run_check, run_check_for_nagios
     from arawn_cli.run import Output
 
-    flags = Flags(config, base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
+    flags = Flags(config=config, base_path=base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
     if output is CheckFormat.NAGIOS:
-        raise typer.Exit(run_check_for_nagios(flags, Output(output.value, verbose, quiet)))
-    raise typer.Exit(run_check(flags, Output(output.value, verbose, quiet, unless_running), fail_on.value if fail_on else None))
+        raise typer.Exit(run_check_for_nagios(flags, Output(format=output.value, verbose=verbose, quiet=quiet)))
+    shown = Output(format=output.value, verbose=verbose, quiet=quiet, unless_running=unless_running)
+    raise typer.Exit(run_check(flags, shown, fail_on.value if fail_on else None))
 
 
 def report(
@@ -113,9 +125,9 @@ def report(
     from arawn_cli.run import Output
     from arawn_cli.schedule.installed import kept_by_timers
 
-    flags = Flags(config, base_path, dry_run=True, no_relay=True, root=root)
+    flags = Flags(config=config, base_path=base_path, dry_run=True, no_relay=True, root=root)
     kept = partial(kept_by_timers, flags=flags, environment=os.environ)
-    raise typer.Exit(run_report(flags, Output("table", verbose, quiet), days, html, kept))
+    raise typer.Exit(run_report(flags, Output(format="table", verbose=verbose, quiet=quiet), days, html, kept))
 
 
 def doctor(
@@ -133,8 +145,8 @@ def doctor(
     from arawn_cli.doctor.command import run_doctor
     from arawn_cli.run import Output
 
-    flags = Flags(config, base_path, relay_url=relay_url, no_relay=no_relay, root=root)
-    raise typer.Exit(run_doctor(flags, Output(output.value, verbose, quiet)))
+    flags = Flags(config=config, base_path=base_path, relay_url=relay_url, no_relay=no_relay, root=root)
+    raise typer.Exit(run_doctor(flags, Output(format=output.value, verbose=verbose, quiet=quiet)))
 
 
 def demo(

@@ -50,11 +50,13 @@ def schedule_show(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_show
 
+    flags = Flags(config=config, base_path=base_path, root=root)
+    shown = Output(format="table", verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.schedule.cloacina_status import run_show_cloacina
 
-        raise typer.Exit(run_show_cloacina(Flags(config, base_path, root=root), Output("table", verbose, quiet), database))
-    raise typer.Exit(run_show(Flags(config, base_path, root=root), Output("table", verbose, quiet), Choice(systemd, cron, user)))
+        raise typer.Exit(run_show_cloacina(flags, shown, database))
+    raise typer.Exit(run_show(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
 
 
 @app.command("install")
@@ -75,8 +77,9 @@ def schedule_install(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_install
 
-    choice = Choice(systemd, cron, user, yes, force)
-    raise typer.Exit(run_install(Flags(config, base_path, root=root), Output("table", verbose, quiet), choice))
+    choice = Choice(systemd=systemd, cron=cron, user=user, yes=yes, force=force)
+    flags = Flags(config=config, base_path=base_path, root=root)
+    raise typer.Exit(run_install(flags, Output(format="table", verbose=verbose, quiet=quiet), choice))
 
 
 @app.command("remove")
@@ -94,7 +97,8 @@ def schedule_remove(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_remove
 
-    raise typer.Exit(run_remove(Output("table", verbose, quiet), Choice(systemd, cron, user, yes, force), root))
+    choice = Choice(systemd=systemd, cron=cron, user=user, yes=yes, force=force)
+    raise typer.Exit(run_remove(Output(format="table", verbose=verbose, quiet=quiet), choice, root))
 
 
 @app.command("status")
@@ -116,11 +120,13 @@ def schedule_status(
     from arawn_cli.run import Output
     from arawn_cli.schedule.command import Choice, run_status
 
+    flags = Flags(config=config, base_path=base_path, root=root)
+    shown = Output(format=output.value, verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.schedule.cloacina_status import run_status_cloacina
 
-        raise typer.Exit(run_status_cloacina(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), database))
-    raise typer.Exit(run_status(Flags(config, base_path, root=root), Output(output.value, verbose, quiet), Choice(systemd, cron, user)))
+        raise typer.Exit(run_status_cloacina(flags, shown, database))
+    raise typer.Exit(run_status(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
 
 
 @app.command("serve")
@@ -139,4 +145,4 @@ def schedule_serve(
 
     if not cloacina:
         raise typer.BadParameter("say --cloacina: there is no other engine", param_hint="--cloacina")
-    raise typer.Exit(run_serve(Flags(config, base_path), Output("json", verbose, quiet), database))
+    raise typer.Exit(run_serve(Flags(config=config, base_path=base_path), Output(format="json", verbose=verbose, quiet=quiet), database))

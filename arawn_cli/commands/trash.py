@@ -26,7 +26,8 @@ def trash_list(
     from arawn_cli.jobs import run_trash_list
     from arawn_cli.run import Output
 
-    raise typer.Exit(run_trash_list(Flags(config, base_path, root=root), Output(output.value, verbose, quiet)))
+    flags = Flags(config=config, base_path=base_path, root=root)
+    raise typer.Exit(run_trash_list(flags, Output(format=output.value, verbose=verbose, quiet=quiet)))
 
 
 @app.command("restore")
@@ -47,7 +48,8 @@ def trash_restore(
     from arawn_cli.jobs import run_trash_restore
     from arawn_cli.run import Output
 
-    raise typer.Exit(run_trash_restore(Flags(config, base_path, dry_run=False, root=root), Output(output.value, verbose, quiet), session))
+    flags = Flags(config=config, base_path=base_path, dry_run=False, root=root)
+    raise typer.Exit(run_trash_restore(flags, Output(format=output.value, verbose=verbose, quiet=quiet), session))
 
 
 @app.command("purge")
@@ -68,6 +70,5 @@ def trash_purge(
     from arawn_cli.jobs import run_trash_purge
     from arawn_cli.run import Output
 
-    raise typer.Exit(
-        run_trash_purge(Flags(config, base_path, dry_run=dry_run, root=root), Output(output.value, verbose, quiet), older_than_days)
-    )
+    flags = Flags(config=config, base_path=base_path, dry_run=dry_run, root=root)
+    raise typer.Exit(run_trash_purge(flags, Output(format=output.value, verbose=verbose, quiet=quiet), older_than_days))

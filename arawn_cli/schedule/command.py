@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What the command line says about where, and about consent."""
 

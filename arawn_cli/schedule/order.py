@@ -68,7 +68,7 @@ class Order:
         """What the command would be given."""
         config = None if self.config is None else Path(self.config)
         dry_run = bool(self.dry_run) if self.job == CHECK else self.dry_run
-        return Flags(config, self.base_path, self.older_than_days, dry_run, root=self.root)
+        return Flags(config=config, base_path=self.base_path, older_than_days=self.older_than_days, dry_run=dry_run, root=self.root)
 
 
 def ordered(order: Order, context: Mapping[str, object]) -> Order:

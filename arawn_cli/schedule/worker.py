@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     _end_with(int(service))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     order, heard = Order.from_json(text), _Heard()
-    output = Output("json", order.verbose, order.quiet, unless_running=True)
+    output = Output(format="json", verbose=order.verbose, quiet=order.quiet, unless_running=True)
     audience = Audience(heard.told, heard.summed_up)
     flags = order.flags()
     code = run_cleanup(flags, output, audience) if order.job == CLEANUP else run_check(flags, output, None, audience)
