@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.events import Event
-from arawn_cli.vocabulary import Condition, Status
+from arawn_cli.vocabulary import Condition, RunResult, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,8 @@ class ScheduleStatus(Event):
     """when it is due next; null if it is not, or that is not known"""
     last_run: str | None
     """when it last ran; null if it never did, or that is not known"""
-    result: str | None
-    """how that run ended: `success`, `failed`, or `another run was at work`; null if not known"""
+    result: RunResult | None
+    """how that run ended; null if not known"""
     problems: tuple[str, ...]
     """what keeps it from doing its work, each in one sentence that ends with what to do"""
 

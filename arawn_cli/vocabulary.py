@@ -31,6 +31,14 @@ class Status(StrEnum):
     FAIL = "fail"
 
 
+class RunResult(StrEnum):
+    """How the last run of a scheduled job ended."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    LOCKED = "another run was at work"
+
+
 class Condition(StrEnum):
     """What is found where a file of the tool's belongs."""
 

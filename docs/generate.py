@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
-from enum import EnumMeta
+from enum import StrEnum
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
@@ -175,8 +175,8 @@ def _type_name(hint: object) -> str:
         return " or ".join(_type_name(each) for each in arguments)
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}"
-    if isinstance(hint, EnumMeta):
-        return ", ".join(f"`{name.lower()}`" for name in hint.__members__)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return ", ".join(f"`{member.value}`" for member in hint)
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 

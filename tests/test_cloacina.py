@@ -16,11 +16,13 @@ import pytest
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.cloacina import Changes, changes_to
-from arawn_cli.schedule.cloacina_database import EngineDatabase, database_from
+from arawn_cli.schedule.cloacina_database import EngineDatabase, LastRun, database_from
+from arawn_cli.schedule.cloacina_status import result_of
 from arawn_cli.schedule.crew import ENDING, WORKER, Crew, Done, FailedRunError, outcome_of
 from arawn_cli.schedule.engine import why_unloadable
 from arawn_cli.schedule.intervals import cloacina_time
-from arawn_cli.schedule.order import CHECK, CLEANUP, Order, RefusedContextError, ordered
+from arawn_cli.schedule.order import CHECK, CLEANUP, OUTCOME, Order, RefusedContextError, ordered
+from arawn_cli.vocabulary import RunResult
 from tests.conftest import Run
 
 Command = Callable[..., Run]
@@ -86,6 +88,19 @@ def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Comman
     times = dict(line.split("\t") for line in done.stdout.splitlines()[1:])
     assert times["arawn_disk_check"] == times["arawn_disk_check_lab"] == "*/10 * * * * *"
     assert list(times) == ["arawn_scratch_cleanup", "arawn_disk_check", "arawn_scratch_cleanup_lab", "arawn_disk_check_lab"]
+
+
+@pytest.mark.parametrize(
+    ("last", "result"),
+    [
+        (None, None),
+        (LastRun("2026-01-01T00:00:00Z", "the brake holds 2 sessions", {}), RunResult.FAILED),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b'{"summary": null}', None).outcome}), RunResult.SUCCESS),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(75, b"{}", None).outcome}), RunResult.LOCKED),
+    ],
+)
+def test_a_result_is_told_in_the_words_of_the_other_schedulers(last: LastRun | None, result: RunResult | None) -> None:
+    assert result_of(last) is result
 
 
 def test_status_of_what_was_never_served_says_so(run: Command, tree: SampleTree) -> None:

@@ -111,7 +111,7 @@ def of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_home_in_a_file_of_another_account_is_that_of_the_other(of_another: Path, text: str) -> None:
     of_another.write_text(f'{text}\nmaintenance.state_dir = "~/state"\n')
     home = of_another.parents[2]
-    config = load(Flags(of_another), {"HOME": "/root"})
+    config = load(Flags(config=of_another), {"HOME": "/root"})
     assert (config.root, config.state_directory) == (home / ".arawn", home / "state")
 
 
@@ -120,7 +120,7 @@ def test_the_home_in_a_file_of_root_is_that_of_the_account_that_reads_it(of_anot
     os.chown(of_another, 0, 0)
     monkeypatch.setenv("HOME", "/home/reader")
     of_another.write_text('paths.base_path = "~/.arawn"')
-    assert load(Flags(of_another), {}).root == Path("/home/reader/.arawn")
+    assert load(Flags(config=of_another), {}).root == Path("/home/reader/.arawn")
 
 
 @needs_root
@@ -128,7 +128,7 @@ def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another:
     root = of_another.parents[2] / ".arawn"
     of_another.write_text(f'paths.base_path = "~/.arawn"\n[[maintenance.roots]]\nname = "lab"\npath = "{root}"\n')
     with pytest.raises(ConfigurationError, match=r"that of paths\.base_path"):
-        load(Flags(of_another), {})
+        load(Flags(config=of_another), {})
 
 
 @needs_root
@@ -137,7 +137,7 @@ def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(of_a
     flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
     said = f"{of_another} of the account that owns {root} is not read"
     for given, unless_running, warned in ((flags, False, True), (flags, True, False), (replace(flags, config=of_another), False, False)):
-        run_cleanup(given, Output("none", False, False, unless_running))
+        run_cleanup(given, Output(format="none", verbose=False, quiet=False, unless_running=unless_running))
         assert (said in capfd.readouterr().err) == warned
     of_another.unlink()
     assert unread(root, None) is None

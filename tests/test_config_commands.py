@@ -91,7 +91,7 @@ def test_init_hides_the_systems_file_when_told_to(
     system.touch()
     monkeypatch.setattr(command, "SYSTEM_FILE", system)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    quiet = Output("table", False, False)
+    quiet = Output(format="table", verbose=False, quiet=False)
     assert run_config_init(None, quiet, None, overwrite=False) is ExitCode.REFUSED
     assert f"{system} is read as long as {own} is not there" in capfd.readouterr().err
     assert run_config_init(None, quiet, lambda _question: False, overwrite=False) is ExitCode.REFUSED

@@ -59,6 +59,7 @@ WORDS = {
     "activity_unknown future_timestamp changed_since_plan brake expired io_error",
     ("TrashEntryEvent", "action"): "listed restored purged would_purge being_purged failed",
     ("ScheduleStatus", "installed"): "missing current outdated edited foreign",
+    ("ScheduleStatus", "result"): "success, failed, another run was at work",
     ("DoctorCheck", "status"): "ok warn fail",
 }
 
@@ -152,9 +153,9 @@ def test_the_words_of_each_closed_set_are_pinned() -> None:
     found = {}
     for name, definition in definitions().items():
         for key, value in definition.get("properties", {}).items():
-            words = definitions()[value["$ref"].rpartition("/")[2]].get("enum") if "$ref" in value else None
-            if words is not None:
-                found[name, key] = " ".join(words)
+            for reference in (each["$ref"] for each in (value, *value.get("anyOf", ())) if "$ref" in each):
+                if (words := definitions()[reference.rpartition("/")[2]].get("enum")) is not None:
+                    found[name, key] = (", " if any(" " in word for word in words) else " ").join(words)
     assert found == WORDS
 
 

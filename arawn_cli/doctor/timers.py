@@ -21,10 +21,10 @@ from arawn_cli.schedule.installation import Place
 from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
-from arawn_cli.schedule.status import INSTALL, Told, is_well, mend_of, statuses
+from arawn_cli.schedule.status import INSTALL, JobStatus, Told, is_well, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
 from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition
+from arawn_cli.vocabulary import Condition, RunResult
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
@@ -62,9 +62,9 @@ def timer_findings(found: list[Installed], config: Config, now: int, host: str, 
             continue
         yield _account(each, shell)
         told = Told(config, each.settings, now, host)
-        for status in statuses(each.place, told):
-            yield _timer(status, each, shell)
-            yield _last_success(status, each, told, shell)
+        for found_of_job in statuses(each.place, told):
+            yield _timer(found_of_job, each, shell)
+            yield _last_success(found_of_job.event, each, told, shell)
 
 
 def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -94,16 +94,17 @@ def _account(each: Installed, shell: Shell) -> Finding:
     return ok("account", f"the jobs run as {name}")
 
 
-def _timer(status: ScheduleStatus, each: Installed, shell: Shell) -> Finding:
+def _timer(found: JobStatus, each: Installed, shell: Shell) -> Finding:
+    status = found.event
     check = f"{status.job} timer"
     if is_well(status):
         return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'not known'}")
     install = shell.tool("schedule", "install", *each.place.flags.split(), account=_account_of(each.place))
-    if status.problems:
-        mends = (mend_of(problem) for problem in status.problems)
+    if found.problems:
+        mends = (problem.command for problem in found.problems)
         system = each.place.scope is Scope.SYSTEM
         lines = (install if mend.startswith(INSTALL) else shell.as_root(mend) if system else mend for mend in mends)
-        return fail(check, "; ".join(status.problems), "; ".join(dict.fromkeys(lines)))
+        return fail(check, "; ".join(map(str, found.problems)), "; ".join(dict.fromkeys(lines)))
     if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
     if not status.enabled:
@@ -123,7 +124,7 @@ def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
 def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
     check, run = f"{status.job} last success", start(each, status.job, shell)
     job = next(job for job in each.settings.jobs if job.name == status.job)
-    last = instants.parse(status.last_run) if status.result == "success" and status.last_run is not None else None
+    last = instants.parse(status.last_run) if status.result == RunResult.SUCCESS and status.last_run is not None else None
     try:
         ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
     except (DatabaseUnreadableError, OSError) as error:

@@ -23,7 +23,7 @@ from arawn_cli.schedule.order import OUTCOME
 from arawn_cli.schedule.serve import wanted
 from arawn_cli.schedule.status import is_well
 from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition
+from arawn_cli.vocabulary import Condition, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,14 +94,13 @@ def condition_of(cron: str, schedule: Registered | None) -> Condition:
     return Condition.CURRENT if schedule.cron == cron else Condition.OUTDATED
 
 
-def result_of(last: LastRun | None) -> str | None:
+def result_of(last: LastRun | None) -> RunResult | None:
     """The result of a run in the words of `schedule status`; None where none has ended."""
     if last is None:
         return None
     if last.error is not None:
-        return "failed"
-    locked = EXIT_MEANINGS[ExitCode.LOCKED]
-    return locked if last.context.get(OUTCOME) == locked else "success"
+        return RunResult.FAILED
+    return RunResult.LOCKED if last.context.get(OUTCOME) == EXIT_MEANINGS[ExitCode.LOCKED] else RunResult.SUCCESS
 
 
 def _problems(name: str, condition: Condition, schedule: Registered | None, last: LastRun | None) -> list[str]:

@@ -100,7 +100,7 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         scheduler, scope = _first_installed(choice, flags.root)
         settings = settings_from(config, flags, os.environ, scope)
         told = Told(config, settings, time.time_ns(), socket.gethostname(), flags.located)
-        found = list(statuses(place_of(scheduler, scope, settings, os.environ, flags.root), told))
+        found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, flags.root), told)]
         if any(status.installed is not Condition.MISSING for status in found):
             hidden = tuple(out_of_reach(settings, scheduler))
             found = [replace(status, problems=(*status.problems, *hidden)) for status in found]

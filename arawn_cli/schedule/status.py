@@ -25,7 +25,7 @@ from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.units import NOTIFIER, state_name
 from arawn_cli.schedule.user_crontab import BLOCK
 from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition
+from arawn_cli.vocabulary import Condition, RunResult
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,26 @@ _CLOSED = ("ReadOnlyPaths", "InaccessiblePaths")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
 _MICROSECOND = 1_000
 _LOCKED = "75"
-_MEND = ": run "
 _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is not as it should be with a job, and the command that mends it."""
+
+    text: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.text}: run {self.command}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a job is scheduled, as its event says it, and the problems that the event has as text."""
+
+    event: ScheduleStatus
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +68,11 @@ class Told:
     located: tuple[str, ...] = ()
 
     def install(self, place: Place) -> str:
-        """The end of a problem that installing anew mends."""
-        return f"{_MEND}{shlex.join((*INSTALL.split(), *place.flags.split(), *self.located))}"
+        """The command that installs anew."""
+        return shlex.join((*INSTALL.split(), *place.flags.split(), *self.located))
 
 
-def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
+def statuses(place: Place, told: Told) -> Iterator[JobStatus]:
     """The status of each job in a place; nothing is changed."""
     conditions = place.store.conditions(bodies_of(place.scheduler, told.settings))
     for job in told.settings.jobs:
@@ -65,12 +83,7 @@ def statuses(place: Place, told: Told) -> Iterator[ScheduleStatus]:
 
 def is_well(status: ScheduleStatus) -> bool:
     """Whether a job will run as configured, and did when it last ran."""
-    return status.installed is Condition.CURRENT and status.enabled and status.result != "failed" and not status.problems
-
-
-def mend_of(problem: str) -> str:
-    """The command with which a problem of a status ends."""
-    return problem.rpartition(_MEND)[2]
+    return status.installed is Condition.CURRENT and status.enabled and status.result != RunResult.FAILED and not status.problems
 
 
 def installed_anywhere(place: Place) -> bool:
@@ -79,7 +92,7 @@ def installed_anywhere(place: Place) -> bool:
     return any(place.store.text(name) is not None for name in names)
 
 
-def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
+def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> JobStatus:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
     found = (
         manager.properties(service, (*_SERVICE, *_CLOSED))
@@ -88,7 +101,7 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     )
     enabled = manager.state("is-enabled", timer) == "enabled"
     running = manager.answers() and manager.state("is-active", timer) == "active"
-    problems: list[str] = []
+    problems: list[Problem] = []
     if condition is not Condition.MISSING:
         install = told.install(place)
         problems += [*_problems(condition, install), *_confined(told.settings, job, found, install)]
@@ -100,7 +113,7 @@ def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition:
     return _event(place, told, job, condition, enabled and running, next_run, last, _result(found), problems)
 
 
-def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> ScheduleStatus:
+def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> JobStatus:
     settings, there, runs = told.settings, condition is not Condition.MISSING, cron_runs()
     time = cron_time(job.interval, job.name, settings.host, str(settings.root))
     # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
@@ -108,7 +121,7 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> Schedu
     next_run = int(upcoming.timestamp()) * instants.SECOND if there and runs else None
     problems = list(_problems(condition, told.install(place))) if there else []
     if there and not runs:
-        problems.append(f"no cron runs{_MEND}{START_CRON}")
+        problems.append(Problem("no cron runs", START_CRON))
     try:
         ran = last_of(state_of(place.scheduler, settings, told.config), job.name, settings.root)
     except (DatabaseUnreadableError, OSError) as error:
@@ -116,7 +129,7 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> Schedu
         ran = None
     if ran is None:
         return _event(place, told, job, condition, there and runs, next_run, None, None, problems)
-    result = "success" if ran.last_run == ran.last_success else "failed"
+    result = RunResult.SUCCESS if ran.last_run == ran.last_success else RunResult.FAILED
     return _event(place, told, job, condition, there and runs, next_run, ran.last_run, result, problems)
 
 
@@ -128,10 +141,10 @@ def _event(
     enabled: bool,
     next_run: int | None,
     last_run: int | None,
-    result: str | None,
-    problems: list[str],
-) -> ScheduleStatus:
-    return ScheduleStatus(
+    result: RunResult | None,
+    problems: list[Problem],
+) -> JobStatus:
+    event = ScheduleStatus(
         timestamp=instants.render(told.now),
         host=told.host,
         root=told.config.root_name,
@@ -144,41 +157,43 @@ def _event(
         next_run=rendered(next_run),
         last_run=rendered(last_run),
         result=result,
-        problems=tuple(problems),
+        problems=tuple(map(str, problems)),
     )
+    return JobStatus(event, tuple(problems))
 
 
-def _problems(condition: Condition, mend: str) -> Iterator[str]:
+def _problems(condition: Condition, mend: str) -> Iterator[Problem]:
     if condition is Condition.OUTDATED:
-        yield f"what is installed is not what the configuration says now{mend}"
+        yield Problem("what is installed is not what the configuration says now", mend)
     if condition in (Condition.EDITED, Condition.FOREIGN):
-        yield f"what is installed was changed by hand, and is not what the configuration says; it is shown and asked about{mend}"
+        yield Problem("what is installed was changed by hand, and is not what the configuration says; it is shown and asked about", mend)
 
 
-def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled: bool, running: bool) -> Iterator[str]:
+def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled: bool, running: bool) -> Iterator[Problem]:
     """What keeps systemd from doing as the files say."""
-    control = f"{_MEND}systemctl{' --user' if place.scope is Scope.USER else ''}"
+    control = f"systemctl{' --user' if place.scope is Scope.USER else ''}"
     account = told.settings.account.name
     if enabled != running and manager.answers():
-        yield f"{timer} {'is enabled and does not run' if enabled else 'runs and is not enabled'}{control} enable --now {timer}"
+        contrary = "is enabled and does not run" if enabled else "runs and is not enabled"
+        yield Problem(f"{timer} {contrary}", f"{control} enable --now {timer}")
     for unit in units_of(timer):
         if manager.is_behind(unit):
-            yield f"{unit} has changed since systemd read it{control} daemon-reload"
+            yield Problem(f"{unit} has changed since systemd read it", f"{control} daemon-reload")
     if place.store.text(f"{NOTIFIER}.service") is None:
-        yield f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails{told.install(place)}"
+        yield Problem(f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails", told.install(place))
     if place.scope is Scope.USER and not manager.lingers(account):
-        yield f"timers of this account stop when it logs out{_MEND}loginctl enable-linger {account}"
+        yield Problem("timers of this account stop when it logs out", f"loginctl enable-linger {account}")
 
 
-def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[str]:
+def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[Problem]:
     """Where the unit as it is keeps the job from what the configuration names now."""
     for path in writable(settings, job):
         made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(settings) is not None
         worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
         if not made_by_systemd and not _may_write(worked_on, found):
-            yield f"{path} lies outside what {job.unit}.service may write to: it would fail{mend}"
+            yield Problem(f"{path} lies outside what {job.unit}.service may write to: it would fail", mend)
     if found.get("ProtectHome") in ("yes", "tmpfs") and lies_in([settings.root], HOMES):
-        yield f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail{mend}"
+        yield Problem(f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail", mend)
 
 
 def _may_write(path: Path, found: Mapping[str, str]) -> bool:
@@ -205,12 +220,12 @@ def _listed(text: str) -> list[Path]:
     return [Path(re.sub(r"\\(.)", r"\1", word).lstrip("-+")) for word in words]
 
 
-def _result(found: Mapping[str, str]) -> str | None:
+def _result(found: Mapping[str, str]) -> RunResult | None:
     if not _seconds(found.get("ExecMainExitTimestamp", "")):
         return None
     if found.get("Result") != "success":
-        return "failed"
-    return "another run was at work" if found.get("ExecMainStatus") == _LOCKED else "success"
+        return RunResult.FAILED
+    return RunResult.LOCKED if found.get("ExecMainStatus") == _LOCKED else RunResult.SUCCESS
 
 
 def _seconds(text: str) -> int | None:
