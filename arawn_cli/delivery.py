@@ -87,6 +87,9 @@ class Delivery:
         finally:
             courier.close()
             self._keep_or_lose()
+        if self.tally.delivered or self.tally.refused:
+            refused = f", and {self.tally.refused} refused" if self.tally.refused else ""
+            log.info("%s delivered%s by the relay", _counted(self.tally.delivered, "was"), refused)
         self._tell_what_waits(obstacle)
         if self.tally.dropped:
             log.error("%s dropped: the outbox is full (outbox_max_events = %d)", _counted(self.tally.dropped, "was"), self.outbox.limit)

@@ -370,8 +370,10 @@ def test_refusals_that_cannot_be_noted_are_told_once_and_the_events_wait(
 ) -> None:
     backlog(tmp_path, relay, 1, 2, 3)
     relay.answer = refuse(1, 2)
+    caplog.set_level(logging.INFO)
     with of_a_newer_version(tmp_path):
         tally = deliver(tmp_path, relay).tally
+    assert "1 event was delivered, and 2 refused by the relay" in caplog.text
     assert (tally.refused, tally.delivered, tally.lost) == (2, 1, 0)
     assert caplog.text.count("how often events were tried is not noted") == 1
     assert waiting(tmp_path) == ids(1, 2, 3)
