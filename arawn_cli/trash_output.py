@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -56,7 +55,8 @@ def _cells(event: TrashEntryEvent) -> dict[str, Text]:
 
 def _print(shown: RenderableType) -> None:
     try:
-        OutputConsole(highlight=False).print(shown)
-        sys.stdout.flush()
+        console = OutputConsole(highlight=False)
+        console.print(shown)
+        console.file.flush()
     except OSError as error:
         raise OutputLostError.of(error) from error

@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from arawn_cli.events import Level
-from arawn_cli.model import WorkstreamRow
-from arawn_cli.pressure import ScopeUsage, level_of, limit_for, reaches, unmatched_limits, worst
+from arawn_cli.pressure import ScopeUsage, level_of, reaches, worst
 from arawn_cli.sample_tree import SampleTree, write
 from tests.conftest import Run, snapshot
 from tests.test_usage import du_files
@@ -146,11 +145,3 @@ def test_the_worst_level_counts() -> None:
     assert reaches(Level.CRITICAL, Level.WARNING)
     assert not reaches(Level.UNKNOWN, Level.WARNING)
     assert not reaches(Level.WARNING, Level.CRITICAL)
-
-
-def test_a_limit_by_id_wins_over_one_by_title() -> None:
-    row = WorkstreamRow("id", "title")
-    assert limit_for(row, {"id": 1, "title": 2}, 3) == 1
-    assert limit_for(row, {"title": 2}, 3) == 2
-    assert limit_for(row, {}, 3) == 3
-    assert unmatched_limits([row], {"id": 1, "other": 2}) == ["other"]

@@ -37,13 +37,6 @@ def test_the_configuration_of_the_readme_is_one() -> None:
     assert ConfigFile.model_validate(tomllib.loads(example)).paths.cleanup.scratch_cleanup_days == 14
 
 
-def test_every_option_in_the_readme_exists() -> None:
-    shown = set(re.findall(r"arawn-cli [^\n`]*?(--[a-z-]+)", README))
-    assert shown
-    known = set(re.findall(r"--[a-z-]+", (Path(__file__).parents[1] / "docs" / "commands.md").read_text()))
-    assert shown <= known
-
-
 def test_every_test_that_a_promise_names_exists() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", (Path(__file__).parents[1] / "docs" / "safety.md").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -118,11 +119,18 @@ def test_a_masked_unit_is_not_overwritten_without_a_question(tmp_path: Path) -> 
     assert os.readlink(tmp_path / "unit") == "/dev/null"
 
 
-def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "unit" / "x").mkdir(parents=True)
     with pytest.raises(ScheduleError, match=r"cannot read .*unit: Is a directory"):
         install(place_in(tmp_path), BODY, consent(yes=True, force=True)[0])
     assert os.listdir(tmp_path) == ["unit"]
+
+
+def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    longest = "u" * 255  # the name under which it is written first is longer
+    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(tmp_path))}.*{longest}.*: File name too long$"):
+        install(place_in(tmp_path), {longest: "a\nb\n"}, consent(yes=True)[0])
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture
