@@ -16,6 +16,7 @@ import typer
 
 from arawn_cli import __version__
 from arawn_cli.commands import config, jobs, schedule, trash
+from arawn_cli.commands.help import Command, Group, add_group
 from arawn_cli.errors import ExitCode
 
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -36,6 +37,7 @@ def program(first: str = "") -> typer.Typer:
     """The program; with the command alone that `first` names, if it names one: each that Typer looks at costs a start its time."""
     app = typer.Typer(
         name="arawn-cli",
+        cls=Group,
         help="Clean up after an Arawn server and watch the disk that it fills.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -45,10 +47,10 @@ def program(first: str = "") -> typer.Typer:
     alone = first in _COMMANDS or first in _GROUPS
     for name, command in _COMMANDS.items():
         if not alone or name == first:
-            app.command(name)(command)
+            app.command(name, cls=Command)(command)
     for name, group in _GROUPS.items():
         if not alone or name == first:
-            app.add_typer(group, name=name)
+            add_group(app, group, name)
     return app
 
 

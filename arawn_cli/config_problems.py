@@ -30,6 +30,9 @@ _HINTS = {
     "maintenance.relay.token": "a secret never stands in this file: name a file that holds it with maintenance.relay.token_file",
 }
 
+# What TOML calls otherwise than Python does.
+_WORDS = {"tuple_type": "a list in square brackets", "dict_type": "a table", "model_type": "a table", "model_attributes_type": "a table"}
+
 
 def problems_of(error: ValidationError) -> list[str]:
     """One line for each fault that validation found, in the order of the file's tables."""
@@ -70,7 +73,7 @@ def _line(detail: ErrorDetails) -> str:
     path = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     allowed = message[0].lower() + message[1:]
     hint = _HINTS.get(path)
     return f"{path}: found {shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")

@@ -15,6 +15,7 @@ import pytest
 
 from arawn_cli import __version__
 from arawn_cli.sample_tree import SampleTree
+from tests.commands import PROGRAM, commands
 from tests.conftest import COMMAND, Run
 
 
@@ -97,6 +98,14 @@ def test_the_demo_can_leave_its_tree(run: Callable[..., Run], tmp_path: Path) ->
 def test_the_module_is_the_command(environment: dict[str, str], run: Callable[..., Run]) -> None:
     module = subprocess.run([sys.executable, "-m", "arawn_cli", "--version"], capture_output=True, text=True, env=environment, check=True)
     assert module.stdout == run("--version").stdout == f"arawn-cli {__version__}\n"
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_help_of_a_flag_names_no_value_that_it_would_take(run: Callable[..., Run], name: str) -> None:
+    shown = run(*name.removeprefix(PROGRAM).split(), "--help", COLUMNS="160").stdout
+    (line,) = (line for line in shown.splitlines() if "--help" in line)
+    assert re.search(r"--help +-h  +Show this message and exit\.", line)
+    assert "bool" not in shown
 
 
 def test_no_command_shows_the_help(run: Callable[..., Run]) -> None:

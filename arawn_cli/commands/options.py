@@ -68,14 +68,9 @@ NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to
 UnlessRunningOption = Annotated[
     bool, typer.Option("--unless-running", help="For timers: if another run is at work, exit with 75 without a message.")
 ]
-FormatOption = Annotated[
-    Format,
-    typer.Option(
-        "--format", help="table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
-    ),
-]
-
+_FORMATS = "table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
+FormatOption = Annotated[Format, typer.Option("--format", help=_FORMATS)]
 CheckFormatOption = Annotated[
     CheckFormat,
-    typer.Option("--format", help="As for scratch-cleanup, and nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
+    typer.Option("--format", help=f"{_FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
 ]
