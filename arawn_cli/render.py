@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -74,19 +74,26 @@ class TerminalProgress:
         if self._task is not None:
             self._progress.advance(self._task, steps)
 
+    def end(self) -> None:
+        """Takes the bar off the terminal, before something else is printed there."""
+        self._progress.stop()
+
 
 class Tables:
     """Collects the events of a run and prints them as tables at its end."""
 
-    def __init__(self, console: Console, *, verbose: bool) -> None:
-        """`verbose` lists the sessions that stay because they are in use too."""
+    def __init__(self, console: Console, *, verbose: bool, first: Callable[[], None] = lambda: None) -> None:
+        """`verbose` lists the sessions that stay because they are in use too; `first` is called before anything is printed."""
         self._console = console
         self._verbose = verbose
+        self._first = first
         self._events: list[Event] = []
 
     def emit(self, event: Event) -> None:
         """Takes one event; the last of a run makes the tables."""
         self._events.append(event)
+        if isinstance(event, ScratchCleanup | DiskCheck | TrashEntryEvent):
+            self._first()
         if isinstance(event, ScratchCleanup):
             self._cleanup(event, [other for other in self._events if isinstance(other, ScratchSessionEvent)])
         elif isinstance(event, DiskCheck):

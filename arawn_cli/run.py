@@ -117,8 +117,8 @@ def _console() -> Console | None:
 
 def _run_configured(config: Config, output: Output, console: Console | None, job: Job) -> ExitCode:
     signals = Signals()
-    standard_output = StandardOutput(_writer(output))
     with signals.caught(), _progress(output, console) as progress, closing(State(config.state_directory, time.time_ns)) as state:
+        standard_output = StandardOutput(_writer(output, progress))
         delivery = _delivery(config, state, signals)
         surroundings = Surroundings(
             clock=time.time_ns,
@@ -147,7 +147,8 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
 
 
 def _progress(output: Output, console: Console | None) -> AbstractContextManager[Progress]:
-    if console is None or output.quiet:
+    lines_in_between = output.resolved() == "json" and sys.stdout.isatty()
+    if console is None or output.quiet or lines_in_between:
         return nullcontext(NoProgress())
     from arawn_cli.render import TerminalProgress
 
@@ -196,12 +197,12 @@ def _change(state: State, change: Change) -> Sequence[Event] | None:
         return None
 
 
-def _writer(output: Output) -> Callable[[Event], None]:
+def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
     match output.resolved():
         case "table":
             from arawn_cli.render import OutputConsole, Tables
 
-            return Tables(OutputConsole(), verbose=output.verbose).emit
+            return Tables(OutputConsole(), verbose=output.verbose, first=progress.end).emit
         case "json":
             return json_lines(sys.stdout)
         case _:

@@ -25,6 +25,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """Some steps of the stage are done."""
 
+    def end(self) -> None:
+        """The last stage is over, and nothing of it stays in sight."""
+
 
 class NoProgress:
     """Shows nothing."""
@@ -34,6 +37,9 @@ class NoProgress:
 
     def advance(self, steps: int = 1) -> None:
         """Some steps are done."""
+
+    def end(self) -> None:
+        """The last stage is over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -17,6 +18,9 @@ from arawn_cli import __version__
 from arawn_cli.sample_tree import SampleTree
 from tests.commands import PROGRAM, commands
 from tests.conftest import COMMAND, Run
+
+# Drawing a bar hides the cursor, and taking it away brings the cursor back.
+SHOWN_CURSOR = "\x1b[?25h"
 
 
 def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int, str]:
@@ -45,6 +49,15 @@ def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str
     for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4, freed 3.0 kB. Kept: 1 recent_files.", "removing", "\x1b["):
         assert piece in drawn
     assert "│ new" not in drawn
+    assert drawn.index(SHOWN_CURSOR) < drawn.index("Scratch sessions"), "the bar is off the terminal before the table begins"
+    assert drawn.count(SHOWN_CURSOR) == 1
+
+
+def test_events_on_a_terminal_have_their_lines_to_themselves(environment: dict[str, str], tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--format", "json")
+    lines = [line for line in drawn.splitlines() if not line.startswith(("INFO", "\x1b[34mINFO"))]
+    assert [json.loads(line)["type"] for line in lines] == ["scratch_session", "scratch_cleanup"]
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
