@@ -16,7 +16,7 @@ from arawn_cli.state_file import StateUnavailableError
 log = logging.getLogger(__name__)
 
 # Time synchronisation sets a clock back by seconds; a clock that lost its time is back by far more.
-_TOLERANCE = 60 * SECOND
+TOLERANCE = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
     except StateUnavailableError as error:
         log.warning("%s: when %s last ran is not known", error, job)
         return
-    if run is not None and now < run.last_run - _TOLERANCE:
+    if run is not None and now < run.last_run - TOLERANCE:
         raise RefusedError(
             f"the clock says {render(now)}, and {job} last ran at {render(run.last_run)}: ages cannot be trusted, nothing was removed; "
             "set the clock right, or go on with --force"

@@ -14,8 +14,9 @@ from arawn_cli.descriptors import opened_directory
 from arawn_cli.dismantle import take_apart
 from arawn_cli.errors import LockedError
 from arawn_cli.layout import SESSIONS, Root
+from arawn_cli.locks import try_lock, unlock
 from arawn_cli.model import Failure, Usage
-from arawn_cli.occupancy import lies_inside, mount_points, try_lock, unlock
+from arawn_cli.occupancy import lies_inside, mount_points
 from arawn_cli.tally import combined
 from arawn_cli.trash import TrashEntry, gone, waiting
 from arawn_cli.usage import Subtree, measure, measure_all

@@ -209,6 +209,10 @@ class Reason(StrEnum):
     IO_ERROR = "io_error"
 
 
+NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
+"""The reasons of what stands among the sessions and is none."""
+
+
 class Action(StrEnum):
     """What was done with a session."""
 

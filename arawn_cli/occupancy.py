@@ -1,9 +1,8 @@
-"""Who stands in a directory: mounts inside it, live processes, and holders of a lock."""
+"""Who stands in a directory: mounts inside it, and live processes."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Collection, Iterator
 
@@ -60,26 +59,6 @@ def mounted_in(directories: Collection[Identity]) -> frozenset[Identity]:
 def lies_inside(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory or something below it."""
     return path == directory or path.startswith(f"{directory}/")
-
-
-def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Takes the BSD lock of an open file (flock(2)), which its closing gives back; false where another holds it.
-
-    Raises:
-        OSError: locking fails for another reason.
-    """
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            return False
-        raise
-    return True
-
-
-def unlock(descriptor: int) -> None:
-    """Gives back a lock that `try_lock` took."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _places_of(process: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arawn_cli.errors import LockedError
 from arawn_cli.layout import opened_root
-from arawn_cli.occupancy import try_lock
+from arawn_cli.locks import try_lock
 
 log = logging.getLogger(__name__)
 

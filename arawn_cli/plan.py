@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from arawn_cli.instants import DAY, SECOND
-from arawn_cli.model import Decision, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.model import NO_SESSION, Decision, FileKind, Reason, ScratchSession, TurnEvidence, Usage
 from arawn_cli.names import is_valid_id
 
 # A turn that a live server writes while the run reads is stamped after the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
-
-_NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Brake:
     def pulled_by(self, decisions: Sequence[Decision]) -> str | None:
         """How a plan removes more than is allowed, for people; None when it does not."""
         going = sum(decision.goes for decision in decisions)
-        sessions = sum(decision.reason not in _NO_SESSION for decision in decisions)
+        sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
         exceeded = [f"max_sessions = {self.max_sessions}"] if self.max_sessions and going > self.max_sessions else []
         if going * 100 > self.max_percent * sessions:
             exceeded.append(f"max_percent = {self.max_percent}")

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import take_apart
+from arawn_cli.locks import try_lock
 from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
-from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied, try_lock
+from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied
 from arawn_cli.trash import Bin, Sessions, gone, name_for, opened_bin, settled, try_bin
 from arawn_cli.usage import measure
 

@@ -16,7 +16,7 @@ from arawn_cli.inspection import Inspection, inspect
 from arawn_cli.instants import DAY
 from arawn_cli.inventory import WorkstreamTree
 from arawn_cli.layout import Root, opened_root
-from arawn_cli.model import Decision, Reason, Usage
+from arawn_cli.model import NO_SESSION, Decision, Reason, Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 # A sample equal to the one before is left out for up to a day: so much earlier the period's first usage can stand.
 _LEAD_HOURS = 24
 _COMES_DUE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
-_NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def _sessions(
         ], None
     braked = brake_of(config).pulled_by(decisions) is not None
     settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
-    sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in _NO_SESSION]
+    sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in NO_SESSION]
     freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))
     leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=activity_of)
     coming = sorted((session for session in sessions if session.due is not None), key=activity_of)

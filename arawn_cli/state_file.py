@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.occupancy import try_lock
+from arawn_cli.locks import try_lock
 from arawn_cli.salvage import carry_over, salvaged
 from arawn_cli.schema import MIGRATIONS, TABLES
 

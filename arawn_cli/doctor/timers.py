@@ -13,6 +13,7 @@ from arawn_cli.database import DatabaseUnreadableError
 from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.instants import SECOND
+from arawn_cli.last_run import TOLERANCE
 from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
 from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.effective import warnings_of
@@ -29,9 +30,6 @@ from arawn_cli.vocabulary import Condition, RunResult
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
 _GRACE_SECS = 600
-
-# What cleanup puts up with, before it takes a clock for one that went back.
-_TOLERANCE = 60 * SECOND
 _MAILERS = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
@@ -132,7 +130,7 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
             why = error.strerror if isinstance(error, OSError) else error
             return warn(check, f"not known, for its record cannot be read: {why}", shell.tool("doctor", account=ROOT))
         ran = None
-    if ran is not None and ran.last_run > told.now + _TOLERANCE:
+    if ran is not None and ran.last_run > told.now + TOLERANCE:
         return _clock_went_back(status, each, ran, shell)
     last = (ran.last_success if ran is not None else None) or last
     since = last or each.place.store.since(_file_of(each, job))
