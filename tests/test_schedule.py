@@ -29,6 +29,7 @@ from tests.conftest import COMMAND, Run, needs, snapshot
 needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
 
 BODY = {"unit": "a\nb\n"}
+_PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
 
 
 def place_in(directory: Path, *own: OwnDirectory) -> Place:
@@ -127,10 +128,13 @@ def test_a_folder_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Path) 
 
 
 def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    longest = "u" * 255  # the name under which it is written first is longer
-    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(tmp_path))}.*{longest}.*: File name too long$"):
-        install(place_in(tmp_path), {longest: "a\nb\n"}, consent(yes=True)[0])
-    assert os.listdir(tmp_path) == []
+    directory = tmp_path
+    while (room := _PATH_MAX - 10 - len(str(directory))) > 1:  # what is left is enough for `/unit`, and not for its first name
+        directory /= "d" * min(room - 1, 200)
+    directory.mkdir(parents=True)
+    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(directory))}/.*unit.*: File name too long$"):
+        install(place_in(directory), BODY, consent(yes=True)[0])
+    assert os.listdir(directory) == []
 
 
 @pytest.fixture
