@@ -137,6 +137,16 @@ def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tm
     assert os.listdir(directory) == []
 
 
+def test_directories_that_were_made_for_a_file_go_again_when_it_cannot_be_written(tmp_path: Path) -> None:
+    directory = tmp_path
+    while (room := _PATH_MAX - 14 - len(str(directory))) > 1:
+        directory /= "d" * min(room - 1, 200)
+    directory.mkdir(parents=True)
+    with pytest.raises(ScheduleError, match="File name too long"):
+        install(place_in(directory / "new"), BODY, consent(yes=True)[0])
+    assert os.listdir(directory) == []
+
+
 @pytest.fixture
 def own_crontab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Run]:
     """Commands that see a crontab spool of their own."""

@@ -98,16 +98,17 @@ class FileStore:
     def _apply(self, changes: Sequence[Change]) -> None:
         written = [change for change in changes if change.after is not None]
         made = self._make_directories() if written else ()
-        for change in written:
-            replace_whole(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
-            made = ()
+        try:
+            for change in written:
+                replace_whole(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
+                made = ()
+        except OSError:
+            _take_away(made)
+            raise
         removed = [change for change in changes if change.after is None]
         for change in removed:
             os.unlink(change.place)
-        leftover = {path for change in removed for path in made_with(change.before)}
-        for path in sorted(leftover, key=len, reverse=True):
-            with suppress(OSError):  # in use by others since, or gone
-                os.rmdir(path)
+        _take_away({path for change in removed for path in made_with(change.before)})
 
     def _make_directories(self) -> tuple[str, ...]:
         made = [path for wanted in (self.directory, *self.watched, *(own.path for own in self.own)) for path in _missing(wanted)]
@@ -117,6 +118,12 @@ class FileStore:
                 os.mkdir(path, 0o700)
                 os.chown(path, own.user, own.group)
         return tuple(dict.fromkeys(str(path) for path in made))
+
+
+def _take_away(directories: Collection[str]) -> None:
+    for path in sorted(directories, key=len, reverse=True):
+        with suppress(OSError):  # in use by others since, or gone
+            os.rmdir(path)
 
 
 def _missing(path: Path) -> list[Path]:
