@@ -37,7 +37,7 @@ enum {
     MERGED = 1000,         /* links to files of several names, at the least, between two searches for those to the same file */
     SHARED_FILES = 64,     /* names that are worth a second thread */
     BLOCK = 512,           /* the unit of st_blocks, whatever the filesystem's block size (stat(2)) */
-    TICK_NSECS = 50000000, /* how often the calling thread looks for signals */
+    TICK_NSECS = 50000000, /* how often the calling thread looks for signals, or may */
     STACK = 1 << 18,
 };
 
@@ -1076,14 +1076,27 @@ struct stuck {
     int error;
 };
 
-/* Unlinks names, each with its NUL; what is gone already is no failure. Answers with how many stay, of which `stuck` tells. */
-static size_t unlink_names(int directory, const char *names, const char *end, struct stuck *stuck)
+static int64_t monotonic_nsecs(void)
 {
-    size_t stay = 0;
-    for (size_t number = 0; names < end; number++, names += strlen(names) + 1)
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Unlinks names, each with its NUL, one or more until a tick is over; what is gone already is no failure. Answers with how many
+   were tried, and tells of those that stay. */
+static size_t unlink_names(int directory, const char *names, const char *end, struct stuck *stuck, size_t *stay)
+{
+    int64_t until = monotonic_nsecs() + TICK_NSECS;
+    size_t number = 0;
+    *stay = 0;
+    do {
         if (unlinkat(directory, names, 0) && errno != ENOENT)
-            stuck[stay++] = (struct stuck){number, errno};
-    return stay;
+            stuck[(*stay)++] = (struct stuck){number, errno};
+        number++;
+        names += strlen(names) + 1;
+    } while (names < end && monotonic_nsecs() < until);
+    return number;
 }
 
 static PyObject *unlinked(PyObject *Py_UNUSED(module), PyObject *arguments)
@@ -1096,23 +1109,23 @@ static PyObject *unlinked(PyObject *Py_UNUSED(module), PyObject *arguments)
     size_t count = 0;
     for (Py_ssize_t at = 0; at < length; at++)
         count += !names[at];
-    if (length && (names[length - 1] || memchr(names, '/', (size_t)length))) {
-        PyErr_SetString(PyExc_ValueError, "a name has a NUL behind it, and no slash in it");
+    if (!length || names[length - 1] || memchr(names, '/', (size_t)length)) {
+        PyErr_SetString(PyExc_ValueError, "names are needed, each with a NUL behind it and no slash in it");
         return NULL;
     }
-    struct stuck *stuck = calloc(count ? count : 1, sizeof *stuck);
+    struct stuck *stuck = calloc(count, sizeof *stuck);
     if (!stuck)
         return PyErr_NoMemory();
-    size_t stay;
+    size_t tried, stay;
     Py_BEGIN_ALLOW_THREADS
-    stay = unlink_names(directory, names, names + length, stuck);
+    tried = unlink_names(directory, names, names + length, stuck, &stay);
     Py_END_ALLOW_THREADS
     PyObject *answer = PyList_New(0);
     for (size_t number = 0; answer && number < stay; number++)
         if (!append(answer, Py_BuildValue("(ni)", (Py_ssize_t)stuck[number].number, stuck[number].error)))
             Py_CLEAR(answer);
     free(stuck);
-    return answer;
+    return answer ? Py_BuildValue("(nN)", (Py_ssize_t)tried, answer) : NULL;
 }
 
 PyDoc_STRVAR(unlink_doc, "unlink(directory, names, /)\n--\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import stat
@@ -15,6 +16,8 @@ from typing import TypeVar
 
 from arawn_cli.descent import Descent
 from arawn_cli.unlinking import BATCH, unlink
+
+log = logging.getLogger(__name__)
 
 WORTH_A_CROWD = 2000
 """Files from which on a tree is worth more than the thread that takes it apart."""
@@ -69,7 +72,10 @@ class Crowd:
         # The thread that waits for this one alone handles a signal, and is not woken by one that is given to another.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         while (order := self._orders.get()) is not None:
-            order()
+            try:
+                order()
+            except Exception as error:  # a thread that is gone would leave those that wait for it waiting
+                log.error("a thread that unlinks failed, and others do its work: %s: %s", type(error).__name__, error)
 
 
 def _settle(future: Future[Answer], work: Callable[[Item], Answer], item: Item) -> None:
@@ -89,11 +95,11 @@ def unlink_files(parent: int, name: str, shown: str, stopping: Callable[[], bool
         top = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISDIR(top.st_mode):
             return
-        _enter(descent, name, parent, top.st_dev, batches)
+        _enter(descent, name, parent, top.st_dev, batches, stopping)
         while descent.depth and not stopping():
             pending = descent.here.pending
             if pending:
-                _enter(descent, pending.pop(), descent.descriptor, top.st_dev, batches)
+                _enter(descent, pending.pop(), descent.descriptor, top.st_dev, batches, stopping)
             else:
                 descent.leave()
 
@@ -120,23 +126,22 @@ class _Batches:
             OSError: there is no descriptor for another thread.
         """
         if len(names) < _FEW:
-            unlink(directory, names)
+            unlink(directory, names, self._stopping)
             return
         descriptor = os.dup(directory)
         self._free.acquire()
 
         def order() -> None:
             try:
-                if not self._stopping():
-                    unlink(descriptor, names)
+                unlink(descriptor, names, self._stopping)
             finally:
-                os.close(descriptor)
                 self._free.release()
+                os.close(descriptor)
 
         self._crowd.do(order)
 
 
-def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batches) -> None:
+def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batches, stopping: Callable[[], bool]) -> None:
     try:
         status = descent.enter(name, parent)
     except OSError:
@@ -146,4 +151,6 @@ def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batc
         return
     with suppress(OSError):
         for names in descent.files(BATCH):
+            if stopping():
+                return
             batches.take(descent.descriptor, names)

@@ -127,23 +127,23 @@ class Descent:
         return self._with_descriptors(lambda: os.scandir(self.descriptor))
 
     def files(self, most: int) -> Iterator[list[str]]:
-        """The names in `here` that are no directories, so many at a time; those that are become pending.
+        """The names in `here` that are no directories, some of them, or none, for each so many entries; directories become pending.
 
         Raises:
-            OSError: it cannot be listed.
+            OSError: it cannot be listed, or not to its end; what was listed until then came first.
         """
         names: list[str] = []
-        with self.scan() as listing:
-            for entry in listing:
-                if entry.is_dir(follow_symlinks=False):
-                    self.here.pending.append(entry.name)
-                    continue
-                names.append(entry.name)
-                if len(names) == most:
-                    yield names
-                    names = []
-        if names:
+        try:
+            with self.scan() as listing:
+                for number, entry in enumerate(listing, start=1):
+                    (self.here.pending if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
+                    if number % most == 0:
+                        yield names
+                        names = []
+        except OSError:
             yield names
+            raise
+        yield names
 
     def _open(self, name: str, parent: int) -> int:
         return self._with_descriptors(lambda: open_directory(name, parent))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from arawn_cli.crowd import Crowd, unlink_files
 from arawn_cli.descent import Descent
-from arawn_cli.model import Failure
+from arawn_cli.model import Failure, Usage
 from arawn_cli.unlinking import BATCH, unlink
 
 # A directory that is still not empty after this many rounds has a writer in it; the next run tries again.
@@ -22,7 +22,7 @@ def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool],
 
     What cannot be removed stays, with the directories above it, and is in the
     answer; everything else goes. Another filesystem is not entered. Once `stopping` says so,
-    the files in hand are finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
+    the file in hand is finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
     """
     if crowd is not None:
         unlink_files(parent, name, shown, stopping, crowd)
@@ -44,6 +44,13 @@ def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool],
         except OSError as error:
             dismantling.record("openat", descent.path(".."), error)
         return dismantling.failures
+
+
+def freed_bytes(before: Usage, left: Usage) -> int:
+    """What taking a tree apart gave back, by what it used and what is left of it: nothing, where nobody knows what is left."""
+    if not left.complete or left.other_filesystems:
+        return 0
+    return max(before.freed_bytes - left.freed_bytes, 0)
 
 
 class _Dismantling:
@@ -119,7 +126,7 @@ class _Dismantling:
             self._fail("getdents64", None, error)
 
     def _unlink(self, names: Sequence[str]) -> None:
-        for name, number in unlink(self._descent.descriptor, names):
+        for name, number in unlink(self._descent.descriptor, names, self._stopping):
             if number == errno.EISDIR:
                 self._descent.here.pending.append(name)
             else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from arawn_cli.config import WORKSTREAMS
 from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import opened_directory
-from arawn_cli.dismantle import take_apart
+from arawn_cli.dismantle import freed_bytes, take_apart
 from arawn_cli.errors import LockedError
 from arawn_cli.layout import SESSIONS, Root
 from arawn_cli.locks import try_lock, unlock
@@ -64,7 +64,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except OSError as error:
         return Purged(entry, 0, (Failure.of("unlinkat", shown, error),), finished=False)
-    return Purged(entry, max(usage.freed_bytes - left.freed_bytes, 0), tuple(failures), finished=not left.directories and not failures)
+    return Purged(entry, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)
 
 
 def trash_usage(root: Root) -> Usage:

@@ -20,8 +20,11 @@ class Native(Protocol):
     def measure(self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]:
         """See `measure_all` of `usage`; `tick` gets how many subtrees were finished since its last call, and ends the walk by raising."""
 
-    def unlink(self, directory: int, names: bytes, /) -> list[tuple[int, int]]:
-        """See `unlink` of `unlinking`; each name has a NUL behind it, and the answer has the place and errno of each that stays."""
+    def unlink(self, directory: int, names: bytes, /) -> tuple[int, list[tuple[int, int]]]:
+        """See `unlink` of `unlinking`; each name has a NUL behind it.
+
+        Tells how many were tried in a twentieth of a second, and the place and errno of each that stays.
+        """
 
 
 def _load() -> Native | None:
@@ -29,7 +32,7 @@ def _load() -> Native | None:
         from arawn_cli import _usage
     except ImportError:
         return None
-    return _usage
+    return _usage if hasattr(_usage, "unlink") else None  # one that was built for an earlier version, and not since
 
 
 module = _load()

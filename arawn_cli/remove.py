@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import identity_at, open_directory
-from arawn_cli.dismantle import take_apart
+from arawn_cli.dismantle import freed_bytes, take_apart
 from arawn_cli.locks import try_lock
 from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
 from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied
@@ -197,7 +197,7 @@ class Remover:
         if not failures and not self._stopping():
             return self._gone(hand, Action.DELETED)
         left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")
-        freed = max(hand.usage.freed_bytes - left.freed_bytes, 0)
+        freed = freed_bytes(hand.usage, left)
         if failures:
             return Outcome(hand.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
         return Outcome(hand.session, Action.DELETED, Reason.EXPIRED, freed)

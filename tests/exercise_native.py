@@ -181,8 +181,8 @@ def hold_to_all_names(folder: Path) -> None:
     names = [other for name in files for other in (name, "x" * 300, name)]
     directory = os.open(folder, os.O_RDONLY)
     try:
-        assert unlinking.unlink(directory, names) == [("x" * 300, errno.ENAMETOOLONG)] * 1000
-        assert unlinking.unlink(directory, []) == []
+        assert unlinking.unlink(directory, names, lambda: False) == [("x" * 300, errno.ENAMETOOLONG)] * 1000
+        assert unlinking.unlink(directory, [], lambda: False) == []
         assert os.listdir(folder) == []
     finally:
         os.close(directory)

@@ -94,7 +94,7 @@ def test_a_multitude_of_failures_is_cut_short_and_counted(tmp_path: Path, monkey
     for number in range(100):
         write(tmp_path / "top" / str(number), 1)
 
-    monkeypatch.setattr("arawn_cli.dismantle.unlink", lambda _directory, names: [(name, errno.EPERM) for name in names])
+    monkeypatch.setattr("arawn_cli.dismantle.unlink", lambda _directory, names, _stopping: [(name, errno.EPERM) for name in names])
     parent = os.open(tmp_path, os.O_RDONLY)
     failures = take_apart(parent, "top", "top", lambda: False)
     os.close(parent)
@@ -109,9 +109,9 @@ def test_what_vanishes_meanwhile_is_no_failure(top: Path, monkeypatch: pytest.Mo
         real_rmdir(name, dir_fd=dir_fd)
         raise FileNotFoundError
 
-    def unlink_twice(directory: int, names: Sequence[str]) -> list[tuple[str, int]]:
-        assert unlink(directory, names) == []
-        return unlink(directory, names)
+    def unlink_twice(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> list[tuple[str, int]]:
+        assert unlink(directory, names, stopping) == []
+        return unlink(directory, names, stopping)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
     monkeypatch.setattr("arawn_cli.dismantle.unlink", unlink_twice)
@@ -154,9 +154,9 @@ def test_many_threads_remove_a_large_tree_and_nothing_else(top: Path, threads: i
 def test_what_many_threads_cannot_unlink_is_told_and_stays(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many_files(top)
 
-    def unlinking(directory: int, names: Sequence[str]) -> list[tuple[str, int]]:
+    def unlinking(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> list[tuple[str, int]]:
         stuck = [(name, errno.EPERM) for name in names if name == "500"]
-        return [*stuck, *unlink(directory, [name for name in names if name != "500"])]
+        return [*stuck, *unlink(directory, [name for name in names if name != "500"], stopping)]
 
     monkeypatch.setattr("arawn_cli.dismantle.unlink", unlinking)
     monkeypatch.setattr("arawn_cli.crowd.unlink", unlinking)

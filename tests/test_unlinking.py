@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +13,13 @@ import pytest
 
 from arawn_cli import native
 from arawn_cli.unlinking import unlink
-from tests.conftest import needs
+from tests.conftest import needs, needs_strace
 
 needs_native = needs(native.module is not None, "the native module")
+
+
+def going_on() -> bool:
+    return False
 
 
 @pytest.fixture(params=[pytest.param("native", marks=needs_native), "Python"])
@@ -40,7 +46,7 @@ def test_what_is_no_directory_goes_and_the_rest_is_told(folder: tuple[Path, int]
     long = "x" * 256
     names = ["directory", "file", odd, "gone", long, "link", "dangling", "pipe", "directory"]
     told = [("directory", errno.EISDIR), (long, errno.ENAMETOOLONG), ("directory", errno.EISDIR)]
-    assert unlink(descriptor, names) == told
+    assert unlink(descriptor, names, going_on) == told
     assert sorted(os.listdir(path)) == ["directory", "other"]
     assert os.listdir(path.parent / "outside") == ["kept"]
 
@@ -48,17 +54,52 @@ def test_what_is_no_directory_goes_and_the_rest_is_told(folder: tuple[Path, int]
 def test_no_names_are_no_work(folder: tuple[Path, int]) -> None:
     path, descriptor = folder
     (path / "file").touch()
-    assert unlink(descriptor, []) == []
+    assert unlink(descriptor, [], going_on) == []
     assert os.listdir(path) == ["file"]
 
 
 def test_a_directory_that_is_not_open_fails_for_each_name(folder: tuple[Path, int]) -> None:
     path, _ = folder
-    assert unlink(10**6, ["a", "b"]) == [("a", errno.EBADF), ("b", errno.EBADF)]
+    assert unlink(10**6, ["a", "b"], going_on) == [("a", errno.EBADF), ("b", errno.EBADF)]
     assert os.listdir(path) == []
 
 
-@pytest.mark.parametrize("names", [b"no end", b"../outside/kept\0", b"file\0no end"])
+@pytest.mark.parametrize("name", ["../outside/kept", "/etc/none", "file\0more"])
+def test_what_is_more_than_a_name_is_refused_before_anything_goes(folder: tuple[Path, int], name: str) -> None:
+    path, descriptor = folder
+    (path / "file").touch()
+    with pytest.raises(ValueError, match="no slash and no NUL"):
+        unlink(descriptor, ["file", name], going_on)
+    assert os.listdir(path) == ["file"]
+    assert os.listdir(path.parent / "outside") == ["kept"]
+
+
+def test_nothing_is_unlinked_once_it_is_to_stop(folder: tuple[Path, int]) -> None:
+    path, descriptor = folder
+    (path / "file").touch()
+    assert unlink(descriptor, ["file"], lambda: True) == []
+    assert os.listdir(path) == ["file"]
+
+
+@needs_native
+@needs_strace
+def test_a_slow_disk_holds_no_signal_back_for_longer_than_one_call_and_a_tick(tmp_path: Path) -> None:
+    """Each call takes 40 ms, so that two or three are over before it is asked whether to stop."""
+    for number in range(64):
+        (tmp_path / str(number)).touch()
+    code = (
+        "import os, sys; from arawn_cli.unlinking import unlink;"
+        "asked = []; top = os.open(sys.argv[1], os.O_RDONLY);"
+        "print(unlink(top, os.listdir(top), lambda: asked.append(1) or len(asked) > 3), len(os.listdir(top)))"
+    )
+    slow = ["strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat:delay_exit=40000"]
+    done = subprocess.run([*slow, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    told, _, left = done.stdout.rpartition(" ")
+    assert told == "[]", done.stderr
+    assert 64 - 9 <= int(left) <= 64 - 3
+
+
+@pytest.mark.parametrize("names", [b"", b"no end", b"../outside/kept\0", b"file\0no end"])
 def test_the_native_module_follows_no_path_and_reads_past_no_end(tmp_path: Path, names: bytes) -> None:
     if native.module is None:
         pytest.skip("needs the native module")
