@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def _remembering(options: argparse.Namespace, root: Path, state: Path) -> Iterat
     config = state / "remembering.toml"
     config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
     commands = measuring(options.program, root, state, "--config", str(config))
-    chosen = {name: commands[name] for name in ("du", _OURS)}
+    chosen = {name: commands[name] for name in ("du", _OURS) if name in commands}
     yield from compared(f"measure {max(options.files):,} in sessions, remembered", chosen, options.runs, state)
 
 
@@ -147,12 +148,12 @@ def _prepare(step: str) -> None:
 
 
 def _run(line: Sequence[str], state: Path) -> tuple[float, int]:
-    """Seconds and peak KiB, as time(1) tells them: a process that is started by a larger one inherits its peak."""
+    """Seconds, and peak KiB as time(1) tells it: a process that is started by a larger one inherits its peak."""
     told = state / "time.txt"
     environment = {**os.environ, "STATE_DIRECTORY": str(state)}
-    subprocess.run(["time", "-o", told, "-f", "%e %M", *line], stdout=subprocess.DEVNULL, env=environment, check=True)
-    seconds, peak = told.read_text().split()
-    return float(seconds), int(peak)
+    started = time.perf_counter()
+    subprocess.run(["time", "-o", told, "-f", "%M", *line], stdout=subprocess.DEVNULL, env=environment, check=True)
+    return time.perf_counter() - started, int(told.read_text())
 
 
 def main() -> None:
@@ -165,7 +166,9 @@ def main() -> None:
     parser.add_argument("--remove", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "arawn-bench"))
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if options.folder.lstat().st_uid != os.geteuid() or options.folder.is_symlink():
+        parser.error(f"{options.folder} is not this account's own folder: name another with --folder")
     state = options.folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
     rows = list(_told(_cases(options, options.folder, state)))

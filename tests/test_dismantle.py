@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 
@@ -14,10 +19,11 @@ import pytest
 from arawn_cli import remove
 from arawn_cli.crowd import Crowd
 from arawn_cli.descriptors import open_directory
-from arawn_cli.dismantle import take_apart
-from arawn_cli.model import Identity
+from arawn_cli.dismantle import freed_bytes, take_apart
+from arawn_cli.model import Failure, Identity, Usage
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.unlinking import unlink
+from tests.conftest import needs_namespaces
 from tests.in_process import cleaned
 
 
@@ -274,3 +280,88 @@ def test_the_threads_leave_signals_to_the_one_that_handles_them() -> None:
     with Crowd(3) as crowd:
         assert all({signal.SIGTERM, signal.SIGINT} <= found for found in crowd.map(blocked, range(9)))
     assert not {signal.SIGTERM, signal.SIGINT} & blocked(0)
+
+
+def test_what_is_read_before_a_listing_breaks_off_goes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        write(tmp_path / "top" / str(number), 1)
+    real = os.scandir
+
+    @contextmanager
+    def breaking_off(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            with real(directory) as listing:
+                yield from islice(listing, 30)
+            raise refuse(errno.EIO)
+
+        yield entries()
+
+    monkeypatch.setattr(os, "scandir", breaking_off)
+    assert apart(tmp_path / "top") == [("getdents64", "top", errno.EIO)]
+    assert len(os.listdir(tmp_path / "top")) == 10
+
+
+def test_a_file_that_becomes_a_folder_meanwhile_goes_as_one(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlinking(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> list[tuple[str, int]]:
+        if "y" in names:
+            os.unlink("y", dir_fd=directory)
+            os.mkdir("y", dir_fd=directory)
+        return unlink(directory, names, stopping)
+
+    monkeypatch.setattr("arawn_cli.dismantle.unlink", unlinking)
+    assert apart(top) == []
+    assert not top.exists()
+
+
+def test_stopping_ends_in_the_middle_of_a_large_folder(tmp_path: Path) -> None:
+    for number in range(1000):
+        write(tmp_path / "top" / str(number), 1)
+    asked = iter(range(10**6))
+    assert apart(tmp_path / "top", lambda: next(asked) > 3) == []
+    assert 0 < 1000 - len(os.listdir(tmp_path / "top")) < 500
+
+
+def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / "top" / str(number)).mkdir(parents=True)
+    asked = iter(range(10**6))
+    assert apart(tmp_path / "top", lambda: next(asked) > 3) == []
+    assert next(asked) < 10
+
+
+@needs_namespaces
+@pytest.mark.parametrize("phase", ["unlink_files(parent, 'top', 'top', on, Crowd(0))", "print(*take_apart(parent, 'top', 'top', on))"])
+def test_another_filesystem_is_entered_in_neither_phase(tmp_path: Path, phase: str) -> None:
+    for name in ("top/inner/below", "top/file"):
+        write(tmp_path / name, 1)
+    code = (
+        "import os, sys; from arawn_cli.crowd import Crowd, unlink_files; from arawn_cli.dismantle import take_apart;"
+        f"on = lambda: False; parent = os.open(sys.argv[1], os.O_RDONLY); {phase};"
+        "print(os.listdir(sys.argv[1] + '/top'), os.listdir(sys.argv[1] + '/top/inner'))"
+    )
+    mounted = f'mount -t tmpfs none {tmp_path}/top/inner && touch {tmp_path}/top/inner/kept && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "['inner'] ['kept']", done.stderr
+    assert ("Invalid cross-device link" in done.stdout) == ("take_apart" in phase)
+
+
+def test_an_order_that_fails_ends_no_thread_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("arawn_cli").propagate = True
+
+    def failing() -> None:
+        raise MemoryError("no more")
+
+    with Crowd(1) as crowd:
+        for _ in range(3):
+            crowd.do(failing)
+        assert list(crowd.map(str, [1, 2])) == ["1", "2"]
+    assert caplog.text.count("MemoryError: no more") == 3
+
+
+def test_what_cannot_be_measured_again_is_not_told_as_freed() -> None:
+    before, failure = Usage(100, 4096, 3), Failure.of("openat", "x", refuse(errno.EACCES))
+    assert freed_bytes(before, Usage(30, 4096, 1)) == before.freed_bytes - Usage(30, 4096, 1).freed_bytes > 0
+    assert freed_bytes(before, Usage(30, 4096, 1, failures=(failure,))) == 0
+    assert freed_bytes(before, Usage(30, 4096, 1, other_filesystems=("x",))) == 0
+    assert freed_bytes(before, Usage(200, 8192, 9)) == 0
