@@ -132,7 +132,11 @@ def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another:
 
 
 @needs_root
-def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(of_another: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(
+    of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arawn_cli.run.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setenv("XDG_STATE_HOME", str(of_another.parents[2] / "state"))
     root = of_another.parents[2] / ".arawn"
     flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
     said = f"{of_another} of the account that owns {root} is not read"
