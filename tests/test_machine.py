@@ -30,7 +30,7 @@ ARAWN = 1500
 FILE = "/etc/arawn/config.toml"
 UNITS = "/etc/systemd/system"
 OFTEN = '[maintenance.schedule]\nscratch_cleanup = "2s"\ndisk_check = "2s"\n'
-WATCHED = ("/etc", "/var/lib/systemd", "/var/lib/arawn-cli", "/var/spool/cron", "/home/arawn", "/root/.config")
+WATCHED = ("/etc", "/var/lib/systemd", "/var/lib/arawn-cli", "/var/spool/cron", "/home/arawn", os.path.expanduser("~root/.config"))
 
 RELAY = """
 import glob, http.server, json

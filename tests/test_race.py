@@ -22,13 +22,17 @@ old = time.time_ns() - 30 * 86_400 * 10**9
 chance = random.Random(7)
 used, lost_locks, locks, made = [], 0, 0, 0
 
+def file_of(session):
+    return os.path.join(session, "work", "f")
+
 def make():
     global made
     made += 1
     top = f"{sessions}/s{made}"
-    os.makedirs(f"{top}/work")
-    open(f"{top}/work/f", "w").close()
-    for path in (f"{top}/work/f", f"{top}/work", top):
+    file = file_of(top)
+    os.makedirs(os.path.dirname(file))
+    open(file, "w").close()
+    for path in (file, os.path.dirname(file), top):
         os.utime(path, ns=(old, old))
 
 for _ in range(30):
@@ -40,13 +44,13 @@ while not stop.is_set():
     name = f"{sessions}/{chance.choice(os.listdir(sessions) or ['none'])}"
     try:
         if chance.random() < 0.5:
-            with open(f"{name}/work/f", "a") as file:
+            with open(file_of(name), "a") as file:
                 file.write("used")
                 file.flush()
                 own = os.fstat(file.fileno()).st_ino
             # It stands in its place after it was used: from now on it must stay.
-            if os.stat(f"{name}/work/f").st_ino == own:
-                used.append(f"{name}/work/f")
+            if os.stat(file_of(name)).st_ino == own:
+                used.append(file_of(name))
         else:
             lock = os.open(name, os.O_RDONLY)
             try:
