@@ -302,10 +302,30 @@ static void find(struct worker *worker, const char *operation, const struct dire
     }
 }
 
+static bool is_later(struct timespec one, struct timespec other)
+{
+    return one.tv_sec > other.tv_sec || (one.tv_sec == other.tv_sec && one.tv_nsec > other.tv_nsec);
+}
+
+static struct timespec now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time;
+}
+
+static struct timespec after_a_tick(void)
+{
+    struct timespec time = now();
+    time.tv_nsec += TICK_NSECS;
+    time.tv_sec += time.tv_nsec / 1000000000;
+    time.tv_nsec %= 1000000000;
+    return time;
+}
+
 static void note_time(struct tally *tally, struct timespec time)
 {
-    const struct timespec *newest = &tally->newest;
-    if (!tally->any || time.tv_sec > newest->tv_sec || (time.tv_sec == newest->tv_sec && time.tv_nsec > newest->tv_nsec))
+    if (!tally->any || is_later(time, tally->newest))
         tally->newest = time;
     tally->any = true;
 }
@@ -808,11 +828,7 @@ static unsigned begin_threads(struct worker *workers, unsigned wanted)
 /* Waits for one tick at the most; how many subtrees are finished, and whether all is over. */
 static size_t wait_a_tick(struct walk *walk, bool *over)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += TICK_NSECS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = after_a_tick();
     pthread_mutex_lock(&walk->lock);
     for (int waited = 0; !walk->over && waited == 0;)
         waited = pthread_cond_timedwait(&walk->end, &walk->lock, &until);
@@ -1076,18 +1092,11 @@ struct stuck {
     int error;
 };
 
-static int64_t monotonic_nsecs(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Unlinks names, each with its NUL, one or more until a tick is over; what is gone already is no failure. Answers with how many
    were tried, and tells of those that stay. */
 static size_t unlink_names(int directory, const char *names, const char *end, struct stuck *stuck, size_t *stay)
 {
-    int64_t until = monotonic_nsecs() + TICK_NSECS;
+    struct timespec until = after_a_tick();
     size_t number = 0;
     *stay = 0;
     do {
@@ -1095,7 +1104,7 @@ static size_t unlink_names(int directory, const char *names, const char *end, st
             stuck[(*stay)++] = (struct stuck){number, errno};
         number++;
         names += strlen(names) + 1;
-    } while (names < end && monotonic_nsecs() < until);
+    } while (names < end && !is_later(now(), until));
     return number;
 }
 

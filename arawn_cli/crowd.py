@@ -74,8 +74,8 @@ class Crowd:
         while (order := self._orders.get()) is not None:
             try:
                 order()
-            except Exception as error:  # a thread that is gone would leave those that wait for it waiting
-                log.error("a thread that unlinks failed, and others do its work: %s: %s", type(error).__name__, error)
+            except Exception as error:  # without its threads a run would wait for ever for what they were handed
+                log.warning("some files were not unlinked beforehand: %s: %s", type(error).__name__, error)
 
 
 def _settle(future: Future[Answer], work: Callable[[Item], Answer], item: Item) -> None:

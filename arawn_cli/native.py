@@ -27,7 +27,8 @@ class Native(Protocol):
         """
 
 
-def _load() -> Native | None:
+def load() -> Native | None:
+    """The module, or None where none was built for this version."""
     try:
         from arawn_cli import _usage
     except ImportError:
@@ -35,5 +36,5 @@ def _load() -> Native | None:
     return _usage if hasattr(_usage, "unlink") else None  # one that was built for an earlier version, and not since
 
 
-module = _load()
+module = load()
 """What measures and unlinks natively, or None where it was not built."""

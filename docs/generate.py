@@ -44,7 +44,8 @@ _SPECIAL = (
     ("doctor", ExitCode.PARTIAL, "at least one check is `fail`; 0 with warnings alone"),
     ("schedule status", ExitCode.PARTIAL, "a job is not installed as configured, or its last run failed"),
     ("schedule install, schedule remove", ExitCode.USAGE, "also: no rights, no such scheduler on this machine, or nobody to ask"),
-    ("schedule install, schedule remove, config init", ExitCode.REFUSED, "a file that somebody else wrote is left as it is"),
+    ("schedule install, schedule remove", ExitCode.REFUSED, "a file that somebody else wrote is left as it is"),
+    ("config init", ExitCode.REFUSED, "the file is there, or another one is in effect that it would hide"),
 )
 _WORDS: dict[object, str] = {str: "string", int: "integer", bool: "true or false", type(None): "null", dict[str, int]: "object of counts"}
 

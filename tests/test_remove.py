@@ -421,7 +421,7 @@ def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[...
     other, outside = tmp_path / "other", tmp_path / "outside"
     other.mkdir()
     write(outside / "precious", 1)
-    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory}/work/m"
+    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory / 'work' / 'm'}"
     prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
     done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
     assert done.reasons() == {"s": "mount_inside"}, done.stderr

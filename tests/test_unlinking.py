@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import arawn_cli
 from arawn_cli import native
 from arawn_cli.unlinking import unlink
 from tests.conftest import needs, needs_strace
@@ -115,3 +117,25 @@ def test_the_native_module_follows_no_path_and_reads_past_no_end(tmp_path: Path,
         os.close(descriptor)
     assert (tmp_path / "folder" / "file").exists()
     assert (tmp_path / "outside" / "kept").exists()
+
+
+@needs_native
+@needs_strace
+def test_other_threads_go_on_while_a_file_is_unlinked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = (
+        "import os, sys, threading; from arawn_cli.unlinking import unlink;"
+        "told = []; top = os.open(sys.argv[1], os.O_RDONLY);"
+        "thread = threading.Thread(target=lambda: told.append(unlink(top, ['file'], lambda: False)));"
+        "thread.start(); thread.join(0.2); print(told); thread.join(); print(told)"
+    )
+    slow = ["strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat:delay_enter=2000000"]
+    done = subprocess.run([*slow, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n[[]]\n", done.stderr
+
+
+def test_a_module_that_was_built_for_an_earlier_version_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("arawn_cli._usage")
+    monkeypatch.setitem(sys.modules, old.__name__, old)
+    monkeypatch.setattr(arawn_cli, "_usage", old, raising=False)
+    assert native.load() is None

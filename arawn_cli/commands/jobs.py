@@ -25,31 +25,27 @@ from arawn_cli.commands.options import (
     VerboseOption,
 )
 
+_DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")]
+_AGE = "Age in days from which a session is inactive. Default: as configured, else 7."
+_OlderThanDaysOption = Annotated[int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help=_AGE)]
+_PlanOutOption = Annotated[Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")]
+_ApplyOption = Annotated[
+    Path | None, typer.Option("--apply", metavar="FILE", help="Remove only sessions of this plan that are unchanged since.")
+]
+_ForceOption = Annotated[
+    bool, typer.Option("--force", help="Go on where max_sessions, max_percent or a clock that went back stops the run.")
+]
+
 
 def scratch_cleanup(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
     root: RootOption = None,
-    dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be removed.")] = None,
-    older_than_days: Annotated[
-        int | None,
-        typer.Option(
-            "--older-than-days",
-            min=1,
-            max=36_500,
-            metavar="N",
-            help="Age in days from which a session is inactive. Default: as configured, else 7.",
-        ),
-    ] = None,
-    plan_out: Annotated[
-        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
-    ] = None,
-    apply: Annotated[
-        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only sessions of this plan that are unchanged since.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on where max_sessions, max_percent or a clock that went back stops the run.")
-    ] = False,
+    dry_run: _DryRunOption = None,
+    older_than_days: _OlderThanDaysOption = None,
+    plan_out: _PlanOutOption = None,
+    apply: _ApplyOption = None,
+    force: _ForceOption = False,
     output: FormatOption = Format.AUTO,
     relay_url: RelayUrlOption = None,
     no_relay: NoRelayOption = False,
