@@ -16,15 +16,15 @@ from arawn_cli.parcels import Relay
 from arawn_cli.state import State
 
 
-def delivery_for(config: Config, environment: Mapping[str, str], state: State, stopping: Callable[[], bool]) -> Delivery | None:
-    """The delivery of a run that has a relay; None in a dry run, once all that could be wrong was looked at.
+def delivery_for(
+    config: Config, target: RelayTarget, environment: Mapping[str, str], state: State, stopping: Callable[[], bool]
+) -> Delivery | None:
+    """The delivery of a run to a relay; None in a dry run, once all that could be wrong was looked at.
 
     Raises:
         ConfigurationError: token, certificate authorities or transport are not as they must be.
     """
-    if config.relay is None:
-        return None
-    target, table = config.relay, config.maintenance.relay
+    table = config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
     relay = _relay(target, token, table.origin)
     if config.dry_run:

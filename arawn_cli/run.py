@@ -161,7 +161,7 @@ def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None
         return None
     from arawn_cli.dispatch import delivery_for
 
-    return delivery_for(config, os.environ, state, signals.stopping)
+    return delivery_for(config, config.relay, os.environ, state, signals.stopping)
 
 
 def _emit_to(delivery: Delivery | None, show: Callable[[Event], None]) -> Callable[[Event], None]:
