@@ -5,7 +5,6 @@ Start-up matters for a command that runs 288 times a day: what only one command 
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -27,10 +26,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": jobs.demo,
 }
 _GROUPS = {"trash": trash.app, "schedule": schedule.app, "config": config.app}
-
-
-_OBJECTS_OF_A_START = 50_000
-"""What importing makes lives as long as the program: the collector need not look through it again and again."""
 
 
 def program(first: str = "") -> typer.Typer:
@@ -73,9 +68,8 @@ def _top(
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command that the arguments name, and ends with its exit code."""
     _reopen_closed_streams()
-    gc.set_threshold(_OBJECTS_OF_A_START)
     # Looking for plugins reads the metadata of every package that is installed, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
@@ -93,8 +87,6 @@ def main() -> None:
         typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
         sys.stdout = None  # so that the interpreter does not fail at flushing it
         raise SystemExit(ExitCode.UNDELIVERED) from error
-    finally:
-        gc.freeze()  # at its end the interpreter would look through every object once more, and free nothing by it
 
 
 def _is_for_nagios(arguments: list[str]) -> bool:
