@@ -7,8 +7,6 @@ A key that these tables do not know is an error, because a typo must never quiet
 mean the default of a deletion threshold. `[workstream]` alone may hold more: the rest of it is Arawn's.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, Self
 
@@ -95,7 +93,8 @@ _SIZE_MAX = 2**63
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # The validator of the whole file holds those of its tables: building each by itself too would double what a start pays.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class UsageLimits(_Table):
@@ -123,14 +122,14 @@ class Paths(_Table):
 
     base_path: Annotated[str, Field(min_length=1)] | None = None
     """Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file"""
-    usage: UsageLimits = UsageLimits()
-    cleanup: CleanupDefaults = CleanupDefaults()
+    usage: UsageLimits = UsageLimits.model_construct()
+    cleanup: CleanupDefaults = CleanupDefaults.model_construct()
 
 
 class WorkstreamStore(_Table):
     """`[workstream]`: where Arawn keeps its database and its tree."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore")
 
     database: Annotated[str, Field(min_length=1)] | None = None
     """Arawn's database, relative to the folder of this file; else workstreams.db in the root, if it exists"""
@@ -263,20 +262,20 @@ class Maintenance(_Table):
     """disk priority: idle, best-effort, or none to leave it"""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """threads that measure and remove; 0 is four for each processor, 16 at most, as most wait for the disk"""
-    cleanup: Cleanup = Cleanup()
-    pressure: Pressure = Pressure()
-    relay: Relay = Relay()
-    schedule: Schedule = Schedule()
+    cleanup: Cleanup = Cleanup.model_construct()
+    pressure: Pressure = Pressure.model_construct()
+    relay: Relay = Relay.model_construct()
+    schedule: Schedule = Schedule.model_construct()
     roots: tuple[NamedRoot, ...] = Field(default=(), strict=False)
     """more roots than the main one, each with a name"""
-    metrics: Metrics = Metrics()
+    metrics: Metrics = Metrics.model_construct()
 
 
-class ConfigFile(BaseModel):
+class ConfigFile(_Table):
     """A whole configuration file; tables that are not named here belong to Arawn."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore")
 
-    paths: Paths = Paths()
-    workstream: WorkstreamStore = WorkstreamStore()
-    maintenance: Maintenance = Maintenance()
+    paths: Paths = Paths.model_construct()
+    workstream: WorkstreamStore = WorkstreamStore.model_construct()
+    maintenance: Maintenance = Maintenance.model_construct()
