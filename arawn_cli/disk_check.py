@@ -6,10 +6,11 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from arawn_cli import alerts, history, last_run, sizes
+from arawn_cli import alerts, history, last_run
 from arawn_cli.check_events import CheckEvents
 from arawn_cli.config import Config
 from arawn_cli.disk_events import DiskCheck, DiskPressure
@@ -20,10 +21,12 @@ from arawn_cli.layout import Root, database_of, opened_root
 from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.recall import Recall, recall
-from arawn_cli.reuse import reusable
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.vocabulary import Unit
+
+if TYPE_CHECKING:
+    from arawn_cli.reuse import Reuse
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +60,12 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
     started = surroundings.monotonic()
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        reuse = reusable(root, database_of(config, root), surroundings.state, config.maintenance.pressure.remeasure_hours, now)
-        inspection = inspect(root, config, surroundings, reuse)
+        reuse = _reuse(root, config, surroundings, now)
+        inspection = inspect(root, config, surroundings, reuse.usages if reuse else {})
         remembered = recall(surroundings.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
         missing = gone(root, remembered.alerts, inspection)
-    check_ = _Check(config, surroundings, root, inspection, remembered, helped, missing, now)
+    check_ = _Check(config, surroundings, root, inspection, reuse, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
         surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
     verdicts = check_.settle()
@@ -86,6 +89,7 @@ class _Check:
         surroundings: Surroundings,
         root: Root,
         inspection: Inspection,
+        reuse: Reuse | None,
         remembered: Recall,
         helped: Usage | None,
         missing: set[str],
@@ -97,6 +101,7 @@ class _Check:
         self._surroundings = surroundings
         self._root = root.path
         self._inspection = inspection
+        self._reuse = reuse
         self._remembered = remembered
         self._helped = helped
         self._missing = missing
@@ -127,8 +132,8 @@ class _Check:
         self._judge(replace(self._remembered, alerts=before), self._rules)
         alerts.store(connection, self._root, self._verdicts, self._now)
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
-        reuse = self._inspection.reuse
-        sizes.store(connection, self._root, reuse.before, reuse.after(self._inspection.sessions))
+        if self._reuse:
+            self._reuse.store(connection, self._root, self._inspection.sessions)
         last_run.note(connection, JOB, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
@@ -145,6 +150,15 @@ class _Check:
             # A filesystem gets back blocks, whatever the measure of trees is.
             freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
         return self.events.pressure(verdict, freed, self.forecasts.get(scope))
+
+
+def _reuse(root: Root, config: Config, surroundings: Surroundings, now: int) -> Reuse | None:
+    hours = config.maintenance.pressure.remeasure_hours
+    if hours == 0:
+        return None
+    from arawn_cli.reuse import reusable
+
+    return reusable(root, database_of(config, root), surroundings.state, hours, now)
 
 
 def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:

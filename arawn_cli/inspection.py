@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.filesize import decimal
@@ -20,7 +20,6 @@ from arawn_cli.layout import SESSIONS, Root, database_of
 from arawn_cli.model import SCRATCH, Failure, Usage, WorkstreamRow
 from arawn_cli.names import is_valid_id
 from arawn_cli.pressure import SESSION, ScopeUsage, unmatched_limits
-from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import FIXED, scopes_of
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.usage import threads_for
@@ -30,13 +29,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found; `failures` are all that could not be read, of tree and database; `reuse` what was not measured now."""
+    """What was found; `failures` are all that could not be read, of tree and database."""
 
     inventory: Inventory
     filesystem: Filesystem
     scopes: tuple[ScopeUsage, ...]
     failures: tuple[Failure, ...]
-    reuse: Reuse
 
     @property
     def sessions(self) -> dict[str, Usage]:
@@ -44,20 +42,20 @@ class Inspection:
         return next((tree.sessions for tree in self.inventory.workstreams if tree.row.id == SCRATCH), {})
 
 
-def inspect(root: Root, config: Config, surroundings: Surroundings, reuse: Reuse) -> Inspection:
-    """Measures a root, but for what is reused, and logs what is odd about it.
+def inspect(root: Root, config: Config, surroundings: Surroundings, reused: Mapping[str, Usage]) -> Inspection:
+    """Measures a root, but for the scratch sessions in `reused`, and logs what is odd about it.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
         StoppedError: a signal asked the run to end.
     """
     rows, database_failures = _rows(config, root)
-    inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings, reuse.usages)
+    inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings, reused)
     filesystem = filesystem_of(root.path)
     failures = (*database_failures, *inventory.total.failures)
     _log_findings(inventory, failures, config)
     scopes = tuple(scopes_of(config, inventory, filesystem, rows_known=not database_failures))
-    return Inspection(inventory, filesystem, scopes, failures, reuse)
+    return Inspection(inventory, filesystem, scopes, failures)
 
 
 def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:

@@ -21,7 +21,6 @@ from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, j
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
 from arawn_cli.report_values import NextCleanup, Report, Session, Standing, WorkstreamStanding, activity_of
-from arawn_cli.reuse import Reuse
 from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
@@ -60,7 +59,7 @@ def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequen
     """
     now = surroundings.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings, Reuse())
+        inspection = inspect(root, config, surroundings, {})
         remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, inspection.sessions, now)
         transitions, problem = _transitions(surroundings, root, now - days * DAY)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -51,6 +52,10 @@ class Reuse:
             session: replace(size.usage, sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
         }
 
+    def store(self, connection: sqlite3.Connection, root: Path, measured: Mapping[str, Usage]) -> None:
+        """Writes down the sizes of a root for the next check, in its transaction; see `after`."""
+        sizes.store(connection, root, self.before, self.after(measured))
+
     def after(self, measured: Mapping[str, Usage]) -> Book:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
         fresh = {
@@ -62,9 +67,7 @@ class Reuse:
 
 
 def reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> Reuse:
-    """What can be reused at `now` (nanoseconds), of sizes no older than some hours; nothing in doubt, and for 0 hours."""
-    if hours == 0:
-        return Reuse()
+    """What can be reused at `now` (nanoseconds), of sizes no older than some hours; nothing in doubt."""
     try:
         before = sizes.read(state, root.path)
         shapes = dict(_shapes(root))

@@ -15,7 +15,6 @@ from arawn_cli.model import Failure, HardLinks, Usage
 from arawn_cli.names import escape
 from arawn_cli.native import Measured
 from arawn_cli.tally import Tally
-from arawn_cli.walk import walk
 
 _THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
 _THREADS_MAX = 16
@@ -49,10 +48,10 @@ def measure(parent: int, name: str, shown: str) -> Usage:
     blocks are counted of everything. An entry that vanishes meanwhile is no failure.
     """
     if native.module is None:
-        return walk(parent, name, shown)
+        return _walk(parent, name, shown)
     (measured,) = native.module.measure(parent, ((os.fsencode(name), False),), 1, _nobody)
     usage = _usage(measured, shown)
-    return walk(parent, name, shown) if _lacked_descriptors(usage) else usage
+    return _walk(parent, name, shown) if _lacked_descriptors(usage) else usage
 
 
 def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _nobody) -> list[Usage]:
@@ -96,12 +95,18 @@ def _measure_in_python(start: int, subtrees: Sequence[Subtree], advance: Callabl
 def _walk_at(start: int, subtree: Subtree) -> Usage:
     shown = subtree.shown
     if len(subtree.names) == 1:
-        return walk(start, subtree.names[0], shown, shallow=subtree.shallow)
+        return _walk(start, subtree.names[0], shown, shallow=subtree.shallow)
     try:
         with opened_directory(start, *subtree.names[:-1]) as parent:
-            return walk(parent, subtree.names[-1], shown, shallow=subtree.shallow)
+            return _walk(parent, subtree.names[-1], shown, shallow=subtree.shallow)
     except OSError as error:
         return Tally().fail("openat", shown, error).total()
+
+
+def _walk(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
+    from arawn_cli.walk import walk
+
+    return walk(parent, name, shown, shallow=shallow)
 
 
 def _usage(measured: Measured, shown: str) -> Usage:
