@@ -13,8 +13,9 @@ from arawn_cli import database, messages
 from arawn_cli.config import WORKSTREAMS
 from arawn_cli.descriptors import opened_directory, opened_file
 from arawn_cli.layout import MESSAGES
-from arawn_cli.model import SCRATCH, Failure, SessionRow, TurnEvidence, latest
+from arawn_cli.model import SCRATCH, Failure, SessionRow, latest
 from arawn_cli.names import is_valid_id
+from arawn_cli.scratch_session import TurnEvidence
 
 
 @dataclass(slots=True)

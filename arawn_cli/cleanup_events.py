@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.events import Event, FailureReport
-from arawn_cli.model import Action, Reason
+from arawn_cli.scratch_session import Action, Reason
 from arawn_cli.vocabulary import TrashAction
 
 

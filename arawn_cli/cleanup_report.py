@@ -11,8 +11,9 @@ from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
 from arawn_cli.config import Config
 from arawn_cli.events import FailureReport, rendered
 from arawn_cli.leftovers import Purged
-from arawn_cli.model import Action, Failure, Outcome
+from arawn_cli.model import Failure
 from arawn_cli.names import escape
+from arawn_cli.scratch_session import Action, Outcome
 from arawn_cli.surroundings import Surroundings
 
 

@@ -12,7 +12,7 @@ from arawn_cli.model import SCRATCH, FileKind, Usage, WorkstreamRow
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.tally import combined
-from arawn_cli.trash import is_ours, parse
+from arawn_cli.trash_names import is_ours, parse
 from arawn_cli.usage import Subtree, measure_all
 
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}

@@ -13,7 +13,6 @@ from arawn_cli.config import Config, Flags
 from arawn_cli.config_paths import unread
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
 from arawn_cli.events import Event, Level
-from arawn_cli.model import Reason
 from arawn_cli.pressure import reaches
 from arawn_cli.run import Ended, Output, abandon_stdout, run_job
 from arawn_cli.state import State
@@ -46,6 +45,7 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
     def job(config: Config, surroundings: Surroundings) -> Ended:
         from arawn_cli.cleanup_events import ScratchSessionEvent
         from arawn_cli.scratch_cleanup import clean
+        from arawn_cli.scratch_session import Reason
 
         if not output.unless_running and (problem := unread(config.root, config.file)):
             log.warning("%s", problem)

@@ -18,7 +18,8 @@ from arawn_cli.locks import try_lock, unlock
 from arawn_cli.model import Failure, Usage
 from arawn_cli.occupancy import lies_inside, mount_points
 from arawn_cli.tally import combined
-from arawn_cli.trash import TrashEntry, gone, waiting
+from arawn_cli.trash import waiting
+from arawn_cli.trash_names import TrashEntry, gone
 from arawn_cli.usage import Subtree, measure, measure_all
 
 

@@ -20,9 +20,9 @@ from arawn_cli.config import Config
 from arawn_cli.events import Level
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.last_run import Run
-from arawn_cli.model import Action, Reason
 from arawn_cli.pressure import Verdict
 from arawn_cli.scopes import size_in
+from arawn_cli.scratch_session import Action, Reason
 from arawn_cli.vocabulary import Unit
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The nouns: what is found on disk, what is known of it, and what is decided about it.
+"""The nouns: what is found on disk and in Arawn's database.
 
 Times are whole nanoseconds since the Unix epoch, sizes are bytes.
 """
@@ -144,110 +144,6 @@ class Usage:
     def freed_allocated_bytes(self) -> int:
         """The same in allocated bytes."""
         return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.met < file.links)
-
-
-@dataclass(frozen=True, slots=True)
-class TurnEvidence:
-    """When a session was used, as Arawn recorded it.
-
-    What could not be read may have told of a later use: `shared_failures` of any session,
-    `own_failures` of this one.
-    """
-
-    last_turn: int | None = None
-    row: int | None = None
-    shared_failures: tuple[Failure, ...] = ()
-    own_failures: tuple[Failure, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything could be read."""
-        return not self.shared_failures and not self.own_failures
-
-    @property
-    def newest(self) -> int | None:
-        """The later of last turn and row."""
-        return latest(self.last_turn, self.row)
-
-
-@dataclass(frozen=True, slots=True)
-class ScratchSession:
-    """An entry of `scratch/sessions/`.
-
-    `has_mount` tells of a mount point at or below it; `usage` is None as long as it has not been measured.
-    """
-
-    name: str
-    kind: FileKind
-    identity: Identity
-    has_mount: bool = False
-    evidence: TurnEvidence = TurnEvidence()
-    usage: Usage | None = None
-
-    @property
-    def last_activity(self) -> int | None:
-        """The newest of all evidence, or None when there is none."""
-        return latest(self.evidence.newest, self.usage.newest_mtime if self.usage else None)
-
-
-class Reason(StrEnum):
-    """Why a session goes or stays."""
-
-    ACTIVE = "active"
-    RECENT_FILES = "recent_files"
-    PROTECTED = "protected"
-    LOCKED = "locked"
-    IN_USE = "in_use"
-    MOUNT_INSIDE = "mount_inside"
-    NOT_A_DIRECTORY = "not_a_directory"
-    FOREIGN_NAME = "foreign_name"
-    ACTIVITY_UNKNOWN = "activity_unknown"
-    FUTURE_TIMESTAMP = "future_timestamp"
-    CHANGED_SINCE_PLAN = "changed_since_plan"
-    BRAKE = "brake"
-    EXPIRED = "expired"
-    IO_ERROR = "io_error"
-
-
-NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
-"""The reasons of what stands among the sessions and is none."""
-
-
-class Action(StrEnum):
-    """What was done with a session."""
-
-    DELETED = "deleted"
-    WOULD_DELETE = "would_delete"
-    KEPT = "kept"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What the plan says of one session: it goes when the reason is `expired`."""
-
-    session: ScratchSession
-    reason: Reason
-
-    @property
-    def goes(self) -> bool:
-        """Whether the session is to be removed."""
-        return self.reason is Reason.EXPIRED
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one session.
-
-    `freed_bytes` is what the filesystem got back, zero for a session that waits in the trash.
-    """
-
-    session: ScratchSession
-    action: Action
-    reason: Reason
-    freed_bytes: int = 0
-    failures: tuple[Failure, ...] = ()
 
 
 def latest(*instants: int | None) -> int | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from arawn_cli.instants import DAY, SECOND
-from arawn_cli.model import NO_SESSION, Decision, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.model import FileKind, Usage
 from arawn_cli.names import is_valid_id
+from arawn_cli.scratch_session import NO_SESSION, Decision, Reason, ScratchSession, TurnEvidence
 
 # A turn that a live server writes while the run reads is stamped after the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arawn_cli import instants
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.model import Decision, Identity, Reason, ScratchSession
+from arawn_cli.model import Identity
 from arawn_cli.names import escape
+from arawn_cli.scratch_session import Decision, Reason, ScratchSession
 from arawn_cli.whole_file import WholeFile
 
 VERSION: Literal[1] = 1

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from arawn_cli.config import Config
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.layout import Root, opened_sessions
-from arawn_cli.model import Decision, ScratchSession, Usage, identity_of
+from arawn_cli.model import Usage, identity_of
 from arawn_cli.occupancy import mounted_in, occupied
+from arawn_cli.scratch_session import Decision, ScratchSession
 from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
 from arawn_cli.tally import combined
 from arawn_cli.trash import Sessions

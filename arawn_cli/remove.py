@@ -17,9 +17,11 @@ from arawn_cli.crowd import WORTH_A_CROWD, Crowd
 from arawn_cli.descriptors import identity_at, open_directory
 from arawn_cli.dismantle import freed_bytes, take_apart
 from arawn_cli.locks import try_lock
-from arawn_cli.model import Action, Decision, Failure, Identity, Outcome, Reason, ScratchSession, Usage, identity_of
+from arawn_cli.model import Failure, Identity, Usage, identity_of
 from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied
-from arawn_cli.trash import Bin, Sessions, gone, name_for, opened_bin, settled, try_bin
+from arawn_cli.scratch_session import Action, Decision, Outcome, Reason, ScratchSession
+from arawn_cli.trash import Bin, Sessions, opened_bin, try_bin
+from arawn_cli.trash_names import gone, name_for, settled
 from arawn_cli.usage import measure
 
 # Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.

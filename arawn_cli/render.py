@@ -17,8 +17,8 @@ from arawn_cli import instants, names
 from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent, TrashEntryEvent
 from arawn_cli.disk_events import DiskCheck, DiskPressure, WorkstreamUsage
 from arawn_cli.events import Event, Level
-from arawn_cli.model import Action, Reason
 from arawn_cli.scopes import scope_of
+from arawn_cli.scratch_session import Action, Reason
 from arawn_cli.tables import Fitting, Layout
 from arawn_cli.vocabulary import Unit
 

@@ -16,12 +16,13 @@ from arawn_cli.inspection import Inspection, inspect
 from arawn_cli.instants import DAY
 from arawn_cli.inventory import WorkstreamTree
 from arawn_cli.layout import Root, opened_root
-from arawn_cli.model import NO_SESSION, Decision, Reason, Usage
+from arawn_cli.model import Usage
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.recall import Recall, recall
 from arawn_cli.reclaimable import decisions_now, going
 from arawn_cli.report_values import NextCleanup, Report, Session, Standing, WorkstreamStanding, activity_of
 from arawn_cli.scopes import freed_in, rules_of, scope_of, size_in
+from arawn_cli.scratch_session import NO_SESSION, Decision, Reason
 from arawn_cli.state_file import StateUnavailableError
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import brake_of

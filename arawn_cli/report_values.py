@@ -8,8 +8,8 @@ from arawn_cli.alerts import Transition
 from arawn_cli.disk_events import Filesystem
 from arawn_cli.events import Level
 from arawn_cli.forecast import Sample
-from arawn_cli.model import Reason
 from arawn_cli.pressure import ScopeUsage
+from arawn_cli.scratch_session import Reason
 
 SHOWN_SESSIONS = 8
 SHOWN_ALERTS = 12

@@ -8,10 +8,11 @@ from arawn_cli import instants
 from arawn_cli.alerts import Transition
 from arawn_cli.events import Level
 from arawn_cli.instants import DAY, SECOND
-from arawn_cli.model import SCRATCH, Reason
+from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
 from arawn_cli.pressure import FILESYSTEM, INODES, SESSION
 from arawn_cli.report_values import SHOWN_SESSIONS, NextCleanup, Report, Session, Standing, WorkstreamStanding
+from arawn_cli.scratch_session import Reason
 from arawn_cli.vocabulary import Unit
 
 NO_HISTORY = "No history yet: trends and forecasts need disk-check to have run for some hours."

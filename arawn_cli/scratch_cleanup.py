@@ -19,13 +19,15 @@ from arawn_cli.instants import DAY
 from arawn_cli.last_run import Run, record, refuse_earlier_clock
 from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back, trash_usage
-from arawn_cli.model import Action, Decision, Failure, Outcome, Reason, ScratchSession, identity_of
+from arawn_cli.model import Failure, identity_of
 from arawn_cli.names import escape
 from arawn_cli.plan import approved, decide_again, halted, undecided
 from arawn_cli.remove import Look, Remover
+from arawn_cli.scratch_session import Action, Decision, Outcome, Reason, ScratchSession
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
-from arawn_cli.trash import Sessions, TrashEntry, waiting
+from arawn_cli.trash import Sessions, waiting
+from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 
 log = logging.getLogger(__name__)

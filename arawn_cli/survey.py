@@ -9,11 +9,13 @@ from arawn_cli.activity import Activity
 from arawn_cli.config import Config
 from arawn_cli.descriptors import entries, identity_at
 from arawn_cli.layout import Root, database_of
-from arawn_cli.model import Decision, ScratchSession, Usage
+from arawn_cli.model import Usage
 from arawn_cli.names import is_valid_id
 from arawn_cli.occupancy import lies_inside, mount_points
 from arawn_cli.plan import Brake, Policy, decide
-from arawn_cli.trash import Sessions, is_ours
+from arawn_cli.scratch_session import Decision, ScratchSession
+from arawn_cli.trash import Sessions
+from arawn_cli.trash_names import is_ours
 
 
 def policy_of(config: Config) -> Policy:

@@ -14,7 +14,8 @@ from arawn_cli.layout import Root, opened_root, opened_sessions
 from arawn_cli.leftovers import locked, purge, put_back
 from arawn_cli.names import escape
 from arawn_cli.surroundings import Surroundings
-from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.trash import waiting
+from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, measure_all, threads_for
 from arawn_cli.vocabulary import TrashAction
 

@@ -1,4 +1,4 @@
-"""The closed sets of words that events carry, beside `Level` and those that model.py has of sessions."""
+"""The closed sets of words that events carry, beside `Level` and those that scratch_session.py has."""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.instants import DAY, SECOND
-from arawn_cli.model import Decision, Failure, FileKind, Reason, ScratchSession, TurnEvidence, Usage
+from arawn_cli.model import Failure, FileKind, Usage
 from arawn_cli.plan import Brake, Policy, approved, decide, decide_again, halted, reason_without_files, undecided
+from arawn_cli.scratch_session import Decision, Reason, ScratchSession, TurnEvidence
 
 NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))

@@ -11,7 +11,7 @@ from pathlib import Path
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.demo import build
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
-from arawn_cli.model import Reason
+from arawn_cli.scratch_session import Reason
 from tests.conftest import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

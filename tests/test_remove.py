@@ -18,9 +18,9 @@ import pytest
 from arawn_cli import remove, scratch_cleanup
 from arawn_cli.activity import Activity
 from arawn_cli.dismantle import take_apart
-from arawn_cli.model import Decision, ScratchSession
 from arawn_cli.sample_tree import SampleTree, write
-from arawn_cli.trash import name_for, parse, settled
+from arawn_cli.scratch_session import Decision, ScratchSession
+from arawn_cli.trash_names import name_for, parse, settled
 from tests.conftest import Run, make_deep, needs_namespaces, needs_root, snapshot
 from tests.in_process import cleaned
 

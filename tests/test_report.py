@@ -23,12 +23,12 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Level
 from arawn_cli.forecast import Sample
 from arawn_cli.instants import DAY, SECOND, parse
-from arawn_cli.model import Reason
 from arawn_cli.pressure import FILESYSTEM, TOTAL, ScopeUsage
 from arawn_cli.report_html import page
 from arawn_cli.report_text import renderables
 from arawn_cli.report_values import NextCleanup, Report, Session, Standing, WorkstreamStanding
 from arawn_cli.sample_tree import SampleTree, write
+from arawn_cli.scratch_session import Reason
 from arawn_cli.trend import equal_steps, trend_of, usage_at
 from arawn_cli.vocabulary import Unit
 from arawn_cli.whole_file import WholeFile

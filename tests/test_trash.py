@@ -14,7 +14,7 @@ import pytest
 
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.sample_tree import SampleTree, write
-from arawn_cli.trash import gone, name_for, settled
+from arawn_cli.trash_names import gone, name_for, settled
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_setpriv, needs_strace
 from tests.in_process import cleaned
 

@@ -13,9 +13,9 @@ import pytest
 from arawn_cli.config_tables import ConfigFile
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import Event
-from arawn_cli.model import Reason
 from arawn_cli.reference.meanings import meanings
 from arawn_cli.reference.schemas import EVENTS, PARTS
+from arawn_cli.scratch_session import Reason
 from tests.commands import PROGRAM, commands, options_of
 
 TOP = Path(__file__).parents[1]

@@ -21,7 +21,8 @@ from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
 from arawn_cli.report_words import count
 from arawn_cli.tally import combined
-from arawn_cli.trash import TrashEntry, waiting
+from arawn_cli.trash import waiting
+from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, means_of_measuring, measure_all
 
 _BLOCK = 4096

@@ -19,10 +19,10 @@ from arawn_cli.disk_events import DiskCheck
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import to_json
 from arawn_cli.jobs import Audience, run_check, run_cleanup
-from arawn_cli.model import Reason
 from arawn_cli.run import Output
 from arawn_cli.schedule.crew import ENDING
 from arawn_cli.schedule.order import CLEANUP, Order
+from arawn_cli.scratch_session import Reason
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
