@@ -88,6 +88,10 @@ def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list
     assert all(decide(one, POLICY, NOW).goes <= (one in undecided(found, POLICY, NOW)) for one in found)
 
 
+def test_the_cutoff_is_so_many_days_before_now() -> None:
+    assert [Policy(days).cutoff(10 * DAY) for days in (1, 7)] == [9 * DAY, 3 * DAY]
+
+
 def test_only_what_turns_and_rows_leave_open_is_measured() -> None:
     found = [session(), session(turn=NOW), session(name="keep-me"), session(mtime=NOW)]
     assert undecided(found, POLICY, NOW) == [found[0], found[3]]
@@ -103,17 +107,18 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
 @pytest.mark.parametrize(
     ("evidence", "usage", "reason"),
     [
-        (TurnEvidence(5), Usage(newest_mtime=7), Reason.EXPIRED),
-        (TurnEvidence(8), Usage(newest_mtime=7), Reason.CHANGED_SINCE_PLAN),
-        (TurnEvidence(5), Usage(newest_mtime=8), Reason.CHANGED_SINCE_PLAN),
-        (TurnEvidence(5), Usage(newest_mtime=7, files=1), Reason.CHANGED_SINCE_PLAN),
-        (TurnEvidence(5), Usage(newest_mtime=7, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
-        (TurnEvidence(5), Usage(newest_mtime=7, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
-        (TurnEvidence(5, shared_failures=FAILURE), Usage(newest_mtime=7), Reason.ACTIVITY_UNKNOWN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY), Reason.EXPIRED),
+        (TurnEvidence(8 * DAY), Usage(newest_mtime=7 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=8 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=6 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, files=1), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
+        (TurnEvidence(5 * DAY, shared_failures=FAILURE), Usage(newest_mtime=7 * DAY), Reason.ACTIVITY_UNKNOWN),
     ],
 )
 def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
-    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5), Usage(newest_mtime=7))
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
     again = decide_again(planned, evidence, usage)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
@@ -137,6 +142,7 @@ def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
         (4, 6, Brake(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
         (5, 5, Brake(max_percent=50), None),
         (6, 5, Brake(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
+        (101, 899, Brake(max_percent=10), "101 of 1000 sessions would go, more than max_percent = 10 allows"),
         (6, 5, Brake(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
         (0, 0, Brake(1, 1), None),
     ],

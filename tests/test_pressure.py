@@ -121,19 +121,24 @@ def test_an_unchanged_level_is_silent_for_the_interval_and_a_change_is_not() -> 
     assert told == [True, False, False, True, False, True, True, True, False]
 
 
+def test_a_level_that_was_told_longer_ago_than_the_interval_is_told_again() -> None:
+    assert judge(usage(1500), Alert(WARNING, 1, 0, told_at=0), Rules(repeat=3 * SECOND), now=10 * SECOND).told
+
+
 def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
     assert judge(usage(1500), Alert(WARNING, 1, 0, told_at=10**18), Rules(repeat=SECOND), now=0).told
 
 
-def test_a_scope_that_disappears_recovers_under_its_name() -> None:
-    gone = Remembered(at(CRITICAL), usage(9000, scope="session:x"))
+@pytest.mark.parametrize("level", [WARNING, CRITICAL])
+def test_a_scope_that_disappears_recovers_under_its_name(level: Level) -> None:
+    gone = Remembered(at(level), usage(9000, scope="session:x"))
     quiet = Remembered(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
     before = {"session:x": gone, "session:y": quiet}
     verdicts = judge_all([usage(5)], before, Rules(), 0, gone=list(before))
     told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
     assert told == [("session:x", OK, 0, LIMIT)]
     assert all(verdict.alert == QUIET and verdict.usage.complete is True for verdict in verdicts)
-    assert [verdict.before for verdict in verdicts] == [OK, CRITICAL, OK]
+    assert [verdict.before for verdict in verdicts] == [OK, level, OK]
     assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, gone=set())] == ["total"]
 
 
@@ -151,6 +156,14 @@ def test_when_a_level_was_told_is_forgotten_once_it_is_over() -> None:
 
 def test_a_level_that_was_told_in_the_same_instant_is_not_told_again() -> None:
     assert not judge(usage(1500), Alert(WARNING, 1, 0, told_at=9), Rules(repeat=SECOND), now=9).told
+
+
+@pytest.mark.parametrize(
+    ("scope", "level", "quiet"),
+    [("session:x", OK, True), ("session:x", WARNING, False), ("session:x", CRITICAL, False), ("total", OK, False)],
+)
+def test_only_a_scratch_session_that_is_ok_is_quiet(scope: str, level: Level, quiet: bool) -> None:
+    assert Verdict(usage(5, scope=scope), OK, at(level), told=False).is_quiet_session is quiet
 
 
 def test_what_is_not_judged_keeps_its_level_and_tells_nothing() -> None:
