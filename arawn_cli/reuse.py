@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 
 from arawn_cli import messages, sizes
@@ -19,7 +20,7 @@ from arawn_cli.descriptors import opened_directory, opened_file
 from arawn_cli.instants import SECOND
 from arawn_cli.layout import MESSAGES, SESSIONS, Root
 from arawn_cli.messages import Mark
-from arawn_cli.model import SCRATCH, Usage, identity_of
+from arawn_cli.model import SCRATCH, Usage
 from arawn_cli.names import is_valid_id
 from arawn_cli.sizes import Book, Size, is_current, is_plain
 from arawn_cli.state import State
@@ -93,36 +94,36 @@ def shape_of(parent: int, name: str) -> str | None:
     Raises:
         OSError: one of them cannot be looked at.
     """
-    digest = blake2b(digest_size=16)
-    _note(digest, parent, name, name)
+    digest = blake2b(_stamp(name, os.stat(name, dir_fd=parent, follow_symlinks=False)).encode(), digest_size=16)
     listed: list[tuple[str, ...]] = [(name,)]
     count = 1
     for path in listed:
         with opened_directory(parent, *path) as directory:
-            for inner in _directories(directory):
-                count += 1
-                if count > _MOST_DIRECTORIES:
-                    return None
-                _note(digest, directory, inner, "/".join((*path, inner)))
-                if len(path) < _DEPTH:
-                    listed.append((*path, inner))
+            inner = _directories(directory)
+            count += len(inner)
+            if count > _MOST_DIRECTORIES:
+                return None
+            stamps = [_stamp(entry.name, entry.stat(follow_symlinks=False)) for entry in inner]
+        digest.update(os.fsencode("".join((*stamps, "/"))))  # ends a directory: no name has it
+        if len(path) < _DEPTH:
+            listed += [(*path, entry.name) for entry in inner]
     return digest.hexdigest()
 
 
-def _note(digest: blake2b, parent: int, name: str, shown: str) -> None:
-    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    digest.update(os.fsencode(shown) + b"\0%d %d %d;" % (*identity_of(status), status.st_ctime_ns))
+def _stamp(name: str, status: os.stat_result) -> str:
+    return f"{name}\0{status.st_dev} {status.st_ino} {status.st_ctime_ns};"
 
 
-def _directories(parent: int) -> list[str]:
+def _directories(parent: int) -> list[os.DirEntry[str]]:
+    """The directories in an open one, by name; each can be looked at as long as that is open."""
     with os.scandir(parent) as listing:
-        return sorted(entry.name for entry in listing if entry.is_dir(follow_symlinks=False))
+        return sorted((entry for entry in listing if entry.is_dir(follow_symlinks=False)), key=attrgetter("name"))
 
 
 def _shapes(root: Root) -> Iterator[tuple[str, str]]:
     try:
         with opened_directory(root.workstreams, SCRATCH, SESSIONS) as directory:
-            for name in _directories(directory):
+            for name in (entry.name for entry in _directories(directory)):
                 shape = _shape(directory, name) if is_valid_id(name) else None
                 if shape is not None:
                     yield name, shape

@@ -93,9 +93,10 @@ def _cell(row: Row) -> str:
     return f"{row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB"
 
 
-def machine() -> str:
-    """What the figures were taken on."""
-    return f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}, Python {platform.python_version()}"
+def machine(program: str) -> str:
+    """What the figures were taken on; of Python, the one that the program runs on."""
+    told = subprocess.run([program, "--version", "-v"], capture_output=True, text=True, check=True).stdout
+    return f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}, {', '.join(told.splitlines())}"
 
 
 def _told(rows: Iterable[Row]) -> Iterator[Row]:
@@ -172,8 +173,9 @@ def main() -> None:
     state = options.folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
     rows = list(_told(_cases(options, options.folder, state)))
-    text = markdown(rows, machine())
-    (options.folder / "peers.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1))
+    place = machine(options.program)
+    text = markdown(rows, place)
+    (options.folder / "peers.json").write_text(json.dumps({"machine": place, "rows": [asdict(row) for row in rows]}, indent=1))
     (options.folder / "peers.md").write_text(text)
     print(text)
 
