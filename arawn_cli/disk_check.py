@@ -23,7 +23,7 @@ from arawn_cli.pressure import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, lev
 from arawn_cli.recall import Recall, recall
 from arawn_cli.scopes import freed_in, rules_of, scope_of
 from arawn_cli.surroundings import Surroundings
-from arawn_cli.vocabulary import Unit
+from arawn_cli.vocabulary import JobName, Unit
 
 if TYPE_CHECKING:
     from arawn_cli.reuse import Reuse
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 levels_log = logging.getLogger(f"{__name__}.levels")
 """Gets the changes of level. Where the output shows them to the reader of the log too, it can be turned down alone."""
-
-JOB = "disk-check"
 
 # What a cleanup frees, it frees for these; in the measure of trees and in bytes.
 _HELPED = frozenset({SCRATCH, TOTAL, FILESYSTEM})
@@ -125,7 +123,7 @@ class _Check:
     def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
         """The part of a check that is kept together or not at all."""
         before = alerts.load(connection, self._root)
-        if last_run.was_since(connection, JOB, self._root, self._now, self._surroundings.clock()):
+        if last_run.was_since(connection, JobName.DISK_CHECK, self._root, self._now, self._surroundings.clock()):
             log.info("another check measured later and ended earlier: this one changes no level")
             self._verdicts = unjudged(self._inspection.scopes, before)
             return []
@@ -134,7 +132,7 @@ class _Check:
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
         if self._reuse:
             self._reuse.store(connection, self._root, self._inspection.sessions)
-        last_run.note(connection, JOB, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
+        last_run.note(connection, JobName.DISK_CHECK, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
     def _judge(self, remembered: Recall, rules: Rules) -> None:

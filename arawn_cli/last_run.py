@@ -12,6 +12,7 @@ from arawn_cli.errors import RefusedError
 from arawn_cli.instants import SECOND, render
 from arawn_cli.state import LARGEST, State, key_of
 from arawn_cli.state_file import StateUnavailableError
+from arawn_cli.vocabulary import JobName
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Run:
     reclaimed_bytes: int
 
 
-def noted(state: State, job: str, root: Path) -> Run | None:
+def noted(state: State, job: JobName, root: Path) -> Run | None:
     """What is noted of a job, or None when it has never run.
 
     Raises:
@@ -40,7 +41,7 @@ def noted(state: State, job: str, root: Path) -> Run | None:
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 
-def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
+def refuse_earlier_clock(state: State, job: JobName, root: Path, now: int) -> None:
     """Looks whether the clock has gone back since the job last ran; nothing is written.
 
     Raises:
@@ -58,13 +59,13 @@ def refuse_earlier_clock(state: State, job: str, root: Path, now: int) -> None:
         )
 
 
-def was_since(connection: sqlite3.Connection, job: str, root: Path, began: int, now: int) -> bool:
+def was_since(connection: sqlite3.Connection, job: JobName, root: Path, began: int, now: int) -> bool:
     """Whether a run of a job that began later has ended already; a time in the future is that of a clock that was wrong."""
     statement = "SELECT 1 FROM runs WHERE job = ? AND root = ? AND last_run > ? AND last_run <= ?"
     return connection.execute(statement, (job, key_of(root), began, now)).fetchone() is not None
 
 
-def record(state: State, job: str, root: Path, run: Run) -> None:
+def record(state: State, job: JobName, root: Path, run: Run) -> None:
     """Notes a run of a job, with what it removed; state that takes no change (a full disk) is only a warning."""
     try:
         with state.transaction() as connection:
@@ -73,7 +74,7 @@ def record(state: State, job: str, root: Path, run: Run) -> None:
         log.warning("%s: the time of this run is not noted", error)
 
 
-def note(connection: sqlite3.Connection, job: str, root: Path, run: Run) -> None:
+def note(connection: sqlite3.Connection, job: JobName, root: Path, run: Run) -> None:
     """Notes a run of a job on a root, in a transaction that is under way; what it removed is added to what is noted."""
     connection.execute(
         "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?, ?, ?, ?, ?, ?) "

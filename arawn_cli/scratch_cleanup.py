@@ -29,10 +29,9 @@ from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions,
 from arawn_cli.trash import Sessions, waiting
 from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
+from arawn_cli.vocabulary import JobName
 
 log = logging.getLogger(__name__)
-
-JOB = "scratch-cleanup"
 
 _SHOWN_FAILURES = 3
 
@@ -53,7 +52,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
     report = CleanupReport()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
         if not config.force:
-            refuse_earlier_clock(surroundings.state, JOB, root.path, surroundings.clock())
+            refuse_earlier_clock(surroundings.state, JobName.SCRATCH_CLEANUP, root.path, surroundings.clock())
         with locked(descriptor, root, hold=not config.dry_run):
             try:
                 _Cleanup(config, surroundings, root, report).run(descriptor)
@@ -67,7 +66,7 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
         now = surroundings.clock()
         failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or surroundings.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
-        record(surroundings.state, JOB, root.path, run)
+        record(surroundings.state, JobName.SCRATCH_CLEANUP, root.path, run)
     return summary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.events import Event
-from arawn_cli.vocabulary import Condition, RunResult, Status
+from arawn_cli.vocabulary import Condition, JobName, RunResult, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,7 @@ class ScheduleStatus(Event):
     """How one job is scheduled."""
 
     type: str = "schedule_status"
-    job: str
+    job: JobName
     """the job: `scratch-cleanup` or `disk-check`"""
     scheduler: str
     """what starts it: `systemd`, `cron` or `cloacina`"""

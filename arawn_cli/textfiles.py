@@ -16,6 +16,7 @@ from arawn_cli.config import Config
 from arawn_cli.metrics import Noted, check_metrics, cleanup_metrics
 from arawn_cli.state import State
 from arawn_cli.state_file import StateUnavailableError
+from arawn_cli.vocabulary import JobName
 from arawn_cli.whole_file import replace_whole
 
 if TYPE_CHECKING:
@@ -30,17 +31,13 @@ _CLEANUP = "arawn_scratch_cleanup"
 
 def write_check(directory: Path, config: Config, state: State, checked: Checked) -> None:
     """The file of a disk check, in place of the one before; a failure is only a warning."""
-    from arawn_cli.disk_check import JOB
-
-    noted = _noted(state, JOB, config)
+    noted = _noted(state, JobName.DISK_CHECK, config)
     _write(directory / _file(_CHECK, config), check_metrics(checked, config, noted))
 
 
 def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
     """The file of a cleanup, as for a check; `sessions` are the events of all that it looked at."""
-    from arawn_cli.scratch_cleanup import JOB
-
-    noted = _noted(state, JOB, config)
+    noted = _noted(state, JobName.SCRATCH_CLEANUP, config)
     _write(directory / _file(_CLEANUP, config), cleanup_metrics(summary, sessions, config, noted))
 
 
@@ -49,7 +46,7 @@ def _file(job: str, config: Config) -> str:
     return f"{job}.prom" if config.root_name is None else f"{job}.{config.root_name}.prom"
 
 
-def _noted(state: State, job: str, config: Config) -> Noted:
+def _noted(state: State, job: JobName, config: Config) -> Noted:
     """What the state file tells; one that cannot be read leaves its metrics out."""
     try:
         run = last_run.noted(state, job, config.root.resolve())

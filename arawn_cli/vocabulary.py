@@ -1,4 +1,4 @@
-"""The closed sets of words that events carry, beside `Level` and those that scratch_session.py has."""
+"""The closed sets of words that commands and events carry, beside `Level` and those that scratch_session.py has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class Unit(StrEnum):
 
     BYTES = "bytes"
     INODES = "inodes"
+
+
+class JobName(StrEnum):
+    """A job that a scheduler runs, by the name of its command."""
+
+    SCRATCH_CLEANUP = "scratch-cleanup"
+    DISK_CHECK = "disk-check"
 
 
 class TrashAction(StrEnum):

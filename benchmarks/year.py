@@ -23,6 +23,7 @@ from arawn_cli.pressure import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.recall import recall
 from arawn_cli.state import State
 from arawn_cli.state_file import FILE
+from arawn_cli.vocabulary import JobName
 
 ROOT = Path("/srv/arawn")
 START = 1_800_000_000 * SECOND
@@ -49,7 +50,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
         verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
         alerts.store(connection, ROOT, verdicts, now)
         history.store(connection, ROOT, found, remembered.hour)
-        last_run.note(connection, "disk-check", ROOT, Run(now, now, 0, 0))
+        last_run.note(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
     state.close()
 
 

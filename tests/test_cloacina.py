@@ -21,8 +21,8 @@ from arawn_cli.schedule.cloacina_status import result_of
 from arawn_cli.schedule.crew import ENDING, WORKER, Crew, Done, FailedRunError, outcome_of
 from arawn_cli.schedule.engine import why_unloadable
 from arawn_cli.schedule.intervals import cloacina_time
-from arawn_cli.schedule.order import CHECK, CLEANUP, OUTCOME, Order, RefusedContextError, ordered
-from arawn_cli.vocabulary import RunResult
+from arawn_cli.schedule.order import OUTCOME, Order, RefusedContextError, ordered
+from arawn_cli.vocabulary import JobName, RunResult
 from tests.conftest import Run
 
 Command = Callable[..., Run]
@@ -153,16 +153,16 @@ def test_a_password_that_cannot_be_told_apart_is_refused_and_not_repeated(run: C
     [("2s", "*/2 * * * * *"), ("30s", "*/30 * * * * *"), ("1m", "0 * * * * *"), ("minutely", "0 * * * * *")],
 )
 def test_an_interval_becomes_six_fields(interval: str, expected: str) -> None:
-    assert cloacina_time(interval, CHECK, "/srv/arawn") == expected
+    assert cloacina_time(interval, JobName.DISK_CHECK, "/srv/arawn") == expected
 
 
 def test_times_are_the_same_on_every_machine_and_weekdays_have_names() -> None:
-    times = [cloacina_time(interval, CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
-    assert times == [cloacina_time(interval, CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
+    times = [cloacina_time(interval, JobName.SCRATCH_CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
+    assert times == [cloacina_time(interval, JobName.SCRATCH_CLEANUP, "/srv/arawn") for interval in ("daily", "weekly", "monthly", "12h")]
     assert all(time.startswith("0 ") and len(time.split()) == 6 for time in times)
     assert times[1].split()[5].isalpha()
     with pytest.raises(ConfigurationError):
-        cloacina_time("7m", CHECK, "/srv/arawn")
+        cloacina_time("7m", JobName.DISK_CHECK, "/srv/arawn")
 
 
 def test_schedules_become_what_is_wanted_and_those_of_others_stay() -> None:
@@ -180,12 +180,12 @@ def test_schedules_become_what_is_wanted_and_those_of_others_stay() -> None:
     assert changes_to(wanted, there) == Changes((("arawn_disk_check_lab", "c"),), (("3", "b"),), ("2", "4"))
 
 
-ORDER = Order(CLEANUP, None, None)
+ORDER = Order(JobName.SCRATCH_CLEANUP, None, None)
 
 
 def test_a_context_overrides_what_it_may() -> None:
     asked = {"older_than_days": 30, "dry_run": True, "base_path": "/srv/other", "scheduled_time": "now"}
-    assert ordered(ORDER, asked) == Order(CLEANUP, None, "/srv/other", older_than_days=30, dry_run=True)
+    assert ordered(ORDER, asked) == Order(JobName.SCRATCH_CLEANUP, None, "/srv/other", older_than_days=30, dry_run=True)
     assert Order.from_json(ordered(ORDER, asked).to_json()) == ordered(ORDER, asked)
 
 
@@ -199,8 +199,8 @@ def test_a_context_overrides_what_it_may() -> None:
         (ORDER, {"dry_run": "no"}),
         (ORDER, {"base_path": "relative"}),
         (ORDER, {"base_path": "/a\0b"}),
-        (Order(CLEANUP, None, None, root="lab"), {"base_path": "/srv/other"}),
-        (Order(CHECK, None, None), {"older_than_days": 7}),
+        (Order(JobName.SCRATCH_CLEANUP, None, None, root="lab"), {"base_path": "/srv/other"}),
+        (Order(JobName.DISK_CHECK, None, None), {"older_than_days": 7}),
     ],
 )
 def test_a_context_that_asks_for_anything_else_is_refused(order: Order, context: dict[str, object]) -> None:
@@ -225,14 +225,14 @@ def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[s
     tree.session("new", files={"f": 10}, age_days=1)
     file = tmp_path / "c.toml"
     file.write_text(f'paths.base_path = "{tree.root}"\nmaintenance.cleanup.max_sessions = 1\n')
-    status, told = worked(environment, Order(CLEANUP, str(file), None))
+    status, told = worked(environment, Order(JobName.SCRATCH_CLEANUP, str(file), None))
     assert told is not None
     assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the brake holds 2 sessions")
-    status, told = worked(environment, Order(CHECK, str(file), None))
+    status, told = worked(environment, Order(JobName.DISK_CHECK, str(file), None))
     assert told is not None
     assert isinstance(told["summary"], dict)
     assert (status, told["summary"]["type"]) == (0, "disk_check")
-    status, told = worked(environment, Order(CHECK, str(tmp_path / "missing.toml"), None))
+    status, told = worked(environment, Order(JobName.DISK_CHECK, str(tmp_path / "missing.toml"), None))
     assert told is not None
     assert (status, told["summary"]) == (78, None)
     assert "missing.toml" in str(told["reason"])
@@ -240,7 +240,7 @@ def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[s
 
 def test_a_run_whose_service_is_gone_is_not_begun(environment: dict[str, str], tree: SampleTree) -> None:
     tree.session("old", files={"f": 10}, age_days=30)
-    assert worked(environment, Order(CLEANUP, None, str(tree.root)), service=1) == (-9, None)
+    assert worked(environment, Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), service=1) == (-9, None)
     assert (tree.sessions / "old").exists()
 
 
@@ -254,7 +254,7 @@ class Held:
 def test_a_run_may_have_much_to_tell(environment: dict[str, str], tree: SampleTree) -> None:
     for number in range(1500):
         tree.session(f"session-with-a-long-name-{number:060}", files={}, age_days=30)
-    done = Crew(environment, 2).run(Order(CLEANUP, None, str(tree.root)), Held(), 60)
+    done = Crew(environment, 2).run(Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), Held(), 60)
     assert done.summary is not None
     assert done.summary["sessions_checked"] == 1500
     assert len(json.dumps(done.summary)) > 1 << 16
@@ -268,7 +268,7 @@ def test_a_second_signal_ends_a_run_though_the_thread_that_starts_it_takes_none(
 
     def started() -> Done:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        return crew.run(Order(CLEANUP, None, str(tree.root)), Held(), 60)
+        return crew.run(Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), Held(), 60)
 
     with ThreadPoolExecutor(1) as threads, os.fdopen(reader) as events:
         run = threads.submit(started)

@@ -43,7 +43,7 @@ from arawn_cli.schedule.installed import Installed
 from arawn_cli.schedule.ownership import sealed
 from arawn_cli.schedule.settings import Account, Scheduler, Scope
 from arawn_cli.state import State
-from arawn_cli.vocabulary import Status
+from arawn_cli.vocabulary import JobName, Status
 from tests.conftest import Run, needs_root, snapshot
 from tests.contrib_settings import SYSTEM
 from tests.in_process import NOWHERE
@@ -251,7 +251,7 @@ def cron_findings(
 
 def noted(directory: Path, root: Path, last_run: int, last_success: int | None) -> None:
     state = State(directory / "state", time.time_ns)
-    record(state, "scratch-cleanup", root, LastRun(last_run, last_success, 0, 0))
+    record(state, JobName.SCRATCH_CLEANUP, root, LastRun(last_run, last_success, 0, 0))
     state.close()
 
 

@@ -58,6 +58,7 @@ WORDS = {
     ("ScratchSessionEvent", "reason"): "active recent_files protected locked in_use mount_inside not_a_directory foreign_name "
     "activity_unknown future_timestamp changed_since_plan brake expired io_error",
     ("TrashEntryEvent", "action"): "listed restored purged would_purge being_purged failed",
+    ("ScheduleStatus", "job"): "scratch-cleanup disk-check",
     ("ScheduleStatus", "installed"): "missing current outdated edited foreign",
     ("ScheduleStatus", "result"): "success, failed, another run was at work",
     ("DoctorCheck", "status"): "ok warn fail",

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.schedule.intervals import CronTime, cron_time, delay, timer_lines
+from arawn_cli.vocabulary import JobName
 from tests.conftest import needs
 
 needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
 
 
 def cron(interval: str) -> str:
-    return str(cron_time(interval, "disk-check", "host", "/srv/arawn"))
+    return str(cron_time(interval, JobName.DISK_CHECK, "host", "/srv/arawn"))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +67,12 @@ def test_a_duration_that_cron_cannot_express_is_an_error_that_says_so(interval: 
 
 
 def test_machines_and_jobs_start_at_times_of_their_own_that_do_not_change() -> None:
-    times = {str(cron_time("daily", "scratch-cleanup", f"host-{number}", "/srv/arawn")) for number in range(100)}
+    times = {str(cron_time("daily", JobName.SCRATCH_CLEANUP, f"host-{number}", "/srv/arawn")) for number in range(100)}
     assert len(times) > 50
     for interval, count in (("5m", 5), ("6h", 100)):
-        times = {str(cron_time(interval, "disk-check", f"host-{number}", "/srv/arawn")) for number in range(500)}
+        times = {str(cron_time(interval, JobName.DISK_CHECK, f"host-{number}", "/srv/arawn")) for number in range(500)}
         assert len(times) >= count
-    assert {str(cron_time("2m", "disk-check", f"host-{number}", "/")) for number in range(50)} == {"0-59/2 * * * *", "1-59/2 * * * *"}
+    assert {str(cron_time("2m", JobName.DISK_CHECK, f"host-{number}", "/")) for number in range(50)} == {"0-59/2 * * * *", "1-59/2 * * * *"}
     assert cron("daily") == cron("daily")
 
 
@@ -127,7 +128,7 @@ def test_the_random_delay_is_a_tenth_of_the_interval_and_an_hour_at_most(interva
     st.datetimes(datetime(2026, 1, 1), datetime(2028, 1, 1)), st.sampled_from(["5m", "1h", "6h", "daily", "weekly", "monthly", "yearly"])
 )
 def test_the_next_run_of_a_line_is_a_minute_that_it_matches_and_the_first(moment: datetime, interval: str) -> None:
-    time = cron_time(interval, "disk-check", "host", "/")
+    time = cron_time(interval, JobName.DISK_CHECK, "host", "/")
     found = time.next_after(moment)
     assert found > moment
     assert time.next_after(found.replace(second=0)) > found

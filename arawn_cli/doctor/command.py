@@ -28,7 +28,7 @@ from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
 from arawn_cli.setup_events import DoctorCheck, DoctorSummary
 from arawn_cli.sinks.stdout import json_lines
-from arawn_cli.vocabulary import Status
+from arawn_cli.vocabulary import JobName, Status
 
 _MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
@@ -82,7 +82,7 @@ def _means(config: Config, installed: list[Installed], shell: Shell) -> Iterator
     directory = state_directory(installed, config)
     account = first.settings.account if first else own_account()
     yield from state_findings(directory, account, shell, made_by_systemd=first is not None and first.is_made_by_systemd)
-    yield outbox_finding(directory, shell, start(first, "disk-check", shell) if first else shell.tool("disk-check"))
+    yield outbox_finding(directory, shell, start(first, JobName.DISK_CHECK, shell) if first else shell.tool(JobName.DISK_CHECK))
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)
     yield clock_finding(shell)

@@ -25,7 +25,7 @@ from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
 from arawn_cli.schedule.status import INSTALL, JobStatus, Told, is_well, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
 from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition, RunResult
+from arawn_cli.vocabulary import Condition, JobName, RunResult
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
@@ -33,7 +33,7 @@ _GRACE_SECS = 600
 _MAILERS = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
-def start(each: Installed, job: str, shell: Shell) -> str:
+def start(each: Installed, job: JobName, shell: Shell) -> str:
     """The command that runs a job now as its timer would."""
     if each.place.scheduler is Scheduler.CRON:
         return shell.tool(job, account=each.settings.account.name)
@@ -150,7 +150,7 @@ def _file_of(each: Installed, job: Job) -> str:
 
 def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: Shell) -> Finding:
     check, when = f"{status.job} last success", f"it last ran on {instants.render(ran.last_run)[:19]}Z, which is yet to come"
-    if status.job != "scratch-cleanup":
+    if status.job is not JobName.SCRATCH_CLEANUP:
         return warn(check, f"{when}: the clock is wrong, or was then", "date")
     again = shell.tool(status.job, "--force", account=each.settings.account.name)
     return fail(check, f"{when}: it refuses to run by a clock that went back", f"date; {again}  # once the clock is right")

@@ -24,6 +24,7 @@ from arawn_cli.tally import combined
 from arawn_cli.trash import waiting
 from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, means_of_measuring, measure_all
+from arawn_cli.vocabulary import JobName
 
 _BLOCK = 4096
 
@@ -114,7 +115,7 @@ def _trash(config: Config, root: Root, now: int, shell: Shell) -> Finding:
     text = f"{count(len(found), 'removed session')}, {decimal(size)}" if found else "empty"
     if overdue:
         detail = f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone"
-        return warn("trash", detail, shell.tool("scratch-cleanup", account=_owner_of(root.workstreams)))
+        return warn("trash", detail, shell.tool(JobName.SCRATCH_CLEANUP, account=_owner_of(root.workstreams)))
     return ok("trash", text)
 
 

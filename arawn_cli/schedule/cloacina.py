@@ -16,12 +16,13 @@ from arawn_cli.schedule.cloacina_database import EngineDatabase
 from arawn_cli.schedule.crew import Crew, Done
 from arawn_cli.schedule.engine import EngineError
 from arawn_cli.schedule.intervals import HOUR, MINUTE, cloacina_time
-from arawn_cli.schedule.order import CHECK, CLEANUP, OUTCOME, SUMMARY, Order, ordered
+from arawn_cli.schedule.order import OUTCOME, SUMMARY, Order, ordered
+from arawn_cli.vocabulary import JobName
 
 log = logging.getLogger(__name__)
 
-PREFIXES = {CLEANUP: "arawn_scratch_cleanup", CHECK: "arawn_disk_check"}
-SECONDS = {CLEANUP: 6 * HOUR, CHECK: 30 * MINUTE}
+PREFIXES = {JobName.SCRATCH_CLEANUP: "arawn_scratch_cleanup", JobName.DISK_CHECK: "arawn_disk_check"}
+SECONDS = {JobName.SCRATCH_CLEANUP: 6 * HOUR, JobName.DISK_CHECK: 30 * MINUTE}
 """How long a run may take, as in the units of systemd."""
 
 _ATTEMPTS = 3
@@ -63,7 +64,7 @@ class Changes:
     delete: tuple[str, ...]
 
 
-def workflows_of(configs: Sequence[Config], order: Callable[[str, str | None], Order]) -> list[Workflow]:
+def workflows_of(configs: Sequence[Config], order: Callable[[JobName, str | None], Order]) -> list[Workflow]:
     """A pair of workflows for each root; `order` is what a run of a job does on a named root, or on the main one for None.
 
     Raises:
@@ -72,7 +73,7 @@ def workflows_of(configs: Sequence[Config], order: Callable[[str, str | None], O
     found = []
     for config in configs:
         root, schedule = config.root_name, config.maintenance.schedule
-        for job, interval in ((CLEANUP, schedule.scratch_cleanup), (CHECK, schedule.disk_check)):
+        for job, interval in ((JobName.SCRATCH_CLEANUP, schedule.scratch_cleanup), (JobName.DISK_CHECK, schedule.disk_check)):
             cron = cloacina_time(interval, job, root or str(config.root))
             name = PREFIXES[job] if root is None else f"{PREFIXES[job]}_{root}"
             found.append(Workflow(name, cron, order(job, root)))

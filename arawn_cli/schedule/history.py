@@ -12,6 +12,7 @@ from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.units import STATE, SYSTEM_STATE
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE, StateUnavailableError
+from arawn_cli.vocabulary import JobName
 
 
 def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
@@ -47,7 +48,7 @@ class Ran:
     last_success: int | None
 
 
-def last_of(state_directory: Path, job: str, root: Path) -> Ran | None:
+def last_of(state_directory: Path, job: JobName, root: Path) -> Ran | None:
     """The last runs of a job; None where none is recorded.
 
     Raises:

@@ -16,10 +16,9 @@ from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager, systemd_runs
 from arawn_cli.schedule.units import NOTIFIER, state_name, units
 from arawn_cli.schedule.user_crontab import BLOCK, CrontabStore
+from arawn_cli.vocabulary import JobName
 
-JOBS = ("scratch-cleanup", "disk-check")
-
-_TIMER = re.compile(rf"arawn-({'|'.join(JOBS)})(-.+)?\.timer")
+_TIMER = re.compile(rf"arawn-({'|'.join(JobName)})(-.+)?\.timer")
 _SYSTEM_UNITS = Path("/etc/systemd/system")
 _CRON_DIRECTORY = Path("/etc/cron.d")
 
@@ -111,7 +110,7 @@ def require_rights(place: Place) -> None:
 
 
 def _timers(root_name: str | None) -> tuple[str, ...]:
-    return tuple(f"{suffixed(f'arawn-{job}', root_name)}.timer" for job in JOBS)
+    return tuple(f"{suffixed(f'arawn-{job}', root_name)}.timer" for job in JobName)
 
 
 def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:

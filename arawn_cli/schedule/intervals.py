@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from arawn_cli.config_tables import seconds_of
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.vocabulary import JobName
 
 MINUTE = 60
 HOUR = 3600
@@ -93,7 +94,7 @@ def timer_lines(interval: str) -> tuple[str, ...]:
     )
 
 
-def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
+def cron_time(interval: str, job: JobName, host: str, root: str) -> CronTime:
     """When cron runs a job.
 
     The minute, and for what runs less often than hourly the hour, come from a hash of host, root and job: the same
@@ -118,7 +119,7 @@ def cron_time(interval: str, job: str, host: str, root: str) -> CronTime:
     return words.get(interval) or _cron_duration(interval, job, number, words)
 
 
-def cloacina_time(interval: str, job: str, root: str) -> str:
+def cloacina_time(interval: str, job: JobName, root: str) -> str:
     """When Cloacina runs a job, in UTC: a crontab line's fields with the second in front.
 
     Minute and hour come from a hash of root and job alone, so that all machines of a database say the same.
@@ -133,7 +134,7 @@ def cloacina_time(interval: str, job: str, root: str) -> str:
     return f"0 {time}" if time.weekday == "*" else f"0 {time.minute} {time.hour} {time.day} {time.month} {_WEEKDAYS[int(time.weekday)]}"
 
 
-def _cron_duration(interval: str, job: str, number: int, words: Mapping[str, CronTime]) -> CronTime:
+def _cron_duration(interval: str, job: JobName, number: int, words: Mapping[str, CronTime]) -> CronTime:
     minutes, odd = divmod(seconds_of(interval), MINUTE)
     if odd:
         raise _inexpressible(interval, job, "cron counts in whole minutes")
@@ -149,7 +150,7 @@ def _cron_duration(interval: str, job: str, number: int, words: Mapping[str, Cro
     return words["daily"] if hours == 24 else CronTime(words["daily"].minute, f"{number // 60 % hours}-23/{hours}")
 
 
-def _inexpressible(interval: str, job: str, why: str) -> ConfigurationError:
+def _inexpressible(interval: str, job: JobName, why: str) -> ConfigurationError:
     key = f"maintenance.schedule.{job.replace('-', '_')}"
     return ConfigurationError(f"{key} = {interval!r}: {why}; set one such as 5m, 2h or daily, or use systemd timers")
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from arawn_cli.config import Flags
 from arawn_cli.errors import ArawnCliError, ExitCode
-
-CLEANUP = "scratch-cleanup"
-CHECK = "disk-check"
+from arawn_cli.vocabulary import JobName
 
 # What Cloacina's scheduler and its recovery put into each context.
 OF_CLOACINA = frozenset(
@@ -40,7 +38,7 @@ class RefusedContextError(ArawnCliError):
 class Order:
     """A run of one job, as plain values: the options of its command."""
 
-    job: str
+    job: JobName
     config: str | None
     base_path: str | None
     root: str | None = None
@@ -50,7 +48,7 @@ class Order:
     quiet: bool = False
 
     @classmethod
-    def of(cls, job: str, flags: Flags, root: str | None, *, verbose: bool, quiet: bool) -> Order:
+    def of(cls, job: JobName, flags: Flags, root: str | None, *, verbose: bool, quiet: bool) -> Order:
         """The order of a job on a named root, or None for the main one, with the options that its service was started with."""
         config = None if flags.config is None else str(flags.config.absolute())
         return cls(job, config, flags.base_path if root is None else None, root, verbose=verbose, quiet=quiet)
@@ -58,7 +56,8 @@ class Order:
     @classmethod
     def from_json(cls, text: str) -> Order:
         """What `to_json` wrote."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**{**values, "job": JobName(values["job"])})
 
     def to_json(self) -> str:
         """One line."""
@@ -67,7 +66,7 @@ class Order:
     def flags(self) -> Flags:
         """What the command would be given."""
         config = None if self.config is None else Path(self.config)
-        dry_run = bool(self.dry_run) if self.job == CHECK else self.dry_run
+        dry_run = bool(self.dry_run) if self.job is JobName.DISK_CHECK else self.dry_run
         return Flags(config=config, base_path=self.base_path, older_than_days=self.older_than_days, dry_run=dry_run, root=self.root)
 
 
@@ -78,7 +77,8 @@ def ordered(order: Order, context: Mapping[str, object]) -> Order:
         RefusedContextError: it holds anything else, or a value that the command would not take.
     """
     asked = {key: value for key, value in context.items() if key not in OF_CLOACINA}
-    allowed = [key for key in _ALLOWED if not (key == "base_path" and order.root) and not (key == "older_than_days" and order.job == CHECK)]
+    fixed = {"base_path": order.root is not None, "older_than_days": order.job is JobName.DISK_CHECK}
+    allowed = [key for key in _ALLOWED if not fixed.get(key)]
     for key, value in asked.items():
         if key not in allowed:
             raise RefusedContextError(f"the context holds {key!r}: {', '.join(allowed)} is all that {order.job} takes here")

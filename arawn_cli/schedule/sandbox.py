@@ -14,6 +14,7 @@ from pathlib import Path
 
 from arawn_cli.schedule.quoting import unit_word
 from arawn_cli.schedule.settings import Job, Reach, Scope, Settings
+from arawn_cli.vocabulary import JobName
 
 HOMES = ("/home", "/root", "/run/user")
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - where PrivateTmp= would hide something
@@ -56,7 +57,7 @@ def confinement(settings: Settings, job: Job) -> list[str]:
     if settings.scope is Scope.SYSTEM:
         return [*_files(settings, job), *_sight(settings, job), *_MOUNTS, "PrivateIPC=yes", *_network(settings), *_CALLS]
     families = f"RestrictAddressFamilies={_families(settings)}"
-    if job.name == "scratch-cleanup":
+    if job.name is JobName.SCRATCH_CLEANUP:
         return [
             "# No mounts of its own: they take a user namespace, in which the kernel hides what other",
             "# processes hold open, and a session in use could go.",
@@ -77,13 +78,13 @@ def notifier_confinement(scope: Scope) -> list[str]:
 
 def writable(settings: Settings, job: Job) -> list[Path]:
     """The directories that a job writes to; systemd's own state directory is not among them."""
-    root = settings.root if job.name == "scratch-cleanup" else None
+    root = settings.root if job.name is JobName.SCRATCH_CLEANUP else None
     return [path for path in (root, settings.state, settings.metrics) if path]
 
 
 def _sight(settings: Settings, job: Job) -> Sequence[str]:
     """What a job sees of other processes: only cleanup needs to."""
-    if job.name != "scratch-cleanup":
+    if job.name is not JobName.SCRATCH_CLEANUP:
         return _BLIND
     powers = ["# What root has is seen with these alone.", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"]
     return [*(powers if settings.account.name == "root" else _BLIND[:1]), "ProtectProc=default"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
 
+from arawn_cli.vocabulary import JobName
+
 
 class Scheduler(StrEnum):
     """Who starts the jobs."""
@@ -46,7 +48,7 @@ class Account:
 class Job:
     """One of the two jobs; `interval` is a duration or a calendar word."""
 
-    name: str
+    name: JobName
     interval: str
     description: str
     timeout: str
@@ -99,8 +101,8 @@ class Settings:
         """The two jobs with their intervals."""
         name, of = self.root_name, "" if self.root_name is None else f" ({self.root_name})"
         return (
-            Job("scratch-cleanup", self.cleanup, f"Remove inactive scratch sessions of Arawn{of}", "6h", name),
-            Job("disk-check", self.check, f"Check the disk usage of Arawn's workstreams{of}", "30min", name),
+            Job(JobName.SCRATCH_CLEANUP, self.cleanup, f"Remove inactive scratch sessions of Arawn{of}", "6h", name),
+            Job(JobName.DISK_CHECK, self.check, f"Check the disk usage of Arawn's workstreams{of}", "30min", name),
         )
 
     @property

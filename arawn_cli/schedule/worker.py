@@ -21,8 +21,9 @@ from arawn_cli.events import to_json
 from arawn_cli.jobs import Audience, run_check, run_cleanup
 from arawn_cli.run import Output
 from arawn_cli.schedule.crew import ENDING
-from arawn_cli.schedule.order import CLEANUP, Order
+from arawn_cli.schedule.order import Order
 from arawn_cli.scratch_session import Reason
+from arawn_cli.vocabulary import JobName
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     output = Output(format="json", verbose=order.verbose, quiet=order.quiet, unless_running=True)
     audience = Audience(heard.told, heard.summed_up)
     flags = order.flags()
-    code = run_cleanup(flags, output, audience) if order.job == CLEANUP else run_check(flags, output, None, audience)
+    code = run_cleanup(flags, output, audience) if order.job is JobName.SCRATCH_CLEANUP else run_check(flags, output, None, audience)
     summary = None if heard.summary is None else json.loads(to_json(heard.summary))
     with os.fdopen(int(descriptor), "w", encoding="utf-8") as answer:
         json.dump({"code": int(code), "reason": heard.reason or _reason(code, heard.summary), "summary": summary}, answer)
