@@ -14,7 +14,7 @@ class ScheduleStatus(Event):
 
     type: str = "schedule_status"
     job: JobName
-    """the job: `scratch-cleanup` or `disk-check`"""
+    """the job, by the name of its command"""
     scheduler: str
     """what starts it: `systemd`, `cron` or `cloacina`"""
     scope: str
