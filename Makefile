@@ -93,7 +93,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Without warnings: setuptools calls its ext-modules experimental.
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt arawn_cli/_usage.c
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt $(wildcard arawn_cli/*.[ch])
 	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) install --constraint tests/constraints.txt --editable .
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Measuring one tree in Python, through directory descriptors: no recursion, no link followed, no other filesystem entered.
 
-The twin of `_usage.c`: it needs no compiler and gives the same answers.
+The twin of `_walk.c`: it needs no compiler and gives the same answers.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import resource
@@ -18,7 +19,7 @@ from arawn_cli.usage import Subtree
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
 from tests.exercise_native import by_both, hold_equal, linked_names, random_tree
 
-SOURCE = Path(native.__file__).with_name("_usage.c")
+SOURCES = sorted(Path(native.__file__).parent.glob("*.c"))
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 
 needs_native = needs(native.module is not None, "the native module")
@@ -44,7 +45,7 @@ def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sa
     module = tmp_path / "_usage.so"
     flags = ["-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fPIC", "-shared", "-pthread", f"-I{HEADER.parent}"]
     checks = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    subprocess.run(["gcc", *flags, *checks, "-o", str(module), str(SOURCE)], check=True)
+    subprocess.run(["gcc", *flags, *checks, "-o", str(module), *map(str, SOURCES)], check=True)
     (tmp_path / "trees").mkdir()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("COV")},
@@ -62,6 +63,16 @@ def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sa
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_native
+@needs(shutil.which("nm") is not None, "nm")
+def test_the_native_module_shows_no_name_but_the_one_that_python_looks_for() -> None:
+    spec = importlib.util.find_spec("arawn_cli._usage")
+    assert spec is not None
+    assert spec.origin is not None
+    shown = subprocess.run(["nm", "-D", "--defined-only", "-j", spec.origin], capture_output=True, text=True, check=True).stdout
+    assert shown == "PyInit__usage\n"
 
 
 @needs_native

@@ -19,7 +19,7 @@ from arawn_cli.scratch_session import Reason
 from tests.commands import PROGRAM, commands, options_of
 
 TOP = Path(__file__).parents[1]
-SOURCE = "\n".join(path.read_text() for path in sorted([*(TOP / "arawn_cli").rglob("*.py"), *(TOP / "arawn_cli").glob("*.c")]))
+SOURCE = "\n".join(path.read_text() for path in sorted([*(TOP / "arawn_cli").rglob("*.py"), *(TOP / "arawn_cli").glob("*.[ch]")]))
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md"), *(TOP / "contrib").rglob("*.md")])
 # Commands of others, whose options are their own.
 _OTHERS = r"^(?:[$#] )?(?:sudo )?(?!arawn-cli|\[)[a-z./][\w./-]* "
@@ -113,9 +113,9 @@ def test_the_searches_find_what_they_look_for() -> None:
 
 def test_every_module_has_its_place_in_the_architecture() -> None:
     table = (TOP / "docs" / "architecture.md").read_text().split("\n## Modules\n")[1]
-    told = set(re.findall(r"`([\w/]+(?:\.py|\.c|/))`", table))
+    told = set(re.findall(r"`([\w/]+(?:\.py|\.[ch]|/))`", table))
     package = TOP / "arawn_cli"
-    modules = {path.name for path in (*package.glob("*.py"), *package.glob("*.c")) if not path.name.startswith("__init__")}
+    modules = {path.name for path in (*package.glob("*.py"), *package.glob("*.[ch]")) if not path.name.startswith("__init__")}
     folders = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert told == modules | folders
 
