@@ -1,4 +1,4 @@
-"""Paths as units and crontabs spell them. What systemd and cron make of it is seen in test_machine.py."""
+"""Paths as units and crontabs spell them. What systemd and cron make of it is seen in test_installation.py and test_cron.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consent, ownership and a user's crontab; what systemd and cron make of it all is in test_machine.py."""
+"""Consent, ownership and a user's crontab; what systemd and cron make of it all is in test_timers.py and test_cron.py."""
 
 from __future__ import annotations
 
