@@ -20,7 +20,7 @@ import urllib3
 from arawn_cli.sample_tree import SampleTree
 from tests.conftest import COMMAND, Run, needs_namespaces, needs_strace, snapshot
 from tests.relay_fixtures import TOKEN, Nchan, free_port, needs_nchan, received
-from tests.test_delivery import waiting
+from tests.simulated_relay import waiting
 
 pytest_plugins = ("tests.relay_fixtures",)
 pytestmark = needs_nchan

@@ -45,7 +45,7 @@ from arawn_cli.sinks.relay import HttpRelay
 from arawn_cli.sinks.websocket import WebSocketRelay
 from arawn_cli.state import State
 from tests.relay_fixtures import Nchan, build, needs_nchan
-from tests.test_delivery import pressure, waiting
+from tests.simulated_relay import pressure, waiting
 
 pytest_plugins = ("tests.relay_fixtures",)
 pytestmark = needs_nchan
