@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from arawn_cli.sample_tree import SampleTree
 
-pytest.register_assert_rewrite("tests.installed", "tests.relay_fixtures", "tests.simulated_relay")
+pytest.register_assert_rewrite("tests.installed", "tests.relay_fixtures", "tests.relay_site", "tests.simulated_relay")
 
 # Every example builds a real tree, whose time says nothing.
 settings.register_profile("trees", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

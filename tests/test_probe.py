@@ -14,8 +14,8 @@ from websockets.sync.server import ServerConnection, serve
 from arawn_cli import addresses
 from arawn_cli.credentials import Token
 from arawn_cli.sinks.probe import Probed, probe
+from tests.contrary_servers import answering, crowded, running
 from tests.relay_fixtures import TOKEN, Nchan, free_port, needs_nchan, shared_nchan
-from tests.test_relay_faults import answering, crowded, running
 
 __all__ = ["shared_nchan"]
 
