@@ -32,7 +32,8 @@ test-without-native: $(VENV)/tools
 	$(PLAIN)/venv/bin/arawn-cli --version -v | grep 'in Python'
 	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(JOB_TESTS)
 
-JOB_TESTS := $(addprefix tests/test_,$(addsuffix .py,usage disk_check reuse scratch_cleanup remove dismantle trash faults))
+JOB_TESTS := $(addprefix tests/test_,$(addsuffix .py,usage disk_check reuse scratch_cleanup evidence cleanup_output remove rename occupancy \
+  take_apart dismantle crowd trash trash_names faults))
 
 # With Cloacina itself, in a Debian 13 that is made once below $$ARAWN_TEST_CACHE, else ~/.cache; root and debootstrap only.
 test-cloacina: $(VENV)/tools

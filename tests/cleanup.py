@@ -1,0 +1,14 @@
+"""`scratch-cleanup` as the installed command runs it on a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arawn_cli.sample_tree import SampleTree
+from tests.conftest import Run
+
+RunCommand = Callable[..., Run]
+
+
+def clean(run: RunCommand, tree: SampleTree, *arguments: object, **extra: str) -> Run:
+    return run("scratch-cleanup", "--base-path", tree.root, *arguments, **extra)

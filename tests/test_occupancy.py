@@ -1,0 +1,123 @@
+"""Sessions with locks, processes, open files or mounts inside, and what of it the kernel shows to whom."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.sample_tree import SampleTree, write
+from tests.conftest import Run, needs_namespaces, snapshot
+from tests.in_process import cleaned
+
+
+def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
+    directory = os.open(tree.session("s", files={"f": 1}, age_days=30), os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_SH)
+    for dry_run in (True, False):
+        assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"locked": 1}
+    os.close(directory)
+    assert cleaned(tree)[0].sessions_cleaned == 1
+
+
+@pytest.mark.parametrize("inside", ["", "work"])
+def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTree, inside: str) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    process = subprocess.Popen(["sleep", "60"], cwd=directory / inside)
+    try:
+        for dry_run in (True, False):
+            assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"in_use": 1}
+    finally:
+        process.kill()
+        process.wait()
+    assert cleaned(tree)[0].sessions_cleaned == 1
+
+
+@pytest.mark.parametrize("held", ["work/f", "work", "."])
+def test_a_session_with_an_open_file_or_directory_in_it_is_skipped(tree: SampleTree, held: str) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / held], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
+    assert (directory / "work" / "f").exists()
+
+
+@needs_namespaces
+def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    order = f"mount --bind {tree.root} {elsewhere} && cd {elsewhere}/workstreams/scratch/sessions/s/work && echo && exec sleep 60"
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", order], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
+
+
+IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user")
+WITHOUT_A_LOOK_INTO_OTHERS = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("prefix", [IN_A_NAMESPACE, WITHOUT_A_LOOK_INTO_OTHERS], ids=["user-namespace", "fewer-powers"])
+@pytest.mark.parametrize("mode", ["--dry-run", "--no-dry-run"])
+def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_nothing(
+    run: Callable[..., Run], tree: SampleTree, prefix: tuple[str, ...], mode: str
+) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    tree.session("t", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sleep", "60"], cwd=directory) as process:
+        done = run("scratch-cleanup", "--base-path", tree.root, mode, prefix=prefix)
+        process.kill()
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown"})
+    assert done.stderr.count("the kernel hides what it holds") == 1
+    assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
+
+
+@needs_namespaces
+def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..., Run], tree: SampleTree) -> None:
+    """Its own processes are all that it can have in a session, and it sees them."""
+    directory = tree.session("used", files={"f": 1}, age_days=30)
+    tree.session("s", files={"f": 1}, age_days=30)
+    script = f'(cd {directory} && exec sleep 60) & "$@"; code=$?; kill $!; exit $code'
+    prefix = (*IN_A_NAMESPACE, "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh")
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=prefix)
+    assert (done.code, done.reasons()) == (0, {"s": "expired", "used": "in_use"})
+
+
+@needs_namespaces
+@pytest.mark.parametrize("mount", ["mount -t tmpfs tmpfs {inside}", "mount --bind {outside} {inside}"])
+def test_a_session_with_a_mount_inside_is_skipped_whole(run: Callable[..., Run], tree: SampleTree, mount: str) -> None:
+    directory = tree.session("s", files={"f": 1, "mnt/x": 1}, age_days=30)
+    tree.session("t", files={"f": 1}, age_days=30)
+    outside = tree.root / "outside"
+    write(outside / "precious", 10)
+    before = snapshot(outside)
+    order = mount.format(inside=directory / "work" / "mnt", outside=outside)
+    for arguments in (("--dry-run",), ()):
+        prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+        done = run("scratch-cleanup", "--base-path", tree.root, *arguments, prefix=prefix)
+        assert done.reasons()["s"] == "mount_inside", done.stderr
+    assert (directory / "work" / "f").exists()
+    assert {**snapshot(outside), str(outside / "."): 0} == {**before, str(outside / "."): 0}
+    assert done.sessions("deleted") == {"t"}
+
+
+@needs_namespaces
+def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    directory = tree.session("s", files={"f": 1, "m/x": 1}, age_days=30)
+    other, outside = tmp_path / "other", tmp_path / "outside"
+    other.mkdir()
+    write(outside / "precious", 1)
+    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory / 'work' / 'm'}"
+    prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+    done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
+    assert done.reasons() == {"s": "mount_inside"}, done.stderr
+    assert (directory / "work" / "f").exists()
