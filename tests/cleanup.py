@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import Run
-
-RunCommand = Callable[..., Run]
+from tests.conftest import Run, RunCommand
 
 
 def clean(run: RunCommand, tree: SampleTree, *arguments: object, **extra: str) -> Run:

@@ -75,6 +75,9 @@ class Run:
         return {event["session_id"]: event["reason"] for event in self.of_type("scratch_session")}
 
 
+RunCommand = Callable[..., Run]
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """A clean environment: no configuration but what a test gives, a home of its own."""

@@ -1,4 +1,4 @@
-"""Levels over several checks of a real tree: what is told, what is kept, and what it says would help."""
+"""Levels over several checks of a real tree: what is told, and what is kept."""
 
 from __future__ import annotations
 
@@ -15,43 +15,19 @@ import tomli_w
 
 from arawn_cli import alerts
 from arawn_cli.disk_events import DiskCheck, DiskPressure
-from arawn_cli.events import Event, Level
+from arawn_cli.events import Level
 from arawn_cli.instants import SECOND
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.scopes import FIXED
 from arawn_cli.state import State
 from arawn_cli.state_file import FILE
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_namespaces, needs_setpriv, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, snapshot
 from tests.in_process import checked, cleaned
+from tests.limits import MIB, configured, told
 
-RunCommand = Callable[..., Run]
+__all__ = ["configured"]
+
 HOUR = 3600 * SECOND
-MIB = 1024**2
-
-
-@pytest.fixture
-def configured(tmp_path: Path) -> Callable[..., Path]:
-    """A configuration of pressure with limits high above what the tests make, but for those that are given."""
-
-    def make(*, session_mb: float = 200.0, total_gb: float = 10.0, cleanup: dict[str, object] | None = None, **pressure: object) -> Path:
-        path = tmp_path / "c.toml"
-        usage = {"session_warning_mb": session_mb, "total_warning_gb": total_gb}
-        calm = {
-            "filesystem_warning_percent": 99,
-            "filesystem_critical_percent": 100,
-            "inode_warning_percent": 100,
-            "inode_critical_percent": 100,
-        }
-        path.write_text(
-            tomli_w.dumps({"paths": {"usage": usage}, "maintenance": {"cleanup": cleanup or {}, "pressure": {**calm, **pressure}}})
-        )
-        return path
-
-    return make
-
-
-def told(events: list[Event]) -> dict[str, Level]:
-    return {event.scope: event.level for event in events if isinstance(event, DiskPressure)}
 
 
 def transitions(tree: SampleTree) -> list[tuple[str, Level, Level]]:
@@ -90,44 +66,6 @@ def test_a_session_that_was_cleaned_recovers(tree: SampleTree, configured: Calla
     assert told(checked(tree, config)[1]) == {}
 
 
-def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configured: Callable[..., Path]) -> None:
-    config = configured(total_gb=0.001, cleanup={"protect": ["keep-*"]})
-    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
-    for name, days in (("old", 30), ("older", 60), ("keep-me", 30), ("fresh", 1)):
-        tree.session(name, files={"f": MIB}, age_days=days)
-    tree.turn("older", tree.ago(1))
-    os.link(tree.sessions / "old" / "work" / "f", tree.workstreams / "blog" / "work" / "linked")
-    write(tree.sessions / "old" / "work" / "own", 1000)
-    os.utime(tree.sessions / "old" / "work" / "own", ns=(0, 0))
-    os.utime(tree.sessions / "old" / "work", ns=(0, 0))
-    _, events = checked(tree, config)
-    reclaimable = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
-    assert reclaimable == {"total": 1000}
-    assert cleaned(tree, config=config)[0].bytes_reclaimed == 1000
-
-
-def test_the_trash_counts_as_reclaimable_and_a_pulled_brake_does_not(tree: SampleTree, configured: Callable[..., Path]) -> None:
-    config = configured(total_gb=0.001, cleanup={"trash_days": 5, "max_sessions": 1})
-    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
-    tree.session("old", files={"f": 700}, age_days=30)
-    cleaned(tree, config=config)
-    for name in ("second", "third"):
-        tree.session(name, files={"f": 100}, age_days=30)
-    _, events = checked(tree, config)
-    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
-
-
-def test_a_session_in_use_does_not_count_as_reclaimable(tree: SampleTree, configured: Callable[..., Path]) -> None:
-    config = configured(total_gb=0.001)
-    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
-    for name in ("free", "used"):
-        tree.session(name, files={"f": 700}, age_days=30)
-    with subprocess.Popen(["cat"], cwd=tree.sessions / "used" / "work", stdin=subprocess.PIPE) as process:
-        _, events = checked(tree, config)
-        process.communicate()
-    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
-
-
 def test_two_checks_at_once_tell_one_rise(
     run: RunCommand, tree: SampleTree, configured: Callable[..., Path], environment: dict[str, str]
 ) -> None:
@@ -138,15 +76,6 @@ def test_two_checks_at_once_tell_one_rise(
     outputs = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0] * 4
     assert "".join(outputs).count('"type":"disk_pressure"') == 1
-
-
-def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
-    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
-    tree.session("old", files={"f": 700}, age_days=30)
-    tree.database.write_bytes(b"no database" * 100)
-    result, events = checked(tree, configured(total_gb=0.001))
-    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [0]
-    assert not result.summary.complete
 
 
 @needs_setpriv

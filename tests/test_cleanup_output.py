@@ -10,8 +10,8 @@ import pytest
 
 from arawn_cli import instants
 from arawn_cli.sample_tree import SampleTree
-from tests.cleanup import RunCommand, clean
-from tests.conftest import COMMAND
+from tests.cleanup import clean
+from tests.conftest import COMMAND, RunCommand
 
 
 def test_every_action_is_logged_once_with_session_last_turn_and_bytes(run: RunCommand, tree: SampleTree) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from arawn_cli import instants
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age
-from tests.cleanup import RunCommand, clean
-from tests.conftest import WITHOUT_FILE_POWERS, snapshot
+from tests.cleanup import clean
+from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, snapshot
 
 
 def test_a_long_lived_session_with_a_turn_yesterday_stays(run: RunCommand, tree: SampleTree) -> None:

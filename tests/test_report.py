@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,9 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.whole_file import WholeFile
-from tests.conftest import WITHOUT_FILE_POWERS, Run, needs_setpriv, snapshot
+from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.in_process import checked
 from tests.test_terminal import on_a_terminal
-
-RunCommand = Callable[..., Run]
 
 
 def with_history(tree: SampleTree, config: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from arawn_cli.errors import RefusedError
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age, write
-from tests.cleanup import RunCommand, clean
-from tests.conftest import COMMAND, Run, needs_root, needs_strace, snapshot
+from tests.cleanup import clean
+from tests.conftest import COMMAND, Run, RunCommand, needs_root, needs_strace, snapshot
 
 
 def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> None:

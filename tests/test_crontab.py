@@ -1,0 +1,143 @@
+"""A user's own crontab, through the installed command: its lines stay, and each root's come and go alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.sample_tree import SampleTree
+from tests.conftest import COMMAND, Run, needs
+
+needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
+
+
+@pytest.fixture
+def own_crontab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Run]:
+    """Commands that see a crontab spool of their own."""
+    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
+
+    def call(*command: object, stdin: str = "") -> Run:
+        script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
+        words = ["unshare", "-m", "sh", "-c", script, "sh", *map(str, command)]
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, env=environment, check=False)
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@needs_crontab
+def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    mine = "MAILTO=me\n# 100% mine\n0 4 * * * true \\% x\n"
+    own_crontab("crontab", "-", stdin=mine)
+    words = ("--cron", "--user", "--base-path", tree.root)
+    assert own_crontab(COMMAND, "schedule", "install", *words, "--yes").code == 0
+    crontab = own_crontab("crontab", "-l").stdout
+    assert crontab.startswith(mine)
+    assert "disk-check" in crontab[len(mine) :]
+    assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 ") + "1 1 * * * later\n")
+    refused = own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes")
+    assert (refused.code, "was edited" in refused.stderr) == (77, True)
+    own_crontab("crontab", "-", stdin=crontab + "1 1 * * * later\n")
+    assert own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == mine + "1 1 * * * later\n"
+
+
+@needs_crontab
+def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("--base-path", tree.root)
+    installed = own_crontab(COMMAND, "schedule", "install", "--cron", "--user", *words, "--yes")
+    located = f"--cron --user --base-path {tree.root}"
+    assert f"`arawn-cli schedule status {located}`, and `arawn-cli doctor --base-path {tree.root}`" in installed.stdout.replace("\n", "")
+    crontab = own_crontab("crontab", "-l").stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 "))
+    status = own_crontab(COMMAND, "schedule", "status", *words)
+    assert status.code == 1
+    assert {(event["scheduler"], event["scope"], event["installed"]) for event in status.events} == {("cron", "user", "edited")}
+    assert status.stdout.count(f": run arawn-cli schedule install {located}") == 2
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
+
+
+@needs_crontab
+def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    assert own_crontab("crontab", "-l").code == 0
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes")
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+
+
+@needs_crontab
+def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
+    own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path
+) -> None:
+    lab = SampleTree(tmp_path / "lab", tree.now)
+    config = tmp_path / "c.toml"
+    config.write_text(f"[paths]\nbase_path = '{tree.root}'\n[[maintenance.roots]]\nname = 'lab'\npath = '{lab.root}'\n")
+    mine, main, named = (
+        "0 4 * * * true\n",
+        ("--cron", "--user", "--config", config),
+        ("--cron", "--user", "--config", config, "--root", "lab"),
+    )
+    own_crontab("crontab", "-", stdin=mine)
+    assert own_crontab(COMMAND, "schedule", "install", *named, "--yes").code == 0
+    only_lab = own_crontab("crontab", "-l").stdout
+    assert only_lab.count(f"--config {config} --root lab --unless-running") == 2
+    assert {event["installed"] for event in own_crontab(COMMAND, "schedule", "status", *main).events} == {"missing"}
+    installed = own_crontab(COMMAND, "schedule", "install", *main, "--yes")
+    assert installed.code == 0
+    both = own_crontab("crontab", "-l").stdout
+    assert both.startswith(only_lab)
+    assert (both.count("--root lab"), both.count("--unless-running")) == (2, 4)
+    for words, root in ((main, None), (named, "lab")):
+        events = own_crontab(COMMAND, "schedule", "status", *words).events
+        assert {(event["installed"], event["root"]) for event in events} == {("current", root)}
+        assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
+    config.unlink()
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == only_lab
+    assert "Nothing is installed (--cron --user)" in own_crontab(COMMAND, "schedule", "remove", "--cron", "--user").stdout
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--root", "lab", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == mine
+
+
+@needs_crontab
+def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(tree: SampleTree, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
+    ours, theirs = pty.openpty()
+    script = f'mount --bind {tmp_path}/spool /var/spool/cron && "$@"; crontab -l'
+    words = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(COMMAND),
+        "schedule",
+        "install",
+        "--cron",
+        "--user",
+        "--base-path",
+        str(tree.root),
+    ]
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"})
+    os.close(theirs)
+    drawn = b""
+    while b"(--cron --user)? [y/N]" not in drawn:
+        drawn += os.read(ours, 65536)
+    os.write(ours, b"n\n")
+    with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
+        while more := os.read(ours, 65536):
+            drawn += more
+    process.wait()
+    os.close(ours)
+    assert b"+# BEGIN arawn-cli schedule" in drawn
+    assert b"Nothing changed." in drawn
+    assert b"no crontab for" in drawn
