@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_setpriv, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 
-RunCommand = Callable[..., Run]
 COMMANDS = ("scratch-cleanup", "disk-check")
 
 

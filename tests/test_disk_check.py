@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,10 +12,9 @@ import pytest
 from arawn_cli.events import Level
 from arawn_cli.pressure import ScopeUsage, level_of, reaches, worst
 from arawn_cli.sample_tree import SampleTree, write
-from tests.conftest import Run, snapshot
+from tests.conftest import Run, RunCommand, snapshot
 from tests.test_usage import du_files
 
-RunCommand = Callable[..., Run]
 MIB = 1024**2
 
 

@@ -16,11 +16,10 @@ import tomli_w
 from arawn_cli import nagios
 from arawn_cli.events import Level
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import WITHOUT_FILE_POWERS, Run, needs, needs_namespaces, needs_setpriv
+from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs, needs_namespaces, needs_setpriv
 from tests.in_process import checked
 from tests.relay_fixtures import free_port
 
-RunCommand = Callable[..., Run]
 NEGATE = Path("/usr/lib/nagios/plugins/negate")
 TOP = Path(__file__).parents[1]
 RULES = TOP / "contrib" / "prometheus" / "arawn.rules.yml"

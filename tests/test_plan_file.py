@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.sample_tree import SampleTree, set_age, write
-from tests.conftest import Run, snapshot
-
-RunCommand = Callable[..., Run]
+from tests.conftest import RunCommand, snapshot
 
 
 @pytest.fixture

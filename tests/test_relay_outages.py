@@ -34,7 +34,7 @@ def test_an_outage_keeps_events_for_the_next_run_in_their_order(site: Site, ncha
 
 @needs_namespaces
 def test_a_relay_whose_name_nobody_knows_keeps_events_and_is_named(site: Site) -> None:
-    site.configure("https://relay.invalid/pub", deadline_secs=0.2)
+    site.configure("https://relay.invalid/pub", deadline_secs=1)
     run = site.check(prefix=("unshare", "--net"))  # where no question leaves the machine
     assert run.code == 0
     assert "3 events wait in the outbox: the name relay.invalid is not known" in run.stderr

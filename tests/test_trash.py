@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,8 @@ import pytest
 from arawn_cli.instants import DAY, SECOND
 from arawn_cli.sample_tree import SampleTree, write
 from arawn_cli.trash_names import gone, name_for, settled
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, needs_setpriv, needs_strace
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.in_process import cleaned
-
-RunCommand = Callable[..., Run]
 
 
 @pytest.fixture
