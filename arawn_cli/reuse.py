@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def shape_of(parent: int, name: str) -> str | None:
     count = 1
     for path in listed:
         with opened_directory(parent, *path) as directory:
-            inner = _directories(directory)
+            inner = _directories(directory, _MOST_DIRECTORIES + 1 - count)
             count += len(inner)
             if count > _MOST_DIRECTORIES:
                 return None
@@ -114,10 +115,11 @@ def _stamp(name: str, status: os.stat_result) -> str:
     return f"{name}\0{status.st_dev} {status.st_ino} {status.st_ctime_ns};"
 
 
-def _directories(parent: int) -> list[os.DirEntry[str]]:
-    """The directories in an open one, by name; each can be looked at as long as that is open."""
+def _directories(parent: int, most: int | None = None) -> list[os.DirEntry[str]]:
+    """The directories in an open one, the first `most` of them, by name; each can be looked at as long as that is open."""
     with os.scandir(parent) as listing:
-        return sorted((entry for entry in listing if entry.is_dir(follow_symlinks=False)), key=attrgetter("name"))
+        found = islice((entry for entry in listing if entry.is_dir(follow_symlinks=False)), most)
+        return sorted(found, key=attrgetter("name"))
 
 
 def _shapes(root: Root) -> Iterator[tuple[str, str]]:

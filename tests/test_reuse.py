@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli import inventory
+from arawn_cli import inventory, reuse
 from arawn_cli.disk_events import DiskCheck, DiskPressure, WorkstreamUsage
 from arawn_cli.events import Event
 from arawn_cli.instants import DAY, SECOND
@@ -227,3 +228,17 @@ def test_what_shares_files_or_fails_is_not_kept() -> None:
     assert not is_plain(Usage(1, 512, 1, 1, 2**63, 5))
     assert not is_plain(Usage(1, 512, 1, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
     assert not is_plain(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))
+
+
+def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_path: Path) -> None:
+    session = tmp_path / "s"
+    for number in range(6000):
+        (session / f"{number}").mkdir(parents=True)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    tracemalloc.start()
+    try:
+        assert reuse.shape_of(parent, "s") is None
+        assert tracemalloc.get_traced_memory()[1] < 2**19, "what is looked at does not grow with the session"
+    finally:
+        tracemalloc.stop()
+        os.close(parent)
