@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated
 
@@ -73,20 +74,27 @@ def main() -> None:
     # Looking for plugins reads the metadata of every package that is installed, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
+        _run()
+    except OSError as error:
+        if _is_for_nagios(sys.argv):
+            sys.stdout = None
+            raise SystemExit(3) from error
+        with suppress(OSError):  # where standard error is what fails
+            typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.stdout = None  # so that the interpreter does not fail at flushing it
+        raise SystemExit(ExitCode.UNDELIVERED) from error
+
+
+def _run() -> None:
+    try:
         program(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as ended:
         # To a monitoring system 2 means critical: a plugin that was called wrong, and did not end by itself, is unknown.
         if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):
             typer.echo("DISK UNKNOWN - wrong options, see standard error")
             raise SystemExit(3) from ended
+        sys.stdout.flush()
         raise
-    except OSError as error:
-        if _is_for_nagios(sys.argv):
-            sys.stdout = None
-            raise SystemExit(3) from error
-        typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
-        sys.stdout = None  # so that the interpreter does not fail at flushing it
-        raise SystemExit(ExitCode.UNDELIVERED) from error
 
 
 def _is_for_nagios(arguments: list[str]) -> bool:

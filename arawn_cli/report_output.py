@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from arawn_cli.errors import OutputLostError
 from arawn_cli.render import OutputConsole
 from arawn_cli.report_values import Report
+from arawn_cli.sinks.stdout import printing
 from arawn_cli.whole_file import WholeFile
 
 STANDARD_OUTPUT = "-"
@@ -41,24 +41,18 @@ class _Terminal:
     def take(self, report: Report) -> None:
         from arawn_cli.report_text import renderables
 
-        try:
+        with printing():
             console = OutputConsole(highlight=False)
             for renderable in renderables(report, console.width):
                 console.print(renderable)
-            sys.stdout.flush()
-        except OSError as error:
-            raise OutputLostError.of(error) from error
 
 
 class _PageOnOutput:
     def take(self, report: Report) -> None:
         from arawn_cli.report_html import page
 
-        try:
+        with printing():
             sys.stdout.buffer.write(page(report).encode())
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            raise OutputLostError.of(error) from error
 
 
 class _PageInFile:

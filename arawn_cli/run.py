@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from arawn_cli import logs
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, StoppedError
+from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError
 from arawn_cli.events import Event
 from arawn_cli.interruption import Signals
 from arawn_cli.priority import stand_back
@@ -87,6 +87,10 @@ def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Ca
     logs.configure(reader, level, console)
     try:
         return body(console)
+    except OutputLostError as error:
+        abandon_stdout()
+        log.error("%s", error)
+        return error.exit_code
     except ArawnCliError as error:
         expected = output.unless_running and isinstance(error, LockedError)
         log.log(logging.INFO if expected else logging.ERROR, "%s", error)

@@ -9,8 +9,8 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from arawn_cli.cleanup_events import TrashEntryEvent
-from arawn_cli.errors import OutputLostError
 from arawn_cli.render import OutputConsole, age
+from arawn_cli.sinks.stdout import printing
 from arawn_cli.tables import Fitting, Layout
 from arawn_cli.vocabulary import TrashAction
 
@@ -54,9 +54,5 @@ def _cells(event: TrashEntryEvent) -> dict[str, Text]:
 
 
 def _print(shown: RenderableType) -> None:
-    try:
-        console = OutputConsole(highlight=False)
-        console.print(shown)
-        console.file.flush()
-    except OSError as error:
-        raise OutputLostError.of(error) from error
+    with printing():
+        OutputConsole(highlight=False).print(shown)

@@ -204,3 +204,42 @@ def test_a_fifo_in_the_place_of_the_database_is_unreadable_evidence(run: RunComm
     os.mkfifo(tree.database)
     done = run("scratch-cleanup", "--base-path", tree.root, timeout=20)
     assert (done.code, done.reasons()) == (1, {"old": "activity_unknown"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "config show",
+        "config show --format json",
+        "config schema",
+        "config init -",
+        "schedule show",
+        "schedule show --cloacina",
+        "schedule status",
+        "doctor --format json",
+        "doctor --format table",
+    ],
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_what_a_full_disk_takes_nothing_of_is_undelivered(run: RunCommand, tree: SampleTree, command: str, buffered: str) -> None:
+    root = [] if command.startswith(("config schema", "config init")) else ["--base-path", tree.root]
+    full = ("bash", "-c", 'exec "$0" "$@" >/dev/full')
+    done = run(*command.split(), *root, prefix=full, PYTHONUNBUFFERED=buffered)
+    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: standard output takes no more: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plugin_called_wrong_is_unknown_also_where_nothing_takes_its_line(run: RunCommand) -> None:
+    done = run("disk-check", "--format", "nagios", "--nope", prefix=("bash", "-c", 'exec "$0" "$@" >/dev/full'))
+    assert done.code == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("lost", ['exec "$0" "$@" 2>/dev/full', 'exec "$0" "$@" 2> >(:)'])
+def test_a_log_that_nobody_takes_changes_no_exit_code(run: RunCommand, tree: SampleTree, tmp_path: Path, lost: str) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 5000})
+    config = tmp_path / "c.toml"
+    config.write_text("[paths.usage]\ntotal_warning_gb = 1e-9\n")
+    prefix = ("bash", "-c", lost)
+    assert run("disk-check", "--base-path", tree.root, "--config", config, "--fail-on", "warning", prefix=prefix).code == 3
+    assert run("disk-check", "--config", tmp_path / "none", prefix=prefix).code == 78

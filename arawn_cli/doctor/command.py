@@ -27,7 +27,7 @@ from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.installed import Installed, installed_places
 from arawn_cli.setup_events import DoctorCheck, DoctorSummary
-from arawn_cli.sinks.stdout import json_lines
+from arawn_cli.sinks.stdout import json_lines, printing
 from arawn_cli.vocabulary import JobName, Status
 
 _MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
@@ -45,7 +45,8 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
             found = [*_configuration(config), *_findings(config, Shell(config, flags, os.environ))]
         except ArawnCliError as error:
             found = [fail("configuration", str(error), _MEND_FILE)]
-        _print(settings, found, output, flags.root)
+        with printing():
+            _print(settings, found, output, flags.root)
         return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in found) else ExitCode.DONE
 
     return guarded(output, body)

@@ -19,6 +19,7 @@ from arawn_cli.reference.schemas import SCHEMAS
 from arawn_cli.reference.settings import print_settings, print_settings_as_events
 from arawn_cli.reference.template import template
 from arawn_cli.run import Output, guarded
+from arawn_cli.sinks.stdout import printing
 from arawn_cli.whole_file import WholeFile
 
 _STANDARD_OUTPUT = Path("-")
@@ -30,11 +31,12 @@ def run_config_show(flags: Flags, output: Output) -> ExitCode:
     def body(_: Console | None) -> ExitCode:
         config = load(flags, os.environ)
         settings = settings_of(config, flags, os.environ)
-        match output.resolved():
-            case "json":
-                print_settings_as_events(settings, config.root_name)
-            case "table":
-                print_settings(settings, Console(highlight=False, soft_wrap=True))
+        with printing():
+            match output.resolved():
+                case "json":
+                    print_settings_as_events(settings, config.root_name)
+                case "table":
+                    print_settings(settings, Console(highlight=False, soft_wrap=True))
         return ExitCode.DONE
 
     return guarded(output, body)
@@ -45,7 +47,8 @@ def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool
 
     def body(_: Console | None) -> ExitCode:
         if file == _STANDARD_OUTPUT:
-            sys.stdout.write(template())
+            with printing():
+                sys.stdout.write(template())
             return ExitCode.DONE
         path = own_file(os.environ) if file is None else file
         if not overwrite:
@@ -54,7 +57,8 @@ def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool
         if file is None:
             _make_folder(path.parent)
         WholeFile(path, "the configuration").write(template())
-        sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
+        with printing():
+            sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
         return ExitCode.DONE
 
     return guarded(output, body)
@@ -64,7 +68,8 @@ def run_config_schema(of: str, output: Output) -> ExitCode:
     """`config schema`: the JSON Schema of the file, the events or the plan."""
 
     def body(_: Console | None) -> ExitCode:
-        sys.stdout.write(json.dumps(SCHEMAS[of](), indent=2) + "\n")
+        with printing():
+            sys.stdout.write(json.dumps(SCHEMAS[of](), indent=2) + "\n")
         return ExitCode.DONE
 
     return guarded(output, body)

@@ -23,6 +23,7 @@ from arawn_cli.schedule.order import OUTCOME
 from arawn_cli.schedule.serve import wanted
 from arawn_cli.schedule.status import is_well
 from arawn_cli.setup_events import ScheduleStatus
+from arawn_cli.sinks.stdout import printing
 from arawn_cli.vocabulary import Condition, RunResult
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ def run_show_cloacina(flags: Flags, output: Output, database: str | None) -> Exi
     def body(_: Console | None) -> ExitCode:
         configs = _configs(flags)
         place = database_from(database, os.environ, configs[0].state_directory)
-        sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
-        for workflow in wanted(configs, flags, output):
-            sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
+        workflows = wanted(configs, flags, output)
+        with printing():
+            sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
+            for workflow in workflows:
+                sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
         return ExitCode.DONE
 
     return guarded(output, body)

@@ -28,7 +28,7 @@ from arawn_cli.schedule.installation import bodies_of, chosen, place_of
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
 from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.sinks.stdout import json_lines
+from arawn_cli.sinks.stdout import json_lines, printing
 from arawn_cli.vocabulary import Condition
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,9 @@ def run_show(flags: Flags, output: Output, choice: Choice) -> ExitCode:
         scheduler, scope = choice.place()
         settings = settings_from(load(flags, os.environ), flags, os.environ, scope)
         texts = bodies_of(scheduler, settings)
-        for name, text in texts.items():
-            sys.stdout.write(f"# {name}\n{text}\n" if len(texts) > 1 else text)
+        with printing():
+            for name, text in texts.items():
+                sys.stdout.write(f"# {name}\n{text}\n" if len(texts) > 1 else text)
         return ExitCode.DONE
 
     return guarded(output, body)
@@ -141,16 +142,17 @@ def _teller() -> Callable[[str], None]:
 
 def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
     """Prints the status of each job in the form that was asked for."""
-    match output.resolved():
-        case "json":
-            write = json_lines(sys.stdout)
-            for status in found:
-                write(status)
-        case "table":
-            console = Console(highlight=False, soft_wrap=True)
-            console.print(_table(found))
-            for problem in dict.fromkeys(problem for status in found for problem in status.problems):
-                console.print(Text(problem, style="red"))
+    with printing():
+        match output.resolved():
+            case "json":
+                write = json_lines(sys.stdout)
+                for status in found:
+                    write(status)
+            case "table":
+                console = Console(highlight=False, soft_wrap=True)
+                console.print(_table(found))
+                for problem in dict.fromkeys(problem for status in found for problem in status.problems):
+                    console.print(Text(problem, style="red"))
 
 
 def _table(found: list[ScheduleStatus]) -> Table:

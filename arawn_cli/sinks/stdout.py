@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
+from arawn_cli.errors import OutputLostError
 from arawn_cli.events import Event, to_json
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,20 @@ def json_lines(stream: TextIO) -> Callable[[Event], None]:
         stream.flush()
 
     return write
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """A context at whose end all that was printed in it has gone out.
+
+    Raises:
+        OutputLostError: standard output takes no more.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputLostError.of(error) from error
 
 
 class StandardOutput:
