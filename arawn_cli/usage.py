@@ -104,8 +104,10 @@ def _walk_at(start: int, subtree: Subtree) -> Usage:
 
 
 def _walk(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
-    from arawn_cli.walk import walk
-
+    try:
+        from arawn_cli.walk import walk
+    except OSError as error:  # no descriptor is left, not even to load it with
+        return Tally().fail("openat", shown, error).total()
     return walk(parent, name, shown, shallow=shallow)
 
 

@@ -164,3 +164,18 @@ def test_random_trees_measure_as_du_counts_them(
     os.close(start)
     assert combined(usages).apparent_bytes == du_files(top)
     assert len(steps) == len(names)
+
+
+def test_a_tree_that_no_descriptor_is_left_for_is_a_failure_and_ends_no_run(tmp_path: Path) -> None:
+    """In a process of its own: the walk in Python must not have been loaded before."""
+    (tmp_path / "top" / "d").mkdir(parents=True)
+    code = (
+        "import os, resource, sys; from arawn_cli.usage import Subtree, measure, measure_all;"
+        "parent = os.open(sys.argv[1], os.O_RDONLY); usual = resource.getrlimit(resource.RLIMIT_NOFILE);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]));"
+        "found = [measure(parent, 'top', 'top'), *measure_all(parent, [Subtree(('top',))], 1)];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, usual);"
+        "print([(failure.path, failure.errno) for usage in found for failure in usage.failures])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{[('top', errno.EMFILE)] * 2}\n", "")
