@@ -141,3 +141,11 @@ def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(tree: Sample
     assert b"+# BEGIN arawn-cli schedule" in drawn
     assert b"Nothing changed." in drawn
     assert b"no crontab for" in drawn
+
+
+@needs_crontab
+def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    done = own_crontab("bash", "-c", 'exec "$0" "$@" >/dev/full', COMMAND, *words)
+    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: standard output takes no more: No space left on device")
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr

@@ -135,9 +135,14 @@ def _asker() -> Callable[[str], bool]:
 
 
 def _teller() -> Callable[[str], None]:
-    """Shows lines of a diff in colour; a line that is none stays as it is."""
+    """Shows lines of a diff in colour; a line that is none stays as it is. What cannot be shown is not gone on with."""
     console = Console(soft_wrap=True, highlight=False)
-    return lambda line: console.print(Text(names.escape(line), style=_COLOURS.get(line[:1], "")))
+
+    def tell(line: str) -> None:
+        with printing():
+            console.print(Text(names.escape(line), style=_COLOURS.get(line[:1], "")))
+
+    return tell
 
 
 def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
