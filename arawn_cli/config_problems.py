@@ -30,8 +30,26 @@ _HINTS = {
     "maintenance.relay.token": "a secret never stands in this file: name a file that holds it with maintenance.relay.token_file",
 }
 
-# What TOML calls otherwise than Python does.
-_WORDS = {"tuple_type": "a list in square brackets", "dict_type": "a table", "model_type": "a table", "model_attributes_type": "a table"}
+_SIZE = 'a size such as "5GiB", or a number of bytes'
+# What TOML calls otherwise than Python does, with an example that every key of the kind takes.
+_WORDS = {
+    "tuple_type": "a list in square brackets",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "int_type": "a whole number such as 7, without quotes or a point",
+    "float_type": "a number such as 2.5, without quotes",
+    "finite_number": "a number such as 2.5",
+    "bool_type": "true or false, without quotes",
+    "string_type": "text in quotes",
+    "string_too_short": "text that is not empty",
+    "literal_error": "{expected}",
+    "byte_size": _SIZE,
+    "byte_size_unit": _SIZE,
+    "greater_than": "a number above {gt:.15g}",
+    "greater_than_equal": "{ge:.15g} or more",
+    "less_than_equal": "{le:.15g} or less",
+}
 
 
 def problems_of(error: ValidationError) -> list[str]:
@@ -73,8 +91,9 @@ def _line(detail: ErrorDetails) -> str:
     path = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
-    message = _WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
-    allowed = message[0].lower() + message[1:]
+    words = _WORDS.get(detail["type"])
+    message = detail["msg"].removeprefix("Value error, ")
+    allowed = words.format(**detail.get("ctx", {})) if words else message[0].lower() + message[1:]
     hint = _HINTS.get(path)
     return f"{path}: found {shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
 

@@ -66,13 +66,14 @@ def relay(machine: Machine) -> Iterator[Callable[[], list[list[object]]]]:
         process.wait()
 
 
-def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine) -> None:
+@pytest.mark.parametrize("power", ["CAP_NET_BIND_SERVICE", "CAP_WAKE_ALARM"])
+def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine, power: str) -> None:
     """A server with a capability is hidden from a service of its account without; an agent that guards itself stops nothing."""
     install(machine)
     for name in ("old", "served"):
         session(machine, name, 30)
     served = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/served"
-    capable = "--property=AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    capable = f"--property=AmbientCapabilities={power}"
     machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=server", capable, served, "sleep", "60")
     assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
     machine.output("systemctl", "stop", "server.service")

@@ -151,9 +151,14 @@ def test_timers_of_two_roots_of_two_accounts_run_beside_each_other_and_go_alone(
     machine.output("sh", "-c", f"userdel -r lab 2>/dev/null; rm -rf {lab}")
 
 
-def test_timers_of_an_account_run_in_its_own_manager(machine: Machine) -> None:
-    """Cleanup sees who stands in a session; the check is confined in a user namespace."""
+@pytest.mark.parametrize("powers", ["", "CAP_WAKE_ALARM"])
+def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: str) -> None:
+    """Cleanup sees who stands in a session; the check is confined in a user namespace. From systemd 254 on the manager has that power."""
     machine.path(FILE).unlink()
+    drop_in = machine.path(f"{UNITS}/user@.service.d/powers.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nAmbientCapabilities={powers}\n")
+    machine.output("systemctl", "daemon-reload")
     machine.output("sh", "-c", f"mv {ROOT} /home/arawn/.arawn; touch /var/lib/systemd/linger/arawn; systemctl start user@{ARAWN}.service")
     try:
         before = files(machine)
@@ -164,6 +169,12 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine) -> None:
             "cd /home/arawn/.arawn/workstreams/scratch/sessions; mkdir old used; touch -d '30 days ago' old used; chown arawn: *",
         )
         with standing_in(machine, "/home/arawn/.arawn/workstreams/scratch/sessions/used"):
+            manager = show(machine, f"user@{ARAWN}.service", "MainPID")
+            hidden = machine.run("readlink", f"/proc/{manager}/cwd", user="arawn").returncode != 0
+            assert hidden is bool(powers)
+            by_hand = machine.run(COMMAND, "scratch-cleanup", "--dry-run", user="arawn")
+            assert (by_hand.returncode, by_hand.stderr) == (0, "")
+            assert '"sessions_skipped":{"in_use":1}' in by_hand.stdout
             for job in ("scratch-cleanup", "disk-check"):
                 machine.output("systemctl", "--user", "start", f"arawn-{job}.service", user="arawn")
         assert os.listdir(machine.path("/home/arawn/.arawn/workstreams/scratch/sessions")) == ["used"]
@@ -177,6 +188,5 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine) -> None:
         after = files(machine)
         assert {path for path in before.keys() ^ after.keys() if "/.arawn/" not in path} == set()
     finally:
-        machine.output(
-            "sh", "-c", f"systemctl stop user@{ARAWN}.service; rm -f /var/lib/systemd/linger/arawn; mv /home/arawn/.arawn {ROOT}"
-        )
+        stop = f"systemctl stop user@{ARAWN}.service; rm -rf {UNITS}/user@.service.d /var/lib/systemd/linger/arawn; systemctl daemon-reload"
+        machine.output("sh", "-c", f"{stop}; mv /home/arawn/.arawn {ROOT}")
