@@ -66,6 +66,40 @@ def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(o
 
 
 @needs_crontab
+def test_remove_finds_what_is_installed_where_no_option_names_it(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    removed = own_crontab(COMMAND, "schedule", "remove", "--yes")
+    assert (removed.code, "Removed 1 file." in removed.stdout) == (0, True)
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+    nothing = own_crontab(COMMAND, "schedule", "remove").stdout
+    assert all(f"--{scheduler} --{scope}" in nothing for scheduler in ("systemd", "cron") for scope in ("system", "user"))
+    assert nothing.startswith("Nothing is installed (")
+
+
+@needs_crontab
+def test_remove_names_what_it_leaves_in_another_place(own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "cron.d").mkdir()
+    words = ("sh", "-c", f'mount --bind {tmp_path}/cron.d /etc/cron.d && exec "$@"', "sh", COMMAND, "schedule")
+    for scope in ("--user", "--system"):
+        assert own_crontab(*words, "install", "--cron", scope, "--base-path", tree.root, "--yes").code == 0
+    removed = own_crontab(*words, "remove", "--cron", "--yes").stdout
+    assert "Still installed (--cron --user): to remove that too, run arawn-cli schedule remove --cron --user" in removed
+    assert (list((tmp_path / "cron.d").iterdir()), own_crontab("crontab", "-l").code) == ([], 0)
+    assert "Still" not in own_crontab(*words, "remove", "--cron", "--yes").stdout
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+
+
+@needs_crontab
+@pytest.mark.parametrize("words", [("remove",), ("status", "--base-path")])
+def test_lines_that_cannot_be_told_apart_are_not_told_as_nothing(
+    own_crontab: Callable[..., Run], tree: SampleTree, words: tuple[str, ...]
+) -> None:
+    own_crontab("crontab", "-", stdin="# BEGIN arawn-cli schedule\n* * * * * x\n")
+    done = own_crontab(COMMAND, "schedule", *words, *([tree.root] if words[1:] else []))
+    assert (done.code, "put them right with crontab -e" in done.stderr) == (1, True)
+
+
+@needs_crontab
 def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     assert own_crontab("crontab", "-l").code == 0

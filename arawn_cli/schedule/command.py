@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -18,13 +18,13 @@ from rich.text import Text
 
 from arawn_cli import names
 from arawn_cli.config import Flags, load
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.access import out_of_reach
-from arawn_cli.schedule.changes import AskedWronglyError, ScheduleError
+from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, TangledError
 from arawn_cli.schedule.effective import settings_from, warnings_of
 from arawn_cli.schedule.install import Consent, install, remove
-from arawn_cli.schedule.installation import bodies_of, chosen, place_of
+from arawn_cli.schedule.installation import Place, bodies_of, chosen, place_of
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
 from arawn_cli.setup_events import ScheduleStatus
@@ -87,10 +87,24 @@ def run_remove(output: Output, choice: Choice, root: str | None) -> ExitCode:
     def body(_: Console | None) -> ExitCode:
         if root is not None and not names.is_valid_id(root):
             raise AskedWronglyError(f"--root {names.escape(root)}: no root can have this name")
-        scheduler, scope = choice.place()
-        return remove(place_of(scheduler, scope, None, os.environ, root), _consent(choice))
+        return _remove_from(list(_left_open(choice, root)), _consent(choice))
 
     return guarded(output, body)
+
+
+def _remove_from(places: list[Place], consent: Consent) -> ExitCode:
+    """Removes from the first of some places that holds something, those first that this account may change, and names the others."""
+    if len(places) == 1:
+        return remove(places[0], consent)
+    held = [place for place in places if _holds(place, lambda place: bool(place.store.removing()))]
+    if not held:
+        consent.tell(f"Nothing is installed ({', '.join(place.title for place in places)}).")
+        return ExitCode.DONE
+    first, *others = sorted(held, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
+    code = remove(first, consent)
+    for place in others:
+        consent.tell(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
+    return code
 
 
 def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
@@ -113,16 +127,30 @@ def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
 
 def _first_installed(choice: Choice, root: str | None) -> tuple[Scheduler, Scope]:
     """Where something is installed, of the places that the command line leaves open; else the one that `install` would take."""
+    found = next((place for place in _left_open(choice, root) if _holds(place, installed_anywhere)), None)
+    return choice.place() if found is None else (found.scheduler, found.scope)
+
+
+def _left_open(choice: Choice, root: str | None) -> Iterator[Place]:
+    """The places that the command line leaves open, first the one that `install` would take."""
     preferred = choice.place()
     schedulers = (preferred[0],) if choice.systemd or choice.cron else sorted(Scheduler, key=lambda each: each is not preferred[0])
     scopes = (preferred[1],) if choice.user is not None else sorted(Scope, key=lambda each: each is not preferred[1])
     for scheduler, scope in product(schedulers, scopes):
-        try:
-            if installed_anywhere(place_of(scheduler, scope, None, os.environ, root)):
-                return scheduler, scope
-        except ScheduleError as error:  # such as a crontab(1) that is not there
-            log.debug("%s", error)
-    return preferred
+        yield place_of(scheduler, scope, None, os.environ, root)
+
+
+def _holds(place: Place, looked: Callable[[Place], bool]) -> bool:
+    """What a look at a place says; lines that cannot be told apart count as something, so that working on them tells."""
+    try:
+        return looked(place)
+    except TangledError:
+        return True
+    except NoSchedulerError as error:
+        log.debug("%s", error)
+    except ArawnCliError as error:
+        log.warning("%s", error)
+    return False
 
 
 def _consent(choice: Choice) -> Consent:
