@@ -23,8 +23,8 @@ from arawn_cli.reference.schemas import config_schema, events_schema, plan_schem
 from arawn_cli.reference.template import EXAMPLES, template
 from arawn_cli.run import Output
 from arawn_cli.sample_tree import SampleTree
-from tests.conftest import Run
-from tests.test_terminal import on_a_terminal
+from tests.conftest import COMMAND, Run
+from tests.test_terminal import answered, on_a_terminal
 
 Command = Callable[..., Run]
 
@@ -82,6 +82,18 @@ def test_init_leaves_a_file_that_is_there_unless_forced(run: Command, tmp_path: 
     assert file.read_text() == "[llm]\n"
     assert run("config", "init", file, "--force").code == 0
     assert file.read_text() == template()
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "said"), [(b"\x04", 77, ": left as it is"), (b"\x03", 130, "interrupted")], ids=["Ctrl-D", "Ctrl-C"]
+)
+def test_init_takes_the_end_of_the_input_for_a_no_and_ends_when_interrupted(
+    environment: dict[str, str], tmp_path: Path, key: bytes, code: int, said: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.touch()
+    ended, drawn = answered(environment, b"[y/N]", key, COMMAND, "config", "init", file)
+    assert (ended, said in drawn.splitlines()[-1], file.read_text()) == (code, True, "")
 
 
 def test_init_hides_the_systems_file_when_told_to(

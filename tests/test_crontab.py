@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +12,7 @@ import pytest
 
 from arawn_cli.sample_tree import SampleTree
 from tests.conftest import COMMAND, Run, needs
+from tests.test_terminal import answered
 
 needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
 
@@ -142,39 +141,21 @@ def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
 
 
 @needs_crontab
-def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(tree: SampleTree, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keys", "code", "said"),
+    [(b"n\n", 0, "Nothing changed."), (b"\x04", 0, "Nothing changed."), (b"\x03", 130, "interrupted")],
+    ids=["no", "Ctrl-D", "Ctrl-C"],
+)
+def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
+    tree: SampleTree, environment: dict[str, str], tmp_path: Path, keys: bytes, code: int, said: str
+) -> None:
     (tmp_path / "spool" / "crontabs").mkdir(parents=True)
-    ours, theirs = pty.openpty()
-    script = f'mount --bind {tmp_path}/spool /var/spool/cron && "$@"; crontab -l'
-    words = [
-        "unshare",
-        "-m",
-        "sh",
-        "-c",
-        script,
-        "sh",
-        str(COMMAND),
-        "schedule",
-        "install",
-        "--cron",
-        "--user",
-        "--base-path",
-        str(tree.root),
-    ]
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"})
-    os.close(theirs)
-    drawn = b""
-    while b"(--cron --user)? [y/N]" not in drawn:
-        drawn += os.read(ours, 65536)
-    os.write(ours, b"n\n")
-    with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
-        while more := os.read(ours, 65536):
-            drawn += more
-    process.wait()
-    os.close(ours)
-    assert b"+# BEGIN arawn-cli schedule" in drawn
-    assert b"Nothing changed." in drawn
-    assert b"no crontab for" in drawn
+    script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
+    words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root)
+    ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, "unshare", "-m", "sh", "-c", script, "sh", COMMAND, *words)
+    assert "+# BEGIN arawn-cli schedule" in drawn
+    assert (ended, said in drawn.splitlines()[-1]) == (code, True)
+    assert os.listdir(tmp_path / "spool" / "crontabs") == []
 
 
 @needs_crontab

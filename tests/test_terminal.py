@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -36,6 +37,23 @@ def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int,
         except OSError:  # the terminal is gone once nobody has it open
             break
         drawn += piece
+    os.close(ours)
+    return process.wait(), drawn.decode()
+
+
+def answered(environment: dict[str, str], question: bytes, answer: bytes, *words: object) -> tuple[int, str]:
+    """A command whose question is answered with keys on a terminal of its own, and all that it drew."""
+    ours, theirs = pty.openpty()
+    terminal = {**environment, "TERM": "xterm", "COLUMNS": "500"}
+    process = subprocess.Popen(["setsid", "--ctty", "--wait", *map(str, words)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
+        while question not in drawn:
+            drawn += os.read(ours, 65536)
+        os.write(ours, answer)
+        while more := os.read(ours, 65536):
+            drawn += more
     os.close(ours)
     return process.wait(), drawn.decode()
 

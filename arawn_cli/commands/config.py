@@ -50,10 +50,11 @@ def config_init(
     quiet: QuietOption = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""
+    from arawn_cli.question import confirmed
     from arawn_cli.reference.command import run_config_init
     from arawn_cli.run import Output
 
-    ask = typer.confirm if sys.stdin.isatty() and sys.stdout.isatty() else None
+    ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
     raise typer.Exit(run_config_init(file, Output(format="table", verbose=False, quiet=quiet), ask, overwrite=force))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from rich.text import Text
 from arawn_cli import names
 from arawn_cli.config import Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.question import confirmed
 from arawn_cli.run import Output, guarded
 from arawn_cli.schedule.access import out_of_reach
 from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, TangledError
@@ -159,7 +159,7 @@ def _consent(choice: Choice) -> Consent:
 
 
 def _asker() -> Callable[[str], bool]:
-    return lambda question: typer.confirm(names.escape(question))
+    return lambda question: confirmed(names.escape(question))
 
 
 def _teller() -> Callable[[str], None]:
