@@ -7,7 +7,7 @@ import json
 import pytest
 
 from arawn_cli.schedule.ownership import sealed
-from tests.installed import UNITS, clean, configure, files, install, last_event, show
+from tests.installed import ARAWN, FILE, UNITS, clean, configure, files, install, last_event, show
 from tests.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
 __all__ = ["clean", "machine"]
@@ -74,3 +74,23 @@ def test_a_path_full_of_syntax_reaches_the_command_as_it_is(machine: Machine) ->
     status = machine.run(COMMAND, "schedule", "status", *options[:2])
     assert (status.returncode, [json.loads(line)["problems"] for line in status.stdout.splitlines()]) == (0, [[], []])
     machine.output("rm", "-rf", strange)
+
+
+def test_timers_that_end_with_the_login_are_told_with_what_the_account_may_type(machine: Machine) -> None:
+    machine.path(FILE).unlink()
+    machine.output("sh", "-c", f"mv {ROOT} /home/arawn/.arawn; systemctl start user@{ARAWN}.service")
+    mend = "sudo loginctl enable-linger arawn"
+    try:
+        for _ in range(2):
+            assert mend in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
+        status = machine.run(COMMAND, "schedule", "status", user="arawn")
+        assert (status.returncode, status.stdout.count(f"stop when it logs out: run {mend}")) == (1, 2)
+        checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", user="arawn").stdout.splitlines()]
+        assert {check["mend"] for check in checks if check.get("check") == "disk-check timer"} == {mend}
+        machine.output("touch", "/var/lib/systemd/linger/arawn")
+        assert mend not in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
+        machine.output(COMMAND, "schedule", "remove", "--yes", user="arawn")
+    finally:
+        machine.output(
+            "sh", "-c", f"systemctl stop user@{ARAWN}.service; rm -f /var/lib/systemd/linger/arawn; mv /home/arawn/.arawn {ROOT}"
+        )

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.run import Output
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.changes import NoSchedulerError
+from arawn_cli.schedule.command import print_statuses
 from arawn_cli.schedule.files import FileStore
 from arawn_cli.schedule.installation import Place, require_rights
 from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.setup_events import ScheduleStatus
+from arawn_cli.vocabulary import Condition, JobName, RunResult
 from tests.conftest import Run
 
 
@@ -51,3 +55,27 @@ def test_a_machine_without_a_folder_for_cron_is_told_as_one_without_crontab(tmp_
     with pytest.raises(NoSchedulerError, match="install cron, or use --systemd") as raised:
         require_rights(place)
     assert raised.value.exit_code == 2
+
+
+def test_each_cell_of_a_status_is_red_for_what_it_says_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    failed = ScheduleStatus(
+        timestamp="",
+        host="",
+        root=None,
+        dry_run=False,
+        job=JobName.DISK_CHECK,
+        scheduler="systemd",
+        scope="user",
+        installed=Condition.CURRENT,
+        enabled=True,
+        next_run=None,
+        last_run=None,
+        result=RunResult.FAILED,
+        problems=("timers of this account stop",),
+    )
+    print_statuses([failed], Output(format="table", verbose=False, quiet=False))
+    drawn = capsys.readouterr().out
+    assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3

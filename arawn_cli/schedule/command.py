@@ -29,7 +29,7 @@ from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
 from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.sinks.stdout import json_lines, printing
-from arawn_cli.vocabulary import Condition
+from arawn_cli.vocabulary import Condition, RunResult
 
 log = logging.getLogger(__name__)
 
@@ -195,16 +195,15 @@ def _table(found: list[ScheduleStatus]) -> Table:
     for heading in ("job", "installed", "enabled", "last run", "result", "next run"):
         table.add_column(heading, overflow="fold")
     for status in found:
-        style = "green" if is_well(status) else "red"
         cells = (
-            status.installed,
-            "yes" if status.enabled else "no",
-            _moment(status.last_run),
-            status.result or "-",
-            _moment(status.next_run),
+            Text(status.installed, "green" if status.installed is Condition.CURRENT else "red"),
+            Text("yes" if status.enabled else "no", "" if status.enabled else "red"),
+            Text(_moment(status.last_run)),
+            Text(status.result or "-", "red" if status.result == RunResult.FAILED else ""),
+            Text(_moment(status.next_run)),
         )
         job = f"{status.job} ({status.root})" if status.root and len(roots) > 1 else status.job
-        table.add_row(job, *(Text(cell, style=style if cell == status.installed else "") for cell in cells))
+        table.add_row(job, *cells)
     return table
 
 

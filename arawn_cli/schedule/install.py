@@ -73,6 +73,7 @@ def install(place: Place, bodies: Mapping[str, str], consent: Consent, located: 
     changes = place.store.installing(bodies)
     if not changes and not _idle(place):
         consent.tell(f"Installed already, nothing to change ({place.title}).")
+        _tell_of_logout(place, consent)
         return ExitCode.DONE
     consent.require_somebody()
     agreed = consent.agreed(changes)
@@ -86,6 +87,7 @@ def install(place: Place, bodies: Mapping[str, str], consent: Consent, located: 
     _start(place, {change.name for change in agreed})
     status, doctor = (shlex.join(("arawn-cli", *words, *located)) for words in (("schedule", "status", *place.flags.split()), ("doctor",)))
     consent.tell(f"Installed {_count(agreed, 'file')}. See `{status}`, and `{doctor}`.")
+    _tell_of_logout(place, consent)
     return ExitCode.DONE
 
 
@@ -110,6 +112,12 @@ def remove(place: Place, consent: Consent) -> ExitCode:
     _reload(place)
     consent.tell(f"Removed {_count(agreed, 'file')}.")
     return ExitCode.DONE
+
+
+def _tell_of_logout(place: Place, consent: Consent) -> None:
+    mend = place.manager.lingering() if place.manager is not None else None
+    if mend is not None:
+        consent.tell(f"The timers of this account stop when it logs out. To keep them running: {mend}")
 
 
 def _idle(place: Place) -> list[str]:

@@ -172,7 +172,6 @@ def _problems(condition: Condition, mend: str) -> Iterator[Problem]:
 def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled: bool, running: bool) -> Iterator[Problem]:
     """What keeps systemd from doing as the files say."""
     control = f"systemctl{' --user' if place.scope is Scope.USER else ''}"
-    account = told.settings.account.name
     if enabled != running and manager.answers():
         contrary = "is enabled and does not run" if enabled else "runs and is not enabled"
         yield Problem(f"{timer} {contrary}", f"{control} enable --now {timer}")
@@ -181,8 +180,8 @@ def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled:
             yield Problem(f"{unit} has changed since systemd read it", f"{control} daemon-reload")
     if place.store.text(f"{NOTIFIER}.service") is None:
         yield Problem(f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails", told.install(place))
-    if place.scope is Scope.USER and not manager.lingers(account):
-        yield Problem("timers of this account stop when it logs out", f"loginctl enable-linger {account}")
+    if mend := manager.lingering():
+        yield Problem("timers of this account stop when it logs out", mend)
 
 
 def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[Problem]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, Sche
 from arawn_cli.schedule.settings import Scope
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
+_LINGERING = Path("/var/lib/systemd/linger")
 
 
 def systemd_runs() -> bool:
@@ -75,9 +78,13 @@ class Manager:
         found = [entry.get("next") for entry in entries if isinstance(entry, dict) and entry.get("unit") == timer]
         return next((value for value in found if isinstance(value, int) and value > 0), None)
 
-    def lingers(self, account: str) -> bool:
-        """Whether an account's manager runs without a login (loginctl(1))."""
-        return Path("/var/lib/systemd/linger", account).exists()
+    def lingering(self) -> str | None:
+        """The command by which the timers of this account outlast its login (loginctl(1)); None where they do, or are the machine's."""
+        account = pwd.getpwuid(os.getuid()).pw_name
+        if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
+            return None
+        command = f"loginctl enable-linger {shlex.quote(account)}"
+        return command if os.geteuid() == 0 else f"sudo {command}"  # without polkit it is root's alone
 
     def _run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
