@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from arawn_cli.schedule.installation import Place, require_rights
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.setup_events import ScheduleStatus
 from arawn_cli.vocabulary import Condition, JobName, RunResult
-from tests.conftest import Run
+from tests.conftest import Run, needs
 
 
 def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:
@@ -39,6 +40,12 @@ def test_an_interval_that_cron_cannot_express_is_told_by_show(run: Callable[...,
     shown = run("schedule", "show", "--systemd", "--user", "--config", config, "--base-path", tree.root)
     assert "OnUnitActiveSec=90s" in shown.stdout
     assert f"--config {config} --base-path {tree.root}" in shown.stdout
+
+
+@needs(shutil.which("systemctl") is not None, "systemctl")
+def test_an_account_that_no_systemd_answers_is_told_what_a_login_lacks(run: Callable[..., Run], tree: SampleTree) -> None:
+    found = run("schedule", "install", "--systemd", "--user", "--yes", "--base-path", tree.root)
+    assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(("scheduler", "mend"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])

@@ -41,8 +41,8 @@ class Manager:
         """
         if self.scope is Scope.USER and not self.answers():
             raise AskedWronglyError(
-                f"no systemd of this account answers: log in as the account itself, not through su or sudo, "
-                f"with XDG_RUNTIME_DIR=/run/user/{os.getuid()} set; or use --cron"
+                f"no systemd of this account answers: log in as the account itself, not through sudo, with pam_systemd on the machine "
+                f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
             )
 
     def tell(self, *arguments: str) -> None:
