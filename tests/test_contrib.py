@@ -155,3 +155,9 @@ def test_cron_accepts_the_crontab_lines(tmp_path: Path) -> None:
     for path in (user, without_user):
         subprocess.run(["crontab", "-n", str(path)], check=True, capture_output=True)
         assert path.read_text().endswith("\n")
+
+
+def test_units_of_an_account_name_the_command_of_its_own_manager() -> None:
+    for settings, command, other in ((SYSTEM, "systemctl edit", "--user edit"), (USER, "systemctl --user edit", "systemctl edit")):
+        for name, text in units(settings).items():
+            assert (text.count(command), other in text) == (2 if "notify" in name else 1, False)

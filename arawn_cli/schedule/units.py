@@ -14,7 +14,7 @@ STATE = "arawn-cli"
 NOTIFIER = "arawn-notify@"
 SYSTEM_STATE = Path("/var/lib")
 
-_HINT = "# To change it: [maintenance.schedule], or `systemctl edit`. An edit of this file is noticed, and asked about.\n"
+_EDIT = {Scope.SYSTEM: "systemctl edit", Scope.USER: "systemctl --user edit"}
 
 
 def units(settings: Settings) -> dict[str, str]:
@@ -22,7 +22,7 @@ def units(settings: Settings) -> dict[str, str]:
     found = {}
     for job in settings.jobs:
         found[f"{job.unit}.service"] = _service(settings, job)
-        found[f"{job.unit}.timer"] = _timer(job)
+        found[f"{job.unit}.timer"] = _timer(settings.scope, job)
     found[f"{NOTIFIER}.service"] = _notifier(settings.scope)
     return found
 
@@ -48,7 +48,7 @@ def _service(settings: Settings, job: Job) -> str:
             *confinement(settings, job),
         ],
     }
-    return _text(sections)
+    return _text(settings.scope, sections)
 
 
 def _account(settings: Settings) -> list[str]:
@@ -92,9 +92,10 @@ def _credential(settings: Settings) -> list[str]:
     return [f"LoadCredential={CREDENTIAL}:{unit_tail(str(settings.token_file))}"]
 
 
-def _timer(job: Job) -> str:
+def _timer(scope: Scope, job: Job) -> str:
     often = period(job.interval) <= HOUR
     return _text(
+        scope,
         {
             "Unit": [f"Description={job.description}: {job.interval}"],
             "Timer": [
@@ -105,25 +106,27 @@ def _timer(job: Job) -> str:
                 *(["AccuracySec=1s"] if often else []),
             ],
             "Install": ["WantedBy=timers.target"],
-        }
+        },
     )
 
 
 def _notifier(scope: Scope) -> str:
     flag = "--user --unit" if scope is Scope.USER else "--unit"
     return _text(
+        scope,
         {
             "Unit": ["Description=Tell that %i has failed"],
             "Service": [
                 "Type=oneshot",
                 "# A sample, which writes an alert to the system log. Put what reaches you in its place:",
-                f"# systemctl edit {NOTIFIER}.service, with an empty ExecStart= and then your own.",
+                f"# {_EDIT[scope]} {NOTIFIER}.service, with an empty ExecStart= and then your own.",
                 f'ExecStart=/usr/bin/logger --tag arawn-notify --priority user.alert "%i has failed; see: journalctl {flag} %i"',
                 *notifier_confinement(scope),
             ],
-        }
+        },
     )
 
 
-def _text(sections: dict[str, list[str]]) -> str:
-    return _HINT + "".join(f"\n[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections.items())
+def _text(scope: Scope, sections: dict[str, list[str]]) -> str:
+    hint = f"# To change it: [maintenance.schedule], or `{_EDIT[scope]}`. An edit of this file is noticed, and asked about.\n"
+    return hint + "".join(f"\n[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections.items())
