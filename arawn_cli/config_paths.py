@@ -53,6 +53,14 @@ def base_of(file: Path) -> Base:
 
 def unread(root: Path, read: Path | None) -> str | None:
     """Says that the account that owns a root has a configuration, by which its Arawn goes, and that another file was read, or none."""
+    own = unread_file(root, read)
+    if own is None:
+        return None
+    return f"{own} of the account that owns {root} is not read, and its days and limits do not count: name it with --config"
+
+
+def unread_file(root: Path, read: Path | None) -> Path | None:
+    """The configuration of the account that owns a root, unless it is the file that was read."""
     try:
         own = Path(pwd.getpwuid(root.stat().st_uid).pw_dir, ".config", "arawn", "config.toml")
         if read is not None and own.samefile(read):
@@ -60,7 +68,7 @@ def unread(root: Path, read: Path | None) -> str | None:
         own.stat()
     except (OSError, KeyError):  # there is none, or none that this account may see
         return None
-    return f"{own} of the account that owns {root} is not read, and its days and limits do not count: name it with --config"
+    return own
 
 
 def expanded(value: str, source: str) -> Path:

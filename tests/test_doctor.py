@@ -19,11 +19,13 @@ import pytest
 
 from arawn_cli.config import Flags, load
 from arawn_cli.doctor import means
+from arawn_cli.doctor.command import run_doctor
 from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.means import state_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.instants import DAY
 from arawn_cli.origins import settings_of
+from arawn_cli.run import Output
 from arawn_cli.sample_tree import SampleTree
 from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.settings import Account
@@ -31,6 +33,9 @@ from arawn_cli.state import State
 from arawn_cli.vocabulary import Status
 from tests.conftest import Run, needs_root, snapshot
 from tests.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
+from tests.test_config import of_another
+
+__all__ = ["of_another"]
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 
@@ -188,6 +193,22 @@ def test_a_dry_run_that_is_configured_and_a_missing_root_keep_no_other_line_from
     assert done.code == 1
     assert (checks["configuration"], checks["root"]) == ("warn", "fail")
     assert {"state", "outbox", "relay", "clock", "timers"} <= checks.keys()
+
+
+@needs_root
+def test_a_configuration_of_the_owner_that_is_not_read_is_a_check_of_its_own_and_its_mend_names_it(
+    of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(of_another.parents[3]))
+    root = of_another.parents[2] / ".arawn"
+    output = Output(format="json", verbose=False, quiet=False)
+    run_doctor(Flags(base_path=str(root)), output)
+    warned = [check for check in map(json.loads, capfd.readouterr().out.splitlines()) if f"{of_another} of" in check.get("detail", "")]
+    assert [check["check"] for check in warned] == ["configuration of the owner"]
+    words = shlex.split(warned[0]["mend"], comments=True)
+    assert words[-5:] == ["doctor", "--config", str(of_another), "--base-path", str(root)]
+    run_doctor(Flags(config=of_another, base_path=str(root)), output)
+    assert "configuration of the owner" not in capfd.readouterr().out
 
 
 def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:

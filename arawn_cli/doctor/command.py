@@ -7,17 +7,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import instants
 from arawn_cli.config import Config, Flags, load
-from arawn_cli.config_paths import unread
+from arawn_cli.config_paths import unread, unread_file
 from arawn_cli.config_roots import names_of
 from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
 from arawn_cli.doctor.means import clock_finding, outbox_finding, relay_finding, state_findings
-from arawn_cli.doctor.shell import Shell
+from arawn_cli.doctor.shell import ROOT, Shell
 from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
@@ -42,7 +44,8 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
         try:
             config = load(flags, os.environ)
             settings = settings_of(config, flags, os.environ)
-            found = [*_configuration(config), *_findings(config, Shell(config, flags, os.environ))]
+            shell = Shell(config, flags, os.environ)
+            found = [*_configuration(config, shell), *_findings(config, shell)]
         except ArawnCliError as error:
             found = [fail("configuration", str(error), _MEND_FILE)]
         with printing():
@@ -52,9 +55,10 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
     return guarded(output, body)
 
 
-def _configuration(config: Config) -> Iterator[Finding]:
-    if problem := unread(config.root, config.file):
-        yield warn("configuration", problem, advice("name it with --config here, and run schedule install again with it"))
+def _configuration(config: Config, shell: Shell) -> Iterator[Finding]:
+    own, problem = unread_file(config.root, config.file), unread(config.root, config.file)
+    if own is not None and problem is not None:
+        yield warn("configuration of the owner", problem, _mend_unread(own, config, shell))
     if config.dry_run:
         yield warn(
             "configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", advice(f"take it out of {config.file}")
@@ -63,6 +67,12 @@ def _configuration(config: Config) -> Iterator[Finding]:
         others = names_of(config.tables) if config.root_name is None else ""
         more = f"; it names other roots, and --root looks at each: {others}" if others else ""
         yield ok("configuration", f"{config.file} is read{more}" if config.file else "no file: built-in defaults")
+
+
+def _mend_unread(own: Path, config: Config, shell: Shell) -> str:
+    named = Flags(config=own, base_path=str(config.root.absolute()))
+    line = replace(shell, flags=Flags()).tool("doctor", *named.located, account=None if os.access(own, os.R_OK) else ROOT, located=False)
+    return f"{line}  # then schedule install with the same options"
 
 
 def _findings(config: Config, shell: Shell) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from arawn_cli.instants import SECOND
 from arawn_cli.last_run import TOLERANCE
 from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
 from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
-from arawn_cli.schedule.effective import warnings_of
+from arawn_cli.schedule.effective import token_warning
 from arawn_cli.schedule.history import Ran, last_of, state_of
 from arawn_cli.schedule.installation import Place
 from arawn_cli.schedule.installed import Installed
@@ -67,7 +67,7 @@ def timer_findings(found: list[Installed], config: Config, now: int, host: str, 
 
 def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """What this shell has and a timer has not."""
-    for warning in warnings_of(config, environment):
+    if warning := token_warning(config, environment):
         yield warn("token", warning, advice("set token_file in [maintenance.relay]"))
 
 

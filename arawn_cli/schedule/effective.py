@@ -62,10 +62,14 @@ def command() -> tuple[str, ...]:
 
 def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
     """What this shell has and a timer will not have, and what the server has and this configuration may not."""
-    warnings = [problem] if (problem := unread(config.root, config.file)) else []
+    return [warning for warning in (unread(config.root, config.file), token_warning(config, environment)) if warning is not None]
+
+
+def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
+    """Says that this shell has a token that a timer will not have."""
     if config.relay and not config.relay.token_file and environment.get(VARIABLE):
-        warnings.append(f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file")
-    return warnings
+        return f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file"
+    return None
 
 
 def own_account() -> Account:
