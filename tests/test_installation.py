@@ -94,3 +94,12 @@ def test_timers_that_end_with_the_login_are_told_with_what_the_account_may_type(
         machine.output(
             "sh", "-c", f"systemctl stop user@{ARAWN}.service; rm -f /var/lib/systemd/linger/arawn; mv /home/arawn/.arawn {ROOT}"
         )
+
+
+def test_a_configuration_of_the_owner_that_is_its_alone_is_mended_as_root(machine: Machine) -> None:
+    own = "/home/arawn/.config/arawn/config.toml"
+    machine.output("sh", "-c", f"chmod 755 /home/arawn; install -D -m 600 -o arawn /dev/null {own}")
+    checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", "--base-path", ROOT, user="nobody").stdout.splitlines()]
+    (mend,) = [check["mend"] for check in checks if check.get("check") == "configuration of the owner"]
+    assert mend.startswith(f"sudo {COMMAND} doctor --config {own} --base-path {ROOT}")
+    machine.output("rm", "-r", "/home/arawn/.config")
