@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import psutil
 
 from arawn_cli.model import Identity, identity_of
+from arawn_cli.names import escape
 
 _OUT_OF_SIGHT = frozenset(
     {errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG}
 )
 
-_CAP_SYS_PTRACE = 19  # capabilities(7)
+_CAP_SYS_PTRACE, _CAP_WAKE_ALARM = 19, 35  # capabilities(7)
 _ALL_NUMBERS = "4294967295"
 
 
@@ -89,7 +90,7 @@ def _refuse_blindness(process: int, error: OSError) -> None:
 
     One of this account is hidden from a run in a user namespace, and by capabilities that the run has not; root
     without its powers sees no other account's (ptrace(2), user_namespaces(7)). What the kernel guards from its own
-    account, such as a set-uid program, shows as root's.
+    account, such as a set-uid program, shows as root's. The account's own service manager is passed over too.
 
     Raises:
         OSError: it is one that this run should see.
@@ -99,20 +100,39 @@ def _refuse_blindness(process: int, error: OSError) -> None:
         return
     try:
         owner = os.lstat(f"/proc/{process}/cwd").st_uid
+        status = _status_of(process)
+        manages = _is_service_manager(process, owner, status)
     except OSError as gone:
         _pass_over(gone)
         return
-    if os.geteuid() in (0, owner):
-        raise OSError(
-            error.errno, "the kernel hides what it holds: it has a user namespace or powers that this run has not", f"/proc/{process}"
-        ) from error
+    if os.geteuid() in (0, owner) and not manages:
+        remedy = "" if os.geteuid() == 0 else "; root can see it"
+        reason = f"the kernel hides what {escape(status['Name'])} holds: it has a user namespace or powers that this run has not{remedy}"
+        raise OSError(error.errno, reason, f"/proc/{process}") from error
+
+
+def _is_service_manager(process: int, owner: int, status: Mapping[str, str]) -> bool:
+    """Whether it is the service manager of an account, which holds no file of a session.
+
+    From version 254 on `systemd --user` may wake the machine (systemd's NEWS), and is hidden from its own account by that.
+    """
+    if status["Name"] != "systemd" or status["PPid"] != "1" or int(status["CapPrm"], 16) & ~(1 << _CAP_WAKE_ALARM):
+        return False
+    with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as groups:
+        return any(line.rstrip("\n").endswith(f"/user@{owner}.service/init.scope") for line in groups)
 
 
 def _sees_all() -> bool:
     """Whether this run may look into every process: with CAP_SYS_PTRACE over the whole machine, and not in a namespace alone."""
-    with open("/proc/self/uid_map", encoding="ascii") as numbers, open("/proc/self/status", encoding="utf-8", errors="replace") as status:
-        capabilities = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
-        return numbers.read().split() == ["0", "0", _ALL_NUMBERS] and bool(capabilities >> _CAP_SYS_PTRACE & 1)
+    with open("/proc/self/uid_map", encoding="ascii") as numbers:
+        whole = numbers.read().split() == ["0", "0", _ALL_NUMBERS]
+    return whole and bool(int(_status_of(os.getpid())["CapEff"], 16) >> _CAP_SYS_PTRACE & 1)
+
+
+def _status_of(process: int) -> dict[str, str]:
+    """The fields of /proc/PID/status (proc_pid_status(5))."""
+    with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as lines:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _pass_over(error: OSError) -> None:
