@@ -37,6 +37,31 @@ def test_the_configuration_of_the_readme_is_one() -> None:
     assert ConfigFile.model_validate(tomllib.loads(example)).paths.cleanup.scratch_cleanup_days == 14
 
 
+def commands_of(heading: str) -> list[list[str]]:
+    """The commands of each block of a section."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [re.findall(r"^\$ (.*)", block, re.MULTILINE) for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL)]
+
+
+def test_an_account_of_its_own_is_three_commands_from_a_dry_run() -> None:
+    own, server = commands_of("Install")
+    assert own == ["sudo apt install pipx", "pipx install .", "~/.local/bin/arawn-cli scratch-cleanup --dry-run --verbose"]
+    assert server[0] == "sudo apt install python3-venv"
+
+
+def test_a_command_as_root_names_the_root_of_the_other_account() -> None:
+    blocks = [*commands_of("Install"), *commands_of("Schedule")]
+    as_root = [command for block in blocks for command in block if command.startswith("sudo arawn-cli ")]
+    assert len(as_root) == 2
+    assert [command for command in as_root if "--base-path /home/arawn/.arawn" not in command] == []
+
+
+def test_to_uninstall_is_to_take_the_program_away_too() -> None:
+    (told,) = re.findall(r"To uninstall, .*?\.\n\n", README, re.DOTALL)
+    assert re.findall(r"`([^`]+)`", told)[::2] == ["arawn-cli schedule remove", "pipx uninstall arawn-cli"]
+    assert "/usr/local/bin/arawn-cli`" in told
+
+
 def test_every_test_that_a_promise_names_exists() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", (Path(__file__).parents[1] / "docs" / "safety.md").read_text())
