@@ -185,8 +185,8 @@ def _root(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, base
             return candidate
     raise NoRootError(
         "no Arawn root found: neither "
-        + " nor ".join(map(str, candidates))
-        + f" holds a folder {WORKSTREAMS}/; name the root with --base-path, ARAWN_BASE_PATH or [paths] base_path"
+        + " nor ".join(f"{candidate / WORKSTREAMS}/" for candidate in candidates)
+        + f" is there; name the folder that holds {WORKSTREAMS}/ with --base-path, ARAWN_BASE_PATH or [paths] base_path"
         + (f", or one of the file's own with --root: {names_of(tables)}" if tables.maintenance.roots else "")
     )
 

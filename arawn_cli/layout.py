@@ -164,7 +164,7 @@ def _open_workstreams(root: int, path: Path) -> int:
     try:
         descriptor = open_directory(WORKSTREAMS, root)
     except FileNotFoundError as error:
-        raise RefusedError(f"{path} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root") from error
+        raise RefusedError(f"{path} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(path)}") from error
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise RefusedError(f"{shown} is a link or no directory: refused; name the folder that really holds it") from error
@@ -173,6 +173,13 @@ def _open_workstreams(root: int, path: Path) -> int:
         os.close(descriptor)
         raise RefusedError(_open_to_strangers(shown))
     return descriptor
+
+
+def _remedy(path: Path) -> str:
+    """What to name instead of a folder that is no root; most often it is the one in a root."""
+    if path.name == WORKSTREAMS:
+        return f"the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
+    return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
 
 
 def strangers_can_write(status: os.stat_result) -> bool:

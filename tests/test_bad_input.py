@@ -28,8 +28,10 @@ def refused(run: RunCommand, tree: SampleTree, code: int, *arguments: object, **
     return done.stderr
 
 
-def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand, tree: SampleTree) -> None:
+def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     message = refused(run, tree, 78)
+    home = tmp_path / "home"
+    assert f"neither {home}/.arawn/workstreams/ nor {home}/.config/arawn/workstreams/workstreams/ is there" in message
     assert "--base-path" in message
     assert message.count("\n") == 1
 
@@ -136,7 +138,10 @@ def test_a_root_that_is_a_file_is_refused(run: RunCommand, tree: SampleTree, tmp
         (lambda tree: "", "is empty"),
         (lambda tree: "/", "the root is /"),
         (lambda tree: tree.root.parent / "home", "is a home directory"),
-        (lambda tree: tree.workstreams, "has no workstreams/ folder"),
+        (
+            lambda tree: tree.workstreams / "scratch",
+            "scratch has no workstreams/ folder: refused, it does not look like an Arawn root; name the",
+        ),
         (lambda tree: tree.workstreams.chmod(0o777) or tree.root, "writable by everyone"),
         (lambda tree: tree.root.chmod(0o777) or tree.root, "writable by everyone"),
         (lambda tree: (tree.workstreams.rename(tree.root / "w"), tree.workstreams.symlink_to("w"), tree.root)[2], "is a link"),
@@ -146,6 +151,10 @@ def test_an_unsafe_root_is_refused_with_77(run: RunCommand, tree: SampleTree, ma
     tree.session("other", files={"f": 1}, age_days=1)
     root = make(tree)
     assert said in refused(run, tree, 77, "--base-path", root)
+
+
+def test_the_folder_in_a_root_is_refused_and_the_root_is_named(run: RunCommand, tree: SampleTree) -> None:
+    assert f"name {tree.root} instead" in refused(run, tree, 77, "--base-path", tree.workstreams)
 
 
 def test_a_scratch_that_is_a_link_is_refused_by_cleanup(run: RunCommand, tree: SampleTree) -> None:
