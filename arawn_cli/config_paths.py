@@ -51,10 +51,13 @@ def base_of(file: Path) -> Base:
     return Base(file.parent, home)
 
 
-def unread(root: Path, read: Path | None) -> str | None:
-    """Says that the account that owns a root has a configuration, by which its Arawn goes, and that another file was read, or none."""
+def unread(root: Path, read: Path | None, *, on_purpose: bool = False) -> str | None:
+    """Says that the account that owns a root has a configuration, by which its Arawn goes, and that another file was read, or none.
+
+    An account that names another file `on_purpose` knows its own; for the root of another account a name proves nothing.
+    """
     own = unread_file(root, read)
-    if own is None:
+    if own is None or (on_purpose and root.stat().st_uid == os.geteuid()):
         return None
     return f"{own} of the account that owns {root} is not read, and its days and limits do not count: name it with --config"
 

@@ -47,7 +47,7 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
         from arawn_cli.scratch_cleanup import clean
         from arawn_cli.scratch_session import Reason
 
-        if not output.unless_running and (problem := unread(config.root, config.file)):
+        if not output.unless_running and (problem := unread(config.root, config.file, on_purpose=flags.config is not None)):
             log.warning("%s", problem)
         sessions: list[ScratchSessionEvent] = []
 

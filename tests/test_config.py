@@ -140,8 +140,31 @@ def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(
     root = of_another.parents[2] / ".arawn"
     flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
     said = f"{of_another} of the account that owns {root} is not read"
-    for given, unless_running, warned in ((flags, False, True), (flags, True, False), (replace(flags, config=of_another), False, False)):
+    by_another = replace(flags, config=configured(of_another.parents[2] / "another", ""))
+    for given, unless_running, warned in (
+        (flags, False, True),
+        (flags, True, False),
+        (by_another, False, True),
+        (replace(flags, config=of_another), False, False),
+    ):
         run_cleanup(given, Output(format="none", verbose=False, quiet=False, unless_running=unless_running))
         assert (said in capfd.readouterr().err) == warned
     of_another.unlink()
     assert unread(root, None) is None
+
+
+def test_an_account_that_names_another_file_for_its_own_root_is_not_warned_of_its_usual_one(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arawn_cli.run.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own = pwd.struct_passwd(("me", "x", os.geteuid(), os.getegid(), "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _user: own)
+    configured(home / ".config" / "arawn", "")
+    other = configured(tmp_path / "other", "")
+    root = SampleTree(home / ".arawn", 0).root
+    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
+    for given, environment, warned in ((flags, str(other), True), (replace(flags, config=other), "", False)):
+        monkeypatch.setenv("ARAWN_CONFIG", environment)
+        run_cleanup(given, Output(format="none", verbose=False, quiet=False))
+        assert ("is not read" in capfd.readouterr().err) == warned
