@@ -87,3 +87,15 @@ def _kind(entry: os.DirEntry[str]) -> FileKind:
     if entry.is_dir(follow_symlinks=False):
         return FileKind.DIRECTORY
     return FileKind.FILE if entry.is_file(follow_symlinks=False) else FileKind.OTHER
+
+
+def require_writable(name: str, parent: int) -> None:
+    """Looks whether this process may make, rename and remove what is in a directory.
+
+    Raises:
+        OSError: EROFS or EACCES, as the kernel would answer.
+    """
+    if os.access(name, os.W_OK | os.X_OK, dir_fd=parent, effective_ids=True):
+        return
+    code = errno.EROFS if os.fstatvfs(parent).f_flag & os.ST_RDONLY else errno.EACCES
+    raise OSError(code, os.strerror(code))

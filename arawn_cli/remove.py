@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from arawn_cli.crowd import WORTH_A_CROWD, Crowd
-from arawn_cli.descriptors import identity_at, open_directory
+from arawn_cli.descriptors import identity_at, open_directory, require_writable
 from arawn_cli.dismantle import freed_bytes, take_apart
 from arawn_cli.locks import try_lock
 from arawn_cli.model import Failure, Identity, Usage, identity_of
@@ -102,9 +102,17 @@ class Remover:
             yield from (_failed(hand.session, failure) for hand in free)
             return
         if place is None:
-            yield from (self._gone(hand, Action.WOULD_DELETE) for hand in free)
+            yield from (self._would_go(hand) for hand in free)
         else:
             yield from self._remove(free, place)
+
+    def _would_go(self, hand: _Hand) -> Outcome:
+        """A directory that moves to another parent has to be writable itself."""
+        try:
+            require_writable(hand.session.name, self._sessions.descriptor)
+        except OSError as error:
+            return self._not_renamed(hand, error)
+        return self._gone(hand, Action.WOULD_DELETE)
 
     def _examine(self, session: ScratchSession, stack: ExitStack) -> _Hand | Outcome:
         """The last look before the rename: a session in hand, or what speaks against removing it."""
@@ -159,8 +167,11 @@ class Remover:
                 return _skipped(hand.session, Reason.CHANGED_SINCE_PLAN)
             if error.errno == errno.EBUSY:
                 return _skipped(hand.session, Reason.MOUNT_INSIDE)
-            return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
+            return self._not_renamed(hand, error)
         return None
+
+    def _not_renamed(self, hand: _Hand, error: OSError) -> Outcome:
+        return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
 
     def _settle(self, hand: _Hand, place: Bin, obstacles: Mapping[Identity, Reason]) -> Outcome | None:
         """The look after the rename: a session that somebody reached before it goes back."""

@@ -26,7 +26,7 @@ from arawn_cli.remove import Look, Remover
 from arawn_cli.scratch_session import Action, Decision, Outcome, Reason, ScratchSession
 from arawn_cli.surroundings import Surroundings
 from arawn_cli.survey import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
-from arawn_cli.trash import Sessions, waiting
+from arawn_cli.trash import Sessions, out_of_reach, waiting
 from arawn_cli.trash_names import TrashEntry
 from arawn_cli.usage import Subtree, measure, measure_all, threads_for
 from arawn_cli.vocabulary import JobName
@@ -90,6 +90,8 @@ class _Cleanup:
             self._purge_due(leftovers)
             return
         sessions = Sessions(self._root, descriptor, identity_of(os.fstat(descriptor)))
+        if self._config.dry_run and (problem := out_of_reach(sessions)):
+            log.warning("%s", problem)
         try:
             listed = list_sessions(sessions)
         except OSError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from arawn_cli.config import WORKSTREAMS
-from arawn_cli.descriptors import entries, open_directory, opened_directory, stands_at
+from arawn_cli.descriptors import entries, open_directory, opened_directory, require_writable, stands_at
 from arawn_cli.layout import SESSIONS, TRASH, Root, workstream_entries
 from arawn_cli.model import SCRATCH, Failure, FileKind, Identity
 from arawn_cli.occupancy import mount_points
@@ -106,13 +107,40 @@ def opened_bin(sessions: Sessions) -> Iterator[Bin]:
 
 
 def try_bin(sessions: Sessions) -> None:
-    """Whether `opened_bin` would find something else in the place of the trash, as far as shows without making it.
+    """Whether `opened_bin` would fail, or moving something there, as far as shows without making anything.
 
     Raises:
-        OSError: as `opened_bin`.
+        OSError: as `opened_bin`; EACCES or EROFS where this account may not change the directories.
     """
-    with suppress(FileNotFoundError), opened_directory(sessions.root.workstreams, *_place(sessions), TRASH):
-        pass
+    names = _place(sessions)
+    try:
+        with opened_directory(sessions.root.workstreams, *names, TRASH) as trash:
+            require_writable(".", trash)
+    except FileNotFoundError:
+        with opened_directory(sessions.root.workstreams, *names) as parent:
+            require_writable(".", parent)
+    require_writable(".", sessions.descriptor)
+
+
+def out_of_reach(sessions: Sessions) -> str | None:
+    """Says that this account can remove nothing, and whose sessions they are."""
+    try:
+        try_bin(sessions)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            return None
+        owner = os.fstat(sessions.descriptor).st_uid
+        others = error.errno == errno.EACCES and owner != os.geteuid()
+        remedy = f"; it belongs to {_account(owner)}: run this as that account, or with sudo" if others else ""
+        return f"this account may not change {sessions.path} or the trash of it ({error.strerror}): a real run would remove nothing{remedy}"
+    return None
+
+
+def _account(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def _place(sessions: Sessions) -> tuple[str, ...]:

@@ -6,5 +6,5 @@ from arawn_cli.sample_tree import SampleTree
 from tests.conftest import Run, RunCommand
 
 
-def clean(run: RunCommand, tree: SampleTree, *arguments: object, **extra: str) -> Run:
-    return run("scratch-cleanup", "--base-path", tree.root, *arguments, **extra)
+def clean(run: RunCommand, tree: SampleTree, *arguments: object, prefix: tuple[str, ...] = (), **extra: str) -> Run:
+    return run("scratch-cleanup", "--base-path", tree.root, *arguments, prefix=prefix, **extra)

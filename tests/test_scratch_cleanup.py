@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -14,7 +15,17 @@ from arawn_cli.errors import RefusedError
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age, write
 from tests.cleanup import clean
-from tests.conftest import COMMAND, Run, RunCommand, needs_root, needs_strace, snapshot
+from tests.conftest import (
+    COMMAND,
+    WITHOUT_FILE_POWERS,
+    Run,
+    RunCommand,
+    needs_namespaces,
+    needs_root,
+    needs_setpriv,
+    needs_strace,
+    snapshot,
+)
 
 
 def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> None:
@@ -232,6 +243,51 @@ def test_a_run_as_root_leaves_a_trash_that_its_owner_can_use(run: RunCommand, tr
     config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
     assert clean(run, tree, "--config", config).last["bytes_reclaimed"] == 0
     assert (tree.sessions.parent / ".trash").stat().st_uid == 65534
+
+
+def given_to_another(top: Path) -> None:
+    for path in (top, *top.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+
+
+@needs_setpriv
+def test_a_dry_run_on_the_tree_of_another_says_whose_it_is_and_promises_nothing(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    tree.session("new", files={"f": 1}, age_days=1)
+    given_to_another(tree.root)
+    before = snapshot(tree.root)
+    dry, real = (clean(run, tree, *words, prefix=WITHOUT_FILE_POWERS) for words in (("--dry-run",), ()))
+    for done in (dry, real):
+        assert (done.code, done.reasons(), done.sessions("failed")) == (1, {"old": "io_error", "new": "recent_files"}, {"old"})
+    assert snapshot(tree.root) == before
+    owner = pwd.getpwuid(65534).pw_name
+    first = dry.stderr.splitlines()[0]
+    assert first.startswith(f"WARNING: this account may not change {tree.sessions} or the trash of it (Permission denied)")
+    assert first.endswith(f"it belongs to {owner}: run this as that account, or with sudo")
+    assert clean(run, tree, "--dry-run").sessions("would_delete") == {"old"}
+
+
+@needs_setpriv
+@pytest.mark.parametrize("closed", ["sessions/closed", ".trash"])
+def test_a_dry_run_tells_of_each_session_that_could_not_be_moved(run: RunCommand, tree: SampleTree, closed: str) -> None:
+    for name in ("closed", "open"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    (tree.sessions.parent / ".trash").mkdir(mode=0o755)
+    given_to_another(tree.sessions.parent / closed)
+    dry, real = (clean(run, tree, *words, prefix=WITHOUT_FILE_POWERS) for words in (("--dry-run",), ()))
+    assert dry.code == real.code == 1
+    assert dry.reasons() == real.reasons()
+    assert dry.sessions("failed") == real.sessions("failed") >= {"closed"}
+    assert ("would remove nothing" in dry.stderr) == (closed == ".trash")
+
+
+@needs_namespaces
+def test_a_dry_run_on_a_disk_that_is_mounted_read_only_promises_nothing(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    read_only = ("unshare", "--mount", "sh", "-c", f'mount --bind -o ro {tree.root} {tree.root} && exec "$@"', "sh")
+    for words in (("--dry-run",), ()):
+        done = clean(run, tree, *words, prefix=read_only)
+        assert (done.code, done.sessions("failed"), "Read-only file system" in done.stderr) == (1, {"old"}, True)
 
 
 def test_a_trash_that_is_a_link_fails_the_same_way_in_both_modes(run: RunCommand, tree: SampleTree) -> None:
