@@ -24,6 +24,9 @@ FILE = "state.db"
 _BUSY_SECS = 2.0
 _BUSY_NAP_SECS = 0.02
 _REPAIR_SECS = 2.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_REACH = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+_REMEDY = " (name another place with [maintenance] state_dir, or see arawn-cli doctor)"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -102,11 +105,13 @@ def told(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StateUnavailableError(f"the state in {directory} cannot be used: {error}") from error
+        remedy = _REMEDY if _code(error) in _OUT_OF_REACH else ""
+        raise StateUnavailableError(f"the state in {directory} cannot be used: {error}{remedy}") from error
     except _CorruptError as error:
         raise StateUnavailableError(f"the state in {directory} is damaged: {error}") from error
     except OSError as error:
-        raise StateUnavailableError(f"the state in {directory} cannot be used: {error.strerror}") from error
+        remedy = "" if error.errno in _NO_ROOM else _REMEDY
+        raise StateUnavailableError(f"the state in {directory} cannot be used: {error.strerror}{remedy}") from error
 
 
 def _connect(directory: Path) -> sqlite3.Connection:

@@ -331,8 +331,22 @@ def test_a_dry_run_notes_no_time_and_makes_no_state(tree: SampleTree) -> None:
     assert not (tree.root.parent / "state").exists()
 
 
+@needs_setpriv
+@pytest.mark.parametrize("mode", [0o000, 0o500])
+def test_state_out_of_reach_says_what_to_do(run: RunCommand, tree: SampleTree, tmp_path: Path, mode: int) -> None:
+    """The directory is this account's own, with a mode or on a disk that keeps it from writing."""
+    state = tmp_path / "state"
+    state.mkdir(mode=mode)
+    done = clean(run, tree, prefix=WITHOUT_FILE_POWERS, STATE_DIRECTORY=str(state))
+    assert done.code == 0
+    lines = done.stderr.splitlines()
+    assert lines[-1].endswith("or see arawn-cli doctor): the time of this run is not noted")
+    assert [line for line in lines if "state_dir" not in line] == []
+
+
 def test_state_that_cannot_be_written_is_a_warning(run: RunCommand, tree: SampleTree) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
     done = clean(run, tree, STATE_DIRECTORY="/proc/none")
     assert (done.code, done.sessions("deleted")) == (0, {"s"})
-    assert done.stderr.startswith("WARNING: the state in /proc/none cannot be used")
+    said = "WARNING: the state in /proc/none cannot be used: No such file or directory "
+    assert done.stderr.startswith(f"{said}(name another place with [maintenance] state_dir, or see arawn-cli doctor): ")
