@@ -15,7 +15,7 @@ from arawn_cli import instants
 from arawn_cli.instants import DAY
 from arawn_cli.sample_tree import SampleTree, set_age
 from tests.cleanup import clean
-from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, snapshot
+from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 
 
 def test_a_long_lived_session_with_a_turn_yesterday_stays(run: RunCommand, tree: SampleTree) -> None:
@@ -151,6 +151,7 @@ def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: Sampl
     assert sorted(os.listdir(tree.sessions)) == ["a", "b"]
 
 
+@needs_setpriv
 def test_a_folder_that_cannot_be_read_in_a_session_that_stays_is_told(run: RunCommand, tree: SampleTree) -> None:
     directory = tree.session("s", files={"closed/f": 1, "g": 1}, age_days=1)
     os.chown(directory / "work" / "closed", 65534, 65534)

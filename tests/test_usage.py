@@ -29,10 +29,10 @@ def measured(path: Path) -> Usage:
 
 
 def du_files(path: Path) -> int:
-    """What `du -b` counts of regular files: its own total, less the directories and links in it."""
-    total = int(subprocess.run(["du", "-sb", str(path)], capture_output=True, text=True, check=True).stdout.split()[0])
-    others = subprocess.run(["find", str(path), "!", "-type", "f", "-printf", "%s\n"], capture_output=True, text=True, check=True).stdout
-    return total - sum(int(size) for size in others.split())
+    """What `du -b` counts of regular files, which are named to it: of directories only older ones count a size."""
+    files = subprocess.run(["find", str(path), "-type", "f", "-print0"], capture_output=True, check=True).stdout
+    du = subprocess.run(["du", "-bc", "--files0-from=-"], input=files, capture_output=True, check=True).stdout
+    return int(du.splitlines()[-1].split()[0])
 
 
 def test_every_kind_of_file_is_measured_as_du_counts_it(tmp_path: Path) -> None:
