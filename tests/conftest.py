@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG") or key.startswith("COV")}
     home = tmp_path / "home"
     home.mkdir()
-    return {**kept, "HOME": str(home)}
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config", "arawn", "config.toml")
+    elsewhere = {"PYTHONPATH": str(Path(__file__).with_name("at_home"))} if own.exists() else {}
+    return {**kept, **elsewhere, "HOME": str(home)}
 
 
 @pytest.fixture
