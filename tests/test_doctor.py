@@ -31,7 +31,7 @@ from arawn_cli.schedule.effective import own_account
 from arawn_cli.schedule.settings import Account
 from arawn_cli.state import State
 from arawn_cli.vocabulary import Status
-from tests.conftest import Run, needs_root, snapshot
+from tests.conftest import Run, needs_namespaces, needs_root, snapshot
 from tests.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
 from tests.test_config import of_another
 
@@ -61,6 +61,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
         "measuring",
         "database",
         "messages",
+        "processes",
         "lock",
         "trash",
         "state",
@@ -103,6 +104,17 @@ def test_a_missing_or_unsafe_root_fails(tree: SampleTree) -> None:
     tree.root.rename(tree.root.with_name("away"))
     (finding,) = findings(tree).values()
     assert (finding.status, finding.check) == (Status.FAIL, "root")
+
+
+@needs_namespaces
+def test_processes_that_the_kernel_hides_are_named_with_who_sees_them(run: Callable[..., Run], tree: SampleTree) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        done = run("doctor", "--base-path", tree.root, prefix=("unshare", "--user", "--map-root-user"))
+        process.kill()
+    found = next(event for event in done.of_type("doctor_check") if event["check"] == "processes")
+    assert found["status"] == "warn"
+    assert "the kernel hides what " in str(found["detail"])
+    assert "scratch-cleanup --dry-run" in str(found["mend"])
 
 
 def test_what_cannot_be_read_fails(tree: SampleTree) -> None:

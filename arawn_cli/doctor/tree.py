@@ -19,6 +19,7 @@ from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_se
 from arawn_cli.leftovers import locked
 from arawn_cli.model import SCRATCH
 from arawn_cli.names import escape
+from arawn_cli.occupancy import occupied
 from arawn_cli.report_words import count
 from arawn_cli.tally import combined
 from arawn_cli.trash import waiting
@@ -37,6 +38,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield ok("measuring", means_of_measuring())
             yield _database(config, root)
             yield _messages(root)
+            yield _processes(shell)
             yield _lock(root, sessions)
             yield _trash(config, root, now, shell)
     except ArawnCliError as error:
@@ -91,6 +93,15 @@ def _messages(root: Root) -> Finding:
     finally:
         os.close(descriptor)
     return ok("messages", f"{shown} is readable")
+
+
+def _processes(shell: Shell) -> Finding:
+    try:
+        occupied(frozenset())
+    except OSError as error:
+        found = f"{error.filename}: {error.strerror}; as long as that is so, scratch-cleanup by this account keeps every session"
+        return warn("processes", found, shell.tool(JobName.SCRATCH_CLEANUP, "--dry-run", account=ROOT))
+    return ok("processes", f"what {'any account' if os.geteuid() == 0 else 'this account'} has open in a session is seen")
 
 
 def _lock(root: Root, sessions: int | None) -> Finding:
