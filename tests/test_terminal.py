@@ -45,7 +45,9 @@ def answered(environment: dict[str, str], question: bytes, answer: bytes, *words
     """A command whose question is answered with keys on a terminal of its own, and all that it drew."""
     ours, theirs = pty.openpty()
     terminal = {**environment, "TERM": "xterm", "COLUMNS": "500"}
-    process = subprocess.Popen(["setsid", "--ctty", "--wait", *map(str, words)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that these tests start.
+    command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *map(str, words)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
     os.close(theirs)
     drawn = b""
     with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
