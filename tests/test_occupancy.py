@@ -5,14 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from arawn_cli.model import identity_of
 from arawn_cli.sample_tree import SampleTree, write
-from tests.conftest import Run, needs_namespaces, snapshot
+from tests.conftest import Run, needs_namespaces, needs_setpriv, snapshot
 from tests.in_process import cleaned
+from tests.relay_fixtures import wait_until
 
 
 def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
@@ -121,3 +126,48 @@ def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[...
     done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
     assert done.reasons() == {"s": "mount_inside"}, done.stderr
     assert (directory / "work" / "f").exists()
+
+
+AS_NOBODY = ("setpriv", "--reuid=65534", "--clear-groups")
+WITH_A_POWER = ("--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
+BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
+LOOK = """
+import sys
+from arawn_cli import occupancy
+
+def nap(_seconds):
+    print("hidden", flush=True)
+    sys.stdin.readline()
+
+occupancy.time.sleep = nap
+session = int(sys.argv[1]), int(sys.argv[2])
+print("in use" if session in occupancy.occupied({session}) else "free")
+"""
+
+
+@contextmanager
+def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str], IO[str]]]:
+    """The number, input and output of a process of an account without powers, which ends with the context."""
+    words = [*AS_NOBODY, *map(str, command)]
+    with subprocess.Popen(words, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield process.pid, process.stdin, process.stdout
+        finally:
+            process.kill()
+
+
+@needs_setpriv
+def test_a_process_that_is_hidden_for_a_moment_is_looked_at_once_it_is_not(tmp_path: Path) -> None:
+    """As is a child of a service manager that has powers, until it is what it was made for."""
+    tmp_path.chmod(0o755)
+    look = (sys.executable, "-c", LOOK, *identity_of(tmp_path.stat()))
+    with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, tell, hear):
+        assert hear.readline() == "\n"
+        with talking_to(*look, directory=Path("/")) as (_, go_on, told):
+            assert told.readline() == "hidden\n"
+            print(file=tell, flush=True)
+            wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
+            print(file=go_on, flush=True)
+            assert told.readline() == "in use\n"

@@ -192,7 +192,8 @@ def _table(found: list[ScheduleStatus]) -> Table:
     roots = {status.root for status in found}
     of = (found[0].scheduler, found[0].scope, *((f"root {root}" for root in roots if root) if len(roots) == 1 else ()))
     table = Table(title=f"Schedule ({', '.join(of)})", title_justify="left")
-    for heading in ("job", "installed", "enabled", "last run", "result", "next run"):
+    table.add_column("job", no_wrap=True)
+    for heading in ("installed", "enabled", "last run", "result", "next run"):
         table.add_column(heading, overflow="fold")
     for status in found:
         cells = (
