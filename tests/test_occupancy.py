@@ -128,12 +128,15 @@ def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[...
     assert (directory / "work" / "f").exists()
 
 
-AS_NOBODY = ("setpriv", "--reuid=65534", "--clear-groups")
-WITH_A_POWER = ("--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
+WITH_A_POWER = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
 BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
 LOOK = """
-import sys
+import os, sys
 from arawn_cli import occupancy
+
+occupancy.occupied(set())  # loads all of it, as long as this account may read it
+os.setgroups([])
+os.setresuid(65534, 65534, 65534)
 
 def nap(_seconds):
     print("hidden", flush=True)
@@ -147,9 +150,8 @@ print("in use" if session in occupancy.occupied({session}) else "free")
 
 @contextmanager
 def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str], IO[str]]]:
-    """The number, input and output of a process of an account without powers, which ends with the context."""
-    words = [*AS_NOBODY, *map(str, command)]
-    with subprocess.Popen(words, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    """The number, input and output of a process, which ends with the context."""
+    with subprocess.Popen([*map(str, command)], cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
         try:
