@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pwd
 import shutil
@@ -144,3 +145,11 @@ def make_deep(top: Path, levels: int) -> None:
         here = below
     os.close(os.open("leaf", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     os.close(here)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The package's records, which a command in the same process may have turned away from the root."""
+    logging.getLogger("arawn_cli").propagate = True
+    caplog.set_level(logging.WARNING, "arawn_cli")
+    return caplog

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -101,11 +100,7 @@ def test_the_threads_leave_signals_to_the_one_that_handles_them() -> None:
     assert not {signal.SIGTERM, signal.SIGINT} & blocked(0)
 
 
-def test_an_order_that_fails_ends_no_thread_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    # A command in the same process may have turned the package's records away from the root.
-    logging.getLogger("arawn_cli").propagate = True
-    caplog.set_level(logging.WARNING, "arawn_cli")
-
+def test_an_order_that_fails_ends_no_thread_and_is_told(told: pytest.LogCaptureFixture) -> None:
     def failing() -> None:
         raise MemoryError("no more")
 
@@ -113,4 +108,4 @@ def test_an_order_that_fails_ends_no_thread_and_is_told(caplog: pytest.LogCaptur
         for _ in range(3):
             crowd.do(failing)
         assert list(crowd.map(str, [1, 2])) == ["1", "2"]
-    assert caplog.text.count("MemoryError: no more") == 3
+    assert told.text.count("MemoryError: no more") == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 import time
@@ -54,8 +53,8 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
-    logging.getLogger("arawn_cli").propagate = True
+def runs(tmp_path: Path, told: pytest.LogCaptureFixture) -> Runs:
+    assert told
     return Runs(tmp_path / "state")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import resource
 import time
@@ -113,14 +112,6 @@ def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_s
     assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.EMFILE])
     assert (tree.sessions / "s" / "work" / "f").exists()
     assert not (tree.sessions.parent / ".trash").exists()
-
-
-@pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The package's records, which a command in the same process may have turned away from the root."""
-    logging.getLogger("arawn_cli").propagate = True
-    caplog.set_level(logging.WARNING, "arawn_cli")
-    return caplog
 
 
 def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
