@@ -20,7 +20,7 @@ _CAP_SYS_PTRACE, _CAP_WAKE_ALARM = 19, 35  # capabilities(7)
 _ALL_NUMBERS = "4294967295"
 
 # A service manager's child is hidden like itself until it has become what it was made for: 41 ms at the most of 187 that were watched.
-_PATIENCE_SECS = 0.5
+PATIENCE_SECS = 0.5
 _NAP_SECS = 0.01
 
 
@@ -33,12 +33,12 @@ def mount_points() -> frozenset[str]:
     return frozenset(partition.mountpoint for partition in psutil.disk_partitions(all=True))
 
 
-def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
+def occupied(directories: Collection[Identity], patience_secs: float = PATIENCE_SECS) -> frozenset[Identity]:
     """Which of the directories hold a live process's working directory, program or open file.
 
     Directories are known by identity and found by going up from what a process holds, in that process's own
     view of the mounts: a path that a container or a bind mount spells otherwise is found all the same.
-    An ordinary user sees only its own processes; Linux says nothing of the others. What is hidden is looked at again for half a second.
+    An ordinary user sees only its own processes; Linux says nothing of the others. What is hidden is looked at again for `patience_secs`.
 
     Raises:
         OSError: the processes cannot be looked at, or not all that this account should see, so that nobody knows.
@@ -46,7 +46,7 @@ def occupied(directories: Collection[Identity]) -> frozenset[Identity]:
     found: set[Identity] = set()
     seen: set[Identity] = set()
     devices = {device for device, _ in directories}
-    for place in _places_of_all(psutil.pids()):
+    for place in _places_of_all(psutil.pids(), patience_secs):
         found |= _climb(place, directories, devices, seen)
     return frozenset(found)
 
@@ -70,13 +70,13 @@ def lies_inside(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory}/")
 
 
-def _places_of_all(processes: Collection[int]) -> Iterator[str]:
+def _places_of_all(processes: Collection[int], patience_secs: float) -> Iterator[str]:
     """The places of every process; for those that are hidden it waits a while.
 
     Raises:
         _HiddenError: one of them stays hidden.
     """
-    end = time.monotonic() + _PATIENCE_SECS
+    end = time.monotonic() + patience_secs
     while processes:
         hidden: dict[int, _HiddenError] = {}
         for process in processes:
@@ -84,7 +84,7 @@ def _places_of_all(processes: Collection[int]) -> Iterator[str]:
                 yield from _places_of(process)
             except _HiddenError as error:
                 hidden[process] = error
-        if hidden and time.monotonic() > end:
+        if hidden and time.monotonic() >= end:
             raise next(iter(hidden.values()))
         if hidden:
             time.sleep(_NAP_SECS)

@@ -18,7 +18,7 @@ from arawn_cli.descriptors import identity_at, open_directory, require_writable
 from arawn_cli.dismantle import freed_bytes, take_apart
 from arawn_cli.locks import try_lock
 from arawn_cli.model import Failure, Identity, Usage, identity_of
-from arawn_cli.occupancy import lies_inside, mount_points, mounted_in, occupied
+from arawn_cli.occupancy import PATIENCE_SECS, lies_inside, mount_points, mounted_in, occupied
 from arawn_cli.scratch_session import Action, Decision, Outcome, Reason, ScratchSession
 from arawn_cli.trash import Bin, Sessions, opened_bin, try_bin
 from arawn_cli.trash_names import gone, name_for, settled
@@ -63,6 +63,7 @@ class Remover:
         self._purge = purge
         self._dry_run = dry_run
         self._threads = threads
+        self._patience_secs = PATIENCE_SECS
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
         """What becomes of each due session, one after the other; once stopping, no further one is begun."""
@@ -83,8 +84,9 @@ class Remover:
             else:
                 hands.append(examined)
         try:
-            obstacles = _obstacles(hands)
+            obstacles = _obstacles(hands, self._patience_secs)
         except OSError as error:
+            self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
             yield from (_in_doubt(hand.session, error) for hand in hands)
             return
         yield from (_skipped(hand.session, reason) for hand in hands if (reason := obstacles.get(hand.session.identity)))
@@ -144,7 +146,7 @@ class Remover:
             else:
                 moved.append(hand)
         try:
-            obstacles = _obstacles(moved)
+            obstacles = _obstacles(moved, self._patience_secs)
         except OSError as error:
             yield from [self._put_back(hand, place) or _in_doubt(hand.session, error) for hand in moved]
             return
@@ -219,13 +221,13 @@ class Remover:
         return Outcome(hand.session, action, Reason.EXPIRED, hand.usage.freed_bytes if self._purge else 0)
 
 
-def _obstacles(hands: Sequence[_Hand]) -> dict[Identity, Reason]:
+def _obstacles(hands: Sequence[_Hand], patience_secs: float) -> dict[Identity, Reason]:
     """Which of the sessions have a live process or a mount in them, asked once for all."""
     directories = {hand.session.identity for hand in hands}
     if not directories:
         return {}
     mounted = dict.fromkeys(mounted_in(directories), Reason.MOUNT_INSIDE)
-    return mounted | dict.fromkeys(occupied(directories), Reason.IN_USE)
+    return mounted | dict.fromkeys(occupied(directories, patience_secs), Reason.IN_USE)
 
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:

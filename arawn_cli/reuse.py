@@ -95,7 +95,7 @@ def shape_of(parent: int, name: str) -> str | None:
     Raises:
         OSError: one of them cannot be looked at.
     """
-    digest = blake2b(_stamp(name, os.stat(name, dir_fd=parent, follow_symlinks=False)).encode(), digest_size=16)
+    digest = blake2b(os.fsencode(_stamp(name, os.stat(name, dir_fd=parent, follow_symlinks=False))), digest_size=16)
     listed: list[tuple[str, ...]] = [(name,)]
     count = 1
     for path in listed:

@@ -151,5 +151,5 @@ def make_deep(top: Path, levels: int) -> None:
 def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """The package's records, which a command in the same process may have turned away from the root."""
     logging.getLogger("arawn_cli").propagate = True
-    caplog.set_level(logging.WARNING, "arawn_cli")
+    caplog.set_level(logging.INFO, "arawn_cli")
     return caplog

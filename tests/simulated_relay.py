@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -134,10 +133,3 @@ def of_a_newer_version(directory: Path) -> Iterator[None]:
         connection.execute("PRAGMA user_version = 1000")
         yield
         connection.execute(f"PRAGMA user_version = {version}")
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> None:
-    """The package's records, which a command in the same process may have turned away from the root."""
-    logging.getLogger("arawn_cli").propagate = True
-    caplog.set_level(logging.INFO, "arawn_cli")

@@ -12,9 +12,11 @@ import pytest
 from arawn_cli.bounded import OverdueError, Worker
 from arawn_cli.courier import Courier
 from arawn_cli.parcels import Answer, Delivered, Parcel, Undelivered
-from tests.simulated_relay import Relay, deliver, delivery, heard, ids, pressure, relay, waiting
+from tests.simulated_relay import Relay, deliver, delivery, ids, pressure, relay, waiting
 
-__all__ = ["heard", "relay"]
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
 
 
 def test_waits_double_and_end_before_the_deadline(tmp_path: Path, relay: Relay) -> None:

@@ -14,9 +14,11 @@ from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Answer, Delivered, Parcel, Undelivered
 from arawn_cli.state import State
 from arawn_cli.state_file import exclusive
-from tests.simulated_relay import Clock, Relay, deliver, delivery, heard, ids, pressure, relay, waiting
+from tests.simulated_relay import Clock, Relay, deliver, delivery, ids, pressure, relay, waiting
 
-__all__ = ["heard", "relay"]
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
 
 
 def test_events_arrive_in_order_and_are_forgotten(tmp_path: Path, relay: Relay) -> None:

@@ -16,9 +16,11 @@ from arawn_cli.outbox import Outbox
 from arawn_cli.parcels import Delivered, Parcel, Undelivered
 from arawn_cli.state_file import StateUnavailableError
 from tests.conftest import needs_root
-from tests.simulated_relay import Relay, backlog, deliver, delivery, heard, ids, of_a_newer_version, pressure, refuse, relay, waiting
+from tests.simulated_relay import Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, refuse, relay, waiting
 
-__all__ = ["heard", "relay"]
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
 
 
 class TestWithoutState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -13,7 +14,9 @@ from typing import IO
 
 import pytest
 
+from arawn_cli import remove
 from arawn_cli.model import identity_of
+from arawn_cli.occupancy import PATIENCE_SECS
 from arawn_cli.sample_tree import SampleTree, write
 from tests.conftest import Run, needs_namespaces, needs_setpriv, snapshot
 from tests.in_process import cleaned
@@ -173,3 +176,17 @@ def test_a_process_that_is_hidden_for_a_moment_is_looked_at_once_it_is_not(tmp_p
             wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
             print(file=go_on, flush=True)
             assert told.readline() == "in use\n"
+
+
+def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(70):
+        tree.session(f"s{number}", files={"f": 1}, age_days=30)
+    waits: list[float] = []
+
+    def hidden(_directories: object, patience_secs: float) -> frozenset[object]:
+        waits.append(patience_secs)
+        raise PermissionError(errno.EACCES, "hidden", "/proc/1")
+
+    monkeypatch.setattr(remove, "occupied", hidden)
+    assert cleaned(tree)[0].sessions_skipped == {"activity_unknown": 70}
+    assert (waits[0], set(waits[1:])) == (PATIENCE_SECS, {0})

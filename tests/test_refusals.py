@@ -10,9 +10,11 @@ import pytest
 
 from arawn_cli.drain import REFUSED_TRIES
 from arawn_cli.parcels import Answer, Delivered, Parcel, Refused, Undelivered
-from tests.simulated_relay import Relay, backlog, deliver, heard, ids, of_a_newer_version, refuse, relay, waiting
+from tests.simulated_relay import Relay, backlog, deliver, ids, of_a_newer_version, refuse, relay, waiting
 
-__all__ = ["heard", "relay"]
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
 
 
 @pytest.mark.parametrize("batch", [1, 10])

@@ -26,7 +26,7 @@ from tests.relay_fixtures import Nchan, needs_nchan
 from tests.simulated_relay import pressure, waiting
 
 pytest_plugins = ("tests.relay_fixtures",)
-pytestmark = needs_nchan
+pytestmark = [needs_nchan, pytest.mark.usefixtures("told")]
 
 
 class Runs:
@@ -53,8 +53,7 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, told: pytest.LogCaptureFixture) -> Runs:
-    assert told
+def runs(tmp_path: Path) -> Runs:
     return Runs(tmp_path / "state")
 
 
