@@ -39,7 +39,7 @@ def test_processes_that_cannot_be_looked_at_keep_the_session_whole(tree: SampleT
     tree.session("s", files={"f": 1}, age_days=30)
     looks: list[None] = []
 
-    def occupied(directories: object) -> frozenset[Identity]:
+    def occupied(directories: object, _patience_secs: float) -> frozenset[Identity]:
         looks.append(None)
         if len(looks) == look:
             raise refuse(errno.ENFILE)
@@ -58,7 +58,7 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
     identity = (session.stat().st_dev, session.stat().st_ino)
     calls: list[None] = []
 
-    def occupied(directories: object) -> frozenset[Identity]:
+    def occupied(directories: object, _patience_secs: float) -> frozenset[Identity]:
         calls.append(None)
         return frozenset({identity}) if seen == "in_use" and len(calls) == 2 else frozenset()
 
