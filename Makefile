@@ -88,13 +88,13 @@ pictures: $(VENV)/tools
 	PYTHONPATH=. $(BIN)/python docs/make_pictures.py --page
 
 clean:
-	rm -rf $(VENV) build *.egg-info arawn_cli/*.so .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info arawn_cli/fs/*.so .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Without warnings: setuptools calls its ext-modules experimental.
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt $(wildcard arawn_cli/*.[ch])
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt $(wildcard arawn_cli/fs/*.[ch])
 	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) install --constraint tests/constraints.txt --editable .
 	@touch $@
 

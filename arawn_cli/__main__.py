@@ -16,7 +16,7 @@ _OBJECTS_OF_A_START = 200_000
 def main() -> None:
     """Runs the program, and ends with its exit code."""
     gc.set_threshold(_OBJECTS_OF_A_START)
-    from arawn_cli.cli import main as run
+    from arawn_cli.cli.app import main as run
 
     try:
         run()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from dataclasses import dataclass
 from enum import IntEnum
+
+from arawn_cli.names import escape
 
 
 class ExitCode(IntEnum):
@@ -79,3 +84,27 @@ class StoppedError(ArawnCliError):
     """A signal asked the run to end; the exit code is the signal's."""
 
     exit_code = ExitCode.TERMINATED
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A system call that failed on one file, kept as a value so that the rest goes on.
+
+    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail`
+    says more where the number does not say enough.
+    """
+
+    operation: str
+    path: str
+    errno: int
+    detail: str = ""
+
+    @classmethod
+    def of(cls, operation: str, path: str, error: OSError) -> Failure:
+        """The failure that an OSError tells; an error without a number counts as EIO, and one in words of its own keeps them."""
+        number = error.errno or errno.EIO
+        told = error.strerror or ""
+        return cls(operation, escape(path), number, "" if told == os.strerror(number) else told)
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.path}: {self.detail or os.strerror(self.errno)}"

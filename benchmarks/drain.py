@@ -13,15 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from arawn_cli import addresses
-from arawn_cli.courier import Pace
-from arawn_cli.delivery import Delivery, Terms
-from arawn_cli.outbox import Outbox
-from arawn_cli.parcels import Parcel
-from arawn_cli.sinks.relay import HttpRelay
-from arawn_cli.sinks.websocket import WebSocketRelay
+from arawn_cli.config import relay_url
+from arawn_cli.delivery.http import HttpRelay
+from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.delivery.sending import Delivery, Pace, Terms
+from arawn_cli.delivery.websocket import WebSocketRelay
 from arawn_cli.state import State
-from tests.relay_fixtures import build
+from tests.support.relay_fixtures import build
 
 
 def parcel(number: int) -> Parcel:
@@ -45,7 +44,7 @@ def fill(directory: Path, events: int) -> None:
 
 def drain(directory: Path, url: str, events: int) -> None:
     """Delivers all of it, and prints the pace and what memory grew by."""
-    address = addresses.parse(url)
+    address = relay_url.parse(url)
     relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, None, None, time.time)
     pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
     outbox = Outbox(State(directory, time.time_ns), events)

@@ -8,9 +8,9 @@ import shutil
 import time
 from pathlib import Path
 
-from arawn_cli import instants
-from arawn_cli.layout import MESSAGES
-from arawn_cli.sample_tree import set_age
+from arawn_cli import timestamps
+from arawn_cli.arawn.layout import MESSAGES
+from arawn_cli.cli.demo import set_age
 
 _PER_DIRECTORY = 45
 _SESSIONS = 100
@@ -42,7 +42,7 @@ def inactive(folder: Path, name: str, files: int) -> Path:
     root = folder / name
     shutil.rmtree(root, ignore_errors=True)
     _build(root, [(_session_places(), files)])
-    set_age(root, time.time_ns() - 30 * _DAY * instants.SECOND)
+    set_age(root, time.time_ns() - 30 * _DAY * timestamps.SECOND)
     os.sync()
     return root
 
@@ -64,7 +64,7 @@ def _session_places() -> list[str]:
 
 
 def _message(number: int, age: int) -> bytes:
-    at = instants.render((int(time.time()) - age) * instants.SECOND)
+    at = timestamps.render((int(time.time()) - age) * timestamps.SECOND)
     session = f"session-{number % _SESSIONS:03}"
     message = {"id": str(number), "workstream_id": "scratch", "session_id": session, "role": "user", "content": "x" * 800, "timestamp": at}
     return json.dumps(message).encode() + b"\n"

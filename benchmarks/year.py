@@ -15,15 +15,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from arawn_cli import alerts, history, last_run
-from arawn_cli.forecast import days_until
-from arawn_cli.instants import DAY, SECOND
-from arawn_cli.last_run import Run
-from arawn_cli.pressure import TOTAL, Rules, ScopeUsage, judge_all
-from arawn_cli.recall import recall
-from arawn_cli.state import State
-from arawn_cli.state_file import FILE
-from arawn_cli.vocabulary import JobName
+from arawn_cli import runs
+from arawn_cli.diskcheck import alerts, history
+from arawn_cli.diskcheck.forecast import days_until
+from arawn_cli.diskcheck.history import recall
+from arawn_cli.diskcheck.levels import TOTAL, Rules, ScopeUsage, judge_all
+from arawn_cli.events import JobName
+from arawn_cli.runs import Run
+from arawn_cli.state import FILE, State
+from arawn_cli.timestamps import DAY, SECOND
 
 ROOT = Path("/srv/arawn")
 START = 1_800_000_000 * SECOND
@@ -50,7 +50,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
         verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
         alerts.store(connection, ROOT, verdicts, now)
         history.store(connection, ROOT, found, remembered.hour)
-        last_run.note(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
+        runs.note(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
     state.close()
 
 

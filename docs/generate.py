@@ -1,6 +1,6 @@
 """Writes what the docs say of options, keys, events and exit codes from the code itself; --check only tells what is stale.
 
-`commands.md`, `events.md`, `exit-codes.md`, `arawn-cli.1` and `schema/` are written whole, of `configuration.md` the part between
+`commands.md`, `events.md`, `exit-codes.md`, `arawn-app.1` and `schema/` are written whole, of `configuration.md` the part between
 its markers. The examples of commands are those of `examples.toml`.
 """
 
@@ -24,14 +24,14 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from arawn_cli import cli
-from arawn_cli.config_tables import ConfigFile
+from arawn_cli.cli import app
+from arawn_cli.config.meanings import field_meanings, meanings
+from arawn_cli.config.schema import ConfigFile
+from arawn_cli.config.template import EXAMPLES, shown
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import Event
-from arawn_cli.nagios import RETURN_CODES
-from arawn_cli.reference.meanings import field_meanings, meanings
-from arawn_cli.reference.schemas import EVENTS, PARTS, SCHEMAS
-from arawn_cli.reference.template import EXAMPLES, shown
+from arawn_cli.output.json_schema import EVENTS, PARTS, SCHEMAS
+from arawn_cli.output.nagios import RETURN_CODES
 
 DOCS = Path(__file__).parent
 _START = "<!-- from here on written by make docs -->"
@@ -57,7 +57,7 @@ def outputs() -> dict[Path, str]:
         DOCS / "commands.md": _commands_page(),
         DOCS / "events.md": _events_page(),
         DOCS / "exit-codes.md": _exit_codes_page(),
-        DOCS / "arawn-cli.1": _man_page(),
+        DOCS / "arawn-app.1": _man_page(),
         configuration: _between_markers(configuration.read_text(), _keys_table()),
         **{DOCS / "schema" / f"{name}.schema.json": json.dumps(make(), indent=2) + "\n" for name, make in SCHEMAS.items()},
     }
@@ -73,7 +73,7 @@ def commands(group: TyperGroup, name: str) -> Iterator[tuple[str, TyperCommand]]
 
 
 def _program() -> TyperGroup:
-    program = get_command(cli.program())
+    program = get_command(app.program())
     if not isinstance(program, TyperGroup):
         raise TypeError("the program has commands")
     return program

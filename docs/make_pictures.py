@@ -21,23 +21,20 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from arawn_cli.config import Flags, load
-from arawn_cli.demo import build
-from arawn_cli.disk_check import check, levels_log
-from arawn_cli.disk_events import DiskCheck, Filesystem
-from arawn_cli.events import Event
-from arawn_cli.forecast import days_until
-from arawn_cli.instants import DAY, parse
-from arawn_cli.pressure import ScopeUsage
-from arawn_cli.render import Tables
-from arawn_cli.report import gather
-from arawn_cli.report_html import page
-from arawn_cli.report_text import renderables
-from arawn_cli.report_values import Report, Standing
-from arawn_cli.sample_tree import SampleTree, set_age
-from arawn_cli.scratch_cleanup import clean
-from tests.chromium import started
-from tests.in_process import NOWHERE, surroundings
+from arawn_cli.cleanup.job import clean
+from arawn_cli.cli.demo import SampleTree, build, set_age
+from arawn_cli.config.loader import Flags, load
+from arawn_cli.diskcheck.forecast import days_until
+from arawn_cli.diskcheck.job import check, levels_log
+from arawn_cli.diskcheck.levels import ScopeUsage
+from arawn_cli.events import DiskCheck, Event, Filesystem
+from arawn_cli.output.report_data import Report, Standing, gather
+from arawn_cli.output.report_html import page
+from arawn_cli.output.report_text import renderables
+from arawn_cli.output.tables import Tables
+from arawn_cli.timestamps import DAY, parse
+from tests.support.chromium import started
+from tests.support.in_process import NOWHERE, surroundings
 
 PICTURES = Path(__file__).parent / "pictures"
 NOW = parse("2026-03-18T09:30:00Z")

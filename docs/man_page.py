@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
+from arawn_cli.config.meanings import meanings
 from arawn_cli.errors import EXIT_MEANINGS
-from arawn_cli.reference.meanings import meanings
 
 Examples = Mapping[str, Mapping[str, str]]
 

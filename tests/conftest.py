@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arawn_cli.sample_tree import SampleTree
+from arawn_cli.cli.demo import SampleTree
 
-pytest.register_assert_rewrite("tests.installed", "tests.relay_fixtures", "tests.relay_site", "tests.simulated_relay")
+pytest.register_assert_rewrite(
+    "tests.support.installed", "tests.support.relay_fixtures", "tests.support.relay_site", "tests.support.simulated_relay"
+)
 
 # Every example builds a real tree, whose time says nothing.
 settings.register_profile("trees", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -87,7 +89,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     home = tmp_path / "home"
     home.mkdir()
     own = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config", "arawn", "config.toml")
-    elsewhere = {"PYTHONPATH": str(Path(__file__).with_name("at_home"))} if own.exists() else {}
+    elsewhere = {"PYTHONPATH": str(Path(__file__).parent / "support" / "at_home")} if own.exists() else {}
     return {**kept, **elsewhere, "HOME": str(home)}
 
 

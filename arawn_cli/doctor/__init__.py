@@ -1,1 +1,4 @@
-"""What would keep the timers from doing their job, and how to mend it."""
+"""Checks of configuration, tree and timers, each with a fix.
+
+A check looks and reports. It changes nothing.
+"""

@@ -7,29 +7,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
-from arawn_cli import instants
-from arawn_cli.config import Config
-from arawn_cli.database import DatabaseUnreadableError
-from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
-from arawn_cli.doctor.shell import ROOT, Shell
-from arawn_cli.instants import SECOND
-from arawn_cli.last_run import TOLERANCE
-from arawn_cli.schedule.access import files_out_of_reach, program_out_of_reach
-from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
-from arawn_cli.schedule.effective import token_warning
-from arawn_cli.schedule.history import Ran, last_of, state_of
-from arawn_cli.schedule.installation import Place
-from arawn_cli.schedule.installed import Installed
+from arawn_cli import timestamps
+from arawn_cli.config.loader import Config
+from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
+from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.runs import TOLERANCE
+from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
+from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.intervals import period
-from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed
-from arawn_cli.schedule.status import INSTALL, JobStatus, Told, is_well, statuses
+from arawn_cli.schedule.permissions import files_out_of_reach, program_out_of_reach
+from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed, token_warning
+from arawn_cli.schedule.status import INSTALL, Installed, JobStatus, Ran, Told, is_well, last_of, state_of, statuses
 from arawn_cli.schedule.systemctl import systemd_runs
-from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition, JobName, RunResult
+from arawn_cli.sqlite import DatabaseUnreadableError
+from arawn_cli.timestamps import SECOND
 
 # A job may be late by its random delay and by a long run, and a machine needs its time to start.
 _PERIODS_UNTIL_OVERDUE = 2
+
+
 _GRACE_SECS = 600
+
+
 _MAILERS = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
@@ -122,7 +121,7 @@ def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
 def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
     check, run = f"{status.job} last success", start(each, status.job, shell)
     job = next(job for job in each.settings.jobs if job.name == status.job)
-    last = instants.parse(status.last_run) if status.result == RunResult.SUCCESS and status.last_run is not None else None
+    last = timestamps.parse(status.last_run) if status.result == RunResult.SUCCESS and status.last_run is not None else None
     try:
         ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
     except (DatabaseUnreadableError, OSError) as error:
@@ -136,12 +135,12 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
     since = last or each.place.store.since(_file_of(each, job))
     due = since is not None and told.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if last is None and due and since is not None:
-        return fail(check, f"none since the timer was installed on {instants.render(since)[:19]}Z: it runs {job.interval}", run)
+        return fail(check, f"none since the timer was installed on {timestamps.render(since)[:19]}Z: it runs {job.interval}", run)
     if last is None:
         return warn(check, "no run is recorded yet", run)
     if due:
-        return fail(check, f"{instants.render(last)[:19]}Z, which is overdue: it runs {job.interval}", run)
-    return ok(check, f"{instants.render(last)[:19]}Z")
+        return fail(check, f"{timestamps.render(last)[:19]}Z, which is overdue: it runs {job.interval}", run)
+    return ok(check, f"{timestamps.render(last)[:19]}Z")
 
 
 def _file_of(each: Installed, job: Job) -> str:
@@ -149,7 +148,7 @@ def _file_of(each: Installed, job: Job) -> str:
 
 
 def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: Shell) -> Finding:
-    check, when = f"{status.job} last success", f"it last ran on {instants.render(ran.last_run)[:19]}Z, which is yet to come"
+    check, when = f"{status.job} last success", f"it last ran on {timestamps.render(ran.last_run)[:19]}Z, which is yet to come"
     if status.job is not JobName.SCRATCH_CLEANUP:
         return warn(check, f"{when}: the clock is wrong, or was then", "date")
     again = shell.tool(status.job, "--force", account=each.settings.account.name)

@@ -9,23 +9,19 @@ from shlex import quote
 
 from rich.filesize import decimal
 
-from arawn_cli.config import WORKSTREAMS, Config
-from arawn_cli.database import DatabaseUnreadableError, workstream_rows
-from arawn_cli.doctor.findings import Finding, advice, fail, ok, warn
-from arawn_cli.doctor.shell import ROOT, Shell
+from arawn_cli.arawn.database import workstream_rows
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root, opened_root, opened_sessions
+from arawn_cli.cleanup.trash import TrashEntry, locked, waiting
+from arawn_cli.config.loader import Config, database_of
+from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
-from arawn_cli.instants import DAY
-from arawn_cli.layout import MESSAGES, Root, database_of, opened_root, opened_sessions
-from arawn_cli.leftovers import locked
-from arawn_cli.model import SCRATCH
+from arawn_cli.events import JobName
+from arawn_cli.fs.in_use import occupied
+from arawn_cli.fs.measure import Subtree, combined, means_of_measuring, measure_all
 from arawn_cli.names import escape
-from arawn_cli.occupancy import occupied
-from arawn_cli.report_words import count
-from arawn_cli.tally import combined
-from arawn_cli.trash import waiting
-from arawn_cli.trash_names import TrashEntry
-from arawn_cli.usage import Subtree, means_of_measuring, measure_all
-from arawn_cli.vocabulary import JobName
+from arawn_cli.output.report_wording import count
+from arawn_cli.sqlite import DatabaseUnreadableError
+from arawn_cli.timestamps import DAY
 
 _BLOCK = 4096
 

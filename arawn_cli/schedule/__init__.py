@@ -1,1 +1,4 @@
-"""Timers for both jobs: systemd units and crontab lines from the configuration."""
+"""Timers that run the jobs: systemd units, crontab lines and Cloacina workflows.
+
+The jobs themselves are in `cleanup` and `diskcheck`.
+"""

@@ -10,16 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from arawn_cli.config_tables import seconds_of
+from arawn_cli.config.schema import seconds_of
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.vocabulary import JobName
+from arawn_cli.events import JobName
 
 MINUTE = 60
+
+
 HOUR = 3600
+
+
 DAY = 86_400
 
+
 _LONGEST_DELAY = HOUR
+
+
 _FIRST_AFTER_BOOT = 15 * MINUTE
+
+
 _WORD_SECONDS = {
     "minutely": MINUTE,
     "hourly": HOUR,
@@ -32,8 +41,10 @@ _WORD_SECONDS = {
     "annually": 366 * DAY,
 }
 
+
 # By name: some count the days from Sunday as 0, some as 1.
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+
 
 # In the night, and past the hours that summer time skips or repeats: 2 or 3, east of Berlin and Paris.
 _NIGHT_HOURS = (4, 5)

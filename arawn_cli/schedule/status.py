@@ -1,8 +1,9 @@
-"""The use case `schedule status`: is it installed as configured, when did it run, when will it, and may it do its work?"""
+"""Report which schedules are installed and how their last runs ended."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,31 +11,155 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from arawn_cli import instants
-from arawn_cli.config import WORKSTREAMS, Config
-from arawn_cli.database import DatabaseUnreadableError
-from arawn_cli.events import rendered
-from arawn_cli.model import SCRATCH
-from arawn_cli.schedule.crontab import CRON_FILE, START_CRON, cron_runs
-from arawn_cli.schedule.history import last_of, state_of
-from arawn_cli.schedule.installation import Place, bodies_of, units_of
+from arawn_cli import timestamps
+from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.errors import ArawnCliError, ConfigurationError
+from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
+from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
+from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
-from arawn_cli.schedule.sandbox import HOMES, lies_in, writable
-from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
+from arawn_cli.schedule.managed_files import TangledError
+from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
 from arawn_cli.schedule.systemctl import Manager
-from arawn_cli.schedule.units import NOTIFIER, state_name
+from arawn_cli.schedule.systemd import HOMES, NOTIFIER, STATE, SYSTEM_STATE, lies_in, state_name, writable
 from arawn_cli.schedule.user_crontab import BLOCK
-from arawn_cli.setup_events import ScheduleStatus
-from arawn_cli.vocabulary import Condition, RunResult
+from arawn_cli.sqlite import DatabaseUnreadableError, query
+from arawn_cli.state import FILE, StateUnavailableError, key_of
 
 log = logging.getLogger(__name__)
 
+
+def state_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
+    """The state directory that the jobs of a schedule use, which is not always this shell's."""
+    if settings.state is not None:
+        return settings.state
+    if scheduler is Scheduler.SYSTEMD:
+        return SYSTEM_STATE / suffixed(STATE, settings.root_name)
+    return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
+
+
+def remembers(state_directory: Path, root: Path) -> bool:
+    """Whether the state in a directory tells of a run on a root.
+
+    Raises:
+        StateUnavailableError: it cannot be read.
+    """
+    path = state_directory / FILE
+    try:
+        os.stat(path)
+        return bool(query(path, "SELECT 1 FROM runs WHERE root = ?", (key_of(root),)))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (DatabaseUnreadableError, OSError) as error:
+        raise StateUnavailableError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """When a job last ran on a root, and when it last did all its work, in nanoseconds since the epoch."""
+
+    last_run: int
+    last_success: int | None
+
+
+def last_of(state_directory: Path, job: JobName, root: Path) -> Ran | None:
+    """The last runs of a job; None where none is recorded.
+
+    Raises:
+        DatabaseUnreadableError, OSError: the record cannot be read.
+    """
+    path = state_directory / FILE
+    if not path.exists():
+        return None
+    rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
+    return next((Ran(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A place with timers in it, and what they would be rendered from now; `tangled` says why they cannot be told apart."""
+
+    place: Place
+    settings: Settings
+    tangled: str | None = None
+
+    @property
+    def is_made_by_systemd(self) -> bool:
+        """Whether systemd makes the state directory."""
+        by_systemd = self.place.scheduler is Scheduler.SYSTEMD and self.place.scope is Scope.SYSTEM
+        return by_systemd and state_name(self.settings) is not None
+
+
+def installed_places(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Installed]:
+    """Every place that holds timers of the tool's, the machine's first.
+
+    Raises:
+        RefusedError: without a root nothing can be compared.
+    """
+    found = []
+    for scope in Scope:
+        try:
+            settings = settings_from(config, flags, environment, scope)
+        except ConfigurationError as error:  # the root is no account's, so that the machine has no timers for it
+            log.debug("%s", error)
+            continue
+        for scheduler in Scheduler:
+            place = place_of(scheduler, scope, settings, environment, config.root_name)
+            try:
+                if installed_anywhere(place):
+                    found.append(Installed(place, settings))
+            except TangledError as error:
+                found.append(Installed(place, settings, str(error)))
+            except ArawnCliError as error:
+                log.debug("%s", error)
+    return found
+
+
+def kept_by_timers(config: Config, flags: Flags, environment: Mapping[str, str]) -> tuple[Path, str | None]:
+    """The state directory that tells of a root's past, and a sentence where the timers' is out of reach.
+
+    It is this shell's own, unless timers remember the root elsewhere.
+    """
+    own = config.state_directory
+    if config.maintenance.state_dir or environment.get("STATE_DIRECTORY"):
+        return own, None
+    try:
+        found = installed_places(config, flags, environment)
+    except ArawnCliError as error:
+        log.debug("%s", error)
+        return own, None
+    for each in found:
+        directory = state_of(each.place.scheduler, each.settings, config)
+        try:
+            if remembers(directory, each.settings.root):
+                return directory, None
+        except StateUnavailableError:
+            return own, (
+                f"the timers keep their history in {directory}, which this account cannot read: "
+                f"trends and alerts are those of its own runs; {' '.join(('sudo arawn-cli report', *flags.named))} shows theirs"
+            )
+    return own, None
+
+
 INSTALL = "arawn-cli schedule install"
+
+
 _SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
+
+
 _CLOSED = ("ReadOnlyPaths", "InaccessiblePaths")
+
+
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
+
+
 _MICROSECOND = 1_000
+
+
 _LOCKED = "75"
+
+
 _WORST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
 
 
@@ -117,8 +242,8 @@ def _of_cron(place: Place, told: Told, job: Job, condition: Condition) -> JobSta
     settings, there, runs = told.settings, condition is not Condition.MISSING, cron_runs()
     time = cron_time(job.interval, job.name, settings.host, str(settings.root))
     # On the clock of the wall, which is cron's: an hour that is skipped or repeated meanwhile counts.
-    upcoming = time.next_after(datetime.fromtimestamp(told.now / instants.SECOND))
-    next_run = int(upcoming.timestamp()) * instants.SECOND if there and runs else None
+    upcoming = time.next_after(datetime.fromtimestamp(told.now / timestamps.SECOND))
+    next_run = int(upcoming.timestamp()) * timestamps.SECOND if there and runs else None
     problems = list(_problems(condition, told.install(place))) if there else []
     if there and not runs:
         problems.append(Problem("no cron runs", START_CRON))
@@ -145,7 +270,7 @@ def _event(
     problems: list[Problem],
 ) -> JobStatus:
     event = ScheduleStatus(
-        timestamp=instants.render(told.now),
+        timestamp=timestamps.render(told.now),
         host=told.host,
         root=told.config.root_name,
         dry_run=False,
@@ -230,4 +355,4 @@ def _result(found: Mapping[str, str]) -> RunResult | None:
 def _seconds(text: str) -> int | None:
     """Nanoseconds of systemd's `@seconds`, or None."""
     match = re.fullmatch(r"@(\d+)", text)
-    return int(match[1]) * instants.SECOND if match and int(match[1]) else None
+    return int(match[1]) * timestamps.SECOND if match and int(match[1]) else None

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.schedule.changes import AskedWronglyError, NoSchedulerError, ScheduleError
+from arawn_cli.schedule.managed_files import AskedWronglyError, NoSchedulerError, ScheduleError
 from arawn_cli.schedule.settings import Scope
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
+
+
 _LINGERING = Path("/var/lib/systemd/linger")
 
 

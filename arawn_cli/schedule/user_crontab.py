@@ -8,17 +8,25 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arawn_cli.schedule.changes import Change, NoSchedulerError, ScheduleError, TangledError
-from arawn_cli.schedule.ownership import condition_of, made_with, sealed
-from arawn_cli.vocabulary import Condition
+from arawn_cli.events import Condition
+from arawn_cli.schedule.managed_files import Change, NoSchedulerError, ScheduleError, TangledError, condition_of, made_with, sealed
 
 BLOCK = "crontab"
 
+
 _BEGIN = "# BEGIN arawn-cli schedule{of}: what stands up to END is written by the tool, and edits of it are noticed\n"
+
+
 _END = "# END arawn-cli schedule{of}\n"
+
+
 # By their first words, so that lines which an editor has touched, or ended with CRLF, are still seen as the marks.
 _MARK = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
+
+
 _NO_CRONTAB = "no crontab for"
+
+
 _MADE = "the crontab"
 
 

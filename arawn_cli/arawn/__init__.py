@@ -1,0 +1,4 @@
+"""Arawn's own files: directory layout, database, messages.
+
+Code above this package knows sessions and workstreams, not files.
+"""

@@ -1,0 +1,85 @@
+"""Arawn's SQLite database, read while a live server writes it, and never written to.
+
+Even a reader of a WAL database writes: it makes or locks the `-shm` file. The way of opening is
+therefore chosen by what stands beside the database, so that reading leaves no trace (sqlite.org/wal.html, sqlite.org/uri.html).
+One thing stays: SQLite run by root gives `-wal` and `-shm` the owner of the database, where theirs is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from arawn_cli import timestamps
+from arawn_cli.arawn.layout import SCRATCH
+from arawn_cli.sqlite import query
+from arawn_cli.timestamps import latest
+
+
+@dataclass(frozen=True, slots=True)
+class WorkstreamRow:
+    """A row of Arawn's `workstreams` table; `sessions` is how many rows of `sessions` name it."""
+
+    id: str
+    title: str
+    sessions: int = 0
+
+    @property
+    def is_scratch(self) -> bool:
+        """Whether it is the workstream of sessions that have none; its directory has a fixed name."""
+        return self.id == SCRATCH
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A row of Arawn's `sessions` table: times as far as they could be read.
+
+    `unreadable` is true when a time is there and is no RFC 3339 text.
+    """
+
+    id: str
+    workstream_id: str
+    newest: int | None
+    unreadable: bool
+
+
+def workstream_rows(path: Path) -> list[WorkstreamRow]:
+    """All rows of `workstreams`.
+
+    Raises:
+        DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
+    """
+    counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
+    rows = query(path, counted, ())
+    return [WorkstreamRow(_text(id_), _text(id_ if title is None else title), int(_text(count))) for id_, title, count in rows]
+
+
+def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
+    """The rows of `sessions` with the wanted ids, by id.
+
+    Raises:
+        DatabaseUnreadableError: as `workstream_rows`.
+    """
+    columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
+    one = f"{columns} WHERE id IN (?, CAST(? AS BLOB))"
+    rows = query(path, one, (*wanted, *wanted)) if len(wanted) == 1 else query(path, columns, ())
+    found = (_session(*row) for row in rows)
+    return {row.id: row for row in found if row.id in wanted}
+
+
+def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
+    readable: list[int] = []
+    unreadable = False
+    for value in times:
+        if value is None:
+            continue
+        try:
+            readable.append(timestamps.parse(_text(value)))
+        except ValueError:
+            unreadable = True
+    return SessionRow(_text(id_), _text(workstream_id), latest(*readable), unreadable)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,142 @@
+"""Define the program: its commands, and the handling of wrong options and broken streams."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from arawn_cli import __version__
+from arawn_cli.cli import commands, config, schedule, trash
+from arawn_cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from typer._click.core import Context, Parameter
+
+
+class Command(TyperCommand):
+    """A command."""
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """Its parameters."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A command that has others."""
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """Its parameters."""
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+def add_group(app: typer.Typer, group: typer.Typer, name: str) -> None:
+    """Adds a group, all commands of which get this help."""
+    for command in group.registered_commands:
+        command.cls = Command
+    app.add_typer(group, name=name, cls=Group)
+
+
+def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_flag:
+            parameter.metavar = ""
+    return parameters
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "scratch-cleanup": commands.scratch_cleanup,
+    "disk-check": commands.disk_check,
+    "report": commands.report,
+    "doctor": commands.doctor,
+    "demo": commands.demo,
+}
+
+
+_GROUPS = {"trash": trash.app, "schedule": schedule.app, "config": config.app}
+
+
+def program(first: str = "") -> typer.Typer:
+    """The program; with the command alone that `first` names, if it names one: each that Typer looks at costs a start its time."""
+    app = typer.Typer(
+        name="arawn-cli",
+        cls=Group,
+        help="Clean up after an Arawn server and watch the disk that it fills.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_top)
+    alone = first in _COMMANDS or first in _GROUPS
+    for name, command in _COMMANDS.items():
+        if not alone or name == first:
+            app.command(name, cls=Command)(command)
+    for name, group in _GROUPS.items():
+        if not alone or name == first:
+            add_group(app, group, name)
+    return app
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: show what it runs on, too.")] = False,
+) -> None:
+    """Clean up after an Arawn server and watch the disk that it fills."""
+    if version:
+        typer.echo(f"arawn-cli {__version__}")
+        if verbose:
+            from arawn_cli.fs.measure import means_of_measuring
+
+            typer.echo(f"Python {sys.version.split()[0]}\n{means_of_measuring()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def main() -> None:
+    """Runs the command that the arguments name, and ends with its exit code."""
+    _reopen_closed_streams()
+    # Looking for plugins reads the metadata of every package that is installed, at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    try:
+        _run()
+    except OSError as error:
+        if _is_for_nagios(sys.argv):
+            sys.stdout = None
+            raise SystemExit(3) from error
+        with suppress(OSError):  # where standard error is what fails
+            typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
+        sys.stdout = None  # so that the interpreter does not fail at flushing it
+        raise SystemExit(ExitCode.UNDELIVERED) from error
+
+
+def _run() -> None:
+    try:
+        program(sys.argv[1] if len(sys.argv) > 1 else "")()
+    except SystemExit as ended:
+        # To a monitoring system 2 means critical: a plugin that was called wrong, and did not end by itself, is unknown.
+        if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):
+            typer.echo("DISK UNKNOWN - wrong options, see standard error")
+            raise SystemExit(3) from ended
+        sys.stdout.flush()
+        raise
+
+
+def _is_for_nagios(arguments: list[str]) -> bool:
+    return "--format=nagios" in arguments or ("--format", "nagios") in pairwise(arguments)
+
+
+def _reopen_closed_streams() -> None:
+    """Gives closed standard streams a harmless file: otherwise the next file that is opened would take their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it lives as long as the program

@@ -1,0 +1,174 @@
+"""The `config` commands: show, init and schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from arawn_cli import names, timestamps
+from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.runner import Output, guarded
+from arawn_cli.config.loader import SYSTEM_FILE, Flags, find, load, own_file
+from arawn_cli.config.sources import Setting, settings_of
+from arawn_cli.config.template import template
+from arawn_cli.errors import ConfigurationError, ExitCode, RefusedError
+from arawn_cli.events import EffectiveSetting
+from arawn_cli.fs.files import WholeFile
+from arawn_cli.output.json_schema import SCHEMAS
+from arawn_cli.output.jsonl import json_lines, printing
+
+
+def print_settings(settings: Iterable[Setting], console: Console) -> None:
+    """A line for each value, its source dimmed."""
+    for setting in settings:
+        console.print(Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim"))
+
+
+def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:
+    """An event for each value; `root` is the name of the root that they are for."""
+    write = json_lines(sys.stdout)
+    timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
+    for each in settings:
+        write(
+            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
+        )
+
+
+_STANDARD_OUTPUT = Path("-")
+
+
+def run_config_show(flags: Flags, output: Output) -> ExitCode:
+    """`config show`: every effective value with its source."""
+
+    def body(_: Console | None) -> ExitCode:
+        config = load(flags, os.environ)
+        settings = settings_of(config, flags, os.environ)
+        with printing():
+            match output.resolved():
+                case "json":
+                    print_settings_as_events(settings, config.root_name)
+                case "table":
+                    print_settings(settings, Console(highlight=False, soft_wrap=True))
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool] | None, *, overwrite: bool) -> ExitCode:
+    """`config init`: writes the commented file, or prints it for `-`. `ask` is None where nobody can be asked."""
+
+    def body(_: Console | None) -> ExitCode:
+        if file == _STANDARD_OUTPUT:
+            with printing():
+                sys.stdout.write(template())
+            return ExitCode.DONE
+        path = own_file(os.environ) if file is None else file
+        if not overwrite:
+            in_effect = find(None, os.environ, SYSTEM_FILE) if file is None else None
+            _require_consent(path, in_effect, ask)
+        if file is None:
+            _make_folder(path.parent)
+        WholeFile(path, "the configuration").write(template())
+        with printing():
+            sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def run_config_schema(of: str, output: Output) -> ExitCode:
+    """`config schema`: the JSON Schema of the file, the events or the plan."""
+
+    def body(_: Console | None) -> ExitCode:
+        with printing():
+            sys.stdout.write(json.dumps(SCHEMAS[of](), indent=2) + "\n")
+        return ExitCode.DONE
+
+    return guarded(output, body)
+
+
+def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
+    """Asks before a file is replaced, or before a new one keeps the one that is in effect from being read."""
+    if os.path.lexists(path):
+        problem, question = f"{path} is there", "and Arawn may read it too. Replace all of it?"
+    elif in_effect not in (None, path):
+        problem, question = f"{in_effect} is read as long as {path} is not there", "and would be no more. Write it?"
+    else:
+        return
+    if ask is None:
+        raise RefusedError(f"{problem}: left as it is; --force writes it all the same, and `arawn-cli config init -` prints the text")
+    if not ask(names.escape(f"{problem}, {question}")):
+        raise RefusedError(f"{problem}: left as it is")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+app = typer.Typer(no_args_is_help=True, help="The configuration: values in effect, a commented file, its JSON Schema.")
+
+
+class SchemaOf(str, Enum):
+    """What a schema is of."""
+
+    CONFIG = "config"
+    EVENTS = "events"
+    PLAN = "plan"
+
+
+@app.command("show")
+def config_show(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show every value in effect and its source: an option, the environment, the file or a default. Secrets are left out."""
+    from arawn_cli.cli.runner import Output
+    from arawn_cli.config.loader import Flags
+
+    raise typer.Exit(
+        run_config_show(Flags(config=config, base_path=base_path, root=root), Output(format=output.value, verbose=verbose, quiet=quiet))
+    )
+
+
+@app.command("init")
+def config_init(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the configuration of your account.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a configuration file with every key, its meaning and its default, all commented out."""
+    from arawn_cli.cli.runner import Output, confirmed
+
+    ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
+    raise typer.Exit(run_config_init(file, Output(format="table", verbose=False, quiet=quiet), ask, overwrite=force))
+
+
+@app.command("schema")
+def config_schema(
+    of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Of the configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
+    quiet: QuietOption = False,
+) -> None:
+    """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
+    from arawn_cli.cli.runner import Output
+
+    raise typer.Exit(run_config_schema(of.value, Output(format="json", verbose=False, quiet=quiet)))

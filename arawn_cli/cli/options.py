@@ -1,0 +1,123 @@
+"""Options that several commands share, and their shell completion."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def root_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of `[[maintenance.roots]]`."""
+    from arawn_cli.config.loader import Flags, named_roots
+    from arawn_cli.errors import ArawnCliError
+
+    with suppress(ArawnCliError, OSError):
+        names = named_roots(Flags(config=context.params.get("config")), os.environ)
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
+def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
+    """The ids of the sessions that wait in the trash."""
+    from arawn_cli.arawn.layout import opened_root
+    from arawn_cli.cleanup.trash import waiting
+    from arawn_cli.config.loader import Flags, load
+    from arawn_cli.errors import ArawnCliError
+
+    given = context.params
+    with suppress(ArawnCliError, OSError):
+        config = load(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")), os.environ)
+        with opened_root(config.root) as root:
+            found, _failures = waiting(root)
+        return sorted({entry.session for entry in found if not entry.gone and entry.session.startswith(incomplete)})
+    return []
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NONE = "none"
+
+
+class CheckFormat(str, Enum):
+    """How the results of a disk check are printed."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NAGIOS = "nagios"
+    NONE = "none"
+
+
+class FailOn(str, Enum):
+    """The level from which on disk-check exits with 3."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+def _one_root(context: typer.Context, value: str | None) -> str | None:
+    """Refuses a second way to say the root; whichever of both options comes last finds the other."""
+    if value is not None and any(context.params.get(name) is not None for name in ("base_path", "root")):
+        raise typer.BadParameter("--root and --base-path exclude each other")
+    return value
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
+
+
+BasePathOption = Annotated[
+    str | None,
+    typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
+]
+
+
+RootOption = Annotated[
+    str | None,
+    typer.Option(
+        "--root",
+        metavar="NAME",
+        callback=_one_root,
+        autocompletion=root_names,
+        help="A root named in maintenance.roots, instead of the main root.",
+    ),
+]
+
+
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
+
+
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")]
+
+
+RelayUrlOption = Annotated[
+    str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
+]
+
+
+NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and keep nothing to send later.")]
+
+
+UnlessRunningOption = Annotated[
+    bool, typer.Option("--unless-running", help="For timers: if another run is at work, exit with 75 without a message.")
+]
+
+
+_FORMATS = "table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help=_FORMATS)]
+
+
+CheckFormatOption = Annotated[
+    CheckFormat,
+    typer.Option("--format", help=f"{_FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
+]

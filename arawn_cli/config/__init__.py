@@ -1,0 +1,4 @@
+"""Find, read and validate the configuration.
+
+Nothing here opens Arawn's tree.
+"""

@@ -1,0 +1,306 @@
+"""Gather the figures of `report`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from arawn_cli.arawn.layout import Root, opened_root
+from arawn_cli.cleanup.decisions import brake_of
+from arawn_cli.cleanup.sessions import Decision
+from arawn_cli.config.loader import Config
+from arawn_cli.context import Surroundings
+from arawn_cli.diskcheck import alerts
+from arawn_cli.diskcheck.alerts import Transition
+from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
+from arawn_cli.diskcheck.history import Recall, recall, trend_of
+from arawn_cli.diskcheck.inspection import Inspection, inspect
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
+from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, size_in
+from arawn_cli.diskcheck.measuring import WorkstreamTree
+from arawn_cli.diskcheck.reclaimable import decisions_now, going
+from arawn_cli.events import NO_SESSION, Filesystem, Level, Reason
+from arawn_cli.fs.measure import Usage, combined
+from arawn_cli.state import StateUnavailableError
+from arawn_cli.timestamps import DAY
+
+log = logging.getLogger(__name__)
+
+SHOWN_SESSIONS = 8
+
+
+SHOWN_ALERTS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A scope: its usage and level now, its usage over the period, and what that leads to.
+
+    `growth` is per day, None when nobody knows. `next_limit` is None above all limits, `forecast_days` are
+    the days until that limit is reached, None when that is unknown, more than a year off, or not coming.
+    """
+
+    usage: ScopeUsage
+    level: Level
+    trend: tuple[Sample, ...]
+    growth: float | None
+    next_limit: int | None
+    forecast_days: int | None
+
+    @property
+    def percent(self) -> int:
+        """Usage as a whole percentage of the limit, rounded down."""
+        return self.usage.usage * 100 // max(self.usage.limit, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkstreamStanding:
+    """A workstream, with its bytes by area in the configured measure.
+
+    Where nobody knows its limit, the level is unknown, and the limits are zero.
+    """
+
+    id: str
+    standing: Standing
+    production: int
+    work: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A scratch session: `reason` says why it goes or stays, `due` from when on its age lets it go, None when no day is known."""
+
+    id: str
+    level: Level
+    size: int
+    last_activity: int | None
+    reason: Reason
+    due: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NextCleanup:
+    """What a cleanup now would take, the oldest first, and what comes due after it, the earliest first."""
+
+    going: tuple[Session, ...]
+    freed: int
+    coming: tuple[Session, ...]
+    braked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A root at one instant. Times are nanoseconds since the epoch, sizes are bytes in the configured measure.
+
+    Attributes:
+        days: length of the period that trends and alerts cover.
+        workstreams: the largest first.
+        space: None where the filesystem does not count what `space` and `inodes` count.
+        sessions: every scratch session, in no order.
+        cleanup: None when nobody knows what a cleanup would do.
+        transitions: changes of level in the period, newest first.
+        problems: what could not be read, a line each; all figures leave it out.
+    """
+
+    now: int
+    days: int
+    host: str
+    root: str
+    older_than_days: int
+    level: Level
+    total: Standing
+    workstreams: tuple[WorkstreamStanding, ...]
+    space: Standing | None
+    inodes: Standing | None
+    filesystem: Filesystem
+    trash: int
+    foreign: int
+    sessions: tuple[Session, ...]
+    cleanup: NextCleanup | None
+    transitions: tuple[Transition, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything could be read."""
+        return not self.problems
+
+    @property
+    def has_history(self) -> bool:
+        """Whether any earlier check is remembered."""
+        return len(self.total.trend) > 1
+
+    def largest(self) -> list[Session]:
+        """The largest scratch sessions, largest first."""
+        return sorted(self.sessions, key=lambda session: session.size, reverse=True)[:SHOWN_SESSIONS]
+
+    def oldest(self) -> list[Session]:
+        """The scratch sessions that nobody used for longest, oldest first."""
+        known = [session for session in self.sessions if session.last_activity is not None]
+        return sorted(known, key=activity_of)[:SHOWN_SESSIONS]
+
+
+def activity_of(session: Session) -> int:
+    """When a session was last used, for an order: one of which nobody knows comes first."""
+    return session.last_activity or 0
+
+
+# A sample equal to the one before is left out for up to a day: so much earlier the period's first usage can stand.
+_LEAD_HOURS = 24
+
+
+_COMES_DUE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What disk and state file tell of a root; nothing is made of it yet."""
+
+    now: int
+    days: int
+    host: str
+    root: Path
+    inspection: Inspection
+    remembered: Recall
+    decisions: list[Decision] | None
+    transitions: list[Transition]
+    problems: tuple[str, ...]
+
+
+def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequence[str] = ()) -> Report:
+    """Measures a root and reads what is remembered of it; `unread` says what could not be read before.
+
+    Raises:
+        ConfigurationError, RefusedError: the root is wrong or unsafe.
+        StoppedError: a signal asked the run to end.
+    """
+    now = surroundings.clock()
+    with opened_root(config.root) as root:
+        inspection = inspect(root, config, surroundings, {})
+        remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
+        decisions = decisions_now(root, config, inspection.sessions, now)
+        transitions, problem = _transitions(surroundings, root, now - days * DAY)
+    found = _Found(now, days, surroundings.host, root.path, inspection, remembered, decisions, transitions, (*problem, *unread))
+    return _report(config, found)
+
+
+def _report(config: Config, found: _Found) -> Report:
+    inspection, remembered = found.inspection, found.remembered
+    standings = _standings(config, inspection, remembered, found.now, found.days * 24)
+    sessions, cleanup = _sessions(config, inspection, found.decisions, standings)
+    unknown = () if cleanup else ("what a cleanup would do is not known: the scratch sessions cannot be judged",)
+    return Report(
+        now=found.now,
+        days=found.days,
+        host=found.host,
+        root=str(found.root),
+        older_than_days=config.older_than_days,
+        level=worst(standing.level for standing in standings.values()),
+        total=standings[TOTAL],
+        workstreams=_workstreams(config, inspection, standings, remembered.hour),
+        space=standings.get(FILESYSTEM),
+        inodes=standings.get(INODES),
+        filesystem=inspection.filesystem,
+        trash=size_in(config, inspection.inventory.trash),
+        foreign=sum(size_in(config, usage) for usage in inspection.inventory.foreign.values()),
+        sessions=tuple(sessions),
+        cleanup=cleanup,
+        transitions=tuple(found.transitions),
+        problems=(*(str(failure) for failure in inspection.failures), *unknown, *found.problems),
+    )
+
+
+def _transitions(surroundings: Surroundings, root: Root, since: int) -> tuple[list[Transition], tuple[str, ...]]:
+    try:
+        noted = alerts.read_transitions(surroundings.state, root.path, alerts.TRANSITIONS_KEPT)
+    except StateUnavailableError as error:
+        return [], (f"earlier usage and alerts are not known: {error}",)
+    return [transition for transition in noted if transition.time >= since], ()
+
+
+def _standings(config: Config, inspection: Inspection, remembered: Recall, now: int, hours: int) -> dict[str, Standing]:
+    verdicts = judge_all(inspection.scopes, remembered.alerts, rules_of(config), now, gone=())
+    return {verdict.usage.scope: _standing(verdict.usage, verdict.level, remembered, hours) for verdict in verdicts}
+
+
+def _standing(usage: ScopeUsage, level: Level, remembered: Recall, hours: int) -> Standing:
+    scope = usage.scope
+    return Standing(
+        usage=usage,
+        level=level,
+        trend=trend_of(remembered.samples.get(scope, ()), (remembered.hour, usage.usage), hours),
+        growth=remembered.pace(scope, usage.usage) if usage.complete else None,
+        next_limit=next_limit(usage, remembered.level(scope)),
+        forecast_days=remembered.forecast(usage),
+    )
+
+
+def _without_limit(config: Config, tree: WorkstreamTree, hour: int) -> Standing:
+    total = tree.total
+    usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, total), 0, 0, total.complete)
+    return Standing(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
+
+
+def _workstreams(config: Config, inspection: Inspection, standings: dict[str, Standing], hour: int) -> tuple[WorkstreamStanding, ...]:
+    found = [
+        WorkstreamStanding(
+            tree.row.id,
+            standings.get(scope_of(tree.row.id)) or _without_limit(config, tree, hour),
+            *(size_in(config, part) for part in (tree.production, tree.work, tree.other)),
+        )
+        for tree in inspection.inventory.workstreams
+    ]
+    return tuple(sorted(found, key=lambda workstream: workstream.standing.usage.usage, reverse=True))
+
+
+def _sessions(
+    config: Config, inspection: Inspection, decisions: list[Decision] | None, standings: dict[str, Standing]
+) -> tuple[list[Session], NextCleanup | None]:
+    """Every scratch session, and what cleanup would do with them as far as that is known."""
+    levels = {scope.removeprefix(SESSION): standing.level for scope, standing in standings.items() if scope.startswith(SESSION)}
+    taken = _taken(config, decisions)
+    if decisions is None or taken is None:
+        unknown = Reason.ACTIVITY_UNKNOWN
+        measured = inspection.sessions.items()
+        return [
+            Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
+        ], None
+    braked = brake_of(config).pulled_by(decisions) is not None
+    settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
+    sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in NO_SESSION]
+    freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))
+    leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=activity_of)
+    coming = sorted((session for session in sessions if session.due is not None), key=activity_of)
+    return sessions, NextCleanup(tuple(leaving), freed, tuple(coming), braked)
+
+
+def _taken(config: Config, decisions: Sequence[Decision] | None) -> list[Decision] | None:
+    """The decisions that a cleanup would carry out; None when nobody knows."""
+    if decisions is None:
+        return None
+    try:
+        identities = {session.identity for session in going(config, decisions)}
+    except OSError:
+        return None
+    return [decision for decision in decisions if decision.goes and decision.session.identity in identities]
+
+
+def _held(decision: Decision, braked: bool) -> Decision:
+    return replace(decision, reason=Reason.BRAKE if braked else Reason.IN_USE)
+
+
+def _session(config: Config, decision: Decision, levels: dict[str, Level]) -> Session:
+    session = decision.session
+    activity = session.last_activity
+    comes_due = decision.reason in _COMES_DUE and activity is not None
+    return Session(
+        id=session.name,
+        level=levels.get(session.name, Level.OK),
+        size=size_in(config, session.usage) if session.usage else 0,
+        last_activity=activity,
+        reason=decision.reason,
+        due=activity + config.older_than_days * DAY if comes_due and activity is not None else None,
+    )

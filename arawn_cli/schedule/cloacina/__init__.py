@@ -1,0 +1,1 @@
+"""Run the jobs from the Cloacina workflow engine (`schedule serve`)."""

@@ -1,0 +1,75 @@
+"""Points in time as whole nanoseconds since the Unix epoch, the unit of `st_mtime_ns`.
+
+Arawn writes nine fractional digits, three more than `datetime` holds, so times
+are compared as integers and never lose what decides a deletion.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+import time
+
+SECOND = 1_000_000_000
+
+
+DAY = 86_400 * SECOND
+
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+
+
+_FIRST = calendar.timegm((1, 1, 1, 0, 0, 0)) * SECOND
+
+
+_LAST = calendar.timegm((9999, 12, 31, 23, 59, 59)) * SECOND + SECOND - 1
+
+
+def parse(text: str) -> int:
+    """Nanoseconds since the epoch of an RFC 3339 time with any number of fractional digits.
+
+    Digits past the ninth are rounded up, so that a time never looks older than it is.
+
+    Raises:
+        ValueError: the text is no RFC 3339 time, or names a day that does not exist.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an RFC 3339 time: {text[:64]!r}")
+    year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
+    if not (1 <= month <= 12 and 1 <= day <= _days_in(year, month)):
+        raise ValueError(f"no such day: {text[:64]!r}")
+    if hour > 23 or minute > 59 or second > 60:
+        raise ValueError(f"no such time of day: {text[:64]!r}")
+    seconds = calendar.timegm((year, month, day, hour, minute, second, 0, 0, 0))
+    if match[9]:
+        if int(match[10]) > 23 or int(match[11]) > 59:
+            raise ValueError(f"no such offset: {text[:64]!r}")
+        offset = int(match[10]) * 3600 + int(match[11]) * 60
+        seconds -= offset if match[9] == "+" else -offset
+    digits = match[7] or ""
+    nanoseconds = int(digits[:9].ljust(9, "0")) + (1 if digits[9:].strip("0") else 0)
+    return seconds * SECOND + nanoseconds
+
+
+def render(instant: int) -> str:
+    """RFC 3339 in UTC with `Z`, to the microsecond, rounded down.
+
+    A time outside the years 1 to 9999, which a file's mtime can claim, shows as the nearest one inside.
+    """
+    instant = min(max(instant, _FIRST), _LAST)
+    seconds, nanoseconds = divmod(instant, SECOND)
+    whole = time.gmtime(seconds)
+    return f"{whole.tm_year:04d}-{time.strftime('%m-%dT%H:%M:%S', whole)}.{nanoseconds // 1000:06d}Z"
+
+
+def _days_in(year: int, month: int) -> int:
+    return calendar.monthrange(year, month)[1] if year >= 1 else 0
+
+
+def latest(*instants: int | None) -> int | None:
+    """The latest of the instants that are known, or None."""
+    return max((instant for instant in instants if instant is not None), default=None)

@@ -1,0 +1,147 @@
+"""What a person at a terminal sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli import __version__
+from arawn_cli.cli.demo import SampleTree
+from tests.conftest import COMMAND, Run
+from tests.support.commands import PROGRAM, commands
+
+# Drawing a bar hides the cursor, and taking it away brings the cursor back.
+SHOWN_CURSOR = "\x1b[?25h"
+
+
+def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int, str]:
+    """The command with a pseudo-terminal of 100 columns for both streams, and all that it drew."""
+    ours, theirs = pty.openpty()
+    terminal = {**environment, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    process = subprocess.Popen([str(COMMAND), *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the terminal is gone once nobody has it open
+            break
+        drawn += piece
+    os.close(ours)
+    return process.wait(), drawn.decode()
+
+
+def answered(environment: dict[str, str], question: bytes, answer: bytes, *words: object) -> tuple[int, str]:
+    """A command whose question is answered with keys on a terminal of its own, and all that it drew."""
+    ours, theirs = pty.openpty()
+    terminal = {**environment, "TERM": "xterm", "COLUMNS": "500"}
+    # What a shell starts in the background ignores Ctrl-C, and so would all that these tests start.
+    command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *map(str, words)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
+        while question not in drawn:
+            drawn += os.read(ours, 65536)
+        os.write(ours, answer)
+        while more := os.read(ours, 65536):
+            drawn += more
+    os.close(ours)
+    return process.wait(), drawn.decode()
+
+
+def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(3):
+        tree.session(f"old-{number}", files={"f": 1000}, age_days=30)
+    tree.session("new", files={"f": 1}, age_days=1)
+    code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root)
+    assert code == 0
+    for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4, freed 3.0 kB. Kept: 1 recent_files.", "removing", "\x1b["):
+        assert piece in drawn
+    assert "│ new" not in drawn
+    assert drawn.index(SHOWN_CURSOR) < drawn.index("Scratch sessions"), "the bar is off the terminal before the table begins"
+    assert drawn.count(SHOWN_CURSOR) == 1
+
+
+def test_events_on_a_terminal_have_their_lines_to_themselves(environment: dict[str, str], tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--format", "json")
+    lines = [line for line in drawn.splitlines() if not line.startswith(("INFO", "\x1b[34mINFO"))]
+    assert [json.loads(line)["type"] for line in lines] == ["scratch_session", "scratch_cleanup"]
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_an_id_stays_whole_on_a_terminal_of_80_columns(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, columns: int) -> None:
+    config = tmp_path / "marked.toml"
+    config.write_text("[paths.usage]\nsession_warning_mb = 1\n[maintenance.cleanup]\ntrash_days = 9\nmax_percent = 100\n")
+    ids = [str(uuid.UUID(int=number, version=4)) for number in range(6)]
+    for session, days in zip(ids, (2000, 40, 30, 9, 2, 0.1), strict=True):
+        tree.session(session, files={"f": 123_456 + (days == 40) * 1_500_000}, age_days=days)
+    arguments = ("--base-path", tree.root, "--config", config)
+    shown = [
+        run("scratch-cleanup", "--dry-run", "-v", "--format", "table", *arguments, COLUMNS=str(columns)).stdout,
+        run("report", *arguments, COLUMNS=str(columns)).stdout,
+    ]
+    run("scratch-cleanup", "--older-than-days", 1, *arguments)
+    shown.append(run("trash", "list", "--format", "table", *arguments, COLUMNS=str(columns)).stdout)
+    for text, whole in zip(shown, (ids, ids, ids[:5]), strict=True):
+        lines = [line for line in text.splitlines() if re.search(r"[0-9a-f]{8}-", line)]
+        assert {word for line in lines for word in line.replace("│", " ").split()} >= set(whole), text
+        rows = [line for line in lines if not line.startswith("  ")]
+        assert all(re.search(r"\d [hd] ago.*", line) for line in rows), text
+        assert max(map(len, text.splitlines())) <= columns
+    assert ("would delete" in shown[0], "protected" in shown[0]) == (True, False)
+
+
+def test_a_name_cannot_steer_the_terminal(environment: dict[str, str], tree: SampleTree) -> None:
+    (tree.sessions / "\x1b[2Jevil\n[bold]").mkdir()
+    tree.workstream("blog", "\x1b[2Jt[red]x", {"work/f": 10})
+    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--quiet")
+    assert "\\x1b[2Jevil\\x0a[bold]" in drawn
+    assert "\x1b[2J" not in drawn
+    _, drawn = on_a_terminal(environment, "disk-check", "--base-path", tree.root, "--quiet")
+    assert "\\x1b[2Jt[red]x" in drawn
+    assert "\x1b[2J" not in drawn
+
+
+def test_the_demo_shows_all_three_steps_and_leaves_nothing(run: Callable[..., Run], tmp_path: Path) -> None:
+    done = run("demo", TMPDIR=str(tmp_path))
+    assert done.code == 0, done.stderr
+    for piece in ("Would remove 2 sessions of 6", "Removed 2 sessions of 6", "Thesis", "critical:"):
+        assert piece in done.stdout
+    assert not list(tmp_path.glob("arawn-demo-*"))
+
+
+def test_the_demo_can_leave_its_tree(run: Callable[..., Run], tmp_path: Path) -> None:
+    run("demo", "--keep", TMPDIR=str(tmp_path))
+    (folder,) = tmp_path.glob("arawn-demo-*")
+    assert sorted(os.listdir(folder / "arawn")) == ["workstreams", "workstreams.db"]
+
+
+def test_the_module_is_the_command(environment: dict[str, str], run: Callable[..., Run]) -> None:
+    module = subprocess.run([sys.executable, "-m", "arawn_cli", "--version"], capture_output=True, text=True, env=environment, check=True)
+    assert module.stdout == run("--version").stdout == f"arawn-cli {__version__}\n"
+
+
+@pytest.mark.parametrize("name", commands())
+def test_the_help_of_a_flag_names_no_value_that_it_would_take(run: Callable[..., Run], name: str) -> None:
+    shown = run(*name.removeprefix(PROGRAM).split(), "--help", COLUMNS="160").stdout
+    (line,) = (line for line in shown.splitlines() if "--help" in line)
+    assert re.search(r"--help +-h  +Show this message and exit\.", line)
+    assert "bool" not in shown
+
+
+def test_no_command_shows_the_help(run: Callable[..., Run]) -> None:
+    done = run()
+    assert done.code == 2
+    assert all(command in done.stdout + done.stderr for command in ("scratch-cleanup", "disk-check", "demo"))

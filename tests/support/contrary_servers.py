@@ -1,0 +1,75 @@
+"""Servers of the tests' own that answer as no relay should, and what its clients make of them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from arawn_cli.config import relay_url
+from arawn_cli.delivery.credentials import Token
+from arawn_cli.delivery.http import HttpRelay
+from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.websocket import WebSocketRelay
+
+TOKEN = Token("tok-3nchan")
+ONE = Parcel("event-1", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b'{"n":1}', "total", "warning")
+
+
+@contextmanager
+def running(serve_forever: Callable[[], None], shutdown: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        shutdown()
+        thread.join()
+
+
+@contextmanager
+def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = None, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server that takes one connection, in TLS if told to, answers a request with some bytes, and hangs up; its port."""
+    ended = threading.Event()
+
+    def talk() -> None:
+        plain, _ = listener.accept()
+        with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) if context else plain as connection:
+            request = connection.recv(65_536)
+            if heard is not None:
+                heard.append(request)
+            for chunk in chunks:
+                connection.sendall(chunk)
+                if ended.wait(pause):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            thread.join()
+
+
+def tried(url: str, authority: Path | None = None, timeout: float = 2) -> object:
+    """What a relay's client makes of one attempt."""
+    address = relay_url.parse(url)
+    relay = WebSocketRelay(address, None, authority, "") if address.is_websocket else HttpRelay(address, None, authority, time.time)
+    try:
+        return relay.attempt([ONE], timeout)
+    finally:
+        relay.close()
+
+
+@contextmanager
+def crowded() -> Iterator[int]:
+    """A port whose queue of connections is full: the kernel takes no further one, and does not say so."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.create_connection(listener.getsockname()):
+        yield listener.getsockname()[1]

@@ -1,0 +1,76 @@
+"""The use cases called directly, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
+
+from arawn_cli.cleanup.job import clean
+from arawn_cli.cli.demo import SampleTree
+from arawn_cli.config.loader import Flags, load
+from arawn_cli.context import Change, NoProgress, Surroundings
+from arawn_cli.diskcheck.job import Checked, check
+from arawn_cli.events import Event, ScratchCleanup
+from arawn_cli.output.report_data import Report, gather
+from arawn_cli.state import State
+
+NOWHERE = Path("/nonexistent/config.toml")
+
+
+def surroundings(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None) -> Surroundings:
+    """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends."""
+    state = State(state_directory, lambda: now)
+    times = chain([now], repeat(now if ended is None else ended))
+
+    def commit(change: Change) -> bool:
+        with state.transaction() as connection:
+            events.extend(change(connection))
+        state.close()
+        return True
+
+    return Surroundings(lambda: next(times), time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: False)
+
+
+def cleaned(
+    tree: SampleTree,
+    *,
+    days: int = 7,
+    dry_run: bool = False,
+    force: bool = False,
+    config: Path | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> tuple[ScratchCleanup, list[Event]]:
+    """One cleanup of a tree at its own now."""
+    events: list[Event] = []
+    settings = load(
+        Flags(config=config, base_path=str(tree.root), older_than_days=days, dry_run=dry_run, force=force),
+        _environment(tree),
+        system_file=NOWHERE,
+    )
+    return clean(settings, replace(surroundings(tree.now, events, settings.state_directory), stopping=stopping)), events
+
+
+def checked(
+    tree: SampleTree, config: Path | None = None, *, now: int | None = None, ended: int | None = None, dry_run: bool = False
+) -> tuple[Checked, list[Event]]:
+    """One disk check of a tree, at its own now if no other is given."""
+    events: list[Event] = []
+    settings = load(Flags(config=config, base_path=str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
+    return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
+
+
+def reported(tree: SampleTree, config: Path | None = None) -> Report:
+    """A report of two weeks on a tree, at its own now."""
+    settings = load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
+    return gather(settings, surroundings(tree.now, [], settings.state_directory), 14)
+
+
+def _environment(tree: SampleTree) -> dict[str, str]:
+    """An environment whose configuration directory is empty, but there."""
+    empty = tree.root.parent / "config" / "config.toml"
+    empty.parent.mkdir(exist_ok=True)
+    empty.touch()
+    return {"ARAWN_CONFIG_DIR": str(empty.parent), "STATE_DIRECTORY": str(tree.root.parent / "state")}

@@ -1,0 +1,129 @@
+"""A real cron whose clock the test turns: how often it runs the jobs, and when it mails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import needs
+from tests.support.installed import clean, configure, install, session
+from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
+
+__all__ = ["clean", "machine"]
+
+pytestmark = [needs_machine, pytest.mark.slow]
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+needs_cron = needs(FAKETIME is not None and all(shutil.which(name) for name in ("cron", "strace")), "cron, faketime and strace")
+
+
+class Cron:
+    """A real cron whose clock is the mtime of a file, and whose sleeps end at once: each minute is handed to it."""
+
+    def __init__(self, machine: Machine, start: datetime) -> None:
+        self._machine = machine
+        self._clock = machine.path("/run/cron-clock")
+        self._now = int(start.timestamp())
+        self._clock.touch()
+        self._turn(0)
+        preload = {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME": "%",
+            "FAKETIME_FOLLOW_FILE": "/run/cron-clock",
+            "FAKETIME_NO_CACHE": "1",
+            "TZ": "UTC",
+        }
+        words = [word for key, value in preload.items() for word in ("-E", f"{key}={value}")]
+        traced = ("-e", "trace=clock_nanosleep", "-e", "inject=clock_nanosleep:retval=0:delay_enter=300")
+        trace = machine.path("/run/cron-trace")
+        trace.unlink(missing_ok=True)
+        machine.output("sh", "-c", "rm -rf /etc/cron.d/[!a]* /etc/cron.*ly/*; : >/etc/crontab")
+        self._mark = machine.output("journalctl", "-n", "0", "--show-cursor").split("cursor: ")[1].strip()
+        self._tracer = machine.start("strace", *words, "-qq", "-o", "/run/cron-trace", *traced, "cron", "-f", "-L", "15")
+        machine.until(lambda: trace.exists() and trace.stat().st_size > 1000)
+        self._trace = trace.open("rb")
+
+    def minutes(self, count: int) -> None:
+        """Lets some minutes pass, each once cron has seen the one before."""
+        for _ in range(count):
+            self._turn(60)
+            self._trace.read()
+            seen = 0
+            while seen < 3:
+                seen += self._trace.read().count(b"clock_nanosleep(")
+                time.sleep(0.0003)
+
+    def stop(self) -> list[str]:
+        """Ends cron, once its jobs have ended; what the jobs were, in the order in which they were started."""
+        self._machine.output("pkill", "-o", "-x", "cron")
+        self._machine.until(lambda: self._machine.run("pgrep", "-x", "cron").returncode == 1)
+        self._tracer.wait()
+        self._trace.close()
+        lines = self._machine.output("journalctl", "-t", "CRON", "-o", "json", f"--after-cursor={self._mark}").splitlines()
+        ended = [(int(entry["_PID"]), entry["MESSAGE"]) for entry in map(json.loads, lines) if " END (" in entry["MESSAGE"]]
+        return [message for _, message in sorted(ended)]
+
+    def _turn(self, seconds: int) -> None:
+        self._now += seconds
+        os.utime(self._clock, (self._now, self._now))
+
+
+@needs_cron
+def test_a_day_of_cron_has_288_checks_and_one_cleanup(machine: Machine) -> None:
+    """What the lines run is a stub here: 289 real runs in five seconds say nothing more about the lines."""
+    install(machine, "--cron")
+    lines = machine.path("/etc/cron.d/arawn-cli")
+    stub = machine.path("/opt/arawn-cli/bin/stub")
+    stub.write_text("#!/bin/sh\n")
+    stub.chmod(0o755)
+    lines.write_text(lines.read_text().replace(COMMAND, "/opt/arawn-cli/bin/stub"))
+    machine.path("/etc/cron.d/a-day").write_text("2 0 1 3 * root : begins\n2 0 2 3 * root : ends\n")
+    cron = Cron(machine, datetime(2026, 2, 28, 23, 58, 30, tzinfo=UTC))
+    cron.minutes(24 * 60 + 6)
+    jobs = cron.stop()
+    day = jobs[next(i for i, job in enumerate(jobs) if ": begins" in job) : next(i for i, job in enumerate(jobs) if ": ends" in job)]
+    machine.path("/etc/cron.d/a-day").unlink()
+    assert sum("disk-check" in job for job in day) == 288
+    assert sum("scratch-cleanup" in job for job in day) == 1
+
+
+@needs_cron
+def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> None:
+    configure(machine, '[maintenance.schedule]\nscratch_cleanup = "2m"\ndisk_check = "2m"\n')
+    mailer = machine.path("/usr/sbin/sendmail")
+    mailer.write_text("#!/bin/sh\ncat >>/tmp/mail\n")
+    mailer.chmod(0o755)
+    mail = machine.path("/tmp/mail")  # noqa: S108 - the temporary directory of the private machine
+    old = session(machine, "old", 30)
+    install(machine, "--cron")
+    for hour, state in enumerate(("well", "overlap", "broken"), start=10):
+        if state == "overlap":
+            holder = machine.start("flock", f"{ROOT}/workstreams", "flock", ROOT, "-c", "echo held; exec sleep 60")
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+        if state == "broken":
+            machine.run("pkill", "-x", "sleep")
+            holder.wait()
+            machine.output("chmod", "o+w", ROOT)
+        cron = Cron(machine, datetime(2026, 3, 1, hour, 0, 30, tzinfo=UTC))
+        cron.minutes(2)
+        jobs = cron.stop()
+        assert {job for job in ("scratch-cleanup", "disk-check") if any(job in line for line in jobs)} == {"scratch-cleanup", "disk-check"}
+        assert not old.exists()
+        assert mail.exists() is (state == "broken")
+    text = mail.read_text()
+    assert "To: root\n" in text
+    assert text.count("writable by everyone: refused") == 2
+    assert "disk_check" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat")
+    events = map(json.loads, machine.output("journalctl", "-t", "arawn-scratch-cleanup", "-o", "cat").splitlines())
+    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("deleted", "expired")]
+    machine.output("chmod", "o-w", ROOT)
+    status = machine.run(COMMAND, "schedule", "status", "--cron")
+    assert {(event["result"], *event["problems"]) for event in map(json.loads, status.stdout.splitlines())} == {
+        ("success", "no cron runs: run service cron start")
+    }

@@ -1,0 +1,200 @@
+"""What the services of a booted systemd see, read and write, and what is told before they fail for want of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.installed import FILE, UNITS, clean, configure, install, last_event, session, show
+from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
+
+__all__ = ["clean", "machine"]
+
+pytestmark = [needs_machine, pytest.mark.slow]
+
+
+RELAY = """
+import glob, http.server, json
+class Relay(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def may(self):
+        return self.headers.get("Authorization", "") == "Bearer tok-3"
+    def handle_expect_100(self):
+        if not self.may():
+            self.send_error(401)
+            return False
+        return super().handle_expect_100()
+    def do_POST(self):
+        promised = int(self.headers["Content-Length"])
+        body = self.rfile.read(promised).decode()
+        if len(body) < promised:
+            self.close_connection = True
+            return
+        seen = []
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            try:
+                seen += [path] if b"tok-3" in open(path, "rb").read() else []
+            except OSError:
+                pass
+        open("/run/relay.log", "a").write(json.dumps([self.headers["Authorization"], body, seen]) + "\\n")
+        self.send_response(202 if self.may() else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Relay).serve_forever()
+"""
+
+
+@contextmanager
+def relay(machine: Machine) -> Iterator[Callable[[], list[list[object]]]]:
+    """A relay inside that keeps what it is told, and looks for the token in every environment when it is."""
+    log = machine.path("/run/relay.log")
+    log.write_text("")
+    process = machine.start("/opt/arawn-cli/bin/python3", "-c", RELAY)
+    probe = ("/opt/arawn-cli/bin/python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 8099))")
+    machine.until(lambda: machine.run(*probe).returncode == 0)
+    try:
+        yield lambda: [json.loads(line) for line in log.read_text().splitlines()]
+    finally:
+        process.kill()
+        machine.run("pkill", "-f", "BaseHTTPRequestHandler")
+        process.wait()
+
+
+@pytest.mark.parametrize("power", ["CAP_NET_BIND_SERVICE", "CAP_WAKE_ALARM"])
+def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine, power: str) -> None:
+    """A server with a capability is hidden from a service of its account without; an agent that guards itself stops nothing."""
+    install(machine)
+    for name in ("old", "served"):
+        session(machine, name, 30)
+    served = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/served"
+    capable = f"--property=AmbientCapabilities={power}"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=server", capable, served, "sleep", "60")
+    assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
+    machine.output("systemctl", "stop", "server.service")
+    summary = last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")
+    assert summary["sessions_skipped"] == {"activity_unknown": 2}
+    guarded = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(60)"  # PR_SET_DUMPABLE
+    library = "--setenv=LD_LIBRARY_PATH=/opt/python/lib"
+    machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=agent", library, "/opt/arawn-cli/bin/python3", "-c", guarded)
+    pid = show(machine, "agent.service", "MainPID")
+    machine.until(lambda: os.lstat(machine.path(f"/proc/{pid}/cwd")).st_uid == 0)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "agent.service")
+    assert os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions")) == []
+
+
+def test_a_tree_of_root_is_cleaned_and_what_any_account_uses_stays(machine: Machine) -> None:
+    machine.output("chown", "-R", "root:", ROOT)
+    install(machine)
+    for name in ("old", "root", "nobody"):
+        session(machine, name, 30)
+    machine.output("chown", "-R", "root:", ROOT)
+    for account in ("root", "nobody"):
+        place = f"--property=WorkingDirectory={ROOT}/workstreams/scratch/sessions/{account}"
+        machine.output("systemd-run", "--quiet", f"--uid={account}", f"--unit=user-{account}", place, "sleep", "60")
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    machine.output("systemctl", "stop", "user-root.service", "user-nobody.service")
+    machine.output("chown", "-R", "arawn:", ROOT)
+    assert sorted(os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions"))) == ["nobody", "root"]
+
+
+def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine: Machine) -> None:
+    token = machine.path("/etc/arawn/relay.token")
+    token.write_text("tok-3\n")
+    token.chmod(0o600)
+    table = 'url = "http://127.0.0.1:8099/pub"\ntoken_file = "/etc/arawn/relay.token"\nevents = ["disk_check", "scratch_cleanup"]\n'
+    configure(machine, f"[maintenance.relay]\n{table}")
+    install(machine)
+    with relay(machine) as told:
+        for job in ("scratch-cleanup", "disk-check"):
+            machine.output("systemctl", "start", f"arawn-{job}.service")
+        doctor = machine.run(COMMAND, "doctor")
+        posts = told()
+    assert [(token, seen) for token, _, seen in posts] == [("Bearer tok-3", [])] * 2
+    assert [json.loads(str(body))["type"] for _, body, _ in posts] == ["scratch_cleanup", "disk_check"]
+    assert "tok-3" not in show(machine, "arawn-disk-check.service", "Environment")
+    (said,) = [event for event in map(json.loads, doctor.stdout.splitlines()) if event.get("check") == "relay"]
+    assert (said["status"], said["detail"]) == ("ok", "http://127.0.0.1:8099/pub is reachable and accepts the token")
+
+
+def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
+    configure(machine, "[paths.usage]\nsession_warning_mb = 0.0001\n")
+    session(machine, "large", 1)
+    install(machine)
+    machine.output("systemctl", "start", "arawn-disk-check.service")
+    alert, unread = "ok to critical", "the timers keep their history in /var/lib/arawn-cli, which this account cannot read"
+    for enter in ((), ("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn")):
+        done = machine.run(*enter, COMMAND, "report")
+        assert (done.returncode, alert in done.stdout, unread in done.stdout) == (0, True, False), done
+    done = machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "HOME=/tmp", COMMAND, "report")
+    assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
+
+
+def test_a_root_that_the_unit_may_not_write_to_is_told_before_the_first_night(machine: Machine) -> None:
+    install(machine)
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+    machine.output("sh", "-c", "mkdir -p /srv/other/workstreams && chown -R arawn: /srv/other")
+    configure(machine, root="/srv/other")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert status.returncode == 1
+    sentence = "/srv/other lies outside what arawn-scratch-cleanup.service may write to: it would fail"
+    assert sentence in status.stdout
+    doctor = machine.run(COMMAND, "doctor")
+    assert (doctor.returncode, sentence in doctor.stdout) == (1, True)
+    install(machine)
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
+def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(machine: Machine) -> None:
+    configure(machine, '[maintenance]\nstate_dir = "/var/lib/arawn_state.d"\n[maintenance.metrics]\ntextfile_dir = "/var/lib/metrics"\n')
+    machine.output("install", "-d", "-o", "arawn", "/var/lib/metrics")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert set(os.listdir(machine.path("/var/lib/metrics"))) == {"arawn_scratch_cleanup.prom", "arawn_disk_check.prom"}
+    assert machine.path("/var/lib/arawn_state.d/state.db").exists()
+    machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
+
+
+def test_a_root_in_a_home_that_a_link_leads_to_is_open_to_the_jobs(machine: Machine) -> None:
+    machine.output("sh", "-c", f"mv /home /var/home && ln -s var/home /home && cp -a {ROOT} /home/arawn/.arawn")
+    configure(machine, root="/home/arawn/.arawn")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+    drop_in = machine.path(f"{UNITS}/arawn-disk-check.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text("[Service]\nProtectHome=yes\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert "/var/home/arawn/.arawn is hidden from arawn-disk-check.service by ProtectHome=" in status.stdout
+    machine.output("sh", "-c", "rm -rf /home/arawn/.arawn && rm /home && mv /var/home /home")
+
+
+def test_what_the_account_of_the_jobs_cannot_read_is_told_before_the_first_night(machine: Machine) -> None:
+    machine.path(FILE).chmod(0o600)
+    sentence = f"arawn, the account that the jobs run as, has no access to {FILE}: they would fail"
+    installed = machine.run(COMMAND, "schedule", "install", "--yes")
+    assert (installed.returncode, installed.stderr.count(sentence)) == (0, 1)
+    status = machine.run(COMMAND, "schedule", "status")
+    assert (status.returncode, sentence in status.stdout) == (1, True)
+    machine.path(FILE).chmod(0o644)
+    assert machine.run(COMMAND, "schedule", "status").returncode == 0
+
+
+def test_a_missing_notifier_and_a_drop_in_that_closes_the_root_are_told(machine: Machine) -> None:
+    install(machine)
+    machine.path(f"{UNITS}/arawn-notify@.service").unlink()
+    drop_in = machine.path(f"{UNITS}/arawn-scratch-cleanup.service.d")
+    drop_in.mkdir()
+    (drop_in / "closed.conf").write_text(f"[Service]\nReadOnlyPaths={ROOT}/workstreams\n")
+    machine.output("systemctl", "daemon-reload")
+    status = machine.run(COMMAND, "schedule", "status")
+    assert status.returncode == 1
+    assert "arawn-notify@.service is missing, so that nobody is told of a run that fails" in status.stdout
+    assert f"{ROOT} lies outside what arawn-scratch-cleanup.service may write to" in status.stdout

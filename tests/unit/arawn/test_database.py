@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from arawn_cli import timestamps
+from arawn_cli.arawn import database
+from arawn_cli.cli.demo import SampleTree
+from arawn_cli.sqlite import DatabaseUnreadableError
+from tests.conftest import snapshot
+
+_SERVER = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+for line in sys.stdin:
+    if line == "die\\n":
+        os._exit(9)
+    connection.execute(line)
+    connection.commit()
+    print("done", flush=True)
+"""
+
+
+class Server:
+    """Another process that has the database open in WAL mode."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def say(self, statement: str) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(statement + "\n")
+        self._process.stdin.flush()
+        if statement != "die":
+            self._process.stdout.readline()
+
+
+def insert(session: str, started: str = "2026-01-01T00:00:00Z") -> str:
+    return f"INSERT INTO sessions VALUES ('{session}', 'scratch', '{started}', NULL, NULL)"
+
+
+def test_rows_are_read_while_a_server_has_the_log_open_and_nothing_is_written(tree: SampleTree) -> None:
+    with Server(tree.database) as server:
+        server.say(insert("a"))
+        before = snapshot(tree.root)
+        assert set(database.session_rows(tree.database, {"a", "b"})) == {"a"}
+        server.say(insert("b"))
+        assert set(database.session_rows(tree.database, {"a", "b"})) == {"a", "b"}
+        server.say("SELECT 1")
+        changed = {path for path, state in snapshot(tree.root).items() if before.get(path) != state}
+    assert {Path(path).name for path in changed} <= {"workstreams.db-wal", "workstreams.db-shm"}
+
+
+def test_reading_a_closed_database_leaves_no_file_behind(tree: SampleTree) -> None:
+    before = snapshot(tree.root)
+    assert [row.id for row in database.workstream_rows(tree.database)] == ["scratch"]
+    assert snapshot(tree.root) == before
+
+
+def test_rows_that_a_crashed_server_left_in_the_log_are_read(tree: SampleTree) -> None:
+    with Server(tree.database) as server:
+        server.say(insert("a"))
+        server.say("die")
+    assert (tree.root / "workstreams.db-wal").stat().st_size > 0
+    before = snapshot(tree.root)
+    assert set(database.session_rows(tree.database, {"a", "b"})) == {"a"}
+    assert snapshot(tree.root) == before
+
+
+def test_the_newest_time_of_a_row_counts_and_an_unreadable_one_is_told(tree: SampleTree) -> None:
+    tree.session_row("a", tree.ago(60), tree.ago(3))
+    with Server(tree.database) as server:
+        server.say(insert("b", started="last week"))
+    rows = database.session_rows(tree.database, {"a", "b"})
+    assert rows["a"].newest == tree.ago(3) // 1000 * 1000
+    assert (rows["b"].newest, rows["b"].unreadable) == (None, True)
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to have a header" * 20])
+def test_what_is_no_database_is_said_to_be_unreadable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "workstreams.db"
+    path.write_bytes(content)
+    with pytest.raises(DatabaseUnreadableError, match=r"workstreams.db: "):
+        database.workstream_rows(path)
+
+
+def test_a_missing_database_is_unreadable_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnreadableError, match="No such file"):
+        database.workstream_rows(tmp_path / "workstreams.db")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_rollback_journal_database_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "workstreams.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE sessions (id, workstream_id, started_at, ended_at)")
+        connection.execute("INSERT INTO sessions VALUES ('a', 'scratch', '1970-01-01T00:00:01Z', NULL)")
+    assert database.session_rows(path, {"a", "z"})["a"].newest == timestamps.SECOND

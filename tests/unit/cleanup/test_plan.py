@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli.cleanup.plan import Brake, Policy, approved, decide, decide_again, halted, reason_without_files, undecided
+from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
+from arawn_cli.errors import Failure
+from arawn_cli.events import Reason
+from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.openat import FileKind
+from arawn_cli.timestamps import DAY, SECOND
+
+NOW = 1_700_000_000_000_000_000
+POLICY = Policy(7, ("keep-*",))
+CUTOFF = POLICY.cutoff(NOW)
+MINUTE = 60 * SECOND
+FAILURE = (Failure("openat", "x", 13),)
+
+ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
+sessions = st.builds(
+    ScratchSession,
+    st.sampled_from(["a", "keep-me", "-bad", "b.c"]),
+    st.sampled_from(FileKind),
+    st.just((1, 2)),
+    st.booleans(),
+    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE])),
+    st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
+)
+
+
+def session(turn: int | None = None, row: int | None = None, mtime: int = 0, name: str = "a") -> ScratchSession:
+    return ScratchSession(name, FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(turn, row), usage=Usage(newest_mtime=mtime))
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (session(), Reason.EXPIRED),
+        (session(turn=CUTOFF - 1, row=CUTOFF - 1, mtime=CUTOFF - 1), Reason.EXPIRED),
+        (session(turn=CUTOFF), Reason.ACTIVE),
+        (session(row=CUTOFF), Reason.ACTIVE),
+        (session(mtime=CUTOFF), Reason.RECENT_FILES),
+        (session(turn=NOW + MINUTE), Reason.ACTIVE),
+        (session(turn=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
+        (session(mtime=NOW + MINUTE), Reason.RECENT_FILES),
+        (session(mtime=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
+        (session(name="keep-me"), Reason.PROTECTED),
+        (session(name="-bad"), Reason.FOREIGN_NAME),
+        (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE), Usage(newest_mtime=0)),
+            Reason.ACTIVITY_UNKNOWN,
+        ),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)),
+            Reason.ACTIVITY_UNKNOWN,
+        ),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
+        (
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), usage=Usage(newest_mtime=0, other_filesystems=("a/sub",))),
+            Reason.MOUNT_INSIDE,
+        ),
+    ],
+)
+def test_each_rule_gives_its_reason(found: ScratchSession, reason: Reason) -> None:
+    assert decide(found, POLICY, NOW).reason is reason
+
+
+@given(sessions)
+def test_nothing_younger_than_the_cutoff_goes_and_nothing_goes_in_doubt(found: ScratchSession) -> None:
+    if decide(found, POLICY, NOW).goes:
+        assert found.usage is not None
+        assert found.last_activity is not None
+        assert found.last_activity < CUTOFF
+        assert found.usage.complete
+        assert found.evidence.complete
+        assert not found.has_mount
+        assert found.name == "a"
+        assert found.kind is FileKind.DIRECTORY
+
+
+@given(st.lists(sessions))
+def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list[ScratchSession]) -> None:
+    decisions = [decide(one, POLICY, NOW) for one in found]
+    assert [decision.session for decision in decisions] == found
+    for decision in decisions:
+        assert decision.goes == (decision.reason is Reason.EXPIRED)
+    assert all(decide(one, POLICY, NOW).goes <= (one in undecided(found, POLICY, NOW)) for one in found)
+
+
+def test_the_cutoff_is_so_many_days_before_now() -> None:
+    assert [Policy(days).cutoff(10 * DAY) for days in (1, 7)] == [9 * DAY, 3 * DAY]
+
+
+def test_only_what_turns_and_rows_leave_open_is_measured() -> None:
+    found = [session(), session(turn=NOW), session(name="keep-me"), session(mtime=NOW)]
+    assert undecided(found, POLICY, NOW) == [found[0], found[3]]
+    assert [reason_without_files(one, POLICY, NOW) for one in found] == [None, Reason.ACTIVE, Reason.PROTECTED, None]
+
+
+@given(sessions, st.integers(1, 60), st.integers(1, 60))
+def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more: int) -> None:
+    if decide(found, Policy(days + more), NOW).goes:
+        assert decide(found, Policy(days), NOW).goes
+
+
+@pytest.mark.parametrize(
+    ("evidence", "usage", "reason"),
+    [
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY), Reason.EXPIRED),
+        (TurnEvidence(8 * DAY), Usage(newest_mtime=7 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=8 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=6 * DAY), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, files=1), Reason.CHANGED_SINCE_PLAN),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
+        (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
+        (TurnEvidence(5 * DAY, shared_failures=FAILURE), Usage(newest_mtime=7 * DAY), Reason.ACTIVITY_UNKNOWN),
+    ],
+)
+def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
+    again = decide_again(planned, evidence, usage)
+    assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
+
+
+def test_what_was_planned_without_being_measured_does_not_go() -> None:
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5))
+    assert decide_again(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
+
+
+def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
+    decisions = [Decision(session(), Reason.EXPIRED), Decision(session(name="b"), Reason.EXPIRED), Decision(session(), Reason.ACTIVE)]
+    kept_back = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN)
+    assert approved(decisions, lambda one: one.name == "a") == [decisions[0], kept_back, decisions[2]]
+
+
+@pytest.mark.parametrize(
+    ("going", "staying", "brake", "exceeded"),
+    [
+        (3, 0, Brake(), None),
+        (3, 7, Brake(max_sessions=3), None),
+        (4, 6, Brake(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
+        (5, 5, Brake(max_percent=50), None),
+        (6, 5, Brake(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
+        (101, 899, Brake(max_percent=10), "101 of 1000 sessions would go, more than max_percent = 10 allows"),
+        (6, 5, Brake(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
+        (0, 0, Brake(1, 1), None),
+    ],
+)
+def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: Brake, exceeded: str | None) -> None:
+    decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
+    decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
+    assert brake.pulled_by(decisions) == exceeded
+    assert not any(decision.goes for decision in halted(decisions))
+    assert sum(decision.reason is Reason.BRAKE for decision in halted(decisions)) == going

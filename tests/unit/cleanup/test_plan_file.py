@@ -1,0 +1,107 @@
+"""A plan written by one run and carried out by another."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree, set_age, write
+from tests.conftest import RunCommand, snapshot
+
+
+@pytest.fixture
+def plan(run: RunCommand, tree: SampleTree, tmp_path: Path) -> Path:
+    """The plan of a dry run over two sessions that would go and one that stays."""
+    tree.session("a", files={"f": 10}, age_days=30)
+    tree.session("b", files={"f": 20}, age_days=40)
+    tree.session("new", files={"f": 1}, age_days=1)
+    path = tmp_path / "plans" / "plan.json"
+    path.parent.mkdir()
+    before = snapshot(tree.root)
+    assert run("scratch-cleanup", "--base-path", tree.root, "--dry-run", "--plan-out", path).code == 0
+    assert snapshot(tree.root) == before
+    assert os.listdir(path.parent) == ["plan.json"]
+    return path
+
+
+def test_a_plan_tells_everything_of_each_session(plan: Path, tree: SampleTree) -> None:
+    told = json.loads(plan.read_text())
+    assert (told["version"], told["root"], told["older_than_days"]) == (1, str(tree.root), 7)
+    by_id = {session.pop("session_id"): session for session in told["sessions"]}
+    status = (tree.sessions / "a").stat()
+    assert {key: by_id["a"][key] for key in ("device", "inode", "bytes", "reason")} == {
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "bytes": 10,
+        "reason": "expired",
+    }
+    assert by_id["a"]["last_activity_ns"] == tree.ago(30)
+    assert {key: by_id[key]["reason"] for key in by_id} == {"a": "expired", "b": "expired", "new": "recent_files"}
+
+
+def test_only_what_still_matches_a_plan_goes_and_the_others_are_told(run: RunCommand, tree: SampleTree, plan: Path) -> None:
+    write(tree.sessions / "b" / "work" / "g", 5)
+    set_age(tree.sessions / "b", tree.ago(20))
+    tree.session("c", files={"f": 1}, age_days=50)
+    done = run("scratch-cleanup", "--base-path", tree.root, "--apply", plan)
+    assert done.code == 0
+    assert done.reasons() == {"a": "expired", "b": "changed_since_plan", "c": "changed_since_plan", "new": "recent_files"}
+    assert sorted(os.listdir(tree.sessions)) == ["b", "c", "new"]
+
+
+def test_a_session_recreated_under_a_planned_name_stays(run: RunCommand, tree: SampleTree, plan: Path) -> None:
+    (tree.sessions / "a").rename(tree.root / "moved")
+    tree.session("a", files={"f": 10}, age_days=30)
+    assert run("scratch-cleanup", "--base-path", tree.root, "--apply", plan).reasons()["a"] == "changed_since_plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"version": 2}, 77, "another version"),
+        ({"root": "/elsewhere"}, 77, "a plan for /elsewhere"),
+        ({"sessions": [{"session_id": "a"}]}, 78, "is no plan"),
+        ({"more": 1}, 78, "is no plan"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(
+    run: RunCommand, tree: SampleTree, plan: Path, change: dict[str, object], code: int, said: str
+) -> None:
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), **change}))
+    done = run("scratch-cleanup", "--base-path", tree.root, "--apply", plan)
+    assert (done.code, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert len(os.listdir(tree.sessions)) == 3
+
+
+def test_a_plan_that_cannot_be_read_or_written_ends_the_run_before_anything_goes(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("a", files={"f": 10}, age_days=30)
+    for option in ("--apply", "--plan-out"):
+        done = run("scratch-cleanup", "--base-path", tree.root, option, tmp_path / "none" / "plan.json")
+        assert (done.code, "No such file" in done.stderr) == (78, True)
+        assert os.listdir(tree.sessions) == ["a"]
+
+
+def test_a_plan_goes_into_a_pipe_or_device_as_it_is_and_through_a_link_to_its_target(
+    run: RunCommand, tree: SampleTree, tmp_path: Path
+) -> None:
+    tree.session("a", files={"f": 10}, age_days=30)
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for path in (pipe, link, "/dev/null"):
+            assert run("scratch-cleanup", "--base-path", tree.root, "--dry-run", "--plan-out", path).code == 0
+        piped = os.read(reader, 1 << 16).decode()
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert link.is_symlink()
+    assert [json.loads(text)["sessions"][0]["session_id"] for text in (piped, target.read_text())] == ["a", "a"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600

@@ -1,0 +1,193 @@
+"""What happens between the plan and the rename, and after it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cleanup import removal
+from arawn_cli.cleanup.sessions import ScratchSession
+from arawn_cli.cli.demo import SampleTree, write
+from tests.conftest import Run, needs_namespaces
+from tests.support.disturbance import disturb
+from tests.support.in_process import cleaned
+
+
+def test_a_turn_after_planning_keeps_the_session(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    disturb(monkeypatch, lambda _name: tree.turn("s", time.time_ns()))
+    summary, _ = cleaned(tree)
+    assert summary.sessions_skipped == {"changed_since_plan": 1}
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+@pytest.mark.parametrize("evidence", ["turn", "row", "file"])
+def test_use_between_the_last_look_and_the_rename_puts_the_session_back(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, evidence: str
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    tree.session_row("s", tree.ago(30))
+
+    def use(name: str) -> None:
+        if not name.startswith("held.s."):
+            return
+        if evidence == "turn":
+            tree.turn("s", time.time_ns())
+        elif evidence == "row":
+            tree.session_row("s", tree.ago(30), time.time_ns())
+        else:
+            (tree.sessions.parent / ".trash" / name / "work" / "f").write_text("late")
+
+    disturb(monkeypatch, use)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_skipped, summary.bytes_reclaimed) == ({"changed_since_plan": 1}, 0)
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+def test_a_session_recreated_while_it_was_held_is_lost_on_neither_side(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+
+    def recreate(name: str) -> None:
+        if name.startswith("held."):
+            tree.turn("s", time.time_ns())
+            write(tree.sessions / "s" / "work" / "new", 2)
+
+    disturb(monkeypatch, recreate)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, [failure.operation for failure in summary.failures]) == (0, ["renameat"])
+    monkeypatch.undo()
+    again, _ = cleaned(tree)
+    assert [failure.operation for failure in again.failures] == ["renameat"]
+    held = os.listdir(tree.sessions.parent / ".trash")
+    assert len(held) == 1
+    assert (tree.sessions.parent / ".trash" / held[0] / "work" / "f").exists()
+    assert (tree.sessions / "s" / "work" / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    original = removal.Remover._examine
+
+    def replace(self: removal.Remover, session: ScratchSession, stack: ExitStack) -> object:
+        (tree.sessions / "s").rename(tree.root / "elsewhere")
+        if kind == "link":
+            (tree.sessions / "s").symlink_to(tree.root / "elsewhere")
+        else:
+            tree.session("s", files={"other": 1}, age_days=30)
+        return original(self, session, stack)
+
+    monkeypatch.setattr(removal.Remover, "_examine", replace)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_skipped == {"changed_since_plan": 1}
+    assert (tree.root / "elsewhere" / "work" / "f").exists()
+    assert (tree.sessions / "s").exists()
+
+
+@pytest.mark.parametrize("step", ["_examine", "_settle"])
+def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_says_so(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    original = getattr(removal.Remover, step)
+
+    def without_descriptors(*arguments: object) -> object:
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+        try:
+            return original(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+    monkeypatch.setattr(removal.Remover, step, without_descriptors)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.EMFILE])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    looked: list[str] = []
+    disturb(monkeypatch, looked.append)
+    summary, events = cleaned(tree, stopping=lambda: bool(looked))
+    assert (summary.sessions_cleaned, len(looked)) == (0, 1)
+    assert [event.type for event in events] == ["scratch_cleanup"]
+    assert "stopped by a signal; inactive sessions left for the next run: 2" in told.text
+    assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
+    assert os.listdir(tree.sessions.parent) == ["sessions"]
+
+
+def test_a_signal_between_two_renames_leaves_the_second_session_whole_and_the_next_run_ends_both(
+    tree: SampleTree, told: pytest.LogCaptureFixture
+) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    summary, _ = cleaned(tree, stopping=lambda: any(tree.sessions.parent.glob(".trash/*")))
+    assert (summary.cleaned_session_ids, summary.bytes_reclaimed) == (("s",), 0)
+    assert (tree.sessions / "t" / "work" / "f").exists()
+    assert "stopped by a signal; inactive sessions left for the next run: 1" in told.text
+    cleaned(tree)
+    assert os.listdir(tree.sessions) == []
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+def test_a_scratch_promoted_after_planning_keeps_its_sessions(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    promoted = tree.workstreams / "promoted"
+
+    def promote(name: str) -> None:
+        if name == "s" and not promoted.exists():
+            (tree.workstreams / "scratch").rename(promoted)
+            tree.sessions.mkdir(parents=True)
+
+    disturb(monkeypatch, promote)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_cleaned == 0
+    assert (promoted / "sessions" / "s" / "work" / "f").exists()
+
+
+@needs_namespaces
+def test_sessions_on_a_mount_of_their_own_have_their_trash_inside(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 1\n")
+    mount = f"mount -t tmpfs -o mode=755 tmpfs {tree.sessions} && mkdir -p {tree.sessions}/s/work"
+    order = f'{mount} && find {tree.sessions}/s -exec touch -d "30 days ago" {{}} +'
+    prefix = ("unshare", "-m", "sh", "-c", f'{order}; "$@"; code=$?; ls -A {tree.sessions} >&2; exit $code', "sh")
+    done = run("scratch-cleanup", "--base-path", tree.root, "--config", config, prefix=prefix)
+    assert (done.code, done.sessions("deleted"), done.stderr) == (0, {"s"}, ".trash\n")
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+@needs_namespaces
+def test_a_disk_with_no_free_byte_and_no_free_inode_is_cleaned(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 5000, "g": 100}, age_days=30)
+    mount = tmp_path / "full"
+    mount.mkdir()
+    fill = (
+        f"mount -t tmpfs -o size=256k,nr_inodes=24 tmpfs {mount} && cp -a {tree.root} {mount}/ && "
+        f"{{ dd if=/dev/zero of={mount}/filler bs=4k 2>/dev/null; i=0; while touch {mount}/i$i 2>/dev/null; do i=$((i+1)); done; }};"
+        f' df --output=avail {mount} >&2; df --output=iavail {mount} >&2; "$@"; code=$?; df --output=iavail {mount} >&2; exit $code'
+    )
+    done = run("scratch-cleanup", "--base-path", mount / "arawn", prefix=("unshare", "-m", "sh", "-c", fill, "sh"))
+    assert (done.code, done.sessions("deleted")) == (0, {"s"})
+    numbers = [int(line) for line in done.stderr.split() if line.isdigit()]
+    assert numbers[:2] == [0, 0]
+    assert numbers[2] >= 4
+
+
+def test_a_session_with_the_longest_name_goes(run: Callable[..., Run], tree: SampleTree) -> None:
+    tree.session("x" * 255, files={"f": 1}, age_days=30)
+    assert run("scratch-cleanup", "--base-path", tree.root).code == 0
+    assert os.listdir(tree.sessions) == []

@@ -1,0 +1,175 @@
+"""`trash list`, `restore` and `purge`, and days in the trash."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cleanup.trash import gone, name_for, settled
+from arawn_cli.cli.demo import SampleTree, write
+from arawn_cli.timestamps import DAY, SECOND
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
+from tests.support.in_process import cleaned
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Path:
+    path = tmp_path / "trash.toml"
+    path.write_text("[maintenance.cleanup]\ntrash_days = 5\n")
+    return path
+
+
+def removed(tree: SampleTree, session: str, days: float, size: int = 10) -> Path:
+    directory = tree.sessions.parent / ".trash" / settled(name_for(session, tree.ago(days)))
+    write(directory / "work" / "f", size)
+    return directory
+
+
+def test_a_removed_session_waits_for_trash_days_across_runs(tree: SampleTree, keeping: Path) -> None:
+    tree.session("s", files={"f": 100}, age_days=30)
+    summary, _ = cleaned(tree, config=keeping)
+    assert (summary.cleaned_session_ids, summary.bytes_reclaimed, summary.trash_bytes) == (("s",), 0, 100)
+    tree.now += 4 * DAY
+    assert cleaned(tree, config=keeping)[0].trash_bytes == 100
+    tree.now += 2 * DAY
+    summary, _ = cleaned(tree, config=keeping)
+    assert (summary.bytes_reclaimed, summary.trash_bytes) == (100, 0)
+
+
+def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "young", 1, 20)
+    removed(tree, "old", 9, 30)
+    done = run("trash", "list", "--base-path", tree.root)
+    assert [(event["session_id"], event["bytes"], event["action"]) for event in done.events] == [
+        ("old", 30, "listed"),
+        ("young", 20, "listed"),
+    ]
+
+
+def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "young", 1, 20)
+    removed(tree, "old", 9, 3000)
+    begun = removed(tree, "begun", 3)
+    begun.rename(begun.with_name(gone(begun.name)))
+    shown = run("trash", "list", "--base-path", tree.root, "--format", "table", COLUMNS="120").stdout
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in shown.splitlines() if line[0] in "┃│"]
+    day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(tree.ago(9) // SECOND))
+    assert cells[:2] == [["session", "removed", "age", "size", "files"], ["old", day, "9 d ago", "3.0 kB", "1"]]
+    assert [row[0] for row in cells[2:]] == ["begun (being purged)", "young"]
+
+
+def test_an_empty_trash_is_said_to_people_and_nothing_to_machines(run: RunCommand, tree: SampleTree) -> None:
+    for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing in the trash is to be purged.\n")):
+        assert run("trash", command, "--base-path", tree.root, "--format", "table").stdout == sentence
+        assert run("trash", command, "--base-path", tree.root).stdout == ""
+    removed(tree, "s", 1)
+    kept = run("trash", "purge", "--older-than-days", 3, "--base-path", tree.root, "--format", "table")
+    assert kept.stdout == "Nothing in the trash is to be purged.\n"
+    assert "purged s: " in run("trash", "purge", "--base-path", tree.root, "--format", "table").stdout
+
+
+@needs_setpriv
+def test_a_trash_that_cannot_be_read_is_not_called_empty(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 1).parent.chmod(0)
+    done = run("trash", "list", "--base-path", tree.root, "--format", "table", prefix=WITHOUT_FILE_POWERS)
+    assert (done.code, done.stdout) == (1, "")
+
+
+def test_a_table_of_the_trash_that_a_full_disk_does_not_take_is_an_error(environment: dict[str, str], tree: SampleTree) -> None:
+    removed(tree, "s", 1)
+    with open("/dev/full", "w") as full:
+        command = [str(COMMAND), "trash", "list", "--base-path", str(tree.root), "--format", "table"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (69, "ERROR: standard output takes no more: No space left on device\n")
+
+
+def test_a_restored_session_is_whole_and_survives_the_next_cleanup(run: RunCommand, tree: SampleTree, keeping: Path) -> None:
+    tree.session("s", files={"f": 100}, age_days=30)
+    run("scratch-cleanup", "--base-path", tree.root, "--config", keeping)
+    assert os.listdir(tree.sessions) == []
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, done.last["action"]) == (0, "restored")
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 100
+    assert run("scratch-cleanup", "--base-path", tree.root).reasons() == {"s": "recent_files"}
+
+
+def test_restore_overwrites_nothing(run: RunCommand, tree: SampleTree) -> None:
+    waiting = removed(tree, "s", 1)
+    tree.session("s", files={"mine": 1}, age_days=0)
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, done.last["action"]) == (1, "failed")
+    assert "File exists" in done.stderr
+    assert (waiting / "work" / "f").exists()
+    assert (tree.sessions / "s" / "work" / "mine").exists()
+
+
+def test_the_last_removed_of_one_id_is_restored(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 9, 1)
+    removed(tree, "s", 2, 2)
+    run("trash", "restore", "s", "--base-path", tree.root)
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 2
+
+
+def test_what_is_not_in_the_trash_cannot_be_restored(run: RunCommand, tree: SampleTree) -> None:
+    done = run("trash", "restore", "../../x", "--base-path", tree.root)
+    assert (done.code, done.stdout) == (1, "")
+    assert "no session ../../x in the trash" in done.stderr
+
+
+def test_purge_frees_what_is_old_enough_and_a_dry_run_only_names_it(run: RunCommand, tree: SampleTree) -> None:
+    young, old = removed(tree, "young", 1), removed(tree, "old", 9)
+    dry = run("trash", "purge", "--base-path", tree.root, "--older-than-days", 3, "--dry-run")
+    assert [(event["session_id"], event["action"]) for event in dry.events] == [("old", "would_purge")]
+    assert old.exists()
+    done = run("trash", "purge", "--base-path", tree.root, "--older-than-days", 3)
+    assert [(event["session_id"], event["action"], event["bytes"]) for event in done.events] == [("old", "purged", 10)]
+    assert (young.exists(), old.exists()) == (True, False)
+    run("trash", "purge", "--base-path", tree.root)
+    assert not young.exists()
+
+
+def test_a_held_session_is_not_purged_by_hand(run: RunCommand, tree: SampleTree) -> None:
+    held = tree.sessions.parent / ".trash" / name_for("s", time.time_ns())
+    write(held / "f", 1)
+    assert run("trash", "purge", "--base-path", tree.root).events == []
+    assert held.exists()
+
+
+def test_what_a_killed_run_had_begun_to_take_apart_is_never_restored_and_always_finished(
+    run: RunCommand, tree: SampleTree, keeping: Path
+) -> None:
+    begun = removed(tree, "s", 1)
+    begun.rename(begun.with_name(gone(begun.name)))
+    assert run("trash", "list", "--base-path", tree.root).last["action"] == "being_purged"
+    done = run("trash", "restore", "s", "--base-path", tree.root)
+    assert (done.code, os.listdir(tree.sessions)) == (1, [])
+    run("scratch-cleanup", "--base-path", tree.root, "--config", keeping)
+    assert list(tree.workstreams.rglob("*.*Z.*")) == []
+
+
+@needs_strace
+def test_a_session_killed_half_way_is_no_session_to_restore(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={f"f{number}": 1 for number in range(40)}, age_days=30)
+    kill = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=unlinkat", "-e", "inject=unlinkat:signal=KILL:when=20")
+    run("scratch-cleanup", "--base-path", tree.root, prefix=kill, traced=True)
+    (left,) = tree.workstreams.rglob("gone.s.*")
+    assert 0 < len(os.listdir(left / "work")) < 40
+    assert run("trash", "restore", "s", "--base-path", tree.root).code == 1
+    assert run("scratch-cleanup", "--base-path", tree.root).code == 0
+    assert not left.exists()
+
+
+def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 1)
+    directory = os.open(tree.workstreams, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    assert run("trash", "restore", "s", "--base-path", tree.root).code == 75
+    tree.sessions.rmdir()
+    assert run("trash", "purge", "--base-path", tree.root).code == 75
+    os.close(directory)

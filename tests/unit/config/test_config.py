@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree
+from arawn_cli.cli.jobs import run_cleanup
+from arawn_cli.cli.runner import Output
+from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.paths import unread
+from arawn_cli.errors import ConfigurationError
+from tests.conftest import needs_root
+from tests.support.in_process import NOWHERE
+
+GIB = 1024**3
+
+
+def configured(directory: Path, text: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_defaults_are_arawns(home: Path) -> None:
+    config = load(Flags(base_path="/srv/arawn"), {}, system_file=NOWHERE)
+    assert (config.file, config.root, config.database) == (None, Path("/srv/arawn"), None)
+    assert (config.older_than_days, config.dry_run) == (7, False)
+    assert (config.total_limit_bytes, config.workstream_limit_bytes, config.session_limit_bytes) == (10 * GIB, GIB, 200 * 1024**2)
+
+
+def test_the_first_file_of_the_search_order_is_read(home: Path, tmp_path: Path) -> None:
+    def days(flags: Flags, environment: dict[str, str]) -> int:
+        return load(flags, environment, system_file=system).older_than_days
+
+    def text(number: int) -> str:
+        return f"[paths]\nbase_path = '/x'\n[paths.cleanup]\nscratch_cleanup_days = {number}\n"
+
+    system = configured(tmp_path / "etc", text(5))
+    assert days(Flags(), {}) == 5
+    configured(home / ".config" / "arawn", text(4))
+    assert days(Flags(), {}) == 4
+    environment = {"ARAWN_CONFIG_DIR": str(configured(tmp_path / "dir", text(3)).parent)}
+    assert days(Flags(), environment) == 3
+    environment["ARAWN_CONFIG"] = str(configured(tmp_path / "named", text(2)))
+    assert days(Flags(), environment) == 2
+    assert days(Flags(config=configured(tmp_path / "flag", text(1))), environment) == 1
+
+
+def test_flags_win_over_the_environment_over_the_file(home: Path, tmp_path: Path) -> None:
+    path = configured(tmp_path, "[paths]\nbase_path = '/file'\n[paths.cleanup]\nscratch_cleanup_days = 3\ndry_run = true\n")
+    assert load(Flags(config=path), {}).root == Path("/file")
+    assert load(Flags(config=path), {"ARAWN_BASE_PATH": "/env"}).root == Path("/env")
+    config = load(Flags(config=path, base_path="/flag", older_than_days=9, dry_run=False), {"ARAWN_BASE_PATH": "/env"})
+    assert (config.root, config.older_than_days, config.dry_run) == (Path("/flag"), 9, False)
+    assert load(Flags(config=path), {}).dry_run is True
+
+
+def test_paths_in_a_file_are_relative_to_it(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.db").touch()
+    path = configured(tmp_path, "[workstream]\ndata_dir = 'tree'\ndatabase = 'my.db'\n")
+    config = load(Flags(config=path), {})
+    assert (config.root, config.database) == (tmp_path / "tree", tmp_path / "my.db")
+
+
+def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:
+    path = configured(tmp_path, "")
+    with pytest.raises(ConfigurationError, match="no Arawn root found"):
+        load(Flags(config=path), {})
+    SampleTree(tmp_path / "workstreams", 0)
+    assert load(Flags(config=path), {}).root == tmp_path / "workstreams"
+    SampleTree(home / ".arawn", 0)
+    assert load(Flags(config=path), {}).root == home / ".arawn"
+
+
+def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
+    path = configured(tmp_path, "[paths]\nbase_path='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\n")
+    assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700}
+
+
+@pytest.fixture
+def of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of another account, whose home is here, with Arawn's root below it."""
+    home = tmp_path / "home"
+    path = home / ".config" / "arawn" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    (home / ".arawn" / "workstreams").mkdir(parents=True)
+    for each in (path, home / ".arawn"):
+        os.chown(each, 4321, 4321)
+    root = pwd.struct_passwd(("root", "x", 0, 0, "", "/root", "/bin/sh"))
+    other = pwd.struct_passwd(("arawn", "x", 4321, 4321, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: other if user == 4321 else root)
+    return path
+
+
+@needs_root
+@pytest.mark.parametrize("text", ["", 'paths.base_path = "~/.arawn"', 'workstream.data_dir = "~/.arawn"'])
+def test_the_home_in_a_file_of_another_account_is_that_of_the_other(of_another: Path, text: str) -> None:
+    of_another.write_text(f'{text}\nmaintenance.state_dir = "~/state"\n')
+    home = of_another.parents[2]
+    config = load(Flags(config=of_another), {"HOME": "/root"})
+    assert (config.root, config.state_directory) == (home / ".arawn", home / "state")
+
+
+@needs_root
+def test_the_home_in_a_file_of_root_is_that_of_the_account_that_reads_it(of_another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(of_another, 0, 0)
+    monkeypatch.setenv("HOME", "/home/reader")
+    of_another.write_text('paths.base_path = "~/.arawn"')
+    assert load(Flags(config=of_another), {}).root == Path("/home/reader/.arawn")
+
+
+@needs_root
+def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another: Path) -> None:
+    root = of_another.parents[2] / ".arawn"
+    of_another.write_text(f'paths.base_path = "~/.arawn"\n[[maintenance.roots]]\nname = "lab"\npath = "{root}"\n')
+    with pytest.raises(ConfigurationError, match=r"that of paths\.base_path"):
+        load(Flags(config=of_another), {})
+
+
+@needs_root
+def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(
+    of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arawn_cli.cli.runner.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setenv("XDG_STATE_HOME", str(of_another.parents[2] / "state"))
+    root = of_another.parents[2] / ".arawn"
+    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
+    said = f"{of_another} of the account that owns {root} is not read"
+    by_another = replace(flags, config=configured(of_another.parents[2] / "another", ""))
+    for given, unless_running, warned in (
+        (flags, False, True),
+        (flags, True, False),
+        (by_another, False, True),
+        (replace(flags, config=of_another), False, False),
+    ):
+        run_cleanup(given, Output(format="none", verbose=False, quiet=False, unless_running=unless_running))
+        assert (said in capfd.readouterr().err) == warned
+    of_another.unlink()
+    assert unread(root, None) is None
+
+
+def test_an_account_that_names_another_file_for_its_own_root_is_not_warned_of_its_usual_one(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arawn_cli.cli.runner.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own = pwd.struct_passwd(("me", "x", os.geteuid(), os.getegid(), "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _user: own)
+    configured(home / ".config" / "arawn", "")
+    other = configured(tmp_path / "other", "")
+    root = SampleTree(home / ".arawn", 0).root
+    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
+    for given, environment, warned in ((flags, str(other), True), (replace(flags, config=other), "", False)):
+        monkeypatch.setenv("ARAWN_CONFIG", environment)
+        run_cleanup(given, Output(format="none", verbose=False, quiet=False))
+        assert ("is not read" in capfd.readouterr().err) == warned

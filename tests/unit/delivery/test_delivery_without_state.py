@@ -1,0 +1,186 @@
+"""Delivery with a state that cannot be made, read, written or trusted: events go out all the same, or are named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.delivery.message import Delivered, Parcel, Undelivered
+from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.events import Event
+from arawn_cli.state import StateUnavailableError
+from tests.conftest import needs_root
+from tests.support.simulated_relay import Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, refuse, relay, waiting
+
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
+
+
+class TestWithoutState:
+    """The state directory cannot be made."""
+
+    @pytest.fixture
+    def nowhere(self, tmp_path: Path) -> Path:
+        (tmp_path / "file").write_text("")
+        return tmp_path / "file" / "state"
+
+    def test_events_go_out_directly(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        run = deliver(nowhere, relay, 1, 2)
+        assert relay.arrived == ids(1, 2)
+        assert run.tally.lost == 0
+        assert caplog.text.count("events go to the relay directly") == 1
+
+    def test_what_a_dead_relay_does_not_take_is_lost_and_named(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        relay.answer = lambda _parcels: Undelivered("nobody listens")
+        assert deliver(nowhere, relay, 1, 2).tally.lost == 2
+        for number in (1, 2):
+            assert f"lost event event-{number} (disk_pressure scope-{number} warning), neither delivered nor stored" in caplog.text
+
+    @pytest.mark.parametrize("batch", [1, 10])
+    def test_what_is_refused_is_lost_and_the_rest_arrives(self, nowhere: Path, relay: Relay, batch: int) -> None:
+        relay.batch = batch
+        relay.answer = refuse(2)
+        assert deliver(nowhere, relay, 1, 2, 3).tally.lost == 1
+        assert relay.arrived == ids(1, 3)
+
+    def test_no_more_is_kept_at_hand_than_the_outbox_would_hold(self, nowhere: Path, relay: Relay) -> None:
+        assert deliver(nowhere, relay, 1, 2, 3, limit=2).tally.lost == 1
+        assert relay.arrived == ids(1, 2)
+
+    def test_no_change_is_made_behind_events_that_could_not_be_stored(self, nowhere: Path, relay: Relay) -> None:
+        asked: list[sqlite3.Connection] = []
+
+        def change(connection: sqlite3.Connection) -> Sequence[Event]:
+            asked.append(connection)
+            return []
+
+        run = delivery(nowhere, relay)
+        run.emit(pressure(1))
+        assert run.commit(change) is None
+        assert asked == []
+
+    def test_a_signal_before_the_first_try_loses_what_is_not_stored_and_names_it(
+        self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        run = delivery(nowhere, relay)
+        run.emit(pressure(1))
+        relay.clock.stopping = True
+        assert run.finish().lost == 1
+        assert relay.tried == []
+        assert "lost event event-1 (disk_pressure scope-1 warning), neither delivered nor stored" in caplog.text
+
+    def test_events_are_stored_after_all_when_there_is_room_again(self, tmp_path: Path, relay: Relay) -> None:
+        (tmp_path / "state").write_text("in the way")
+        relay.answer = lambda _parcels: Undelivered("nobody listens")
+        run = delivery(tmp_path / "state", relay)
+        run.emit(pressure(1))
+        (tmp_path / "state").unlink()
+        assert run.finish().lost == 0
+        assert waiting(tmp_path / "state") == ids(1)
+
+
+def test_a_state_that_breaks_while_delivering_loses_nothing(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise StateUnavailableError("disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "remove", fail)
+        assert deliver(tmp_path, relay, 1).tally.lost == 0
+    assert waiting(tmp_path) == ids(1)
+
+
+def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1, 2)
+    with of_a_newer_version(tmp_path):
+        assert deliver(tmp_path, relay).tally.delivered == 2
+    assert "the state file is of a newer version" in caplog.text
+    assert "what is stored may not outlive a power cut" in caplog.text
+    assert caplog.text.count("what is delivered now is delivered again by the next run, with the same ids") == 1
+    deliver(tmp_path, relay)
+    assert relay.arrived == ids(1, 2, 1, 2)
+    assert waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["open", "linked", pytest.param("owned", marks=needs_root)])
+def test_what_others_can_have_planted_in_the_outbox_is_not_sent(
+    tmp_path: Path, relay: Relay, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With our token, to our relay."""
+    state, file = tmp_path / "state", tmp_path / "state" / "state.db"
+    backlog(state, relay, 1)
+    if how == "open":
+        state.chmod(0o777)
+    elif how == "linked":
+        file.symlink_to(file.rename(tmp_path / "planted"))
+    else:
+        os.chown(file, 65534, 65534)
+    tally = deliver(state, relay, 2).tally
+    assert (relay.arrived, tally.lost) == (ids(2), 0)
+    assert "what waits in the outbox is tried again by the next run" in caplog.text
+
+
+def test_a_state_that_cannot_even_be_read_keeps_no_event_from_a_live_relay(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1)
+    (tmp_path / "state.db").rename(tmp_path / "moved")
+    (tmp_path / "state.db").mkdir()
+    assert deliver(tmp_path, relay, 2).tally.lost == 0
+    assert relay.arrived == ids(2)
+    assert "what waits in the outbox is tried again by the next run" in caplog.text
+    (tmp_path / "state.db").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "state.db")
+    deliver(tmp_path, relay)
+    assert relay.arrived == ids(2, 1)
+
+
+def storing_only(monkeypatch: pytest.MonkeyPatch, *allowed: int) -> None:
+    """The state takes so many of the next events: True for one that it takes."""
+    real, calls = Outbox.add, iter(allowed)
+
+    def add(self: Outbox, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
+        if not next(calls, 1):
+            raise StateUnavailableError("disk is full")
+        return real(self, parcel, answer)
+
+    monkeypatch.setattr(Outbox, "add", add)
+
+
+def test_once_an_event_is_not_stored_the_later_ones_stay_behind_it(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    storing_only(monkeypatch, 1, 0, 1, 1)
+    run = deliver(tmp_path, relay, 1, 2, 3, 4)
+    assert relay.arrived == ids(1, 2, 3, 4)
+    assert run.tally.lost == 0
+    assert waiting(tmp_path) == []
+
+
+def test_what_was_not_stored_and_not_delivered_is_stored_at_the_end_in_order(
+    tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    storing_only(monkeypatch, 1, 0, 1, 1)
+    assert deliver(tmp_path, relay, 1, 2, 3).tally.lost == 0
+    assert waiting(tmp_path) == ids(1, 2, 3)
+    relay.answer = lambda _parcels: Delivered()
+    deliver(tmp_path, relay, 4)
+    assert relay.arrived == ids(1, 2, 3, 4)
+
+
+def test_a_busy_state_is_waited_for_once(tmp_path: Path, relay: Relay) -> None:
+    deliver(tmp_path, relay, 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        run = deliver(tmp_path, relay, *range(1, 11))
+        assert time.monotonic() - began < 10, "ten events, and two seconds for one"
+    assert relay.arrived == ids(*range(11))
+    assert run.tally.lost == 0

@@ -1,0 +1,131 @@
+"""Certificates and authorities: what is not accepted, and in which words."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from arawn_cli.config import relay_url
+from arawn_cli.delivery.http import HttpRelay
+from arawn_cli.delivery.message import Undelivered
+from arawn_cli.delivery.websocket import WebSocketRelay
+from arawn_cli.errors import ConfigurationError
+from tests.support.contrary_servers import ONE, answering, tried
+from tests.support.relay_fixtures import build, needs_nchan
+
+pytest_plugins = ("tests.support.relay_fixtures",)
+pytestmark = needs_nchan
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+@pytest.mark.parametrize(
+    ("name", "since", "until", "sentence"),
+    [
+        ("other.example", -1, 1, "is for another host"),
+        ("127.0.0.1", -2, -1, "has expired"),
+        ("127.0.0.1", 1, 2, "is not valid yet; is the clock of this machine right?"),
+    ],
+)
+def test_a_certificate_of_another_host_or_time_is_not_accepted(
+    tmp_path: Path, scheme: str, name: str, since: int, until: int, sentence: str
+) -> None:
+    nginx = build(tmp_path)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = nginx.authority.issue_cert(
+        name, not_before=now + datetime.timedelta(days=since), not_after=now + datetime.timedelta(days=until)
+    )
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "srv.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "srv.key")
+    nginx.start()
+    address, authority = relay_url.parse(nginx.tls_url("/open/x", scheme)), tmp_path / "ca.pem"
+    relay = HttpRelay(address, None, authority, time.time) if scheme == "https" else WebSocketRelay(address, None, authority, "")
+    answer = relay.attempt([ONE], 5)
+    relay.close()
+    nginx.stop()
+    assert isinstance(answer, Undelivered)
+    assert answer.hopeless
+    assert sentence in answer.reason
+
+
+def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path]:
+    """A certificate that says that it is no server's, which trustme issues none of, and its key."""
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    signer = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    leaf = authority.issue_cert("127.0.0.1")
+    usual = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    builder = x509.CertificateBuilder(issuer.subject, usual.subject, usual.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(usual.not_valid_before_utc).not_valid_after(usual.not_valid_after_utc)
+    for extension in usual.extensions:
+        other = isinstance(extension.value, x509.ExtendedKeyUsage)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]) if other else extension.value, extension.critical
+        )
+    certificate, key = directory / "client.pem", directory / "client.key"
+    certificate.write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    leaf.private_key_pem.write_to_path(key)
+    return certificate, key
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_again(scheme: str) -> None:
+    with answering() as port:
+        address = relay_url.parse(f"{scheme}://127.0.0.1:{port}/")
+        relay = HttpRelay(address, None, None, time.time) if scheme == "https" else WebSocketRelay(address, None, None, "")
+        answer = relay.attempt([ONE], 2)
+        relay.close()
+    assert isinstance(answer, Undelivered)
+    assert not answer.hopeless
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_certificate_that_is_not_for_servers_is_told_in_openssls_words(tmp_path: Path, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*only_for_clients(authority, tmp_path))
+    with answering(context=context) as port:
+        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert isinstance(answer, Undelivered)
+    assert answer.hopeless
+    assert re.fullmatch(r"the certificate of 127.0.0.1 is not accepted: uns\w+ certificate purpose", answer.reason)
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_relay_that_wants_a_certificate_of_its_clients_is_told_of_in_one_sentence(tmp_path: Path, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # which turns a client down in the handshake
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with answering(context=context) as port:
+        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert answer == Undelivered("TLS with 127.0.0.1 failed: SSLV3_ALERT_HANDSHAKE_FAILURE", hopeless=True)
+
+
+def test_authorities_in_another_form_than_pem_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ca.der"
+    path.write_text("no certificate")
+    with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM form"):
+        HttpRelay(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_authorities_that_are_no_file_are_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "ca"
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    with pytest.raises(ConfigurationError, match="no regular file"):
+        HttpRelay(relay_url.parse("https://127.0.0.1/"), None, path, time.time)

@@ -1,0 +1,62 @@
+"""What an alert says that a cleanup would free, and what a cleanup then frees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from arawn_cli.cli.demo import SampleTree, write
+from arawn_cli.events import DiskPressure
+from tests.support.in_process import checked, cleaned
+from tests.support.limits import MIB, configured
+
+__all__ = ["configured"]
+
+
+def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001, cleanup={"protect": ["keep-*"]})
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    for name, days in (("old", 30), ("older", 60), ("keep-me", 30), ("fresh", 1)):
+        tree.session(name, files={"f": MIB}, age_days=days)
+    tree.turn("older", tree.ago(1))
+    os.link(tree.sessions / "old" / "work" / "f", tree.workstreams / "blog" / "work" / "linked")
+    write(tree.sessions / "old" / "work" / "own", 1000)
+    os.utime(tree.sessions / "old" / "work" / "own", ns=(0, 0))
+    os.utime(tree.sessions / "old" / "work", ns=(0, 0))
+    _, events = checked(tree, config)
+    reclaimable = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
+    assert reclaimable == {"total": 1000}
+    assert cleaned(tree, config=config)[0].bytes_reclaimed == 1000
+
+
+def test_the_trash_counts_as_reclaimable_and_a_pulled_brake_does_not(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001, cleanup={"trash_days": 5, "max_sessions": 1})
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    tree.session("old", files={"f": 700}, age_days=30)
+    cleaned(tree, config=config)
+    for name in ("second", "third"):
+        tree.session(name, files={"f": 100}, age_days=30)
+    _, events = checked(tree, config)
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
+
+
+def test_a_session_in_use_does_not_count_as_reclaimable(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    config = configured(total_gb=0.001)
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    for name in ("free", "used"):
+        tree.session(name, files={"f": 700}, age_days=30)
+    with subprocess.Popen(["cat"], cwd=tree.sessions / "used" / "work", stdin=subprocess.PIPE) as process:
+        _, events = checked(tree, config)
+        process.communicate()
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
+
+
+def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    tree.session("old", files={"f": 700}, age_days=30)
+    tree.database.write_bytes(b"no database" * 100)
+    result, events = checked(tree, configured(total_gb=0.001))
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [0]
+    assert not result.summary.complete

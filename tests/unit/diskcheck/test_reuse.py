@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree, write
+from arawn_cli.diskcheck import size_cache
+from arawn_cli.diskcheck.size_cache import Size, is_current, is_plain
+from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
+from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
+from arawn_cli.state import FILE
+from arawn_cli.timestamps import DAY, SECOND
+from tests.support.in_process import checked, reported
+
+HOUR = 3600 * SECOND
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
+    return path
+
+
+@pytest.fixture
+def deep(tree: SampleTree) -> Path:
+    """A file so far down that a check which remembers does not see it change."""
+    for name in ("one", "two"):
+        write(tree.sessions / name / "work" / "a" / "b" / "file", 1000)
+        tree.turn(name, tree.ago(3))
+    return tree.sessions / "one" / "work" / "a" / "b" / "file"
+
+
+def grow(file: Path, size: int) -> None:
+    write(file, size)
+
+
+def scratch(events: list[Event]) -> WorkstreamUsage:
+    return next(event for event in events if isinstance(event, WorkstreamUsage) and event.is_scratch)
+
+
+def files_bytes(tree: SampleTree, config: Path, hours: float = 0) -> tuple[int, int]:
+    """Bytes of scratch's sessions as a check some hours on sees them, and the age of its oldest sample."""
+    told = checked(tree, config, now=tree.now + int(hours * HOUR))[1]
+    usage = scratch(told)
+    assert usage.sample_age_secs == next(event for event in told if isinstance(event, DiskCheck)).sample_age_secs
+    return usage.work_bytes, usage.sample_age_secs
+
+
+def test_without_the_option_everything_is_measured_and_nothing_is_kept(tree: SampleTree, deep: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.toml"
+    plain.touch()
+    assert files_bytes(tree, plain) == (2000, 0)
+    grow(deep, 5000)
+    assert files_bytes(tree, plain, 1) == (6000, 0)
+
+
+def test_what_nobody_used_is_taken_from_the_check_before_until_its_time_is_up(tree: SampleTree, deep: Path, config: Path) -> None:
+    assert files_bytes(tree, config) == (2000, 0)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 1) == (2000, 3600)
+    assert files_bytes(tree, config, 2) == (2000, 7200)
+    assert files_bytes(tree, config, 24) == (6000, 0)
+
+
+def test_the_largest_file_of_what_nobody_used_is_remembered_too(tree: SampleTree, deep: Path, config: Path) -> None:
+    told = []
+    for hours, size in enumerate((3000, 5000)):
+        grow(deep, size)
+        told.append(scratch(checked(tree, config, now=tree.now + hours * HOUR)[1]).largest_file_bytes)
+    assert told == [3000, 3000]
+
+
+def test_what_an_earlier_version_remembered_without_the_largest_file_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
+        connection.execute("ALTER TABLE sizes DROP COLUMN largest")
+        connection.execute("PRAGMA user_version = 4")
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    assert files_bytes(tree, config, 2) == (6000, 3600), "and remembered from then on"
+
+
+def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Path, config: Path) -> None:
+    usage = "total_warning_gb = 1e-9\nworkstream_warning_gb = 1e-9\nsession_warning_mb = 1e-6\n"
+    config.write_text(f"[paths.usage]\n{usage}{config.read_text()}")
+    tree.workstream("blog", "My blog", {"work/f": 1000})
+    files_bytes(tree, config)
+    tree.turn("one", tree.now + HOUR)
+    told = checked(tree, config, now=tree.now + 2 * HOUR)[1]
+    ages = {event.scope: event.sample_age_secs for event in told if isinstance(event, DiskPressure)}
+    assert ages.items() >= {"total": 7200, "scratch": 7200, "session:two": 7200, "session:one": 0, "blog": 0}.items()
+
+
+def test_a_turn_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    tree.turn("one", tree.now + HOUR)
+    assert files_bytes(tree, config, 2) == (6000, 7200)
+    grow(deep, 9000)
+    assert files_bytes(tree, config, 3) == (6000, 10800), "one turn has it measured once"
+
+
+@pytest.mark.parametrize("place", [".", "work", "work/a"])
+def test_a_change_in_the_top_directories_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path, place: str) -> None:
+    files_bytes(tree, config)
+    write(tree.sessions / "one" / place / "new", 500)
+    assert files_bytes(tree, config, 1) == (2500, 3600)
+
+
+def test_an_mtime_that_is_put_back_hides_no_change(tree: SampleTree, deep: Path, config: Path) -> None:
+    work = deep.parents[2]
+    files_bytes(tree, config)
+    before = work.stat().st_mtime_ns
+    write(work / "new", 500)
+    os.utime(work, ns=(before, before))
+    assert files_bytes(tree, config, 1) == (2500, 3600)
+
+
+def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    shutil.move(tree.sessions / "one", tree.sessions / "other")
+    write(tree.sessions / "one" / "work" / "a" / "b" / "file", 100)
+    assert files_bytes(tree, config, 1) == (2100, 3600)
+
+
+def test_a_session_whose_turns_stand_elsewhere_is_always_measured(tree: SampleTree, deep: Path, config: Path) -> None:
+    tree.workstream("ws", "Other", {})
+    tree.session_row("one", tree.ago(9), workstream="ws")
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 1) == (6000, 3600)
+
+
+def test_other_messages_have_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    os.replace(shutil.copy(tree.messages, f"{tree.messages}.new"), tree.messages)
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    grow(deep, 9000)
+    assert files_bytes(tree, config, 2) == (6000, 3600), "and are gone on from"
+
+
+@pytest.mark.parametrize("broken", ["messages", "database"])
+def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, deep: Path, config: Path, broken: str) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    path = tree.messages if broken == "messages" else tree.database
+    path.unlink()
+    path.mkdir()
+    assert files_bytes(tree, config, 1) == (6000, 0)
+
+
+@pytest.mark.parametrize(
+    "damage", ["marks SET identity = 'x'", "marks SET position = -5", "sizes SET apparent = -7", "sizes SET largest = -7"]
+)
+def test_damage_that_sqlite_does_not_see_has_sessions_measured_anew(tree: SampleTree, deep: Path, config: Path, damage: str) -> None:
+    files_bytes(tree, config)
+    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
+        connection.execute(f"UPDATE {damage}")
+    assert files_bytes(tree, config, 1) == (2000, 0)
+    assert files_bytes(tree, config, 2)[0] == 2000
+    assert files_bytes(tree, config, 3) == (2000, 3600 if "sizes" not in damage else 7200), "and they are remembered again"
+
+
+def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config, 5)
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 4) == (6000, 0)
+
+
+def test_a_mark_that_nobody_can_read_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    with closing(sqlite3.connect(tree.root.parent / "state" / "state.db")) as state, state:
+        state.execute("UPDATE marks SET identity = 'x'")
+    assert files_bytes(tree, config, 1) == (6000, 0)
+    files_bytes(tree, config, 2)
+    assert files_bytes(tree, config, 3) == (6000, 3600), "and is written anew"
+
+
+def test_a_session_that_was_away_while_it_was_measured_is_not_remembered_as_empty(
+    tree: SampleTree, deep: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measuring(start: int, subtrees: list[Subtree], threads: int, advance: Callable[[int], None]) -> list[Usage]:
+        (tree.sessions / "one").rename(tree.root / "away")
+        try:
+            return measure_all(start, subtrees, threads, advance)
+        finally:
+            (tree.root / "away").rename(tree.sessions / "one")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("arawn_cli.diskcheck.measuring.measure_all", measuring)
+        assert files_bytes(tree, config) == (1000, 0)
+    assert files_bytes(tree, config, 1) == (2000, 3600)
+
+
+def test_a_report_measures_what_a_check_remembers(tree: SampleTree, deep: Path, config: Path) -> None:
+    files_bytes(tree, config)
+    grow(deep, 5000)
+    report = reported(tree, config)
+    assert {session.id: session.size for session in report.sessions} == {"one": 5000, "two": 1000}
+
+
+def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period() -> None:
+    size = Size(0, "shape", Usage())
+    left = [sum(is_current(f"session-{number}", size, "shape", hour * HOUR, DAY) for number in range(1000)) for hour in range(25)]
+    assert left[12] == 1000
+    assert left[24] == 0
+    steps = [before - after for before, after in pairwise(left[12:])]
+    assert all(40 < step < 130 for step in steps), steps
+
+
+def test_what_shares_files_or_fails_is_not_kept() -> None:
+    assert is_plain(Usage(1, 512, 1, 1, 1, 5))
+    assert not is_plain(Usage())
+    assert not is_plain(Usage(2**63, 512, 1, 1, 1, 5))
+    assert not is_plain(Usage(1, 512, 1, 1, 2**63, 5))
+    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
+    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))
+
+
+def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_path: Path) -> None:
+    session = tmp_path / "s"
+    for number in range(6000):
+        (session / f"{number}").mkdir(parents=True)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    tracemalloc.start()
+    try:
+        assert size_cache.shape_of(parent, "s") is None
+        assert tracemalloc.get_traced_memory()[1] < 2**19, "what is looked at does not grow with the session"
+    finally:
+        tracemalloc.stop()
+        os.close(parent)

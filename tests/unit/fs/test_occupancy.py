@@ -1,0 +1,192 @@
+"""Sessions with locks, processes, open files or mounts inside, and what of it the kernel shows to whom."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from arawn_cli.cleanup import removal
+from arawn_cli.cli.demo import SampleTree, write
+from arawn_cli.fs.in_use import PATIENCE_SECS
+from arawn_cli.fs.openat import identity_of
+from tests.conftest import Run, needs_namespaces, needs_setpriv, snapshot
+from tests.support.in_process import cleaned
+from tests.support.relay_fixtures import wait_until
+
+
+def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
+    directory = os.open(tree.session("s", files={"f": 1}, age_days=30), os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_SH)
+    for dry_run in (True, False):
+        assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"locked": 1}
+    os.close(directory)
+    assert cleaned(tree)[0].sessions_cleaned == 1
+
+
+@pytest.mark.parametrize("inside", ["", "work"])
+def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTree, inside: str) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    process = subprocess.Popen(["sleep", "60"], cwd=directory / inside)
+    try:
+        for dry_run in (True, False):
+            assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"in_use": 1}
+    finally:
+        process.kill()
+        process.wait()
+    assert cleaned(tree)[0].sessions_cleaned == 1
+
+
+@pytest.mark.parametrize("held", ["work/f", "work", "."])
+def test_a_session_with_an_open_file_or_directory_in_it_is_skipped(tree: SampleTree, held: str) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / held], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
+    assert (directory / "work" / "f").exists()
+
+
+@needs_namespaces
+def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    order = f"mount --bind {tree.root} {elsewhere} && cd {elsewhere}/workstreams/scratch/sessions/s/work && echo && exec sleep 60"
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", order], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        process.kill()
+
+
+IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user")
+WITHOUT_A_LOOK_INTO_OTHERS = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("prefix", [IN_A_NAMESPACE, WITHOUT_A_LOOK_INTO_OTHERS], ids=["user-namespace", "fewer-powers"])
+@pytest.mark.parametrize("mode", ["--dry-run", "--no-dry-run"])
+def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_nothing(
+    run: Callable[..., Run], tree: SampleTree, prefix: tuple[str, ...], mode: str
+) -> None:
+    directory = tree.session("s", files={"f": 1}, age_days=30)
+    tree.session("t", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sleep", "60"], cwd=directory) as process:
+        done = run("scratch-cleanup", "--base-path", tree.root, mode, prefix=prefix)
+        process.kill()
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown"})
+    assert done.stderr.count("the kernel hides what ") == 1
+    assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
+
+
+@needs_namespaces
+def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..., Run], tree: SampleTree) -> None:
+    """Its own processes are all that it can have in a session, and it sees them."""
+    directory = tree.session("used", files={"f": 1}, age_days=30)
+    tree.session("s", files={"f": 1}, age_days=30)
+    script = f'(cd {directory} && exec sleep 60) & "$@"; code=$?; kill $!; exit $code'
+    prefix = (*IN_A_NAMESPACE, "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh")
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=prefix)
+    assert (done.code, done.reasons()) == (0, {"s": "expired", "used": "in_use"})
+
+
+@needs_namespaces
+@pytest.mark.parametrize("mount", ["mount -t tmpfs tmpfs {inside}", "mount --bind {outside} {inside}"])
+def test_a_session_with_a_mount_inside_is_skipped_whole(run: Callable[..., Run], tree: SampleTree, mount: str) -> None:
+    directory = tree.session("s", files={"f": 1, "mnt/x": 1}, age_days=30)
+    tree.session("t", files={"f": 1}, age_days=30)
+    outside = tree.root / "outside"
+    write(outside / "precious", 10)
+    before = snapshot(outside)
+    order = mount.format(inside=directory / "work" / "mnt", outside=outside)
+    for arguments in (("--dry-run",), ()):
+        prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+        done = run("scratch-cleanup", "--base-path", tree.root, *arguments, prefix=prefix)
+        assert done.reasons()["s"] == "mount_inside", done.stderr
+    assert (directory / "work" / "f").exists()
+    assert {**snapshot(outside), str(outside / "."): 0} == {**before, str(outside / "."): 0}
+    assert done.sessions("deleted") == {"t"}
+
+
+@needs_namespaces
+def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    directory = tree.session("s", files={"f": 1, "m/x": 1}, age_days=30)
+    other, outside = tmp_path / "other", tmp_path / "outside"
+    other.mkdir()
+    write(outside / "precious", 1)
+    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory / 'work' / 'm'}"
+    prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+    done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
+    assert done.reasons() == {"s": "mount_inside"}, done.stderr
+    assert (directory / "work" / "f").exists()
+
+
+WITH_A_POWER = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
+BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
+LOOK = """
+import os, sys
+from arawn_cli.fs import in_use
+
+in_use.occupied(set())  # loads all of it, as long as this account may read it
+os.setgroups([])
+os.setresuid(65534, 65534, 65534)
+
+def nap(_seconds):
+    print("hidden", flush=True)
+    sys.stdin.readline()
+
+in_use.time.sleep = nap
+session = int(sys.argv[1]), int(sys.argv[2])
+print("in use" if session in in_use.occupied({session}) else "free")
+"""
+
+
+@contextmanager
+def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str], IO[str]]]:
+    """The number, input and output of a process, which ends with the context."""
+    with subprocess.Popen([*map(str, command)], cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield process.pid, process.stdin, process.stdout
+        finally:
+            process.kill()
+
+
+@needs_setpriv
+def test_a_process_that_is_hidden_for_a_moment_is_looked_at_once_it_is_not(tmp_path: Path) -> None:
+    """As is a child of a service manager that has powers, until it is what it was made for."""
+    tmp_path.chmod(0o755)
+    look = (sys.executable, "-c", LOOK, *identity_of(tmp_path.stat()))
+    with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, tell, hear):
+        assert hear.readline() == "\n"
+        with talking_to(*look, directory=Path("/")) as (_, go_on, told):
+            assert told.readline() == "hidden\n"
+            print(file=tell, flush=True)
+            wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
+            print(file=go_on, flush=True)
+            assert told.readline() == "in use\n"
+
+
+def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(70):
+        tree.session(f"s{number}", files={"f": 1}, age_days=30)
+    waits: list[float] = []
+
+    def hidden(_directories: object, patience_secs: float) -> frozenset[object]:
+        waits.append(patience_secs)
+        raise PermissionError(errno.EACCES, "hidden", "/proc/1")
+
+    monkeypatch.setattr(removal, "occupied", hidden)
+    assert cleaned(tree)[0].sessions_skipped == {"activity_unknown": 70}
+    assert (waits[0], set(waits[1:])) == (PATIENCE_SECS, {0})

@@ -1,0 +1,139 @@
+"""What the page and the terminal say and draw of one report, and that a name stays text in both."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from arawn_cli.diskcheck.history import equal_steps, trend_of, usage_at
+from arawn_cli.diskcheck.levels import TOTAL
+from arawn_cli.events import Level
+from arawn_cli.output import report_html, report_wording
+from arawn_cli.output.report_data import Report
+from arawn_cli.output.report_html import page
+from arawn_cli.output.report_text import renderables
+from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, standing, text
+
+# What both forms say
+
+
+@pytest.mark.parametrize("form", [text, lambda shown: Elements(page(shown)).text])
+def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
+    said = " ".join(form(report()).split())
+    for piece in (
+        "138.0 MB of 200.0 MB in 1 workstream, 69% of the limit.",
+        "My blog",
+        "130.0 MB",
+        "critical in 70 d, 2026-05-27",
+        "limit in 62 d, 2026-05-19",
+        "+14.0 MB",
+        "A cleanup now would remove 1 session and free 3.0 MB.",
+        "2026-03-23",
+        "12 d ago",
+        "2026-03-17 09:30",
+        "101.0 MB of 100.0 MB",
+    ):
+        assert piece in said, piece
+
+
+@pytest.mark.parametrize("form", [text, page])
+def test_without_history_both_forms_say_so_and_draw_no_trend(form: Callable[[Report], str]) -> None:
+    said = form(report(history=False))
+    assert report_wording.NO_HISTORY in said
+    assert "<polyline" not in said
+    assert "▁" not in said
+
+
+@pytest.mark.parametrize("form", [text, page])
+def test_what_could_not_be_read_is_told(form: Callable[[Report], str]) -> None:
+    said = form(replace(report(), problems=("openat workstreams/blog/x: Permission denied",), cleanup=None, level=Level.OK))
+    for piece in ("1 part could not be read", "openat workstreams/blog/x: Permission denied", report_wording.UNKNOWN_CLEANUP, "incomplete"):
+        assert piece in said
+
+
+def test_a_forecast_says_why_it_names_no_day() -> None:
+    calm = standing("blog", "blog", 50, 100, grown(50))
+    assert report_wording.forecast(calm) == "not within a year"
+    assert report_wording.forecast(replace(calm, growth=0.0)) == "not growing"
+    assert report_wording.forecast(replace(calm, growth=None)) == "not known yet"
+    assert report_wording.forecast(replace(calm, next_limit=None)) == "above both limits"
+    assert report_wording.forecast(replace(calm, forecast_days=0)) == "limit today"
+    assert report_wording.reached(replace(calm, forecast_days=3), NOW) == "2026-03-21"
+
+
+def test_a_terminal_without_block_characters_gets_others() -> None:
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=120)
+    with console.capture() as capture:
+        for renderable in renderables(report(), 120):
+            console.print(renderable)
+    assert re.search(r"_+\.+-+=+\++\*+#+", capture.get())
+    assert capture.get().isascii()
+
+
+# Hostile names
+
+
+def test_a_name_stays_text_in_the_page() -> None:
+    html = page(report(HOSTILE))
+    html.encode()
+    elements = Elements(html)
+    assert not [tag for tag, _ in elements.tags if tag in ("script", "red", "img", "iframe")]
+    assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on") or name == "src"]
+    assert "<script>alert(1)</script>'\"&[red]\\x1b[2J\\x0a\\xff\\xe2\\x80\\xae{{ 7 * 7 }}" in elements.text
+    assert {tag for tag, _ in elements.tags} == {tag for tag, _ in Elements(page(report())).tags}
+
+
+def test_a_name_stays_text_on_the_terminal() -> None:
+    said = text(report(HOSTILE), 400)
+    assert "[red]\\x1b[2J\\x0a\\xff\\xe2\\x80\\xae" in said
+    assert "\x1b" not in said
+    assert text(report(HOSTILE), 30)
+
+
+def test_the_page_names_nothing_outside_itself() -> None:
+    html = page(report())
+    addresses = [
+        value for _, attributes in Elements(html).tags for name, value in attributes.items() if name in ("href", "src", "xlink:href")
+    ]
+    assert addresses == ["data:,"]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_every_drawing_has_a_title() -> None:
+    html = page(report())
+    drawings = html.count("<svg")
+    assert drawings >= 4
+    assert len(re.findall(r'<svg [^>]*role="img"><title>[^<]+</title>', html)) == drawings
+
+
+# Trends and charts
+
+
+def test_a_trend_begins_with_what_was_used_when_the_period_began() -> None:
+    samples = [(10, 5), (20, 7), (30, 9)]
+    assert trend_of(samples, (40, 1), 25) == ((15, 5), (20, 7), (30, 9), (40, 1))
+    assert trend_of(samples, (30, 8), 100) == ((10, 5), (20, 7), (30, 8))
+    assert trend_of([], (30, 8), 100) == ((30, 8),)
+    assert usage_at(((15, 5), (20, 7)), equal_steps(10, 30, 5)) == [None, 5, 7, 7, 7]
+
+
+@pytest.mark.parametrize(("usage", "expected"), [(0, 0), (50, 25), (100, 50), (500, 100)])
+def test_a_bar_ends_at_twice_the_limit(usage: int, expected: float) -> None:
+    assert report_html.bar(standing("x", "x", usage, 100)) == report_html.Bar(expected, 50)
+
+
+def test_the_chart_holds_the_limit_and_everything_used() -> None:
+    for factor in (0, 1, 50, 10**6):
+        total = standing(TOTAL, "", 138 * MB * factor, 200 * MB, ((HOUR - 300, 0), (HOUR - 5, 400 * MB)))
+        chart = report_html.chart(replace(report(), total=total))
+        assert chart is not None
+        places = [tuple(map(float, point.split(","))) for line in (chart.line.area, chart.ahead) for point in line.split()]
+        assert all(0 <= x <= 1000 and 0 <= y <= 240 for x, y in places)
+        assert any(mark.value == 200 * MB for mark in chart.limits)
+        assert len(chart.amounts) <= 6

@@ -1,0 +1,163 @@
+"""The units and crontab files are what the renderer gives, what systemd and cron accept, and confined."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.schedule.install import bodies_of
+from arawn_cli.schedule.settings import Account, Reach, Scheduler, Settings
+from arawn_cli.schedule.systemd import units
+from tests.conftest import COMMAND, needs
+from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
+
+UNITS = sorted(path for path in (CONTRIB / "systemd").rglob("*") if path.is_file())
+SERVICES = [path for path in UNITS if path.suffix == ".service"]
+TIMERS = [path for path in UNITS if path.suffix == ".timer"]
+
+# Cleanup in an account's own manager: what would confine it more would keep it from seeing who is in a session.
+UNCONFINED = CONTRIB / "systemd" / "user" / "arawn-scratch-cleanup.service"
+
+needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
+needs_crontab = needs(shutil.which("crontab") is not None, "crontab")
+
+
+def shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def analyse(flavour: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = ["systemd-analyze", f"--{flavour}", "--no-pager", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_every_file_is_what_the_renderer_gives() -> None:
+    files = contrib_files()
+    assert {path: path.read_text() for path in files} == files, "write them anew: python -m tests.contrib_settings"
+    assert {*UNITS, *(CONTRIB / "cron").iterdir()} == set(files)
+
+
+@needs_systemd
+@pytest.mark.parametrize("flavour", ["system", "user"])
+def test_systemd_verifies_the_units(flavour: str, tmp_path: Path) -> None:
+    copies = []
+    for unit in UNITS:
+        if unit.parent.name == flavour:
+            copy = tmp_path / unit.name
+            copy.write_text(re.sub(r"^ExecStart=\S+arawn-cli", f"ExecStart={COMMAND}", unit.read_text(), flags=re.MULTILINE))
+            copies.append(str(copy))
+    done = analyse(flavour, tmp_path, "verify", "--man=no", "--recursive-errors=no", *copies)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("service", [path for path in SERVICES if path != UNCONFINED], ids=shown)
+def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Path) -> None:
+    done = analyse(service.parent.name, tmp_path, "security", "--offline=true", "--threshold=15", str(service))
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SYSTEM, reach=Reach.NOWHERE),
+        replace(SYSTEM, reach=Reach.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
+        replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", reach=Reach.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
+        replace(USER, reach=Reach.NOWHERE),
+    ],
+    ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
+)
+def test_other_configurations_are_as_well_confined(settings: Settings, tmp_path: Path) -> None:
+    for name, text in units(settings).items():
+        if name.endswith(".service") and not (settings.scope == USER.scope and "cleanup" in name):
+            (tmp_path / name).write_text(text)
+            done = analyse(settings.scope, tmp_path, "security", "--offline=true", "--threshold=15", str(tmp_path / name))
+            assert done.returncode == 0, (name, done.stdout.splitlines()[-1])
+
+
+@needs_systemd
+def test_cleanup_of_a_tree_of_root_has_two_powers_and_no_more(tmp_path: Path) -> None:
+    texts = units(replace(SYSTEM, account=Account("root", "/root")))
+    assert "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n" in texts["arawn-scratch-cleanup.service"]
+    for name, exposure in {"arawn-scratch-cleanup.service": 22, "arawn-disk-check.service": 16}.items():
+        (tmp_path / name).write_text(texts[name])
+        done = analyse("system", tmp_path, "security", "--offline=true", f"--threshold={exposure}", str(tmp_path / name))
+        assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
+    plain = units(SYSTEM)["arawn-scratch-cleanup.service"]
+    assert "ProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=/srv/arawn\n" in plain
+    check = units(SYSTEM)["arawn-disk-check.service"]
+    assert "ReadWritePaths" not in check
+    at_home = units(replace(SYSTEM, root=Path("/home/arawn/my tree"), metrics=Path("/var/lib/node")))
+    assert "ProtectHome=read-only" in at_home["arawn-scratch-cleanup.service"]
+    assert 'ReadWritePaths="/home/arawn/my tree" -/var/lib/node\n' in at_home["arawn-scratch-cleanup.service"]
+    assert "ReadWritePaths=-/var/lib/node\n" in at_home["arawn-disk-check.service"]
+    assert "StateDirectory=lab-state\n" in units(replace(SYSTEM, state=Path("/var/lib/lab-state")))["arawn-disk-check.service"]
+    elsewhere = units(replace(SYSTEM, state=Path("/srv/state")))["arawn-disk-check.service"]
+    assert "ReadWritePaths=-/srv/state\n" in elsewhere
+    assert "StateDirectory" not in elsewhere
+    unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
+    assert "PrivateUsers" not in unprivileged
+    assert "SystemCallFilter" in unprivileged
+
+
+def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:
+    named = replace(SYSTEM, root_name="lab", options=("--config", "/etc/arawn/config.toml", "--root", "lab"))
+    texts = units(named)
+    assert texts.keys() & units(SYSTEM).keys() == {"arawn-notify@.service"}
+    assert texts["arawn-notify@.service"] == units(SYSTEM)["arawn-notify@.service"]
+    service = texts["arawn-disk-check-lab.service"]
+    assert "/usr/local/bin/arawn-cli disk-check --config /etc/arawn/config.toml --root lab --unless-running\n" in service
+    assert "Description=Check the disk usage of Arawn's workstreams (lab)\n" in service
+    assert "StateDirectory=arawn-cli-lab\n" in service
+    assert "StateDirectory=lab-state\n" in units(replace(named, state=Path("/var/lib/lab-state")))["arawn-disk-check-lab.service"]
+    assert set(bodies_of(Scheduler.CRON, named)) == {"arawn-cli-lab"}
+
+
+def test_an_account_keeps_state_where_its_shell_says() -> None:
+    for name in ("arawn-scratch-cleanup.service", "arawn-disk-check.service"):
+        assert "Environment=STATE_DIRECTORY=%h/.local/state/arawn-cli\n" in units(USER)[name]
+        strange = units(replace(USER, state=Path('/srv/my "state" 5%')))[name]
+        assert 'Environment="STATE_DIRECTORY=/srv/my \\"state\\" 5%%"\n' in strange
+
+
+def test_no_unit_of_cleanup_has_a_user_namespace() -> None:
+    for settings in (SYSTEM, USER):
+        assert "PrivateUsers=yes" not in units(settings)["arawn-scratch-cleanup.service"]
+
+
+@needs_systemd
+@pytest.mark.parametrize("timer", TIMERS, ids=shown)
+def test_the_calendars_are_daily_and_every_five_minutes(timer: Path, tmp_path: Path) -> None:
+    calendar = re.search(r"^OnCalendar=(.*)$", timer.read_text(), re.MULTILINE)
+    assert calendar
+    told = analyse("system", tmp_path, "calendar", calendar[1]).stdout
+    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in told
+
+
+@needs_crontab
+def test_cron_accepts_the_crontab_lines(tmp_path: Path) -> None:
+    user = CONTRIB / "cron" / "crontab.user"
+    system = (CONTRIB / "cron" / "arawn-cli").read_text()
+    without_user = tmp_path / "crontab"
+    without_user.write_text(re.sub(r"^(\S+ \S+ \S+ \S+ \S+) arawn ", r"\1 ", system, flags=re.MULTILINE))
+    for path in (user, without_user):
+        subprocess.run(["crontab", "-n", str(path)], check=True, capture_output=True)
+        assert path.read_text().endswith("\n")
+
+
+def test_units_of_an_account_name_the_command_of_its_own_manager() -> None:
+    for settings, command, other in ((SYSTEM, "systemctl edit", "--user edit"), (USER, "systemctl --user edit", "systemctl edit")):
+        for name, text in units(settings).items():
+            assert (text.count(command), other in text) == (2 if "notify" in name else 1, False)

@@ -1,0 +1,166 @@
+"""A user's own crontab, through the installed command: its lines stay, and each root's come and go alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree
+from tests.conftest import COMMAND, Run, needs
+from tests.integration.test_terminal import answered
+
+needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
+
+
+@pytest.fixture
+def own_crontab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Run]:
+    """Commands that see a crontab spool of their own."""
+    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
+
+    def call(*command: object, stdin: str = "") -> Run:
+        script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
+        words = ["unshare", "-m", "sh", "-c", script, "sh", *map(str, command)]
+        done = subprocess.run(words, input=stdin, capture_output=True, text=True, env=environment, check=False)
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@needs_crontab
+def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    mine = "MAILTO=me\n# 100% mine\n0 4 * * * true \\% x\n"
+    own_crontab("crontab", "-", stdin=mine)
+    words = ("--cron", "--user", "--base-path", tree.root)
+    assert own_crontab(COMMAND, "schedule", "install", *words, "--yes").code == 0
+    crontab = own_crontab("crontab", "-l").stdout
+    assert crontab.startswith(mine)
+    assert "disk-check" in crontab[len(mine) :]
+    assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 ") + "1 1 * * * later\n")
+    refused = own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes")
+    assert (refused.code, "was edited" in refused.stderr) == (77, True)
+    own_crontab("crontab", "-", stdin=crontab + "1 1 * * * later\n")
+    assert own_crontab(COMMAND, "schedule", "remove", *words[:2], "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == mine + "1 1 * * * later\n"
+
+
+@needs_crontab
+def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("--base-path", tree.root)
+    installed = own_crontab(COMMAND, "schedule", "install", "--cron", "--user", *words, "--yes")
+    located = f"--cron --user --base-path {tree.root}"
+    assert f"`arawn-cli schedule status {located}`, and `arawn-cli doctor --base-path {tree.root}`" in installed.stdout.replace("\n", "")
+    crontab = own_crontab("crontab", "-l").stdout
+    own_crontab("crontab", "-", stdin=crontab.replace("-59/5 ", "-59/6 "))
+    status = own_crontab(COMMAND, "schedule", "status", *words)
+    assert status.code == 1
+    assert {(event["scheduler"], event["scope"], event["installed"]) for event in status.events} == {("cron", "user", "edited")}
+    assert status.stdout.count(f": run arawn-cli schedule install {located}") == 2
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
+
+
+@needs_crontab
+def test_remove_finds_what_is_installed_where_no_option_names_it(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    removed = own_crontab(COMMAND, "schedule", "remove", "--yes")
+    assert (removed.code, "Removed 1 file." in removed.stdout) == (0, True)
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+    nothing = own_crontab(COMMAND, "schedule", "remove").stdout
+    assert all(f"--{scheduler} --{scope}" in nothing for scheduler in ("systemd", "cron") for scope in ("system", "user"))
+    assert nothing.startswith("Nothing is installed (")
+
+
+@needs_crontab
+def test_remove_names_what_it_leaves_in_another_place(own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "cron.d").mkdir()
+    words = ("sh", "-c", f'mount --bind {tmp_path}/cron.d /etc/cron.d && exec "$@"', "sh", COMMAND, "schedule")
+    for scope in ("--user", "--system"):
+        assert own_crontab(*words, "install", "--cron", scope, "--base-path", tree.root, "--yes").code == 0
+    removed = own_crontab(*words, "remove", "--cron", "--yes").stdout
+    assert "Still installed (--cron --user): to remove that too, run arawn-cli schedule remove --cron --user" in removed
+    assert (list((tmp_path / "cron.d").iterdir()), own_crontab("crontab", "-l").code) == ([], 0)
+    assert "Still" not in own_crontab(*words, "remove", "--cron", "--yes").stdout
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+
+
+@needs_crontab
+@pytest.mark.parametrize("words", [("remove",), ("status", "--base-path")])
+def test_lines_that_cannot_be_told_apart_are_not_told_as_nothing(
+    own_crontab: Callable[..., Run], tree: SampleTree, words: tuple[str, ...]
+) -> None:
+    own_crontab("crontab", "-", stdin="# BEGIN arawn-cli schedule\n* * * * * x\n")
+    done = own_crontab(COMMAND, "schedule", *words, *([tree.root] if words[1:] else []))
+    assert (done.code, "put them right with crontab -e" in done.stderr) == (1, True)
+
+
+@needs_crontab
+def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    assert own_crontab("crontab", "-l").code == 0
+    own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes")
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr
+
+
+@needs_crontab
+def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
+    own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path
+) -> None:
+    lab = SampleTree(tmp_path / "lab", tree.now)
+    config = tmp_path / "c.toml"
+    config.write_text(f"[paths]\nbase_path = '{tree.root}'\n[[maintenance.roots]]\nname = 'lab'\npath = '{lab.root}'\n")
+    mine, main, named = (
+        "0 4 * * * true\n",
+        ("--cron", "--user", "--config", config),
+        ("--cron", "--user", "--config", config, "--root", "lab"),
+    )
+    own_crontab("crontab", "-", stdin=mine)
+    assert own_crontab(COMMAND, "schedule", "install", *named, "--yes").code == 0
+    only_lab = own_crontab("crontab", "-l").stdout
+    assert only_lab.count(f"--config {config} --root lab --unless-running") == 2
+    assert {event["installed"] for event in own_crontab(COMMAND, "schedule", "status", *main).events} == {"missing"}
+    installed = own_crontab(COMMAND, "schedule", "install", *main, "--yes")
+    assert installed.code == 0
+    both = own_crontab("crontab", "-l").stdout
+    assert both.startswith(only_lab)
+    assert (both.count("--root lab"), both.count("--unless-running")) == (2, 4)
+    for words, root in ((main, None), (named, "lab")):
+        events = own_crontab(COMMAND, "schedule", "status", *words).events
+        assert {(event["installed"], event["root"]) for event in events} == {("current", root)}
+        assert "Installed already" in own_crontab(COMMAND, "schedule", "install", *words).stdout
+    config.unlink()
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == only_lab
+    assert "Nothing is installed (--cron --user)" in own_crontab(COMMAND, "schedule", "remove", "--cron", "--user").stdout
+    assert own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--root", "lab", "--yes").code == 0
+    assert own_crontab("crontab", "-l").stdout == mine
+
+
+@needs_crontab
+@pytest.mark.parametrize(
+    ("keys", "code", "said"),
+    [(b"n\n", 0, "Nothing changed."), (b"\x04", 0, "Nothing changed."), (b"\x03", 130, "interrupted")],
+    ids=["no", "Ctrl-D", "Ctrl-C"],
+)
+def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
+    tree: SampleTree, environment: dict[str, str], tmp_path: Path, keys: bytes, code: int, said: str
+) -> None:
+    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
+    script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
+    words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root)
+    ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, "unshare", "-m", "sh", "-c", script, "sh", COMMAND, *words)
+    assert "+# BEGIN arawn-cli schedule" in drawn
+    assert (ended, said in drawn.splitlines()[-1]) == (code, True)
+    assert os.listdir(tmp_path / "spool" / "crontabs") == []
+
+
+@needs_crontab
+def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
+    done = own_crontab("bash", "-c", 'exec "$0" "$@" >/dev/full', COMMAND, *words)
+    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: standard output takes no more: No space left on device")
+    assert "no crontab for" in own_crontab("crontab", "-l").stderr

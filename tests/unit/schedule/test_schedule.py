@@ -1,0 +1,86 @@
+"""What `schedule` refuses; what systemd and cron make of what it installs is in test_timers.py and test_cron.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree
+from arawn_cli.cli.runner import Output
+from arawn_cli.cli.schedule import print_statuses
+from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.schedule.install import Place, require_rights
+from arawn_cli.schedule.managed_files import FileStore, NoSchedulerError
+from arawn_cli.schedule.settings import Scheduler, Scope
+from tests.conftest import Run, needs
+
+
+def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:
+    done = run("schedule", "remove", "--cron", "--user", "--root", "../x")
+    assert (done.code, done.stderr) == (2, "ERROR: --root ../x: no root can have this name\n")
+
+
+def test_wrong_usage_is_exit_2_in_one_line(run: Callable[..., Run], tree: SampleTree) -> None:
+    for words in (("install", "--cron", "--systemd"), ("install", "--cron", "--system"), ("install", "--systemd", "--user", "--yes")):
+        done = run("schedule", *words, "--base-path", tree.root)
+        assert (done.code, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_an_interval_that_cron_cannot_express_is_told_by_show(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.schedule]\ndisk_check = '90s'\n")
+    done = run("schedule", "show", "--cron", "--config", config, "--base-path", tree.root)
+    assert (done.code, done.stdout) == (78, "")
+    assert "maintenance.schedule.disk_check = '90s': cron counts in whole minutes" in done.stderr
+    shown = run("schedule", "show", "--systemd", "--user", "--config", config, "--base-path", tree.root)
+    assert "OnUnitActiveSec=90s" in shown.stdout
+    assert f"--config {config} --base-path {tree.root}" in shown.stdout
+
+
+@needs(shutil.which("systemctl") is not None, "systemctl")
+def test_an_account_that_no_systemd_answers_is_told_what_a_login_lacks(run: Callable[..., Run], tree: SampleTree) -> None:
+    found = run("schedule", "install", "--systemd", "--user", "--yes", "--base-path", tree.root)
+    assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("scheduler", "mend"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])
+def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
+    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, scheduler: str, mend: str
+) -> None:
+    found = run("schedule", "install", scheduler, "--user", "--yes", "--base-path", tree.root, PATH=str(tmp_path))
+    assert found.code == 2
+    assert mend in " ".join(found.stderr.split())
+
+
+def test_a_machine_without_a_folder_for_cron_is_told_as_one_without_crontab(tmp_path: Path) -> None:
+    place = Place(Scheduler.CRON, Scope.USER, FileStore(tmp_path / "cron.d", ("arawn-cli",)), None)
+    with pytest.raises(NoSchedulerError, match="install cron, or use --systemd") as raised:
+        require_rights(place)
+    assert raised.value.exit_code == 2
+
+
+def test_each_cell_of_a_status_is_red_for_what_it_says_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    failed = ScheduleStatus(
+        timestamp="",
+        host="",
+        root=None,
+        dry_run=False,
+        job=JobName.DISK_CHECK,
+        scheduler="systemd",
+        scope="user",
+        installed=Condition.CURRENT,
+        enabled=True,
+        next_run=None,
+        last_run=None,
+        result=RunResult.FAILED,
+        problems=("timers of this account stop",),
+    )
+    print_statuses([failed], Output(format="table", verbose=False, quiet=False))
+    drawn = capsys.readouterr().out
+    assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3

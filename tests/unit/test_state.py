@@ -1,0 +1,272 @@
+"""The state file: private, whole or set aside, and never in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.state import FILE, MIGRATIONS, State, StateUnavailableError, exclusive
+from tests.conftest import needs_root
+
+NOW = 1_700_000_000
+
+
+def opened(directory: Path) -> State:
+    state = State(directory, lambda: NOW * 10**9)
+    with state.reading():
+        return state
+
+
+def parcel(number: int, scope: str = "", level: str = "") -> Parcel:
+    return Parcel(f"event-{number}", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b"{}", scope, level)
+
+
+def stored(directory: Path) -> list[str]:
+    state = opened(directory)
+    try:
+        return [waiting.parcel.event_id for waiting in Outbox(state, 100).next(0, 100)]
+    finally:
+        state.close()
+
+
+def test_only_the_owner_can_read_any_of_it(tmp_path: Path) -> None:
+    directory = tmp_path / "deeper" / "state"
+    before = os.umask(0)
+    try:
+        state = opened(directory)
+        Outbox(state, 10).add(parcel(1))
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {
+            FILE: 0o600,
+            f"{FILE}-wal": 0o600,
+            f"{FILE}-shm": 0o600,
+        }
+        state.close()
+    finally:
+        os.umask(before)
+
+
+def test_a_file_that_became_readable_is_made_private_again(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / FILE).chmod(0o644)
+    opened(tmp_path).close()
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "state" / FILE).symlink_to(tmp_path / "victim")
+    with pytest.raises(StateUnavailableError, match="Too many levels of symbolic links"):
+        opened(tmp_path / "state")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    Outbox(state, 10).add(parcel(1))
+    state.settle()
+    state.close()
+    assert stored(tmp_path) == ["event-1"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"this is no database at all, but long enough to look at" * 40, b"SQLite format 3\x00" + b"\xff" * 4096]
+)
+def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        (tmp_path / FILE).write_bytes(damage)
+        state = opened(tmp_path)
+        Outbox(state, 10).add(parcel(1))
+        state.close()
+    assert stored(tmp_path) == ["event-1"]
+    assert (tmp_path / f"{FILE}.damaged-{NOW}").read_bytes() == damage
+    assert (tmp_path / f"{FILE}.damaged-{NOW}-2").read_bytes() == damage
+    assert caplog.text.count("set aside as") == 2
+
+
+def test_damage_inside_the_outbox_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    outbox = Outbox(state, 1000)
+    for number in range(200):
+        outbox.add(parcel(number, f"scope-{number}", "warning"))
+    state.close()
+    content = bytearray((tmp_path / FILE).read_bytes())
+    content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
+    (tmp_path / FILE).write_bytes(content)
+    assert stored(tmp_path) == []
+    assert (tmp_path / f"{FILE}.damaged-{NOW}").exists()
+
+
+def test_two_runs_that_find_damage_at_once_lose_nothing_of_the_new_file(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 500)
+    gate = threading.Barrier(2)
+
+    def run(number: int) -> None:
+        gate.wait()
+        state = opened(tmp_path)
+        Outbox(state, 10).add(parcel(number))
+        state.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(stored(tmp_path)) == ["event-0", "event-1"]
+
+
+def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    with pytest.raises(StateUnavailableError, match="of a newer version"):
+        opened(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    with contextlib.suppress(ZeroDivisionError), state.transaction() as connection:
+        Outbox(state, 10).put(connection, parcel(1))
+        raise ZeroDivisionError
+    state.close()
+    assert stored(tmp_path) == []
+
+
+def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateUnavailableError, match=r"cannot be used: (Not a directory|File exists)"):
+        opened(tmp_path / "file" / "state")
+
+
+def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
+    with exclusive(tmp_path) as first, exclusive(tmp_path) as second:
+        assert (first, second) == (True, False)
+    with exclusive(tmp_path) as again:
+        assert again
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [
+        # Repeats of a level go first, oldest first.
+        ([("a", "warning"), ("a", "warning"), ("b", "warning"), ("a", "warning")], [0, 2, 3]),
+        # Then events that are no pressure.
+        ([("", ""), ("a", "warning"), ("b", "warning"), ("c", "warning")], [1, 2, 3]),
+        # Transitions go last, oldest first; a new repeat goes before an old transition.
+        ([("a", "warning"), ("a", "critical"), ("a", "warning"), ("a", "ok")], [1, 2, 3]),
+        ([("a", "warning"), ("b", "warning"), ("c", "warning"), ("a", "warning")], [0, 1, 2]),
+    ],
+)
+def test_a_full_outbox_drops_what_matters_least(tmp_path: Path, order: list[tuple[str, str]], kept: list[int]) -> None:
+    state = opened(tmp_path)
+    outbox = Outbox(state, 3)
+    for number, (scope, level) in enumerate(order):
+        assert outbox.add(parcel(number, scope, level)) == []
+    dropped = [old.event_id for old in outbox.trim()]
+    state.close()
+    assert stored(tmp_path) == [f"event-{number}" for number in kept]
+    assert dropped == [f"event-{number}" for number in range(4) if number not in kept]
+
+
+def test_a_run_may_go_to_twice_the_limit_and_no_further(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    dropped = [len(Outbox(state, 3).add(parcel(number))) for number in range(9)]
+    assert dropped == [0] * 6 + [1] * 3
+    assert len(Outbox(state, 3).trim()) == 3
+    state.close()
+    assert stored(tmp_path) == ["event-6", "event-7", "event-8"]
+
+
+def test_a_smaller_limit_applies_at_the_end_of_a_run(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    for number in range(9):
+        Outbox(state, 9).add(parcel(number))
+    Outbox(state, 9).add(parcel(9))
+    assert len(Outbox(state, 2).trim()) == 8
+    state.close()
+    assert stored(tmp_path) == ["event-8", "event-9"]
+
+
+def test_a_level_that_another_root_or_relay_has_waiting_is_no_repeat(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    for number, (target, root) in enumerate((("", "a"), ("", "b"), ("x", "a"), ("", "a"))):
+        Outbox(state, 10, target, root).add(parcel(number, "total", "warning"))
+    with state.reading() as connection:
+        worth = [row[0] for row in connection.execute("SELECT worth FROM outbox ORDER BY sequence")]
+    state.close()
+    assert worth == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "breaking",
+    ["DROP TABLE outbox", "DROP TABLE samples", "PRAGMA user_version = 0", "PRAGMA user_version = -3", "PRAGMA user_version = 1"],
+)
+def test_tables_that_do_not_fit_their_version_are_damage(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
+    state = opened(tmp_path)
+    Outbox(state, 10).add(parcel(1))
+    state.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute(breaking)
+    assert stored(tmp_path) == ([] if "outbox" in breaking else ["event-1"])
+    assert ("others that waited may be lost" in caplog.text) is ("outbox" in breaking)
+
+
+def test_damage_that_shows_late_is_set_aside_and_what_waits_is_carried_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two thousand old samples are overwritten: nothing looks at them before they are read."""
+    state = opened(tmp_path)
+    with state.transaction() as connection:
+        connection.execute("INSERT INTO scopes VALUES (1, '/r', 'total')")
+        connection.executemany("INSERT INTO samples VALUES (?, 1, 5)", [(hour,) for hour in range(2000)])
+    Outbox(state, 10).add(parcel(1))
+    with state.reading() as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'samples'").fetchone()
+    state.close()
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    state = opened(tmp_path)
+    with pytest.raises(StateUnavailableError), state.transaction() as connection:
+        connection.execute("DELETE FROM samples")
+    assert "1 waiting events carried over" in caplog.text
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM samples")
+    state.close()
+    assert stored(tmp_path) == ["event-1"]
+
+
+@needs_root
+def test_what_belongs_to_others_or_is_open_to_them_is_not_used(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    opened(directory).close()
+    for path in (directory / FILE, directory):
+        os.chown(path, 65534, 65534)
+        with pytest.raises(StateUnavailableError, match="belongs to another account"):
+            opened(directory)
+        os.chown(path, 0, 0)
+    directory.chmod(0o777)
+    with pytest.raises(StateUnavailableError, match="chmod go-w"):
+        opened(directory)
+
+
+def test_of_one_process_no_descriptor_but_the_database_itself_is_closed_on_an_open_file(tmp_path: Path) -> None:
+    """Closing one drops the locks of the process: POSIX locks of the open file must still be there after all other uses."""
+    state = opened(tmp_path)
+    Outbox(state, 10).add(parcel(1))
+    state.select("SELECT 1 FROM outbox", ())
+    state.settle()
+    inode = (tmp_path / FILE).stat().st_ino
+    locks = Path("/proc/locks").read_text()
+    assert re.search(rf"POSIX .* READ {os.getpid()} \S+:{inode} ", locks)
+    state.close()
