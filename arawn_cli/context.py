@@ -43,7 +43,7 @@ class NoProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class RunContext:
     """The outside of one run.
 
     Attributes:

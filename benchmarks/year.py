@@ -18,7 +18,7 @@ from pathlib import Path
 from arawn_cli import runs
 from arawn_cli.diskcheck import alerts, history
 from arawn_cli.diskcheck.forecast import days_until
-from arawn_cli.diskcheck.history import recall
+from arawn_cli.diskcheck.history import load_history
 from arawn_cli.diskcheck.levels import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.events import JobName
 from arawn_cli.runs import Run
@@ -43,7 +43,7 @@ def usages(step: int, workstreams: int, sessions: int, chance: random.Random) ->
 def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     """What a check does with its state."""
     state = State(directory, lambda: now)
-    remembered = recall(state, ROOT, now)
+    remembered = load_history(state, ROOT, now)
     for usage in found:
         days_until(usage.limit, usage.usage, remembered.pace(usage.scope, usage.usage))
     with state.transaction() as connection:

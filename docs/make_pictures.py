@@ -28,13 +28,13 @@ from arawn_cli.diskcheck.forecast import days_until
 from arawn_cli.diskcheck.job import check, levels_log
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.events import DiskCheck, Event, Filesystem
-from arawn_cli.output.report_data import Report, Standing, gather
+from arawn_cli.output.report_data import Report, ScopeReport, gather
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from arawn_cli.output.tables import Tables
 from arawn_cli.timestamps import DAY, parse
 from tests.support.chromium import started
-from tests.support.in_process import NOWHERE, surroundings
+from tests.support.in_process import NOWHERE, context
 
 PICTURES = Path(__file__).parent / "pictures"
 NOW = parse("2026-03-18T09:30:00Z")
@@ -111,7 +111,7 @@ def _jobs(folder: Path) -> str:
     console = _recorder()
     for words, job in (("scratch-cleanup --dry-run --verbose", clean), ("disk-check", check)):
         events: list[Event] = []
-        job(replace(settings, dry_run=job is clean), surroundings(NOW, events, settings.state_directory))
+        job(replace(settings, dry_run=job is clean), context(NOW, events, settings.state_directory))
         console.print(f"$ arawn-cli {words}", style="dim")
         tables = Tables(console, verbose=True)
         for event in events:
@@ -150,8 +150,8 @@ def _report(folder: Path) -> Report:
     for number in range(DAYS * CHECKS_A_DAY + 1):
         days = number / CHECKS_A_DAY
         _grow(tree, days, chance)
-        check(settings, surroundings(NOW - int((DAYS - days) * DAY), [], settings.state_directory))
-    return _anonymous(gather(settings, surroundings(NOW, [], settings.state_directory), DAYS))
+        check(settings, context(NOW - int((DAYS - days) * DAY), [], settings.state_directory))
+    return _anonymous(gather(settings, context(NOW, [], settings.state_directory), DAYS))
 
 
 def _grow(tree: SampleTree, days: float, chance: random.Random) -> None:
@@ -185,7 +185,7 @@ def _anonymous(report: Report) -> Report:
     )
 
 
-def _shown(standing: Standing | None, usage: int, whole: int) -> Standing | None:
+def _shown(standing: ScopeReport | None, usage: int, whole: int) -> ScopeReport | None:
     if standing is None:
         return None
     last, steps = standing.trend[-1][0], DAYS * CHECKS_A_DAY

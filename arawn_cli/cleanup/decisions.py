@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from arawn_cli.arawn.layout import Root
 from arawn_cli.cleanup.evidence import Activity
-from arawn_cli.cleanup.plan import Brake, Policy, decide
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.cleanup.trash import Sessions, is_ours
 from arawn_cli.config.loader import Config, database_of
@@ -22,9 +22,9 @@ def policy_of(config: Config) -> Policy:
     return Policy(config.older_than_days, config.maintenance.cleanup.protect)
 
 
-def brake_of(config: Config) -> Brake:
+def removal_limit_of(config: Config) -> RemovalLimit:
     """How many may go in one run, as configured."""
-    return Brake(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
+    return RemovalLimit(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
 
 
 def list_sessions(sessions: Sessions) -> list[ScratchSession]:

@@ -12,14 +12,14 @@ from rich.filesize import decimal
 
 from arawn_cli.arawn.layout import Root, opened_root, opened_sessions
 from arawn_cli.cleanup import plan_file
-from arawn_cli.cleanup.decisions import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
+from arawn_cli.cleanup.decisions import activity_of, decisions_on, list_sessions, policy_of, removal_limit_of, with_evidence
 from arawn_cli.cleanup.evidence import Activity
-from arawn_cli.cleanup.plan import approved, decide_again, halted, undecided
+from arawn_cli.cleanup.plan import approved, block_all, revalidate, sessions_to_measure
 from arawn_cli.cleanup.removal import Look, Remover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
 from arawn_cli.cleanup.trash import Purged, Sessions, TrashEntry, locked, out_of_reach, purge, put_back, trash_usage, waiting
 from arawn_cli.config.loader import Config
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure, StoppedError
 from arawn_cli.events import Action, FailureReport, JobName, Reason, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
 from arawn_cli.fs.measure import Subtree, measure, measure_all, threads_for
@@ -55,12 +55,12 @@ def sentence(outcome: Outcome) -> str:
     return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {size}"
 
 
-def session_event(outcome: Outcome, surroundings: Surroundings, config: Config) -> ScratchSessionEvent:
+def session_event(outcome: Outcome, context: RunContext, config: Config) -> ScratchSessionEvent:
     """What became of a session, as an event."""
     session = outcome.session
     return ScratchSessionEvent(
-        timestamp=surroundings.timestamp(),
-        host=surroundings.host,
+        timestamp=context.timestamp(),
+        host=context.host,
         root=config.root_name,
         dry_run=config.dry_run,
         session_id=escape(session.name),
@@ -73,16 +73,14 @@ def session_event(outcome: Outcome, surroundings: Surroundings, config: Config) 
     )
 
 
-def summary_event(
-    report: CleanupReport, surroundings: Surroundings, config: Config, *, trash_bytes: int, duration_ms: int
-) -> ScratchCleanup:
+def summary_event(report: CleanupReport, context: RunContext, config: Config, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
     """A whole run, as its last event."""
     cleaned = [outcome for outcome in report.outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
     stayed = Counter(str(outcome.reason) for outcome in report.outcomes if outcome.action in (Action.KEPT, Action.SKIPPED))
     freed = sum(outcome.freed_bytes for outcome in report.outcomes) + sum(purged.freed_bytes for purged in report.purged)
     return ScratchCleanup(
-        timestamp=surroundings.timestamp(),
-        host=surroundings.host,
+        timestamp=context.timestamp(),
+        host=context.host,
         root=config.root_name,
         dry_run=config.dry_run,
         sessions_checked=len(report.outcomes),
@@ -103,7 +101,7 @@ _SHOWN_FAILURES = 3
 _TROUBLE = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
 
 
-def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
+def clean(config: Config, context: RunContext) -> ScratchCleanup:
     """Removes the inactive scratch sessions of a root, or in a dry run says which it would.
 
     Emits a `scratch_session` event for each and returns the last event, which is emitted too.
@@ -112,37 +110,37 @@ def clean(config: Config, surroundings: Surroundings) -> ScratchCleanup:
         ConfigurationError, RefusedError: the root is wrong or unsafe; nothing was touched.
         LockedError: another run is at work.
     """
-    started = surroundings.monotonic()
+    started = context.monotonic()
     report = CleanupReport()
     with opened_root(config.root) as root, opened_sessions(root) as descriptor:
         if not config.force:
-            refuse_earlier_clock(surroundings.state, JobName.SCRATCH_CLEANUP, root.path, surroundings.clock())
+            refuse_earlier_clock(context.state, JobName.SCRATCH_CLEANUP, root.path, context.clock())
         with locked(descriptor, root, hold=not config.dry_run):
             try:
-                _Cleanup(config, surroundings, root, report).run(descriptor)
+                _Cleanup(config, context, root, report).run(descriptor)
             except StoppedError:
                 log.warning("stopped by a signal while measuring: no session was removed")
         trash = trash_usage(root).apparent_bytes
-    duration = (surroundings.monotonic() - started) // 1_000_000
-    summary = summary_event(report, surroundings, config, trash_bytes=trash, duration_ms=duration)
-    surroundings.emit(summary)
+    duration = (context.monotonic() - started) // 1_000_000
+    summary = summary_event(report, context, config, trash_bytes=trash, duration_ms=duration)
+    context.emit(summary)
     if not config.dry_run:
-        now = surroundings.clock()
-        failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or surroundings.stopping()
+        now = context.clock()
+        failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
-        record(surroundings.state, JobName.SCRATCH_CLEANUP, root.path, run)
+        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
     return summary
 
 
 class _Cleanup:
     """One run on one root."""
 
-    def __init__(self, config: Config, surroundings: Surroundings, root: Root, report: CleanupReport) -> None:
+    def __init__(self, config: Config, context: RunContext, root: Root, report: CleanupReport) -> None:
         self._config = config
-        self._surroundings = surroundings
+        self._surroundings = context
         self._root = root
         self._report = report
-        self._now = surroundings.clock()
+        self._now = context.clock()
         self._plan = None if config.apply is None else plan_file.read(config.apply, root.path)
         self._plan_out = None if config.plan_out is None else plan_file.to_be_written(config.plan_out)
         self._policy = policy_of(config)
@@ -222,7 +220,7 @@ class _Cleanup:
 
     def _decisions(self, listed: Sequence[ScratchSession], activity: Activity, descriptor: int) -> list[Decision]:
         known = with_evidence(listed, activity)
-        walks = undecided(known, self._policy, self._now)
+        walks = sessions_to_measure(known, self._policy, self._now)
         self._surroundings.progress.start("measuring", len(walks))
         usages = measure_all(
             descriptor,
@@ -243,11 +241,11 @@ class _Cleanup:
         return approved(decisions, lambda session: session.name in planned and planned[session.name].matches(session))
 
     def _braked(self, decisions: list[Decision]) -> list[Decision]:
-        exceeded = None if self._config.force else brake_of(self._config).pulled_by(decisions)
+        exceeded = None if self._config.force else removal_limit_of(self._config).exceeded_by(decisions)
         if exceeded is None:
             return decisions
         log.error("refused: %s in one run; look at them with --dry-run --verbose, and go on with --force", exceeded)
-        return halted(decisions)
+        return block_all(decisions)
 
     def _remove(self, due: Sequence[ScratchSession], sessions: Sessions, activity: Activity) -> None:
         self._surroundings.progress.start("checking" if self._config.dry_run else "removing", len(due))
@@ -293,7 +291,7 @@ def _look_with(activity: Activity) -> Look:
 
     def look(session: ScratchSession, directory: int, name: str) -> Decision:
         usage = measure(directory, name, session.name)
-        return decide_again(session, activity.look_again(session.name), usage)
+        return revalidate(session, activity.look_again(session.name), usage)
 
     return look
 

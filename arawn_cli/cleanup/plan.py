@@ -62,7 +62,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
 
 
 @dataclass(frozen=True, slots=True)
-class Brake:
+class RemovalLimit:
     """How much one run may remove: more, and it removes nothing.
 
     Attributes:
@@ -73,7 +73,7 @@ class Brake:
     max_sessions: int = 0
     max_percent: int = 100
 
-    def pulled_by(self, decisions: Sequence[Decision]) -> str | None:
+    def exceeded_by(self, decisions: Sequence[Decision]) -> str | None:
         """How a plan removes more than is allowed, for people; None when it does not."""
         going = sum(decision.goes for decision in decisions)
         sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
@@ -87,12 +87,12 @@ class Brake:
         )
 
 
-def halted(decisions: Iterable[Decision]) -> list[Decision]:
+def block_all(decisions: Iterable[Decision]) -> list[Decision]:
     """The plan with every session that would go kept back, for the reason `brake`."""
     return [replace(decision, reason=Reason.BRAKE) if decision.goes else decision for decision in decisions]
 
 
-def undecided(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
+def sessions_to_measure(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
     """The sessions whose trees must be measured before they can be decided; the others need no walk."""
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
 
@@ -105,7 +105,7 @@ def approved(decisions: Iterable[Decision], is_approved: Callable[[ScratchSessio
     ]
 
 
-def decide_again(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
+def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
     """What is left of the plan to remove a session, by what is known of it now: it goes only if nothing has changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
     if not evidence.complete or not usage.complete:

@@ -12,7 +12,7 @@ from arawn_cli import timestamps
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import Reason
-from arawn_cli.fs.files import WholeFile
+from arawn_cli.fs.files import AtomicFile
 from arawn_cli.fs.openat import Identity
 from arawn_cli.names import escape
 
@@ -55,13 +55,13 @@ class PlanFile(BaseModel):
     sessions: tuple[PlannedSession, ...] = Field(strict=False)
 
 
-def to_be_written(path: Path) -> WholeFile:
+def to_be_written(path: Path) -> AtomicFile:
     """The file that a plan goes to; only its account reads it, as it names sessions.
 
     Raises:
         ConfigurationError: it shows already that it cannot be written there.
     """
-    return WholeFile(path, "the plan", _PRIVATE)
+    return AtomicFile(path, "the plan", _PRIVATE)
 
 
 def text_of(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:

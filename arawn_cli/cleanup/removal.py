@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
-from arawn_cli.cleanup.trash import Bin, Sessions, gone, name_for, opened_bin, settled, try_bin
+from arawn_cli.cleanup.trash import Sessions, TrashDirectory, check_trash_writable, gone, name_for, open_trash, settled
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
-from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, freed_bytes, take_apart
-from arawn_cli.fs.in_use import PATIENCE_SECS, mounted_in, occupied
+from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, delete_tree, freed_bytes
+from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, mounted_in
 from arawn_cli.fs.measure import Usage, measure
 from arawn_cli.fs.mounts import lies_inside, mount_points
 from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory, require_writable
@@ -99,9 +99,9 @@ class Remover:
     def _carried_out(self, free: Sequence[_Hand], stack: ExitStack) -> Iterator[Outcome]:
         """What becomes of sessions that nothing speaks against."""
         try:
-            place = None if self._dry_run else stack.enter_context(opened_bin(self._sessions))
+            place = None if self._dry_run else stack.enter_context(open_trash(self._sessions))
             if place is None:
-                try_bin(self._sessions)
+                check_trash_writable(self._sessions)
         except OSError as error:
             failure = Failure.of("openat", f"{self._sessions.shown}/../.trash", error)
             yield from (_failed(hand.session, failure) for hand in free)
@@ -138,7 +138,7 @@ class Remover:
             return _failed(session, Failure.of("openat", f"{self._sessions.shown}/{session.name}", error))
         return _Hand(session, now.session.usage) if now.goes and now.session.usage else _skipped(now.session, now.reason)
 
-    def _remove(self, free: Sequence[_Hand], place: Bin) -> Iterator[Outcome]:
+    def _remove(self, free: Sequence[_Hand], place: TrashDirectory) -> Iterator[Outcome]:
         moved: list[_Hand] = []
         for hand in free:
             if self._stopping():
@@ -163,7 +163,7 @@ class Remover:
         with Crowd(self._threads if large else 0) as crowd, Crowd(min(self._threads, len(gone))) as takers:
             yield from takers.map(lambda hand: self._take_apart(hand, place, crowd), gone)
 
-    def _rename(self, hand: _Hand, place: Bin) -> Outcome | None:
+    def _rename(self, hand: _Hand, place: TrashDirectory) -> Outcome | None:
         hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)
         try:
             os.rename(hand.session.name, hand.name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=place.descriptor)
@@ -178,7 +178,7 @@ class Remover:
     def _not_renamed(self, hand: _Hand, error: OSError) -> Outcome:
         return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
 
-    def _settle(self, hand: _Hand, place: Bin, obstacles: Mapping[Identity, Reason]) -> Outcome | None:
+    def _settle(self, hand: _Hand, place: TrashDirectory, obstacles: Mapping[Identity, Reason]) -> Outcome | None:
         """The look after the rename: a session that somebody reached before it goes back."""
         try:
             now = self._reached(hand, place, obstacles)
@@ -192,7 +192,7 @@ class Remover:
             return self._put_back(hand, place) or _failed(hand.session, Failure.of("openat", f"{place.shown}/{hand.name}", error))
         return self._put_back(hand, place) or _skipped(now.session, now.reason)
 
-    def _reached(self, hand: _Hand, place: Bin, obstacles: Mapping[Identity, Reason]) -> Decision:
+    def _reached(self, hand: _Hand, place: TrashDirectory, obstacles: Mapping[Identity, Reason]) -> Decision:
         if identity_at(hand.name, place.descriptor) != hand.session.identity or not self._sessions.stand():
             return Decision(hand.session, Reason.CHANGED_SINCE_PLAN)
         if any(lies_inside(mount, f"{place.path}/{hand.name}") for mount in mount_points()):
@@ -201,7 +201,7 @@ class Remover:
             return Decision(hand.session, obstacle)
         return self._look(hand.session, place.descriptor, hand.name)
 
-    def _put_back(self, hand: _Hand, place: Bin) -> Outcome | None:
+    def _put_back(self, hand: _Hand, place: TrashDirectory) -> Outcome | None:
         """Undoes the rename; where the name is taken again by now, the session stays held in the trash, whole."""
         try:
             os.rename(hand.name, hand.session.name, src_dir_fd=place.descriptor, dst_dir_fd=self._sessions.descriptor)
@@ -209,9 +209,9 @@ class Remover:
             return _failed(hand.session, Failure.of("renameat", f"{place.shown}/{hand.name}", error))
         return None
 
-    def _take_apart(self, hand: _Hand, place: Bin, crowd: Crowd) -> Outcome:
+    def _take_apart(self, hand: _Hand, place: TrashDirectory, crowd: Crowd) -> Outcome:
         helped = crowd if hand.usage.files >= WORTH_A_CROWD else None
-        failures = take_apart(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, helped)
+        failures = delete_tree(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, helped)
         if not failures and not self._stopping():
             return self._gone(hand, Action.DELETED)
         left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")
@@ -230,7 +230,7 @@ def _obstacles(hands: Sequence[_Hand], patience_secs: float) -> dict[Identity, R
     if not directories:
         return {}
     mounted = dict.fromkeys(mounted_in(directories), Reason.MOUNT_INSIDE)
-    return mounted | dict.fromkeys(occupied(directories, patience_secs), Reason.IN_USE)
+    return mounted | dict.fromkeys(directories_in_use(directories, patience_secs), Reason.IN_USE)
 
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:

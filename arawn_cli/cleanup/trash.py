@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS, Root, workstream_entries
 from arawn_cli.errors import Failure, LockedError
-from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, freed_bytes, take_apart
+from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, delete_tree, freed_bytes
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import lies_inside, mount_points
-from arawn_cli.fs.openat import FileKind, Identity, entries, open_directory, opened_directory, require_writable, stands_at
+from arawn_cli.fs.openat import FileKind, Identity, entries, is_same_directory, open_directory, opened_directory, require_writable
 from arawn_cli.locks import try_lock, unlock
 from arawn_cli.timestamps import SECOND
 
@@ -126,11 +126,11 @@ class Sessions:
 
     def stand(self) -> bool:
         """Whether they are in their place; Arawn promotes scratch by renaming the directories away."""
-        return stands_at(self.identity, self.root.workstreams, (SCRATCH, SESSIONS))
+        return is_same_directory(self.identity, self.root.workstreams, (SCRATCH, SESSIONS))
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class TrashDirectory:
     """The open directory that takes removed sessions, on the filesystem of `sessions`."""
 
     descriptor: int
@@ -172,7 +172,7 @@ def _directories(root: Root, names: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def opened_bin(sessions: Sessions) -> Iterator[Bin]:
+def open_trash(sessions: Sessions) -> Iterator[TrashDirectory]:
     """The trash directory beside `sessions`, or inside it where it is a mount of its own; made if it is not there.
 
     On a disk without room for a directory, `sessions` itself takes what is removed.
@@ -186,18 +186,18 @@ def opened_bin(sessions: Sessions) -> Iterator[Bin]:
         descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
     shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
     try:
-        yield Bin(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
+        yield TrashDirectory(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
     finally:
         os.close(descriptor)
         with suppress(OSError), opened_directory(sessions.root.workstreams, *names) as parent:
             os.rmdir(TRASH, dir_fd=parent)  # an empty one is litter; one that holds something stays by itself
 
 
-def try_bin(sessions: Sessions) -> None:
-    """Whether `opened_bin` would fail, or moving something there, as far as shows without making anything.
+def check_trash_writable(sessions: Sessions) -> None:
+    """Whether `open_trash` would fail, or moving something there, as far as shows without making anything.
 
     Raises:
-        OSError: as `opened_bin`; EACCES or EROFS where this account may not change the directories.
+        OSError: as `open_trash`; EACCES or EROFS where this account may not change the directories.
     """
     names = _place(sessions)
     try:
@@ -212,7 +212,7 @@ def try_bin(sessions: Sessions) -> None:
 def out_of_reach(sessions: Sessions) -> str | None:
     """Says that this account can remove nothing, and whose sessions they are."""
     try:
-        try_bin(sessions)
+        check_trash_writable(sessions)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             return None
@@ -289,7 +289,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             usage = measure(directory, name, shown)
             with Crowd(threads) if usage.files >= WORTH_A_CROWD else nullcontext() as crowd:
-                failures = take_apart(directory, name, shown, stopping, crowd)
+                failures = delete_tree(directory, name, shown, stopping, crowd)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except OSError as error:
         return Purged(entry, 0, (Failure.of("unlinkat", shown, error),), finished=False)

@@ -24,7 +24,7 @@ from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.config.template import template
 from arawn_cli.errors import ConfigurationError, ExitCode, RefusedError
 from arawn_cli.events import EffectiveSetting
-from arawn_cli.fs.files import WholeFile
+from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
 from arawn_cli.output.jsonl import json_lines, printing
 
@@ -79,7 +79,7 @@ def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool
             _require_consent(path, in_effect, ask)
         if file is None:
             _make_folder(path.parent)
-        WholeFile(path, "the configuration").write(template())
+        AtomicFile(path, "the configuration").write(template())
         with printing():
             sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
         return ExitCode.DONE

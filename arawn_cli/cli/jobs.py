@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from arawn_cli.cli.runner import Ended, Output, abandon_stdout, run_job
+from arawn_cli.cli.runner import Ended, Output, discard_stdout, run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.paths import unread
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.levels import reaches
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
 from arawn_cli.events import Event, Level
-from arawn_cli.fs.files import WholeFile
+from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.jsonl import printing
 from arawn_cli.output.report_data import Report
 from arawn_cli.output.tables import OutputConsole
@@ -52,7 +52,7 @@ def destination(html: str | None) -> Destination:
     """
     if html is None:
         return _Terminal()
-    return _PageOnOutput() if html == STANDARD_OUTPUT else _PageInFile(WholeFile(Path(html), "the report"))
+    return _PageOnOutput() if html == STANDARD_OUTPUT else _PageInFile(AtomicFile(Path(html), "the report"))
 
 
 class _Terminal:
@@ -74,7 +74,7 @@ class _PageOnOutput:
 
 
 class _PageInFile:
-    def __init__(self, file: WholeFile) -> None:
+    def __init__(self, file: AtomicFile) -> None:
         self._file = file
 
     def take(self, report: Report) -> None:
@@ -97,7 +97,7 @@ _NOBODY = Audience()
 def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> ExitCode:
     """`scratch-cleanup`, from flags to exit code."""
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
+    def job(config: Config, context: RunContext) -> Ended:
         from arawn_cli.cleanup.job import clean
         from arawn_cli.events import Reason, ScratchSessionEvent
 
@@ -109,12 +109,12 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
             if isinstance(event, ScratchSessionEvent):
                 sessions.append(event)
 
-        summary = clean(config, _also_to(also, surroundings) if config.metrics_directory else surroundings)
+        summary = clean(config, _also_to(also, context) if config.metrics_directory else context)
         audience.summed_up(summary)
         code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
         if Reason.BRAKE in summary.sessions_skipped:
             code = ExitCode.REFUSED
-        return Ended(code, lambda: _write_cleanup_metrics(config, surroundings.state, summary, sessions))
+        return Ended(code, lambda: _write_cleanup_metrics(config, context.state, summary, sessions))
 
     return run_job(flags, output, job, told=audience.told)
 
@@ -122,18 +122,18 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
 def run_check(flags: Flags, output: Output, fail_on: str | None, audience: Audience = _NOBODY) -> ExitCode:
     """`disk-check`, from flags to exit code; a level that was reached outweighs a part that could not be read."""
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
+    def job(config: Config, context: RunContext) -> Ended:
         from arawn_cli.diskcheck.job import check, levels_log, only_check
 
         if output.resolved() == "table":
             levels_log.setLevel(logging.ERROR)
         with only_check(config.root) if output.unless_running else nullcontext():
-            checked = check(config, surroundings)
+            checked = check(config, context)
         audience.summed_up(checked.summary)
         code = ExitCode.DONE if checked.summary.complete else ExitCode.PARTIAL
         if fail_on is not None and reaches(checked.summary.level, Level(fail_on)):
             code = ExitCode.LEVEL_REACHED
-        return Ended(code, lambda: _write_check_metrics(config, surroundings.state, checked))
+        return Ended(code, lambda: _write_check_metrics(config, context.state, checked))
 
     return run_job(flags, output, job, told=audience.told)
 
@@ -147,9 +147,9 @@ def run_check_for_nagios(flags: Flags, output: Output) -> int:
     reasons: list[str] = []
     results: list[Checked] = []
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        results.append(check(config, surroundings))
-        return Ended(ExitCode.DONE, lambda: _write_check_metrics(config, surroundings.state, results[0]))
+    def job(config: Config, context: RunContext) -> Ended:
+        results.append(check(config, context))
+        return Ended(ExitCode.DONE, lambda: _write_check_metrics(config, context.state, results[0]))
 
     code = run_job(flags, Output(format="none", verbose=output.verbose, quiet=output.quiet), job, told=reasons.append)
     if results:
@@ -173,11 +173,11 @@ def run_report(flags: Flags, output: Output, days: int, html: str | None, kept: 
         unread.extend([problem] if problem else [])
         return replace(config, state_directory=directory)
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
+    def job(config: Config, context: RunContext) -> Ended:
         from arawn_cli.output.report_data import gather
 
         place = destination(html)
-        report = gather(config, surroundings, days, unread)
+        report = gather(config, context, days, unread)
         gathered.append((place, report))
         return _whole(report.complete)
 
@@ -194,8 +194,8 @@ def run_trash_list(flags: Flags, output: Output) -> ExitCode:
     """`trash list`, from flags to exit code; a table is shown whole once all is measured."""
     from arawn_cli.cleanup.trash_jobs import list_trash
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        return _whole(list_trash(config, _also_to(listed.append, surroundings)))
+    def job(config: Config, context: RunContext) -> Ended:
+        return _whole(list_trash(config, _also_to(listed.append, context)))
 
     listed: list[Event] = []
     if output.resolved() != "table":
@@ -213,15 +213,15 @@ def run_trash_restore(flags: Flags, output: Output, session: str) -> ExitCode:
     """`trash restore`, from flags to exit code."""
     from arawn_cli.cleanup.trash_jobs import restore
 
-    return run_job(flags, output, lambda config, surroundings: _whole(restore(config, surroundings, session)))
+    return run_job(flags, output, lambda config, context: _whole(restore(config, context, session)))
 
 
 def run_trash_purge(flags: Flags, output: Output, older_than_days: int) -> ExitCode:
     """`trash purge`, from flags to exit code."""
     from arawn_cli.cleanup.trash_jobs import empty
 
-    def job(config: Config, surroundings: Surroundings) -> Ended:
-        return _whole(empty(config, _also_to(purged.append, surroundings), older_than_days))
+    def job(config: Config, context: RunContext) -> Ended:
+        return _whole(empty(config, _also_to(purged.append, context), older_than_days))
 
     purged: list[Event] = []
     code = run_job(flags, output, job)
@@ -240,7 +240,7 @@ def _told(tell: Callable[[], None], code: ExitCode) -> ExitCode:
         log.error("%s", error)
         code = error.exit_code
     if code is ExitCode.UNDELIVERED:
-        abandon_stdout()
+        discard_stdout()
     return code
 
 
@@ -248,14 +248,14 @@ def _whole(succeeded: bool) -> Ended:
     return Ended(ExitCode.DONE if succeeded else ExitCode.PARTIAL)
 
 
-def _also_to(takes: Callable[[Event], None], surroundings: Surroundings) -> Surroundings:
-    """The same surroundings, whose events another gets too."""
+def _also_to(takes: Callable[[Event], None], context: RunContext) -> RunContext:
+    """The same context, whose events another gets too."""
 
     def emit(event: Event) -> None:
         takes(event)
-        surroundings.emit(event)
+        context.emit(event)
 
-    return replace(surroundings, emit=emit)
+    return replace(context, emit=emit)
 
 
 def _write_check_metrics(config: Config, state: State, checked: Checked) -> None:

@@ -19,7 +19,7 @@ import typer
 
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.config.schema import Maintenance
-from arawn_cli.context import Change, NoProgress, Progress, Surroundings
+from arawn_cli.context import Change, NoProgress, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError
 from arawn_cli.events import Event
 from arawn_cli.output.jsonl import StandardOutput, json_lines
@@ -66,7 +66,7 @@ class Signals:
 _LOWEST = 7
 
 
-def stand_back(maintenance: Maintenance) -> None:
+def lower_priority(maintenance: Maintenance) -> None:
     """Lowers this process's processor and disk priority as configured; neither is ever raised.
 
     What may not be changed, as in some containers, stays as it is, and does not keep the other from being changed.
@@ -202,7 +202,7 @@ class Ended:
     afterwards: Callable[[], None] = lambda: None
 
 
-Job = Callable[[Config, Surroundings], Ended]
+Job = Callable[[Config, RunContext], Ended]
 
 
 def run_job(
@@ -212,11 +212,11 @@ def run_job(
     told: Callable[[str], None] = lambda _reason: None,
     prepared: Callable[[Config], Config] = lambda config: config,
 ) -> ExitCode:
-    """Runs a job in its surroundings, on the configuration as `prepared` leaves it; what ends it early gets to `told` too."""
+    """Runs a job in its context, on the configuration as `prepared` leaves it; what ends it early gets to `told` too."""
 
     def body(console: Console | None) -> ExitCode:
         config = prepared(load(flags, os.environ))
-        stand_back(config.maintenance)
+        lower_priority(config.maintenance)
         return _run_configured(config, output, console, job)
 
     return guarded(output, body, told)
@@ -232,7 +232,7 @@ def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Ca
     try:
         return body(console)
     except OutputLostError as error:
-        abandon_stdout()
+        discard_stdout()
         log.error("%s", error)
         return error.exit_code
     except ArawnCliError as error:
@@ -244,7 +244,7 @@ def guarded(output: Output, body: Callable[[Console | None], ExitCode], told: Ca
         log.error("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        abandon_stdout()
+        discard_stdout()
         log.error("standard output takes no more: its reader went away")
         return ExitCode.UNDELIVERED
     except Exception as error:  # the last line of defence: no traceback for a person, its exit code for a machine
@@ -268,7 +268,7 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
     with signals.caught(), _progress(output, console) as progress, closing(State(config.state_directory, time.time_ns)) as state:
         standard_output = StandardOutput(_writer(output, progress))
         delivery = _delivery(config, state, signals)
-        surroundings = Surroundings(
+        context = RunContext(
             clock=time.time_ns,
             monotonic=time.monotonic_ns,
             host=socket.gethostname(),
@@ -279,7 +279,7 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
             stopping=signals.stopping,
         )
         try:
-            ended = job(config, surroundings)
+            ended = job(config, context)
         except StoppedError:
             log.error("stopped by a signal")
             ended = Ended(ExitCode.TERMINATED)
@@ -287,7 +287,7 @@ def _run_configured(config: Config, output: Output, console: Console | None, job
             lost = delivery.finish().lost if delivery else 0
         ended.afterwards()
     if standard_output.lost:
-        abandon_stdout()
+        discard_stdout()
         lost += standard_output.lost
     if lost:
         return ExitCode.UNDELIVERED  # also for a run that a signal ended: nothing else would tell of it
@@ -357,7 +357,7 @@ def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
             return lambda _event: None
 
 
-def abandon_stdout() -> None:
+def discard_stdout() -> None:
     """Points standard output at nothing, so that the interpreter does not fail flushing it at exit."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())

@@ -115,7 +115,7 @@ def equal_steps(first: float, last: float, count: int) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class CheckHistory:
     """What is remembered of a root: alerts and samples by scope, at the hour of the check."""
 
     hour: int
@@ -140,11 +140,11 @@ class Recall:
         return days_until(limit, usage.usage, self.pace(usage.scope, usage.usage))
 
 
-def recall(state: State, root: Path, now: int, *, hours: int = WINDOW_HOURS) -> Recall:
+def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOURS) -> CheckHistory:
     """What is remembered, with the samples of so many hours; nothing, after a warning, where the state cannot be read."""
     hour = hour_of(now)
     try:
-        return Recall(hour, alerts.read(state, root), read(state, root, hour - hours))
+        return CheckHistory(hour, alerts.read(state, root), read(state, root, hour - hours))
     except StateUnavailableError as error:
         log.warning("%s: earlier levels and usage are not known", error)
-        return Recall(hour)
+        return CheckHistory(hour)

@@ -13,10 +13,10 @@ from rich.filesize import decimal
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE, SCRATCH, SESSIONS, Root
 from arawn_cli.config.loader import Config, database_of
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.levels import SESSION, ScopeUsage, unmatched_limits
 from arawn_cli.diskcheck.limits import FIXED, scopes_of
-from arawn_cli.diskcheck.measuring import Inventory, take
+from arawn_cli.diskcheck.measuring import TreeUsage, take
 from arawn_cli.errors import Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Usage, threads_for
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class Measurements:
     """What was found; `failures` are all that could not be read, of tree and database."""
 
-    inventory: Inventory
+    inventory: TreeUsage
     filesystem: Filesystem
     scopes: tuple[ScopeUsage, ...]
     failures: tuple[Failure, ...]
@@ -42,7 +42,7 @@ class Inspection:
         return next((tree.sessions for tree in self.inventory.workstreams if tree.row.id == SCRATCH), {})
 
 
-def inspect(root: Root, config: Config, surroundings: Surroundings, reused: Mapping[str, Usage]) -> Inspection:
+def inspect(root: Root, config: Config, context: RunContext, reused: Mapping[str, Usage]) -> Measurements:
     """Measures a root, but for the scratch sessions in `reused`, and logs what is odd about it.
 
     Raises:
@@ -50,12 +50,12 @@ def inspect(root: Root, config: Config, surroundings: Surroundings, reused: Mapp
         StoppedError: a signal asked the run to end.
     """
     rows, database_failures = _rows(config, root)
-    inventory = take(root, rows, threads_for(config.maintenance.threads), surroundings, reused)
+    inventory = take(root, rows, threads_for(config.maintenance.threads), context, reused)
     filesystem = filesystem_of(root.path)
     failures = (*database_failures, *inventory.total.failures)
     _log_findings(inventory, failures, config)
     scopes = tuple(scopes_of(config, inventory, filesystem, rows_known=not database_failures))
-    return Inspection(inventory, filesystem, scopes, failures)
+    return Measurements(inventory, filesystem, scopes, failures)
 
 
 def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
@@ -71,7 +71,7 @@ def _rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failur
         return [], (Failure("sqlite3", path.name, errno.EIO, str(error)),)
 
 
-def _log_findings(inventory: Inventory, failures: tuple[Failure, ...], config: Config) -> None:
+def _log_findings(inventory: TreeUsage, failures: tuple[Failure, ...], config: Config) -> None:
     for failure in failures:
         log.error("%s", failure)
     for name, usage in inventory.foreign.items():
@@ -84,7 +84,7 @@ def _log_findings(inventory: Inventory, failures: tuple[Failure, ...], config: C
         log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
 
 
-def gone(root: Root, scopes: Iterable[str], inspection: Inspection) -> set[str]:
+def gone(root: Root, scopes: Iterable[str], inspection: Measurements) -> set[str]:
     """Which of the scopes were not found and are certainly not there any more: their directory does not exist."""
     found = {scope.scope for scope in inspection.scopes}
     return {scope for scope in scopes if scope not in found and _is_gone(root, scope)}

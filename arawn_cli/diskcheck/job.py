@@ -16,10 +16,10 @@ from rich.filesize import decimal
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SCRATCH, Root, opened_root
 from arawn_cli.config.loader import Config, database_of
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.diskcheck import alerts, history
-from arawn_cli.diskcheck.history import Recall, recall
-from arawn_cli.diskcheck.inspection import Inspection, gone, inspect
+from arawn_cli.diskcheck.history import CheckHistory, load_history
+from arawn_cli.diskcheck.inspection import Measurements, gone, inspect
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, size_in
 from arawn_cli.diskcheck.measuring import WorkstreamTree
@@ -79,7 +79,7 @@ class CheckEvents:
     """Makes the events of one check."""
 
     config: Config
-    surroundings: Surroundings
+    context: RunContext
 
     def usage(self, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
         """What one workstream uses."""
@@ -87,8 +87,8 @@ class CheckEvents:
         limit = limit_of(self.config, tree.row)
         production, work, other, everything = (size_in(self.config, part) for part in (tree.production, tree.work, tree.other, total))
         return WorkstreamUsage(
-            timestamp=self.surroundings.timestamp(),
-            host=self.surroundings.host,
+            timestamp=self.context.timestamp(),
+            host=self.context.host,
             root=self.config.root_name,
             dry_run=self.config.dry_run,
             workstream_id=tree.row.id,
@@ -113,8 +113,8 @@ class CheckEvents:
         """That a scope is above its limit, or back below it."""
         scope = verdict.usage
         return DiskPressure(
-            timestamp=self.surroundings.timestamp(),
-            host=self.surroundings.host,
+            timestamp=self.context.timestamp(),
+            host=self.context.host,
             root=self.config.root_name,
             dry_run=self.config.dry_run,
             level=verdict.level,
@@ -133,13 +133,15 @@ class CheckEvents:
             sample_age_secs=scope.sample_age_secs,
         )
 
-    def summary(self, inspection: Inspection, level: Level, pressure_events: int, forecast_days: int | None, duration_ms: int) -> DiskCheck:
+    def summary(
+        self, inspection: Measurements, level: Level, pressure_events: int, forecast_days: int | None, duration_ms: int
+    ) -> DiskCheck:
         """The whole check; `forecast_days` is that of the total."""
         total = next(scope for scope in inspection.scopes if scope.scope == TOTAL)
         foreign = inspection.inventory.foreign
         return DiskCheck(
-            timestamp=self.surroundings.timestamp(),
-            host=self.surroundings.host,
+            timestamp=self.context.timestamp(),
+            host=self.context.host,
             root=self.config.root_name,
             dry_run=self.config.dry_run,
             level=level,
@@ -172,11 +174,11 @@ class Checked:
     """What a check came to: the last event, what was measured, and the level of each scope."""
 
     summary: DiskCheck
-    inspection: Inspection
+    inspection: Measurements
     verdicts: tuple[Verdict, ...]
 
 
-def check(config: Config, surroundings: Surroundings) -> Checked:
+def check(config: Config, context: RunContext) -> Checked:
     """Measures a root, emits the usage of each workstream and what is to be told of each scope, and last the whole.
 
     Levels, history and events are stored in one transaction; a state file that takes no change costs the memory, not the check.
@@ -185,26 +187,26 @@ def check(config: Config, surroundings: Surroundings) -> Checked:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
         StoppedError: a signal asked the run to end.
     """
-    started = surroundings.monotonic()
-    now = surroundings.clock()
+    started = context.monotonic()
+    now = context.clock()
     with opened_root(config.root) as root:
-        reuse = _reuse(root, config, surroundings, now)
-        inspection = inspect(root, config, surroundings, reuse.usages if reuse else {})
-        remembered = recall(surroundings.state, root.path, now)
+        reuse = _reuse(root, config, context, now)
+        inspection = inspect(root, config, context, reuse.usages if reuse else {})
+        remembered = load_history(context.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
         missing = gone(root, remembered.alerts, inspection)
-    check_ = _Check(config, surroundings, root, inspection, reuse, remembered, helped, missing, now)
+    check_ = _Check(config, context, root, inspection, reuse, remembered, helped, missing, now)
     for tree in inspection.inventory.workstreams:
-        surroundings.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
+        context.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
     verdicts = check_.settle()
     _log_levels(verdicts)
     told = sum(verdict.told for verdict in verdicts)
     level = worst(verdict.level for verdict in verdicts)
     if inspection.failures and level is Level.OK:
         level = Level.UNKNOWN
-    duration = (surroundings.monotonic() - started) // 1_000_000
+    duration = (context.monotonic() - started) // 1_000_000
     summary = check_.events.summary(inspection, level, told, check_.forecasts[TOTAL], duration)
-    surroundings.emit(summary)
+    context.emit(summary)
     return Checked(summary, inspection, tuple(verdicts))
 
 
@@ -214,19 +216,19 @@ class _Check:
     def __init__(
         self,
         config: Config,
-        surroundings: Surroundings,
+        context: RunContext,
         root: Root,
-        inspection: Inspection,
+        inspection: Measurements,
         reuse: Reuse | None,
-        remembered: Recall,
+        remembered: CheckHistory,
         helped: Usage | None,
         missing: set[str],
         now: int,
     ) -> None:
-        self.events = CheckEvents(config, surroundings)
+        self.events = CheckEvents(config, context)
         self.forecasts = {scope.scope: remembered.forecast(scope) for scope in inspection.scopes}
         self._config = config
-        self._surroundings = surroundings
+        self._surroundings = context
         self._root = root.path
         self._inspection = inspection
         self._reuse = reuse
@@ -265,7 +267,7 @@ class _Check:
         runs.note(connection, JobName.DISK_CHECK, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
-    def _judge(self, remembered: Recall, rules: Rules) -> None:
+    def _judge(self, remembered: CheckHistory, rules: Rules) -> None:
         self._verdicts = judge_all(self._inspection.scopes, remembered.alerts, rules, self._now, gone=self._missing)
 
     def _pressure_events(self) -> list[DiskPressure]:
@@ -280,16 +282,16 @@ class _Check:
         return self.events.pressure(verdict, freed, self.forecasts.get(scope))
 
 
-def _reuse(root: Root, config: Config, surroundings: Surroundings, now: int) -> Reuse | None:
+def _reuse(root: Root, config: Config, context: RunContext, now: int) -> Reuse | None:
     hours = config.maintenance.pressure.remeasure_hours
     if hours == 0:
         return None
     from arawn_cli.diskcheck.size_cache import reusable
 
-    return reusable(root, database_of(config, root), surroundings.state, hours, now)
+    return reusable(root, database_of(config, root), context.state, hours, now)
 
 
-def _reclaimable(root: Root, config: Config, inspection: Inspection, remembered: Recall, now: int) -> Usage | None:
+def _reclaimable(root: Root, config: Config, inspection: Measurements, remembered: CheckHistory, now: int) -> Usage | None:
     """What a cleanup would free; found out only when one of the scopes that it helps has, or had, too much."""
     asked = any(
         scope.scope in _HELPED and (level_of(scope) is not Level.OK or scope.scope in remembered.alerts) for scope in inspection.scopes

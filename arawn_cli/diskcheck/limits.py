@@ -8,7 +8,7 @@ from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.config.loader import Config
 from arawn_cli.config.schema import seconds_of
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, limit_for
-from arawn_cli.diskcheck.measuring import Inventory
+from arawn_cli.diskcheck.measuring import TreeUsage
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
 
@@ -52,7 +52,7 @@ def rules_of(config: Config) -> Rules:
     return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
-def scopes_of(config: Config, inventory: Inventory, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:
+def scopes_of(config: Config, inventory: TreeUsage, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:
     """Every scope whose limit is certain: the filesystem's space and inodes only where it counts them."""
     total = inventory.total
     yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)

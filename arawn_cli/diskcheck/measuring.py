@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.layout import PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
 from arawn_cli.cleanup.trash import is_ours, parse
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
@@ -40,7 +40,7 @@ class WorkstreamTree:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
+class TreeUsage:
     """Everything under `workstreams/`: the workstreams, what is not Arawn's by escaped name, and all together.
 
     `trash` is what waits in the trash, which counts in its workstream too.
@@ -69,7 +69,7 @@ class _Measured:
     sessions: dict[str, Usage] = field(default_factory=dict)
 
 
-def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: Surroundings, reused: Mapping[str, Usage]) -> Inventory:
+def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> TreeUsage:
     """Measures everything below a root; `rows` are the workstreams of the database.
 
     A workstream without a row goes by its id, one without a directory uses nothing. The usage of scratch sessions
@@ -82,7 +82,7 @@ def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: 
     ids, foreign = workstream_entries(root)
     parts = [part for workstream in ids for part in _parts(root, workstream)]
     parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
-    usages = _usages(root, parts, threads, surroundings, reused)
+    usages = _usages(root, parts, threads, context, reused)
     measured: defaultdict[str, _Measured] = defaultdict(_Measured)
     for part, usage in zip(parts, usages, strict=True):
         place = measured[part.subtree.names[0]]
@@ -94,15 +94,15 @@ def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, surroundings: 
     trees = tuple(_tree(row, measured[row.id]) for _, row in sorted({**known, **unknown}.items()))
     others = {escape(entry.name): combined(measured[entry.name].areas[_OTHER]) for entry in foreign}
     trash = combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash)
-    return Inventory(trees, others, combined(usages), trash)
+    return TreeUsage(trees, others, combined(usages), trash)
 
 
-def _usages(root: Root, parts: Sequence[_Part], threads: int, surroundings: Surroundings, reused: Mapping[str, Usage]) -> list[Usage]:
+def _usages(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:
     """The usage of each part, measured unless it is that of a scratch session and reused."""
     here = [reused.get(part.session) if part.session and part.subtree.names[0] == SCRATCH else None for part in parts]
     rest = [part.subtree for part, usage in zip(parts, here, strict=True) if usage is None]
-    surroundings.progress.start("measuring", len(rest))
-    measured = iter(measure_all(root.workstreams, rest, threads, surroundings.advance_or_stop))
+    context.progress.start("measuring", len(rest))
+    measured = iter(measure_all(root.workstreams, rest, threads, context.advance_or_stop))
     return [next(measured) if usage is None else usage for usage in here]
 
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from arawn_cli.arawn.layout import Root, opened_sessions
-from arawn_cli.cleanup.decisions import activity_of, brake_of, decisions_on, list_sessions, policy_of, with_evidence
+from arawn_cli.cleanup.decisions import activity_of, decisions_on, list_sessions, policy_of, removal_limit_of, with_evidence
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.cleanup.trash import Sessions
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.fs.in_use import mounted_in, occupied
+from arawn_cli.fs.in_use import directories_in_use, mounted_in
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.fs.openat import identity_of
 
@@ -38,9 +38,9 @@ def going(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]
     Raises:
         OSError: what is in use cannot be found out.
     """
-    planned = [] if brake_of(config).pulled_by(decisions) else [decision.session for decision in decisions if decision.goes]
+    planned = [] if removal_limit_of(config).exceeded_by(decisions) else [decision.session for decision in decisions if decision.goes]
     directories = {session.identity for session in planned}
-    held = occupied(directories) | mounted_in(directories) if directories else frozenset()
+    held = directories_in_use(directories) | mounted_in(directories) if directories else frozenset()
     return [session for session in planned if session.identity not in held]
 
 

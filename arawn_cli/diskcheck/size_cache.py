@@ -41,7 +41,7 @@ _WRITE = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a session used at an instant (nanoseconds), and the shape that it had then; see `reuse.shape_of`."""
+    """What a session used at an instant (nanoseconds), and the shape that it had then; see `reuse.fingerprint`."""
 
     measured_at: int
     shape: str
@@ -49,14 +49,14 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class SizeCache:
     """The sizes of a root by session, and how far the messages had been read when they were written down."""
 
     sizes: Mapping[str, Size] = field(default_factory=dict)
     mark: Mark | None = None
 
 
-def is_plain(usage: Usage) -> bool:
+def is_cacheable(usage: Usage) -> bool:
     """Whether a size says all, and the state file can hold it: nothing failed, and no file of it may have a name elsewhere.
 
     What was away for a moment, as cleanup moves a session that it then puts back, measures as nothing, and says nothing.
@@ -74,7 +74,7 @@ def is_current(session: str, size: Size, shape: str, now: int, period: int) -> b
     return shape == size.shape and 0 <= now - size.measured_at < lasts
 
 
-def read(state: State, root: Path) -> Book:
+def read(state: State, root: Path) -> SizeCache:
     """The sizes of a root.
 
     Raises:
@@ -90,12 +90,12 @@ def read(state: State, root: Path) -> Book:
         )
     }
     try:
-        return Book(sizes, next((Mark(_identity(text), position) for text, position in marks), None))
+        return SizeCache(sizes, next((Mark(_identity(text), position) for text, position in marks), None))
     except ValueError as error:
         raise StateUnavailableError(f"the state holds what this version does not know: {error}") from error
 
 
-def store(connection: sqlite3.Connection, root: Path, before: Book, after: Book) -> None:
+def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: SizeCache) -> None:
     """Writes what has changed from one check to the next."""
     key = key_of(root)
     gone = before.sizes.keys() - after.sizes.keys()
@@ -137,7 +137,7 @@ class Reuse:
     """
 
     now: int = 0
-    before: Book = field(default_factory=Book)
+    before: SizeCache = field(default_factory=SizeCache)
     current: Mapping[str, Size] = field(default_factory=dict)
     shapes: Mapping[str, str] = field(default_factory=dict)
     mark: Mark | None = None
@@ -153,14 +153,14 @@ class Reuse:
         """Writes down the sizes of a root for the next check, in its transaction; see `after`."""
         store(connection, root, self.before, self.after(measured))
 
-    def after(self, measured: Mapping[str, Usage]) -> Book:
+    def after(self, measured: Mapping[str, Usage]) -> SizeCache:
         """What is to be written down once the sessions of `measured` have been measured, or reused."""
         fresh = {
             session: Size(self.now, self.shapes[session], usage)
             for session, usage in measured.items()
-            if session not in self.current and session in self.shapes and is_plain(usage)
+            if session not in self.current and session in self.shapes and is_cacheable(usage)
         }
-        return Book({**self.current, **fresh}, self.mark)
+        return SizeCache({**self.current, **fresh}, self.mark)
 
 
 def reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> Reuse:
@@ -181,7 +181,7 @@ def reusable(root: Root, database: Path | None, state: State, hours: int, now: i
     return Reuse(now, before, current, shapes, mark)
 
 
-def shape_of(parent: int, name: str) -> str | None:
+def fingerprint(parent: int, name: str) -> str | None:
     """A digest of names, inodes and ctimes of a session's directory and those two levels below it.
 
     An entry that comes, goes or is renamed in one of them changes it, also where an mtime is put back (rsync, tar).
@@ -230,7 +230,7 @@ def _shapes(root: Root) -> Iterator[tuple[str, str]]:
 
 def _shape(parent: int, name: str) -> str | None:
     try:
-        return shape_of(parent, name)
+        return fingerprint(parent, name)
     except OSError as error:  # measuring it tells the failure
         log.debug("no shape of %s: %s", name, error)
         return None

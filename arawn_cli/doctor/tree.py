@@ -16,7 +16,7 @@ from arawn_cli.config.loader import Config, database_of
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName
-from arawn_cli.fs.in_use import occupied
+from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, means_of_measuring, measure_all
 from arawn_cli.names import escape
 from arawn_cli.output.report_wording import count
@@ -93,7 +93,7 @@ def _messages(root: Root) -> Finding:
 
 def _processes(shell: Shell) -> Finding:
     try:
-        occupied(frozenset())
+        directories_in_use(frozenset())
     except OSError as error:
         found = f"{error.filename}: {error.strerror}; as long as that is so, scratch-cleanup by this account keeps every session"
         return warn("processes", found, shell.tool(JobName.SCRATCH_CLEANUP, "--dry-run", account=ROOT))

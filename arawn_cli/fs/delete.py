@@ -144,7 +144,7 @@ def _settle(future: Future[Answer], work: Callable[[Item], Answer], item: Item) 
 def unlink_files(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd) -> None:
     """Unlinks what is no directory below the directory `name` of the open directory `parent`, as far as that succeeds.
 
-    Directories stay, and so does what fails: `take_apart`, which comes after it, removes the one and tells of the other.
+    Directories stay, and so does what fails: `delete_tree`, which comes after it, removes the one and tells of the other.
     Another filesystem is not entered, and no link is followed.
     """
     with suppress(OSError), Descent(shown) as descent, _Batches(crowd, stopping) as batches:
@@ -219,7 +219,7 @@ _ROUNDS = 8
 _LISTED = 64
 
 
-def take_apart(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd | None = None) -> list[Failure]:
+def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd | None = None) -> list[Failure]:
     """Removes the entry `name` of the open directory `parent`, and everything below it.
 
     What cannot be removed stays, with the directories above it, and is in the

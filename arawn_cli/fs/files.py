@@ -14,7 +14,7 @@ from arawn_cli.errors import ConfigurationError
 _READABLE = 0o644
 
 
-class WholeFile:
+class AtomicFile:
     """A file to be written, its links resolved. What is no regular file, a pipe or a device, is written to as it is."""
 
     def __init__(self, path: Path, what: str, mode: int = _READABLE) -> None:
@@ -45,7 +45,7 @@ class WholeFile:
             if self._in_place:
                 self._target.write_text(text, "utf-8")
             else:
-                replace_whole(self._target, text, self._mode)
+                write_atomic(self._target, text, self._mode)
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -64,7 +64,7 @@ class WholeFile:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
-def replace_whole(path: Path, text: str, mode: int = _READABLE) -> None:
+def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
     """Puts a file with a text in place of the one before, once all of it is on the disk; lone surrogates are bytes of names.
 
     Raises:

@@ -35,7 +35,7 @@ class _HiddenError(OSError):
     """The kernel hides what a process holds from this run, which should see it."""
 
 
-def occupied(directories: Collection[Identity], patience_secs: float = PATIENCE_SECS) -> frozenset[Identity]:
+def directories_in_use(directories: Collection[Identity], patience_secs: float = PATIENCE_SECS) -> frozenset[Identity]:
     """Which of the directories hold a live process's working directory, program or open file.
 
     Directories are known by identity and found by going up from what a process holds, in that process's own

@@ -100,7 +100,7 @@ def identity_at(name: str, parent: int) -> Identity:
     return identity_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
 
-def stands_at(expected: Identity, parent: int, names: Sequence[str]) -> bool:
+def is_same_directory(expected: Identity, parent: int, names: Sequence[str]) -> bool:
     """Whether the directory reached from `parent` name by name, through no link, is still the expected one."""
     try:
         with opened_directory(parent, *names) as descriptor:

@@ -23,7 +23,7 @@ from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.levels import Verdict
 from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.events import Action, JobName, Level, Reason, Unit
-from arawn_cli.fs.files import replace_whole
+from arawn_cli.fs.files import write_atomic
 from arawn_cli.runs import Run
 from arawn_cli.state import State, StateUnavailableError
 from arawn_cli.timestamps import DAY, SECOND
@@ -211,7 +211,7 @@ def _write(path: Path, metrics: Sequence[Metric]) -> None:
     registry = CollectorRegistry()
     registry.register(_Collected(metrics))
     try:
-        replace_whole(path, generate_latest(registry).decode())
+        write_atomic(path, generate_latest(registry).decode())
     except OSError as error:
         log.warning("cannot write the metrics %s: %s", path, error.strerror)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arawn_cli.arawn.layout import Root, opened_root
-from arawn_cli.cleanup.decisions import brake_of
+from arawn_cli.cleanup.decisions import removal_limit_of
 from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.config.loader import Config
-from arawn_cli.context import Surroundings
+from arawn_cli.context import RunContext
 from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
-from arawn_cli.diskcheck.history import Recall, recall, trend_of
-from arawn_cli.diskcheck.inspection import Inspection, inspect
+from arawn_cli.diskcheck.history import CheckHistory, load_history, trend_of
+from arawn_cli.diskcheck.inspection import Measurements, inspect
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, size_in
 from arawn_cli.diskcheck.measuring import WorkstreamTree
@@ -35,7 +35,7 @@ SHOWN_ALERTS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ScopeReport:
     """A scope: its usage and level now, its usage over the period, and what that leads to.
 
     `growth` is per day, None when nobody knows. `next_limit` is None above all limits, `forecast_days` are
@@ -56,14 +56,14 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkstreamStanding:
+class WorkstreamReport:
     """A workstream, with its bytes by area in the configured measure.
 
     Where nobody knows its limit, the level is unknown, and the limits are zero.
     """
 
     id: str
-    standing: Standing
+    standing: ScopeReport
     production: int
     work: int
     other: int
@@ -111,10 +111,10 @@ class Report:
     root: str
     older_than_days: int
     level: Level
-    total: Standing
-    workstreams: tuple[WorkstreamStanding, ...]
-    space: Standing | None
-    inodes: Standing | None
+    total: ScopeReport
+    workstreams: tuple[WorkstreamReport, ...]
+    space: ScopeReport | None
+    inodes: ScopeReport | None
     filesystem: Filesystem
     trash: int
     foreign: int
@@ -163,27 +163,27 @@ class _Found:
     days: int
     host: str
     root: Path
-    inspection: Inspection
-    remembered: Recall
+    inspection: Measurements
+    remembered: CheckHistory
     decisions: list[Decision] | None
     transitions: list[Transition]
     problems: tuple[str, ...]
 
 
-def gather(config: Config, surroundings: Surroundings, days: int, unread: Sequence[str] = ()) -> Report:
+def gather(config: Config, context: RunContext, days: int, unread: Sequence[str] = ()) -> Report:
     """Measures a root and reads what is remembered of it; `unread` says what could not be read before.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
         StoppedError: a signal asked the run to end.
     """
-    now = surroundings.clock()
+    now = context.clock()
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, surroundings, {})
-        remembered = recall(surroundings.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
+        inspection = inspect(root, config, context, {})
+        remembered = load_history(context.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, inspection.sessions, now)
-        transitions, problem = _transitions(surroundings, root, now - days * DAY)
-    found = _Found(now, days, surroundings.host, root.path, inspection, remembered, decisions, transitions, (*problem, *unread))
+        transitions, problem = _transitions(context, root, now - days * DAY)
+    found = _Found(now, days, context.host, root.path, inspection, remembered, decisions, transitions, (*problem, *unread))
     return _report(config, found)
 
 
@@ -213,22 +213,22 @@ def _report(config: Config, found: _Found) -> Report:
     )
 
 
-def _transitions(surroundings: Surroundings, root: Root, since: int) -> tuple[list[Transition], tuple[str, ...]]:
+def _transitions(context: RunContext, root: Root, since: int) -> tuple[list[Transition], tuple[str, ...]]:
     try:
-        noted = alerts.read_transitions(surroundings.state, root.path, alerts.TRANSITIONS_KEPT)
+        noted = alerts.read_transitions(context.state, root.path, alerts.TRANSITIONS_KEPT)
     except StateUnavailableError as error:
         return [], (f"earlier usage and alerts are not known: {error}",)
     return [transition for transition in noted if transition.time >= since], ()
 
 
-def _standings(config: Config, inspection: Inspection, remembered: Recall, now: int, hours: int) -> dict[str, Standing]:
+def _standings(config: Config, inspection: Measurements, remembered: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
     verdicts = judge_all(inspection.scopes, remembered.alerts, rules_of(config), now, gone=())
     return {verdict.usage.scope: _standing(verdict.usage, verdict.level, remembered, hours) for verdict in verdicts}
 
 
-def _standing(usage: ScopeUsage, level: Level, remembered: Recall, hours: int) -> Standing:
+def _standing(usage: ScopeUsage, level: Level, remembered: CheckHistory, hours: int) -> ScopeReport:
     scope = usage.scope
-    return Standing(
+    return ScopeReport(
         usage=usage,
         level=level,
         trend=trend_of(remembered.samples.get(scope, ()), (remembered.hour, usage.usage), hours),
@@ -238,15 +238,15 @@ def _standing(usage: ScopeUsage, level: Level, remembered: Recall, hours: int) -
     )
 
 
-def _without_limit(config: Config, tree: WorkstreamTree, hour: int) -> Standing:
+def _without_limit(config: Config, tree: WorkstreamTree, hour: int) -> ScopeReport:
     total = tree.total
     usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, total), 0, 0, total.complete)
-    return Standing(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
+    return ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
 
 
-def _workstreams(config: Config, inspection: Inspection, standings: dict[str, Standing], hour: int) -> tuple[WorkstreamStanding, ...]:
+def _workstreams(config: Config, inspection: Measurements, standings: dict[str, ScopeReport], hour: int) -> tuple[WorkstreamReport, ...]:
     found = [
-        WorkstreamStanding(
+        WorkstreamReport(
             tree.row.id,
             standings.get(scope_of(tree.row.id)) or _without_limit(config, tree, hour),
             *(size_in(config, part) for part in (tree.production, tree.work, tree.other)),
@@ -257,7 +257,7 @@ def _workstreams(config: Config, inspection: Inspection, standings: dict[str, St
 
 
 def _sessions(
-    config: Config, inspection: Inspection, decisions: list[Decision] | None, standings: dict[str, Standing]
+    config: Config, inspection: Measurements, decisions: list[Decision] | None, standings: dict[str, ScopeReport]
 ) -> tuple[list[Session], NextCleanup | None]:
     """Every scratch session, and what cleanup would do with them as far as that is known."""
     levels = {scope.removeprefix(SESSION): standing.level for scope, standing in standings.items() if scope.startswith(SESSION)}
@@ -268,7 +268,7 @@ def _sessions(
         return [
             Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
         ], None
-    braked = brake_of(config).pulled_by(decisions) is not None
+    braked = removal_limit_of(config).exceeded_by(decisions) is not None
     settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
     sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in NO_SESSION]
     freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))

@@ -13,7 +13,7 @@ from arawn_cli import __version__, names
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing, WorkstreamStanding
+from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, ScopeReport, Session, WorkstreamReport
 from arawn_cli.timestamps import SECOND
 
 BAR = 100.0
@@ -100,14 +100,14 @@ class Chart:
     limits: tuple[Mark, ...]
 
 
-def bar(standing: Standing) -> Bar:
+def bar(standing: ScopeReport) -> Bar:
     """The bar of a scope."""
     limit = max(standing.usage.limit, 1)
     full = max(min(standing.usage.critical, 2 * limit), limit)
     return Bar(usage=round(min(standing.usage.usage / full, 1) * BAR, 2), limit=round(limit / full * BAR, 2))
 
 
-def spark(standing: Standing, hours: int) -> Line | None:
+def spark(standing: ScopeReport, hours: int) -> Line | None:
     """The trend of a scope from its least to its largest usage; None without a sample before the present one."""
     if len(standing.trend) < 2:
         return None
@@ -157,13 +157,13 @@ def chart(report: Report) -> Chart | None:
     )
 
 
-def _top(standing: Standing, growth: float) -> float:
+def _top(standing: ScopeReport, growth: float) -> float:
     """The usage at the top of the chart: the limit has a place in it, and what lies ahead as far as that leaves the rest readable."""
     reached = max(standing.usage.limit, *(usage for _, usage in standing.trend))
     return max(min(standing.usage.usage + growth, reached * 1.25), reached, 1) * _HEADROOM
 
 
-def _ahead(standing: Standing, growth: float, place: _Place, last: float, top: float) -> str:
+def _ahead(standing: ScopeReport, growth: float, place: _Place, last: float, top: float) -> str:
     if growth <= 0:
         return ""
     hour, usage = standing.trend[-1]
@@ -275,7 +275,7 @@ def _workstreams(report: Report) -> list[_Row]:
     ]
 
 
-def _areas(workstream: WorkstreamStanding) -> str:
+def _areas(workstream: WorkstreamReport) -> str:
     sizes = {"production": workstream.production, "work": workstream.work, "other": workstream.other}
     return ", ".join(f"{area} {decimal(size)}" for area, size in sizes.items() if size) or "empty"
 
@@ -285,7 +285,7 @@ def _filesystem(report: Report) -> list[_Row]:
     return [_row(label, standing, report) for label, standing in standings if standing]
 
 
-def _row(label: str, standing: Standing, report: Report, *, identifier: str = "", areas: str = "") -> _Row:
+def _row(label: str, standing: ScopeReport, report: Report, *, identifier: str = "", areas: str = "") -> _Row:
     return _Row(
         label=label,
         id=identifier,

@@ -17,7 +17,7 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.events import Level
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, Session, Standing
+from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, ScopeReport, Session
 from arawn_cli.output.tables import LEVEL_STYLES, Fitting, Layout, plain_table, usage_bar
 
 # From this width on a line has room for the change beside its trend.
@@ -43,7 +43,7 @@ _LEAST_SPAN = 0.1
 class Sparkline:
     """A trend as a row of blocks, from the least to the largest usage; moments before the first sample stay empty."""
 
-    def __init__(self, standing: Standing, hours: int, width: int) -> None:
+    def __init__(self, standing: ScopeReport, hours: int, width: int) -> None:
         last = standing.trend[-1][0]
         self._usages = usage_at(standing.trend, equal_steps(last - hours, last, width)) if len(standing.trend) > 1 else []
 
@@ -130,7 +130,7 @@ def _usage_table(report: Report, width: int) -> Table:
     return table
 
 
-def _cells(label: str, standing: Standing, report: Report, columns: _Columns) -> Iterator[RenderableType]:
+def _cells(label: str, standing: ScopeReport, report: Report, columns: _Columns) -> Iterator[RenderableType]:
     style = LEVEL_STYLES[standing.level]
     yield Text(label)
     yield Text(words.used(standing), style=style)

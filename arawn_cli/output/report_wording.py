@@ -10,7 +10,7 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION
 from arawn_cli.events import Level, Reason, Unit
 from arawn_cli.names import escape
-from arawn_cli.output.report_data import SHOWN_SESSIONS, NextCleanup, Report, Session, Standing, WorkstreamStanding
+from arawn_cli.output.report_data import SHOWN_SESSIONS, NextCleanup, Report, ScopeReport, Session, WorkstreamReport
 from arawn_cli.timestamps import DAY, SECOND
 
 NO_HISTORY = "No history yet: trends and forecasts need disk-check to have run for some hours."
@@ -66,22 +66,22 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def used(standing: Standing) -> str:
+def used(standing: ScopeReport) -> str:
     """The usage of a scope; a lower bound says so."""
     return ("" if standing.usage.complete else "at least ") + amount(standing.usage.usage, standing.usage.unit)
 
 
-def limit(standing: Standing) -> str:
+def limit(standing: ScopeReport) -> str:
     """The limit that a warning stands for."""
     return "unknown" if standing.level is Level.UNKNOWN else amount(standing.usage.limit, standing.usage.unit)
 
 
-def share(standing: Standing) -> str:
+def share(standing: ScopeReport) -> str:
     """Usage as a percentage of the limit."""
     return "" if standing.level is Level.UNKNOWN else f"{standing.percent}%"
 
 
-def change(standing: Standing) -> str:
+def change(standing: ScopeReport) -> str:
     """How usage differs from the beginning of the trend; nothing without one."""
     if len(standing.trend) < 2:
         return ""
@@ -90,7 +90,7 @@ def change(standing: Standing) -> str:
     return sign + amount(abs(difference), standing.usage.unit)
 
 
-def forecast(standing: Standing) -> str:
+def forecast(standing: ScopeReport) -> str:
     """In how many days the next limit is reached at the pace of the last week, or why no day is named."""
     if standing.level is Level.UNKNOWN:
         return "limit not known"
@@ -104,12 +104,12 @@ def forecast(standing: Standing) -> str:
     return "not growing" if standing.growth <= 0 else "not within a year"
 
 
-def reached(standing: Standing, now: int) -> str:
+def reached(standing: ScopeReport, now: int) -> str:
     """The day on which the next limit is reached; nothing where none is named."""
     return day(now + standing.forecast_days * DAY) if standing.forecast_days and standing.next_limit is not None else ""
 
 
-def pace(standing: Standing) -> str:
+def pace(standing: ScopeReport) -> str:
     """The growth of a day."""
     if standing.growth is None:
         return ""
@@ -125,7 +125,7 @@ def scope(name: str, title: str) -> str:
     return prefix + escape(title)
 
 
-def identifier(workstream: WorkstreamStanding) -> str:
+def identifier(workstream: WorkstreamReport) -> str:
     """The id of a workstream where its title does not say it already."""
     return "" if workstream.id in (workstream.standing.usage.name, SCRATCH) else escape(workstream.id)
 

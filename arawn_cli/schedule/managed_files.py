@@ -15,7 +15,7 @@ from typing import Protocol
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
-from arawn_cli.fs.files import replace_whole
+from arawn_cli.fs.files import write_atomic
 
 _SEAL = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
 
@@ -213,7 +213,7 @@ class FileStore:
         made = self._make_directories() if written else ()
         try:
             for change in written:
-                replace_whole(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
+                write_atomic(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
                 made = ()
         except OSError:
             _take_away(made)

@@ -11,7 +11,7 @@ from pathlib import Path
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.context import Change, NoProgress, Surroundings
+from arawn_cli.context import Change, NoProgress, RunContext
 from arawn_cli.diskcheck.job import Checked, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
@@ -20,7 +20,7 @@ from arawn_cli.state import State
 NOWHERE = Path("/nonexistent/config.toml")
 
 
-def surroundings(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None) -> Surroundings:
+def context(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None) -> RunContext:
     """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends."""
     state = State(state_directory, lambda: now)
     times = chain([now], repeat(now if ended is None else ended))
@@ -31,7 +31,7 @@ def surroundings(now: int, events: list[Event], state_directory: Path, *, ended:
         state.close()
         return True
 
-    return Surroundings(lambda: next(times), time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: False)
+    return RunContext(lambda: next(times), time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: False)
 
 
 def cleaned(
@@ -50,7 +50,7 @@ def cleaned(
         _environment(tree),
         system_file=NOWHERE,
     )
-    return clean(settings, replace(surroundings(tree.now, events, settings.state_directory), stopping=stopping)), events
+    return clean(settings, replace(context(tree.now, events, settings.state_directory), stopping=stopping)), events
 
 
 def checked(
@@ -59,13 +59,13 @@ def checked(
     """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
     settings = load(Flags(config=config, base_path=str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
-    return check(settings, surroundings(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
+    return check(settings, context(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
 
 
 def reported(tree: SampleTree, config: Path | None = None) -> Report:
     """A report of two weeks on a tree, at its own now."""
     settings = load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
-    return gather(settings, surroundings(tree.now, [], settings.state_directory), 14)
+    return gather(settings, context(tree.now, [], settings.state_directory), 14)
 
 
 def _environment(tree: SampleTree) -> dict[str, str]:

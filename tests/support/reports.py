@@ -11,7 +11,7 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import Sample
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage
 from arawn_cli.events import Filesystem, Level, Reason, Unit
-from arawn_cli.output.report_data import NextCleanup, Report, Session, Standing, WorkstreamStanding
+from arawn_cli.output.report_data import NextCleanup, Report, ScopeReport, Session, WorkstreamReport
 from arawn_cli.output.report_text import renderables
 from arawn_cli.timestamps import DAY, SECOND, parse
 
@@ -21,9 +21,9 @@ MB = 1_000_000
 HOSTILE = "<script>alert(1)</script>'\"&[red]\x1b[2J\n\udcff\u202e{{ 7 * 7 }}"
 
 
-def standing(scope: str, name: str, usage: int, limit: int, trend: tuple[Sample, ...] = (), days: int | None = None) -> Standing:
+def standing(scope: str, name: str, usage: int, limit: int, trend: tuple[Sample, ...] = (), days: int | None = None) -> ScopeReport:
     level = Level.CRITICAL if usage > 2 * limit else Level.WARNING if usage > limit else Level.OK
-    return Standing(
+    return ScopeReport(
         usage=ScopeUsage(scope, name, usage, limit, 2 * limit, complete=True),
         level=level,
         trend=(*trend, (HOUR, usage)),
@@ -53,7 +53,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         older_than_days=7,
         level=Level.WARNING,
         total=standing(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
-        workstreams=(WorkstreamStanding("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
+        workstreams=(WorkstreamReport("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
         space=standing(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),
         inodes=None,
         filesystem=Filesystem(

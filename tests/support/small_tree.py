@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cli.demo import write
-from arawn_cli.fs.delete import Crowd, take_apart
+from arawn_cli.fs.delete import Crowd, delete_tree
 
 
 def refuse(number: int) -> OSError:
@@ -26,7 +26,7 @@ def top(tmp_path: Path) -> Path:
 def apart(top: Path, stopping: Callable[[], bool] = lambda: False, crowd: Crowd | None = None) -> list[tuple[str, str, int]]:
     parent = os.open(top.parent, os.O_RDONLY)
     try:
-        failures = take_apart(parent, top.name, top.name, stopping, crowd)
+        failures = delete_tree(parent, top.name, top.name, stopping, crowd)
         return [(failure.operation, failure.path, failure.errno) for failure in failures]
     finally:
         os.close(parent)

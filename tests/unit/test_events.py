@@ -21,7 +21,7 @@ from arawn_cli.errors import Failure
 from arawn_cli.events import Event, percent_of, report_failure, to_json
 from arawn_cli.output.json_schema import EVENTS, PARTS, events_schema
 from tests.conftest import Run
-from tests.support.in_process import NOWHERE, checked, cleaned, surroundings
+from tests.support.in_process import NOWHERE, checked, cleaned, context
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 KEYS = {
@@ -76,7 +76,7 @@ def in_trash(tree: SampleTree) -> list[Event]:
     """What `trash list` tells of a tree."""
     events: list[Event] = []
     config = load(Flags(base_path=str(tree.root)), {"STATE_DIRECTORY": str(tree.root.parent / "state")}, system_file=NOWHERE)
-    assert list_trash(config, surroundings(tree.now, events, config.state_directory))
+    assert list_trash(config, context(tree.now, events, config.state_directory))
     return events
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.cleanup.plan import Brake, Policy, approved, decide, decide_again, halted, reason_without_files, undecided
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, approved, block_all, decide, reason_without_files, revalidate, sessions_to_measure
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import Reason
@@ -88,7 +88,7 @@ def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list
     assert [decision.session for decision in decisions] == found
     for decision in decisions:
         assert decision.goes == (decision.reason is Reason.EXPIRED)
-    assert all(decide(one, POLICY, NOW).goes <= (one in undecided(found, POLICY, NOW)) for one in found)
+    assert all(decide(one, POLICY, NOW).goes <= (one in sessions_to_measure(found, POLICY, NOW)) for one in found)
 
 
 def test_the_cutoff_is_so_many_days_before_now() -> None:
@@ -97,7 +97,7 @@ def test_the_cutoff_is_so_many_days_before_now() -> None:
 
 def test_only_what_turns_and_rows_leave_open_is_measured() -> None:
     found = [session(), session(turn=NOW), session(name="keep-me"), session(mtime=NOW)]
-    assert undecided(found, POLICY, NOW) == [found[0], found[3]]
+    assert sessions_to_measure(found, POLICY, NOW) == [found[0], found[3]]
     assert [reason_without_files(one, POLICY, NOW) for one in found] == [None, Reason.ACTIVE, Reason.PROTECTED, None]
 
 
@@ -122,13 +122,13 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
 )
 def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
-    again = decide_again(planned, evidence, usage)
+    again = revalidate(planned, evidence, usage)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
 
 def test_what_was_planned_without_being_measured_does_not_go() -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5))
-    assert decide_again(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
+    assert revalidate(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
 
 
 def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
@@ -140,19 +140,19 @@ def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("going", "staying", "brake", "exceeded"),
     [
-        (3, 0, Brake(), None),
-        (3, 7, Brake(max_sessions=3), None),
-        (4, 6, Brake(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
-        (5, 5, Brake(max_percent=50), None),
-        (6, 5, Brake(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
-        (101, 899, Brake(max_percent=10), "101 of 1000 sessions would go, more than max_percent = 10 allows"),
-        (6, 5, Brake(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
-        (0, 0, Brake(1, 1), None),
+        (3, 0, RemovalLimit(), None),
+        (3, 7, RemovalLimit(max_sessions=3), None),
+        (4, 6, RemovalLimit(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
+        (5, 5, RemovalLimit(max_percent=50), None),
+        (6, 5, RemovalLimit(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
+        (101, 899, RemovalLimit(max_percent=10), "101 of 1000 sessions would go, more than max_percent = 10 allows"),
+        (6, 5, RemovalLimit(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
+        (0, 0, RemovalLimit(1, 1), None),
     ],
 )
-def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: Brake, exceeded: str | None) -> None:
+def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: RemovalLimit, exceeded: str | None) -> None:
     decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
     decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
-    assert brake.pulled_by(decisions) == exceeded
-    assert not any(decision.goes for decision in halted(decisions))
-    assert sum(decision.reason is Reason.BRAKE for decision in halted(decisions)) == going
+    assert brake.exceeded_by(decisions) == exceeded
+    assert not any(decision.goes for decision in block_all(decisions))
+    assert sum(decision.reason is Reason.BRAKE for decision in block_all(decisions)) == going

@@ -39,13 +39,13 @@ def test_processes_that_cannot_be_looked_at_keep_the_session_whole(tree: SampleT
     tree.session("s", files={"f": 1}, age_days=30)
     looks: list[None] = []
 
-    def occupied(directories: object, _patience_secs: float) -> frozenset[Identity]:
+    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
         looks.append(None)
         if len(looks) == look:
             raise refuse(errno.ENFILE)
         return frozenset()
 
-    monkeypatch.setattr(removal, "occupied", occupied)
+    monkeypatch.setattr(removal, "occupied", directories_in_use)
     summary, _ = cleaned(tree)
     assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.ENFILE])
     assert (tree.sessions / "s" / "work" / "f").exists()
@@ -58,7 +58,7 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
     identity = (session.stat().st_dev, session.stat().st_ino)
     calls: list[None] = []
 
-    def occupied(directories: object, _patience_secs: float) -> frozenset[Identity]:
+    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
         calls.append(None)
         return frozenset({identity}) if seen == "in_use" and len(calls) == 2 else frozenset()
 
@@ -66,7 +66,7 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
         held = list(tree.workstreams.rglob("held.s.*"))
         return frozenset(f"{path}/work" for path in held) if seen == "mount_inside" else frozenset()
 
-    monkeypatch.setattr(removal, "occupied", occupied)
+    monkeypatch.setattr(removal, "occupied", directories_in_use)
     monkeypatch.setattr(removal, "mount_points", mounts)
     assert cleaned(tree)[0].sessions_skipped == {seen: 1}
     assert (tree.sessions / "s" / "work" / "f").exists()

@@ -23,9 +23,9 @@ needs_room_below = needs(NICE < LOWEST, "a nice value below 19")
 LOOK = """
 import psutil
 from arawn_cli.config.schema import Maintenance
-from arawn_cli.cli.runner import stand_back
+from arawn_cli.cli.runner import lower_priority
 for _ in range(2):
-    stand_back(Maintenance(**{values}))
+    lower_priority(Maintenance(**{values}))
 process = psutil.Process()
 print(process.nice(), process.ionice().ioclass.name, process.ionice().value)
 """

@@ -13,7 +13,7 @@ import pytest
 
 from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck import size_cache
-from arawn_cli.diskcheck.size_cache import Size, is_current, is_plain
+from arawn_cli.diskcheck.size_cache import Size, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
 from arawn_cli.state import FILE
@@ -220,12 +220,12 @@ def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period()
 
 
 def test_what_shares_files_or_fails_is_not_kept() -> None:
-    assert is_plain(Usage(1, 512, 1, 1, 1, 5))
-    assert not is_plain(Usage())
-    assert not is_plain(Usage(2**63, 512, 1, 1, 1, 5))
-    assert not is_plain(Usage(1, 512, 1, 1, 2**63, 5))
-    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
-    assert not is_plain(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))
+    assert is_cacheable(Usage(1, 512, 1, 1, 1, 5))
+    assert not is_cacheable(Usage())
+    assert not is_cacheable(Usage(2**63, 512, 1, 1, 1, 5))
+    assert not is_cacheable(Usage(1, 512, 1, 1, 2**63, 5))
+    assert not is_cacheable(Usage(1, 512, 1, 1, 1, 5, {(1, 2): HardLinks(1, 512, 1, 2)}))
+    assert not is_cacheable(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))
 
 
 def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_
     parent = os.open(tmp_path, os.O_RDONLY)
     tracemalloc.start()
     try:
-        assert size_cache.shape_of(parent, "s") is None
+        assert size_cache.fingerprint(parent, "s") is None
         assert tracemalloc.get_traced_memory()[1] < 2**19, "what is looked at does not grow with the session"
     finally:
         tracemalloc.stop()

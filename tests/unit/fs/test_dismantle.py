@@ -15,7 +15,7 @@ import pytest
 
 from arawn_cli.cli.demo import write
 from arawn_cli.errors import Failure
-from arawn_cli.fs.delete import freed_bytes, take_apart, unlink
+from arawn_cli.fs.delete import delete_tree, freed_bytes, unlink
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import open_directory
 from tests.conftest import needs_namespaces
@@ -79,7 +79,7 @@ def test_a_multitude_of_failures_is_cut_short_and_counted(tmp_path: Path, monkey
 
     monkeypatch.setattr("arawn_cli.fs.delete.unlink", lambda _directory, names, _stopping: [(name, errno.EPERM) for name in names])
     parent = os.open(tmp_path, os.O_RDONLY)
-    failures = take_apart(parent, "top", "top", lambda: False)
+    failures = delete_tree(parent, "top", "top", lambda: False)
     os.close(parent)
     assert len(failures) == 65
     assert failures[-1].detail == "and 36 more failures in this tree"
@@ -161,12 +161,12 @@ def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> N
 
 
 @needs_namespaces
-@pytest.mark.parametrize("phase", ["unlink_files(parent, 'top', 'top', on, Crowd(0))", "print(*take_apart(parent, 'top', 'top', on))"])
+@pytest.mark.parametrize("phase", ["unlink_files(parent, 'top', 'top', on, Crowd(0))", "print(*delete_tree(parent, 'top', 'top', on))"])
 def test_another_filesystem_is_entered_in_neither_phase(tmp_path: Path, phase: str) -> None:
     for name in ("top/inner/below", "top/file"):
         write(tmp_path / name, 1)
     code = (
-        "import os, sys; from arawn_cli.fs.delete import Crowd, unlink_files; from arawn_cli.fs.delete import take_apart;"
+        "import os, sys; from arawn_cli.fs.delete import Crowd, unlink_files; from arawn_cli.fs.delete import delete_tree;"
         f"on = lambda: False; parent = os.open(sys.argv[1], os.O_RDONLY); {phase};"
         "print(os.listdir(sys.argv[1] + '/top'), os.listdir(sys.argv[1] + '/top/inner'))"
     )

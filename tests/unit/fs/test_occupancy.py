@@ -137,7 +137,7 @@ LOOK = """
 import os, sys
 from arawn_cli.fs import in_use
 
-in_use.occupied(set())  # loads all of it, as long as this account may read it
+in_use.directories_in_use(set())  # loads all of it, as long as this account may read it
 os.setgroups([])
 os.setresuid(65534, 65534, 65534)
 
@@ -147,7 +147,7 @@ def nap(_seconds):
 
 in_use.time.sleep = nap
 session = int(sys.argv[1]), int(sys.argv[2])
-print("in use" if session in in_use.occupied({session}) else "free")
+print("in use" if session in in_use.directories_in_use({session}) else "free")
 """
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arawn_cli.cli.demo import SampleTree, write
-from arawn_cli.fs.delete import take_apart
+from arawn_cli.fs.delete import delete_tree
 from tests.conftest import Run, make_deep, needs_root
 
 
 def apart(top: Path) -> list[str]:
     parent = os.open(top.parent, os.O_RDONLY)
     try:
-        return [str(failure) for failure in take_apart(parent, top.name, top.name, lambda: False)]
+        return [str(failure) for failure in delete_tree(parent, top.name, top.name, lambda: False)]
     finally:
         os.close(parent)
 

@@ -14,7 +14,7 @@ import pytest
 from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import DiskPressure, WorkstreamUsage
-from arawn_cli.fs.files import WholeFile
+from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output import report_wording
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
@@ -150,7 +150,7 @@ def test_a_full_disk_keeps_the_page_that_was_there(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigurationError, match="No space left"):
-        WholeFile(target, "the report").write("after")
+        AtomicFile(target, "the report").write("after")
     assert (target.read_text(), os.listdir(target.parent)) == ("before", ["r.html"])
 
 
