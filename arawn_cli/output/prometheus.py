@@ -1,26 +1,21 @@
-"""What both jobs tell Prometheus, as values.
+"""Write the figures of a job to a file for the textfile collector of Prometheus' node_exporter.
 
-Names follow prometheus.io/docs/practices/naming: base units, `_total` for counters, `_timestamp_seconds` for instants.
-Every name begins with its job, because node_exporter refuses a metric that stands in two files.
- / Metrics in files for the textfile collector of Prometheus' node_exporter.
+The file has the text format of https://prometheus.io/docs/instrumenting/exposition_formats/. Names
+follow https://prometheus.io/docs/practices/naming/: base units, `_total` for counters,
+`_timestamp_seconds` for instants. Every name begins with its job, because node_exporter refuses a
+metric that is in two files.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Literal
 
 from arawn_cli import runs, timestamps
 from arawn_cli.config.loader import Config
-from arawn_cli.diskcheck.levels import Verdict
 from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.events import Action, JobName, Level, Reason, Unit
 from arawn_cli.fs.files import write_atomic
@@ -30,195 +25,184 @@ from arawn_cli.timestamps import DAY, SECOND
 
 if TYPE_CHECKING:
     from arawn_cli.diskcheck.job import Checked
-    from arawn_cli.events import DiskCheck, Filesystem, ScratchCleanup, ScratchSessionEvent
+    from arawn_cli.events import DiskCheck, ScratchCleanup, ScratchSessionEvent
 
 log = logging.getLogger(__name__)
 
 AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
-"""Ages that scratch sessions are counted by: younger than so many days, and not than the ones before."""
-
+"""Upper bounds, in days, of the age buckets of scratch sessions."""
 
 _LEVELS = (Level.OK, Level.WARNING, Level.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """What the state file tells when a run has ended: the runs of the job, and the events in the outbox; None where nobody knows."""
+class Metric:
+    """A metric: `samples` has the labels and the value of each of its series."""
+
+    name: str
+    help: str
+    samples: Sequence[tuple[Mapping[str, str], float]]
+    kind: Literal["gauge", "counter"] = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFigures:
+    """The figures that the state file has when a run has ended: None for what it does not have."""
 
     run: Run | None = None
-    waiting: int | None = None
+    queued_events: int | None = None
 
 
-def check_metrics(checked: Checked, config: Config, noted: Noted) -> list[Metric]:
-    """What a disk check measured.
+def write_check(directory: Path, config: Config, state: State, checked: Checked) -> bool:
+    """Replace the metrics file of a disk check; return False and log a warning if that fails."""
+    figures = _state_figures(state, JobName.DISK_CHECK, config)
+    return _write(directory, "arawn_disk_check", config, check_metrics(checked, config, figures))
 
-    Of scratch sessions only those above their limit have series of their own.
+
+def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> bool:
+    """Replace the metrics file of a cleanup; return False and log a warning if that fails.
+
+    `sessions` has the events of all scratch sessions of the run.
     """
-    of = _Families("arawn_disk_check", config.root)
-    trees = checked.inspection.inventory.workstreams
-    areas = [
-        ((tree.row.id, area), size_in(config, usage))
-        for tree in trees
-        for area, usage in (("production", tree.production), ("work", tree.work), ("other", tree.other))
-    ]
-    return [
-        of.gauges("workstream_usage_bytes", "Bytes that a workstream uses, by area.", ("workstream", "area"), areas),
-        *_scopes(of, [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]),
-        *_filesystem(of, checked.summary.filesystem),
-        of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", checked.summary.trash_bytes),
-        of.gauge("complete", "Whether everything could be read.", int(checked.summary.complete)),
-        *_run(of, noted, checked.summary, succeeded=checked.summary.complete),
-    ]
+    figures = _state_figures(state, JobName.SCRATCH_CLEANUP, config)
+    return _write(directory, "arawn_scratch_cleanup", config, cleanup_metrics(summary, sessions, figures))
 
 
-def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], config: Config, noted: Noted) -> list[Metric]:
-    """What a cleanup did, and the sessions that it left by age."""
-    of = _Families("arawn_scratch_cleanup", config.root)
-    counters: list[Metric] = []
-    if (run := noted.run) is not None:
-        counters = [
-            of.counter("removed_sessions", "Sessions removed since the state file was begun.", run.removed_sessions),
-            of.counter("reclaimed_bytes", "Bytes given back to the filesystem since the state file was begun.", run.reclaimed_bytes),
-        ]
-    return [
-        of.gauges("sessions", "Scratch sessions left by the last run, by the age of their last known use.", ("age",), _ages(sessions)),
-        *counters,
-        of.gauge("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned),
-        of.gauge("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed),
-        of.gauge("last_run_failures", "What failed in the last run.", len(summary.failures)),
-        of.gauge("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes),
-        *_run(of, noted, summary, succeeded=not summary.failures and Reason.BRAKE not in summary.sessions_skipped),
-    ]
+def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
+    try:
+        run = runs.noted(state, job, config.root.resolve())
+        ((queued,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
+        return StateFigures(run, queued if isinstance(queued, int) else None)
+    except StateUnavailableError as error:
+        log.warning("%s: the metrics lack the figures of the state file", error)
+        return StateFigures()
 
 
-class _Families:
-    """Makes metrics whose names begin with a job, and that carry the root as a label."""
-
-    def __init__(self, prefix: str, root: Path) -> None:
-        self._prefix = prefix
-        self._root = os.fsencode(root.resolve()).decode("utf-8", "replace")
-
-    def gauge(self, name: str, text: str, value: float) -> Metric:
-        return self.gauges(name, text, (), [((), value)])
-
-    def gauges(self, name: str, text: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-        family = GaugeMetricFamily(f"{self._prefix}_{name}", text, labels=("root", *labels))
-        for of, value in values:
-            family.add_metric((self._root, *of), value)
-        return family
-
-    def counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"{self._prefix}_{name}", text, labels=("root",))
-        family.add_metric((self._root,), value)
-        return family
+def _write(directory: Path, job: str, config: Config, metrics: Iterable[Metric]) -> bool:
+    """Write the metrics of a job. Each root has its own file, and its series a label `root`."""
+    path = directory / (f"{job}.prom" if config.root_name is None else f"{job}.{config.root_name}.prom")
+    try:
+        write_atomic(path, exposition(job, {"root": str(config.root.resolve())}, metrics))
+    except OSError as error:
+        log.warning("cannot write the metrics %s: %s", path, error.strerror)
+        return False
+    return True
 
 
-def _scopes(of: _Families, verdicts: Sequence[Verdict]) -> list[Metric]:
-    sizes = [verdict.usage for verdict in verdicts if verdict.usage.unit is Unit.BYTES]
-    told = (
-        ("usage_bytes", "Bytes that a scope uses.", [(usage.scope, usage.usage) for usage in sizes]),
-        ("limit_bytes", "Bytes above which a scope is at warning.", [(usage.scope, usage.limit) for usage in sizes]),
-        ("critical_bytes", "Bytes above which a scope is critical.", [(usage.scope, usage.critical) for usage in sizes]),
-        (
-            "level",
-            "Level of a scope: 0 ok, 1 warning, 2 critical.",
-            [(verdict.usage.scope, _LEVELS.index(verdict.level)) for verdict in verdicts],
-        ),
+def check_metrics(checked: Checked, config: Config, figures: StateFigures) -> Iterator[Metric]:
+    """Return the metrics of a disk check. Scratch sessions within their limit have no series."""
+    yield Metric(
+        "workstream_usage_bytes",
+        "Bytes that a workstream uses, by area.",
+        [
+            ({"workstream": tree.row.id, "area": area}, size_in(config, usage))
+            for tree in checked.inspection.inventory.workstreams
+            for area, usage in (("production", tree.production), ("work", tree.work), ("other", tree.other))
+        ],
     )
-    return [of.gauges(f"scope_{name}", text, ("scope",), [((scope,), value) for scope, value in values]) for name, text, values in told]
-
-
-def _filesystem(of: _Families, filesystem: Filesystem) -> list[Metric]:
-    mount = (filesystem.mountpoint,)
-    told = (
+    verdicts = [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]
+    sizes = [verdict.usage for verdict in verdicts if verdict.usage.unit is Unit.BYTES]
+    yield Metric("scope_usage_bytes", "Bytes that a scope uses.", [({"scope": usage.scope}, usage.usage) for usage in sizes])
+    yield Metric(
+        "scope_limit_bytes", "Bytes above which a scope is at warning.", [({"scope": usage.scope}, usage.limit) for usage in sizes]
+    )
+    yield Metric(
+        "scope_critical_bytes", "Bytes above which a scope is critical.", [({"scope": usage.scope}, usage.critical) for usage in sizes]
+    )
+    levels = [({"scope": verdict.usage.scope}, _LEVELS.index(verdict.level)) for verdict in verdicts]
+    yield Metric("scope_level", "Level of a scope: 0 ok, 1 warning, 2 critical.", levels)
+    summary = checked.summary
+    filesystem = summary.filesystem
+    for name, text, value in (
         ("size_bytes", "Size of the filesystem that holds the root.", filesystem.total_bytes),
         ("used_bytes", "Bytes used on the filesystem that holds the root.", filesystem.used_bytes),
         ("avail_bytes", "Bytes that an ordinary user can still use on it.", filesystem.free_bytes),
         ("files", "Inodes of the filesystem that holds the root; 0 where it does not count them.", filesystem.total_inodes),
         ("files_free", "Inodes that an ordinary user can still use on it.", filesystem.free_inodes),
-    )
-    return [of.gauges(f"filesystem_{name}", text, ("mountpoint",), [(mount, value)]) for name, text, value in told]
+    ):
+        yield Metric(f"filesystem_{name}", text, [({"mountpoint": filesystem.mountpoint}, value)])
+    yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
+    yield _single("complete", "Whether everything could be read.", int(summary.complete))
+    yield from _run_metrics(figures, summary, succeeded=summary.complete)
 
 
-def _run(of: _Families, noted: Noted, summary: DiskCheck | ScratchCleanup, *, succeeded: bool) -> list[Metric]:
-    """When the run was it knows itself; the last success may be an earlier one, and is 0 where there was none."""
-    ended = timestamps.parse(summary.timestamp)
-    success = ended if succeeded else (noted.run.last_success or 0) if noted.run else None
-    metrics = [
-        of.gauge("last_run_duration_seconds", "How long the last run took.", summary.duration_ms / 1000),
-        of.gauge("last_run_timestamp_seconds", "When the last run was.", ended / SECOND),
-    ]
-    if success is not None:
-        metrics.append(
-            of.gauge("last_success_timestamp_seconds", "When the last run without any failure was; 0 for never.", success / SECOND)
-        )
-    if noted.waiting is not None:
-        metrics.append(of.gauge("outbox_events", "Events that wait in the outbox for the relay.", noted.waiting))
-    return metrics
-
-
-def _ages(sessions: Iterable[ScratchSessionEvent]) -> list[tuple[tuple[str, ...], float]]:
+def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], figures: StateFigures) -> Iterator[Metric]:
+    """Return the metrics of a cleanup. Scratch sessions that it left are counted by age."""
     counts = dict.fromkeys((*(name for name, _ in AGES), "older", "unknown"), 0)
     for session in sessions:
-        if session.action != Action.DELETED:
-            counts[_age(session)] += 1
-    return [((age,), count) for age, count in counts.items()]
+        if session.action is not Action.DELETED:
+            counts[_age_bucket(session)] += 1
+    yield Metric(
+        "sessions",
+        "Scratch sessions left by the last run, by the age of their last known use.",
+        [({"age": age}, count) for age, count in counts.items()],
+    )
+    if figures.run is not None:
+        for name, text, value in (
+            ("removed_sessions_total", "Sessions removed since the state file was begun.", figures.run.removed_sessions),
+            ("reclaimed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.reclaimed_bytes),
+        ):
+            yield Metric(name, text, [({}, value)], "counter")
+    yield _single("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned)
+    yield _single("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed)
+    yield _single("last_run_failures", "What failed in the last run.", len(summary.failures))
+    yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
+    yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.BRAKE not in summary.sessions_skipped)
 
 
-def _age(session: ScratchSessionEvent) -> str:
+def _age_bucket(session: ScratchSessionEvent) -> str:
     if session.last_activity is None:
         return "unknown"
     age = timestamps.parse(session.timestamp) - timestamps.parse(session.last_activity)
     return next((name for name, days in AGES if age < days * DAY), "older")
 
 
-_CHECK = "arawn_disk_check"
+def _run_metrics(figures: StateFigures, summary: DiskCheck | ScratchCleanup, *, succeeded: bool) -> Iterator[Metric]:
+    """Return the times of the last run and of the last success, which may be an earlier run."""
+    ended = timestamps.parse(summary.timestamp)
+    yield _single("last_run_duration_seconds", "How long the last run took.", summary.duration_ms / 1000)
+    yield _single("last_run_timestamp_seconds", "When the last run was.", ended / SECOND)
+    success = ended if succeeded else (figures.run.last_success or 0) if figures.run else None
+    if success is not None:
+        text = "When the last run without any failure was; 0 for never."
+        yield _single("last_success_timestamp_seconds", text, success / SECOND)
+    if figures.queued_events is not None:
+        yield _single("outbox_events", "Events that wait in the outbox for the relay.", figures.queued_events)
 
 
-_CLEANUP = "arawn_scratch_cleanup"
+def _single(name: str, text: str, value: float) -> Metric:
+    return Metric(name, text, [({}, value)])
 
 
-def write_check(directory: Path, config: Config, state: State, checked: Checked) -> None:
-    """The file of a disk check, in place of the one before; a failure is only a warning."""
-    noted = _noted(state, JobName.DISK_CHECK, config)
-    _write(directory / _file(_CHECK, config), check_metrics(checked, config, noted))
+def exposition(prefix: str, labels: Mapping[str, str], metrics: Iterable[Metric]) -> str:
+    """Render metrics in Prometheus' text format (version 0.0.4).
+
+    Every name gets the prefix, every series the labels.
+    """
+    lines = []
+    for metric in metrics:
+        name = f"{prefix}_{metric.name}"
+        lines += [f"# HELP {name} {_escape(metric.help)}", f"# TYPE {name} {metric.kind}"]
+        for own, value in metric.samples:
+            pairs = ",".join(f'{label}="{_label_value(text)}"' for label, text in sorted({**labels, **own}.items()))
+            lines.append(f"{name}{{{pairs}}} {_number(value)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
-def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> None:
-    """The file of a cleanup, as for a check; `sessions` are the events of all that it looked at."""
-    noted = _noted(state, JobName.SCRATCH_CLEANUP, config)
-    _write(directory / _file(_CLEANUP, config), cleanup_metrics(summary, sessions, config, noted))
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _file(job: str, config: Config) -> str:
-    """The file of a job on a root; series of several roots differ in the label that names the root's path."""
-    return f"{job}.prom" if config.root_name is None else f"{job}.{config.root_name}.prom"
+def _label_value(text: str) -> str:
+    """Escape a label value. The format is UTF-8: other bytes of a path become U+FFFD."""
+    return _escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")).replace('"', '\\"')
 
 
-def _noted(state: State, job: JobName, config: Config) -> Noted:
-    """What the state file tells; one that cannot be read leaves its metrics out."""
-    try:
-        run = runs.noted(state, job, config.root.resolve())
-        ((waiting,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
-        return Noted(run, waiting if isinstance(waiting, int) else None)
-    except StateUnavailableError as error:
-        log.warning("%s: the metrics lack what it holds", error)
-        return Noted()
-
-
-def _write(path: Path, metrics: Sequence[Metric]) -> None:
-    """Puts metrics into a file, whole and readable by everyone."""
-    registry = CollectorRegistry()
-    registry.register(_Collected(metrics))
-    try:
-        write_atomic(path, generate_latest(registry).decode())
-    except OSError as error:
-        log.warning("cannot write the metrics %s: %s", path, error.strerror)
-
-
-class _Collected(Collector):
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
+def _number(value: float) -> str:
+    """Format a finite number like Prometheus' own clients: with an exponent from a million on."""
+    text = repr(float(value))
+    dot = text.find(".")
+    if value < 0 or dot <= 6:
+        return text
+    mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0").rstrip(".")
+    return f"{mantissa}e+{dot - 1:02d}"

@@ -81,7 +81,7 @@ def test_each_name_with_an_underscore_in_code_quotes_is_the_codes(page: str) -> 
     events = {name for part in parts for name in get_type_hints(part)}
     kinds = {str(field.default) for kind in EVENTS for field in fields(kind) if field.name == "type"}
     keys = {part for key in meanings() for part in key.split(".")}
-    # The list that tests/test_monitoring.py holds against what is written.
+    # The list that tests/unit/output/test_prometheus.py holds against what is written.
     metrics = set(re.findall(r"^\| `(arawn_\w+)` \|", (TOP / "docs" / "monitoring.md").read_text(), re.MULTILINE))
     known = events | kinds | keys | metrics | {str(reason) for reason in Reason}
     told = {each for each in code_of(page) if re.fullmatch(r"(?!test_)[a-z]+(?:_[a-z]+)+", each)}

@@ -14,7 +14,7 @@ import pytest
 from arawn_cli.cli.demo import SampleTree
 from tests.conftest import RunCommand, snapshot
 from tests.support.two_roots import config, lab
-from tests.unit.output.test_monitoring import needs_node_exporter, needs_promtool, node_exporter, samples
+from tests.unit.output.test_prometheus import needs_node_exporter, needs_promtool, node_exporter, samples
 
 __all__ = ["config", "lab"]
 

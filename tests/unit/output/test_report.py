@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def forecasts_told(tree: SampleTree, config: Path) -> list[str]:
-    """What a report tells of the blog by a check then and a check now: the hour, or the day, may have turned between them."""
+    """The forecasts of the blog by a check then and a check now, between which the day may turn."""
     told = []
     for now in (tree.now, time.time_ns()):
         _, events = checked(tree, config, now=now, dry_run=True)

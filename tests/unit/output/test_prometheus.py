@@ -1,4 +1,4 @@
-"""What monitoring systems read: Nagios' status line and return code, Prometheus' textfiles and rules."""
+"""The files for node_exporter's textfile collector, and the rules that read them."""
 
 from __future__ import annotations
 
@@ -11,111 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from arawn_cli.cli.demo import SampleTree
-from arawn_cli.events import Level
-from arawn_cli.output import nagios
-from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs, needs_namespaces, needs_setpriv
-from tests.support.in_process import checked
+from arawn_cli.output.prometheus import Metric, exposition
+from tests.conftest import RunCommand, needs, needs_namespaces
 from tests.support.relay_fixtures import free_port
 
-NEGATE = Path("/usr/lib/nagios/plugins/negate")
 TOP = Path(__file__).parents[3]
 RULES = TOP / "contrib" / "prometheus" / "arawn.rules.yml"
 MONITORING = TOP / "docs" / "monitoring.md"
-needs_negate = needs(NEGATE.exists(), "monitoring-plugins-basic")
 needs_promtool = needs(shutil.which("promtool") is not None, "promtool")
 needs_node_exporter = needs(shutil.which("prometheus-node-exporter") is not None, "prometheus-node-exporter")
-STATUS_LINE = re.compile(r"DISK (OK|WARNING|CRITICAL|UNKNOWN) - [^|\n]+( \| ('[^'=]+'=\d+B?;\d+;\d+;0 ?)+)?\n")
-
-
-@pytest.fixture
-def filled(tree: SampleTree) -> SampleTree:
-    tree.workstream("blog", "My blog", {"work/a": 3_000, "production/b": 500})
-    tree.session("old", files={"f": 2_000}, age_days=30)
-    tree.session("fresh", files={"f": 10}, age_days=0.1)
-    return tree
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[..., Path]:
-    def write(*, limit: int = 10**9, for_checks: int = 1, **maintenance: object) -> Path:
-        path = tmp_path / "c.toml"
-        pressure = {
-            "for_checks": for_checks,
-            "limits": {"blog": limit},
-            "filesystem_warning_percent": 99,
-            "filesystem_critical_percent": 100,
-        }
-        state = str(tmp_path / "state")
-        path.write_text(tomli_w.dumps({"maintenance": {"state_dir": state, "pressure": pressure, **maintenance}}))
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("limit", "code", "text"),
-    [(10**6, 0, "OK - total 5.5kB of 10.7GB"), (3_000, 1, "WARNING - blog 3.5kB of 3.0kB"), (100, 2, "CRITICAL - blog")],
-)
-def test_the_status_line_and_the_return_code(
-    run: RunCommand, filled: SampleTree, config: Callable[..., Path], limit: int, code: int, text: str
-) -> None:
-    done = run("disk-check", "--base-path", filled.root, "--config", config(limit=limit), "--format", "nagios")
-    assert done.code == code
-    assert STATUS_LINE.fullmatch(done.stdout)
-    assert f"DISK {text}" in done.stdout
-    assert f"'blog'=3500B;{limit};{2 * limit};0" in done.stdout
-    assert "'inodes'=" in done.stdout
-    assert "session:" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    "arguments", [("--base-path", "/nonexistent"), ("--config", "/nonexistent"), ("--bogus",), ("--relay-url", "ftp://x")]
-)
-def test_whatever_is_no_measurement_is_unknown(run: RunCommand, arguments: tuple[str, ...]) -> None:
-    done = run("disk-check", "--format", "nagios", *arguments)
-    assert done.code == 3
-    assert done.stdout.startswith("DISK UNKNOWN - ")
-    assert len(done.stdout.splitlines()) == 1
-
-
-@needs_setpriv
-def test_a_check_that_could_not_read_all_is_unknown(run: RunCommand, filled: SampleTree, config: Callable[..., Path]) -> None:
-    (filled.workstreams / "blog" / "work").chmod(0)
-    done = run("disk-check", "--base-path", filled.root, "--config", config(), "--format", "nagios", prefix=WITHOUT_FILE_POWERS)
-    assert done.code == 3
-    assert done.stdout.startswith("DISK UNKNOWN - not all could be read, 1 failed: ")
-    assert "Permission denied" in done.stdout
-
-
-@needs_negate
-@pytest.mark.parametrize(("limit", "code"), [(10**6, 0), (3_000, 1), (100, 2)])
-def test_a_caller_of_plugins_reads_line_and_code(
-    run: RunCommand, filled: SampleTree, config: Callable[..., Path], environment: dict[str, str], tmp_path: Path, limit: int, code: int
-) -> None:
-    path = config(limit=limit)
-    plugin = run(
-        "disk-check",
-        "--base-path",
-        filled.root,
-        "--config",
-        path,
-        "--format",
-        "nagios",
-        prefix=(str(NEGATE), "-s", "-o", "CRITICAL", "-c", "OK"),
-    )
-    assert plugin.code == {0: 2, 1: 1, 2: 0}[code]
-    assert plugin.stdout.startswith({0: "DISK CRITICAL - ", 1: "DISK WARNING - ", 2: "DISK OK - "}[code])
-
-
-def test_names_do_not_break_the_line(tree: SampleTree) -> None:
-    result, _ = checked(tree)
-    line = nagios.unknown_line("two\nlines | and a bar \x1b[31m")
-    assert line == "DISK UNKNOWN - two lines / and a bar \\x1b[31m"
-    assert STATUS_LINE.fullmatch(nagios.status_line(result) + "\n")
-    assert nagios.RETURN_CODES == {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
 
 
 @pytest.fixture
@@ -285,3 +197,53 @@ def test_node_exporter_serves_both_files(written: Path) -> None:
     assert "node_textfile_scrape_error 0" in served
     for path in written.iterdir():
         assert set(samples(path.read_text()).items()) <= set(samples(served).items())
+
+
+# Prometheus' own client, as a reference for the text format
+
+
+class Reference(Collector):
+    """The same metrics as Prometheus' client has them."""
+
+    def __init__(self, prefix: str, labels: dict[str, str], metrics: list[Metric]) -> None:
+        self.families = []
+        for metric in metrics:
+            names = sorted({*labels, *(label for own, _ in metric.samples for label in own)})
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(f"{prefix}_{metric.name}", metric.help, labels=names)
+            for own, value in metric.samples:
+                family.add_metric([{**labels, **own}[name] for name in names], value)
+            self.families.append(family)
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        yield from self.families
+
+
+def printed_by_the_client(prefix: str, labels: dict[str, str], metrics: list[Metric]) -> str:
+    registry = CollectorRegistry()
+    registry.register(Reference(prefix, labels, metrics))
+    return generate_latest(registry).decode()
+
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('\\"\n{},='))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**63 - 1) | st.integers(0, 10**8)
+
+
+@given(TEXTS, TEXTS, TEXTS, NUMBERS, st.sampled_from(["gauge", "counter"]))
+def test_the_format_is_that_of_the_client(text: str, label: str, root: str, value: float, kind: str) -> None:
+    name = "reclaimed_bytes_total" if kind == "counter" else "bytes"
+    metrics = [Metric(name, text, [({"scope": label}, value), ({"scope": f"{label}2"}, 0)], "counter" if kind == "counter" else "gauge")]
+    assert exposition("arawn", {"root": root}, metrics) == printed_by_the_client("arawn", {"root": root}, metrics)
+
+
+def test_the_client_reads_what_is_written(written: Path) -> None:
+    for path in written.iterdir():
+        families = list(text_string_to_metric_families(path.read_text()))
+        read = {f"{sample.name} {sample.labels}": sample.value for family in families for sample in family.samples}
+        assert len(read) == len([line for line in path.read_text().splitlines() if not line.startswith("#")])
+        assert all(family.type in ("gauge", "counter") and family.documentation for family in families)
+
+
+def test_a_root_that_is_not_utf8_is_shown_as_far_as_it_is() -> None:
+    text = exposition("a", {"root": "/srv/\udcff"}, [Metric("b", "B.", [({}, 1)])])
+    assert text == '# HELP a_b B.\n# TYPE a_b gauge\na_b{root="/srv/\ufffd"} 1.0\n'
