@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -17,47 +15,12 @@ import pytest
 
 from arawn_cli import __version__
 from arawn_cli.cli.demo import SampleTree
-from tests.conftest import COMMAND, Run
+from tests.conftest import Run
 from tests.support.commands import PROGRAM, commands
+from tests.support.terminal import on_a_terminal
 
 # Drawing a bar hides the cursor, and taking it away brings the cursor back.
 SHOWN_CURSOR = "\x1b[?25h"
-
-
-def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int, str]:
-    """The command with a pseudo-terminal of 100 columns for both streams, and all that it drew."""
-    ours, theirs = pty.openpty()
-    terminal = {**environment, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
-    process = subprocess.Popen([str(COMMAND), *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
-    os.close(theirs)
-    drawn = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the terminal is gone once nobody has it open
-            break
-        drawn += piece
-    os.close(ours)
-    return process.wait(), drawn.decode()
-
-
-def answered(environment: dict[str, str], question: bytes, answer: bytes, *words: object) -> tuple[int, str]:
-    """A command whose question is answered with keys on a terminal of its own, and all that it drew."""
-    ours, theirs = pty.openpty()
-    terminal = {**environment, "TERM": "xterm", "COLUMNS": "500"}
-    # What a shell starts in the background ignores Ctrl-C, and so would all that these tests start.
-    command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *map(str, words)]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=terminal)
-    os.close(theirs)
-    drawn = b""
-    with contextlib.suppress(OSError):  # EIO, once nobody has the other end open
-        while question not in drawn:
-            drawn += os.read(ours, 65536)
-        os.write(ours, answer)
-        while more := os.read(ours, 65536):
-            drawn += more
-    os.close(ours)
-    return process.wait(), drawn.decode()
 
 
 def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str, str], tree: SampleTree) -> None:

@@ -24,7 +24,7 @@ from arawn_cli.config.template import EXAMPLES, template
 from arawn_cli.errors import ExitCode
 from arawn_cli.output.json_schema import config_schema, events_schema, plan_schema
 from tests.conftest import COMMAND, Run
-from tests.integration.test_terminal import answered, on_a_terminal
+from tests.support.terminal import answered, on_a_terminal
 
 Command = Callable[..., Run]
 

@@ -18,8 +18,8 @@ from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output import report_wording
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
-from tests.integration.test_terminal import on_a_terminal
 from tests.support.in_process import checked
+from tests.support.terminal import on_a_terminal
 
 
 def with_history(tree: SampleTree, config: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from arawn_cli.cli.demo import SampleTree
 from tests.conftest import COMMAND, Run, needs
-from tests.integration.test_terminal import answered
+from tests.support.terminal import answered
 
 needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
 
