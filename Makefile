@@ -5,23 +5,27 @@ BIN := $(VENV)/bin
 
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow coverage test-without-native test-pythons test-cloacina package lint audit lock bench docs pictures clean
+.PHONY: demo test test-slow test-long coverage test-without-native test-pythons test-cloacina package lint audit lock bench docs pictures clean
 
 demo: $(VENV)/installed
 	@$(BIN)/arawn-cli demo
 
 test: $(VENV)/tools
-	$(BIN)/python -m pytest -n auto -m 'not slow and not engine' tests
+	$(BIN)/python -m pytest -n auto -m 'not slow and not long and not engine' tests
 
 test-slow: $(VENV)/tools
-	$(BIN)/python -m pytest -n auto -m 'slow and not engine' tests
+	$(BIN)/python -m pytest -n auto -m slow tests
 
-# All of them, with Cloacina too, and what they do not reach: of children and of what runs in other machines as well.
+# Complete fault matrices: about an hour.
+test-long: $(VENV)/tools
+	$(BIN)/python -m pytest -n auto -m long tests
+
+# The lines that no test reaches, child processes and private machines included.
 coverage: $(VENV)/tools
-	$(BIN)/python -m pytest -n auto -m '' --cov --cov-report= tests
+	$(BIN)/python -m pytest -n auto -m 'not long' --cov --cov-report= tests
 	@$(BIN)/coverage report
 
-# Installs where no compiler is, beside the tools, and has the walk in Python pass the tests of both jobs.
+# Test both jobs with an installation that was built without a compiler. CI= skips the tests of the native module.
 PLAIN := build/without-native
 test-without-native: $(VENV)/tools
 	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
@@ -30,14 +34,14 @@ test-without-native: $(VENV)/tools
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PLAIN)/tools.pth
 	mv $(PLAIN)/tools.pth $$($(PLAIN)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	$(PLAIN)/venv/bin/arawn-cli --version -v | grep 'in Python'
-	cd $(PLAIN) && venv/bin/python -m pytest -q -n auto -p no:cacheprovider $(JOB_TESTS)
+	cd $(PLAIN) && CI= venv/bin/python -m pytest -q -n auto -m 'not long and not engine' -p no:cacheprovider $(JOB_TESTS)
 
-JOB_TESTS := $(addprefix tests/test_,$(addsuffix .py,usage disk_check reuse scratch_cleanup evidence cleanup_output remove rename occupancy \
-  take_apart dismantle crowd trash trash_names faults))
+JOB_TESTS := tests/unit/cleanup tests/unit/diskcheck tests/unit/fs tests/system/test_faults.py \
+  $(wildcard tests/integration/test_*cleanup*.py tests/integration/test_disk_check*.py)
 
-# With Cloacina itself, in a Debian 13 that is made once below $$ARAWN_TEST_CACHE, else ~/.cache; root and debootstrap only.
+# Run Cloacina in a Debian 13 root, which is built once below $$ARAWN_TEST_CACHE, else ~/.cache. Needs root and debootstrap.
 test-cloacina: $(VENV)/tools
-	$(BIN)/python -m pytest -n 2 -m engine tests/test_cloacina_engine.py
+	$(BIN)/python -m pytest -n 2 -m engine tests/system
 
 # The sdist, which has all that git has, the wheel that is made from it, and the program installed from that.
 package: $(VENV)/tools
@@ -50,9 +54,9 @@ package: $(VENV)/tools
 	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
 
-# The wheel on every other Python from 3.11 on that this machine has.
+# Test both jobs with the wheel on every other Python of this machine from 3.11 on.
 test-pythons: package
-	tests/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
+	tests/support/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,9 @@ settings.load_profile("trees")
 
 COMMAND = Path(sys.executable).with_name("arawn-cli")
 
+TIME_LIMITS = {"slow": 600, "long": 3600, "engine": 900}  # seconds for one test with its fixtures; pyproject.toml has that of others
+_STDERR = pytest.StashKey[int]()
+
 
 def needs(condition: bool, what: str) -> pytest.MarkDecorator:
     """Skips a test where something is missing; on CI nothing may be."""
@@ -38,10 +42,45 @@ def needs(condition: bool, what: str) -> pytest.MarkDecorator:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what takes root as such, by the reason that it would be skipped for."""
+    """Mark tests that need root by the reason of their skip, and give slow tests a longer limit."""
     for item in items:
         if any("root" in str(mark.kwargs.get("reason", "")) for mark in item.iter_markers("skipif")):
             item.add_marker(pytest.mark.root)
+        if not item.get_closest_marker("timeout"):
+            limits = [seconds for name, seconds in TIME_LIMITS.items() if item.get_closest_marker(name)]
+            item.add_marker(pytest.mark.timeout(max(limits, default=float(item.config.getini("timeout")))))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the real standard error: pytest redirects its descriptor while a test runs."""
+    config.stash[_STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End this process if a test is still running a minute after its limit."""
+    _end_process_later(item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item) -> None:
+    """Limit the teardown of a failed test, too: both pytest and pytest-timeout cancel their timers here."""
+    if isinstance(node, pytest.Item):
+        _end_process_later(node)
+
+
+def _end_process_later(item: pytest.Item) -> None:
+    """Exit, with the stacks of all threads, unless cancelled: pytest-xdist reports the test as failed and starts another worker.
+
+    pytest-timeout raises in the test once. That does not help if the test is in C code, or waits again while it cleans up.
+    """
+    mark = item.get_closest_marker("timeout")
+    assert mark is not None
+    faulthandler.dump_traceback_later(mark.args[0] + 60, exit=True, file=item.config.stash[_STDERR])
 
 
 needs_root = needs(os.getuid() == 0, "root")
