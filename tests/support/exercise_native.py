@@ -1,6 +1,6 @@
 """Holds a build of the native module to its twin in Python, on trees of every shape; run by tests under sanitizers too.
 
-python -m tests.exercise_native MODULE FOLDER
+python -m tests.support.exercise_native MODULE FOLDER
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sa
         "TSAN_OPTIONS": "exitcode=66",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.exercise_native", str(module), str(tmp_path / "trees")],
+        [sys.executable, "-m", "tests.support.exercise_native", str(module), str(tmp_path / "trees")],
         env=environment,
         capture_output=True,
         text=True,

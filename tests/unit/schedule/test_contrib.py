@@ -40,7 +40,7 @@ def analyse(flavour: str, tmp_path: Path, *arguments: str) -> subprocess.Complet
 
 def test_every_file_is_what_the_renderer_gives() -> None:
     files = contrib_files()
-    assert {path: path.read_text() for path in files} == files, "write them anew: python -m tests.contrib_settings"
+    assert {path: path.read_text() for path in files} == files, "write them anew: python -m tests.support.contrib_settings"
     assert {*UNITS, *(CONTRIB / "cron").iterdir()} == set(files)
 
 
