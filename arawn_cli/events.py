@@ -54,7 +54,7 @@ class RunResult(StrEnum):
 
     SUCCESS = "success"
     FAILED = "failed"
-    LOCKED = "another run was at work"
+    LOCKED = "locked"
 
 
 class Condition(StrEnum):
@@ -86,13 +86,16 @@ class Reason(StrEnum):
     ACTIVITY_UNKNOWN = "activity_unknown"
     FUTURE_TIMESTAMP = "future_timestamp"
     CHANGED_SINCE_PLAN = "changed_since_plan"
-    BRAKE = "brake"
+    REMOVAL_LIMIT = "removal_limit"
     EXPIRED = "expired"
     IO_ERROR = "io_error"
 
 
 NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
-"""The reasons of what stands among the sessions and is none."""
+"""The reasons for entries beside the sessions that are not sessions."""
+
+IN_RECENT_USE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
+"""The reasons for sessions that are simply not old enough."""
 
 
 class Action(StrEnum):
@@ -101,7 +104,6 @@ class Action(StrEnum):
     DELETED = "deleted"
     WOULD_DELETE = "would_delete"
     KEPT = "kept"
-    SKIPPED = "skipped"
     FAILED = "failed"
 
 
@@ -332,7 +334,7 @@ class ScratchSessionEvent(Event):
     session_id: str
     """its id, that is the name of its directory; what does not print is escaped as `\\xNN`"""
     action: Action
-    """what was done: `kept` was used since the cutoff, `skipped` stays for another reason"""
+    """what was done: `kept` leaves it in place, for the reason given"""
     reason: Reason
     """why it went or stayed; the README has them all"""
     last_turn: str | None
@@ -373,7 +375,7 @@ class ScratchCleanup(Event):
 
     type: str = "scratch_cleanup"
     sessions_checked: int
-    """sessions that were looked at: `sessions_cleaned`, all of `sessions_skipped`, and those that failed"""
+    """sessions that were looked at: `sessions_cleaned`, all of `sessions_kept`, and those that failed"""
     sessions_cleaned: int
     """sessions that were removed, or in a dry run would be"""
     bytes_reclaimed: int
@@ -381,7 +383,7 @@ class ScratchCleanup(Event):
     is not among them"""
     cleaned_session_ids: tuple[str, ...]
     """ids of the sessions that `sessions_cleaned` counts"""
-    sessions_skipped: dict[str, int]
+    sessions_kept: dict[str, int]
     """how many sessions stayed, by reason"""
     failures: tuple[FailureReport, ...]
     """what could not be read or removed"""
@@ -428,7 +430,7 @@ class DoctorCheck(Event):
     """how it is"""
     detail: str
     """what was found, in one sentence"""
-    mend: str | None
+    fix: str | None
     """what to do: a command for a shell, or a line that begins with `#` where no command does it; null when it is `ok`"""
 
 

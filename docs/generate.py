@@ -1,6 +1,6 @@
 """Writes what the docs say of options, keys, events and exit codes from the code itself; --check only tells what is stale.
 
-`commands.md`, `events.md`, `exit-codes.md`, `arawn-app.1` and `schema/` are written whole, of `configuration.md` the part between
+`commands.md`, `events.md`, `exit-codes.md`, `arawn-cli.1` and `schema/` are written whole, of `configuration.md` the part between
 its markers. The examples of commands are those of `examples.toml`.
 """
 
@@ -57,7 +57,7 @@ def outputs() -> dict[Path, str]:
         DOCS / "commands.md": _commands_page(),
         DOCS / "events.md": _events_page(),
         DOCS / "exit-codes.md": _exit_codes_page(),
-        DOCS / "arawn-app.1": _man_page(),
+        DOCS / "arawn-cli.1": _man_page(),
         configuration: _between_markers(configuration.read_text(), _keys_table()),
         **{DOCS / "schema" / f"{name}.schema.json": json.dumps(make(), indent=2) + "\n" for name, make in SCHEMAS.items()},
     }

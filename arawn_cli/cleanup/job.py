@@ -76,7 +76,7 @@ def session_event(outcome: Outcome, context: RunContext, config: Config) -> Scra
 def summary_event(report: CleanupReport, context: RunContext, config: Config, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
     """A whole run, as its last event."""
     cleaned = [outcome for outcome in report.outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
-    stayed = Counter(str(outcome.reason) for outcome in report.outcomes if outcome.action in (Action.KEPT, Action.SKIPPED))
+    stayed = Counter(str(outcome.reason) for outcome in report.outcomes if outcome.action is Action.KEPT)
     freed = sum(outcome.freed_bytes for outcome in report.outcomes) + sum(purged.freed_bytes for purged in report.purged)
     return ScratchCleanup(
         timestamp=context.timestamp(),
@@ -87,7 +87,7 @@ def summary_event(report: CleanupReport, context: RunContext, config: Config, *,
         sessions_cleaned=len(cleaned),
         bytes_reclaimed=freed,
         cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
-        sessions_skipped=dict(sorted(stayed.items())),
+        sessions_kept=dict(sorted(stayed.items())),
         failures=tuple(report.failures),
         trash_bytes=trash_bytes,
         duration_ms=duration_ms,
@@ -126,7 +126,7 @@ def clean(config: Config, context: RunContext) -> ScratchCleanup:
     context.emit(summary)
     if not config.dry_run:
         now = context.clock()
-        failed = summary.failures or Reason.BRAKE in summary.sessions_skipped or context.stopping()
+        failed = summary.failures or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
         record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
     return summary
@@ -164,7 +164,7 @@ class _Cleanup:
         if self._plan_out is not None:
             self._plan_out.write(plan_file.text_of(self._root.path, decisions, self._policy.older_than_days, self._now))
         decisions = self._braked(decisions)
-        if self._plan is None and not any(decision.reason is Reason.BRAKE for decision in decisions):
+        if self._plan is None and not any(decision.reason is Reason.REMOVAL_LIMIT for decision in decisions):
             self._purge_due(leftovers)
         for decision in decisions:
             if not decision.goes:
@@ -297,5 +297,4 @@ def _look_with(activity: Activity) -> Look:
 
 
 def _staying(decision: Decision) -> Outcome:
-    kept = decision.reason in (Reason.ACTIVE, Reason.RECENT_FILES)
-    return Outcome(decision.session, Action.KEPT if kept else Action.SKIPPED, decision.reason)
+    return Outcome(decision.session, Action.KEPT, decision.reason)

@@ -88,8 +88,8 @@ class RemovalLimit:
 
 
 def block_all(decisions: Iterable[Decision]) -> list[Decision]:
-    """The plan with every session that would go kept back, for the reason `brake`."""
-    return [replace(decision, reason=Reason.BRAKE) if decision.goes else decision for decision in decisions]
+    """The plan with every session that would go kept back, for the reason `removal_limit`."""
+    return [replace(decision, reason=Reason.REMOVAL_LIMIT) if decision.goes else decision for decision in decisions]
 
 
 def sessions_to_measure(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:

@@ -234,7 +234,7 @@ def _obstacles(hands: Sequence[_Hand], patience_secs: float) -> dict[Identity, R
 
 
 def _skipped(session: ScratchSession, reason: Reason) -> Outcome:
-    return Outcome(session, Action.SKIPPED, reason)
+    return Outcome(session, Action.KEPT, reason)
 
 
 def _in_doubt(session: ScratchSession, error: OSError) -> Outcome:

@@ -125,7 +125,7 @@ def _print_json(settings: list[Setting], found: list[Finding], root: str | None)
                 check=finding.check,
                 status=finding.status,
                 detail=finding.detail,
-                mend=finding.mend,
+                fix=finding.fix,
             )
         )
     passed, warned, failed = (sum(finding.status is status for finding in found) for status in Status)
@@ -135,6 +135,6 @@ def _print_json(settings: list[Setting], found: list[Finding], root: str | None)
 def _line(finding: Finding) -> Text:
     text = Text(f"{finding.status.value:<4}", style=_STYLES[finding.status])
     text.append(f"  {finding.check}: {finding.detail}", style="")
-    if finding.mend is not None:
-        text.append(f"\n      -> {finding.mend}", style="cyan")
+    if finding.fix is not None:
+        text.append(f"\n      -> {finding.fix}", style="cyan")
     return text

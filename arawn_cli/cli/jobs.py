@@ -112,7 +112,7 @@ def run_cleanup(flags: Flags, output: Output, audience: Audience = _NOBODY) -> E
         summary = clean(config, _also_to(also, context) if config.metrics_directory else context)
         audience.summed_up(summary)
         code = ExitCode.PARTIAL if summary.failures else ExitCode.DONE
-        if Reason.BRAKE in summary.sessions_skipped:
+        if Reason.REMOVAL_LIMIT in summary.sessions_kept:
             code = ExitCode.REFUSED
         return Ended(code, lambda: _write_cleanup_metrics(config, context.state, summary, sessions))
 

@@ -178,7 +178,7 @@ class Config:
         older_than_days: age in days from which a scratch session is inactive.
         plan_out: file to write the plan to.
         apply: plan that alone may be carried out.
-        force: goes on where only a suspicion stops a run: the brake, a clock that ran backwards.
+        force: goes on where only a suspicion stops a run: the removal limit, a clock that ran backwards.
         state_directory: where state is kept from run to run; it need not be there yet.
         relay: None when events go to no relay.
         remembers: whether a check may change levels: one whose events do not go where they always go must not, or

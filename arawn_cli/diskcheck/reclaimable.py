@@ -33,7 +33,7 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
 
 
 def going(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
-    """The sessions that a cleanup would remove: none in use, and none at all where the brake would stop the run.
+    """The sessions that a cleanup would remove: none in use, and none at all where the removal limit would stop the run.
 
     Raises:
         OSError: what is in use cannot be found out.

@@ -168,10 +168,10 @@ def _probed(config: Config, target: RelayTarget, environment: Mapping[str, str])
     table = config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
     said = probe(target.address, token, target.ca_file, table.origin, table.timeout_secs)
-    mend = advice("look at the relay, and at url, token_file and ca_file in [maintenance.relay]")
+    fix = advice("look at the relay, and at url, token_file and ca_file in [maintenance.relay]")
     if said.fit is None:
-        return warn("relay", said.text, mend)
-    return ok("relay", said.text) if said.fit else fail("relay", said.text, mend)
+        return warn("relay", said.text, fix)
+    return ok("relay", said.text) if said.fit else fail("relay", said.text, fix)
 
 
 def _nearest(directory: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a check found, as a value. / Commands as they are typed here to mend something: with the program's path, and the right account."""
+"""What a check found, as a value. / Commands as they are typed here to fix something: with the program's path, and the right account."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from arawn_cli.schedule.settings import command, options_of
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `doctor`. `mend` is what to do, for a shell: a command, or a comment where none does it; None when all is well."""
+    """One line of `doctor`. `fix` is what to do, for a shell: a command, or a comment where none does it; None when all is well."""
 
     check: str
     status: Status
     detail: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def advice(text: str) -> str:
@@ -36,14 +36,14 @@ def ok(check: str, detail: str) -> Finding:
     return Finding(check, Status.OK, detail)
 
 
-def warn(check: str, detail: str, mend: str) -> Finding:
+def warn(check: str, detail: str, fix: str) -> Finding:
     """Something to know, or to look at."""
-    return Finding(check, Status.WARN, detail, mend)
+    return Finding(check, Status.WARN, detail, fix)
 
 
-def fail(check: str, detail: str, mend: str) -> Finding:
+def fail(check: str, detail: str, fix: str) -> Finding:
     """A job cannot be done."""
-    return Finding(check, Status.FAIL, detail, mend)
+    return Finding(check, Status.FAIL, detail, fix)
 
 
 ROOT = "root"

@@ -43,14 +43,14 @@ def start(each: Installed, job: JobName, shell: Shell) -> str:
 def timer_findings(found: list[Installed], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
     """Whether timers are installed once, as configured, and enabled; and whether both jobs did their work lately."""
     if not found:
-        mend = f"{shell.tool('schedule', 'install', account=ROOT)}  # or {shell.tool('schedule', 'install', '--user')}"
-        yield fail("timers", "nothing that this account sees runs the jobs", mend)
+        fix = f"{shell.tool('schedule', 'install', account=ROOT)}  # or {shell.tool('schedule', 'install', '--user')}"
+        yield fail("timers", "nothing that this account sees runs the jobs", fix)
         return
     if len(found) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in found)
         last = found[-1].place
-        mend = shell.tool("schedule", "remove", *last.flags.split(), account=_account_of(last), located=False)
-        yield warn("timers", f"the jobs are scheduled more than once: {places}", mend)
+        fix = shell.tool("schedule", "remove", *last.flags.split(), account=_account_of(last), located=False)
+        yield warn("timers", f"the jobs are scheduled more than once: {places}", fix)
     for each in found:
         if each.place.scheduler is Scheduler.CRON:
             yield _cron_daemon(shell)
@@ -83,8 +83,8 @@ def _account(each: Installed, shell: Shell) -> Finding:
     """Whether the account that the jobs run as reaches what they need: root, who installs them, reaches everything."""
     name = each.settings.account.name
     if program := program_out_of_reach(each.settings):
-        mend = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # and install the program there, for every account to run"
-        return fail("account", f"{name} cannot run {program[0]}", mend)
+        fix = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # and install the program there, for every account to run"
+        return fail("account", f"{name} cannot run {program[0]}", fix)
     if files := files_out_of_reach(each.settings, each.place.scheduler):
         detail = f"{name} has no access to {', '.join(map(str, files))}"
         return fail("account", detail, f"namei -l {quote(str(files[0]))}  # shows what keeps {name} out")
@@ -98,9 +98,9 @@ def _timer(found: JobStatus, each: Installed, shell: Shell) -> Finding:
         return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'not known'}")
     install = shell.tool("schedule", "install", *each.place.flags.split(), account=_account_of(each.place))
     if found.problems:
-        mends = (problem.command for problem in found.problems)
+        fixes = (problem.command for problem in found.problems)
         system = each.place.scope is Scope.SYSTEM
-        lines = (install if mend.startswith(INSTALL) else shell.as_root(mend) if system else mend for mend in mends)
+        lines = (install if fix.startswith(INSTALL) else shell.as_root(fix) if system else fix for fix in fixes)
         return fail(check, "; ".join(map(str, found.problems)), "; ".join(dict.fromkeys(lines)))
     if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)

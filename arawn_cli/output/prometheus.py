@@ -147,7 +147,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     yield _single("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed)
     yield _single("last_run_failures", "What failed in the last run.", len(summary.failures))
     yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
-    yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.BRAKE not in summary.sessions_skipped)
+    yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)
 
 
 def _age_bucket(session: ScratchSessionEvent) -> str:

@@ -21,7 +21,7 @@ from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Scope
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, size_in
 from arawn_cli.diskcheck.measuring import WorkstreamTree
 from arawn_cli.diskcheck.reclaimable import decisions_now, going
-from arawn_cli.events import NO_SESSION, Filesystem, Level, Reason
+from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
@@ -150,9 +150,6 @@ def activity_of(session: Session) -> int:
 
 # A sample equal to the one before is left out for up to a day: so much earlier the period's first usage can stand.
 _LEAD_HOURS = 24
-
-
-_COMES_DUE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +286,13 @@ def _taken(config: Config, decisions: Sequence[Decision] | None) -> list[Decisio
 
 
 def _held(decision: Decision, braked: bool) -> Decision:
-    return replace(decision, reason=Reason.BRAKE if braked else Reason.IN_USE)
+    return replace(decision, reason=Reason.REMOVAL_LIMIT if braked else Reason.IN_USE)
 
 
 def _session(config: Config, decision: Decision, levels: dict[str, Level]) -> Session:
     session = decision.session
     activity = session.last_activity
-    comes_due = decision.reason in _COMES_DUE and activity is not None
+    comes_due = decision.reason in IN_RECENT_USE and activity is not None
     return Session(
         id=session.name,
         level=levels.get(session.name, Level.OK),

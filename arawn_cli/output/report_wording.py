@@ -32,7 +32,7 @@ _STAYS = {
     Reason.MOUNT_INSIDE: "holds a mount",
     Reason.ACTIVITY_UNKNOWN: "age unknown",
     Reason.FUTURE_TIMESTAMP: "dated in the future",
-    Reason.BRAKE: "held by the brake",
+    Reason.REMOVAL_LIMIT: "over the removal limit",
 }
 
 
@@ -145,7 +145,7 @@ def fate(session: Session) -> str:
 def cleanup(next_cleanup: NextCleanup, report: Report) -> str:
     """What a cleanup now would come to."""
     if next_cleanup.braked:
-        return "A cleanup now would remove nothing: more is due than the brake allows in one run."
+        return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
     if not next_cleanup.going:
         return f"A cleanup now would remove nothing: no session is unused for {count(report.older_than_days, 'day')}."
     return f"A cleanup now would remove {count(len(next_cleanup.going), 'session')} and free {decimal(next_cleanup.freed)}."

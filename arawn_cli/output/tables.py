@@ -17,6 +17,7 @@ from rich.text import Text
 from arawn_cli import names, timestamps
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import (
+    IN_RECENT_USE,
     Action,
     DiskCheck,
     DiskPressure,
@@ -100,7 +101,6 @@ _ACTION_STYLES = {
     Action.DELETED: "red",
     Action.WOULD_DELETE: "yellow",
     Action.FAILED: "bold red",
-    Action.SKIPPED: "cyan",
     Action.KEPT: "green",
 }
 
@@ -167,7 +167,7 @@ class Tables:
             self._console.print(_trash_line(event))
 
     def _cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
-        shown = [session for session in sessions if self._verbose or session.action is not Action.KEPT]
+        shown = [session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE]
         if shown:
             self._console.print(_session_table(shown, dry_run=summary.dry_run))
         self._console.print(_cleanup_sentence(summary))
@@ -228,8 +228,8 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     verb, freed = ("Would remove", "would free") if summary.dry_run else ("Removed", "freed")
     cleaned = f"{_count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked}"
     text = f"{verb} {cleaned}, {freed} {decimal(summary.bytes_reclaimed)}."
-    if summary.sessions_skipped:
-        text += " Kept: " + ", ".join(f"{count} {reason}" for reason, count in summary.sessions_skipped.items()) + "."
+    if summary.sessions_kept:
+        text += " Kept: " + ", ".join(f"{count} {reason}" for reason, count in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:
         text += f" In the trash: {decimal(summary.trash_bytes)}."
     if summary.failures:

@@ -33,7 +33,7 @@ def test_under_the_journal_lines_carry_a_priority(environment: dict[str, str], t
             env={**environment, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
             check=False,
         )
-    assert log.read_text().startswith("<4>skipped session s (future_timestamp)")
+    assert log.read_text().startswith("<4>kept session s (future_timestamp)")
 
 
 def test_a_reader_that_goes_away_does_not_stop_the_run_and_is_told_by_the_exit_code(environment: dict[str, str], tree: SampleTree) -> None:

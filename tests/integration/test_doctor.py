@@ -52,7 +52,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     done = run("doctor", "--config", config, ARAWN_BASE_PATH=str(tree.root))
     assert snapshot(tmp_path) == before
     assert done.code == 1  # nothing runs the jobs here
-    assert {frozenset(event) for event in done.of_type("doctor_check")} == {frozenset(COMMON | {"check", "status", "detail", "mend"})}
+    assert {frozenset(event) for event in done.of_type("doctor_check")} == {frozenset(COMMON | {"check", "status", "detail", "fix"})}
     checks = {str(event["check"]): event for event in done.of_type("doctor_check")}
     expected = {
         "configuration",
@@ -72,7 +72,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     }
     assert checks.keys() == expected
     assert {name for name, event in checks.items() if event["status"] == "fail"} == {"timers"}
-    assert all((event["mend"] is None) is (event["status"] == "ok") for event in checks.values())
+    assert all((event["fix"] is None) is (event["status"] == "ok") for event in checks.values())
     assert set(done.last) == COMMON | {"ok", "warn", "fail"}
     assert done.last["fail"] == 1
     sources = {event["key"]: (event["value"], event["source"]) for event in done.of_type("effective_setting")}
@@ -113,7 +113,7 @@ def test_processes_that_the_kernel_hides_are_named_with_who_sees_them(run: Calla
     found = next(event for event in done.of_type("doctor_check") if event["check"] == "processes")
     assert found["status"] == "warn"
     assert "the kernel hides what " in str(found["detail"])
-    assert "scratch-cleanup --dry-run" in str(found["mend"])
+    assert "scratch-cleanup --dry-run" in str(found["fix"])
 
 
 def test_what_cannot_be_read_fails(tree: SampleTree) -> None:
@@ -165,8 +165,8 @@ def state_finding(directory: Path, account: Account, tree: SampleTree, *, made_b
 
 def mended(finding: Finding) -> None:
     """Does what a finding says, as it is copied into a shell."""
-    assert finding.mend is not None
-    subprocess.run(["sh", "-c", finding.mend], check=True, capture_output=True)
+    assert finding.fix is not None
+    subprocess.run(["sh", "-c", finding.fix], check=True, capture_output=True)
 
 
 def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTree) -> None:
@@ -216,7 +216,7 @@ def test_a_configuration_of_the_owner_that_is_not_read_is_a_check_of_its_own_and
     run_doctor(Flags(base_path=str(root)), output)
     warned = [check for check in map(json.loads, capfd.readouterr().out.splitlines()) if f"{of_another} of" in check.get("detail", "")]
     assert [check["check"] for check in warned] == ["configuration of the owner"]
-    words = shlex.split(warned[0]["mend"], comments=True)
+    words = shlex.split(warned[0]["fix"], comments=True)
     assert words[-5:] == ["doctor", "--config", str(of_another), "--base-path", str(root)]
     run_doctor(Flags(config=of_another, base_path=str(root)), output)
     assert "configuration of the owner" not in capfd.readouterr().out
@@ -252,10 +252,10 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
 def test_what_mends_a_finding_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, text: str) -> None:
     config = tmp_path / "c.toml"
     config.write_text(text if "base_path" in text else f"{text}[paths]\nbase_path = '{tree.root}'\n")
-    mends = [str(event["mend"]) for event in run("doctor", "--config", config).of_type("doctor_check") if event["mend"]]
-    assert mends
-    for mend in mends:
-        words = shlex.split(mend, comments=True)
-        assert subprocess.run(["sh", "-n", "-c", mend], check=False).returncode == 0, mend
-        assert words == [] or shutil.which(words[0]) or words[0] in ("sudo", "arawn-cli"), mend
-        assert not any(re.fullmatch("[A-Z]+,?", word) for word in words), mend
+    fixes = [str(event["fix"]) for event in run("doctor", "--config", config).of_type("doctor_check") if event["fix"]]
+    assert fixes
+    for fix in fixes:
+        words = shlex.split(fix, comments=True)
+        assert subprocess.run(["sh", "-n", "-c", fix], check=False).returncode == 0, fix
+        assert words == [] or shutil.which(words[0]) or words[0] in ("sudo", "arawn-cli"), fix
+        assert not any(re.fullmatch("[A-Z]+,?", word) for word in words), fix

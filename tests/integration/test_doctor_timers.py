@@ -34,8 +34,8 @@ from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
 def test_no_timers_fail_with_the_command_that_installs_them(tree: SampleTree) -> None:
     (finding,) = timer_findings([], config_of(tree), 0, "host", shell_of(tree))
     assert finding.status is Status.FAIL
-    assert finding.mend is not None
-    assert finding.mend.endswith(f"schedule install --user --base-path {tree.root}")
+    assert finding.fix is not None
+    assert finding.fix.endswith(f"schedule install --user --base-path {tree.root}")
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_a_job_of_cron_that_never_succeeds_is_no_longer_news_after_two_periods(t
     assert cron_findings(tree, tmp_path, now)["scratch-cleanup last success"].status is Status.WARN
     late = cron_findings(tree, tmp_path, now + 3 * DAY)["scratch-cleanup last success"]
     assert (late.status, "none since the timer was installed" in late.detail) == (Status.FAIL, True)
-    assert late.mend is not None
-    assert "scratch-cleanup --base-path" in late.mend
+    assert late.fix is not None
+    assert "scratch-cleanup --base-path" in late.fix
 
 
 def test_without_a_cron_the_lines_are_told_not_to_run(cron: list[bool], tree: SampleTree, tmp_path: Path) -> None:

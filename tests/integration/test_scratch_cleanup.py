@@ -43,7 +43,7 @@ def test_what_is_no_session_directory_stays_and_is_told(run: RunCommand, tree: S
     set_age(tree.sessions, tree.ago(50))
     done = clean(run, tree)
     assert done.reasons() == {"linked": "not_a_directory", "file": "not_a_directory", "not an id": "foreign_name"}
-    assert done.last["sessions_skipped"] == {"foreign_name": 1, "not_a_directory": 2}
+    assert done.last["sessions_kept"] == {"foreign_name": 1, "not_a_directory": 2}
     assert sorted(os.listdir(tree.sessions)) == ["file", "linked", "not an id"]
     assert (outside / "precious").exists()
 
@@ -81,14 +81,14 @@ def test_a_root_without_scratch_sessions_is_no_error(run: RunCommand, tree: Samp
     assert (done.code, done.last["sessions_checked"]) == (0, 0)
 
 
-def test_the_brake_stops_the_whole_run_with_77_and_force_goes_on(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+def test_the_removal_limit_stops_the_whole_run_with_77_and_force_goes_on(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     for number in range(3):
         tree.session(f"old-{number}", files={"f": 1}, age_days=30)
     config = tmp_path / "c.toml"
     config.write_text("[maintenance.cleanup]\nmax_sessions = 2\n")
     for arguments in (("--dry-run",), ()):
         done = clean(run, tree, "--config", config, *arguments)
-        assert (done.code, done.last["sessions_skipped"], done.last["sessions_cleaned"]) == (77, {"brake": 3}, 0)
+        assert (done.code, done.last["sessions_kept"], done.last["sessions_cleaned"]) == (77, {"removal_limit": 3}, 0)
         assert "3 of 3 sessions would go" in done.stderr
     assert len(os.listdir(tree.sessions)) == 3
     assert clean(run, tree, "--config", config, "--force").last["sessions_cleaned"] == 3
@@ -300,7 +300,7 @@ def test_a_trash_that_is_a_link_fails_the_same_way_in_both_modes(run: RunCommand
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 
-def test_a_brake_stops_the_purge_too(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+def test_the_removal_limit_stops_the_purge_too(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     write(tree.sessions.parent / ".trash" / "gone.20260101T000000Z.0123abcd" / "f", 50)
     for name in ("a", "b"):
         tree.session(name, files={"f": 1}, age_days=30)

@@ -86,7 +86,7 @@ def test_timers_that_end_with_the_login_are_told_with_what_the_account_may_type(
         status = machine.run(COMMAND, "schedule", "status", user="arawn")
         assert (status.returncode, status.stdout.count(f"stop when it logs out: run {mend}")) == (1, 2)
         checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", user="arawn").stdout.splitlines()]
-        assert {check["mend"] for check in checks if check.get("check") == "disk-check timer"} == {mend}
+        assert {check["fix"] for check in checks if check.get("check") == "disk-check timer"} == {mend}
         machine.output("touch", "/var/lib/systemd/linger/arawn")
         assert mend not in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
         machine.output(COMMAND, "schedule", "remove", "--yes", user="arawn")
@@ -100,6 +100,6 @@ def test_a_configuration_of_the_owner_that_is_its_alone_is_mended_as_root(machin
     own = "/home/arawn/.config/arawn/config.toml"
     machine.output("sh", "-c", f"chmod 755 /home/arawn; install -D -m 600 -o arawn /dev/null {own}")
     checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", "--base-path", ROOT, user="nobody").stdout.splitlines()]
-    (mend,) = [check["mend"] for check in checks if check.get("check") == "configuration of the owner"]
+    (mend,) = [check["fix"] for check in checks if check.get("check") == "configuration of the owner"]
     assert mend.startswith(f"sudo {COMMAND} doctor --config {own} --base-path {ROOT}")
     machine.output("rm", "-r", "/home/arawn/.config")

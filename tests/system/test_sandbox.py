@@ -78,7 +78,7 @@ def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Mac
     assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
     machine.output("systemctl", "stop", "server.service")
     summary = last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")
-    assert summary["sessions_skipped"] == {"activity_unknown": 2}
+    assert summary["sessions_kept"] == {"activity_unknown": 2}
     guarded = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(60)"  # PR_SET_DUMPABLE
     library = "--setenv=LD_LIBRARY_PATH=/opt/python/lib"
     machine.output("systemd-run", "--quiet", "--uid=arawn", "--unit=agent", library, "/opt/arawn-cli/bin/python3", "-c", guarded)

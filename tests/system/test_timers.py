@@ -41,12 +41,12 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
     assert fresh.exists()
     assert future.exists()
     summary = last_event(machine, "--unit=arawn-scratch-cleanup", "scratch_cleanup")
-    assert summary["sessions_skipped"] == {"in_use": 1, "recent_files": 1, "future_timestamp": 1}
+    assert summary["sessions_kept"] == {"in_use": 1, "recent_files": 1, "future_timestamp": 1}
     check = last_event(machine, "--unit=arawn-disk-check", "disk_check")
     assert (check["complete"], check["total_usage_bytes"]) == (True, 3000)
     priorities = {(str(entry["MESSAGE"]).split(":")[0], entry["PRIORITY"]) for entry in machine.journal("--unit=arawn-scratch-cleanup")}
     assert ("deleted session old (expired)", "6") in priorities
-    assert ("skipped session future (future_timestamp)", "4") in priorities
+    assert ("kept session future (future_timestamp)", "4") in priorities
     assert not any("priorities stay" in message for message, _ in priorities)
     changed = machine.output(
         "find", "/etc", "/home", "/opt", "/root", "/srv", "/var", "-xdev", "-cnewer", "/srv/mark", "-type", "f"
@@ -92,7 +92,7 @@ def test_a_failing_run_calls_the_notifier_and_status_and_doctor_say_so(machine: 
     doctor = machine.run(COMMAND, "doctor")
     assert doctor.returncode == 1
     failed = [event for event in map(json.loads, doctor.stdout.splitlines()) if event.get("status") == "fail"]
-    assert [(event["check"], event["mend"]) for event in failed] == [("scratch-cleanup timer", "journalctl -u arawn-scratch-cleanup -n 50")]
+    assert [(event["check"], event["fix"]) for event in failed] == [("scratch-cleanup timer", "journalctl -u arawn-scratch-cleanup -n 50")]
 
 
 def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
@@ -106,7 +106,7 @@ def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
     assert show(machine, "arawn-scratch-cleanup.service", "ExecMainStatus") == "75"
     assert show(machine, "arawn-scratch-cleanup.service", "Result") == "success"
     status = machine.run(COMMAND, "schedule", "status")
-    assert json.loads(status.stdout.splitlines()[0])["result"] == "another run was at work"
+    assert json.loads(status.stdout.splitlines()[0])["result"] == "locked"
     assert status.returncode == 0
 
 
@@ -118,7 +118,7 @@ def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
     machine.output("/opt/arawn-cli/bin/python3", "-c", program)
     events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
     (overdue,) = [event for event in events if event.get("status") == "fail"]
-    assert (overdue["check"], overdue["mend"]) == ("scratch-cleanup last success", "systemctl start arawn-scratch-cleanup.service")
+    assert (overdue["check"], overdue["fix"]) == ("scratch-cleanup last success", "systemctl start arawn-scratch-cleanup.service")
     assert "which is overdue: it runs daily" in overdue["detail"]
 
 
@@ -174,7 +174,7 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: s
             assert hidden is bool(powers)
             by_hand = machine.run(COMMAND, "scratch-cleanup", "--dry-run", user="arawn")
             assert (by_hand.returncode, by_hand.stderr) == (0, "")
-            assert '"sessions_skipped":{"in_use":1}' in by_hand.stdout
+            assert '"sessions_kept":{"in_use":1}' in by_hand.stdout
             for job in ("scratch-cleanup", "disk-check"):
                 machine.output("systemctl", "--user", "start", f"arawn-{job}.service", user="arawn")
         assert os.listdir(machine.path("/home/arawn/.arawn/workstreams/scratch/sessions")) == ["used"]
@@ -182,7 +182,7 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: s
         assert check["complete"] is True
         assert machine.run(COMMAND, "schedule", "status", user="arawn").returncode == 0
         doctor = map(json.loads, machine.run(COMMAND, "doctor", user="arawn").stdout.splitlines())
-        assert {event["check"] for event in doctor if event.get("mend")} <= {"clock"}
+        assert {event["check"] for event in doctor if event.get("fix")} <= {"clock"}
         machine.output("sh", "-c", "rm -rf /home/arawn/.local/state/arawn-cli/* /home/arawn/.arawn/workstreams/scratch/sessions/*")
         machine.output(COMMAND, "schedule", "remove", "--user", "--yes", user="arawn")
         after = files(machine)

@@ -57,7 +57,7 @@ def _reason(code: ExitCode, summary: ScratchCleanup | DiskCheck | None) -> str:
         first = summary.failures[0]
         return f"{meaning}: {len(summary.failures)} in all, first {first.operation} {first.path}: {first.message}"
     if code is ExitCode.REFUSED and isinstance(summary, ScratchCleanup):
-        return f"{meaning}: the brake holds {summary.sessions_skipped.get(Reason.BRAKE, 0)} sessions"
+        return f"{meaning}: the removal limit keeps {summary.sessions_kept.get(Reason.REMOVAL_LIMIT, 0)} sessions"
     return meaning
 
 

@@ -146,7 +146,7 @@ def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: Sampl
 
     disturb(monkeypatch, lose)
     summary, _ = cleaned(tree)
-    assert summary.sessions_skipped == {"activity_unknown": 2}
+    assert summary.sessions_kept == {"activity_unknown": 2}
     assert len(summary.failures) == 1
     assert sorted(os.listdir(tree.sessions)) == ["a", "b"]
 

@@ -138,7 +138,7 @@ def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("going", "staying", "brake", "exceeded"),
+    ("going", "staying", "limit", "exceeded"),
     [
         (3, 0, RemovalLimit(), None),
         (3, 7, RemovalLimit(max_sessions=3), None),
@@ -150,9 +150,9 @@ def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
         (0, 0, RemovalLimit(1, 1), None),
     ],
 )
-def test_the_brake_is_pulled_by_more_than_is_allowed(going: int, staying: int, brake: RemovalLimit, exceeded: str | None) -> None:
+def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(going: int, staying: int, limit: RemovalLimit, exceeded: str | None) -> None:
     decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
     decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
-    assert brake.exceeded_by(decisions) == exceeded
+    assert limit.exceeded_by(decisions) == exceeded
     assert not any(decision.goes for decision in block_all(decisions))
-    assert sum(decision.reason is Reason.BRAKE for decision in block_all(decisions)) == going
+    assert sum(decision.reason is Reason.REMOVAL_LIMIT for decision in block_all(decisions)) == going

@@ -24,7 +24,7 @@ def test_a_turn_after_planning_keeps_the_session(tree: SampleTree, monkeypatch: 
     tree.session("s", files={"f": 1}, age_days=30)
     disturb(monkeypatch, lambda _name: tree.turn("s", time.time_ns()))
     summary, _ = cleaned(tree)
-    assert summary.sessions_skipped == {"changed_since_plan": 1}
+    assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 
@@ -47,7 +47,7 @@ def test_use_between_the_last_look_and_the_rename_puts_the_session_back(
 
     disturb(monkeypatch, use)
     summary, _ = cleaned(tree)
-    assert (summary.sessions_skipped, summary.bytes_reclaimed) == ({"changed_since_plan": 1}, 0)
+    assert (summary.sessions_kept, summary.bytes_reclaimed) == ({"changed_since_plan": 1}, 0)
     assert (tree.sessions / "s" / "work" / "f").exists()
     assert not (tree.sessions.parent / ".trash").exists()
 
@@ -87,7 +87,7 @@ def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: 
 
     monkeypatch.setattr(removal.Remover, "_examine", replace)
     summary, _ = cleaned(tree)
-    assert summary.sessions_skipped == {"changed_since_plan": 1}
+    assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (tree.root / "elsewhere" / "work" / "f").exists()
     assert (tree.sessions / "s").exists()
 

@@ -29,7 +29,7 @@ def test_a_rename_that_fails_leaves_the_session_in_its_place(
     monkeypatch.setattr(os, "rename", renaming)
     summary, _ = cleaned(tree)
     monkeypatch.undo()
-    assert (summary.sessions_skipped, summary.sessions_cleaned) == (told, 0)
+    assert (summary.sessions_kept, summary.sessions_cleaned) == (told, 0)
     assert [failure.operation for failure in summary.failures] == ([] if told else ["renameat"])
     assert (tree.sessions / "s" / "work" / "f").exists()
 
@@ -68,7 +68,7 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
 
     monkeypatch.setattr(removal, "occupied", directories_in_use)
     monkeypatch.setattr(removal, "mount_points", mounts)
-    assert cleaned(tree)[0].sessions_skipped == {seen: 1}
+    assert cleaned(tree)[0].sessions_kept == {seen: 1}
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 
@@ -76,5 +76,5 @@ def test_a_mount_that_shows_only_after_planning_keeps_the_session_in_its_place(t
     session = tree.session("s", files={"f": 1}, age_days=30)
     monkeypatch.setattr(removal, "mount_points", lambda: frozenset({f"{session}/work"}))
     monkeypatch.setattr(os, "rename", None)
-    assert cleaned(tree)[0].sessions_skipped == {"mount_inside": 1}
+    assert cleaned(tree)[0].sessions_kept == {"mount_inside": 1}
     assert (session / "work" / "f").exists()

@@ -27,7 +27,7 @@ def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
     directory = os.open(tree.session("s", files={"f": 1}, age_days=30), os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_SH)
     for dry_run in (True, False):
-        assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"locked": 1}
+        assert cleaned(tree, dry_run=dry_run)[0].sessions_kept == {"locked": 1}
     os.close(directory)
     assert cleaned(tree)[0].sessions_cleaned == 1
 
@@ -38,7 +38,7 @@ def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTre
     process = subprocess.Popen(["sleep", "60"], cwd=directory / inside)
     try:
         for dry_run in (True, False):
-            assert cleaned(tree, dry_run=dry_run)[0].sessions_skipped == {"in_use": 1}
+            assert cleaned(tree, dry_run=dry_run)[0].sessions_kept == {"in_use": 1}
     finally:
         process.kill()
         process.wait()
@@ -51,7 +51,7 @@ def test_a_session_with_an_open_file_or_directory_in_it_is_skipped(tree: SampleT
     with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / held], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        assert cleaned(tree)[0].sessions_kept == {"in_use": 1}
         process.kill()
     assert (directory / "work" / "f").exists()
 
@@ -65,7 +65,7 @@ def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tm
     with subprocess.Popen(["unshare", "-m", "sh", "-c", order], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert cleaned(tree)[0].sessions_skipped == {"in_use": 1}
+        assert cleaned(tree)[0].sessions_kept == {"in_use": 1}
         process.kill()
 
 
@@ -188,5 +188,5 @@ def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeyp
         raise PermissionError(errno.EACCES, "hidden", "/proc/1")
 
     monkeypatch.setattr(removal, "occupied", hidden)
-    assert cleaned(tree)[0].sessions_skipped == {"activity_unknown": 70}
+    assert cleaned(tree)[0].sessions_kept == {"activity_unknown": 70}
     assert (waits[0], set(waits[1:])) == (PATIENCE_SECS, {0})

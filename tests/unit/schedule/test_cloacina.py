@@ -104,7 +104,7 @@ def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Comman
     ("last", "result"),
     [
         (None, None),
-        (LastRun("2026-01-01T00:00:00Z", "the brake holds 2 sessions", {}), RunResult.FAILED),
+        (LastRun("2026-01-01T00:00:00Z", "the removal limit keeps 2 sessions", {}), RunResult.FAILED),
         (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b'{"summary": null}', None).outcome}), RunResult.SUCCESS),
         (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(75, b"{}", None).outcome}), RunResult.LOCKED),
     ],
@@ -237,7 +237,7 @@ def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[s
     file.write_text(f'paths.base_path = "{tree.root}"\nmaintenance.cleanup.max_sessions = 1\n')
     status, told = worked(environment, Order(JobName.SCRATCH_CLEANUP, str(file), None))
     assert told is not None
-    assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the brake holds 2 sessions")
+    assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the removal limit keeps 2 sessions")
     status, told = worked(environment, Order(JobName.DISK_CHECK, str(file), None))
     assert told is not None
     assert isinstance(told["summary"], dict)
