@@ -6,13 +6,12 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
@@ -22,7 +21,7 @@ from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import TangledError
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
 from arawn_cli.schedule.systemctl import Manager
-from arawn_cli.schedule.systemd import HOMES, NOTIFIER, STATE, SYSTEM_STATE, lies_in, state_name, writable
+from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, state_name
 from arawn_cli.schedule.user_crontab import BLOCK
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE, StateUnavailableError, key_of
@@ -145,13 +144,7 @@ def kept_by_timers(config: Config, flags: Flags, environment: Mapping[str, str])
 INSTALL = "arawn-cli schedule install"
 
 
-_SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp", "ProtectSystem", "ProtectHome", "ReadWritePaths")
-
-
-_CLOSED = ("ReadOnlyPaths", "InaccessiblePaths")
-
-
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|\S+')
+_SERVICE = ("Result", "ExecMainStatus", "ExecMainExitTimestamp")
 
 
 _MICROSECOND = 1_000
@@ -219,17 +212,12 @@ def installed_anywhere(place: Place) -> bool:
 
 def _of_systemd(place: Place, manager: Manager, told: Told, job: Job, condition: Condition) -> JobStatus:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
-    found = (
-        manager.properties(service, (*_SERVICE, *_CLOSED))
-        if manager.answers()
-        else _properties_in(place.store.text(service) or "", told.settings.home)
-    )
+    found = manager.properties(service, _SERVICE)
     enabled = manager.state("is-enabled", timer) == "enabled"
     running = manager.answers() and manager.state("is-active", timer) == "active"
     problems: list[Problem] = []
     if condition is not Condition.MISSING:
-        install = told.install(place)
-        problems += [*_problems(condition, install), *_confined(told.settings, job, found, install)]
+        problems += _problems(condition, told.install(place))
         problems += _unready(place, manager, timer, told, enabled=enabled, running=running)
     trigger = manager.properties(timer, ["LastTriggerUSec"]).get("LastTriggerUSec", "")
     last = _seconds(found.get("ExecMainExitTimestamp", "")) or _seconds(trigger)
@@ -287,61 +275,26 @@ def _event(
     return JobStatus(event, tuple(problems))
 
 
-def _problems(condition: Condition, mend: str) -> Iterator[Problem]:
+def _problems(condition: Condition, fix: str) -> Iterator[Problem]:
     if condition is Condition.OUTDATED:
-        yield Problem("what is installed is not what the configuration says now", mend)
+        yield Problem("the installed schedule does not match the configuration", fix)
     if condition in (Condition.EDITED, Condition.FOREIGN):
-        yield Problem("what is installed was changed by hand, and is not what the configuration says; it is shown and asked about", mend)
+        yield Problem("the installed schedule was edited by hand and does not match the configuration", fix)
 
 
 def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled: bool, running: bool) -> Iterator[Problem]:
-    """What keeps systemd from doing as the files say."""
+    """Yield what keeps systemd from running the files as they are."""
     control = f"systemctl{' --user' if place.scope is Scope.USER else ''}"
     if enabled != running and manager.answers():
-        contrary = "is enabled and does not run" if enabled else "runs and is not enabled"
-        yield Problem(f"{timer} {contrary}", f"{control} enable --now {timer}")
+        state = "is enabled but not running" if enabled else "is running but not enabled"
+        yield Problem(f"{timer} {state}", f"{control} enable --now {timer}")
     for unit in units_of(timer):
         if manager.is_behind(unit):
             yield Problem(f"{unit} has changed since systemd read it", f"{control} daemon-reload")
     if place.store.text(f"{NOTIFIER}.service") is None:
-        yield Problem(f"{NOTIFIER}.service is missing, so that nobody is told of a run that fails", told.install(place))
-    if mend := manager.lingering():
-        yield Problem("timers of this account stop when it logs out", mend)
-
-
-def _confined(settings: Settings, job: Job, found: Mapping[str, str], mend: str) -> Iterator[Problem]:
-    """Where the unit as it is keeps the job from what the configuration names now."""
-    for path in writable(settings, job):
-        made_by_systemd = path == settings.state and settings.scope is Scope.SYSTEM and state_name(settings) is not None
-        worked_on = path / WORKSTREAMS / SCRATCH if path == settings.root else path
-        if not made_by_systemd and not _may_write(worked_on, found):
-            yield Problem(f"{path} lies outside what {job.unit}.service may write to: it would fail", mend)
-    if found.get("ProtectHome") in ("yes", "tmpfs") and lies_in([settings.root], HOMES):
-        yield Problem(f"{settings.root} is hidden from {job.unit}.service by ProtectHome=: it would fail", mend)
-
-
-def _may_write(path: Path, found: Mapping[str, str]) -> bool:
-    """Whether a unit leaves a path writable: of all that it lists, the nearest above the path counts."""
-    opened = _nearest(path, _listed(found.get("ReadWritePaths", "")))
-    closed = [Path("/")] if found.get("ProtectSystem") == "strict" else []
-    return opened >= _nearest(path, [*closed, *(each for name in _CLOSED for each in _listed(found.get(name, "")))])
-
-
-def _nearest(path: Path, listed: Iterable[Path]) -> int:
-    """How many parts of a path the nearest of those listed covers, 0 where none does."""
-    return max((len(each.parts) for each in listed if path.is_relative_to(each)), default=0)
-
-
-def _properties_in(text: str, home: str | None) -> dict[str, str]:
-    """The properties that a unit file names, where there is no systemd to ask."""
-    found = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
-    return {key: value.replace("%h", home or "%h").replace("%%", "%") for key, value in found.items()}
-
-
-def _listed(text: str) -> list[Path]:
-    """The paths of a list, as a unit file and as systemd quote them."""
-    words = (match[1] if match[1] is not None else match[0] for match in _WORD.finditer(text))
-    return [Path(re.sub(r"\\(.)", r"\1", word).lstrip("-+")) for word in words]
+        yield Problem(f"{NOTIFIER}.service is missing: nobody is notified of a failed run", told.install(place))
+    if fix := manager.lingering():
+        yield Problem("timers of this account stop when it logs out", fix)
 
 
 def _result(found: Mapping[str, str]) -> RunResult | None:

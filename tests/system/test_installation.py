@@ -48,7 +48,7 @@ def test_an_edit_is_noticed_and_neither_overwritten_nor_removed_without_a_questi
     unit = machine.path(f"{UNITS}/arawn-disk-check.service")
     unit.write_text(unit.read_text().replace("TimeoutStartSec=30min", "TimeoutStartSec=2min"))
     edited = unit.read_text()
-    assert "changed by hand" in machine.run(COMMAND, "schedule", "status").stdout
+    assert "edited by hand" in machine.run(COMMAND, "schedule", "status").stdout
     for action in ("install", "remove"):
         refused = machine.run(COMMAND, "schedule", action, "--yes")
         assert (refused.returncode, unit.read_text()) == (77, edited)
