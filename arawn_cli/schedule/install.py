@@ -127,7 +127,7 @@ def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
         found = os.listdir(directory)
     except OSError:  # not there, or not to be read, which the files in it tell
         found = []
-    return own if any(_TIMER.fullmatch(name) and name not in timers for name in found) else (*own, f"{NOTIFIER}.service")
+    return own if any(_TIMER.fullmatch(name) and name not in timers for name in found) else (*own, NOTIFIER)
 
 
 def _own_directories(settings: Settings) -> tuple[OwnDirectory, ...]:

@@ -88,21 +88,28 @@ def delay(interval: str) -> int:
     return min(max(period(interval) // 10, 1), _LONGEST_DELAY)
 
 
-def timer_lines(interval: str) -> tuple[str, ...]:
-    """The `[Timer]` lines of an interval.
+def calendar(interval: str) -> str | None:
+    """Return the calendar expression (systemd.time(7)) of an interval; None if the interval does not divide a minute, hour or day evenly.
 
-    A duration that fits evenly into a minute, an hour or a day becomes a calendar time, which makes up for
-    what a machine that was off has missed; any other counts from the run before.
+    systemd makes up for a missed calendar time; other intervals count from the previous run.
     """
-    calendar = _calendar(interval)
-    if calendar is None:
-        seconds = seconds_of(interval)
-        return (f"OnBootSec={min(seconds, _FIRST_AFTER_BOOT)}s", f"OnUnitActiveSec={interval}")
-    return (
-        f"OnCalendar={calendar}",
-        "# A machine that was off at the time makes up for it when it starts.",
-        "Persistent=true",
-    )
+    if interval in _WORD_SECONDS:
+        return interval
+    seconds = seconds_of(interval)
+    if seconds < MINUTE and MINUTE % seconds == 0:
+        return f"*:*:0/{seconds}"
+    minutes, odd = divmod(seconds, MINUTE)
+    if not odd and minutes < 60 and 60 % minutes == 0:
+        return f"*:0/{minutes}"
+    hours, odd = divmod(seconds, HOUR)
+    if not odd and hours < 24 and 24 % hours == 0:
+        return f"0/{hours}:00"
+    return "daily" if seconds == DAY else None
+
+
+def first_after_boot(interval: str) -> int:
+    """Return the seconds from boot to the first run of a job without a calendar expression."""
+    return min(period(interval), _FIRST_AFTER_BOOT)
 
 
 def cron_time(interval: str, job: JobName, host: str, root: str) -> CronTime:
@@ -164,22 +171,6 @@ def _cron_duration(interval: str, job: JobName, number: int, words: Mapping[str,
 def _inexpressible(interval: str, job: JobName, why: str) -> ConfigurationError:
     key = f"maintenance.schedule.{job.replace('-', '_')}"
     return ConfigurationError(f"{key} = {interval!r}: {why}; set one such as 5m, 2h or daily, or use systemd timers")
-
-
-def _calendar(interval: str) -> str | None:
-    """The calendar expression of systemd.time(7) for an interval, or None where none is evenly spaced."""
-    if interval in _WORD_SECONDS:
-        return interval
-    seconds = seconds_of(interval)
-    if seconds < MINUTE and MINUTE % seconds == 0:
-        return f"*:*:0/{seconds}"
-    minutes, odd = divmod(seconds, MINUTE)
-    if not odd and minutes < 60 and 60 % minutes == 0:
-        return f"*:0/{minutes}"
-    hours, odd = divmod(seconds, HOUR)
-    if not odd and hours < 24 and 24 % hours == 0:
-        return f"0/{hours}:00"
-    return "daily" if seconds == DAY else None
 
 
 def _matches(field: str, value: int) -> bool:

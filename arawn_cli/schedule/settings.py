@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 
 import arawn_cli
@@ -37,12 +37,12 @@ class Scope(StrEnum):
     USER = "user"
 
 
-class Reach(Enum):
-    """How far the jobs' connections go: nowhere without a relay, else to this machine or to any."""
+class NetworkAccess(StrEnum):
+    """Which connections the jobs need: none without a relay, else to this machine or to any."""
 
-    NOWHERE = "nowhere"
+    NONE = "none"
     LOOPBACK = "loopback"
-    ANYWHERE = "anywhere"
+    ANY = "any"
 
 
 def suffixed(name: str, root_name: str | None) -> str:
@@ -100,7 +100,7 @@ class Settings:
     state: Path | None
     metrics: Path | None
     token_file: Path | None
-    reach: Reach
+    network: NetworkAccess
     nice: int
     io_class: str
     cleanup: str
@@ -146,7 +146,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         state=config.state_directory.absolute() if keeps_state else None,
         metrics=_metrics(config),
         token_file=config.relay.token_file if config.relay else None,
-        reach=_reach(config),
+        network=_network_access(config),
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,
@@ -235,10 +235,10 @@ def _metrics(config: Config) -> Path | None:
     return config.metrics_directory.absolute() if config.metrics_directory else None
 
 
-def _reach(config: Config) -> Reach:
+def _network_access(config: Config) -> NetworkAccess:
     if config.relay is None:
-        return Reach.NOWHERE
-    return Reach.LOOPBACK if config.relay.address.is_loopback else Reach.ANYWHERE
+        return NetworkAccess.NONE
+    return NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY
 
 
 def _may_have_namespaces() -> bool:

@@ -291,8 +291,8 @@ def _unready(place: Place, manager: Manager, timer: str, told: Told, *, enabled:
     for unit in units_of(timer):
         if manager.is_behind(unit):
             yield Problem(f"{unit} has changed since systemd read it", f"{control} daemon-reload")
-    if place.store.text(f"{NOTIFIER}.service") is None:
-        yield Problem(f"{NOTIFIER}.service is missing: nobody is notified of a failed run", told.install(place))
+    if place.store.text(NOTIFIER) is None:
+        yield Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", told.install(place))
     if fix := manager.lingering():
         yield Problem("timers of this account stop when it logs out", fix)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
-from arawn_cli.schedule.intervals import CronTime, cron_time, delay, timer_lines
+from arawn_cli.schedule.intervals import CronTime, calendar, cron_time, delay
+from arawn_cli.schedule.systemd import units
 from tests.conftest import needs
+from tests.support.contrib_settings import SYSTEM
 
 needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
 
@@ -90,7 +93,7 @@ def test_machines_and_jobs_start_at_times_of_their_own_that_do_not_change() -> N
     ],
 )
 def test_an_interval_as_systemd_writes_it(interval: str, line: str) -> None:
-    lines = timer_lines(interval)
+    lines = units(replace(SYSTEM, check=interval))["arawn-disk-check.timer"].splitlines()
     assert line in lines
     assert ("Persistent=true" in lines) is line.startswith("OnCalendar")
     assert any(each.startswith("OnBootSec=") for each in lines) is line.startswith("OnUnitActiveSec")
@@ -99,7 +102,8 @@ def test_an_interval_as_systemd_writes_it(interval: str, line: str) -> None:
 @needs_systemd
 def test_systemd_reads_the_calendars_as_they_are_meant() -> None:
     for interval, seconds in (("30s", 30), ("5m", 300), ("1h", 3600), ("6h", 21600), ("1d", 86400)):
-        (expression,) = [line.split("=", 1)[1] for line in timer_lines(interval) if line.startswith("OnCalendar")]
+        expression = calendar(interval)
+        assert expression is not None
         shown = subprocess.run(
             ["systemd-analyze", "calendar", "--base-time=2026-03-01 12:34:56 UTC", "--iterations=2", expression],
             capture_output=True,

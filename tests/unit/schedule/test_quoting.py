@@ -1,4 +1,4 @@
-"""Paths as units and crontabs spell them. What systemd and cron make of it is seen in test_installation.py and test_cron.py."""
+"""Paths as units and crontabs spell them; tests/system/test_{installation,cron}.py show that systemd and cron read them back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.schedule.cron import cron_command, cron_line
-from arawn_cli.schedule.systemd import unit_command, unit_tail, unit_word
+from arawn_cli.schedule.quoting import cron_command, cron_line, unit_command, unit_line, unit_word
 
 words = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1)
 
@@ -51,6 +50,11 @@ def test_a_word_of_a_unit(text: str, word: str) -> None:
     assert unit_word(text, "/home/me") == word
 
 
+def test_a_prefix_is_inside_the_quotes() -> None:
+    assert unit_word("/srv/a", prefix="-") == "-/srv/a"
+    assert unit_word("/home/me/a b", "/home/me", "-") == '"-%h/a b"'
+
+
 def test_a_command_with_a_dollar_is_kept_from_taking_variables() -> None:
     assert unit_command(("/bin/x", "$HOME")) == ':/bin/x "$HOME"'
     assert unit_command(("/bin/x", "y")) == "/bin/x y"
@@ -58,7 +62,7 @@ def test_a_command_with_a_dollar_is_kept_from_taking_variables() -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "a\tb", "a\x1bb", "a\x7fb", "a\udcffb", "a\x85b"])
 def test_what_no_file_can_hold_is_refused(text: str) -> None:
-    for quote in (unit_word, unit_tail, lambda text: cron_command((text,))):
+    for quote in (unit_word, unit_line, lambda text: cron_command((text,))):
         with pytest.raises(ConfigurationError, match="cannot be written into"):
             quote(text)
 
@@ -66,7 +70,7 @@ def test_what_no_file_can_hold_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["/a\\", "/a ", " /a"])
 def test_the_end_of_a_line_that_systemd_would_read_otherwise_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="backslash or a space"):
-        unit_tail(text)
+        unit_line(text)
 
 
 def test_a_line_longer_than_cron_takes_is_refused() -> None:

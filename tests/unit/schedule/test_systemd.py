@@ -1,4 +1,4 @@
-"""The units and crontab files are what the renderer gives, what systemd and cron accept, and confined."""
+"""Units are rendered as the files in contrib/ show, accepted by systemd, and confined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.schedule.install import bodies_of
-from arawn_cli.schedule.settings import Account, Reach, Scheduler, Settings
+from arawn_cli.schedule.settings import Account, NetworkAccess, Scheduler, Settings
 from arawn_cli.schedule.systemd import units
 from tests.conftest import COMMAND, needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -21,7 +21,8 @@ UNITS = sorted(path for path in (CONTRIB / "systemd").rglob("*") if path.is_file
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
 TIMERS = [path for path in UNITS if path.suffix == ".timer"]
 
-# Cleanup in an account's own manager: what would confine it more would keep it from seeing who is in a session.
+CLOACINA = CONTRIB / "systemd" / "system" / "arawn-cloacina.service"
+# The user manager's cleanup: more confinement would hide which processes use a session.
 UNCONFINED = CONTRIB / "systemd" / "user" / "arawn-scratch-cleanup.service"
 
 needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
@@ -40,8 +41,15 @@ def analyse(flavour: str, tmp_path: Path, *arguments: str) -> subprocess.Complet
 
 def test_every_file_is_what_the_renderer_gives() -> None:
     files = contrib_files()
-    assert {path: path.read_text() for path in files} == files, "write them anew: python -m tests.support.contrib_settings"
-    assert {*UNITS, *(CONTRIB / "cron").iterdir()} == set(files)
+    assert {path: path.read_text() for path in files} == files, "render them again: python -m tests.support.contrib_settings"
+    assert {*UNITS, *(CONTRIB / "cron").iterdir()} == {*files, CLOACINA}
+
+
+def test_the_service_of_cloacina_is_confined_as_cleanup_is() -> None:
+    """It is not rendered, because it is installed by hand."""
+    confinement = units(SYSTEM)["arawn-scratch-cleanup.service"].partition("ProtectHome=")[2]
+    assert confinement.count("=") > 20
+    assert f"{confinement}\n[Install]\n" in CLOACINA.read_text()
 
 
 @needs_systemd
@@ -68,11 +76,11 @@ def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "settings",
     [
-        replace(SYSTEM, reach=Reach.NOWHERE),
-        replace(SYSTEM, reach=Reach.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
+        replace(SYSTEM, network=NetworkAccess.NONE),
+        replace(SYSTEM, network=NetworkAccess.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
         replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
-        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", reach=Reach.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
-        replace(USER, reach=Reach.NOWHERE),
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", network=NetworkAccess.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
+        replace(USER, network=NetworkAccess.NONE),
     ],
     ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
 )
