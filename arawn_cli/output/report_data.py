@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arawn_cli.arawn.layout import Root, opened_root
 from arawn_cli.cleanup.decisions import removal_limit_of
-from arawn_cli.cleanup.sessions import Decision
+from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck import alerts
@@ -258,35 +258,31 @@ def _sessions(
 ) -> tuple[list[Session], NextCleanup | None]:
     """Every scratch session, and what cleanup would do with them as far as that is known."""
     levels = {scope.removeprefix(SESSION): standing.level for scope, standing in standings.items() if scope.startswith(SESSION)}
-    taken = _taken(config, decisions)
-    if decisions is None or taken is None:
+    removed = None if decisions is None else _removed_now(config, decisions)
+    if decisions is None or removed is None:
         unknown = Reason.ACTIVITY_UNKNOWN
         measured = inspection.sessions.items()
         return [
             Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
         ], None
     braked = removal_limit_of(config).exceeded_by(decisions) is not None
-    settled = [decision if decision in taken or not decision.goes else _held(decision, braked) for decision in decisions]
-    sessions = [_session(config, decision, levels) for decision in settled if decision.reason not in NO_SESSION]
-    freed = freed_in(config, combined(decision.session.usage or Usage() for decision in taken))
+    kept = Reason.REMOVAL_LIMIT if braked else Reason.IN_USE
+    final = [
+        replace(decision, reason=kept) if decision.goes and decision.session.name not in removed else decision for decision in decisions
+    ]
+    sessions = [_session(config, decision, levels) for decision in final if decision.reason not in NO_SESSION]
+    freed = freed_in(config, combined(session.usage or Usage() for session in removed.values()))
     leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=activity_of)
     coming = sorted((session for session in sessions if session.due is not None), key=activity_of)
     return sessions, NextCleanup(tuple(leaving), freed, tuple(coming), braked)
 
 
-def _taken(config: Config, decisions: Sequence[Decision] | None) -> list[Decision] | None:
-    """The decisions that a cleanup would carry out; None when nobody knows."""
-    if decisions is None:
-        return None
+def _removed_now(config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
+    """Return the sessions that a cleanup would remove, by name; None if that cannot be found out."""
     try:
-        identities = {session.identity for session in going(config, decisions)}
+        return {session.name: session for session in going(config, decisions)}
     except OSError:
         return None
-    return [decision for decision in decisions if decision.goes and decision.session.identity in identities]
-
-
-def _held(decision: Decision, braked: bool) -> Decision:
-    return replace(decision, reason=Reason.REMOVAL_LIMIT if braked else Reason.IN_USE)
 
 
 def _session(config: Config, decision: Decision, levels: dict[str, Level]) -> Session:
