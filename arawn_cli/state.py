@@ -1,4 +1,10 @@
-"""The state file: an SQLite database with levels, history, runs and the outbox."""
+"""Keep levels, history, runs and the outbox in an SQLite database, `state.db` in the state directory.
+
+The file has one schema version. A file of an older version is treated like a damaged one: it is
+renamed, a new file is begun, and the undelivered events are copied into it. Only they cannot be
+obtained again: levels, history and sizes come back with the next checks. A file of a newer version
+is left alone, since this program cannot read its events.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,8 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from arawn_cli.errors import ArawnCliError
@@ -18,187 +24,239 @@ from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 log = logging.getLogger(__name__)
 
-TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples", "sizes", "marks"})
-"""The tables of the newest version."""
-
-
-# One script a schema version, oldest first; `PRAGMA user_version` counts those that were applied.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """
-        CREATE TABLE outbox (
-            sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-            event_id TEXT NOT NULL UNIQUE,
-            type TEXT NOT NULL,
-            time TEXT NOT NULL,
-            source TEXT NOT NULL,
-            scope TEXT NOT NULL,
-            level TEXT NOT NULL,
-            worth INTEGER NOT NULL,
-            body BLOB NOT NULL,
-            attempts INTEGER NOT NULL DEFAULT 0,
-            answer TEXT
-        ) STRICT
-        """,
-        "CREATE INDEX outbox_by_worth ON outbox (worth, sequence)",
-        "CREATE INDEX outbox_by_scope ON outbox (scope, sequence) WHERE scope <> ''",
-    ),
-    ("CREATE TABLE runs (job TEXT, root TEXT, last_run INTEGER NOT NULL, PRIMARY KEY (job, root)) STRICT",),
-    (
-        """
-        CREATE TABLE alerts (
-            root TEXT NOT NULL,
-            scope TEXT NOT NULL,
-            name TEXT NOT NULL,
-            unit TEXT NOT NULL,
-            usage INTEGER NOT NULL,
-            warning_limit INTEGER NOT NULL,
-            critical_limit INTEGER NOT NULL,
-            level TEXT NOT NULL,
-            warnings INTEGER NOT NULL,
-            criticals INTEGER NOT NULL,
-            told_at INTEGER,
-            PRIMARY KEY (root, scope)
-        ) STRICT, WITHOUT ROWID
-        """,
-        """
-        CREATE TABLE transitions (
-            number INTEGER PRIMARY KEY,
-            time INTEGER NOT NULL,
-            root TEXT NOT NULL,
-            scope TEXT NOT NULL,
-            name TEXT NOT NULL,
-            unit TEXT NOT NULL,
-            usage INTEGER NOT NULL,
-            warning_limit INTEGER NOT NULL,
-            level_before TEXT NOT NULL,
-            level TEXT NOT NULL
-        ) STRICT
-        """,
-        "CREATE TABLE scopes (id INTEGER PRIMARY KEY, root TEXT NOT NULL, scope TEXT NOT NULL, UNIQUE (root, scope)) STRICT",
-        # By hour first: what is read, compared and pruned are always the rows of some hours.
-        """
-        CREATE TABLE samples (
-            hour INTEGER NOT NULL,
-            scope INTEGER NOT NULL REFERENCES scopes,
-            usage INTEGER NOT NULL,
-            PRIMARY KEY (hour, scope)
-        ) STRICT, WITHOUT ROWID
-        """,
-        "ALTER TABLE outbox ADD COLUMN target TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE outbox ADD COLUMN root TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE runs ADD COLUMN last_success INTEGER",
-        "ALTER TABLE runs ADD COLUMN removed_sessions INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE runs ADD COLUMN reclaimed_bytes INTEGER NOT NULL DEFAULT 0",
-    ),
-    (
-        """
-        CREATE TABLE sizes (
-            root TEXT NOT NULL,
-            session TEXT NOT NULL,
-            measured_at INTEGER NOT NULL,
-            shape TEXT NOT NULL,
-            apparent INTEGER NOT NULL,
-            allocated INTEGER NOT NULL,
-            files INTEGER NOT NULL,
-            directories INTEGER NOT NULL,
-            newest INTEGER,
-            PRIMARY KEY (root, session)
-        ) STRICT, WITHOUT ROWID
-        """,
-        "CREATE TABLE marks (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT",
-    ),
-    # What was measured without its largest file is measured anew.
-    ("DELETE FROM sizes", "ALTER TABLE sizes ADD COLUMN largest INTEGER NOT NULL DEFAULT 0"),
-)
-
-
 FILE = "state.db"
 
+SCHEMA_VERSION = 100
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 5."""
+
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that SQLite stores (sqlite.org/datatype3.html)."""
+
+_SCHEMA = """
+CREATE TABLE outbox (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL UNIQUE,
+    type TEXT NOT NULL,
+    time TEXT NOT NULL,
+    source TEXT NOT NULL,
+    target TEXT NOT NULL DEFAULT '',
+    root TEXT NOT NULL DEFAULT '',
+    scope TEXT NOT NULL,
+    level TEXT NOT NULL,
+    drop_priority INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    answer TEXT
+) STRICT;
+CREATE INDEX outbox_by_drop_priority ON outbox (drop_priority, sequence);
+CREATE INDEX outbox_by_scope ON outbox (scope, sequence) WHERE scope <> '';
+
+CREATE TABLE runs (
+    job TEXT NOT NULL,
+    root TEXT NOT NULL,
+    last_run INTEGER NOT NULL,
+    last_success INTEGER,
+    removed_sessions INTEGER NOT NULL,
+    reclaimed_bytes INTEGER NOT NULL,
+    PRIMARY KEY (job, root)
+) STRICT;
+
+CREATE TABLE alerts (
+    root TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    name TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    usage INTEGER NOT NULL,
+    warning_limit INTEGER NOT NULL,
+    critical_limit INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    warnings INTEGER NOT NULL,
+    criticals INTEGER NOT NULL,
+    notified_at INTEGER,
+    PRIMARY KEY (root, scope)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE transitions (
+    number INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    root TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    name TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    usage INTEGER NOT NULL,
+    warning_limit INTEGER NOT NULL,
+    level_before TEXT NOT NULL,
+    level TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE scopes (id INTEGER PRIMARY KEY, root TEXT NOT NULL, scope TEXT NOT NULL, UNIQUE (root, scope)) STRICT;
+
+-- The hour is the first column of the key, because the rows of some hours are read or deleted together.
+CREATE TABLE samples (
+    hour INTEGER NOT NULL,
+    scope INTEGER NOT NULL REFERENCES scopes,
+    usage INTEGER NOT NULL,
+    PRIMARY KEY (hour, scope)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sizes (
+    root TEXT NOT NULL,
+    session TEXT NOT NULL,
+    measured_at INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    apparent INTEGER NOT NULL,
+    allocated INTEGER NOT NULL,
+    files INTEGER NOT NULL,
+    directories INTEGER NOT NULL,
+    largest INTEGER NOT NULL,
+    newest INTEGER,
+    PRIMARY KEY (root, session)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE log_positions (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT
+"""
+
+_TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
 
 _BUSY_SECS = 2.0
-
-
-_BUSY_NAP_SECS = 0.02
-
-
-_REPAIR_SECS = 2.0
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
-_OUT_OF_REACH = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
-
-
-_REMEDY = " (name another place with [maintenance] state_dir, or see arawn-cli doctor)"
-
+_RETRY_SECS = 0.02
 
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NO_ACCESS = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_REMEDY = " (name another directory with [maintenance] state_dir, or run arawn-cli doctor)"
 
 
 class StateUnavailableError(ArawnCliError):
-    """The state file cannot be used now; what it holds is left as it is."""
+    """The state file cannot be used now. Its content is unchanged."""
 
 
-class _CorruptError(Exception):
-    """The file is no database, a damaged one, or one whose tables do not fit its version."""
+class _DamagedError(Exception):
+    """The file is not a database, is damaged, or lacks the tables of the current version."""
 
 
-def is_corrupt(error: BaseException | None) -> bool:
-    """Whether SQLite says that the file is damaged."""
-    return isinstance(error, sqlite3.Error) and _code(error) in _CORRUPT
+def key_of(root: Path) -> str:
+    """Return the text by which the file identifies a root. Bytes that are not UTF-8 are escaped."""
+    return os.fsencode(root).decode("utf-8", "backslashreplace")
 
 
-def open_file(directory: Path, clock: Callable[[], int]) -> sqlite3.Connection:
-    """Opens the state file in a directory, and makes both if need be; a damaged file is set aside, and a new one begun.
+class State:
+    """The state file of one run. It is opened at the first use, with one connection for all uses.
 
-    `clock` is the wall clock in nanoseconds.
-
-    Raises:
-        StateUnavailableError: directory or file belong to others, are open to them, or are of a newer version.
-        sqlite3.Error, OSError: it cannot be opened.
+    No second descriptor of the file may be opened while that connection is open. Closing it would
+    release the locks that the process holds on the file (fcntl(2)), and another run could then
+    delete the write-ahead log (sqlite.org/howtocorrupt.html).
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    _refuse_strangers(directory)
-    try:
-        return _connect(directory)
-    except _CorruptError as error:
-        set_aside(directory, clock() // 1_000_000_000, str(error))
-        return _connect(directory)
 
+    def __init__(self, directory: Path, clock: Callable[[], int]) -> None:
+        """`clock` is the wall clock in nanoseconds. Its time becomes part of the name of a damaged file."""
+        self.directory = directory
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
 
-def refuse_planted(directory: Path) -> None:
-    """Looks whether others can have put something into a state that is there, and is only read.
+    def open(self) -> None:
+        """Open the file, which replaces a damaged one.
 
-    Raises:
-        StateUnavailableError: they can.
-    """
-    with told(directory):
-        _refuse_strangers(directory)
-        _refuse_planted(directory / FILE)
+        Raises:
+            StateUnavailableError: it cannot be opened.
+        """
+        with translate_errors(self.directory):
+            self._open()
 
+    def close(self) -> None:
+        """Close the file. The next use opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-def _refuse_strangers(directory: Path) -> None:
-    """Who else can write here can plant events to be sent, and a link to be followed."""
-    status = directory.stat()
-    if status.st_uid != os.geteuid():
-        raise StateUnavailableError(f"the state directory {directory} belongs to another account: name one of your own with state_dir")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise StateUnavailableError(f"the state directory {directory} is writable by others: run chmod go-w on it")
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection and commit at the end of the block, or roll back if the block raises.
+
+        If the transaction finds that the file is damaged, it fails, and the next use has a new file.
+
+        Raises:
+            StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged).
+        """
+        with translate_errors(self.directory):
+            connection = self._open()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException as error:
+                # SQLite rolls back by itself after a full disk or an I/O error.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error) and _code(error) in _CORRUPT:
+                    self.close()
+                    _replace(self.directory, self._inode, self._clock, str(error))
+                raise
+
+    def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
+        """Return the rows of a query. A file that is not open is read without changing anything on disk.
+
+        The result is empty if there is no file, or an empty or older one that lacks the table.
+
+        Raises:
+            StateUnavailableError: the file cannot be read.
+        """
+        with translate_errors(self.directory):
+            if self._connection is not None:
+                return self._connection.execute(statement, parameters).fetchall()
+            path = self.directory / FILE
+            return _select(path, statement, parameters) if path.exists() else []
+
+    def checkpoint(self) -> None:
+        """Write committed transactions to the disk, so that they survive a power cut.
+
+        Raises:
+            StateUnavailableError: the write fails.
+        """
+        with translate_errors(self.directory):
+            self._open().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            _check_directory(self.directory)
+            self._inode = _make_private(self.directory / FILE)
+            try:
+                self._connection = _connect(self.directory / FILE)
+            except _DamagedError as error:
+                _replace(self.directory, self._inode, self._clock, str(error))
+                self._inode = _make_private(self.directory / FILE)
+                self._connection = _connect(self.directory / FILE)
+        return self._connection
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[bool]:
-    """The lock of a state directory, while the context lasts; false where another run holds it.
+def translate_errors(directory: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the system as `StateUnavailableError` with one line of text."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        remedy = _REMEDY if _code(error) in _NO_ACCESS else ""
+        raise StateUnavailableError(f"the state in {directory} cannot be used: {error}{remedy}") from error
+    except _DamagedError as error:
+        raise StateUnavailableError(f"the state in {directory} is damaged: {error}") from error
+    except OSError as error:
+        remedy = "" if error.errno in _NO_SPACE else _REMEDY
+        raise StateUnavailableError(f"the state in {directory} cannot be used: {error.strerror}{remedy}") from error
 
-    It is the BSD lock of the directory itself, which needs no room on a full disk.
+
+@contextmanager
+def exclusive_lock(directory: Path) -> Iterator[bool]:
+    """Hold the lock of a state directory. Yield False if another process holds it.
+
+    It is the BSD lock of the directory itself, which needs no space on a full disk.
 
     Raises:
         StateUnavailableError: the directory cannot be opened or locked.
     """
-    with told(directory):
+    with translate_errors(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield try_lock(descriptor)
@@ -206,109 +264,109 @@ def exclusive(directory: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
-@contextmanager
-def told(directory: Path) -> Iterator[None]:
-    """Says in one line what keeps the state from being used."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        remedy = _REMEDY if _code(error) in _OUT_OF_REACH else ""
-        raise StateUnavailableError(f"the state in {directory} cannot be used: {error}{remedy}") from error
-    except _CorruptError as error:
-        raise StateUnavailableError(f"the state in {directory} is damaged: {error}") from error
-    except OSError as error:
-        remedy = "" if error.errno in _NO_ROOM else _REMEDY
-        raise StateUnavailableError(f"the state in {directory} cannot be used: {error.strerror}{remedy}") from error
+def check_owner(directory: Path) -> None:
+    """Check that no other account can have written an existing state, before it is only read.
 
-
-def _connect(directory: Path) -> sqlite3.Connection:
-    """A connection to the file; switching a new file to WAL does not wait as the busy timeout says, so it is tried again."""
-    give_up = time.monotonic() + _BUSY_SECS
-    while True:
-        try:
-            return _connect_once(directory)
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                raise
-            time.sleep(_BUSY_NAP_SECS)
-
-
-def _connect_once(directory: Path) -> sqlite3.Connection:
-    path = directory / FILE
-    _make_private(path)
-    # No thread but the one at work uses it, yet which one that is may change between two calls.
-    connection = sqlite3.connect(path, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute("PRAGMA synchronous = NORMAL")
-        _migrate(connection)
-        _check(connection)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        if _code(error) in _CORRUPT:
-            raise _CorruptError(str(error)) from error
-        raise
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary result code, without SQLite's extension of it."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-def _make_private(path: Path) -> None:
-    """Makes the file with its mode before SQLite does, which gives its log and index the mode of the file.
-
-    A file that is there is looked at by its name: see `State` for why it is not opened.
+    Raises:
+        StateUnavailableError: another account can.
     """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        if _refuse_planted(path) & (stat.S_IRWXG | stat.S_IRWXO):
-            path.chmod(0o600)
+    with translate_errors(directory):
+        _check_directory(directory)
+        _check_file(directory / FILE)
 
 
-def _refuse_planted(path: Path) -> int:
-    """The mode of a file that is this account's own, and no link."""
+def _check_directory(directory: Path) -> None:
+    """Refuse a directory in which others could place events to be sent, or a link to be followed."""
+    status = directory.stat()
+    if status.st_uid != os.geteuid():
+        raise StateUnavailableError(f"the state directory {directory} belongs to another account: name one of your own with state_dir")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StateUnavailableError(f"the state directory {directory} is writable by others: run chmod go-w on it")
+
+
+def _check_file(path: Path) -> os.stat_result:
+    """Refuse a link, and a file of another account. Return the status of the file.
+
+    The file is not opened: see `State`.
+    """
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if status.st_uid != os.geteuid():
         raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
-    return status.st_mode
+    return status
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    if _version(connection) == len(MIGRATIONS):
+def _make_private(path: Path) -> int:
+    """Create the file with mode 600 if it is missing, correct its mode if not, and return its inode.
+
+    SQLite gives the mode of the file to its log and index.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    status = _check_file(path)
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        path.chmod(0o600)
+    return status.st_ino
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Connect to the file, create its tables if it is new, and check it.
+
+    Raises:
+        _DamagedError: the file is damaged or of an older version.
+        StateUnavailableError: the file is of a newer version.
+        sqlite3.Error: it cannot be opened.
+    """
+    deadline = time.monotonic() + _BUSY_SECS
+    while True:
+        # Only one thread uses the connection at a time, but not always the same one.
+        connection = sqlite3.connect(path, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute("PRAGMA synchronous = NORMAL")
+            _create_tables(connection)
+            _check_tables(connection)
+            return connection
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error) and _code(error) in _CORRUPT:
+                raise _DamagedError(str(error)) from error
+            # Switching a new file to WAL does not obey the busy timeout, so it is tried again here.
+            is_busy = isinstance(error, sqlite3.OperationalError) and _code(error) == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_SECS)
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables in an empty file."""
+    if _version(connection) == SCHEMA_VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        found = _version(connection)
-        if found > len(MIGRATIONS):
-            raise StateUnavailableError(f"the state file is of a newer version ({found}) than this program knows ({len(MIGRATIONS)})")
-        if found < 0:
-            raise _CorruptError(f"its version is {found}")
-        _apply(connection, found)
+        version = _version(connection)  # another run may have created them meanwhile
+        if version > SCHEMA_VERSION:
+            raise StateUnavailableError(f"the state file is of a newer version ({version}) than this program knows ({SCHEMA_VERSION})")
+        if version == 0 and not _tables(connection):
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise _DamagedError(f"its version is {version}, and this program uses {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-    except BaseException:
+    finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        raise
 
 
-def _apply(connection: sqlite3.Connection, version: int) -> None:
-    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
-        for statement in statements:
-            try:
-                connection.execute(statement)
-            except sqlite3.OperationalError as error:
-                if _code(error) == sqlite3.SQLITE_ERROR:  # a table that is there already, or is not there
-                    raise _CorruptError(f"its tables do not fit its version {version}: {error}") from error
-                raise
-        connection.execute(f"PRAGMA user_version = {number}")
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Check that all tables exist, and every page of the outbox, which is usually empty."""
+    if missing := _TABLES - _tables(connection):
+        raise _DamagedError(f"it lacks {', '.join(sorted(missing))}")
+    rows: list[tuple[str]] = connection.execute("PRAGMA quick_check(outbox)").fetchall()
+    if rows != [("ok",)]:
+        raise _DamagedError(rows[0][0] if rows else "the check found nothing")
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -316,221 +374,101 @@ def _version(connection: sqlite3.Connection) -> int:
     return row[0]
 
 
-def _check(connection: sqlite3.Connection) -> None:
-    """Looks at every page of the outbox, which is empty as a rule, and whether the tables are there."""
-    names: list[tuple[str]] = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    if missing := TABLES - {name for (name,) in names}:
-        raise _CorruptError(f"it lacks {', '.join(sorted(missing))}")
-    rows: list[tuple[str]] = connection.execute("PRAGMA quick_check(outbox)").fetchall()
-    if rows != [("ok",)]:
-        raise _CorruptError(rows[0][0] if rows else "the check found nothing")
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows: list[tuple[str]] = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {name for (name,) in rows}
 
 
-def set_aside(directory: Path, seconds: int, damage: str) -> None:
-    """Renames a damaged file, its log and its index; of two runs that find the damage at once, one does it.
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code, without SQLite's extension of it."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
-    What can be read of the outbox is carried over to a new file.
+
+def _replace(directory: Path, inode: int, clock: Callable[[], int], damage: str) -> None:
+    """Rename a damaged file with its log and index, and begin a new one with its undelivered events.
+
+    Of several runs that find the damage at once, one does this: the others see another inode.
     """
-    give_up = time.monotonic() + _REPAIR_SECS
+    deadline = time.monotonic() + _BUSY_SECS
     while True:
-        with exclusive(directory) as ours:
-            if ours:
-                _replace_if_damaged(directory, seconds, damage)
+        with exclusive_lock(directory) as is_held:
+            if is_held:
+                if (directory / FILE).lstat().st_ino == inode:
+                    _begin_anew(directory, clock() // 1_000_000_000, damage)
                 return
-        if time.monotonic() > give_up:
-            raise StateUnavailableError(f"the state in {directory} is damaged, and another run is at work on it")
-        time.sleep(0.02)
+        if time.monotonic() > deadline:
+            raise StateUnavailableError(f"the state in {directory} is damaged, and another run holds its lock")
+        time.sleep(_RETRY_SECS)
 
 
-def _replace_if_damaged(directory: Path, seconds: int, damage: str) -> None:
-    if not _is_damaged(directory):
-        return
+def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
     path = directory / FILE
-    rows, whole = salvaged(path)
-    aside = _free_name(directory, f"{FILE}.damaged-{seconds}")
+    events, is_complete = _read_events(path)
+    aside = f"{FILE}.damaged-{seconds}"
+    number = 1
+    while (directory / aside).exists():
+        number += 1
+        aside = f"{FILE}.damaged-{seconds}-{number}"
     for suffix in ("-wal", "-shm", ""):
         if (directory / f"{FILE}{suffix}").exists():
             os.rename(directory / f"{FILE}{suffix}", directory / f"{aside}{suffix}")
-    with closing(_connect(directory)) as connection:
-        carried = carry_over(connection, rows)
-    lost = "" if whole and carried == len(rows) else "; others that waited may be lost"
-    log.warning("the state file %s is damaged (%s): set aside as %s; %d waiting events carried over%s", path, damage, aside, carried, lost)
+    _make_private(path)
+    with closing(_connect(path)) as connection:
+        copied = _copy_events(connection, events)
+    lost = "" if is_complete and copied == len(events) else ", others may be lost"
+    log.warning(
+        "the state file %s cannot be used (%s): renamed to %s; began a new one with %d undelivered events%s",
+        path,
+        damage,
+        aside,
+        copied,
+        lost,
+    )
 
 
-def _is_damaged(directory: Path) -> bool:
-    """Looks as closely as SQLite can; another run may have replaced the file meanwhile."""
-    try:
-        with closing(_connect(directory)) as connection:
-            rows: list[tuple[str]] = connection.execute("PRAGMA integrity_check(1)").fetchall()
-    except _CorruptError:
-        return True
-    except sqlite3.DatabaseError as error:
-        if _code(error) in _CORRUPT:
-            return True
-        raise
-    return rows != [("ok",)]
+def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
+    """Return the readable rows of the outbox in their order, from the first one on, and whether these are all.
 
-
-def _free_name(directory: Path, name: str) -> str:
-    number, free = 1, name
-    while (directory / free).exists():
-        number += 1
-        free = f"{name}-{number}"
-    return free
-
-
-# The columns of every version; those that came later have defaults.
-# Not through an index: the table itself may be whole where an index is not.
-_READ = "SELECT event_id, type, time, source, scope, level, worth, body FROM outbox NOT INDEXED ORDER BY rowid"
-
-
-_WRITE = "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-
-
-_Row = tuple[object, ...]
-
-
-def salvaged(path: Path) -> tuple[list[_Row], bool]:
-    """The rows of the outbox in their order, from its beginning as far as they can be read, and whether that is all."""
-    rows: list[_Row] = []
+    The rows are those of any version: each is a dictionary by column.
+    """
+    events: list[dict[str, object]] = []
     try:
         with closing(sqlite3.connect(path)) as connection:
-            for row in connection.execute(_READ):
-                rows.append(row)
+            # The table may be intact where an index is not.
+            cursor = connection.execute("SELECT * FROM outbox NOT INDEXED ORDER BY rowid")
+            columns = [name for name, *_ in cursor.description]
+            for row in cursor:
+                events.append(dict(zip(columns, row, strict=True)))
     except sqlite3.Error:
-        return rows, False
-    return rows, True
+        return events, False
+    return events, True
 
 
-def carry_over(connection: sqlite3.Connection, rows: Sequence[_Row]) -> int:
-    """Puts rows into a new outbox, and answers how many it took: one whose values do not fit their columns is none."""
-    carried = 0
-    for row in rows:
+def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]) -> int:
+    """Insert rows of another outbox. Return the number of those whose values fit the columns of this one."""
+    known = [name for _, name, *_ in connection.execute("PRAGMA table_info(outbox)") if name != "sequence"]
+    copied = 0
+    for event in events:
+        if "worth" in event:  # the name of this column up to version 5
+            event["drop_priority"] = event["worth"]
+        columns = [name for name in known if name in event]
+        statement = f"INSERT INTO outbox ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of columns
         try:
-            connection.execute(_WRITE, row)
-            carried += 1
+            connection.execute(statement, [event[name] for name in columns])
+            copied += 1
         except sqlite3.IntegrityError:
             continue
-    return carried
-
-
-LARGEST = 2**63 - 1
-"""The largest integer that the file holds (sqlite.org/datatype3.html)."""
-
-
-def key_of(root: Path) -> str:
-    """A root as the file names it: bytes that are no UTF-8 are escaped."""
-    return os.fsencode(root).decode("utf-8", "backslashreplace")
-
-
-class State:
-    """The state file of one run: opened when it is first needed, and then by one connection for all.
-
-    A second descriptor of the file must not be opened beside that connection: closing it would drop the
-    locks of the whole process on the file (fcntl(2)), and another run could take the log away (sqlite.org/howtocorrupt.html).
-    """
-
-    def __init__(self, directory: Path, clock: Callable[[], int]) -> None:
-        """`clock` is the wall clock in nanoseconds; a damaged file that is set aside gets its time as part of its name."""
-        self.directory = directory
-        self._clock = clock
-        self._connection: sqlite3.Connection | None = None
-
-    def close(self) -> None:
-        """Closes the file; what is committed stays, and the next use opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is done on the connection inside is kept together, or none of it.
-
-        Raises:
-            StateUnavailableError: the file takes no change (full disk, read-only, busy, damaged).
-        """
-        with self._repaired(), told(self.directory):
-            connection = self._opened()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                # A full disk or an I/O error makes SQLite roll back by itself.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for reading.
-
-        Raises:
-            StateUnavailableError: the file cannot be read.
-        """
-        with self._repaired(), told(self.directory):
-            yield self._opened()
-
-    @contextmanager
-    def _repaired(self) -> Iterator[None]:
-        """Sets a file aside whose damage shows only now: the next use, at the latest that of the next run, begins anew."""
-        try:
-            yield
-        except StateUnavailableError as error:
-            if is_corrupt(error.__cause__):
-                self.close()
-                with told(self.directory):
-                    set_aside(self.directory, self._clock() // 1_000_000_000, str(error.__cause__))
-            raise
-
-    def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
-        """What a query answers; a file that is not open is read without a trace, and one that is not there holds nothing.
-
-        Raises:
-            StateUnavailableError: the file cannot be read.
-        """
-        with told(self.directory):
-            if self._connection is not None:
-                return self._connection.execute(statement, parameters).fetchall()
-            path = self.directory / FILE
-            return _select(path, statement, parameters) if path.exists() else []
-
-    def ready(self) -> None:
-        """Opens the file, so that damage is found and an older one brought up to date.
-
-        Raises:
-            StateUnavailableError: it cannot be opened.
-        """
-        with self.reading():
-            pass
-
-    def settle(self) -> None:
-        """Brings what is committed to the disk.
-
-        Raises:
-            StateUnavailableError: the disk does not take it.
-        """
-        with told(self.directory):
-            self._opened().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = open_file(self.directory, self._clock)
-        return self._connection
+    return copied
 
 
 def _select(path: Path, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
     try:
         return query(path, statement, parameters, text=str)
     except DatabaseUnreadableError as error:
-        if _is_older(path):
-            return []  # what is asked for came with a later version, and the next change brings it
+        try:
+            ((version,),) = query(path, "PRAGMA user_version", ())
+        except DatabaseUnreadableError:
+            version = None
+        if isinstance(version, int) and 0 <= version < SCHEMA_VERSION:
+            return []  # the next run that writes begins a new file
         raise StateUnavailableError(str(error)) from error
-
-
-def _is_older(path: Path) -> bool:
-    try:
-        ((version,),) = query(path, "PRAGMA user_version", ())
-    except DatabaseUnreadableError:
-        return False
-    return isinstance(version, int) and version < len(MIGRATIONS)

@@ -50,7 +50,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
         verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
         alerts.store(connection, ROOT, verdicts, now)
         history.store(connection, ROOT, found, remembered.hour)
-        runs.note(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
+        runs.store(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
     state.close()
 
 

@@ -86,7 +86,7 @@ class Outbox:
         """
         p = parcel
         connection.execute(
-            "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body, answer, target, root) "
+            "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body, answer, target, root) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (p.event_id, p.type, p.time, p.source, p.scope, p.level, self._worth(connection, p), p.body, answer, self.target, self.root),
         )
@@ -164,7 +164,7 @@ def _cut(connection: sqlite3.Connection, limit: int) -> list[Parcel]:
     count: tuple[int] = connection.execute("SELECT count(*) FROM outbox").fetchone()
     if count[0] <= limit:
         return []
-    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY worth, sequence LIMIT ?", (count[0] - limit,)).fetchall()
+    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY drop_priority, sequence LIMIT ?", (count[0] - limit,)).fetchall()
     connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
     return [_waiting(row).parcel for row in rows]
 

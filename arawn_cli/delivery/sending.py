@@ -18,7 +18,7 @@ from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Answer, Delivered, Parcel, Refused, Relay, Undelivered, parcel_of
 from arawn_cli.delivery.outbox import Outbox, Waiting
 from arawn_cli.events import Event
-from arawn_cli.state import State, StateUnavailableError, exclusive, refuse_planted
+from arawn_cli.state import State, StateUnavailableError, check_owner, exclusive_lock
 from arawn_cli.units import span
 
 log = logging.getLogger(__name__)
@@ -469,7 +469,7 @@ class Delivery:
             self._look_for_damage()
             if not self.outbox.next(0, 1):
                 return Obstacle()
-            refuse_planted(self.outbox.state.directory)
+            check_owner(self.outbox.state.directory)
             self._settle()
             return self._deliver_in_turn(courier)
         except StateUnavailableError as error:
@@ -480,19 +480,19 @@ class Delivery:
         """A damaged state file is set aside by opening it; one that cannot be opened can perhaps still be read."""
         try:
             if self._stores:
-                self.outbox.state.ready()
+                self.outbox.state.open()
         except StateUnavailableError as error:
             self._stop_storing(error)
 
     def _settle(self) -> None:
         try:
-            self.outbox.state.settle()
+            self.outbox.state.checkpoint()
         except StateUnavailableError as error:
             log.warning("%s: what is stored may not outlive a power cut", error)
 
     def _deliver_in_turn(self, courier: Courier) -> Obstacle:
         while True:
-            with exclusive(self.outbox.state.directory) as ours:
+            with exclusive_lock(self.outbox.state.directory) as ours:
                 if ours:
                     return Drain(self.outbox, courier, self.tally).run()
             if courier.is_over:

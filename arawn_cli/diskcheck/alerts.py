@@ -16,7 +16,7 @@ TRANSITIONS_KEPT = 1000
 
 
 _ALERTS = (
-    "SELECT scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, told_at FROM alerts WHERE root = ? "
+    "SELECT scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, notified_at FROM alerts WHERE root = ? "
     "ORDER BY scope"
 )
 

@@ -255,7 +255,7 @@ class _Check:
     def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
         """The part of a check that is kept together or not at all."""
         before = alerts.load(connection, self._root)
-        if runs.was_since(connection, JobName.DISK_CHECK, self._root, self._now, self._surroundings.clock()):
+        if runs.has_ended_since(connection, JobName.DISK_CHECK, self._root, self._now, self._surroundings.clock()):
             log.info("another check measured later and ended earlier: this one changes no level")
             self._verdicts = unjudged(self._inspection.scopes, before)
             return []
@@ -264,7 +264,7 @@ class _Check:
         history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
         if self._reuse:
             self._reuse.store(connection, self._root, self._inspection.sessions)
-        runs.note(connection, JobName.DISK_CHECK, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
+        runs.store(connection, JobName.DISK_CHECK, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
         return self._pressure_events()
 
     def _judge(self, remembered: CheckHistory, rules: Rules) -> None:

@@ -22,19 +22,19 @@ from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError
-from arawn_cli.state import LARGEST, State, StateUnavailableError, key_of
+from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
 from arawn_cli.timestamps import SECOND
 
 log = logging.getLogger(__name__)
 
 _READ = (
-    "SELECT session, measured_at, shape, apparent, allocated, files, directories, largest, newest FROM sizes "
+    "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes "
     "WHERE root = ? AND min(apparent, allocated, files, directories, largest) >= 0"
 )
 
 
 _WRITE = (
-    "INSERT OR REPLACE INTO sizes (root, session, measured_at, shape, apparent, allocated, files, directories, largest, newest) "
+    "INSERT OR REPLACE INTO sizes (root, session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
@@ -61,7 +61,7 @@ def is_cacheable(usage: Usage) -> bool:
 
     What was away for a moment, as cleanup moves a session that it then puts back, measures as nothing, and says nothing.
     """
-    fits = all(abs(number or 0) <= LARGEST for number in _numbers(usage))
+    fits = all(abs(number or 0) <= MAX_INTEGER for number in _numbers(usage))
     return fits and usage.complete and usage.directories > 0 and not usage.linked and not usage.other_filesystems
 
 
@@ -82,7 +82,7 @@ def read(state: State, root: Path) -> SizeCache:
     """
     key = (key_of(root),)
     rows = state.select(_READ, key)
-    marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM marks WHERE root = ?", key))
+    marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM log_positions WHERE root = ?", key))
     sizes = {
         session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, largest, newest))
         for session, measured_at, shape, apparent, allocated, files, directories, largest, newest in cast(
@@ -103,9 +103,11 @@ def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: 
     changed = ((session, size) for session, size in after.sizes.items() if before.sizes.get(session) is not size)
     connection.executemany(_WRITE, [(key, session, size.measured_at, size.shape, *_numbers(size.usage)) for session, size in changed])
     if after.mark is None:
-        connection.execute("DELETE FROM marks WHERE root = ?", (key,))
+        connection.execute("DELETE FROM log_positions WHERE root = ?", (key,))
     elif after.mark != before.mark:
-        connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (key, "{}:{}".format(*after.mark.identity), after.mark.offset))
+        connection.execute(
+            "INSERT OR REPLACE INTO log_positions VALUES (?, ?, ?)", (key, "{}:{}".format(*after.mark.identity), after.mark.offset)
+        )
 
 
 def _identity(text: str) -> Identity:

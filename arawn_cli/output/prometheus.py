@@ -70,7 +70,7 @@ def write_cleanup(directory: Path, config: Config, state: State, summary: Scratc
 
 def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
     try:
-        run = runs.noted(state, job, config.root.resolve())
+        run = runs.read(state, job, config.root.resolve())
         ((queued,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
         return StateFigures(run, queued if isinstance(queued, int) else None)
     except StateUnavailableError as error:

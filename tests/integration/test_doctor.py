@@ -144,11 +144,11 @@ def test_the_outbox_tells_what_waits_and_what_was_refused(tmp_path: Path, tree: 
 
     assert outbox_finding(tmp_path).status is Status.OK
     state = State(tmp_path, time.time_ns)
-    state.ready()
+    state.open()
     state.close()
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
         connection.execute(
-            "INSERT INTO outbox (event_id, type, time, source, scope, level, worth, body) VALUES ('a','t','t','s','','',0,x'00')"
+            "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body) VALUES ('a','t','t','s','','',0,x'00')"
         )
     assert "1 event not delivered yet" in outbox_finding(tmp_path).detail
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:

@@ -340,7 +340,7 @@ def test_state_out_of_reach_says_what_to_do(run: RunCommand, tree: SampleTree, t
     done = clean(run, tree, prefix=WITHOUT_FILE_POWERS, STATE_DIRECTORY=str(state))
     assert done.code == 0
     lines = done.stderr.splitlines()
-    assert lines[-1].endswith("or see arawn-cli doctor): the time of this run is not noted")
+    assert lines[-1].endswith("or see arawn-cli doctor): the time of this run is not stored")
     assert [line for line in lines if "state_dir" not in line] == []
 
 

@@ -1,4 +1,4 @@
-"""The state file: private, whole or set aside, and never in the way."""
+"""The state file is private, and a file that cannot be used is renamed without losing events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from arawn_cli.delivery.message import Parcel
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.state import FILE, MIGRATIONS, State, StateUnavailableError, exclusive
+from arawn_cli.state import FILE, SCHEMA_VERSION, State, StateUnavailableError, exclusive_lock
 from tests.conftest import needs_root
 
 NOW = 1_700_000_000
@@ -22,8 +22,8 @@ NOW = 1_700_000_000
 
 def opened(directory: Path) -> State:
     state = State(directory, lambda: NOW * 10**9)
-    with state.reading():
-        return state
+    state.open()
+    return state
 
 
 def parcel(number: int, scope: str = "", level: str = "") -> Parcel:
@@ -74,7 +74,7 @@ def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
 def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
     state = opened(tmp_path)
     Outbox(state, 10).add(parcel(1))
-    state.settle()
+    state.checkpoint()
     state.close()
     assert stored(tmp_path) == ["event-1"]
 
@@ -82,7 +82,7 @@ def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [b"this is no database at all, but long enough to look at" * 40, b"SQLite format 3\x00" + b"\xff" * 4096]
 )
-def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_renamed_and_a_new_one_begun(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         (tmp_path / FILE).write_bytes(damage)
         state = opened(tmp_path)
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage:
     assert stored(tmp_path) == ["event-1"]
     assert (tmp_path / f"{FILE}.damaged-{NOW}").read_bytes() == damage
     assert (tmp_path / f"{FILE}.damaged-{NOW}-2").read_bytes() == damage
-    assert caplog.text.count("set aside as") == 2
+    assert caplog.text.count("renamed to") == 2
 
 
 def test_damage_inside_the_outbox_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
@@ -128,11 +128,39 @@ def test_two_runs_that_find_damage_at_once_lose_nothing_of_the_new_file(tmp_path
 def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as connection:
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     with pytest.raises(StateUnavailableError, match="of a newer version"):
         opened(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The tables are those of version 5, which had other names for some columns."""
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE marks (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT")
+        connection.execute(
+            "CREATE TABLE outbox (sequence INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, "
+            "time TEXT NOT NULL, source TEXT NOT NULL, scope TEXT NOT NULL, level TEXT NOT NULL, worth INTEGER NOT NULL, "
+            "body BLOB NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer TEXT, target TEXT NOT NULL DEFAULT '', "
+            "root TEXT NOT NULL DEFAULT '') STRICT"
+        )
+        for number in (2, 1):
+            connection.execute(
+                "INSERT INTO outbox VALUES (NULL, ?, 'disk_pressure', '', '', 'total', 'warning', 2, x'7b7d', 3, '503', 'relay', '/r')",
+                (f"event-{number}",),
+            )
+        connection.execute("PRAGMA user_version = 5")
+    state = State(tmp_path, lambda: NOW * 10**9)
+    assert state.select("SELECT identity FROM log_positions", ()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [FILE], "reading changes nothing"
+    state.open()
+    rows = state.select("SELECT event_id, drop_priority, body, attempts, answer, target, root FROM outbox ORDER BY sequence", ())
+    assert rows == [(f"event-{number}", 2, b"{}", 3, "503", "relay", "/r") for number in (2, 1)]
+    assert state.select("SELECT count(*) FROM alerts", ()) == [(0,)]
+    state.close()
+    assert (tmp_path / f"{FILE}.damaged-{NOW}").exists()
+    assert "its version is 5, and this program uses" in caplog.text
 
 
 def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -151,9 +179,9 @@ def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> 
 
 
 def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
-    with exclusive(tmp_path) as first, exclusive(tmp_path) as second:
+    with exclusive_lock(tmp_path) as first, exclusive_lock(tmp_path) as second:
         assert (first, second) == (True, False)
-    with exclusive(tmp_path) as again:
+    with exclusive_lock(tmp_path) as again:
         assert again
 
 
@@ -203,35 +231,34 @@ def test_a_level_that_another_root_or_relay_has_waiting_is_no_repeat(tmp_path: P
     state = opened(tmp_path)
     for number, (target, root) in enumerate((("", "a"), ("", "b"), ("x", "a"), ("", "a"))):
         Outbox(state, 10, target, root).add(parcel(number, "total", "warning"))
-    with state.reading() as connection:
-        worth = [row[0] for row in connection.execute("SELECT worth FROM outbox ORDER BY sequence")]
+    priorities = [row[0] for row in state.select("SELECT drop_priority FROM outbox ORDER BY sequence", ())]
     state.close()
-    assert worth == [2, 2, 2, 0]
+    assert priorities == [2, 2, 2, 0]
 
 
 @pytest.mark.parametrize(
     "breaking",
     ["DROP TABLE outbox", "DROP TABLE samples", "PRAGMA user_version = 0", "PRAGMA user_version = -3", "PRAGMA user_version = 1"],
 )
-def test_tables_that_do_not_fit_their_version_are_damage(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
     state = opened(tmp_path)
     Outbox(state, 10).add(parcel(1))
     state.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute(breaking)
     assert stored(tmp_path) == ([] if "outbox" in breaking else ["event-1"])
-    assert ("others that waited may be lost" in caplog.text) is ("outbox" in breaking)
+    assert ("others may be lost" in caplog.text) is ("outbox" in breaking)
 
 
-def test_damage_that_shows_late_is_set_aside_and_what_waits_is_carried_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Two thousand old samples are overwritten: nothing looks at them before they are read."""
     state = opened(tmp_path)
     with state.transaction() as connection:
         connection.execute("INSERT INTO scopes VALUES (1, '/r', 'total')")
         connection.executemany("INSERT INTO samples VALUES (?, 1, 5)", [(hour,) for hour in range(2000)])
     Outbox(state, 10).add(parcel(1))
-    with state.reading() as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'samples'").fetchone()
+    ((page,),) = state.select("SELECT rootpage FROM sqlite_master WHERE name = 'samples'", ())
+    assert isinstance(page, int)
     state.close()
     with (tmp_path / FILE).open("r+b") as file:
         file.seek((page - 1) * 4096)
@@ -239,7 +266,7 @@ def test_damage_that_shows_late_is_set_aside_and_what_waits_is_carried_over(tmp_
     state = opened(tmp_path)
     with pytest.raises(StateUnavailableError), state.transaction() as connection:
         connection.execute("DELETE FROM samples")
-    assert "1 waiting events carried over" in caplog.text
+    assert "with 1 undelivered events" in caplog.text
     with state.transaction() as connection:
         connection.execute("DELETE FROM samples")
     state.close()
@@ -265,7 +292,7 @@ def test_of_one_process_no_descriptor_but_the_database_itself_is_closed_on_an_op
     state = opened(tmp_path)
     Outbox(state, 10).add(parcel(1))
     state.select("SELECT 1 FROM outbox", ())
-    state.settle()
+    state.checkpoint()
     inode = (tmp_path / FILE).stat().st_ino
     locks = Path("/proc/locks").read_text()
     assert re.search(rf"POSIX .* READ {os.getpid()} \S+:{inode} ", locks)

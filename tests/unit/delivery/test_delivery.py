@@ -11,7 +11,7 @@ from arawn_cli.delivery.message import Answer, Delivered, Parcel, Undelivered
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.delivery.sending import REMOVED_TOGETHER, Delivery, Terms
 from arawn_cli.events import Event
-from arawn_cli.state import State, exclusive
+from arawn_cli.state import State, exclusive_lock
 from tests.support.simulated_relay import Clock, Relay, deliver, delivery, ids, pressure, relay, waiting
 
 __all__ = ["relay"]
@@ -57,7 +57,7 @@ def test_each_drop_of_a_full_outbox_is_logged_and_counted(tmp_path: Path, relay:
 
 
 def test_a_second_run_leaves_delivering_to_the_first(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
-    with exclusive(tmp_path) as ours:
+    with exclusive_lock(tmp_path) as ours:
         assert ours
         deliver(tmp_path, relay, 1)
     assert relay.tried == []

@@ -16,8 +16,8 @@ import tomli_w
 from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.limits import FIXED
-from arawn_cli.events import DiskCheck, DiskPressure, Level
-from arawn_cli.state import FILE, State
+from arawn_cli.events import DiskPressure, Level
+from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, snapshot
 from tests.support.in_process import checked, cleaned
@@ -146,32 +146,6 @@ def test_inodes_that_run_out_are_told_as_inodes(run: RunCommand, tmp_path: Path,
     done = run("disk-check", "--base-path", place / "arawn", "--config", config, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
     (event,) = done.of_type("disk_pressure")
     assert (event["scope"], event["unit"], event["usage_bytes"], event["limit_bytes"]) == ("inodes", "inodes", 17, 10)
-
-
-def test_levels_and_history_survive_an_upgrade_of_the_state_file(tree: SampleTree, configured: Callable[..., Path]) -> None:
-    """A file of the version before: the first check brings it up to date and loses nothing of it."""
-    import sqlite3
-
-    from arawn_cli.state import MIGRATIONS
-
-    directory = tree.root.parent / "state"
-    directory.mkdir(mode=0o700)
-    with sqlite3.connect(directory / FILE) as connection:
-        for statements in MIGRATIONS[:2]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute("INSERT INTO runs (job, root, last_run) VALUES ('scratch-cleanup', '/x', 5)")
-        connection.execute("PRAGMA user_version = 2")
-    connection.close()
-    tree.session("big", files={"f": 3 * MIB}, age_days=1)
-    _, events = checked(tree, configured(session_mb=1.0))
-    assert told(events) == {"session:big": Level.CRITICAL}
-    state = State(directory, lambda: 0)
-    assert state.select("SELECT job, last_run, last_success FROM runs ORDER BY job", ()) == [
-        ("disk-check", tree.now, tree.now),
-        ("scratch-cleanup", 5, None),
-    ]
-    assert isinstance(events[-1], DiskCheck)
 
 
 def test_without_the_database_nothing_is_judged_by_a_limit_that_may_be_another(tree: SampleTree, configured: Callable[..., Path]) -> None:

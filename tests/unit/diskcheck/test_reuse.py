@@ -79,16 +79,6 @@ def test_the_largest_file_of_what_nobody_used_is_remembered_too(tree: SampleTree
     assert told == [3000, 3000]
 
 
-def test_what_an_earlier_version_remembered_without_the_largest_file_is_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
-    files_bytes(tree, config)
-    grow(deep, 5000)
-    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
-        connection.execute("ALTER TABLE sizes DROP COLUMN largest")
-        connection.execute("PRAGMA user_version = 4")
-    assert files_bytes(tree, config, 1) == (6000, 0)
-    assert files_bytes(tree, config, 2) == (6000, 3600), "and remembered from then on"
-
-
 def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Path, config: Path) -> None:
     usage = "total_warning_gb = 1e-9\nworkstream_warning_gb = 1e-9\nsession_warning_mb = 1e-6\n"
     config.write_text(f"[paths.usage]\n{usage}{config.read_text()}")
@@ -160,7 +150,7 @@ def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, de
 
 
 @pytest.mark.parametrize(
-    "damage", ["marks SET identity = 'x'", "marks SET position = -5", "sizes SET apparent = -7", "sizes SET largest = -7"]
+    "damage", ["log_positions SET identity = 'x'", "log_positions SET position = -5", "sizes SET apparent = -7", "sizes SET largest = -7"]
 )
 def test_damage_that_sqlite_does_not_see_has_sessions_measured_anew(tree: SampleTree, deep: Path, config: Path, damage: str) -> None:
     files_bytes(tree, config)
@@ -181,7 +171,7 @@ def test_a_mark_that_nobody_can_read_has_everything_measured_anew(tree: SampleTr
     files_bytes(tree, config)
     grow(deep, 5000)
     with closing(sqlite3.connect(tree.root.parent / "state" / "state.db")) as state, state:
-        state.execute("UPDATE marks SET identity = 'x'")
+        state.execute("UPDATE log_positions SET identity = 'x'")
     assert files_bytes(tree, config, 1) == (6000, 0)
     files_bytes(tree, config, 2)
     assert files_bytes(tree, config, 3) == (6000, 3600), "and is written anew"
