@@ -268,7 +268,7 @@ def schedule_show(
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format="table", verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.schedule.cloacina.engine_status import run_show_cloacina
+        from arawn_cli.cli.cloacina import run_show_cloacina
 
         raise typer.Exit(run_show_cloacina(flags, shown, database))
     raise typer.Exit(run_show(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
@@ -335,7 +335,7 @@ def schedule_status(
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format=output.value, verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.schedule.cloacina.engine_status import run_status_cloacina
+        from arawn_cli.cli.cloacina import run_status_cloacina
 
         raise typer.Exit(run_status_cloacina(flags, shown, database))
     raise typer.Exit(run_status(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
@@ -351,9 +351,9 @@ def schedule_serve(
     quiet: QuietOption = False,
 ) -> None:
     """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; runs under way are finished first."""
+    from arawn_cli.cli.cloacina import run_serve
     from arawn_cli.cli.runner import Output
     from arawn_cli.config.loader import Flags
-    from arawn_cli.schedule.cloacina.service import run_serve
 
     if not cloacina:
         raise typer.BadParameter("say --cloacina: there is no other engine", param_hint="--cloacina")

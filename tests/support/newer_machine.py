@@ -20,7 +20,7 @@ from tests.support.relay_fixtures import free_port, wait_until
 
 HERE = Path(__file__).parent / "debian13"
 REPOSITORY = HERE.parents[2]
-MEASURED = REPOSITORY / "tests" / "measured"
+MEASURED = REPOSITORY / "tests" / "support" / "measured"
 PYTHON = "/opt/venv/bin/python"
 COMMAND = (PYTHON, "-P", "-m", "arawn_cli")
 _POSTGRES = "/usr/lib/postgresql/17/bin"

@@ -1,7 +1,8 @@
-"""One at a time, across every machine of a database.
+"""Lock a database across all machines that share it.
 
-The BSD locks of the jobs do not reach across machines: NFS has none for directories. So where machines share a PostgreSQL, a run holds
-an advisory lock there, which the server gives back when the machine is gone. With SQLite all runs are on one machine.
+The jobs' own locks (flock) do not work across machines: NFS has none for directories. Machines
+that share a PostgreSQL take an advisory lock there, which the server releases when the connection
+is gone. An SQLite database belongs to one machine.
 """
 
 from __future__ import annotations
@@ -12,70 +13,55 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
-from arawn_cli.schedule.cloacina.engine import EngineError, postgres_driver
-from arawn_cli.schedule.cloacina.schedules import Connection, EngineDatabase
+from arawn_cli.schedule.cloacina.schedules import Connection, EngineDatabase, EngineError, postgres_driver
 
 _TRY = "SELECT pg_try_advisory_lock(%s)"
-
-
 _WAIT = "SELECT pg_advisory_lock(%s)"
 
 
-_ALIVE = "SELECT 1"
-
-
-class Claim(Protocol):
-    """What a run holds while it is at work."""
-
-    def is_held(self) -> bool:
-        """Whether it still is; a claim that is lost may be another machine's at once."""
-        ...
-
-
-class _Sure:
-    def is_held(self) -> bool:
-        return True
-
-
 @dataclass(frozen=True, slots=True)
-class _OnServer:
-    connection: Connection
+class Lock:
+    """A lock on the connection that holds it; None with SQLite, where the job's own lock is enough."""
+
+    connection: Connection | None
 
     def is_held(self) -> bool:
+        """Return whether the server still answers. If not, another machine may have the lock already."""
+        if self.connection is None:
+            return True
         try:
-            self.connection.execute(_ALIVE).fetchall()
+            self.connection.execute("SELECT 1").fetchall()
         except postgres_driver().Error:
             return False
         return True
 
 
 @contextmanager
-def claimed(database: EngineDatabase, name: str) -> Iterator[Claim | None]:
-    """The claim of a name while the context lasts; None where another machine has it.
+def advisory_lock(database: EngineDatabase, name: str) -> Iterator[Lock | None]:
+    """Hold the lock of a name; None if another machine holds it.
 
     Raises:
         EngineError: the database cannot be reached.
     """
     if database.file is not None:
-        yield _Sure()
+        yield Lock(None)
         return
     with closing(database.connect()) as connection:
-        ((taken,),) = _asked(database, connection, _TRY, name)
-        yield _OnServer(connection) if taken else None
+        ((taken,),) = _execute(database, connection, _TRY, name)
+        yield Lock(connection) if taken else None
 
 
 @contextmanager
-def one_registers(database: EngineDatabase) -> Iterator[None]:
-    """Waits until no other process changes the schedules of a database, and keeps others from it.
+def registration_lock(database: EngineDatabase) -> Iterator[None]:
+    """Wait until no other process creates tables or changes schedules, and hold the lock for both.
 
     Raises:
         EngineError: the database cannot be reached.
     """
     if database.file is None:
         with closing(database.connect()) as connection:
-            _asked(database, connection, _WAIT, "")
+            _execute(database, connection, _WAIT, "")
             yield
         return
     descriptor = os.open(f"{database.file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -86,13 +72,10 @@ def one_registers(database: EngineDatabase) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _asked(database: EngineDatabase, connection: Connection, statement: str, name: str) -> list[tuple[object, ...]]:
+def _execute(database: EngineDatabase, connection: Connection, statement: str, name: str) -> list[tuple[object, ...]]:
+    # A signed 64-bit number, which differs from those of other programs in the same database.
+    key = int.from_bytes(hashlib.sha256(f"arawn-cli\0{name}".encode()).digest()[:8], "big", signed=True)
     try:
-        return connection.execute(statement, (_key(name),)).fetchall()
+        return connection.execute(statement, (key,)).fetchall()
     except postgres_driver().Error as error:
-        raise EngineError(f"the database {database} gives no lock: {database.without_secrets(' '.join(str(error).split()))}") from error
-
-
-def _key(name: str) -> int:
-    """The signed 64-bit number of a lock; those of other programs in the same database have other names."""
-    return int.from_bytes(hashlib.sha256(f"arawn-cli\0{name}".encode()).digest()[:8], "big", signed=True)
+        raise EngineError(f"cannot take a lock in the database {database}: {database.without_secrets(error)}") from error

@@ -1,137 +1,32 @@
-"""Run the jobs in child processes for the engine."""
+"""Run the command of a job in a child process for the engine."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import IO, cast
 
-from arawn_cli.config.loader import Flags
 from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
-from arawn_cli.events import JobName
-from arawn_cli.schedule.cloacina.run_locks import Claim
-
-log = logging.getLogger(__name__)
-
-# What Cloacina's scheduler and its recovery put into each context.
-OF_CLOACINA = frozenset(
-    {
-        "scheduled_time",
-        "schedule_id",
-        "schedule_timezone",
-        "schedule_expression",
-        "is_recovery",
-        "recovery_attempt",
-        "original_execution_id",
-    }
-)
-
-
-SUMMARY = "summary"
-
-
-OUTCOME = "outcome"
-
-
-_LONGEST = 36_500
-
-
-class RefusedContextError(ArawnCliError):
-    """A context asks for what no run may do; nothing has been touched."""
-
-    exit_code = ExitCode.USAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A run of one job, as plain values: the options of its command."""
-
-    job: JobName
-    config: str | None
-    base_path: str | None
-    root: str | None = None
-    older_than_days: int | None = None
-    dry_run: bool | None = None
-    verbose: bool = False
-    quiet: bool = False
-
-    @classmethod
-    def of(cls, job: JobName, flags: Flags, root: str | None, *, verbose: bool, quiet: bool) -> Order:
-        """The order of a job on a named root, or None for the main one, with the options that its service was started with."""
-        config = None if flags.config is None else str(flags.config.absolute())
-        return cls(job, config, flags.base_path if root is None else None, root, verbose=verbose, quiet=quiet)
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """What `to_json` wrote."""
-        values = json.loads(text)
-        return cls(**{**values, "job": JobName(values["job"])})
-
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps(asdict(self))
-
-    def flags(self) -> Flags:
-        """What the command would be given."""
-        config = None if self.config is None else Path(self.config)
-        dry_run = bool(self.dry_run) if self.job is JobName.DISK_CHECK else self.dry_run
-        return Flags(config=config, base_path=self.base_path, older_than_days=self.older_than_days, dry_run=dry_run, root=self.root)
-
-
-def ordered(order: Order, context: Mapping[str, object]) -> Order:
-    """An order with what a context overrides: `older_than_days`, `dry_run`, and `base_path` where the order names no root.
-
-    Raises:
-        RefusedContextError: it holds anything else, or a value that the command would not take.
-    """
-    asked = {key: value for key, value in context.items() if key not in OF_CLOACINA}
-    fixed = {"base_path": order.root is not None, "older_than_days": order.job is JobName.DISK_CHECK}
-    allowed = [key for key in _ALLOWED if not fixed.get(key)]
-    for key, value in asked.items():
-        if key not in allowed:
-            raise RefusedContextError(f"the context holds {key!r}: {', '.join(allowed)} is all that {order.job} takes here")
-        if not _fits(key, value):
-            raise RefusedContextError(f"the context holds {key} = {value!r}: {_ALLOWED[key]} is allowed")
-    return replace(order, **asked)  # type: ignore[arg-type]  # each value was just looked at
-
-
-_ALLOWED = {
-    "base_path": "a path that begins with /",
-    "dry_run": "true or false",
-    "older_than_days": f"a whole number from 1 to {_LONGEST}",
-}
-
-
-def _fits(key: str, value: object) -> bool:
-    if key == "base_path":
-        return isinstance(value, str) and value.startswith("/") and "\0" not in value
-    if key == "dry_run":
-        return isinstance(value, bool)
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LONGEST
-
+from arawn_cli.events import Reason, RunResult
+from arawn_cli.schedule.cloacina.run_locks import Lock
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""The signals that end a service; the threads that start its runs take none of them, and what they start inherits that."""
+"""The signals that end a service. All of its threads block them, and child processes inherit that."""
 
-
-WORKER = ("-P", "-m", "arawn_cli.schedule.cloacina.worker")
-
-
-_LOOK_SECONDS = 5.0
-
-
+# The child takes SIGTERM and SIGINT again, and the kernel kills it when the thread that started it ends (prctl(2),
+# PR_SET_PDEATHSIG): Cloacina gives the runs of a dead service to another machine. The shell ends if the service died before that.
+_PREFIX = ("env", "--default-signal=TERM,INT", "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
+_CHECK_SECONDS = 5.0
 _ENDING_SECONDS = 60.0
-
-
+_OUTPUT_SECONDS = 5.0
 _RECENT = 20
 
 
@@ -139,128 +34,165 @@ class FailedRunError(ArawnCliError):
     """A run that did not do all its work; the text is the reason, for Cloacina's history."""
 
 
-class PutOffError(ArawnCliError):
-    """A run that came in while the service was ending, and was not begun."""
+class ServiceEndingError(ArawnCliError):
+    """A run that was not started because the service is ending."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """How a run ended that is no failure; `summary` is its event, None where another run was at work."""
+class RunOutcome:
+    """How a run ended that did not fail: `done`, or `locked` without a summary. `summary` is the run's last event."""
 
     outcome: str
     summary: Mapping[str, object] | None
 
 
-class Crew:
-    """Starts the process of each run, while the service goes on."""
+class RunPool:
+    """The runs of a service, each in its own process."""
 
     def __init__(self, environment: Mapping[str, str], stdout: int) -> None:
-        """`environment` and the descriptor `stdout` are what the service itself was started with."""
+        """Take the environment and the standard output that the service was started with."""
         self._environment = dict(environment)
         self._stdout = stdout
+        self._writing = threading.Lock()
         self._changed = threading.Condition()
-        self._at_work: set[subprocess.Popen[bytes]] = set()
-        self._in_hand = 0
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._active = 0
         self._closed = False
         self.ended: list[tuple[str, str]] = []
 
     @contextmanager
-    def in_hand(self, workflow: str, due: str) -> Iterator[None]:
-        """Counts a run as in hand, and those that ended last in `ended`, by their workflow and when they were due.
+    def counted(self, workflow: str, due: str) -> Iterator[None]:
+        """Count a run as active, and append its workflow and due time to `ended` afterwards.
 
         Raises:
-            PutOffError: the service is ending.
+            ServiceEndingError: the pool is closed.
         """
         with self._changed:
             if self._closed:
-                raise PutOffError("the service is ending: the run is put off, and Cloacina tries it again")
-            self._in_hand += 1
+                raise ServiceEndingError("the service is ending: this run was not started, and Cloacina retries it")
+            self._active += 1
         try:
             yield
         finally:
             with self._changed:
-                self._in_hand -= 1
+                self._active -= 1
                 self.ended = [*self.ended[-_RECENT:], (workflow, due)]
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Begins no more runs, and returns when those in hand have ended."""
+        """Start no more runs."""
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: self._in_hand == 0)
 
-    def stop(self) -> None:
-        """Has the runs in hand end as a command does on SIGTERM."""
-        for process in tuple(self._at_work):
+    def wait(self, seconds: float) -> bool:
+        """Wait for the active runs, at most so many seconds. Return whether all have ended."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._active == 0, seconds)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the active runs."""
+        for process in tuple(self._processes):
             process.terminate()
 
-    def run(self, order: Order, claim: Claim, seconds: float) -> Done:
-        """Does one run, of at most so many seconds.
+    def run(self, arguments: Sequence[str], lock: Lock, seconds: float) -> RunOutcome:
+        """Run `arawn-cli` with some arguments for at most so many seconds.
+
+        Its events go to the service's standard output, its log to the service's standard error.
 
         Raises:
-            FailedRunError: it did not do all its work, or lost its claim and was ended.
+            FailedRunError: it did not do all its work, or was ended.
         """
-        # In memory: a pipe holds too little to be read at the end, and a disk may be full.
-        with os.fdopen(os.memfd_create("answer"), "rb") as answer:
-            process = self._start(order, answer.fileno())
-            self._at_work.add(process)
-            try:
-                trouble = _watched(process, claim, seconds)
-            finally:
-                self._at_work.discard(process)
-            answer.seek(0)
-            return outcome_of(process.returncode, answer.read(), trouble)
-
-    def _start(self, order: Order, answer: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, *WORKER, order.to_json(), str(answer), str(os.getpid())],
+        process = subprocess.Popen(
+            [*_PREFIX, str(os.getpid()), sys.executable, "-P", "-m", "arawn_cli", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=self._stdout,
+            stdout=subprocess.PIPE,
             env=self._environment,
-            pass_fds=(answer,),
-            process_group=0,  # a signal from the terminal is the service's alone
+            process_group=0,  # Ctrl-C goes to the service alone
         )
+        output = _Forwarder(cast("IO[bytes]", process.stdout), self._stdout, self._writing)
+        self._processes.add(process)
+        try:
+            output.start()
+            stopped = _watch(process, lock, seconds)
+        finally:
+            self._processes.discard(process)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        output.join(_OUTPUT_SECONDS)
+        return outcome_of(process.returncode, output.last_line, stopped or output.error)
 
 
-def _watched(process: subprocess.Popen[bytes], claim: Claim, seconds: float) -> str | None:
-    """Waits for a process; what made it be ended, or None."""
-    give_up = time.monotonic() + seconds
+class _Forwarder(threading.Thread):
+    """Copies lines to a descriptor and keeps the last one. If that fails, it closes the source: its writer notices."""
+
+    def __init__(self, source: IO[bytes], target: int, writing: threading.Lock) -> None:
+        super().__init__(name="run-output", daemon=True)
+        self._source = source
+        self._target = target
+        self._writing = writing
+        self.last_line = b""
+        self.error: str | None = None
+
+    def run(self) -> None:
+        with self._source:
+            for line in self._source:
+                try:
+                    with self._writing:
+                        left = line
+                        while left:
+                            left = left[os.write(self._target, left) :]
+                except OSError as error:
+                    self.error = f"standard output takes no more: {error.strerror}"
+                    return
+                self.last_line = line
+
+
+def _watch(process: subprocess.Popen[bytes], lock: Lock, seconds: float) -> str | None:
+    """Wait for a process. Return why it was ended, or None if it ended by itself."""
+    end = time.monotonic() + seconds
     while True:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(min(_LOOK_SECONDS, max(give_up - time.monotonic(), 0)))
+            process.wait(min(_CHECK_SECONDS, max(end - time.monotonic(), 0)))
             return None
-        if not claim.is_held():
-            process.kill()  # at once: another machine may begin
-            process.wait()
-            return "the database was lost, and with it the claim on this root: the run was ended"
-        if time.monotonic() >= give_up:
-            _end(process)
+        if not lock.is_held():
+            process.kill()  # without delay: another machine may begin
+            return "the connection to the database was lost, and with it the lock on this root: the run was ended"
+        if time.monotonic() >= end:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_ENDING_SECONDS)
             return f"not done within {seconds:.0f} seconds: the run was ended"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_ENDING_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def outcome_of(status: int, answer: bytes, trouble: str | None) -> Done:
-    """What became of a run, by its exit status and what it said.
+def outcome_of(status: int, last_line: bytes, stopped: str | None) -> RunOutcome:
+    """Return how a run ended, from its exit status and the last line of its output.
 
     Raises:
         FailedRunError: it did not do all its work.
     """
-    if trouble is not None:
-        raise FailedRunError(trouble)
-    if status < 0 or not answer:
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status} and said nothing"
-        raise FailedRunError(f"the run {how}; the next one finishes what it began")
-    said = json.loads(answer)
-    if status == ExitCode.LOCKED:
-        return Done(EXIT_MEANINGS[ExitCode.LOCKED], None)
-    if status != ExitCode.DONE:
-        raise FailedRunError(said["reason"])
-    return Done(EXIT_MEANINGS[ExitCode.DONE], said["summary"])
+    if stopped is not None:
+        raise FailedRunError(stopped)
+    if status < 0:
+        raise FailedRunError(f"the run was killed by {signal.Signals(-status).name}; the next one finishes what it began")
+    try:
+        summary = json.loads(last_line)
+    except ValueError:
+        summary = None
+    # With --unless-running a run that finds another one ends with one of these, and without events.
+    if status == ExitCode.LOCKED or (status == ExitCode.DONE and summary is None):
+        return RunOutcome(RunResult.LOCKED, None)
+    if status == ExitCode.DONE:
+        return RunOutcome("done", summary)
+    meaning = EXIT_MEANINGS[ExitCode(status)] if status in EXIT_MEANINGS else f"exit status {status}"
+    raise FailedRunError(f"{meaning}: {_details(status, summary)}")
+
+
+def _details(status: int, summary: Mapping[str, object] | None) -> str:
+    """Return the part of a summary that explains an exit status, or where to look if it has none."""
+    failures, kept = (summary or {}).get("failures"), (summary or {}).get("sessions_kept")
+    if status == ExitCode.PARTIAL and isinstance(failures, list) and failures:
+        return f"{len(failures)} failures, the first: {failures[0]['operation']} {failures[0]['path']}: {failures[0]['message']}"
+    if status == ExitCode.REFUSED and isinstance(kept, dict) and Reason.REMOVAL_LIMIT in kept:
+        return f"the removal limit keeps {kept[Reason.REMOVAL_LIMIT]} sessions"
+    return "see the log of the service"

@@ -1,48 +1,38 @@
-"""Cloacina's database: where it is, who knows the way in, and what it remembers.
+"""Read Cloacina's database: the registered schedules and the last runs.
 
-Sources, first wins: `--database`, the file `cloacina-url` in `$CREDENTIALS_DIRECTORY` (systemd.exec(5)), `$ARAWN_CLOACINA_URL`,
-and SQLite in the state directory. Reading it does not start Cloacina, which would take over what is due.
+Reading does not start Cloacina, which would begin every run that is due.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from arawn_cli.delivery.credentials import secret_of
-from arawn_cli.errors import ConfigurationError
-from arawn_cli.schedule.cloacina.engine import EngineError, postgres_driver
+from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 
+# Only from a checkout: a package index may have another program under this name.
+EXTRA = f"`{shlex.quote(sys.executable)} -m pip install '.[cloacina]'` in a checkout"
 CREDENTIAL = "cloacina-url"
-
-
 VARIABLE = "ARAWN_CLOACINA_URL"
 
-
-FILE = "cloacina.db"
-
-
 _SQLITE = "sqlite://"
-
-
 _POSTGRES = ("postgres://", "postgresql://")
-
-
-_SOCKET_OPTIONS = {"connect_timeout": 10, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-
-
+# With both, each end notices within half a minute that the other is gone.
+_CLIENT_OPTIONS = {"connect_timeout": 10, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 _SERVER_OPTIONS = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 
-
 _SCHEDULES = "SELECT workflow_name, cron_expression, enabled, next_run_at FROM schedules WHERE schedule_type = 'cron'"
-
-
 _ENDED = """
 SELECT w.workflow_name, w.status, w.started_at, t.last_error, c.value FROM workflow_executions w
 JOIN (SELECT workflow_name, MAX(created_at) AS newest FROM workflow_executions
@@ -51,39 +41,38 @@ JOIN (SELECT workflow_name, MAX(created_at) AS newest FROM workflow_executions
 LEFT JOIN task_executions t ON t.workflow_execution_id = w.id
 LEFT JOIN contexts c ON c.id = w.context_id
 """
-
-
 _UNFINISHED = """
 SELECT s.workflow_name, e.scheduled_time FROM schedule_executions e JOIN schedules s ON s.id = e.schedule_id WHERE e.completed_at IS NULL
 """
-
-
 _TABLES = "SELECT name FROM sqlite_master WHERE name = 'workflow_executions'"
 
 
+class EngineError(ArawnCliError):
+    """Cloacina, its database or PostgreSQL's client is missing or does not work; no session was touched."""
+
+    exit_code = ExitCode.CONFIG
+
+
 class Cursor(Protocol):
-    """What is used of psycopg's cursor."""
+    """The part of psycopg's cursor that is used here."""
 
     def fetchall(self) -> list[tuple[object, ...]]:
-        """The rows of an answer."""
-        ...
+        """Return all rows."""
 
 
 class Connection(Protocol):
-    """What is used of psycopg's connection."""
+    """The part of psycopg's connection that is used here."""
 
     def execute(self, statement: str, parameters: tuple[object, ...] = ()) -> Cursor:
-        """Asks the server."""
-        ...
+        """Run one statement."""
 
     def close(self) -> None:
-        """Ends it, and gives back its locks."""
-        ...
+        """Close the connection. The server releases its locks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A cron schedule of the database; `next_run` is RFC 3339 in UTC."""
+    """A cron schedule in the database; `next_run` is RFC 3339 in UTC."""
 
     workflow: str
     cron: str
@@ -93,7 +82,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The newest run of a workflow that ended: when it began, RFC 3339 in UTC, its error if it failed, and its context."""
+    """The newest run of a workflow that ended: start time (RFC 3339, UTC), error if it failed, context."""
 
     began: str
     error: str | None
@@ -102,84 +91,80 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class EngineDatabase:
-    """A database by its URL, which may hold a password and is shown by no representation."""
+    """A database by its URL, which may hold a password: neither `str` nor `repr` shows it."""
 
     url: str = field(repr=False)
 
     def __str__(self) -> str:
-        """The URL without user, password and query."""
+        """Return the URL without user, password and query."""
         parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{unquote(host)}{parts.path}"
+        return f"{parts.scheme}://{unquote(parts.netloc.rpartition('@')[2])}{parts.path}"
 
     @property
     def file(self) -> Path | None:
         """The file of an SQLite database, or None for PostgreSQL."""
         return Path(self.url.removeprefix(_SQLITE)) if self.url.startswith(_SQLITE) else None
 
-    @property
-    def kind(self) -> str:
-        """`sqlite` or `postgresql`."""
-        return "postgresql" if self.file is None else "sqlite"
-
-    def without_secrets(self, text: str) -> str:
-        """A text without the URL and its password, for an error that repeats them."""
+    def without_secrets(self, error: Exception | str) -> str:
+        """Return an error in one line, with the URL and the password in it replaced."""
+        text = " ".join(str(error).split())
         password = _password(self.url)
         for secret in (self.url, password, unquote(password)):
             text = text.replace(secret, "***") if secret else text
         return text
 
     def connect(self) -> Connection:
-        """A connection to PostgreSQL on which both ends notice within half a minute that the other is gone.
+        """Connect to PostgreSQL.
 
         Raises:
-            EngineError: there is no driver, or no way in.
+            EngineError: psycopg is missing, or the server cannot be reached.
         """
         driver = postgres_driver()
         try:
-            connection: Connection = driver.connect(self.url, autocommit=True, options=_SERVER_OPTIONS, **_SOCKET_OPTIONS)
+            connection: Connection = driver.connect(self.url, autocommit=True, options=_SERVER_OPTIONS, **_CLIENT_OPTIONS)
         except driver.Error as error:
-            raise EngineError(f"the database {self} cannot be reached: {self.without_secrets(_line(error))}") from error
+            raise EngineError(f"the database {self} cannot be reached: {self.without_secrets(error)}") from error
         return connection
 
     def schedules(self) -> list[Registered]:
-        """The cron schedules, those of others included; none where the database is not there yet.
+        """Return all cron schedules, also those of other programs; none if there is no database yet.
 
         Raises:
-            EngineError: it cannot be read.
+            EngineError: the database cannot be read.
         """
         rows = self._select(_SCHEDULES)
-        return [Registered(str(name), str(cron), bool(enabled), instant_of(next_run)) for name, cron, enabled, next_run in rows]
+        return [Registered(str(name), str(cron), bool(enabled), timestamp_of(next_run)) for name, cron, enabled, next_run in rows]
 
     def last_runs(self) -> dict[str, LastRun]:
-        """The newest run of each workflow that ended.
+        """Return the newest run of each workflow that ended, by the workflow's name.
 
         Raises:
-            EngineError: it cannot be read.
+            EngineError: the database cannot be read.
         """
         found = {}
-        for name, status, began, error, context in self._select(_ENDED):
-            told = str(error or "failed") if status == "Failed" else None
-            found[str(name)] = LastRun(instant_of(began) or "", told, _context(context))
+        for name, status, began, error, value in self._select(_ENDED):
+            try:
+                context = json.loads(str(value))
+            except ValueError:
+                context = None
+            failure = str(error or "failed") if status == "Failed" else None
+            found[str(name)] = LastRun(timestamp_of(began) or "", failure, context if isinstance(context, dict) else {})
         return found
 
     def unfinished(self) -> set[tuple[str, str | None]]:
-        """The runs that the schedules began and whose end is not recorded, by workflow and when they were due.
+        """Return workflow and due time of each scheduled run that has no recorded end.
 
         Raises:
-            EngineError: it cannot be read.
+            EngineError: the database cannot be read.
         """
-        return {(str(workflow), instant_of(due)) for workflow, due in self._select(_UNFINISHED)}
+        return {(str(workflow), timestamp_of(due)) for workflow, due in self._select(_UNFINISHED)}
 
     def _select(self, statement: str) -> list[tuple[object, ...]]:
-        if self.file is None:
-            return self._select_postgres(statement)
-        try:
-            return query(self.file, statement, (), text=str) if self.file.exists() and query(self.file, _TABLES, ()) else []
-        except (DatabaseUnreadableError, OSError) as error:
-            raise EngineError(f"the database {self} cannot be read: {error}") from error
-
-    def _select_postgres(self, statement: str) -> list[tuple[object, ...]]:
+        if self.file is not None:
+            try:
+                return query(self.file, statement, (), text=str) if self.file.exists() and query(self.file, _TABLES, ()) else []
+            except (DatabaseUnreadableError, OSError) as error:
+                raise EngineError(f"the database {self} cannot be read: {error}") from error
         driver = postgres_driver()
         with closing(self.connect()) as connection:
             try:
@@ -187,14 +172,17 @@ class EngineDatabase:
             except driver.errors.UndefinedTable:
                 return []
             except driver.Error as error:
-                raise EngineError(f"the database {self} cannot be read: {self.without_secrets(_line(error))}") from error
+                raise EngineError(f"the database {self} cannot be read: {self.without_secrets(error)}") from error
 
 
 def database_from(option: str | None, environment: Mapping[str, str], state_directory: Path) -> EngineDatabase:
-    """The database that the command line, a credential or the environment names, else the one in the state directory.
+    """Return the database to use.
+
+    The first of these: `--database`, the file `cloacina-url` in `$CREDENTIALS_DIRECTORY`
+    (systemd.exec(5)), `$ARAWN_CLOACINA_URL`, an SQLite file in the state directory.
 
     Raises:
-        ConfigurationError: it is none of Cloacina's, or its password stands on the command line.
+        ConfigurationError: the URL is not one of Cloacina's, or has a password on the command line.
     """
     if option is not None:
         if _password(option):
@@ -206,43 +194,44 @@ def database_from(option: str | None, environment: Mapping[str, str], state_dire
     secret = secret_of(environment, CREDENTIAL, VARIABLE)
     if secret is not None:
         return _checked(secret.value, f"the credential {CREDENTIAL} or ${VARIABLE}")
-    return EngineDatabase(f"{_SQLITE}{state_directory.absolute() / FILE}")
+    return EngineDatabase(f"{_SQLITE}{state_directory.absolute() / 'cloacina.db'}")
+
+
+def postgres_driver() -> ModuleType:
+    """Import the client of PostgreSQL.
+
+    Raises:
+        EngineError: it is missing, or does not load here.
+    """
+    try:
+        return importlib.import_module("psycopg")
+    except ImportError as error:
+        raise EngineError(f"PostgreSQL needs psycopg, which cannot be loaded: install {EXTRA}") from error
+
+
+def timestamp_of(value: object) -> str | None:
+    """Return a time of SQLite or PostgreSQL, both in UTC, as RFC 3339 with whole seconds."""
+    return None if value is None else f"{str(value)[:19].replace(' ', 'T')}Z"
 
 
 def _checked(url: str, source: str) -> EngineDatabase:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigurationError(f"{source} is no URL") from error
+        raise ConfigurationError(f"{source} is not a URL") from error
+    # A password with unescaped characters would be split in the wrong place, and part of it shown.
     if parts.fragment or "#" in url or url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1:
-        raise ConfigurationError(f"{source} is ambiguous: in user and password / is written as %2F, ? as %3F, # as %23 and @ as %40")
+        raise ConfigurationError(f"{source} is ambiguous: in user and password write / as %2F, ? as %3F, # as %23 and @ as %40")
     if url.startswith(_POSTGRES) or (url.startswith(f"{_SQLITE}/") and "?" not in url):
         return EngineDatabase(url)
-    raise ConfigurationError(f"{source} names no database: sqlite:///PATH or postgresql://USER@HOST/NAME is allowed")
+    raise ConfigurationError(f"{source} is not a database URL: use sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
 def _password(url: str) -> str:
-    """The password of a URL as it stands there, or nothing."""
+    """Return the password in a URL, still escaped; the whole URL if it cannot be parsed and may hold one."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return url if "@" in url else ""
     named = parse_qs(parts.query)
     return parts.password or named.get("password", named.get("sslpassword", [""]))[0]
-
-
-def instant_of(value: object) -> str | None:
-    """A time as SQLite and PostgreSQL keep it, both in UTC, to the second."""
-    return None if value is None else f"{str(value)[:19].replace(' ', 'T')}Z"
-
-
-def _context(value: object) -> Mapping[str, object]:
-    try:
-        found = json.loads(str(value))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

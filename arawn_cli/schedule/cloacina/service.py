@@ -1,157 +1,135 @@
-"""Run the Cloacina engine: load it, forward its log, register workflows, serve."""
+"""Run the Cloacina engine until a signal: load it, forward its log, register the workflows, serve."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import re
 import signal
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-from arawn_cli.cli.runner import Output, guarded
-from arawn_cli.config.loader import Config, Flags, load_all
-from arawn_cli.errors import ExitCode
-from arawn_cli.schedule.cloacina.engine import EngineError, load_engine, postgres_driver
-from arawn_cli.schedule.cloacina.engine_log import EngineLog
-from arawn_cli.schedule.cloacina.runs import ENDING, Crew, Order
-from arawn_cli.schedule.cloacina.schedules import VARIABLE, EngineDatabase, database_from, instant_of
-from arawn_cli.schedule.cloacina.workflows import Changes, Runner, Workflow, define, is_ours, poll_interval, workflows_of
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from arawn_cli.schedule.cloacina.runs import ENDING, RunPool
+from arawn_cli.schedule.cloacina.schedules import EXTRA, VARIABLE, EngineDatabase, EngineError, postgres_driver, timestamp_of
+from arawn_cli.schedule.cloacina.workflows import Runner, Workflow, define, is_ours
 
 log = logging.getLogger(__name__)
 
-_RECORD_SECONDS = 5.0
-
-
-_NAP_SECONDS = 0.05
-
-
+_GLIBC = (2, 38)
+_TIMERS = "`arawn-cli schedule install` has systemd or cron run the jobs"
 _OWN_THREADS = 4
+_RECORD_SECONDS = 5.0
+_STDOUT = 1
+_LINE = re.compile(r"\S+Z\s+(?P<level>ERROR|WARN|INFO|DEBUG|TRACE)\s+(?P<rest>.*)")
+_LEVELS = {"ERROR": logging.ERROR, "WARN": logging.WARNING, "INFO": logging.INFO}
 
 
-def run_serve(flags: Flags, output: Output, database: str | None) -> ExitCode:
-    """`schedule serve --cloacina`."""
-
-    def body(_: Console | None) -> ExitCode:
-        before = {key: value for key, value in os.environ.items() if key != VARIABLE}
-        engine = load_engine()
-        configs = load_all(flags, os.environ)
-        place = database_from(database, os.environ, configs[0].state_directory)
-        workflows = wanted(configs, flags, output)
-        _refuse_others(place)
-        _make_private(place, configs[0].state_directory)
-        _make_room(len(workflows))
-        engine_log = EngineLog(os.environ, place.without_secrets)
-        crew = Crew(before, engine_log.stdout)
-        with _Ending(crew) as ending:
-            define(engine, workflows, place, crew)
-            runner = Runner(engine, place, poll_interval())
-            _tell(workflows, runner.register(workflows), place)
-            ending.wait()
-            log.info("ending: no new runs, and those in hand are waited for")
-            crew.close()
-        _await_records(crew, place)
-        engine_log.end()
-        runner.shutdown()
-        return ExitCode.DONE
-
-    return guarded(output, body)
-
-
-def wanted(configs: Sequence[Config], flags: Flags, output: Output) -> list[Workflow]:
-    """The workflows of all roots, whose runs get the options of this command.
+def load_engine() -> ModuleType:
+    """Import Cloacina.
 
     Raises:
-        ConfigurationError: an interval has no expression in Cloacina.
+        EngineError: it is missing, or does not load here.
     """
-    return workflows_of(configs, lambda job, root: Order.of(job, flags, root, verbose=output.verbose, quiet=output.quiet))
+    try:
+        return importlib.import_module("cloaca")
+    except ImportError as error:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        glibc = tuple(int(part) for part in version.split(".")) if name == "glibc" else None
+        raise EngineError(why_unloadable(error, glibc)) from error
 
 
-class _Ending:
-    """The signals that end the service: the first has it wait for the runs in hand, each further one ends those.
-
-    Threads that are made before `wait` take none of them: this thread alone handles one, and sleeps on while another has it.
-    """
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._asked = False
-        # A handler runs in the midst of what it interrupts, where the lock of an event may be held.
-        self._reader, self._writer = os.pipe()
-
-    def __enter__(self) -> _Ending:
-        for number in ENDING:
-            signal.signal(number, self._receive)
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number in ENDING:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        os.close(self._reader)
-        os.close(self._writer)
-
-    def wait(self) -> None:
-        """Returns when the first signal has come."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-        os.read(self._reader, 1)
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked:
-            self._crew.stop()
-        else:
-            self._asked = True
-            os.write(self._writer, b"!")
+def why_unloadable(error: ImportError, glibc: tuple[int, ...] | None) -> str:
+    """Return in one sentence why the engine cannot be loaded and what to do; `glibc` is the version of this machine."""
+    missing = isinstance(error, ModuleNotFoundError) and error.name == "cloaca"
+    if glibc is not None and glibc < _GLIBC:
+        needed, found = (".".join(str(part) for part in version) for version in (_GLIBC, glibc))
+        elsewhere = f"on a newer one, run {EXTRA}; here, " if missing else ""
+        return f"Cloacina needs glibc {needed}, and this machine has {found}: {elsewhere}{_TIMERS}"
+    if missing:
+        return f"Cloacina is not installed: run {EXTRA}; without it, {_TIMERS}"
+    return f"Cloacina cannot be loaded here ({' '.join(str(error).split())}): {_TIMERS}"
 
 
-def _refuse_others(database: EngineDatabase) -> None:
-    """Cloacina begins all that is due in its database, and would fail the workflows of others, which this process does not have.
+def serve(
+    engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, state_directory: Path, environment: Mapping[str, str]
+) -> None:
+    """Run the workflows when they are due, until SIGTERM or SIGINT. A second signal ends the active runs.
+
+    `environment` is what the runs get; this process's own changes.
 
     Raises:
-        EngineError: there are some.
+        EngineError: the engine does not start, or its database cannot be used.
     """
     if database.file is None:
         postgres_driver()
     others = sorted({schedule.workflow for schedule in database.schedules() if not is_ours(schedule.workflow)})
-    if others:
+    if others:  # the engine begins everything that is due, and would fail workflows that this process does not define
         raise EngineError(
-            f"the database {database} has workflows of others ({', '.join(others)}), which would fail here: give it one of its own"
+            f"the database {database} has workflows of other programs ({', '.join(others)}), which would fail here: "
+            "use another database for arawn-cli"
         )
-
-
-def _make_private(database: EngineDatabase, state_directory: Path) -> None:
-    """Has Cloacina's files be this account's alone: its database, and the folder for packages that it makes among temporary files."""
+    temporary = state_directory / "cloacina"
     try:
         os.makedirs(state_directory, mode=0o700, exist_ok=True)
-        os.makedirs(state_directory / "cloacina", mode=0o700, exist_ok=True)
+        os.makedirs(temporary, mode=0o700, exist_ok=True)
         if database.file is not None:
             os.close(os.open(database.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise EngineError(f"{error.filename} cannot be made: {error.strerror}") from error
-    os.environ["TMPDIR"] = str(state_directory / "cloacina")
+        raise EngineError(f"cannot create {error.filename}: {error.strerror}") from error
+    os.environ["TMPDIR"] = str(temporary)  # Cloacina makes a directory for packages there, readable by everyone
+    # A long run blocks one thread of Cloacina's runtime (Tokio), which has one for each processor by default.
+    os.environ["TOKIO_WORKER_THREADS"] = str(len(workflows) + _OWN_THREADS)
+    # Threads inherit the mask, so that none takes a signal before this one waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        pool = RunPool({key: value for key, value in environment.items() if key != VARIABLE}, _forward_stdout(database.without_secrets))
+        define(engine, workflows, database, pool)
+        runner = Runner(engine, database)
+        changes = runner.register(workflows)
+        for workflow in workflows:
+            log.info("%s is due at %s", workflow.name, workflow.cron)
+        counts = (len(changes.register), len(changes.update), len(changes.delete))
+        log.info("%d schedules registered, %d changed, %d removed in %s", *counts, database)
+        signal.sigwait(ENDING)
+        log.info("ending: no new runs, waiting for active ones")
+        pool.close()
+        while not pool.wait(0.2):
+            if signal.sigtimedwait(ENDING, 0) is not None:
+                pool.terminate()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    # Wait until the history has the last runs. A failed one stays open until it has been retried.
+    end = time.monotonic() + _RECORD_SECONDS
+    last = {(workflow, timestamp_of(due)) for workflow, due in pool.ended}
+    while last & database.unfinished() and time.monotonic() < end:
+        time.sleep(0.05)
+    nothing = os.open(os.devnull, os.O_WRONLY)  # Cloacina logs errors about its own end
+    os.dup2(nothing, _STDOUT)
+    os.close(nothing)
+    runner.shutdown()
 
 
-def _make_room(workflows: int) -> None:
-    """Has Cloacina's runtime (Tokio) have a thread for each run and some for itself: one for each processor are all held by long runs."""
-    os.environ["TOKIO_WORKER_THREADS"] = str(workflows + _OWN_THREADS)
+def _forward_stdout(without_secrets: Callable[[str], str]) -> int:
+    """Log what Cloacina writes to standard output, where only events belong. Return the descriptor of the real one."""
+    os.environ.setdefault("RUST_LOG", "warn")  # Cloacina's log level (tracing's EnvFilter)
+    os.environ["NO_COLOR"] = "1"
+    sys.stdout.flush()
+    stdout = os.dup(_STDOUT)
+    reader, writer = os.pipe()
+    os.dup2(writer, _STDOUT)
+    os.close(writer)
 
+    def forward() -> None:
+        with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                found = _LINE.match(line)
+                level = _LEVELS.get(found["level"], logging.DEBUG) if found else logging.WARNING
+                log.log(level, "Cloacina: %s", without_secrets(found["rest"] if found else line))
 
-def _tell(workflows: Sequence[Workflow], changes: Changes, database: EngineDatabase) -> None:
-    for workflow in workflows:
-        log.info("%s is due at %s", workflow.name, workflow.cron)
-    counts = (len(changes.register), len(changes.update), len(changes.delete))
-    log.info("%d schedules registered, %d changed, %d removed in %s", *counts, database)
-
-
-def _await_records(crew: Crew, database: EngineDatabase) -> None:
-    """Waits a little for the ends of the last runs to stand in the history; one that failed stays open until it was tried again."""
-    give_up = time.monotonic() + _RECORD_SECONDS
-    last = {(workflow, instant_of(due)) for workflow, due in crew.ended}
-    while last & database.unfinished() and time.monotonic() < give_up:
-        time.sleep(_NAP_SECONDS)
+    threading.Thread(target=forward, name="engine-log", daemon=True).start()
+    return stdout

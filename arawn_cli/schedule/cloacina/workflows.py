@@ -1,4 +1,4 @@
-"""Define the Cloacina workflows of the jobs."""
+"""Define the workflows of the jobs: names, times, command lines, registration."""
 
 from __future__ import annotations
 
@@ -9,98 +9,131 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
-from arawn_cli.config.loader import Config
-from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
-from arawn_cli.events import JobName
-from arawn_cli.schedule.cloacina.engine import EngineError
-from arawn_cli.schedule.cloacina.run_locks import claimed, one_registers
-from arawn_cli.schedule.cloacina.runs import OUTCOME, SUMMARY, Crew, Done, Order, ordered
-from arawn_cli.schedule.cloacina.schedules import EngineDatabase
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.events import JobName, RunResult
+from arawn_cli.schedule.cloacina.run_locks import advisory_lock, registration_lock
+from arawn_cli.schedule.cloacina.runs import RunOutcome, RunPool
+from arawn_cli.schedule.cloacina.schedules import EngineDatabase, EngineError
 from arawn_cli.schedule.intervals import HOUR, MINUTE, cloacina_time
 
 log = logging.getLogger(__name__)
 
-PREFIXES = {JobName.SCRATCH_CLEANUP: "arawn_scratch_cleanup", JobName.DISK_CHECK: "arawn_disk_check"}
+OUTCOME = "outcome"
+SUMMARY = "summary"
 
-
-SECONDS = {JobName.SCRATCH_CLEANUP: 6 * HOUR, JobName.DISK_CHECK: 30 * MINUTE}
-"""How long a run may take, as in the units of systemd."""
-
-
+_PREFIXES = {JobName.SCRATCH_CLEANUP: "arawn_scratch_cleanup", JobName.DISK_CHECK: "arawn_disk_check"}
+_SECONDS = {JobName.SCRATCH_CLEANUP: 6 * HOUR, JobName.DISK_CHECK: 30 * MINUTE}  # as in the systemd units
 _ATTEMPTS = 3
-
-
-_FIRST_RETRY_MS = 60_000
-
-
-_LAST_RETRY_MS = 600_000
-
-
 _ALL_SCHEDULES = 10_000
-
-
 _BACKSTOP_SECONDS = 5
+# Cloacina's scheduler and its recovery put these into each context.
+_OF_CLOACINA = {
+    "scheduled_time",
+    "schedule_id",
+    "schedule_timezone",
+    "schedule_expression",
+    "is_recovery",
+    "recovery_attempt",
+    "original_execution_id",
+}
+_LONGEST_DAYS = 36_500
+_ALLOWED = {
+    "base_path": "a path that begins with /",
+    "dry_run": "true or false",
+    "older_than_days": f"a whole number from 1 to {_LONGEST_DAYS}",
+}
 
 
-_SHORTEST_POLL_MS = 250
+class RefusedContextError(ArawnCliError):
+    """A context has a key or a value that no run may have; nothing has been touched."""
 
-
-_LONGEST_POLL_MS = 750
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One job on one root: its name in Cloacina, when it is due, and what a run does."""
+    """One job on one root (None for the main one): its name and time in Cloacina, and the command's arguments."""
 
     name: str
     cron: str
-    order: Order
-
-
-class Context(Protocol):
-    """What is used of a task's context."""
-
-    def to_dict(self) -> dict[str, object]:
-        """All that it holds, as JSON has it."""
-        ...
-
-    def set(self, key: str, value: object, /) -> None:
-        """Puts a value in, in the place of one that is there."""
-        ...
+    job: JobName
+    root: str | None
+    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What makes the schedules of a database those that are wanted; schedules by their id."""
+    """The changes that make the schedules of a database those that are wanted, by name or id, with the expression."""
 
     register: tuple[tuple[str, str], ...]
     update: tuple[tuple[str, str], ...]
     delete: tuple[str, ...]
 
 
-def workflows_of(configs: Sequence[Config], order: Callable[[JobName, str | None], Order]) -> list[Workflow]:
-    """A pair of workflows for each root; `order` is what a run of a job does on a named root, or on the main one for None.
+class Context(Protocol):
+    """The part of a task's context that is used here."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return all values."""
+
+    def set(self, key: str, value: object, /) -> None:
+        """Set a value."""
+
+
+def workflows_of(configs: Sequence[Config], flags: Flags, *, verbose: bool, quiet: bool) -> list[Workflow]:
+    """Return a pair of workflows for each root; their runs get the options of the service.
 
     Raises:
-        ConfigurationError: an interval has no expression in Cloacina.
+        ConfigurationError: an interval cannot be expressed in Cloacina.
     """
+    common = ["--format=json", "--unless-running"]
+    common += [] if flags.config is None else [f"--config={flags.config.absolute()}"]
+    common += [option for option, given in (("--verbose", verbose), ("--quiet", quiet)) if given]
     found = []
     for config in configs:
         root, schedule = config.root_name, config.maintenance.schedule
+        own = [f"--root={root}"] if root is not None else [f"--base-path={flags.base_path}"] if flags.base_path is not None else []
         for job, interval in ((JobName.SCRATCH_CLEANUP, schedule.scratch_cleanup), (JobName.DISK_CHECK, schedule.disk_check)):
+            name = _PREFIXES[job] if root is None else f"{_PREFIXES[job]}_{root}"
             cron = cloacina_time(interval, job, root or str(config.root))
-            name = PREFIXES[job] if root is None else f"{PREFIXES[job]}_{root}"
-            found.append(Workflow(name, cron, order(job, root)))
+            found.append(Workflow(name, cron, job, root, (job, *common, *own)))
     return found
 
 
 def is_ours(workflow: str) -> bool:
-    """Whether a workflow is one of this program, by its name."""
-    return workflow.startswith(tuple(PREFIXES.values()))
+    """Return whether a workflow is one of this program, by its name."""
+    return workflow.startswith(tuple(_PREFIXES.values()))
+
+
+def arguments_with(workflow: Workflow, context: Mapping[str, object]) -> list[str]:
+    """Return a workflow's arguments with the options that a context adds; of the same option, the last counts.
+
+    Raises:
+        RefusedContextError: the context has another key, or a value that the command would not take.
+    """
+    fixed = {"base_path": workflow.root is not None, "older_than_days": workflow.job is JobName.DISK_CHECK}
+    allowed = [key for key in _ALLOWED if not fixed.get(key)]
+    arguments = list(workflow.arguments)
+    for key, value in context.items():
+        if key in _OF_CLOACINA:
+            continue
+        if key not in allowed:
+            raise RefusedContextError(f"the context has {key!r}: {workflow.job} takes only {', '.join(allowed)} here")
+        match key, value:
+            case "base_path", str() if value.startswith("/") and "\0" not in value:
+                arguments.append(f"--base-path={value}")
+            case "dry_run", bool():
+                arguments.append("--dry-run" if value else "--no-dry-run")
+            case "older_than_days", int() if not isinstance(value, bool) and 1 <= value <= _LONGEST_DAYS:
+                arguments.append(f"--older-than-days={value}")
+            case _:
+                raise RefusedContextError(f"the context has {key} = {value!r}: it must be {_ALLOWED[key]}")
+    return arguments
 
 
 def changes_to(wanted: Mapping[str, str], found: Iterable[Mapping[str, object]]) -> Changes:
-    """What to change so that each wanted workflow has one schedule, by its expression; what is right already stays as it is."""
+    """Return the changes after which each wanted workflow has one schedule, with its expression; a right one stays as it is."""
     kept: set[str] = set()
     update, delete = [], []
     for schedule in found:
@@ -114,67 +147,81 @@ def changes_to(wanted: Mapping[str, str], found: Iterable[Mapping[str, object]])
     return Changes(tuple((name, cron) for name, cron in wanted.items() if name not in kept), tuple(update), tuple(delete))
 
 
-def poll_interval() -> int:
-    """How often one process looks for work, in milliseconds.
-
-    Whoever looks first after a run is due does it. With the same interval everywhere that would be the same process for ever, since
-    what is due at whole seconds meets all of them at the same part of theirs.
-    """
-    return random.randint(_SHORTEST_POLL_MS, _LONGEST_POLL_MS)  # noqa: S311 - no secret
-
-
-def define(engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, crew: Crew) -> None:
-    """Makes the workflows known to Cloacina in this process."""
+def define(engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, pool: RunPool) -> None:
+    """Define the workflows in this process's engine. A failed task is retried after one minute and after two."""
     for workflow in workflows:
         with engine.WorkflowBuilder(workflow.name) as builder:
-            builder.description(f"arawn-cli {workflow.order.job}")
+            builder.description(f"arawn-cli {workflow.job}")
             engine.task(
-                id=workflow.order.job,
+                id=workflow.job,
                 retry_attempts=_ATTEMPTS,
                 retry_backoff="exponential",
-                retry_delay_ms=_FIRST_RETRY_MS,
-                retry_max_delay_ms=_LAST_RETRY_MS,
+                retry_delay_ms=60_000,
+                retry_max_delay_ms=600_000,
                 retry_condition="all",
-            )(_task(workflow, database, crew))
+            )(_task(workflow, database, pool))
+
+
+def _task(workflow: Workflow, database: EngineDatabase, pool: RunPool) -> Callable[[Context], Context]:
+    def task(context: Context) -> Context:
+        given = context.to_dict()
+        due = str(given.get("scheduled_time", "now"))
+        with pool.counted(workflow.name, due):
+            log.info("%s, due %s: begins", workflow.name, due)
+            try:
+                arguments = arguments_with(workflow, given)
+                with advisory_lock(database, workflow.name) as lock:
+                    ended = RunOutcome(RunResult.LOCKED, None) if lock is None else pool.run(arguments, lock, _SECONDS[workflow.job])
+            except ArawnCliError as error:
+                log.error("%s, due %s: %s", workflow.name, due, error)
+                raise
+            log.info("%s, due %s: %s", workflow.name, due, ended.outcome)
+            context.set(OUTCOME, ended.outcome)
+            context.set(SUMMARY, ended.summary)
+            return context
+
+    return task
 
 
 class Runner:
-    """Cloacina at work in this process: from its making on it begins what is due.
+    """Cloacina's runner, which begins what is due as soon as it exists.
 
-    Its second look at runs that began long ago stays off: it takes a run that is still at work for lost. What a service that is
-    gone had in hand is found by its heartbeat.
+    Its cron recovery stays off: it takes a run that began long ago for lost, even if it still works.
+    The runs of a dead service are found by its heartbeat.
     """
 
-    def __init__(self, engine: ModuleType, database: EngineDatabase, poll_ms: int) -> None:
-        """Starts it, to look for work every so many milliseconds.
+    def __init__(self, engine: ModuleType, database: EngineDatabase) -> None:
+        """Start the runner.
 
         Raises:
             EngineError: it does not start.
         """
-        longest = max(SECONDS.values())
+        longest = max(_SECONDS.values())
         settings = engine.DefaultRunnerConfig(
             task_timeout_seconds=longest + HOUR,
             workflow_timeout_seconds=(longest + HOUR) * (_ATTEMPTS + 1),
             cron_enable_recovery=False,
             cron_poll_interval_seconds=_BACKSTOP_SECONDS,
-            scheduler_poll_interval_ms=poll_ms,
+            # The process that polls first takes a run. With equal intervals it would always be the
+            # same one, because runs are due at whole seconds.
+            scheduler_poll_interval_ms=random.randint(250, 750),  # noqa: S311 - not a secret
         )
         self._database = database
-        with one_registers(database):  # two that make the tables of an empty database at a time fail
+        with registration_lock(database):  # two processes that create the tables at once fail
             try:
                 self._runner = engine.DefaultRunner.with_config(database.url, settings)
             except (ValueError, RuntimeError) as error:
-                raise EngineError(f"Cloacina does not start on {database}: {database.without_secrets(str(error))}") from error
+                raise EngineError(f"Cloacina does not start on {database}: {database.without_secrets(error)}") from error
 
     def register(self, workflows: Sequence[Workflow]) -> Changes:
-        """Makes the database's schedules those of the workflows, while no other process does; what it changed.
+        """Make the database's schedules those of the workflows. Return the changes.
 
         Raises:
-            EngineError: the database does not take it.
+            EngineError: the engine refuses a change.
         """
-        with one_registers(self._database):
+        wanted = {workflow.name: workflow.cron for workflow in workflows}
+        with registration_lock(self._database):
             try:
-                wanted = {workflow.name: workflow.cron for workflow in workflows}
                 changes = changes_to(wanted, self._runner.list_cron_schedules(False, _ALL_SCHEDULES, 0))
                 for identity in changes.delete:
                     self._runner.delete_cron_schedule(identity)
@@ -183,39 +230,12 @@ class Runner:
                 for name, cron in changes.register:
                     self._runner.register_cron_workflow(name, cron, "UTC")
             except (ValueError, RuntimeError) as error:
-                raise EngineError(f"Cloacina does not take the schedules: {self._database.without_secrets(str(error))}") from error
+                raise EngineError(f"Cloacina does not take the schedules: {self._database.without_secrets(error)}") from error
         return changes
 
     def shutdown(self) -> None:
-        """Ends it within seconds; no run may be in hand."""
+        """Stop the runner, within seconds; no run may be active."""
         try:
             self._runner.shutdown()
         except (ValueError, RuntimeError) as error:
-            log.warning("Cloacina does not end by itself: %s", self._database.without_secrets(str(error)))
-
-
-def _task(workflow: Workflow, database: EngineDatabase, crew: Crew) -> Callable[[Context], Context]:
-    def task(context: Context) -> Context:
-        given = context.to_dict()
-        due = str(given.get("scheduled_time", "now"))
-        with crew.in_hand(workflow.name, due):
-            log.info("%s, due %s: begins", workflow.name, due)
-            try:
-                done = _run(workflow, database, crew, given)
-            except ArawnCliError as error:
-                log.error("%s, due %s: %s", workflow.name, due, error)
-                raise
-            log.info("%s, due %s: %s", workflow.name, due, done.outcome)
-            context.set(OUTCOME, done.outcome)
-            context.set(SUMMARY, done.summary)
-            return context
-
-    return task
-
-
-def _run(workflow: Workflow, database: EngineDatabase, crew: Crew, context: Mapping[str, object]) -> Done:
-    order = ordered(workflow.order, context)
-    with claimed(database, workflow.name) as claim:
-        if claim is None:
-            return Done(EXIT_MEANINGS[ExitCode.LOCKED], None)
-        return crew.run(order, claim, SECONDS[order.job])
+            log.warning("Cloacina does not end by itself: %s", self._database.without_secrets(error))

@@ -1,39 +1,35 @@
-"""What `schedule serve` does where Cloacina is not there, and what it decides before it starts it."""
+"""`schedule serve`, `show` and `status` without Cloacina, and the runs that it starts."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
+import psutil
 import pytest
 
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName, RunResult
-from arawn_cli.schedule.cloacina.engine import why_unloadable
+from arawn_cli.schedule.cloacina import runs
 from arawn_cli.schedule.cloacina.engine_status import result_of
-from arawn_cli.schedule.cloacina.runs import (
-    ENDING,
-    OUTCOME,
-    WORKER,
-    Crew,
-    Done,
-    FailedRunError,
-    Order,
-    RefusedContextError,
-    ordered,
-    outcome_of,
-)
+from arawn_cli.schedule.cloacina.run_locks import Lock
+from arawn_cli.schedule.cloacina.runs import ENDING, FailedRunError, RunOutcome, RunPool, outcome_of
 from arawn_cli.schedule.cloacina.schedules import EngineDatabase, LastRun, database_from
-from arawn_cli.schedule.cloacina.workflows import Changes, changes_to
+from arawn_cli.schedule.cloacina.service import why_unloadable
+from arawn_cli.schedule.cloacina.workflows import OUTCOME, Changes, RefusedContextError, Workflow, arguments_with, changes_to
 from arawn_cli.schedule.intervals import cloacina_time
 from tests.conftest import Run
+from tests.support.relay_fixtures import wait_until
 
 Command = Callable[..., Run]
 MISSING = ModuleNotFoundError("No module named 'cloaca'", name="cloaca")
@@ -105,8 +101,9 @@ def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Comman
     [
         (None, None),
         (LastRun("2026-01-01T00:00:00Z", "the removal limit keeps 2 sessions", {}), RunResult.FAILED),
-        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b'{"summary": null}', None).outcome}), RunResult.SUCCESS),
-        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(75, b"{}", None).outcome}), RunResult.LOCKED),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b"{}", None).outcome}), RunResult.SUCCESS),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(75, b"", None).outcome}), RunResult.LOCKED),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b"", None).outcome}), RunResult.LOCKED),
     ],
 )
 def test_a_result_is_told_in_the_words_of_the_other_schedulers(last: LastRun | None, result: RunResult | None) -> None:
@@ -190,108 +187,179 @@ def test_schedules_become_what_is_wanted_and_those_of_others_stay() -> None:
     assert changes_to(wanted, there) == Changes((("arawn_disk_check_lab", "c"),), (("3", "b"),), ("2", "4"))
 
 
-ORDER = Order(JobName.SCRATCH_CLEANUP, None, None)
+CLEANUP = Workflow("arawn_scratch_cleanup", "0 0 4 * * *", JobName.SCRATCH_CLEANUP, None, ("scratch-cleanup", "--base-path=/srv/arawn"))
+CHECK = Workflow("arawn_disk_check", "0 * * * * *", JobName.DISK_CHECK, None, ("disk-check",))
 
 
-def test_a_context_overrides_what_it_may() -> None:
-    asked = {"older_than_days": 30, "dry_run": True, "base_path": "/srv/other", "scheduled_time": "now"}
-    assert ordered(ORDER, asked) == Order(JobName.SCRATCH_CLEANUP, None, "/srv/other", older_than_days=30, dry_run=True)
-    assert Order.from_json(ordered(ORDER, asked).to_json()) == ordered(ORDER, asked)
+def test_a_context_adds_options() -> None:
+    given = {"older_than_days": 30, "dry_run": True, "base_path": "/srv/other", "scheduled_time": "now"}
+    assert arguments_with(CLEANUP, given) == [*CLEANUP.arguments, "--older-than-days=30", "--dry-run", "--base-path=/srv/other"]
+    assert arguments_with(CHECK, {"dry_run": False}) == ["disk-check", "--no-dry-run"]
 
 
 @pytest.mark.parametrize(
-    ("order", "context"),
+    ("workflow", "context"),
     [
-        (ORDER, {"force": True}),
-        (ORDER, {"older_than_days": 0}),
-        (ORDER, {"older_than_days": True}),
-        (ORDER, {"older_than_days": "7"}),
-        (ORDER, {"dry_run": "no"}),
-        (ORDER, {"base_path": "relative"}),
-        (ORDER, {"base_path": "/a\0b"}),
-        (Order(JobName.SCRATCH_CLEANUP, None, None, root="lab"), {"base_path": "/srv/other"}),
-        (Order(JobName.DISK_CHECK, None, None), {"older_than_days": 7}),
+        (CLEANUP, {"force": True}),
+        (CLEANUP, {"older_than_days": 0}),
+        (CLEANUP, {"older_than_days": True}),
+        (CLEANUP, {"older_than_days": "7"}),
+        (CLEANUP, {"dry_run": "no"}),
+        (CLEANUP, {"base_path": "relative"}),
+        (CLEANUP, {"base_path": "/a\0b"}),
+        (replace(CLEANUP, root="lab"), {"base_path": "/srv/other"}),
+        (CHECK, {"older_than_days": 7}),
     ],
 )
-def test_a_context_that_asks_for_anything_else_is_refused(order: Order, context: dict[str, object]) -> None:
+def test_a_context_with_any_other_key_or_value_is_refused(workflow: Workflow, context: dict[str, object]) -> None:
     with pytest.raises(RefusedContextError):
-        ordered(order, context)
+        arguments_with(workflow, context)
 
 
-def worked(environment: dict[str, str], order: Order, service: int | None = None) -> tuple[int, dict[str, object] | None]:
-    """The exit status of the process that does a run, and what it told its service; None where it said nothing."""
-    reader, writer = os.pipe()
-    command = [sys.executable, *WORKER, order.to_json(), str(writer), str(os.getpid() if service is None else service)]
-    done = subprocess.run(command, env=environment, capture_output=True, pass_fds=(writer,), check=False)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        text = answer.read()
-    return done.returncode, json.loads(text) if text else None
+@pytest.fixture
+def events(tmp_path: Path) -> Iterator[IO[bytes]]:
+    """The standard output of a service."""
+    with (tmp_path / "events").open("w+b") as file:
+        yield file
 
 
-def test_a_run_tells_its_summary_or_the_reason_why_it_failed(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
+def outcome(environment: dict[str, str], events: IO[bytes], *arguments: str) -> RunOutcome:
+    return RunPool(environment, events.fileno()).run([*arguments, "--format=json", "--unless-running"], Lock(None), 60)
+
+
+def test_a_run_returns_its_summary_or_raises_the_reason_why_it_failed(
+    environment: dict[str, str], events: IO[bytes], tree: SampleTree, tmp_path: Path
+) -> None:
     for name in ("old-one", "old-two"):
         tree.session(name, files={"f": 10}, age_days=30)
     tree.session("new", files={"f": 10}, age_days=1)
     file = tmp_path / "c.toml"
     file.write_text(f'paths.base_path = "{tree.root}"\nmaintenance.cleanup.max_sessions = 1\n')
-    status, told = worked(environment, Order(JobName.SCRATCH_CLEANUP, str(file), None))
-    assert told is not None
-    assert (status, told["reason"]) == (77, "refused for safety: nothing was removed: the removal limit keeps 2 sessions")
-    status, told = worked(environment, Order(JobName.DISK_CHECK, str(file), None))
-    assert told is not None
-    assert isinstance(told["summary"], dict)
-    assert (status, told["summary"]["type"]) == (0, "disk_check")
-    status, told = worked(environment, Order(JobName.DISK_CHECK, str(tmp_path / "missing.toml"), None))
-    assert told is not None
-    assert (status, told["summary"]) == (78, None)
-    assert "missing.toml" in str(told["reason"])
+    with pytest.raises(FailedRunError, match=r"refused for safety.*: the removal limit keeps 2 sessions"):
+        outcome(environment, events, "scratch-cleanup", f"--config={file}")
+    done = outcome(environment, events, "disk-check", f"--config={file}")
+    assert done.summary is not None
+    assert (done.outcome, done.summary["type"]) == ("done", "disk_check")
+    with pytest.raises(FailedRunError, match=r"configuration.*: see the log of the service"):
+        outcome(environment, events, "disk-check", f"--config={tmp_path}/missing.toml")
+    events.seek(0)
+    lines = [json.loads(line) for line in events]
+    assert [line["type"] for line in lines if line["type"] in ("scratch_cleanup", "disk_check")] == ["scratch_cleanup", "disk_check"]
+    assert lines[-1] == done.summary
 
 
-def test_a_run_whose_service_is_gone_is_not_begun(environment: dict[str, str], tree: SampleTree) -> None:
+def test_a_run_that_finds_another_one_is_no_failure(environment: dict[str, str], events: IO[bytes], tree: SampleTree) -> None:
+    sessions = os.open(tree.sessions, os.O_RDONLY)
+    fcntl.flock(sessions, fcntl.LOCK_EX)
+    try:
+        assert outcome(environment, events, "scratch-cleanup", f"--base-path={tree.root}") == RunOutcome("locked", None)
+    finally:
+        os.close(sessions)
+
+
+def test_a_run_names_its_first_failure() -> None:
+    failures = [{"operation": "unlinkat", "path": "a/b", "message": "Operation not permitted"}] * 2
+    with pytest.raises(FailedRunError, match=r"2 failures, the first: unlinkat a/b: Operation not permitted"):
+        outcome_of(1, json.dumps({"type": "scratch_cleanup", "failures": failures}).encode(), None)
+
+
+def test_events_that_cannot_be_written_fail_the_run(environment: dict[str, str], tree: SampleTree) -> None:
+    with Path("/dev/full").open("wb") as full, pytest.raises(FailedRunError, match="standard output takes no more: No space left"):
+        outcome(environment, full, "disk-check", f"--base-path={tree.root}")
+
+
+SERVICE = """
+import os, sys, threading, time
+from arawn_cli.schedule.cloacina.run_locks import Lock
+from arawn_cli.schedule.cloacina.runs import RunPool
+pool = RunPool(os.environ, 1)
+threading.Thread(target=pool.run, args=(sys.argv[1:], Lock(None), 60), daemon=True).start()
+time.sleep(60)
+"""
+
+
+def test_a_run_ends_with_its_service(environment: dict[str, str], tree: SampleTree) -> None:
+    for number in range(100):
+        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
+    command = [sys.executable, "-c", SERVICE, "scratch-cleanup", "--format=json", f"--base-path={tree.root}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        assert json.loads(service.stdout.readline())["action"] == "deleted"
+        runs = psutil.Process(service.pid).children()
+        assert [run.cmdline()[1:4] for run in runs] == [["-P", "-m", "arawn_cli"]]
+        service.kill()
+    assert psutil.wait_procs(runs, 10)[1] == []
+    assert any(tree.sessions.iterdir())
+
+
+def test_a_run_whose_service_is_gone_is_not_begun(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
     tree.session("old", files={"f": 10}, age_days=30)
-    assert worked(environment, Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), service=1) == (-9, None)
+    # The service dies before the run asks the kernel for a signal in that case.
+    late = tmp_path / "bin" / "setpriv"
+    late.parent.mkdir()
+    late.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid; kill -KILL $PPID; sleep 0.2; PATH="${{PATH#*:}}" exec setpriv "$@"\n')
+    late.chmod(0o755)
+    inside = {**environment, "PATH": f"{late.parent}:{environment['PATH']}"}
+    command = [sys.executable, "-c", SERVICE, "scratch-cleanup", f"--base-path={tree.root}"]
+    assert subprocess.run(command, env=inside, check=False, timeout=60).returncode == -signal.SIGKILL
+    run = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(run))
     assert (tree.sessions / "old").exists()
 
 
-class Held:
-    """A claim that nobody takes away."""
-
-    def is_held(self) -> bool:
-        return True
-
-
-def test_a_run_may_have_much_to_tell(environment: dict[str, str], tree: SampleTree) -> None:
+def test_a_run_may_have_a_long_summary(environment: dict[str, str], events: IO[bytes], tree: SampleTree) -> None:
     for number in range(1500):
         tree.session(f"session-with-a-long-name-{number:060}", files={}, age_days=30)
-    done = Crew(environment, 2).run(Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), Held(), 60)
+    done = outcome(environment, events, "scratch-cleanup", f"--base-path={tree.root}")
     assert done.summary is not None
     assert done.summary["sessions_checked"] == 1500
     assert len(json.dumps(done.summary)) > 1 << 16
 
 
-def test_a_second_signal_ends_a_run_though_the_thread_that_starts_it_takes_none(environment: dict[str, str], tree: SampleTree) -> None:
+def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(environment: dict[str, str], tree: SampleTree) -> None:
     for number in range(100):
         tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
     reader, writer = os.pipe()
-    crew = Crew(environment, writer)
+    pool = RunPool(environment, writer)
 
-    def started() -> Done:
+    def started() -> RunOutcome:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        return crew.run(Order(JobName.SCRATCH_CLEANUP, None, str(tree.root)), Held(), 60)
+        return pool.run(["scratch-cleanup", "--format=json", f"--base-path={tree.root}"], Lock(None), 60)
 
     with ThreadPoolExecutor(1) as threads, os.fdopen(reader) as events:
         run = threads.submit(started)
         assert json.loads(events.readline())["action"] == "deleted"
-        crew.stop()
-        os.close(writer)
-        assert json.loads(events.readlines()[-1])["type"] == "scratch_cleanup"
+        pool.terminate()
         with pytest.raises(FailedRunError, match="SIGTERM"):
             run.result(30)
+        os.close(writer)
+        assert json.loads(events.readlines()[-1])["type"] == "scratch_cleanup"
     assert any(tree.sessions.iterdir())
 
 
-def test_a_run_that_was_killed_is_told_as_killed() -> None:
-    for answer in (b"", b'{"reason": "do', b'{"reason": "done", "summary": null}'):
+class LostLock(Lock):
+    """A lock whose connection is gone."""
+
+    def is_held(self) -> bool:
+        return False
+
+
+def test_a_run_that_loses_its_lock_is_killed(
+    environment: dict[str, str], events: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_CHECK_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "never-read.toml")
+    with pytest.raises(FailedRunError, match="the connection to the database was lost"):
+        RunPool(environment, events.fileno()).run(["disk-check", f"--config={tmp_path}/never-read.toml"], LostLock(None), 60)
+
+
+def test_a_run_that_takes_too_long_is_ended(environment: dict[str, str], events: IO[bytes], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never-read.toml")
+    with pytest.raises(FailedRunError, match="not done within 1 seconds"):
+        RunPool(environment, events.fileno()).run(["disk-check", f"--config={tmp_path}/never-read.toml"], Lock(None), 1)
+
+
+def test_a_run_that_was_killed_says_so() -> None:
+    for line in (b"", b'{"reason": "do', b'{"type": "disk_check"}'):
         with pytest.raises(FailedRunError, match="was killed by SIGKILL"):
-            outcome_of(-9, answer, None)
+            outcome_of(-9, line, None)
