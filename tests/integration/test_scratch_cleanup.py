@@ -340,7 +340,7 @@ def test_state_out_of_reach_says_what_to_do(run: RunCommand, tree: SampleTree, t
     done = clean(run, tree, prefix=WITHOUT_FILE_POWERS, STATE_DIRECTORY=str(state))
     assert done.code == 0
     lines = done.stderr.splitlines()
-    assert lines[-1].endswith("or see arawn-cli doctor): the time of this run is not stored")
+    assert lines[-1].endswith("or run arawn-cli doctor): the time of this run is not stored")
     assert [line for line in lines if "state_dir" not in line] == []
 
 
@@ -349,4 +349,4 @@ def test_state_that_cannot_be_written_is_a_warning(run: RunCommand, tree: Sample
     done = clean(run, tree, STATE_DIRECTORY="/proc/none")
     assert (done.code, done.sessions("deleted")) == (0, {"s"})
     said = "WARNING: the state in /proc/none cannot be used: No such file or directory "
-    assert done.stderr.startswith(f"{said}(name another place with [maintenance] state_dir, or see arawn-cli doctor): ")
+    assert done.stderr.startswith(f"{said}(name another directory with [maintenance] state_dir, or run arawn-cli doctor): ")
