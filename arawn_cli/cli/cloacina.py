@@ -17,7 +17,7 @@ from arawn_cli.schedule.cloacina.engine_status import statuses
 from arawn_cli.schedule.cloacina.schedules import database_from
 from arawn_cli.schedule.cloacina.service import load_engine, serve
 from arawn_cli.schedule.cloacina.workflows import workflows_of
-from arawn_cli.schedule.status import is_well
+from arawn_cli.schedule.status import is_healthy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ def run_status_cloacina(flags: Flags, output: Output, database: str | None) -> E
         workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
         found = statuses(place, workflows, time.time_ns(), socket.gethostname())
         print_statuses(found, output)
-        return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
+        return ExitCode.DONE if all(is_healthy(status) for status in found) else ExitCode.PARTIAL
 
     return guarded(output, body)
 

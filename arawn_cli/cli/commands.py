@@ -129,10 +129,10 @@ def report(
     from arawn_cli.cli.jobs import run_report
     from arawn_cli.cli.runner import Output
     from arawn_cli.config.loader import Flags
-    from arawn_cli.schedule.status import kept_by_timers
+    from arawn_cli.schedule.status import history_directory
 
     flags = Flags(config=config, base_path=base_path, dry_run=True, no_relay=True, root=root)
-    kept = partial(kept_by_timers, flags=flags, environment=os.environ)
+    kept = partial(history_directory, flags=flags, environment=os.environ)
     raise typer.Exit(run_report(flags, Output(format="table", verbose=verbose, quiet=quiet), days, html, kept))
 
 

@@ -28,7 +28,7 @@ from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
 from arawn_cli.output.jsonl import json_lines, printing
 from arawn_cli.schedule.settings import own_account
-from arawn_cli.schedule.status import Installed, installed_places
+from arawn_cli.schedule.status import InstalledPlace, installed_places
 
 _MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
 
@@ -88,11 +88,11 @@ def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
         yield warn("timers", "without a root they cannot be looked at", advice("fix the root first"))
 
 
-def _means(config: Config, installed: list[Installed], shell: Shell) -> Iterator[Finding]:
+def _means(config: Config, installed: list[InstalledPlace], shell: Shell) -> Iterator[Finding]:
     first = installed[0] if installed else None
     directory = state_directory(installed, config)
     account = first.settings.account if first else own_account()
-    yield from state_findings(directory, account, shell, made_by_systemd=first is not None and first.is_made_by_systemd)
+    yield from state_findings(directory, account, shell, made_by_systemd=first is not None and first.is_state_created_by_systemd)
     yield outbox_finding(directory, shell, start(first, JobName.DISK_CHECK, shell) if first else shell.tool(JobName.DISK_CHECK))
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)

@@ -1,15 +1,15 @@
-"""The commands of `schedule`, from flags to exit code. / `schedule show`, `install`, `remove`, `status` and `serve`."""
+"""`schedule show`, `install`, `remove`, `status` and `serve`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Annotated
 
 import typer
@@ -21,159 +21,139 @@ from arawn_cli import names
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
 from arawn_cli.cli.runner import Output, confirmed, guarded
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output.jsonl import json_lines, printing
-from arawn_cli.schedule.install import Consent, Place, bodies_of, chosen, install, place_of, remove
-from arawn_cli.schedule.managed_files import AskedWronglyError, NoSchedulerError, TangledError
-from arawn_cli.schedule.permissions import out_of_reach
-from arawn_cli.schedule.settings import Scheduler, Scope, settings_from, warnings_of
-from arawn_cli.schedule.status import Told, installed_anywhere, is_well, statuses
+from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
+from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
+from arawn_cli.schedule.permissions import access_problems
+from arawn_cli.schedule.settings import Scope, settings_from, warnings_of
+from arawn_cli.schedule.status import StatusInput, is_healthy, is_installed, statuses
+from arawn_cli.schedule.user_crontab import MarkersError
 
 log = logging.getLogger(__name__)
 
-_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+_DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+
+app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or cron lines, from the configuration.")
+
+SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default if systemd runs.")]
+CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default without systemd.")]
+ScopeOption = Annotated[
+    bool | None, typer.Option("--user/--system", help="Timers of this account, or of the system; the default for root is --system.")
+]
+YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, except about files that were edited by hand.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite or remove files that were edited by hand, too.")]
+CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Use workflows of Cloacina, an optional extra.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password. Default: SQLite in the state directory."),
+]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What the command line says about where, and about consent."""
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """How the user agrees to changes.
 
-    systemd: bool
-    cron: bool
-    user: bool | None
-    yes: bool = False
-    force: bool = False
+    Attributes:
+        yes: `--yes`: agree to changes of unedited files.
+        force: `--force`: agree to changes of files that others wrote or edited, too.
+        ask: ask a yes-or-no question; None without a terminal.
+    """
 
-    def place(self) -> tuple[Scheduler, Scope]:
-        """The scheduler and the scope."""
-        return chosen(systemd=self.systemd, cron=self.cron, user=self.user)
+    yes: bool
+    force: bool
+    ask: Callable[[str], bool] | None
+
+    @classmethod
+    def from_options(cls, *, yes: bool, force: bool) -> Confirmation:
+        """Return the confirmation for the options; questions are asked on the terminal, if there is one."""
+        is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        return cls(yes, force, (lambda question: confirmed(names.escape(question))) if is_interactive else None)
+
+    def agreed(self, changes: Sequence[Change]) -> list[Change]:
+        """Show the changes, and return those to make: each that touches the text of others needs `--force` or its own answer.
+
+        Raises:
+            UsageError: nobody can be asked, and `--yes` is missing.
+            RefusedError: nobody can be asked about the text of others. Nothing was changed.
+        """
+        if not self.yes and self.ask is None:
+            raise UsageError("not a terminal, cannot ask: check with `schedule show`, then add --yes")
+        for change in changes:
+            for line in change.diff():
+                print_line(line)
+        return [change for change in changes if not change.is_of_others or self.force or self._may_touch(change)]
+
+    def goes_ahead(self, question: str) -> bool:
+        """Return whether the user agrees to go ahead."""
+        return self.yes or (self.ask is not None and self.ask(question))
+
+    def _may_touch(self, change: Change) -> bool:
+        found = "was edited by hand" if change.condition is Condition.EDITED else "exists and was not written by arawn-cli"
+        if self.ask is None:
+            raise RefusedError(f"{change.place} {found}: nothing was changed; check it, and use --force to lose it")
+        return self.ask(f"{change.place} {found}. {'Remove' if change.after is None else 'Overwrite'} it?")
 
 
-def run_show(flags: Flags, output: Output, choice: Choice) -> ExitCode:
-    """`schedule show`."""
+def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, options: Sequence[str] = ()) -> ExitCode:
+    """Show what would change in a place, ask, write the files and start the timers. Files that are up to date are kept.
 
-    def body(_: Console | None) -> ExitCode:
-        scheduler, scope = choice.place()
-        settings = settings_from(load(flags, os.environ), flags, os.environ, scope)
-        texts = bodies_of(scheduler, settings)
-        with printing():
-            for name, text in texts.items():
-                sys.stdout.write(f"# {name}\n{text}\n" if len(texts) > 1 else text)
+    `options` name the configuration, for the commands in the last message.
+
+    Raises:
+        UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
+    """
+    require_access(place)
+    changes = place.store.changes_to_install(bodies)
+    if not changes and not timers_to_start(place):
+        print_line(f"Installed already, nothing to change ({place.title}).")
+    else:
+        agreed = confirmation.agreed(changes)
+        has_work = agreed or timers_to_start(place)
+        if not has_work or not confirmation.goes_ahead(f"Install {_files(agreed)} and start the timers ({place.title})?"):
+            print_line("Nothing changed.")
+            return ExitCode.DONE
+        apply_install(place, agreed)
+        status = shlex.join(("arawn-cli", "schedule", "status", *place.flags, *options))
+        print_line(f"Installed {_files(agreed)}. See `{status}`, and `{shlex.join(('arawn-cli', 'doctor', *options))}`.")
+    if place.manager is not None and (command := place.manager.linger_command()):
+        print_line(f"The timers of this account stop when it logs out. To keep them running: {command}")
+    return ExitCode.DONE
+
+
+def remove(place: Place, confirmation: Confirmation) -> ExitCode:
+    """Show what would be removed from a place, ask, stop the timers and remove the files.
+
+    Raises:
+        UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
+    """
+    require_access(place)
+    changes = place.store.changes_to_remove()
+    if not changes:
+        print_line(f"Nothing is installed ({place.title}).")
         return ExitCode.DONE
-
-    return guarded(output, body)
-
-
-def run_install(flags: Flags, output: Output, choice: Choice) -> ExitCode:
-    """`schedule install`."""
-
-    def body(_: Console | None) -> ExitCode:
-        scheduler, scope = choice.place()
-        config = load(flags, os.environ)
-        settings = settings_from(config, flags, os.environ, scope)
-        for warning in (*warnings_of(config, os.environ), *out_of_reach(settings, scheduler)):
-            log.warning("%s", warning)
-        place = place_of(scheduler, scope, settings, os.environ, flags.root)
-        return install(place, bodies_of(scheduler, settings), _consent(choice), flags.located)
-
-    return guarded(output, body)
-
-
-def run_remove(output: Output, choice: Choice, root: str | None) -> ExitCode:
-    """`schedule remove`; it needs no configuration, which may be gone by then, and neither knows the named root any more."""
-
-    def body(_: Console | None) -> ExitCode:
-        if root is not None and not names.is_valid_id(root):
-            raise AskedWronglyError(f"--root {names.escape(root)}: no root can have this name")
-        return _remove_from(list(_left_open(choice, root)), _consent(choice))
-
-    return guarded(output, body)
-
-
-def _remove_from(places: list[Place], consent: Consent) -> ExitCode:
-    """Removes from the first of some places that holds something, those first that this account may change, and names the others."""
-    if len(places) == 1:
-        return remove(places[0], consent)
-    held = [place for place in places if _holds(place, lambda place: bool(place.store.removing()))]
-    if not held:
-        consent.tell(f"Nothing is installed ({', '.join(place.title for place in places)}).")
+    agreed = confirmation.agreed(changes)
+    if not agreed or not confirmation.goes_ahead(f"Stop the timers and remove {_files(agreed)} ({place.title})?"):
+        print_line("Nothing changed.")
         return ExitCode.DONE
-    first, *others = sorted(held, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
-    code = remove(first, consent)
-    for place in others:
-        consent.tell(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
-    return code
+    apply_removal(place, agreed)
+    print_line(f"Removed {_files(agreed)}.")
+    return ExitCode.DONE
 
 
-def run_status(flags: Flags, output: Output, choice: Choice) -> ExitCode:
-    """`schedule status`; 1 when something is not as configured, or the last run failed."""
+def print_line(line: str) -> None:
+    """Print a message, or a line of a diff in its colour.
 
-    def body(_: Console | None) -> ExitCode:
-        config = load(flags, os.environ)
-        scheduler, scope = _first_installed(choice, flags.root)
-        settings = settings_from(config, flags, os.environ, scope)
-        told = Told(config, settings, time.time_ns(), socket.gethostname(), flags.located)
-        found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, flags.root), told)]
-        if any(status.installed is not Condition.MISSING for status in found):
-            hidden = tuple(out_of_reach(settings, scheduler))
-            found = [replace(status, problems=(*status.problems, *hidden)) for status in found]
-        print_statuses(found, output)
-        return ExitCode.DONE if all(is_well(status) for status in found) else ExitCode.PARTIAL
-
-    return guarded(output, body)
-
-
-def _first_installed(choice: Choice, root: str | None) -> tuple[Scheduler, Scope]:
-    """Where something is installed, of the places that the command line leaves open; else the one that `install` would take."""
-    found = next((place for place in _left_open(choice, root) if _holds(place, installed_anywhere)), None)
-    return choice.place() if found is None else (found.scheduler, found.scope)
-
-
-def _left_open(choice: Choice, root: str | None) -> Iterator[Place]:
-    """The places that the command line leaves open, first the one that `install` would take."""
-    preferred = choice.place()
-    schedulers = (preferred[0],) if choice.systemd or choice.cron else sorted(Scheduler, key=lambda each: each is not preferred[0])
-    scopes = (preferred[1],) if choice.user is not None else sorted(Scope, key=lambda each: each is not preferred[1])
-    for scheduler, scope in product(schedulers, scopes):
-        yield place_of(scheduler, scope, None, os.environ, root)
-
-
-def _holds(place: Place, looked: Callable[[Place], bool]) -> bool:
-    """What a look at a place says; lines that cannot be told apart count as something, so that working on them tells."""
-    try:
-        return looked(place)
-    except TangledError:
-        return True
-    except NoSchedulerError as error:
-        log.debug("%s", error)
-    except ArawnCliError as error:
-        log.warning("%s", error)
-    return False
-
-
-def _consent(choice: Choice) -> Consent:
-    attended = sys.stdin.isatty() and sys.stdout.isatty()
-    return Consent(choice.yes, choice.force, _asker() if attended else None, _teller())
-
-
-def _asker() -> Callable[[str], bool]:
-    return lambda question: confirmed(names.escape(question))
-
-
-def _teller() -> Callable[[str], None]:
-    """Shows lines of a diff in colour; a line that is none stays as it is. What cannot be shown is not gone on with."""
-    console = Console(soft_wrap=True, highlight=False)
-
-    def tell(line: str) -> None:
-        with printing():
-            console.print(Text(names.escape(line), style=_COLOURS.get(line[:1], "")))
-
-    return tell
+    Raises:
+        OutputLostError: it cannot be printed. Nothing is changed that was not shown.
+    """
+    with printing():
+        Console(soft_wrap=True, highlight=False).print(Text(names.escape(line), style=_DIFF_COLOURS.get(line[:1], "")))
 
 
 def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
-    """Prints the status of each job in the form that was asked for."""
+    """Print the status of each job in the requested format."""
     with printing():
         match output.resolved():
             case "json":
@@ -189,55 +169,97 @@ def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
 
 def _table(found: list[ScheduleStatus]) -> Table:
     roots = {status.root for status in found}
-    of = (found[0].scheduler, found[0].scope, *((f"root {root}" for root in roots if root) if len(roots) == 1 else ()))
-    table = Table(title=f"Schedule ({', '.join(of)})", title_justify="left")
+    titles = (found[0].scheduler, found[0].scope, *((f"root {root}" for root in roots if root) if len(roots) == 1 else ()))
+    table = Table(title=f"Schedule ({', '.join(titles)})", title_justify="left")
     table.add_column("job", no_wrap=True)
     for heading in ("installed", "enabled", "last run", "result", "next run"):
         table.add_column(heading, overflow="fold")
     for status in found:
-        cells = (
+        table.add_row(
+            f"{status.job} ({status.root})" if status.root and len(roots) > 1 else status.job,
             Text(status.installed, "green" if status.installed is Condition.CURRENT else "red"),
             Text("yes" if status.enabled else "no", "" if status.enabled else "red"),
-            Text(_moment(status.last_run)),
+            Text(_time(status.last_run)),
             Text(status.result or "-", "red" if status.result == RunResult.FAILED else ""),
-            Text(_moment(status.next_run)),
+            Text(_time(status.next_run)),
         )
-        job = f"{status.job} ({status.root})" if status.root and len(roots) > 1 else status.job
-        table.add_row(job, *cells)
     return table
 
 
-def _moment(text: str | None) -> str:
+def _time(text: str | None) -> str:
     return "-" if text is None else text[:19].replace("T", " ") + " UTC"
 
 
-app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or cron lines, from the configuration.")
+def _files(changes: Sequence[Change]) -> str:
+    return f"{len(changes)} file" if len(changes) == 1 else f"{len(changes)} files"
 
 
-SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default where systemd runs.")]
+def _show(flags: Flags, selection: Selection) -> ExitCode:
+    scheduler, scope = selection.preferred()
+    bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
+    with printing():
+        for name, body in bodies.items():
+            sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
+    return ExitCode.DONE
 
 
-CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default elsewhere.")]
+def _install(flags: Flags, selection: Selection, confirmation: Confirmation) -> ExitCode:
+    scheduler, scope = selection.preferred()
+    config = load(flags, os.environ)
+    settings = settings_from(config, flags, os.environ, scope)
+    for warning in (*warnings_of(config, os.environ), *access_problems(settings, scheduler)):
+        log.warning("%s", warning)
+    place = place_of(scheduler, scope, settings, os.environ, flags.root)
+    return install(place, bodies_of(scheduler, settings), confirmation, flags.located)
 
 
-ScopeOption = Annotated[
-    bool | None, typer.Option("--user/--system", help="Timers of this account, or of the machine; the default for root is --system.")
-]
+def _remove(selection: Selection, confirmation: Confirmation, root: str | None) -> ExitCode:
+    """Remove from one place: of those that the options allow, the first that holds something and can be changed. Name the others.
+
+    No configuration is read, because it may be gone, and with it the name of the root.
+    """
+    if root is not None and not names.is_valid_id(root):
+        raise UsageError(f"--root {names.escape(root)}: not a valid name of a root")
+    places = list(selection.places(os.environ, root))
+    if len(places) == 1:
+        return remove(places[0], confirmation)
+    used = [place for place in places if _test(place, lambda place: bool(place.store.changes_to_remove()))]
+    if not used:
+        print_line(f"Nothing is installed ({', '.join(place.title for place in places)}).")
+        return ExitCode.DONE
+    first, *others = sorted(used, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
+    code = remove(first, confirmation)
+    for place in others:
+        print_line(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
+    return code
 
 
-YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, except about files that were edited by hand.")]
+def _status(flags: Flags, output: Output, selection: Selection) -> ExitCode:
+    """Print the status of the first place that has a schedule, else of the one where `install` would put it."""
+    config = load(flags, os.environ)
+    place = next((place for place in selection.places(os.environ, flags.root) if _test(place, is_installed)), None)
+    scheduler, scope = (place.scheduler, place.scope) if place else selection.preferred()
+    settings = settings_from(config, flags, os.environ, scope)
+    given = StatusInput(config, settings, time.time_ns(), socket.gethostname(), flags.located)
+    found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, flags.root), given)]
+    if any(status.installed is not Condition.MISSING for status in found):
+        problems = tuple(access_problems(settings, scheduler))
+        found = [replace(status, problems=(*status.problems, *problems)) for status in found]
+    print_statuses(found, output)
+    return ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL
 
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite or remove files that were edited by hand, too.")]
-
-
-CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Use workflows of Cloacina, an optional extra.")]
-
-
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password. Default: SQLite in the state directory."),
-]
+def _test(place: Place, test: Callable[[Place], bool]) -> bool:
+    """Return the result of a test. Wrong marker lines count as true, so that the next step reports them; other errors count as false."""
+    try:
+        return test(place)
+    except MarkersError:
+        return True
+    except SchedulerMissingError as error:
+        log.debug("%s", error)
+    except ArawnCliError as error:
+        log.warning("%s", error)
+    return False
 
 
 def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: bool) -> bool:
@@ -261,17 +283,14 @@ def schedule_show(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Print what would be installed, and change nothing."""
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
+    """Print what would be installed; change nothing."""
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format="table", verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.cli.cloacina import run_show_cloacina
 
         raise typer.Exit(run_show_cloacina(flags, shown, database))
-    raise typer.Exit(run_show(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
+    raise typer.Exit(guarded(shown, lambda _: _show(flags, Selection(systemd=systemd, cron=cron, user=user))))
 
 
 @app.command("install")
@@ -288,12 +307,10 @@ def schedule_install(
     quiet: QuietOption = False,
 ) -> None:
     """Show what would change, ask, then install the timers and start them."""
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
-    choice = Choice(systemd=systemd, cron=cron, user=user, yes=yes, force=force)
     flags = Flags(config=config, base_path=base_path, root=root)
-    raise typer.Exit(run_install(flags, Output(format="table", verbose=verbose, quiet=quiet), choice))
+    selection, confirmation = Selection(systemd=systemd, cron=cron, user=user), Confirmation.from_options(yes=yes, force=force)
+    output = Output(format="table", verbose=verbose, quiet=quiet)
+    raise typer.Exit(guarded(output, lambda _: _install(flags, selection, confirmation)))
 
 
 @app.command("remove")
@@ -307,11 +324,10 @@ def schedule_remove(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Stop the timers and remove what `install` installed, and nothing else."""
-    from arawn_cli.cli.runner import Output
-
-    choice = Choice(systemd=systemd, cron=cron, user=user, yes=yes, force=force)
-    raise typer.Exit(run_remove(Output(format="table", verbose=verbose, quiet=quiet), choice, root))
+    """Stop the timers and remove what `install` installed."""
+    selection, confirmation = Selection(systemd=systemd, cron=cron, user=user), Confirmation.from_options(yes=yes, force=force)
+    output = Output(format="table", verbose=verbose, quiet=quiet)
+    raise typer.Exit(guarded(output, lambda _: _remove(selection, confirmation, root)))
 
 
 @app.command("status")
@@ -328,17 +344,14 @@ def schedule_status(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show last and next runs, and whether the timers are installed as configured. Exits with 1 if not."""
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
+    """Show last and next runs, and whether the installed timers match the configuration. Exit with 1 if not, or if a run failed."""
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format=output.value, verbose=verbose, quiet=quiet)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.cli.cloacina import run_status_cloacina
 
         raise typer.Exit(run_status_cloacina(flags, shown, database))
-    raise typer.Exit(run_status(flags, shown, Choice(systemd=systemd, cron=cron, user=user)))
+    raise typer.Exit(guarded(shown, lambda _: _status(flags, shown, Selection(systemd=systemd, cron=cron, user=user))))
 
 
 @app.command("serve")
@@ -350,11 +363,9 @@ def schedule_serve(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run both jobs when they are due, as workflows of Cloacina, in the foreground until SIGTERM; runs under way are finished first."""
+    """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM; runs in progress are finished first."""
     from arawn_cli.cli.cloacina import run_serve
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
 
     if not cloacina:
-        raise typer.BadParameter("say --cloacina: there is no other engine", param_hint="--cloacina")
+        raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
     raise typer.Exit(run_serve(Flags(config=config, base_path=base_path), Output(format="json", verbose=verbose, quiet=quiet), database))

@@ -21,7 +21,7 @@ from arawn_cli.delivery.probe import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.output.report_wording import count
-from arawn_cli.schedule.permissions import may
+from arawn_cli.schedule.permissions import can_access
 from arawn_cli.schedule.settings import Account
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE
@@ -88,7 +88,7 @@ def _state(directory: Path, account: Account, shell: Shell, *, made_by_systemd: 
         return fail("state", detail, shell.as_root(f"chown -R {quote(account.name)}: {shown}"))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return fail("state", f"{directory} is writable by others: the jobs keep no state", shell.as_root(f"chmod go-w {shown}"))
-    if may(account, "-w", directory) is False:
+    if can_access(account, "-w", directory) is False:
         return fail("state", f"{directory} cannot be written to by {account.name}", f"namei -l {shown}; findmnt -T {shown}")
     return ok("state", f"{directory} is {account.name}'s to write to")
 
@@ -105,7 +105,7 @@ def _state_to_come(directory: Path, account: Account, shell: Shell, *, made_by_s
     if made_by_systemd:
         return ok("state", f"{directory} is made by systemd at the first run")
     nearest = _nearest(directory)
-    if may(account, "-w", nearest) is False:
+    if can_access(account, "-w", nearest) is False:
         detail = f"{directory} is not there, and {nearest} cannot be written to by {account.name}"
         return fail("state", detail, shell.as_root(f"install -d -m 0700 -o {quote(account.name)} {quote(str(directory))}"))
     return ok("state", f"{directory} is made at the first run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,19 @@ from arawn_cli.runs import TOLERANCE
 from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.intervals import period
-from arawn_cli.schedule.permissions import files_out_of_reach, program_out_of_reach
+from arawn_cli.schedule.permissions import inaccessible_files, inaccessible_program
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, suffixed, token_warning
-from arawn_cli.schedule.status import INSTALL, Installed, JobStatus, Ran, Told, is_well, last_of, state_of, statuses
+from arawn_cli.schedule.status import (
+    INSTALL,
+    InstalledPlace,
+    JobStatus,
+    LastRun,
+    StatusInput,
+    is_healthy,
+    last_run_of,
+    state_directory_of,
+    statuses,
+)
 from arawn_cli.schedule.systemctl import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import SECOND
@@ -32,7 +43,7 @@ _GRACE_SECS = 600
 _MAILERS = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
-def start(each: Installed, job: JobName, shell: Shell) -> str:
+def start(each: InstalledPlace, job: JobName, shell: Shell) -> str:
     """The command that runs a job now as its timer would."""
     if each.place.scheduler is Scheduler.CRON:
         return shell.tool(job, account=each.settings.account.name)
@@ -40,7 +51,7 @@ def start(each: Installed, job: JobName, shell: Shell) -> str:
     return shell.as_root(f"systemctl start {service}") if each.place.scope is Scope.SYSTEM else f"systemctl --user start {service}"
 
 
-def timer_findings(found: list[Installed], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
+def timer_findings(found: list[InstalledPlace], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
     """Whether timers are installed once, as configured, and enabled; and whether both jobs did their work lately."""
     if not found:
         fix = f"{shell.tool('schedule', 'install', account=ROOT)}  # or {shell.tool('schedule', 'install', '--user')}"
@@ -49,16 +60,16 @@ def timer_findings(found: list[Installed], config: Config, now: int, host: str, 
     if len(found) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in found)
         last = found[-1].place
-        fix = shell.tool("schedule", "remove", *last.flags.split(), account=_account_of(last), located=False)
+        fix = shell.tool("schedule", "remove", *last.flags, account=_account_of(last), located=False)
         yield warn("timers", f"the jobs are scheduled more than once: {places}", fix)
     for each in found:
         if each.place.scheduler is Scheduler.CRON:
             yield _cron_daemon(shell)
-        if each.tangled is not None:
-            yield fail("timers", each.tangled, "crontab -e")
+        if each.error is not None:
+            yield fail("timers", each.error, "crontab -e")
             continue
         yield _account(each, shell)
-        told = Told(config, each.settings, now, host)
+        told = StatusInput(config, each.settings, now, host)
         for found_of_job in statuses(each.place, told):
             yield _timer(found_of_job, each, shell)
             yield _last_success(found_of_job.event, each, told, shell)
@@ -70,37 +81,37 @@ def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[F
         yield warn("token", warning, advice("set token_file in [maintenance.relay]"))
 
 
-def state_directory(found: list[Installed], config: Config) -> Path:
+def state_directory(found: list[InstalledPlace], config: Config) -> Path:
     """Where the timers keep state; without any, where a run from this shell does."""
-    return state_of(found[0].place.scheduler, found[0].settings, config) if found else config.state_directory
+    return state_directory_of(found[0].place.scheduler, found[0].settings, config) if found else config.state_directory
 
 
 def _account_of(place: Place) -> str | None:
     return ROOT if place.scope is Scope.SYSTEM else None
 
 
-def _account(each: Installed, shell: Shell) -> Finding:
+def _account(each: InstalledPlace, shell: Shell) -> Finding:
     """Whether the account that the jobs run as reaches what they need: root, who installs them, reaches everything."""
     name = each.settings.account.name
-    if program := program_out_of_reach(each.settings):
+    if program := inaccessible_program(each.settings):
         fix = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # and install the program there, for every account to run"
         return fail("account", f"{name} cannot run {program[0]}", fix)
-    if files := files_out_of_reach(each.settings, each.place.scheduler):
+    if files := inaccessible_files(each.settings, each.place.scheduler):
         detail = f"{name} has no access to {', '.join(map(str, files))}"
         return fail("account", detail, f"namei -l {quote(str(files[0]))}  # shows what keeps {name} out")
     return ok("account", f"the jobs run as {name}")
 
 
-def _timer(found: JobStatus, each: Installed, shell: Shell) -> Finding:
+def _timer(found: JobStatus, each: InstalledPlace, shell: Shell) -> Finding:
     status = found.event
     check = f"{status.job} timer"
-    if is_well(status):
+    if is_healthy(status):
         return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'not known'}")
-    install = shell.tool("schedule", "install", *each.place.flags.split(), account=_account_of(each.place))
+    install = shell.tool("schedule", "install", *each.place.flags, account=_account_of(each.place))
     if found.problems:
         fixes = (problem.command for problem in found.problems)
         system = each.place.scope is Scope.SYSTEM
-        lines = (install if fix.startswith(INSTALL) else shell.as_root(fix) if system else fix for fix in fixes)
+        lines = (install if fix.startswith(shlex.join(INSTALL)) else shell.as_root(fix) if system else fix for fix in fixes)
         return fail(check, "; ".join(map(str, found.problems)), "; ".join(dict.fromkeys(lines)))
     if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
@@ -109,7 +120,7 @@ def _timer(found: JobStatus, each: Installed, shell: Shell) -> Finding:
     return fail(check, "its last run failed", _look(status, each, shell))
 
 
-def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
+def _look(status: ScheduleStatus, each: InstalledPlace, shell: Shell) -> str:
     """The command that shows why a run failed; what cron's runs said was mailed, so that one more has to say it."""
     if each.place.scheduler is Scheduler.CRON:
         return start(each, status.job, shell)
@@ -118,21 +129,21 @@ def _look(status: ScheduleStatus, each: Installed, shell: Shell) -> str:
     )
 
 
-def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Shell) -> Finding:
+def _last_success(status: ScheduleStatus, each: InstalledPlace, told: StatusInput, shell: Shell) -> Finding:
     check, run = f"{status.job} last success", start(each, status.job, shell)
     job = next(job for job in each.settings.jobs if job.name == status.job)
     last = timestamps.parse(status.last_run) if status.result == RunResult.SUCCESS and status.last_run is not None else None
     try:
-        ran = last_of(state_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
+        ran = last_run_of(state_directory_of(each.place.scheduler, each.settings, told.config), status.job, each.settings.root)
     except (DatabaseUnreadableError, OSError) as error:
         if last is None:
             why = error.strerror if isinstance(error, OSError) else error
             return warn(check, f"not known, for its record cannot be read: {why}", shell.tool("doctor", account=ROOT))
         ran = None
-    if ran is not None and ran.last_run > told.now + TOLERANCE:
+    if ran is not None and ran.at > told.now + TOLERANCE:
         return _clock_went_back(status, each, ran, shell)
-    last = (ran.last_success if ran is not None else None) or last
-    since = last or each.place.store.since(_file_of(each, job))
+    last = (ran.success_at if ran is not None else None) or last
+    since = last or each.place.store.installed_at(_file_of(each, job))
     due = since is not None and told.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if last is None and due and since is not None:
         return fail(check, f"none since the timer was installed on {timestamps.render(since)[:19]}Z: it runs {job.interval}", run)
@@ -143,12 +154,12 @@ def _last_success(status: ScheduleStatus, each: Installed, told: Told, shell: Sh
     return ok(check, f"{timestamps.render(last)[:19]}Z")
 
 
-def _file_of(each: Installed, job: Job) -> str:
+def _file_of(each: InstalledPlace, job: Job) -> str:
     return suffixed(CRON_FILE, job.root_name) if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer"
 
 
-def _clock_went_back(status: ScheduleStatus, each: Installed, ran: Ran, shell: Shell) -> Finding:
-    check, when = f"{status.job} last success", f"it last ran on {timestamps.render(ran.last_run)[:19]}Z, which is yet to come"
+def _clock_went_back(status: ScheduleStatus, each: InstalledPlace, ran: LastRun, shell: Shell) -> Finding:
+    check, when = f"{status.job} last success", f"it last ran on {timestamps.render(ran.at)[:19]}Z, which is yet to come"
     if status.job is not JobName.SCRATCH_CLEANUP:
         return warn(check, f"{when}: the clock is wrong, or was then", "date")
     again = shell.tool(status.job, "--force", account=each.settings.account.name)

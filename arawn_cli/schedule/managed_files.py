@@ -1,4 +1,8 @@
-"""Write files that the tool owns, and detect edits by others."""
+"""Write and remove the files of a schedule, and detect edits by others.
+
+The first line of each file holds the hash of the rest, so that an edited file is never overwritten
+or removed unasked. It also lists the directories that were created with the file.
+"""
 
 from __future__ import annotations
 
@@ -17,66 +21,62 @@ from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
 from arawn_cli.fs.files import write_atomic
 
-_SEAL = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
-
-
-def sealed(body: str, made: Sequence[str] = ()) -> str:
-    """A file's text: the first line with the hash of all others and the directories made with it, and the body."""
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(made))}\n{body}"
-
-
-def condition_of(found: str | None, body: str | None) -> Condition:
-    """What a text found is, compared with the body wanted; with None for it, an untouched text is outdated."""
-    if found is None:
-        return Condition.MISSING
-    match = _SEAL.match(found)
-    if match is None:
-        return Condition.FOREIGN
-    rest = found[match.end() :]
-    if rest == body:
-        return Condition.CURRENT
-    untouched = hashlib.sha256(rest.encode("utf-8", "surrogateescape")).hexdigest() == match[1]
-    return Condition.OUTDATED if untouched else Condition.EDITED
-
-
-def made_with(found: str | None) -> tuple[str, ...]:
-    """The directories that the first line says were made, outermost first; none where there is no such line."""
-    match = _SEAL.match(found or "")
-    if match is None:
-        return ()
-    try:
-        made = json.loads(match[2])
-    except ValueError:
-        return ()
-    return tuple(path for path in made if isinstance(path, str))
+_HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
 
 
 class ScheduleError(ArawnCliError):
-    """A step of installing, removing or asking failed; the steps before it are done."""
+    """A step of an installation, a removal or a query failed; earlier steps are done."""
 
     exit_code = ExitCode.PARTIAL
 
 
-class TangledError(ScheduleError):
-    """Lines of the tool's run, and it cannot tell which are whose."""
-
-
-class NoSchedulerError(ScheduleError):
-    """The scheduler is not on this machine; nothing is done."""
+class SchedulerMissingError(ScheduleError):
+    """The scheduler does not exist on this machine; nothing was done."""
 
     exit_code = ExitCode.USAGE
 
 
-class AskedWronglyError(ArawnCliError):
-    """The command line asks for what cannot be done here."""
+class UsageError(ArawnCliError):
+    """The command line asks for something that is not possible here; nothing was done."""
 
     exit_code = ExitCode.USAGE
+
+
+def with_header(body: str, created: Sequence[str] = ()) -> str:
+    """Return the text of a file: the first line, with the hash of the body and the created directories, and the body."""
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(created))}\n{body}"
+
+
+def condition_of(text: str | None, body: str | None) -> Condition:
+    """Compare an installed text with the body that it should have; without a body, an unedited text is outdated."""
+    if text is None:
+        return Condition.MISSING
+    header = _HEADER.match(text)
+    if header is None:
+        return Condition.FOREIGN
+    installed = text[header.end() :]
+    if installed == body:
+        return Condition.CURRENT
+    is_unedited = hashlib.sha256(installed.encode("utf-8", "surrogateescape")).hexdigest() == header[1]
+    return Condition.OUTDATED if is_unedited else Condition.EDITED
+
+
+def created_directories(text: str | None) -> tuple[str, ...]:
+    """Return the directories that the first line of a text lists, outermost first; () if there is no such line."""
+    header = _HEADER.match(text or "")
+    if header is None:
+        return ()
+    try:
+        created = json.loads(header[2])
+    except ValueError:
+        return ()
+    return tuple(path for path in created if isinstance(path, str))
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file, or one crontab. `before` and `after` are whole texts, or None where there is none."""
+    """A change of one file or crontab. `before` and `after` are its whole text, or None if it does not exist."""
 
     place: str
     name: str
@@ -85,51 +85,46 @@ class Change:
     condition: Condition
 
     @property
-    def needs_question(self) -> bool:
-        """Whether it would overwrite or remove what the tool did not write."""
+    def is_of_others(self) -> bool:
+        """Return whether it would overwrite or remove what this tool did not write."""
         return self.condition in (Condition.EDITED, Condition.FOREIGN)
 
     def diff(self) -> Iterator[str]:
-        """The lines of a unified diff, without their ends."""
-        before, after = (_lines(text) for text in (self.before, self.after))
+        """Yield the lines of a unified diff, without line ends."""
+        before, after = (
+            [line for line in (text or "").splitlines() if not line.startswith("# arawn-cli schedule sha256=")]
+            for text in (self.before, self.after)
+        )
         old = "/dev/null" if self.before is None else self.place
         new = "/dev/null" if self.after is None else self.place
         return difflib.unified_diff(before, after, old, new, lineterm="")
 
 
 class Store(Protocol):
-    """A place that holds what is installed."""
+    """Where the files of a schedule are: a directory, or a crontab. Each method raises ScheduleError."""
 
-    def installing(self, bodies: Mapping[str, str]) -> list[Change]:
-        """A change for each body whose file is not what it should be."""
+    def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
+        """Return a change for each body that is not installed as it is."""
 
-    def removing(self) -> list[Change]:
-        """A change for each file found, foreign ones left out."""
+    def changes_to_remove(self) -> list[Change]:
+        """Return a change for each installed file, except foreign ones."""
 
     def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """What is found for each body."""
+        """Return the condition of each body's file."""
 
-    def text(self, name: str) -> str | None:
-        """What is found under a name."""
+    def read(self, name: str) -> str | None:
+        """Return the installed text, or None."""
 
-    def since(self, name: str) -> int | None:
-        """When it was written, in nanoseconds since the epoch; None where that is not known."""
+    def installed_at(self, name: str) -> int | None:
+        """Return when it was written, in nanoseconds since the epoch; None if that is not known."""
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Makes the changes.
-
-        Raises:
-            ScheduleError: a file or crontab cannot be changed.
-        """
-
-
-def _lines(text: str | None) -> list[str]:
-    return [line for line in (text or "").splitlines() if not line.startswith("# arawn-cli schedule sha256=")]
+        """Make the changes, unless the files have changed in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
-class OwnDirectory:
-    """A directory that the jobs need and the tool makes: with the mode 0700, for an account by its numbers."""
+class StateDirectory:
+    """A directory that the jobs need and this tool creates, with mode 0700 and the account's numeric ids as owner."""
 
     path: Path
     user: int
@@ -141,41 +136,36 @@ class FileStore:
     """Files in one directory.
 
     Attributes:
-        names: every file that the tool may have there.
-        own: directories that are made with the files.
-        watched: directories that another program makes on account of them, and that go with them when they are empty.
+        names: all files that this tool may have there.
+        state: the directory to create with the files, if systemd does not.
+        stamps: a directory that systemd creates for the files; if it is new, it is removed with
+            them as soon as it is empty.
     """
 
     directory: Path
     names: Collection[str]
-    own: tuple[OwnDirectory, ...] = ()
-    watched: tuple[Path, ...] = ()
+    state: StateDirectory | None = None
+    stamps: Path | None = None
 
-    def installing(self, bodies: Mapping[str, str]) -> list[Change]:
-        """A change for each body whose file is not what it should be; the first line is added when it is written."""
-        changes = []
-        for name, body in bodies.items():
-            found = self.text(name)
-            condition = condition_of(found, body)
-            if condition is not Condition.CURRENT:
-                changes.append(Change(str(self.directory / name), name, found, body, condition))
-        return changes
+    def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
+        """Return a change for each body that is not installed as it is; `apply` adds the first line."""
+        changes = [self._change(name, body) for name, body in bodies.items()]
+        return [change for change in changes if change.condition is not Condition.CURRENT]
 
-    def removing(self) -> list[Change]:
-        """A change for each file of the tool's; what it did not write at all is none of its business."""
-        found = [(name, self.text(name)) for name in self.names]
-        changes = [Change(str(self.directory / name), name, text, None, condition_of(text, None)) for name, text in found]
+    def changes_to_remove(self) -> list[Change]:
+        """Return a change for each installed file, except foreign ones."""
+        changes = [self._change(name, None) for name in self.names]
         return [change for change in changes if change.condition not in (Condition.MISSING, Condition.FOREIGN)]
 
     def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """What is found for each body."""
-        return {name: condition_of(self.text(name), body) for name, body in bodies.items()}
+        """Return the condition of each body's file."""
+        return {name: condition_of(self.read(name), body) for name, body in bodies.items()}
 
-    def text(self, name: str) -> str | None:
-        """A file's text; a link, which masks a unit, shows as a text of its own.
+    def read(self, name: str) -> str | None:
+        """Return the text of a file. A symbolic link, which masks a unit, is described instead: it is never followed.
 
         Raises:
-            ScheduleError: it is there and cannot be read.
+            ScheduleError: the file exists and is not readable.
         """
         path = self.directory / name
         try:
@@ -187,58 +177,62 @@ class FileStore:
         except OSError as error:
             raise ScheduleError(f"cannot read {path}: {error.strerror}") from error
 
-    def since(self, name: str) -> int | None:
-        """When a file was written; None where there is none."""
+    def installed_at(self, name: str) -> int | None:
+        """Return when a file was written; None if it does not exist."""
         try:
             return os.lstat(self.directory / name).st_mtime_ns
         except OSError:
             return None
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Writes and removes files; directories that were made for them are kept in mind in the first that is written.
+        """Write and remove files. The first file that is written lists the directories that are created.
 
         Raises:
-            ScheduleError: a file or directory cannot be made or removed, or a file is not what it was when it was looked at.
+            ScheduleError: a file or directory cannot be changed, or a file is not as it was when the changes were computed.
         """
         for change in changes:
-            if self.text(change.name) != change.before:
-                raise ScheduleError(f"{change.place} was changed meanwhile, and is left as it is: run this again")
+            if self.read(change.name) != change.before:
+                raise ScheduleError(f"{change.place} was changed in the meantime, and is kept: run this again")
+        written = [change for change in changes if change.after is not None]
+        removed = [change for change in changes if change.after is None]
         try:
-            self._apply(changes)
+            created = self._create_directories() if written else ()
+            try:
+                for change in written:
+                    listed = (*created_directories(change.before), *created)
+                    write_atomic(Path(change.place), with_header(change.after or "", listed))
+                    created = ()
+            except OSError:
+                _remove_empty(created)
+                raise
+            for change in removed:
+                os.unlink(change.place)
         except OSError as error:
             raise ScheduleError(f"cannot change {error.filename}: {error.strerror}") from error
+        _remove_empty({path for change in removed for path in created_directories(change.before)})
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        written = [change for change in changes if change.after is not None]
-        made = self._make_directories() if written else ()
-        try:
-            for change in written:
-                write_atomic(Path(change.place), sealed(change.after or "", (*made_with(change.before), *made)))
-                made = ()
-        except OSError:
-            _take_away(made)
-            raise
-        removed = [change for change in changes if change.after is None]
-        for change in removed:
-            os.unlink(change.place)
-        _take_away({path for change in removed for path in made_with(change.before)})
+    def _change(self, name: str, body: str | None) -> Change:
+        text = self.read(name)
+        return Change(str(self.directory / name), name, text, body, condition_of(text, body))
 
-    def _make_directories(self) -> tuple[str, ...]:
-        made = [path for wanted in (self.directory, *self.watched, *(own.path for own in self.own)) for path in _missing(wanted)]
+    def _create_directories(self) -> tuple[str, ...]:
+        """Create the directory and the state directory; return all that did not exist, outermost first."""
+        wanted = (self.directory, self.stamps, self.state.path if self.state else None)
+        missing = [path for directory in wanted if directory for path in _missing(directory)]
         os.makedirs(self.directory, exist_ok=True)
-        for own in self.own:
-            for path in _missing(own.path):
+        if self.state:
+            for path in _missing(self.state.path):
                 os.mkdir(path, 0o700)
-                os.chown(path, own.user, own.group)
-        return tuple(dict.fromkeys(str(path) for path in made))
-
-
-def _take_away(directories: Collection[str]) -> None:
-    for path in sorted(directories, key=len, reverse=True):
-        with suppress(OSError):  # in use by others since, or gone
-            os.rmdir(path)
+                os.chown(path, self.state.user, self.state.group)
+        return tuple(dict.fromkeys(str(path) for path in missing))
 
 
 def _missing(path: Path) -> list[Path]:
-    """The directories that it takes to make one, outermost first."""
+    """Return the directories that do not exist on the way to a path, outermost first."""
     return [each for each in reversed((path, *path.parents)) if not os.path.lexists(each)]
+
+
+def _remove_empty(directories: Collection[str]) -> None:
+    for path in sorted(directories, key=len, reverse=True):
+        with suppress(OSError):  # others use it by now, or it is gone
+            os.rmdir(path)

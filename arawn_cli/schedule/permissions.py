@@ -1,4 +1,4 @@
-"""What an account may do with files, asked as that account: root's own powers say nothing of a job's."""
+"""Check what the account of the jobs can access, as that account: root's own access says nothing about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import arawn_cli
@@ -16,8 +16,8 @@ from arawn_cli.schedule.settings import Account, Scheduler, Scope, Settings
 _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
 
 
-def may(account: Account, test: str, path: Path) -> bool | None:
-    """Whether an account passes a test of test(1), `-r`, `-w` or `-x`, on a path; None where this process cannot tell."""
+def can_access(account: Account, test: str, path: Path) -> bool | None:
+    """Return whether an account passes a test of test(1), `-r`, `-w` or `-x`, on a path; None if this process cannot find out."""
     entry = pwd.getpwnam(account.name)
     if entry.pw_uid == os.geteuid():
         return os.access(path, _MODES[test])
@@ -28,38 +28,36 @@ def may(account: Account, test: str, path: Path) -> bool | None:
         done = subprocess.run(
             ["test", test, str(path)], user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups, cwd="/", capture_output=True, check=False
         )
-    except OSError:  # a root that may not become another account, as in some containers
+    except OSError:  # in some containers root cannot become another account
         return None
     return done.returncode == 0
 
 
-def program_out_of_reach(settings: Settings) -> list[Path]:
-    """What of the program the account of the jobs cannot start or read."""
+def inaccessible_program(settings: Settings) -> list[Path]:
+    """Return the parts of the program that the account of the jobs cannot run or read."""
     program = [("-x", Path(settings.command[0])), ("-x", Path(sys.executable)), ("-r", Path(arawn_cli.__file__))]
-    return _kept_from(settings.account, iter(program))
+    return _inaccessible(settings.account, program)
 
 
-def files_out_of_reach(settings: Settings, scheduler: Scheduler) -> list[Path]:
-    """What else the jobs need, is there, and is kept from their account."""
-    return _kept_from(settings.account, _needed(settings, scheduler))
-
-
-def out_of_reach(settings: Settings, scheduler: Scheduler) -> Iterator[str]:
-    """A sentence for each thing that the jobs need and their account has no access to."""
-    for path in (*program_out_of_reach(settings), *files_out_of_reach(settings, scheduler)):
-        yield f"{settings.account.name}, the account that the jobs run as, has no access to {path}: they would fail"
-
-
-def _needed(settings: Settings, scheduler: Scheduler) -> Iterator[tuple[str, Path]]:
-    yield from (("-r", path) for path in settings.reads if path != Path(settings.account.home))
+def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
+    """Return the other files that the jobs need, that exist, and that their account cannot access."""
     workstreams = settings.root / WORKSTREAMS
+    tests = [("-r", path) for path in settings.reads if path != Path(settings.account.home)]
     for directory in (workstreams, workstreams / SCRATCH, workstreams / SCRATCH / SESSIONS):
-        yield from ((test, directory) for test in _MODES)
-    yield "-r", workstreams / SCRATCH / MESSAGES
-    # systemd reads the token as root for the machine's services.
+        tests += [(test, directory) for test in _MODES]
+    tests.append(("-r", workstreams / SCRATCH / MESSAGES))
+    # systemd reads the token of system services as root.
     if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER):
-        yield "-r", settings.token_file
+        tests.append(("-r", settings.token_file))
+    return _inaccessible(settings.account, tests)
 
 
-def _kept_from(account: Account, tests: Iterator[tuple[str, Path]]) -> list[Path]:
-    return list(dict.fromkeys(path for test, path in tests if os.path.exists(path) and may(account, test, path) is False))
+def access_problems(settings: Settings, scheduler: Scheduler) -> Iterator[str]:
+    """Yield a sentence for each path that the jobs need and their account cannot access."""
+    for path in (*inaccessible_program(settings), *inaccessible_files(settings, scheduler)):
+        yield f"{settings.account.name}, the account of the jobs, cannot access {path}: they would fail"
+
+
+def _inaccessible(account: Account, tests: Iterable[tuple[str, Path]]) -> list[Path]:
+    found = (path for test, path in tests if os.path.exists(path) and can_access(account, test, path) is False)
+    return list(dict.fromkeys(found))

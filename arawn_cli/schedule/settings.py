@@ -1,4 +1,4 @@
-"""Schedule settings: scheduler, scope, account, options of the installed command."""
+"""Settings of a schedule, from the configuration: account, command, paths, intervals, network access."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from arawn_cli.events import JobName
 
 
 class Scheduler(StrEnum):
-    """Who starts the jobs."""
+    """The program that starts the jobs."""
 
     SYSTEMD = "systemd"
     CRON = "cron"
 
 
 class Scope(StrEnum):
-    """Whose timers they are: the machine's, or the account's own."""
+    """Whether a schedule belongs to the system or to the current account."""
 
     SYSTEM = "system"
     USER = "user"
@@ -46,13 +46,13 @@ class NetworkAccess(StrEnum):
 
 
 def suffixed(name: str, root_name: str | None) -> str:
-    """A name of a unit, file or directory, as it is for a named root: so those of several roots stand beside each other."""
+    """Return the name of a unit, file or directory for a root: those of a named root end with its name."""
     return name if root_name is None else f"{name}-{root_name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account that a job runs as."""
+    """The account that the jobs run as."""
 
     name: str
     home: str
@@ -60,7 +60,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One of the two jobs; `interval` is a duration or a calendar word."""
+    """One of the two jobs. `interval` is a duration or a calendar word, `timeout` a duration of systemd.time(7)."""
 
     name: JobName
     interval: str
@@ -70,25 +70,25 @@ class Job:
 
     @property
     def unit(self) -> str:
-        """The name of its units, without the suffix."""
+        """Return the name of its units, without `.service` or `.timer`."""
         return suffixed(f"arawn-{self.name}", self.root_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that a rendering depends on.
+    """Everything that the files of a schedule depend on.
 
     Attributes:
         command: the words that start the program.
-        options: words that follow each command: `--config`, and `--root`, or `--base-path` where the file does not say the root.
-        root: Arawn's root, with its links resolved.
-        reads: what a job reads besides the root: program, configuration, certificates.
-        state: the configured state directory, or None where systemd, or the account's home, gives one.
+        options: the options of each job: `--config`, and `--root` or `--base-path` unless the configuration names the root.
+        root: Arawn's root, without symbolic links.
+        reads: the paths that a job reads beside the root: program, configuration, certificates.
+        state: the state directory; None if systemd creates it, or it is in the home of the account.
         metrics: the directory of the metrics file, or None.
-        token_file: what systemd passes on as the relay's token, or None.
-        logger: the path of logger(1), or None where there is none.
-        namespaces: whether an account may have user namespaces, without which its own units cannot be confined.
-        root_name: which of the file's named roots this is, or None for the main one.
+        token_file: the file with the relay's token, or None.
+        logger: the path of logger(1), or None if it is not installed.
+        namespaces: whether the account can create user namespaces, which most confinement of its own units needs.
+        root_name: the name of the root, or None for the main root.
     """
 
     scope: Scope
@@ -112,24 +112,24 @@ class Settings:
 
     @property
     def jobs(self) -> tuple[Job, Job]:
-        """The two jobs with their intervals."""
-        name, of = self.root_name, "" if self.root_name is None else f" ({self.root_name})"
+        """Return the two jobs with their intervals."""
+        suffix = "" if self.root_name is None else f" ({self.root_name})"
         return (
-            Job(JobName.SCRATCH_CLEANUP, self.cleanup, f"Remove inactive scratch sessions of Arawn{of}", "6h", name),
-            Job(JobName.DISK_CHECK, self.check, f"Check the disk usage of Arawn's workstreams{of}", "30min", name),
+            Job(JobName.SCRATCH_CLEANUP, self.cleanup, f"Remove inactive scratch sessions of Arawn{suffix}", "6h", self.root_name),
+            Job(JobName.DISK_CHECK, self.check, f"Check the disk usage of Arawn's workstreams{suffix}", "30min", self.root_name),
         )
 
     @property
     def home(self) -> str | None:
-        """The directory that `%h` stands for in these units: an account's own manager knows it."""
+        """Return the directory that `%h` means in these units; None for system units, where it is root's home."""
         return self.account.home if self.scope is Scope.USER else None
 
 
 def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], scope: Scope) -> Settings:
-    """The settings that the timers of a scope are rendered from; the machine's run as the account that owns the root.
+    """Return the settings of a scope. The jobs of a system schedule run as the owner of the root.
 
     Raises:
-        ConfigurationError, RefusedError: the root is missing or unsafe, or its owner is no account.
+        ConfigurationError, RefusedError: the root is missing or unsafe, or its owner has no account.
     """
     with opened_root(config.root) as opened:
         root = opened.path
@@ -144,7 +144,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         root=root,
         reads=_reads(config, account),
         state=config.state_directory.absolute() if keeps_state else None,
-        metrics=_metrics(config),
+        metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
         network=_network_access(config),
         nice=config.maintenance.nice,
@@ -153,39 +153,39 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         check=schedule.disk_check,
         host=socket.gethostname(),
         logger=shutil.which("logger", path="/usr/bin:/bin"),
-        namespaces=scope is Scope.USER and _may_have_namespaces(),
+        namespaces=scope is Scope.USER and _can_create_namespaces(),
         root_name=config.root_name,
     )
 
 
 def command() -> tuple[str, ...]:
-    """The words that start this installation: its script beside the running interpreter, else the interpreter and the module."""
+    """Return the command that starts this installation: its script beside the interpreter, else the interpreter and the module."""
     script = Path(sys.executable).with_name("arawn-cli")
     return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")
 
 
 def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """What this shell has and a timer will not have, and what the server has and this configuration may not."""
+    """Return warnings of a configuration of the owner that is not read, and of a token that the timers will not have."""
     return [warning for warning in (unread(config.root, config.file), token_warning(config, environment)) if warning is not None]
 
 
 def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
-    """Says that this shell has a token that a timer will not have."""
+    """Return a warning if the relay's token is in an environment variable, which timers do not have."""
     if config.relay and not config.relay.token_file and environment.get(VARIABLE):
-        return f"the relay's token stands in ${VARIABLE}, which no timer has: name a file with maintenance.relay.token_file"
+        return f"the relay's token is in ${VARIABLE}, which timers do not have: name a file with maintenance.relay.token_file"
     return None
 
 
 def own_account() -> Account:
-    """The account that runs this.
+    """Return the current account.
 
     Raises:
-        ConfigurationError: it has no name.
+        ConfigurationError: the user id has no account.
     """
     try:
         return Account(pwd.getpwuid(os.geteuid()).pw_name, os.path.expanduser("~"))
     except KeyError as error:
-        raise ConfigurationError(f"user id {os.geteuid()} is no account of this machine: run this as one that is") from error
+        raise ConfigurationError(f"user id {os.geteuid()} has no account on this machine: run this as another user") from error
 
 
 def _account(root: Path, scope: Scope) -> Account:
@@ -194,28 +194,28 @@ def _account(root: Path, scope: Scope) -> Account:
         entry = pwd.getpwuid(owner)
     except KeyError as error:
         raise ConfigurationError(
-            f"the root {root} belongs to user id {owner}, which is no account: give it to the one that runs Arawn"
+            f"the root {root} belongs to user id {owner}, which has no account: change its owner to the account that runs Arawn"
         ) from error
     home = entry.pw_dir if scope is Scope.SYSTEM else os.path.expanduser("~")
     return Account(entry.pw_name, home.rstrip("/"))
 
 
 def _refuse_another_home(config: Config, account: Account) -> None:
-    """Makes sure that the jobs find a named root where this account does: they are told its name, and `~` is their own home.
+    """Refuse a named root below `~` if the jobs have another home: they get its name and would resolve `~` themselves.
 
     Raises:
-        ConfigurationError: they would look elsewhere.
+        ConfigurationError: the jobs would use another directory.
     """
     path = config.tables.paths.base_path or ""
     if config.root_name is not None and path.partition("/")[0] == "~" and account.home != os.path.expanduser("~").rstrip("/"):
         raise ConfigurationError(
-            f"path of the root {config.root_name} begins with ~, which to {account.name}, as which the jobs run, "
-            f"is {account.home}: write it out in {config.file}"
+            f"path of the root {config.root_name} begins with ~, which is {account.home} for {account.name}, the account of the jobs: "
+            f"write an absolute path in {config.file}"
         )
 
 
 def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """The options that give another account this configuration: `~` and the search for a root mean something else to it."""
+    """Return the options that make another account use this configuration: it would resolve `~` and search for a root differently."""
     options = ("--config", str(config.file)) if config.file else ()
     if config.root_name is not None:
         return (*options, "--root", config.root_name)
@@ -225,14 +225,10 @@ def options_of(config: Config, flags: Flags, environment: Mapping[str, str], roo
 
 
 def _reads(config: Config, account: Account) -> tuple[Path, ...]:
-    """Without a file of its own to read, a job looks for one in its account's home."""
+    # Without --config, a job searches the home of its account.
     program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
     named = (config.file or Path(account.home), config.database, config.relay.ca_file if config.relay else None)
     return (*program, *(path for path in named if path))
-
-
-def _metrics(config: Config) -> Path | None:
-    return config.metrics_directory.absolute() if config.metrics_directory else None
 
 
 def _network_access(config: Config) -> NetworkAccess:
@@ -241,8 +237,8 @@ def _network_access(config: Config) -> NetworkAccess:
     return NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY
 
 
-def _may_have_namespaces() -> bool:
-    """Whether the kernel gives this account user namespaces, tried in a process that ends at once."""
+def _can_create_namespaces() -> bool:
+    """Return whether this account can create a user namespace."""
     try:
         done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True, check=False)
     except OSError:

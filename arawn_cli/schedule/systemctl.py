@@ -1,4 +1,4 @@
-"""systemd's manager, asked and told through systemctl(1)."""
+"""Query and control systemd's service manager with systemctl(1)."""
 
 from __future__ import annotations
 
@@ -11,84 +11,90 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.schedule.managed_files import AskedWronglyError, NoSchedulerError, ScheduleError
+from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError, UsageError
 from arawn_cli.schedule.settings import Scope
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
-
-
 _LINGERING = Path("/var/lib/systemd/linger")
 
 
 def systemd_runs() -> bool:
-    """Whether systemd started this machine."""
+    """Return whether systemd started this machine."""
     return os.path.isdir(_BOOTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """The manager of a scope."""
+    """The service manager of the system, or of the current account.
+
+    Each method raises SchedulerMissingError without systemctl(1), and ScheduleError if it cannot be run.
+    """
 
     scope: Scope
 
-    def answers(self) -> bool:
-        """Whether there is a manager to talk to."""
+    @property
+    def systemctl(self) -> str:
+        """Return the command that controls it."""
+        return "systemctl" if self.scope is Scope.SYSTEM else "systemctl --user"
+
+    def is_running(self) -> bool:
+        """Return whether the manager can be reached."""
         return systemd_runs() if self.scope is Scope.SYSTEM else self._run(["show-environment"]).returncode == 0
 
-    def require(self) -> None:
-        """Makes sure that an account's manager is there; files of the machine can be enabled without.
+    def require_user_manager(self) -> None:
+        """Refuse an account without a manager. System units can be enabled while none is running.
 
         Raises:
-            AskedWronglyError: it is not.
+            UsageError: the manager of this account cannot be reached.
         """
-        if self.scope is Scope.USER and not self.answers():
-            raise AskedWronglyError(
-                f"no systemd of this account answers: log in as the account itself, not through sudo, with pam_systemd on the machine "
+        if self.scope is Scope.USER and not self.is_running():
+            raise UsageError(
+                "the systemd manager of this account cannot be reached: log in as the account itself, not through sudo, with pam_systemd "
                 f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
             )
 
-    def tell(self, *arguments: str) -> None:
-        """A command that must succeed.
+    def call(self, *arguments: str) -> None:
+        """Run a command.
 
         Raises:
-            ScheduleError: it does not.
+            ScheduleError: it fails.
         """
         done = self._run(list(arguments))
         if done.returncode:
             raise ScheduleError(f"systemctl {' '.join(arguments)} failed: {' '.join(done.stderr.split())}")
 
-    def state(self, question: str, unit: str) -> str:
-        """What `is-enabled` or `is-active` says of a unit, in one word."""
+    def query(self, question: str, unit: str) -> str:
+        """Return the answer to `is-enabled` or `is-active`, one word."""
         return self._run([question, unit]).stdout.strip()
 
-    def properties(self, unit: str, names: Sequence[str]) -> dict[str, str]:
-        """Properties of a unit as systemd knows it, drop-ins included; times as `@seconds`; none where nobody answers."""
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Return properties of a unit with its drop-ins, times as `@seconds`; {} if the manager cannot be reached."""
         done = self._run(["show", "--timestamp=unix", f"--property={','.join(names)}", unit])
         return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
-    def is_behind(self, unit: str) -> bool:
-        """Whether a unit's file has changed since systemd read it."""
-        return self.properties(unit, ["NeedDaemonReload"]).get("NeedDaemonReload") == "yes"
+    def needs_reload(self, unit: str) -> bool:
+        """Return whether the file of a unit has changed since systemd read it."""
+        return self.properties(unit, "NeedDaemonReload").get("NeedDaemonReload") == "yes"
 
     def next_run(self, timer: str) -> int | None:
-        """When a timer elapses next, in microseconds since the epoch, or None."""
+        """Return when a timer elapses next, in microseconds since the epoch, or None."""
         done = self._run(["list-timers", "--all", "--output=json", timer])
         try:
             entries = json.loads(done.stdout or "[]")
         except ValueError:
             return None
-        found = [entry.get("next") for entry in entries if isinstance(entry, dict) and entry.get("unit") == timer]
-        return next((value for value in found if isinstance(value, int) and value > 0), None)
+        times = [entry.get("next") for entry in entries if isinstance(entry, dict) and entry.get("unit") == timer]
+        return next((time for time in times if isinstance(time, int) and time > 0), None)
 
-    def lingering(self) -> str | None:
-        """The command by which the timers of this account outlast its login (loginctl(1)); None where they do, or are the machine's."""
+    def linger_command(self) -> str | None:
+        """Return the command that keeps this account's timers running after it logs out (loginctl(1)); None if none is needed."""
         account = pwd.getpwuid(os.getuid()).pw_name
         if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
             return None
         command = f"loginctl enable-linger {shlex.quote(account)}"
-        return command if os.geteuid() == 0 else f"sudo {command}"  # without polkit it is root's alone
+        return command if os.geteuid() == 0 else f"sudo {command}"  # without polkit only root may do it
 
-    def _run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
         if self.scope is Scope.SYSTEM and not systemd_runs():
             environment["SYSTEMD_OFFLINE"] = "1"
@@ -103,6 +109,6 @@ class Manager:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise NoSchedulerError("systemctl is not there: use --cron where there is no systemd") from error
+            raise SchedulerMissingError("systemctl is not installed: use --cron on a machine without systemd") from error
         except OSError as error:
             raise ScheduleError(f"cannot run systemctl: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""An account's own crontab, which belongs to its user but for one marked block."""
+"""Edit an account's own crontab: only the block of one root, between two marker lines, belongs to this tool."""
 
 from __future__ import annotations
 
@@ -9,115 +9,125 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.events import Condition
-from arawn_cli.schedule.managed_files import Change, NoSchedulerError, ScheduleError, TangledError, condition_of, made_with, sealed
+from arawn_cli.schedule.managed_files import (
+    Change,
+    ScheduleError,
+    SchedulerMissingError,
+    condition_of,
+    created_directories,
+    with_header,
+)
 
 BLOCK = "crontab"
 
-
-_BEGIN = "# BEGIN arawn-cli schedule{of}: what stands up to END is written by the tool, and edits of it are noticed\n"
-
-
-_END = "# END arawn-cli schedule{of}\n"
+# Recognised by the first words, so that a marker is found even if an editor changed the rest or wrote CRLF line ends.
+_MARKER = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
+_CREATED = "the crontab"  # listed as created if the account had no crontab before
 
 
-# By their first words, so that lines which an editor has touched, or ended with CRLF, are still seen as the marks.
-_MARK = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
-
-
-_NO_CRONTAB = "no crontab for"
-
-
-_MADE = "the crontab"
+class MarkersError(ScheduleError):
+    """The marker lines of a crontab do not enclose one block, so it is not known which lines are this tool's."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrontabStore:
-    """The crontab of the account that runs this, and in it the block of one root; it is read and written by crontab(1) alone."""
+    """The crontab of the current account, read and written by crontab(1), and the block of one root in it."""
 
     account: str
     root_name: str | None = None
 
-    def installing(self, bodies: Mapping[str, str]) -> list[Change]:
-        """A change of the crontab if its block is not what it should be."""
+    def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
+        """Return a change of the crontab if its block is not as it should be."""
         body = bodies[BLOCK]
-        crontab, block = self._crontab(), self.text(BLOCK)
+        crontab, block = self._crontab(), self.read(BLOCK)
         condition = condition_of(block, body)
         if condition is Condition.CURRENT:
             return []
-        made = made_with(block) if block is not None else (() if crontab is not None else (_MADE,))
-        return [self._change(crontab, f"{self._mark(_BEGIN)}{sealed(body, made)}{self._mark(_END)}", condition)]
+        created = created_directories(block) if crontab is not None else (_CREATED,)
+        begin = f"# BEGIN {self._marker}: managed by arawn-cli; do not edit between BEGIN and END\n"
+        return [self._change(crontab, f"{begin}{with_header(body, created)}# END {self._marker}\n", condition)]
 
-    def removing(self) -> list[Change]:
-        """A change of the crontab if it has a block."""
-        block = self.text(BLOCK)
+    def changes_to_remove(self) -> list[Change]:
+        """Return a change of the crontab if it has a block. A crontab that only held the block is removed if this tool created it."""
+        block = self.read(BLOCK)
         if block is None:
             return []
         condition = condition_of(block, None)
         change = self._change(self._crontab(), "", condition)
-        return [Change(change.place, BLOCK, change.before, None, condition)] if not change.after and _MADE in made_with(block) else [change]
+        if not change.after and _CREATED in created_directories(block):
+            return [Change(change.place, BLOCK, change.before, None, condition)]
+        return [change]
 
     def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """What is found for the block."""
-        return {BLOCK: condition_of(self.text(BLOCK), bodies[BLOCK])}
+        """Return the condition of the block."""
+        return {BLOCK: condition_of(self.read(BLOCK), bodies[BLOCK])}
 
-    def text(self, name: str) -> str | None:
-        """The block's text between its marks, or None.
+    def read(self, name: str) -> str | None:
+        """Return the text of the block between its markers, or None.
 
         Raises:
             ScheduleError: crontab(1) fails.
-            TangledError: there is not one begin and one end right after it: what stands without would run besides.
+            MarkersError: there is not exactly one begin with an end after it. Lines outside of a
+                block would run in addition to a new one.
         """
         crontab = self._crontab() or ""
-        marks = self._marks(crontab)
-        return crontab[marks[0].end() : marks[1].start()] if marks else None
+        markers = self._markers(crontab)
+        return crontab[markers[0].end() : markers[1].start()] if markers else None
 
-    def since(self, name: str) -> int | None:
-        """None: the spool, which would tell, is cron's alone."""
+    def installed_at(self, name: str) -> int | None:
+        """Return None: only cron can read the time of its spool files."""
         return None
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Hands the new crontab to crontab(1), which checks it and puts it in place.
+        """Pass the new crontab to crontab(1), which checks and installs it.
 
         Raises:
-            ScheduleError: crontab(1) fails, or somebody else has changed the crontab since it was looked at.
+            ScheduleError: crontab(1) fails, or the crontab has changed since the changes were computed.
         """
         for change in changes:
             if self._crontab() != change.before:
-                raise ScheduleError(f"the {change.place} was changed meanwhile, and is left as it is: run this again")
+                raise ScheduleError(f"the {change.place} was changed in the meantime, and is kept: run this again")
             if change.after is None:
                 _crontab("-r")
             else:
                 _crontab("-", text=change.after)
 
+    @property
+    def _marker(self) -> str:
+        return "arawn-cli schedule" if self.root_name is None else f"arawn-cli schedule of root {self.root_name}"
+
     def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
         before = crontab or ""
-        joint = "\n" if before and not before.endswith("\n") else ""
-        marks = self._marks(before)
-        after = before[: marks[0].start()] + block + before[marks[1].end() :] if marks else before + joint + block
+        markers = self._markers(before)
+        if markers:
+            after = before[: markers[0].start()] + block + before[markers[1].end() :]
+        else:
+            after = before + ("\n" if before and not before.endswith("\n") else "") + block
         return Change(f"crontab of {self.account}", BLOCK, crontab, after, condition)
 
-    def _marks(self, crontab: str) -> list[re.Match[str]]:
-        """The begin and the end of this root's block; none where there is no block."""
-        found = list(_MARK.finditer(crontab))
-        own = [index for index, mark in enumerate(found) if mark[2] == self.root_name]
-        marks = [found[index] for index in own]
-        if [mark[1] for mark in marks] not in ([], ["BEGIN", "END"]) or (own and own[1] != own[0] + 1):
-            begin, end = (self._mark(text).partition(":")[0].strip() for text in (_BEGIN, _END))
-            raise TangledError(
-                f"the crontab of {self.account} should have one line {begin!r} and one {end!r} after it, and no other block between: "
-                "put them right with crontab -e"
+    def _markers(self, crontab: str) -> list[re.Match[str]]:
+        """Return the begin and the end of this root's block; [] if there is none."""
+        found = list(_MARKER.finditer(crontab))
+        own = [index for index, marker in enumerate(found) if marker[2] == self.root_name]
+        markers = [found[index] for index in own]
+        if [marker[1] for marker in markers] not in ([], ["BEGIN", "END"]) or (own and own[1] != own[0] + 1):
+            raise MarkersError(
+                f"the crontab of {self.account} should have one line '# BEGIN {self._marker}' and one line '# END {self._marker}' "
+                "after it, and no other block between: correct it with crontab -e"
             )
-        return marks
-
-    def _mark(self, text: str) -> str:
-        return text.format(of="" if self.root_name is None else f" of root {self.root_name}")
+        return markers
 
     def _crontab(self) -> str | None:
         return _crontab("-l")
 
 
 def _crontab(action: str, text: str | None = None) -> str | None:
-    """What crontab(1) prints, or None where the account has no crontab."""
+    """Run crontab(1). Return its output, or None if the account has no crontab.
+
+    Raises:
+        SchedulerMissingError: there is no crontab(1).
+        ScheduleError: it fails.
+    """
     try:
         done = subprocess.run(
             ["crontab", action],
@@ -128,12 +138,12 @@ def _crontab(action: str, text: str | None = None) -> str | None:
             check=False,
         )
     except FileNotFoundError as error:
-        raise NoSchedulerError("crontab is not there: install cron, or use --systemd") from error
+        raise SchedulerMissingError("crontab is not installed: install cron, or use --systemd") from error
     except OSError as error:
         raise ScheduleError(f"cannot run crontab: {error.strerror}") from error
-    told = done.stderr.decode("utf-8", "replace").strip()
+    message = " ".join(done.stderr.decode("utf-8", "replace").split())
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
-    if _NO_CRONTAB in told:
+    if "no crontab for" in message:
         return None
-    raise ScheduleError(f"crontab {action} failed: {' '.join(told.split())}")
+    raise ScheduleError(f"crontab {action} failed: {message}")

@@ -21,9 +21,9 @@ from arawn_cli.runs import record
 from arawn_cli.schedule import status
 from arawn_cli.schedule.cron import cron_file
 from arawn_cli.schedule.install import Place
-from arawn_cli.schedule.managed_files import FileStore, sealed
+from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
-from arawn_cli.schedule.status import Installed
+from arawn_cli.schedule.status import InstalledPlace
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 from tests.conftest import needs_root
@@ -59,8 +59,8 @@ def cron_findings(
     own = replace(SYSTEM, account=account or own_account(), command=command, root=tree.root, reads=reads, logger=None)
     settings = replace(own, state=directory / "state")
     place = Place(Scheduler.CRON, Scope.SYSTEM, FileStore(directory, ("arawn-cli",)), None)
-    (directory / "arawn-cli").write_text(sealed(cron_file(settings)))
-    found = timer_findings([Installed(place, settings)], config_of(tree), now, settings.host, shell_of(tree))
+    (directory / "arawn-cli").write_text(with_header(cron_file(settings)))
+    found = timer_findings([InstalledPlace(place, settings)], config_of(tree), now, settings.host, shell_of(tree))
     return {finding.check: finding for finding in found}
 
 
@@ -85,7 +85,7 @@ def test_without_a_cron_the_lines_are_told_not_to_run(cron: list[bool], tree: Sa
     cron[0] = False
     found = cron_findings(tree, tmp_path, 0)
     assert {found[name].status for name in ("cron", "disk-check timer", "scratch-cleanup timer")} == {Status.FAIL}
-    assert found["disk-check timer"].detail == "no cron runs: run service cron start"
+    assert found["disk-check timer"].detail == "cron is not running: run service cron start"
 
 
 def test_what_is_not_readable_is_not_told_as_never_run(tree: SampleTree, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.schedule.cron import cron_block, cron_file
-from arawn_cli.schedule.managed_files import sealed
+from arawn_cli.schedule.managed_files import with_header
 from arawn_cli.schedule.settings import Account, NetworkAccess, Scope, Settings
 from arawn_cli.schedule.systemd import units
 
@@ -51,7 +51,7 @@ def contrib_files() -> dict[Path, str]:
     """Return every rendered file of contrib/, with the first line that an installed one has."""
     found = {CONTRIB / "systemd" / settings.scope / name: text for settings in (SYSTEM, USER) for name, text in units(settings).items()}
     found[CONTRIB / "cron" / "arawn-cli"] = cron_file(SYSTEM)
-    return {**{path: sealed(text) for path, text in found.items()}, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
+    return {**{path: with_header(text) for path, text in found.items()}, CONTRIB / "cron" / "crontab.user": cron_block(USER)}
 
 
 if __name__ == "__main__":

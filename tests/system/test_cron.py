@@ -125,5 +125,5 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     machine.output("chmod", "o-w", ROOT)
     status = machine.run(COMMAND, "schedule", "status", "--cron")
     assert {(event["result"], *event["problems"]) for event in map(json.loads, status.stdout.splitlines())} == {
-        ("success", "no cron runs: run service cron start")
+        ("success", "cron is not running: run service cron start")
     }

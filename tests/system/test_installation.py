@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from arawn_cli.schedule.managed_files import sealed
+from arawn_cli.schedule.managed_files import with_header
 from tests.support.installed import ARAWN, FILE, UNITS, clean, configure, files, install, last_event, show
 from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
@@ -33,7 +33,7 @@ def test_what_systemd_has_not_read_yet_is_told_and_mended_by_installing_again(ma
     install(machine)
     configure(machine, '[maintenance.schedule]\ndisk_check = "12h"\n')
     shown = machine.output(COMMAND, "schedule", "show", "--systemd").split("# arawn-disk-check.timer\n")[1].split("\n# arawn-")[0]
-    machine.path(f"{UNITS}/arawn-disk-check.timer").write_text(sealed(shown))
+    machine.path(f"{UNITS}/arawn-disk-check.timer").write_text(with_header(shown))
     status = machine.run(COMMAND, "schedule", "status")
     assert "arawn-disk-check.timer has changed since systemd read it: run systemctl daemon-reload" in status.stdout
     assert (status.returncode, show(machine, "arawn-disk-check.timer", "NeedDaemonReload")) == (1, "yes")
@@ -52,7 +52,7 @@ def test_an_edit_is_noticed_and_neither_overwritten_nor_removed_without_a_questi
     for action in ("install", "remove"):
         refused = machine.run(COMMAND, "schedule", action, "--yes")
         assert (refused.returncode, unit.read_text()) == (77, edited)
-        assert "was edited since the tool wrote it" in refused.stderr
+        assert "was edited by hand" in refused.stderr
         assert "TimeoutStartSec=2min" in refused.stdout
     machine.output(COMMAND, "schedule", "install", "--yes", "--force")
     assert "TimeoutStartSec=30min" in unit.read_text()

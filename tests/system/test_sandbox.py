@@ -172,7 +172,7 @@ def test_a_root_in_a_home_that_a_link_leads_to_is_open_to_the_jobs(machine: Mach
 
 def test_what_the_account_of_the_jobs_cannot_read_is_told_before_the_first_night(machine: Machine) -> None:
     machine.path(FILE).chmod(0o600)
-    sentence = f"arawn, the account that the jobs run as, has no access to {FILE}: they would fail"
+    sentence = f"arawn, the account of the jobs, cannot access {FILE}: they would fail"
     installed = machine.run(COMMAND, "schedule", "install", "--yes")
     assert (installed.returncode, installed.stderr.count(sentence)) == (0, 1)
     status = machine.run(COMMAND, "schedule", "status")

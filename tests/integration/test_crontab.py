@@ -95,7 +95,7 @@ def test_lines_that_cannot_be_told_apart_are_not_told_as_nothing(
 ) -> None:
     own_crontab("crontab", "-", stdin="# BEGIN arawn-cli schedule\n* * * * * x\n")
     done = own_crontab(COMMAND, "schedule", *words, *([tree.root] if words[1:] else []))
-    assert (done.code, "put them right with crontab -e" in done.stderr) == (1, True)
+    assert (done.code, "correct it with crontab -e" in done.stderr) == (1, True)
 
 
 @needs_crontab

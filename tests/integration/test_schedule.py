@@ -1,4 +1,4 @@
-"""What `schedule` refuses; what systemd and cron make of what it installs is in test_timers.py and test_cron.py."""
+"""What `schedule` refuses. tests/system shows what systemd and cron do with what it installs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cli.demo import SampleTree
-from arawn_cli.cli.runner import Output
-from arawn_cli.cli.schedule import print_statuses
-from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
-from arawn_cli.schedule.install import Place, require_rights
-from arawn_cli.schedule.managed_files import FileStore, NoSchedulerError
-from arawn_cli.schedule.settings import Scheduler, Scope
 from tests.conftest import Run, needs
 
 
 def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:
     done = run("schedule", "remove", "--cron", "--user", "--root", "../x")
-    assert (done.code, done.stderr) == (2, "ERROR: --root ../x: no root can have this name\n")
+    assert (done.code, done.stderr) == (2, "ERROR: --root ../x: not a valid name of a root\n")
 
 
 def test_wrong_usage_is_exit_2_in_one_line(run: Callable[..., Run], tree: SampleTree) -> None:
@@ -53,34 +47,3 @@ def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
     found = run("schedule", "install", scheduler, "--user", "--yes", "--base-path", tree.root, PATH=str(tmp_path))
     assert found.code == 2
     assert mend in " ".join(found.stderr.split())
-
-
-def test_a_machine_without_a_folder_for_cron_is_told_as_one_without_crontab(tmp_path: Path) -> None:
-    place = Place(Scheduler.CRON, Scope.USER, FileStore(tmp_path / "cron.d", ("arawn-cli",)), None)
-    with pytest.raises(NoSchedulerError, match="install cron, or use --systemd") as raised:
-        require_rights(place)
-    assert raised.value.exit_code == 2
-
-
-def test_each_cell_of_a_status_is_red_for_what_it_says_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    failed = ScheduleStatus(
-        timestamp="",
-        host="",
-        root=None,
-        dry_run=False,
-        job=JobName.DISK_CHECK,
-        scheduler="systemd",
-        scope="user",
-        installed=Condition.CURRENT,
-        enabled=True,
-        next_run=None,
-        last_run=None,
-        result=RunResult.FAILED,
-        problems=("timers of this account stop",),
-    )
-    print_statuses([failed], Output(format="table", verbose=False, quiet=False))
-    drawn = capsys.readouterr().out
-    assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3

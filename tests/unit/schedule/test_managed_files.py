@@ -1,0 +1,114 @@
+"""Which files are this tool's to write, to change and to remove."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.events import Condition
+from arawn_cli.schedule.managed_files import (
+    FileStore,
+    ScheduleError,
+    StateDirectory,
+    condition_of,
+    created_directories,
+    with_header,
+)
+from tests.conftest import snapshot
+
+BODY = {"unit": "a\nb\n"}
+_PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
+
+
+def install(store: FileStore, bodies: dict[str, str]) -> None:
+    store.apply(store.changes_to_install(bodies))
+
+
+def remove(store: FileStore) -> None:
+    store.apply(store.changes_to_remove())
+
+
+def long_directory(tmp_path: Path, spare: int) -> Path:
+    """A directory whose path leaves so many bytes free below the longest possible path."""
+    directory = tmp_path
+    while (room := _PATH_MAX - spare - len(str(directory))) > 1:
+        directory /= "d" * min(room - 1, 200)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
+    text = with_header("a\nb\n", ("/x/y z",))
+    assert condition_of(None, "a\nb\n") is Condition.MISSING
+    assert condition_of(text, "a\nb\n") is Condition.CURRENT
+    assert condition_of(text, "new\n") is Condition.OUTDATED
+    assert condition_of(text, None) is Condition.OUTDATED
+    assert condition_of(text.replace("b", "c"), "a\nb\n") is Condition.EDITED
+    assert condition_of(text.replace("b", "c"), "a\nc\n") is Condition.CURRENT
+    assert condition_of("a\nb\n", "a\nb\n") is Condition.FOREIGN
+    assert created_directories(text) == ("/x/y z",)
+    assert created_directories("# arawn-cli schedule sha256=" + "0" * 64 + " made=[\n") == ()
+
+
+def test_created_directories_are_removed_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    before = {path: entry[0] for path, entry in snapshot(tmp_path).items()}
+    state = StateDirectory(tmp_path / "a" / "state", os.getuid(), os.getgid())
+    store = FileStore(tmp_path / "there" / "config" / "units", ("unit", "other"), state)
+    install(store, BODY)
+    assert (tmp_path / "a" / "state").stat().st_mode & 0o777 == 0o700
+    install(store, {"unit": "c\n"})
+    remove(store)
+    assert {path: entry[0] for path, entry in snapshot(tmp_path).items()} == before
+
+
+def test_a_created_directory_that_others_use_by_now_stays(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "units", ("unit",))
+    install(store, BODY)
+    (tmp_path / "units" / "mine").touch()
+    remove(store)
+    assert os.listdir(tmp_path / "units") == ["mine"]
+
+
+def test_a_foreign_file_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "unit").write_text("mine\n")
+    assert FileStore(tmp_path, ("unit",)).changes_to_remove() == []
+
+
+def test_a_link_that_masks_a_unit_is_foreign_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "unit").symlink_to("/dev/null")
+    (change,) = FileStore(tmp_path, ("unit",)).changes_to_install(BODY)
+    assert (change.condition, change.is_of_others) == (Condition.FOREIGN, True)
+
+
+def test_a_directory_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "unit" / "x").mkdir(parents=True)
+    with pytest.raises(ScheduleError, match=r"cannot read .*unit: Is a directory"):
+        install(FileStore(tmp_path, ("unit",)), BODY)
+    assert os.listdir(tmp_path) == ["unit"]
+
+
+def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    directory = long_directory(tmp_path, 10)  # enough for `/unit`, and not for its temporary name
+    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(directory))}/.*unit.*: File name too long$"):
+        install(FileStore(directory, ("unit",)), BODY)
+    assert os.listdir(directory) == []
+
+
+def test_directories_that_were_created_for_a_file_are_removed_if_it_cannot_be_written(tmp_path: Path) -> None:
+    directory = long_directory(tmp_path, 14)
+    with pytest.raises(ScheduleError, match="File name too long"):
+        install(FileStore(directory / "new", ("unit",)), BODY)
+    assert os.listdir(directory) == []
+
+
+def test_a_file_that_changed_in_the_meantime_is_kept(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, ("unit",))
+    changes = store.changes_to_install(BODY)
+    (tmp_path / "unit").write_text("mine\n")
+    with pytest.raises(ScheduleError, match="changed in the meantime"):
+        store.apply(changes)
+    assert (tmp_path / "unit").read_text() == "mine\n"
