@@ -1,4 +1,4 @@
-"""Open files relative to directory descriptors, never through a link."""
+"""Open files relative to directory descriptors, never through a symbolic link."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from os import _ScandirIterator as ScandirIterator
 
 Identity = tuple[int, int]
-"""Device and inode number: what stays the same when a name is moved."""
+"""Device and inode number of a file. A rename does not change it."""
 
+Opened = TypeVar("Opened")
 
-def identity_of(status: os.stat_result) -> Identity:
-    """Device and inode number of a file."""
-    return status.st_dev, status.st_ino
+MAX_OPEN = 32
+"""Directories that a `Descent` keeps open."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileKind(StrEnum):
-    """What a directory entry is, links not followed."""
+    """The type of a directory entry."""
 
     DIRECTORY = "directory"
     FILE = "file"
@@ -34,33 +37,41 @@ class FileKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in a directory; `name` may hold surrogate escapes."""
+    """A directory entry; `name` may contain surrogate escapes."""
 
     name: str
     kind: FileKind
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+def identity_of(status: os.stat_result) -> Identity:
+    """Return device and inode number of a file."""
+    return status.st_dev, status.st_ino
 
 
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+def identity_at(name: str, parent: int) -> Identity:
+    """Return device and inode number of the entry `name`.
+
+    Raises:
+        OSError: as stat(2).
+    """
+    return identity_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
 
 def open_directory(name: str, parent: int) -> int:
-    """A descriptor of the directory `name` in `parent`.
+    """Return a descriptor of the directory `name` in the open directory `parent`.
 
     Raises:
-        OSError: ENOTDIR or ELOOP where the name is a link or no directory, or what open(2) says.
+        OSError: ENOTDIR or ELOOP for a link or a file, else as open(2).
     """
     return os.open(name, _DIRECTORY, dir_fd=parent)
 
 
 @contextmanager
 def opened_directory(parent: int, *names: str) -> Iterator[int]:
-    """A descriptor of the directory reached from `parent` name by name, closed at the end.
+    """Open the directory with this path below `parent`, name by name, and close it at the end.
 
     Raises:
-        OSError: as `open_directory`, at the first name that fails.
+        OSError: as `open_directory`, for the first name that fails.
     """
     descriptor = open_directory(names[0], parent)
     try:
@@ -75,10 +86,10 @@ def opened_directory(parent: int, *names: str) -> Iterator[int]:
 
 @contextmanager
 def opened_file(name: str, parent: int) -> Iterator[int]:
-    """A descriptor for reading the regular file `name` in `parent`.
+    """Open the regular file `name` in `parent` for reading, and close it at the end.
 
     Raises:
-        OSError: ELOOP for a link, EINVAL for anything else that is no regular file, or what open(2) says.
+        OSError: ELOOP for a link, EINVAL for any other special file, else as open(2).
     """
     descriptor = os.open(name, _FILE, dir_fd=parent)
     try:
@@ -90,18 +101,29 @@ def opened_file(name: str, parent: int) -> Iterator[int]:
 
 
 def entries(directory: int) -> list[Entry]:
-    """The entries of an open directory, sorted by name."""
+    """Return the entries of an open directory, sorted by name.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
     with os.scandir(directory) as listing:
         return sorted((Entry(entry.name, _kind(entry)) for entry in listing), key=lambda entry: entry.name)
 
 
-def identity_at(name: str, parent: int) -> Identity:
-    """Identity of the entry `name`, a link not followed."""
-    return identity_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
+def _kind(entry: os.DirEntry[str]) -> FileKind:
+    if entry.is_symlink():
+        return FileKind.LINK
+    if entry.is_dir(follow_symlinks=False):
+        return FileKind.DIRECTORY
+    return FileKind.FILE if entry.is_file(follow_symlinks=False) else FileKind.OTHER
 
 
 def is_same_directory(expected: Identity, parent: int, names: Sequence[str]) -> bool:
-    """Whether the directory reached from `parent` name by name, through no link, is still the expected one."""
+    """Whether the path `names` below `parent` is still the expected directory.
+
+    Raises:
+        OSError: it cannot be opened for another reason than that it is gone or replaced.
+    """
     try:
         with opened_directory(parent, *names) as descriptor:
             return identity_of(os.fstat(descriptor)) == expected
@@ -113,19 +135,11 @@ def is_same_directory(expected: Identity, parent: int, names: Sequence[str]) -> 
         raise
 
 
-def _kind(entry: os.DirEntry[str]) -> FileKind:
-    if entry.is_symlink():
-        return FileKind.LINK
-    if entry.is_dir(follow_symlinks=False):
-        return FileKind.DIRECTORY
-    return FileKind.FILE if entry.is_file(follow_symlinks=False) else FileKind.OTHER
-
-
 def require_writable(name: str, parent: int) -> None:
-    """Looks whether this process may make, rename and remove what is in a directory.
+    """Check that this process may create, rename and remove entries of the directory `name`.
 
     Raises:
-        OSError: EROFS or EACCES, as the kernel would answer.
+        OSError: EROFS or EACCES, as the kernel would return.
     """
     if os.access(name, os.W_OK | os.X_OK, dir_fd=parent, effective_ids=True):
         return
@@ -133,24 +147,18 @@ def require_writable(name: str, parent: int) -> None:
     raise OSError(code, os.strerror(code))
 
 
-MAX_OPEN = 32
-
-
-Opened = TypeVar("Opened")
-
-
 class MovedAwayError(OSError):
-    """A directory on the way back up is no longer where it was: somebody moves the tree while it is walked."""
+    """Somebody moved a directory while it was walked: its parent is another one now."""
 
     def __init__(self) -> None:
         super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 @dataclass(slots=True)
-class Level:
-    """One directory on the way down.
+class DirectoryLevel:
+    """A directory between the top of a tree and the current directory of a walk.
 
-    `descriptor` is None while closed; `pending` are the subdirectories still to enter.
+    `descriptor` is None while it is closed. `pending` are subdirectories still to be entered.
     """
 
     name: str
@@ -160,73 +168,77 @@ class Level:
 
 
 class Descent:
-    """The open directories from a starting point down to where a walk stands."""
+    """A depth-first walk through directories, with at most MAX_OPEN of them open at any depth.
+
+    The deepest ones are open. A closed one is opened again through `..`, and its identity proves
+    that it is the same.
+    """
 
     def __init__(self, shown: str) -> None:
-        """`shown` is the path of the starting point for people; nothing is opened by it."""
+        """Start outside of the tree; `shown` is the path of its top in messages."""
         self._shown = shown
-        self._levels: list[Level] = []
+        self._levels: list[DirectoryLevel] = []
         self._closed = 0  # levels [0:_closed] are closed, all others are open
 
     def __enter__(self) -> Descent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for level in self._levels[self._closed :]:
+        for level in self._levels:
             if level.descriptor is not None:
                 os.close(level.descriptor)
         self._levels.clear()
 
     @property
     def depth(self) -> int:
-        """How many directories lie between the outside and here; 0 outside."""
+        """The number of directories from the top to the current one, 0 outside."""
         return len(self._levels)
 
     @property
-    def here(self) -> Level:
-        """The directory where the walk stands; its descriptor is open."""
+    def here(self) -> DirectoryLevel:
+        """The current directory, which is open."""
         return self._levels[-1]
 
     @property
     def descriptor(self) -> int:
-        """The open descriptor of `here`."""
+        """The descriptor of the current directory."""
         descriptor = self.here.descriptor
         if descriptor is None:
-            raise AssertionError("the directory where a walk stands is always open")
+            raise AssertionError("the current directory of a walk is always open")
         return descriptor
 
     def path(self, name: str | None = None) -> str:
-        """Where the walk stands, or the entry `name` there, for people."""
+        """Return the path of the current directory, or of its entry `name`."""
         names = [level.name for level in self._levels[1:]]
         return "/".join([self._shown, *names, *([] if name is None else [name])])
 
     def enter(self, name: str, parent: int) -> os.stat_result:
-        """Goes down into the directory `name` of the open directory `parent`.
+        """Make the directory `name` of the open directory `parent` the current one.
 
         Raises:
-            OSError: as `open_directory`; the walk stands where it stood.
+            OSError: as `open_directory`; the current directory stays the same.
         """
-        descriptor = self._open(name, parent)
+        descriptor = self._retry(lambda: open_directory(name, parent))
         try:
             status = os.fstat(descriptor)
         except OSError:
             os.close(descriptor)
             raise
-        self._levels.append(Level(name, identity_of(status), descriptor))
+        self._levels.append(DirectoryLevel(name, identity_of(status), descriptor))
         if len(self._levels) - self._closed > MAX_OPEN:
             self._close_topmost()
         return status
 
-    def leave(self) -> Level:
-        """Goes up one level and returns the one left, whose descriptor is closed by then.
+    def leave(self) -> DirectoryLevel:
+        """Make the parent the current directory; return the one that was left, closed.
 
         Raises:
-            OSError: the directory above cannot be opened again.
-            MovedAwayError: it is not the one that was entered.
+            OSError: the parent cannot be opened again.
+            MovedAwayError: the parent is another one now.
         """
         left = self._levels[-1]
         if len(self._levels) > 1 and self.depth - 1 == self._closed:
-            self._reopen(self.descriptor)
+            self._reopen_parent(self.descriptor)
         self._levels.pop()
         if left.descriptor is not None:
             os.close(left.descriptor)
@@ -234,18 +246,20 @@ class Descent:
         return left
 
     def scan(self) -> ScandirIterator[str]:
-        """A listing of `here`, to be closed by the caller.
+        """Return a listing of the current directory. The caller closes it.
 
         Raises:
-            OSError: it cannot be listed.
+            OSError: the directory cannot be listed.
         """
-        return self._with_descriptors(lambda: os.scandir(self.descriptor))
+        return self._retry(lambda: os.scandir(self.descriptor))
 
     def files(self, most: int) -> Iterator[list[str]]:
-        """The names in `here` that are no directories, some of them, or none, for each so many entries; directories become pending.
+        """Yield names of files in the current directory, and add its subdirectories to `pending`.
+
+        Each list is from `most` entries and may be empty.
 
         Raises:
-            OSError: it cannot be listed, or not to its end; what was listed until then came first.
+            OSError: the listing failed; names read before that were yielded.
         """
         names: list[str] = []
         try:
@@ -260,11 +274,8 @@ class Descent:
             raise
         yield names
 
-    def _open(self, name: str, parent: int) -> int:
-        return self._with_descriptors(lambda: open_directory(name, parent))
-
-    def _with_descriptors(self, opening: Callable[[], Opened]) -> Opened:
-        """Tries once more with the directories above closed, where the process has no descriptor left."""
+    def _retry(self, opening: Callable[[], Opened]) -> Opened:
+        """Open something; without a free descriptor close all but the current directory and retry."""
         try:
             return opening()
         except OSError as error:
@@ -281,14 +292,14 @@ class Descent:
             level.descriptor = None
         self._closed += 1
 
-    def _reopen(self, below: int) -> None:
+    def _reopen_parent(self, descriptor: int) -> None:
         level = self._levels[self._closed - 1]
         try:
-            descriptor = open_directory("..", below)
-        except FileNotFoundError as error:  # it was moved out of a bind mount, and nothing is above it
+            parent = open_directory("..", descriptor)
+        except FileNotFoundError as error:  # a directory that was moved out of a bind mount has no parent
             raise MovedAwayError from error
-        if identity_of(os.fstat(descriptor)) != level.identity:
-            os.close(descriptor)
+        if identity_of(os.fstat(parent)) != level.identity:
+            os.close(parent)
             raise MovedAwayError
-        level.descriptor = descriptor
+        level.descriptor = parent
         self._closed -= 1
