@@ -92,9 +92,9 @@ def _top(
     if version:
         typer.echo(f"arawn-cli {__version__}")
         if verbose:
-            from arawn_cli.fs.measure import means_of_measuring
+            from arawn_cli.fs.measure import measuring_method
 
-            typer.echo(f"Python {sys.version.split()[0]}\n{means_of_measuring()}")
+            typer.echo(f"Python {sys.version.split()[0]}\n{measuring_method()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

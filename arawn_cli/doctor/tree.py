@@ -17,7 +17,7 @@ from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, wa
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import directories_in_use
-from arawn_cli.fs.measure import Subtree, combined, means_of_measuring, measure_all
+from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.names import escape
 from arawn_cli.output.report_wording import count
 from arawn_cli.sqlite import DatabaseUnreadableError
@@ -31,7 +31,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     try:
         with opened_root(config.root) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
-            yield ok("measuring", means_of_measuring())
+            yield ok("measuring", measuring_method())
             yield _database(config, root)
             yield _messages(root)
             yield _processes(shell)

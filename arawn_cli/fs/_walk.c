@@ -1,23 +1,78 @@
-/* The way of one thread down and up in a subtree, and what it counts on it: no recursion, no link followed, no other filesystem
-   entered, and a bounded number of descriptors whatever the depth.
+/* The walk: no recursion, no link followed, no other filesystem entered, and at most MAX_OPEN
+   directories open per thread at any depth.
 
-   The way up leads through the `parent` pointers; of the directories on it the MAX_OPEN deepest are open, and one further up is
-   opened again through "..", where device and inode number prove that it is the same.
-
-   What is done for every file stands here together, where the compiler can inline it. */
+   Each thread walks one subtree after the other, depth first. When another thread is idle, it
+   gives that thread half of the shallowest directories that are still to be entered, or the files
+   of one listing. Such a share is a unit of work. */
 
 #include "_walk.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
-    SHARED_FILES = 64, /* names that are worth a second thread */
-    BLOCK = 512,       /* the unit of st_blocks, whatever the filesystem's block size (stat(2)) */
+    MAX_THREADS = 64,
+    MAX_OPEN = 32,             /* open directories per thread */
+    LISTING_BYTES = 1 << 16,   /* buffer of one getdents64(2) */
+    SHARED_BYTES = 1 << 11,    /* a listing of this size, about 64 names, is worth sharing */
+    STACK_BYTES = 1 << 18,     /* stack of a thread */
+    PROGRESS_NSECS = 50000000, /* how often the calling thread can handle signals */
+    MERGE_LINKS = 1000,        /* hard links to collect, at least, before duplicates are merged */
+    BLOCK_BYTES = 512,         /* unit of st_blocks on every filesystem: stat(2) */
+};
+
+static const int OPEN_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+
+/* Names, each with its NUL. Those before `next` are done. */
+struct names {
+    char *bytes;
+    size_t next, end, room;
+};
+
+/* A directory on the way from the top of the subtree to the current directory. */
+struct level {
+    const char *name; /* in the names of the level above; level 0 has the path of its unit */
+    ino_t inode;
+    int descriptor;       /* -1: closed */
+    struct names pending; /* subdirectories that are still to be entered */
+};
+
+/* Work in one directory that one thread gives to another. */
+struct unit {
+    struct unit *next;
+    size_t subtree;
+    char *path; /* of the directory, below the subtree */
+    dev_t device;
+    ino_t inode;
+    int descriptor;
+    struct names directories, files;
+};
+
+/* A thread. */
+struct worker {
+    struct walk *walk;
+    pthread_t thread;
+    struct list links;
+    size_t merge_at; /* count of hard links at which duplicates are merged */
+
+    size_t subtree; /* in progress */
+    dev_t device;   /* of the subtree */
+    struct usage usage;
+    struct level *levels;
+    size_t depth, closed, room; /* levels[0] to levels[closed - 1] are closed */
+
+    int holder; /* descriptor of the directory that holds the subtree; -1: not open */
+    const char *holder_names;
+    size_t holder_length;
+
+    _Alignas(uint64_t) char listing[LISTING_BYTES];
 };
 
 /* The record of getdents64(2). */
@@ -29,28 +84,53 @@ struct record {
     char name[];
 };
 
-/* ---- names ---- */
+/* ---- state and memory ---- */
 
-bool add_name(struct walk *walk, struct names *names, const char *name, size_t length)
+static bool is_stopped(const struct walk *walk)
 {
-    if (names->end + length > names->room) {
-        size_t room = names->room ? names->room * 2 : 256;
-        while (room < names->end + length)
-            room *= 2;
-        char *bytes = realloc(names->bytes, room);
-        if (!bytes) {
-            give_up(walk, ENOMEM);
-            return false;
-        }
-        names->bytes = bytes;
-        names->room = room;
-    }
-    memcpy(names->bytes + names->end, name, length);
+    return atomic_load_explicit(&walk->stop, memory_order_relaxed);
+}
+
+static bool has_idle_thread(const struct walk *walk)
+{
+    size_t idle = atomic_load_explicit(&walk->idle, memory_order_relaxed);
+    return idle > atomic_load_explicit(&walk->queued, memory_order_relaxed);
+}
+
+static void stop_without_memory(struct walk *walk)
+{
+    atomic_store(&walk->no_memory, true);
+    atomic_store(&walk->stop, true);
+}
+
+/* Return an array with room for `count` items of `size` bytes, or NULL without memory. */
+static void *grow(struct walk *walk, void *items, size_t *room, size_t count, size_t size)
+{
+    if (count <= *room)
+        return items;
+    size_t wanted = *room ? *room * 2 : 64;
+    while (wanted < count)
+        wanted *= 2;
+    items = realloc(items, wanted * size);
+    if (items)
+        *room = wanted;
+    else
+        stop_without_memory(walk);
+    return items;
+}
+
+static bool add_names(struct walk *walk, struct names *names, const char *bytes, size_t length)
+{
+    char *grown = grow(walk, names->bytes, &names->room, names->end + length, 1);
+    if (!grown)
+        return false;
+    names->bytes = grown;
+    memcpy(names->bytes + names->end, bytes, length);
     names->end += length;
     return true;
 }
 
-const char *next_name(struct names *names)
+static const char *next_name(struct names *names)
 {
     if (names->next == names->end)
         return NULL;
@@ -59,245 +139,572 @@ const char *next_name(struct names *names)
     return name;
 }
 
-/* ---- what is counted ---- */
-
-static void note_time(struct tally *tally, struct timespec time)
+/* Append items; false without memory. */
+static bool extend(struct walk *walk, struct list *list, const void *items, size_t count, size_t size)
 {
-    if (!tally->any || is_later(time, tally->newest))
-        tally->newest = time;
-    tally->any = true;
+    if (!count)
+        return true;
+    void *grown = grow(walk, list->items, &list->room, list->count + count, size);
+    if (!grown)
+        return false;
+    list->items = grown;
+    memcpy((char *)list->items + list->count * size, items, count * size);
+    list->count += count;
+    return true;
 }
 
-static void note_size(struct tally *tally, uint64_t size)
+/* ---- findings ---- */
+
+/* Return the path below the subtree of the entry `name` of the directory at levels[depth - 1]. */
+static char *path_of(const struct worker *worker, size_t depth, const char *name)
 {
-    if (size > tally->largest)
-        tally->largest = size;
+    size_t length = strlen(name) + 1;
+    for (size_t i = 0; i < depth; i++)
+        length += strlen(worker->levels[i].name) + 1;
+    char *path = malloc(length), *end = path;
+    if (!path) {
+        stop_without_memory(worker->walk);
+        return NULL;
+    }
+    for (size_t i = 0; i <= depth; i++) {
+        const char *part = i < depth ? worker->levels[i].name : name;
+        if (*part && end > path)
+            *end++ = '/';
+        end = stpcpy(end, part);
+    }
+    *end = '\0';
+    return path;
 }
 
-/* Sparse files may claim more than 64 bits hold together; less than they claim is never said. */
+static void record_finding(struct worker *worker, const char *operation, size_t depth, const char *name, int error)
+{
+    if (error == ENOENT)
+        return; /* somebody else removed it in the meantime */
+    struct walk *walk = worker->walk;
+    struct finding finding = {worker->subtree, operation, error, path_of(worker, depth, name)};
+    pthread_mutex_lock(&walk->lock);
+    if (finding.path && !extend(walk, &walk->findings, &finding, 1, sizeof finding))
+        free(finding.path);
+    pthread_mutex_unlock(&walk->lock);
+}
+
+static int compare(uint64_t one, uint64_t other)
+{
+    return (one > other) - (one < other);
+}
+
+static int compare_files(const void *first, const void *second)
+{
+    const struct hard_link *one = first, *other = second;
+    int order = compare(one->subtree, other->subtree);
+    if (!order)
+        order = compare(one->device, other->device);
+    return order ? order : compare(one->inode, other->inode);
+}
+
+/* Merge the entries of the same file, so that a file with many names needs no more memory. */
+static void merge_links(struct list *links)
+{
+    struct hard_link *items = links->items;
+    if (!links->count)
+        return;
+    qsort(items, links->count, sizeof *items, compare_files);
+    size_t last = 0;
+    for (size_t i = 1; i < links->count; i++) {
+        if (compare_files(&items[last], &items[i]) == 0)
+            items[last].found += items[i].found;
+        else
+            items[++last] = items[i];
+    }
+    links->count = last + 1;
+}
+
+static void record_link(struct worker *worker, const struct stat *status, uint64_t allocated)
+{
+    if (worker->links.count >= worker->merge_at) {
+        merge_links(&worker->links);
+        worker->merge_at = MERGE_LINKS + 2 * worker->links.count;
+    }
+    struct hard_link link = {worker->subtree, status->st_dev, status->st_ino,  (uint64_t)status->st_size,
+                             allocated,       1,              status->st_nlink};
+    extend(worker->walk, &worker->links, &link, 1, sizeof link);
+}
+
+/* ---- counting ---- */
+
+/* Add, but never past 64 bits: sparse files may claim more than that together. */
 static void add(uint64_t *sum, uint64_t more)
 {
     *sum = *sum > UINT64_MAX - more ? UINT64_MAX : *sum + more;
 }
 
-void count(struct worker *worker, const struct stat *status)
+static void count_time(struct usage *usage, struct timespec time)
 {
-    struct tally *tally = &worker->tally;
-    uint64_t allocated = (uint64_t)status->st_blocks * BLOCK;
-    note_time(tally, status->st_mtim);
-    if (S_ISREG(status->st_mode)) {
-        note_size(tally, (uint64_t)status->st_size);
-        if (status->st_nlink > 1) {
-            note_link(worker, status, allocated);
-            return;
-        }
-        tally->files++;
-        add(&tally->apparent, (uint64_t)status->st_size);
-    } else if (S_ISDIR(status->st_mode)) {
-        tally->directories++;
-    }
-    add(&tally->allocated, allocated);
+    struct timespec newest = usage->newest;
+    if (!usage->any || time.tv_sec > newest.tv_sec || (time.tv_sec == newest.tv_sec && time.tv_nsec > newest.tv_nsec))
+        usage->newest = time;
+    usage->any = true;
 }
 
-void add_tally(struct tally *sum, const struct tally *part)
+static void count_entry(struct worker *worker, const struct stat *status)
+{
+    struct usage *usage = &worker->usage;
+    uint64_t size = (uint64_t)status->st_size, allocated = (uint64_t)status->st_blocks * BLOCK_BYTES;
+    count_time(usage, status->st_mtim);
+    if (S_ISDIR(status->st_mode)) {
+        usage->directories++;
+    } else if (S_ISREG(status->st_mode)) {
+        if (size > usage->largest)
+            usage->largest = size;
+        if (status->st_nlink > 1) {
+            record_link(worker, status, allocated);
+            return;
+        }
+        usage->files++;
+        add(&usage->apparent, size);
+    }
+    add(&usage->allocated, allocated);
+}
+
+static void add_usage(struct usage *sum, const struct usage *part)
 {
     add(&sum->apparent, part->apparent);
     add(&sum->allocated, part->allocated);
     sum->files += part->files;
     sum->directories += part->directories;
-    note_size(sum, part->largest);
+    if (part->largest > sum->largest)
+        sum->largest = part->largest;
     if (part->any)
-        note_time(sum, part->newest);
+        count_time(sum, part->newest);
 }
 
-/* Counts the entry of an open directory, unless it is a directory, which is left to be entered. */
-void measure_entry(struct worker *worker, struct directory *at, const char *name)
+/* Count an entry of the directory at levels[depth - 1]; a subdirectory is entered later. */
+static void measure_entry(struct worker *worker, size_t depth, const char *name)
 {
+    struct level *level = &worker->levels[depth - 1];
     struct stat status;
-    if (fstatat(at->descriptor, name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0)
-        find(worker, "stat", at, name, errno);
-    else if (S_ISDIR(status.st_mode))
-        add_name(worker->walk, &at->pending, name, strlen(name) + 1);
+    if (fstatat(level->descriptor, name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0)
+        record_finding(worker, "stat", depth, name, errno);
+    else if (S_ISDIR(status.st_mode)) /* the filesystem lists no types */
+        add_names(worker->walk, &level->pending, name, strlen(name) + 1);
     else
-        count(worker, &status);
+        count_entry(worker, &status);
+}
+
+/* ---- sharing ---- */
+
+static void free_unit(struct unit *unit)
+{
+    if (unit->descriptor >= 0)
+        close(unit->descriptor);
+    free(unit->path);
+    free(unit->directories.bytes);
+    free(unit->files.bytes);
+    free(unit);
+}
+
+/* Return an empty unit in the directory at levels[depth - 1], or NULL without descriptors or memory. */
+static struct unit *new_unit(struct worker *worker, size_t depth)
+{
+    const struct level *level = &worker->levels[depth - 1];
+    struct unit *unit = calloc(1, sizeof *unit);
+    if (!unit)
+        return NULL;
+    unit->subtree = worker->subtree;
+    unit->device = worker->device;
+    unit->inode = level->inode;
+    unit->path = path_of(worker, depth, "");
+    unit->descriptor = fcntl(level->descriptor, F_DUPFD_CLOEXEC, 0);
+    if (unit->path && unit->descriptor >= 0)
+        return unit;
+    free_unit(unit);
+    return NULL;
+}
+
+static void queue_unit(struct walk *walk, struct unit *unit)
+{
+    pthread_mutex_lock(&walk->lock);
+    unit->next = walk->queue;
+    walk->queue = unit;
+    walk->queued++;
+    walk->subtrees[unit->subtree].units++;
+    pthread_cond_signal(&walk->work);
+    pthread_mutex_unlock(&walk->lock);
+}
+
+/* Move the second half of the names, or the only one. */
+static bool split(struct walk *walk, struct names *names, struct names *half)
+{
+    size_t cut = names->next + (names->end - names->next) / 2;
+    while (names->bytes[cut - 1])
+        cut++;
+    if (cut == names->end)
+        for (cut--; cut > names->next && names->bytes[cut - 1];)
+            cut--;
+    if (!add_names(walk, half, names->bytes + cut, names->end - cut))
+        return false;
+    names->end = cut;
+    return true;
+}
+
+/* Give half of the shallowest directories that are still to be entered to an idle thread. */
+static void share_directories(struct worker *worker)
+{
+    size_t at = worker->closed;
+    while (at < worker->depth && worker->levels[at].pending.next == worker->levels[at].pending.end)
+        at++;
+    if (at == worker->depth)
+        return;
+    struct names *pending = &worker->levels[at].pending;
+    /* The thread keeps the last directory that it has, or two threads would pass it on for ever. */
+    if (at + 1 == worker->depth && pending->next + strlen(pending->bytes + pending->next) + 1 == pending->end)
+        return;
+    struct unit *unit = new_unit(worker, at + 1);
+    if (!unit)
+        return;
+    if (split(worker->walk, pending, &unit->directories))
+        queue_unit(worker->walk, unit);
+    else
+        free_unit(unit);
 }
 
 /* ---- down and up ---- */
 
-static void remember_open(struct worker *worker, struct directory *directory)
+static void close_topmost(struct worker *worker)
 {
-    worker->open[(worker->first + worker->opened++) % MAX_OPEN] = directory;
+    struct level *level = &worker->levels[worker->closed++];
+    close(level->descriptor);
+    level->descriptor = -1;
 }
 
-static void close_uppermost(struct worker *worker)
-{
-    close_directory(worker->open[worker->first]);
-    worker->first = (worker->first + 1) % MAX_OPEN;
-    worker->opened--;
-}
-
+/* Open a directory, with all directories above closed if the process has no descriptor left. */
 static int open_directory(struct worker *worker, int parent, const char *name)
 {
-    int descriptor = openat(parent, name, DIRECTORY);
-    if (descriptor < 0 && errno == EMFILE && worker->opened > 1) {
-        while (worker->opened > 1)
-            close_uppermost(worker);
-        descriptor = openat(parent, name, DIRECTORY);
-    }
-    return descriptor;
+    int descriptor = openat(parent, name, OPEN_DIRECTORY);
+    if (descriptor >= 0 || errno != EMFILE || worker->depth - worker->closed < 2)
+        return descriptor;
+    while (worker->depth - worker->closed > 1)
+        close_topmost(worker);
+    return openat(parent, name, OPEN_DIRECTORY);
 }
 
-void stand_in(struct worker *worker, struct directory *directory)
+/* Make a directory the current one. It owns the descriptor from then on; false without memory. */
+static bool push_level(struct worker *worker, const char *name, int descriptor, ino_t inode)
 {
-    if (!worker->here)
-        worker->bottom = directory;
-    worker->here = directory;
-    if (worker->opened == worker->walk->open_max)
-        close_uppermost(worker);
-    remember_open(worker, directory);
+    struct level *levels = grow(worker->walk, worker->levels, &worker->room, worker->depth + 1, sizeof *levels);
+    if (!levels)
+        return false;
+    worker->levels = levels;
+    levels[worker->depth++] = (struct level){.name = name, .inode = inode, .descriptor = descriptor};
+    if (worker->depth - worker->closed > MAX_OPEN)
+        close_topmost(worker);
+    return true;
 }
 
-static void list_here(struct worker *worker);
-
-/* Goes down into the directory `name` of the open directory `parent`; `shown` names it in paths. */
-void enter(struct worker *worker, int parent, const char *name, const char *shown)
+static void pop_level(struct worker *worker)
 {
+    struct level *level = &worker->levels[--worker->depth];
+    if (level->descriptor >= 0)
+        close(level->descriptor);
+    free(level->pending.bytes);
+    if (worker->closed > worker->depth)
+        worker->closed = worker->depth;
+}
+
+/* Open the directory above the current one again; false, with a finding, if it is another one. */
+static bool reopen_parent(struct worker *worker)
+{
+    struct level *parent = &worker->levels[worker->depth - 2];
     struct stat status;
-    int descriptor = open_directory(worker, parent, name);
-    if (descriptor < 0 || fstat(descriptor, &status) < 0) {
-        find(worker, "openat", worker->here, *shown ? shown : NULL, errno);
-        if (descriptor >= 0)
-            close(descriptor);
-        return;
-    }
-    if (status.st_dev != worker->device) {
-        find(worker, NULL, worker->here, *shown ? shown : NULL, 0);
-        close(descriptor);
-        return;
-    }
-    struct directory *directory = new_directory(worker->walk, worker->here, shown, descriptor, status.st_dev, status.st_ino);
-    if (!directory) {
-        close(descriptor);
-        return;
-    }
-    stand_in(worker, directory);
-    count(worker, &status);
-    list_here(worker);
-}
-
-/* Leaves a way before its end: what is still open on it is closed. */
-static void abandon(struct worker *worker)
-{
-    for (struct directory *left = worker->here, *above; left; left = above) {
-        above = left == worker->bottom ? NULL : left->parent;
-        close_directory(left);
-        release(left);
-    }
-    worker->opened = 0;
-    worker->here = NULL;
-}
-
-static bool open_again(struct worker *worker, struct directory *above, const struct directory *below)
-{
-    struct stat status;
-    int descriptor = openat(below->descriptor, "..", DIRECTORY);
+    int descriptor = openat(parent[1].descriptor, "..", OPEN_DIRECTORY);
     if (descriptor >= 0 && fstat(descriptor, &status) == 0) {
-        if (status.st_dev == above->device && status.st_ino == above->inode) {
-            above->descriptor = descriptor;
+        if (status.st_dev == worker->device && status.st_ino == parent->inode) {
+            parent->descriptor = descriptor;
+            worker->closed--;
             return true;
         }
-        errno = ESTALE; /* somebody moves the tree while it is walked */
+        errno = ESTALE; /* somebody moved the directory */
     }
-    /* There is nothing above what was moved out of a bind mount. */
-    find(worker, "openat", below, "..", errno == ENOENT ? ESTALE : errno);
+    /* A directory that was moved out of a bind mount has no parent. */
+    record_finding(worker, "openat", worker->depth, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;
 }
-
-static void leave(struct worker *worker)
-{
-    struct directory *left = worker->here;
-    struct directory *above = left == worker->bottom ? NULL : left->parent;
-    bool reopened = above && above->descriptor < 0;
-    if (reopened && !open_again(worker, above, left)) {
-        abandon(worker);
-        return;
-    }
-    worker->opened--;
-    close_directory(left);
-    if (reopened)
-        remember_open(worker, above);
-    worker->here = above;
-    release(left);
-}
-
-/* ---- what stands in a directory ---- */
 
 static bool is_self_or_parent(const char *name)
 {
     return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
-static bool is_wanted(const struct worker *worker)
+/* Count the entries of the current directory, or share its files, and collect its subdirectories. */
+static void list_directory(struct worker *worker)
 {
-    return atomic_load_explicit(&worker->walk->wanting, memory_order_relaxed) > 0;
-}
-
-/* Takes up one buffer of a listing: keeps subdirectories, and measures the rest or has it measured. */
-static void take_up(struct worker *worker, struct directory *at, size_t filled)
-{
-    struct unit *unit = NULL;
-    size_t names = 0;
-    for (size_t i = 0; i < filled;) {
-        const struct record *record = (const struct record *)(worker->buffer + i);
-        i += record->length;
-        if (record->type == DT_DIR && !is_self_or_parent(record->name))
-            add_name(worker->walk, &at->pending, record->name, strlen(record->name) + 1);
-        names += record->type != DT_DIR;
-    }
-    if (names >= SHARED_FILES && is_wanted(worker))
-        unit = new_unit(worker, at);
-    for (size_t i = 0; i < filled && !stopped(worker);) {
-        const struct record *record = (const struct record *)(worker->buffer + i);
-        i += record->length;
-        if (record->type == DT_DIR || is_self_or_parent(record->name))
-            continue;
-        if (unit)
-            add_name(worker->walk, &unit->files, record->name, strlen(record->name) + 1);
-        else
-            measure_entry(worker, at, record->name);
-    }
-    if (unit)
-        hand_over(worker, unit);
-}
-
-static void list_here(struct worker *worker)
-{
-    struct directory *at = worker->here;
-    while (!stopped(worker)) {
-        long filled = syscall(SYS_getdents64, at->descriptor, worker->buffer, (size_t)LISTED);
+    struct walk *walk = worker->walk;
+    size_t depth = worker->depth;
+    struct level *here = &worker->levels[depth - 1];
+    while (!is_stopped(walk)) {
+        long filled = syscall(SYS_getdents64, here->descriptor, worker->listing, (size_t)LISTING_BYTES);
         if (filled < 0)
-            find(worker, "getdents64", at, NULL, errno);
+            record_finding(worker, "getdents64", depth, "", errno);
         if (filled <= 0)
             return;
-        take_up(worker, at, (size_t)filled);
+        struct unit *unit = filled >= SHARED_BYTES && has_idle_thread(walk) ? new_unit(worker, depth) : NULL;
+        for (long at = 0; at < filled && !is_stopped(walk);) {
+            const struct record *record = (const struct record *)(worker->listing + at);
+            at += record->length;
+            if (is_self_or_parent(record->name))
+                continue;
+            if (record->type == DT_DIR)
+                add_names(walk, &here->pending, record->name, strlen(record->name) + 1);
+            else if (unit)
+                add_names(walk, &unit->files, record->name, strlen(record->name) + 1);
+            else
+                measure_entry(worker, depth, record->name);
+        }
+        if (unit && unit->files.end)
+            queue_unit(walk, unit);
+        else if (unit)
+            free_unit(unit);
     }
 }
 
-void walk_on(struct worker *worker)
+/* Enter the directory `name` of the open directory `parent`; `shown` is its name in paths. */
+static void enter(struct worker *worker, int parent, const char *name, const char *shown)
 {
-    while (worker->here) {
-        if (stopped(worker)) {
-            abandon(worker);
-            return;
-        }
-        if (is_wanted(worker))
-            share_directories(worker);
-        const char *name = next_name(&worker->here->pending);
-        if (name)
-            enter(worker, worker->here->descriptor, name, name);
-        else
-            leave(worker);
+    struct stat status;
+    int descriptor = open_directory(worker, parent, name);
+    if (descriptor < 0 || fstat(descriptor, &status) < 0) {
+        record_finding(worker, "openat", worker->depth, shown, errno);
+    } else if (status.st_dev != worker->device) {
+        record_finding(worker, NULL, worker->depth, shown, 0);
+    } else if (push_level(worker, shown, descriptor, status.st_ino)) {
+        count_entry(worker, &status);
+        list_directory(worker);
+        return;
     }
+    if (descriptor >= 0)
+        close(descriptor);
+}
+
+/* Walk everything below the levels. */
+static void walk_levels(struct worker *worker)
+{
+    while (worker->depth && !is_stopped(worker->walk)) {
+        if (has_idle_thread(worker->walk))
+            share_directories(worker);
+        struct level *here = &worker->levels[worker->depth - 1];
+        const char *name = next_name(&here->pending);
+        if (name)
+            enter(worker, here->descriptor, name, name);
+        else if (worker->depth > 1 && worker->closed == worker->depth - 1 && !reopen_parent(worker))
+            break;
+        else
+            pop_level(worker);
+    }
+    while (worker->depth) /* stopped, or the way up is gone */
+        pop_level(worker);
+}
+
+/* ---- threads ---- */
+
+/* Return a descriptor of the directory that holds a subtree, -1 with errno, and set `name` to the
+   name of the subtree in it. It stays open for the subtrees beside it. */
+static int open_holder(struct worker *worker, const struct subtree *subtree, const char **name)
+{
+    int start = worker->walk->start;
+    const char *own = subtree->names;
+    for (size_t i = 1; i < subtree->count; i++)
+        own += strlen(own) + 1;
+    *name = own;
+    size_t length = (size_t)(own - subtree->names);
+    if (!length)
+        return start;
+    if (worker->holder >= 0 && worker->holder_length == length && !memcmp(worker->holder_names, subtree->names, length))
+        return worker->holder;
+    if (worker->holder >= 0)
+        close(worker->holder);
+    worker->holder = -1;
+    int descriptor = start;
+    for (const char *part = subtree->names; part != own && descriptor >= 0; part += strlen(part) + 1) {
+        int below = openat(descriptor, part, OPEN_DIRECTORY), error = errno;
+        if (descriptor != start)
+            close(descriptor);
+        errno = error;
+        descriptor = below;
+    }
+    worker->holder_names = subtree->names;
+    worker->holder_length = length;
+    return worker->holder = descriptor;
+}
+
+static void measure_subtree(struct worker *worker, size_t index)
+{
+    const struct subtree *subtree = &worker->walk->subtrees[index];
+    const char *name;
+    struct stat top;
+    worker->subtree = index;
+    int holder = open_holder(worker, subtree, &name);
+    if (holder < 0) {
+        record_finding(worker, "openat", 0, "", errno);
+    } else if (fstatat(holder, name, &top, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
+        record_finding(worker, "stat", 0, "", errno);
+    } else if (subtree->shallow || !S_ISDIR(top.st_mode)) {
+        count_entry(worker, &top);
+    } else {
+        worker->device = top.st_dev;
+        enter(worker, holder, name, "");
+        walk_levels(worker);
+    }
+}
+
+static void measure_unit(struct worker *worker, struct unit *unit)
+{
+    worker->subtree = unit->subtree;
+    worker->device = unit->device;
+    if (push_level(worker, unit->path, unit->descriptor, unit->inode)) {
+        worker->levels[0].pending = unit->directories;
+        unit->descriptor = -1; /* level 0 owns both now */
+        unit->directories = (struct names){0};
+        for (const char *name; !is_stopped(worker->walk) && (name = next_name(&unit->files));)
+            measure_entry(worker, 1, name);
+        walk_levels(worker);
+    }
+    free_unit(unit);
+}
+
+/* Wait for a unit or a subtree, under the lock; false if the walk is over. */
+static bool take_work(struct walk *walk, struct unit **unit, size_t *subtree)
+{
+    while (!is_stopped(walk) && walk->finished < walk->count) {
+        if ((*unit = walk->queue)) {
+            walk->queue = (*unit)->next;
+            walk->queued--;
+            return true;
+        }
+        if (walk->begun < walk->count) {
+            *subtree = walk->begun++;
+            walk->subtrees[*subtree].units = 1;
+            return true;
+        }
+        walk->idle++;
+        pthread_cond_wait(&walk->work, &walk->lock);
+        walk->idle--;
+    }
+    return false;
+}
+
+static void *run_worker(void *argument)
+{
+    struct worker *worker = argument;
+    struct walk *walk = worker->walk;
+    struct unit *unit;
+    size_t index;
+    pthread_mutex_lock(&walk->lock);
+    while (take_work(walk, &unit, &index)) {
+        pthread_mutex_unlock(&walk->lock);
+        if (unit)
+            measure_unit(worker, unit);
+        else
+            measure_subtree(worker, index);
+        pthread_mutex_lock(&walk->lock);
+        struct subtree *subtree = &walk->subtrees[worker->subtree];
+        add_usage(&subtree->usage, &worker->usage);
+        worker->usage = (struct usage){0};
+        walk->finished += --subtree->units == 0;
+    }
+    pthread_cond_broadcast(&walk->work);
+    pthread_cond_signal(&walk->over);
+    pthread_mutex_unlock(&walk->lock);
+    return NULL;
+}
+
+/* ---- called by the thread of Python ---- */
+
+/* Start up to `threads` threads, as many as the system allows, perhaps none; false without memory. */
+bool start_walk(struct walk *walk, unsigned threads)
+{
+    if (threads > MAX_THREADS)
+        threads = MAX_THREADS;
+    walk->workers = calloc(threads, sizeof *walk->workers);
+    if (!walk->workers)
+        return false;
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&walk->over, &clock);
+    pthread_condattr_destroy(&clock);
+    pthread_cond_init(&walk->work, NULL);
+    pthread_mutex_init(&walk->lock, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    /* Threads inherit the mask: only Python's threads handle signals, which would also interrupt
+       calls on NFS or FUSE. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (; walk->threads < threads; walk->threads++) {
+        struct worker *worker = &walk->workers[walk->threads];
+        worker->walk = walk;
+        worker->holder = -1;
+        if (pthread_create(&worker->thread, &attributes, run_worker, worker))
+            break; /* a limit on threads, as with TasksMax= of systemd */
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return true;
+}
+
+/* Wait for the end of the walk, or a moment. Return how many subtrees are finished. */
+size_t wait_for_progress(struct walk *walk, bool *over)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += PROGRESS_NSECS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int error = 0;
+    pthread_mutex_lock(&walk->lock);
+    while (!(*over = is_stopped(walk) || walk->finished == walk->count) && error == 0)
+        error = pthread_cond_timedwait(&walk->over, &walk->lock, &until);
+    size_t finished = walk->finished;
+    pthread_mutex_unlock(&walk->lock);
+    return finished;
+}
+
+/* Stop the threads if the walk is not over, wait for them and collect their hard links. */
+void finish_walk(struct walk *walk)
+{
+    pthread_mutex_lock(&walk->lock);
+    walk->stop = true;
+    pthread_cond_broadcast(&walk->work);
+    pthread_mutex_unlock(&walk->lock);
+    for (unsigned i = 0; i < walk->threads; i++) {
+        struct worker *worker = &walk->workers[i];
+        pthread_join(worker->thread, NULL);
+        extend(walk, &walk->links, worker->links.items, worker->links.count, sizeof(struct hard_link));
+        free(worker->links.items);
+        free(worker->levels);
+        if (worker->holder >= 0)
+            close(worker->holder);
+    }
+    merge_links(&walk->links);
+    for (struct unit *unit = walk->queue, *next; unit; unit = next) {
+        next = unit->next;
+        free_unit(unit);
+    }
+    free(walk->workers);
+    pthread_mutex_destroy(&walk->lock);
+    pthread_cond_destroy(&walk->work);
+    pthread_cond_destroy(&walk->over);
+}
+
+void free_results(struct walk *walk)
+{
+    struct finding *findings = walk->findings.items;
+    for (size_t i = 0; i < walk->findings.count; i++)
+        free(findings[i].path);
+    free(findings);
+    free(walk->links.items);
 }

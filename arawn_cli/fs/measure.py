@@ -1,6 +1,7 @@
-"""Measure directory trees, in C where the native module is installed, else in Python.
+"""Measure directory trees, in C if the extension module was built, else in Python.
 
-Sizes are bytes, times nanoseconds since the Unix epoch.
+The Python walk is the specification of the C walk: both return the same values. Sizes are in
+bytes, times in nanoseconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -18,32 +19,40 @@ from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND, latest
 
+_BLOCK = 512  # unit of st_blocks on every filesystem, see stat(2)
+_THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
+_THREADS_MAX = 16
+_DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
+
 
 @dataclass(frozen=True, slots=True)
 class HardLinks:
-    """A file with several names, as far as its names were met: counted once, freed only when all of them go."""
+    """A file with several names, `found` of them in the measured trees.
+
+    Its size counts once. Deleting the trees frees it only if all its names are in them.
+    """
 
     apparent: int
     allocated: int
-    met: int
-    links: int
+    found: int
+    names: int
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tree uses.
+    """The usage of one or more trees.
 
     Attributes:
-        apparent_bytes: sum of `st_size` of regular files, each inode once (as `du -b` counts a file).
-        allocated_bytes: sum of blocks x 512 of everything in the tree, directories included.
+        apparent_bytes: sum of `st_size` of regular files, each inode once (as `du -b` does).
+        allocated_bytes: allocated blocks of everything in the tree, directories included.
         files: regular files, each inode once.
         directories: directories, the top one included.
         largest_file_bytes: `st_size` of the largest regular file, 0 without one.
-        newest_mtime: newest mtime of anything in the tree, or None when nothing was measured.
-        linked: the files with more than one name, by identity.
-        failures: what could not be read; the numbers leave it out.
-        other_filesystems: directories where another filesystem begins; it is not entered.
-        sample_age_secs: how old the oldest part of it is, where parts are taken from an earlier check; else 0.
+        newest_mtime: newest mtime of anything in the tree, None if nothing was measured.
+        linked: files with more than one name.
+        failures: everything that could not be read and is missing in the numbers.
+        other_filesystems: directories where another filesystem is mounted; it is not counted.
+        sample_age_secs: age of the oldest part if parts were measured by an earlier check, else 0.
     """
 
     apparent_bytes: int = 0
@@ -64,29 +73,18 @@ class Usage:
 
     @property
     def freed_bytes(self) -> int:
-        """Apparent bytes that removing the tree gives back: files with a name elsewhere stay."""
-        return self.apparent_bytes - sum(file.apparent for file in self.linked.values() if file.met < file.links)
+        """Apparent bytes that deleting the trees frees: files with a name elsewhere stay."""
+        return self.apparent_bytes - sum(file.apparent for file in self.linked.values() if file.found < file.names)
 
     @property
     def freed_allocated_bytes(self) -> int:
-        """The same in allocated bytes."""
-        return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.met < file.links)
-
-
-_BLOCK = 512  # the unit of st_blocks, whatever the filesystem's block size (stat(2))
-
-
-def combined(usages: Iterable[Usage]) -> Usage:
-    """What several trees use together: a file with names in more than one of them counts once."""
-    tally = Tally()
-    for usage in usages:
-        tally.merge(usage)
-    return tally.total()
+        """Allocated bytes that deleting the trees frees."""
+        return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.found < file.names)
 
 
 @dataclass(slots=True)
-class Tally:
-    """A sum that grows: the fields of `Usage`, files with several names apart in `linked`."""
+class UsageAccumulator:
+    """A growing sum; the fields are those of `Usage`."""
 
     apparent: int = 0
     allocated: int = 0
@@ -99,8 +97,8 @@ class Tally:
     other_filesystems: list[str] = field(default_factory=list)
     sample_age_secs: int = 0
 
-    def add(self, status: os.stat_result) -> None:
-        """Counts one entry of a tree."""
+    def add_entry(self, status: os.stat_result) -> None:
+        """Add one file or directory."""
         if self.newest is None or status.st_mtime_ns > self.newest:
             self.newest = status.st_mtime_ns
         allocated = status.st_blocks * _BLOCK
@@ -109,41 +107,35 @@ class Tally:
         elif stat.S_ISREG(status.st_mode):
             self.largest = max(self.largest, status.st_size)
             if status.st_nlink > 1:
-                self.link(identity_of(status), HardLinks(status.st_size, allocated, 1, status.st_nlink))
+                self.add_links(identity_of(status), HardLinks(status.st_size, allocated, 1, status.st_nlink))
                 return
             self.files += 1
             self.apparent += status.st_size
         self.allocated += allocated
 
-    def link(self, identity: Identity, found: HardLinks) -> None:
-        """Counts a file by one or more of its names."""
+    def add_links(self, identity: Identity, links: HardLinks) -> None:
+        """Add one or more names of a file; its size counts with the first."""
         known = self.linked.get(identity)
         if known is not None:
-            self.linked[identity] = replace(known, met=known.met + found.met)
+            self.linked[identity] = replace(known, found=known.found + links.found)
             return
-        self.linked[identity] = found
+        self.linked[identity] = links
         self.files += 1
-        self.apparent += found.apparent
-        self.allocated += found.allocated
+        self.apparent += links.apparent
+        self.allocated += links.allocated
 
-    def fail(self, operation: str, path: str, error: OSError) -> Tally:
-        """Keeps a failure; what vanished meanwhile is none."""
+    def add_failure(self, operation: str, path: str, error: OSError) -> None:
+        """Add a failure, unless the entry was removed in the meantime."""
         if not isinstance(error, FileNotFoundError):
             self.failures.append(Failure.of(operation, path, error))
-        return self
 
-    def merge(self, usage: Usage) -> None:
-        """Counts a tree that was added up before."""
-        if usage.linked:
-            shared = usage.linked.values()
-            self.apparent -= sum(file.apparent for file in shared)
-            self.allocated -= sum(file.allocated for file in shared)
-            self.files -= len(shared)
-            for identity, file in usage.linked.items():
-                self.link(identity, file)
-        self.apparent += usage.apparent_bytes
-        self.allocated += usage.allocated_bytes
-        self.files += usage.files
+    def add_usage(self, usage: Usage) -> None:
+        """Add a measured tree."""
+        self.apparent += usage.apparent_bytes - sum(file.apparent for file in usage.linked.values())
+        self.allocated += usage.allocated_bytes - sum(file.allocated for file in usage.linked.values())
+        self.files += usage.files - len(usage.linked)
+        for identity, links in usage.linked.items():
+            self.add_links(identity, links)
         self.directories += usage.directories
         self.largest = max(self.largest, usage.largest_file_bytes)
         self.newest = latest(self.newest, usage.newest_mtime)
@@ -151,8 +143,8 @@ class Tally:
         self.other_filesystems += usage.other_filesystems
         self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
 
-    def total(self) -> Usage:
-        """The sum; failures and other filesystems in the order of their paths, whichever was met first."""
+    def result(self) -> Usage:
+        """Return the sum, with failures and other filesystems in the order of their paths."""
         return Usage(
             self.apparent,
             self.allocated,
@@ -167,219 +159,232 @@ class Tally:
         )
 
 
-_Numbers = tuple[int, int, int, int, int, tuple[int, int] | None]
+def combined(usages: Iterable[Usage]) -> Usage:
+    """Return the usage of several trees; a file with names in more than one counts once."""
+    accumulator = UsageAccumulator()
+    for usage in usages:
+        accumulator.add_usage(usage)
+    return accumulator.result()
 
 
+# ---- The extension module
+
+_Sums = tuple[int, int, int, int, int, tuple[int, int] | None]
 _Links = list[tuple[int, int, int, int, int, int]]
 
+NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]], list[bytes]]
+"""The usage of a subtree as `_measure.c` returns it.
 
-Measured = tuple[_Numbers, _Links, list[tuple[str, bytes, int]], list[bytes]]
-"""What `_usage.c` tells of a subtree: apparent and allocated bytes, files and directories, without files of several names; the size of
-the largest file, with them; the newest mtime in seconds and nanoseconds; then (device, inode, apparent, allocated, met, links) for each
-file of several names, perhaps in parts to be added up; (operation, path, errno) for each failure; and the paths of other filesystems.
-Paths are below the subtree."""
+- Apparent and allocated bytes, files and directories, all without files of several names; the size
+  of the largest file, with them; the newest mtime as seconds and nanoseconds.
+- For each file with several names: device, inode, apparent and allocated bytes, names found, names.
+- For each failure: operation, path below the subtree, errno.
+- The paths of other filesystems below the subtree.
+"""
 
 
 class Native(Protocol):
-    """What the native module does."""
+    """The extension module `_measure`."""
 
-    def measure(self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]:
-        """See `measure_all` of `usage`; `tick` gets how many subtrees were finished since its last call, and ends the walk by raising."""
+    def measure(
+        self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, advance: Callable[[int], None], /
+    ) -> list[NativeUsage] | None:
+        """Measure subtrees as `measure_all` does; return None if no thread can be started.
+
+        A subtree is its names, separated by NUL, and whether it is shallow.
+        """
 
     def unlink(self, directory: int, names: bytes, /) -> tuple[int, list[tuple[int, int]]]:
-        """See `unlink` of `unlinking`; each name has a NUL behind it.
+        """Unlink names of an open directory, each with a NUL at its end, for 50 ms.
 
-        Tells how many were tried in a twentieth of a second, and the place and errno of each that stays.
+        Return how many were tried, and index and errno of each that could not be unlinked.
         """
 
 
 def load() -> Native | None:
-    """The module, or None where none was built for this version."""
+    """Return the extension module, or None if it was not built."""
     try:
-        from arawn_cli.fs import _usage
+        from arawn_cli.fs import _measure
     except ImportError:
         return None
-    return _usage if hasattr(_usage, "unlink") else None  # one that was built for an earlier version, and not since
+    return _measure if hasattr(_measure, "unlink") else None  # else it was built for another version
 
 
 module = load()
-"""What measures and unlinks natively, or None where it was not built."""
+"""The extension module, or None if it was not built."""
 
 
-def walk(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
-    """Measures the entry `name` of the open directory `parent`, and everything below it unless `shallow`.
-
-    `shown` is its path for people. An entry that vanishes meanwhile is no failure.
-    """
-    tally = Tally()
-    try:
-        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except OSError as error:
-        return tally.fail("stat", shown, error).total()
-    if shallow or not stat.S_ISDIR(top.st_mode):
-        tally.add(top)
-        return tally.total()
-    with Descent(shown) as descent:
-        _enter(descent, tally, name, parent, top.st_dev)
-        try:
-            while descent.depth:
-                _step(descent, tally, top.st_dev)
-        except OSError as error:
-            tally.fail("openat", descent.path(".."), error)
-    return tally.total()
+def measuring_method() -> str:
+    """Return how trees are measured, for people."""
+    return "measures in Python: the native module was not built" if module is None else "measures natively, on every core"
 
 
-def _enter(descent: Descent, tally: Tally, name: str, parent: int, device: int) -> None:
-    try:
-        status = descent.enter(name, parent)
-    except OSError as error:
-        tally.fail("openat", descent.path(name) if descent.depth else descent.path(), error)
-        return
-    if status.st_dev != device:
-        tally.other_filesystems.append(escape(descent.path()))
-        descent.leave()
-        return
-    tally.add(status)
-    _list(descent, tally)
-
-
-def _list(descent: Descent, tally: Tally) -> None:
-    """Counts what the directory holds and keeps the names of its subdirectories."""
-    pending = descent.here.pending
-    try:
-        with descent.scan() as listing:
-            for entry in listing:
-                try:
-                    if entry.is_dir(follow_symlinks=False):  # a call that can fail, where a listing tells no kinds
-                        pending.append(entry.name)
-                    else:
-                        tally.add(entry.stat(follow_symlinks=False))
-                except OSError as error:
-                    tally.fail("stat", descent.path(entry.name), error)
-    except OSError as error:
-        tally.fail("getdents64", descent.path(), error)
-
-
-def _step(descent: Descent, tally: Tally, device: int) -> None:
-    pending = descent.here.pending
-    if pending:
-        _enter(descent, tally, pending.pop(), descent.descriptor, device)
-    else:
-        descent.leave()
-
-
-_THREADS_PER_PROCESSOR = 4  # most wait for the disk, where its contents are not in memory
-
-
-_THREADS_MAX = 16
-
-
-_DESCRIPTORS = 64  # for one thread: the way down a tree that it takes apart, and names of it that others unlink meanwhile
+# ---- Measuring
 
 
 @dataclass(frozen=True, slots=True)
 class Subtree:
-    """A file or directory to measure: the names that lead to it from the starting directory, the last its own.
+    """A file or directory to measure.
 
-    `shallow` leaves out what is below it.
+    `names` is its path from the start directory. `shallow` leaves out everything below it.
     """
 
     names: tuple[str, ...]
     shallow: bool = False
 
     @property
-    def shown(self) -> str:
-        """The path for people, relative to the starting directory."""
+    def path(self) -> str:
+        """The path relative to the start directory."""
         return "/".join(self.names)
 
 
-def _nobody(_finished: int) -> None:
-    """Nobody waits to be told how far it is."""
+def _ignore_progress(_finished: int) -> None:
+    """Report no progress."""
 
 
-def measure(parent: int, name: str, shown: str) -> Usage:
-    """Measures the entry `name` of the open directory `parent`, and everything below it; `shown` is its path for people.
+def measure(parent: int, name: str, path: str) -> Usage:
+    """Measure the entry `name` of the open directory `parent`, as `measure_all` does, in one thread.
 
-    Only regular files count in `apparent_bytes` and `files`, as Arawn counts;
-    blocks are counted of everything. An entry that vanishes meanwhile is no failure.
+    `path` is the path of the entry in failures.
     """
-    if module is None:
-        return _walk(parent, name, shown)
-    (measured,) = module.measure(parent, ((os.fsencode(name), False),), 1, _nobody)
-    usage = _usage(measured, shown)
-    return _walk(parent, name, shown) if _lacked_descriptors(usage) else usage
+    if module is not None:
+        found = module.measure(parent, ((os.fsencode(name), False),), 1, _ignore_progress)
+        if found is not None:
+            usage = _usage_of(found[0], path)
+            if not _lacked_descriptors(usage):
+                return usage
+    return walk(parent, name, path)
 
 
-def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _nobody) -> list[Usage]:
-    """Measures every subtree below the open directory `start`, natively by so many threads.
+def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _ignore_progress) -> list[Usage]:
+    """Measure subtrees of the open directory `start` and return their usages in the same order.
 
-    `advance` is called from this thread every now and then, with the number of subtrees that were finished since; what
-    it raises ends the measuring. The answers have the order of the subtrees.
+    `apparent_bytes` and `files` count regular files only, as Arawn does; `allocated_bytes` counts
+    everything. An entry that somebody removes in the meantime is no failure. `advance` gets the
+    number of subtrees that were finished since its last call, 20 times a second in C and after
+    each subtree in Python. It runs in the calling thread; an exception in it, or in a signal
+    handler, stops the walk.
     """
-    if module is None:
-        return _measure_in_python(start, subtrees, advance)
-    given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-    found = module.measure(start, given, threads, advance)
-    usages = [_usage(measured, subtree.shown) for measured, subtree in zip(found, subtrees, strict=True)]
-    return [_walk_at(start, subtree) if _lacked_descriptors(usage) else usage for usage, subtree in zip(usages, subtrees, strict=True)]
-
-
-def threads_for(configured: int) -> int:
-    """How many threads measure and remove: as configured, or for 0 by the processors that this process may use.
-
-    Fewer where the process may not have descriptors enough for so many.
-    """
-    wanted = configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(min(wanted, descriptors // _DESCRIPTORS), 1)
-
-
-def means_of_measuring() -> str:
-    """What measures, for people."""
-    return "measures in Python: the native module was not built" if module is None else "measures natively, on every core"
-
-
-def _measure_in_python(start: int, subtrees: Sequence[Subtree], advance: Callable[[int], None]) -> list[Usage]:
-    """In this thread alone: several would take turns at the interpreter, which costs more than a second processor gives."""
+    if module is not None:
+        given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
+        found = module.measure(start, given, threads, advance)
+        if found is not None:
+            usages = [_usage_of(native, subtree.path) for native, subtree in zip(found, subtrees, strict=True)]
+            return [
+                _walk_subtree(start, subtree) if _lacked_descriptors(usage) else usage
+                for usage, subtree in zip(usages, subtrees, strict=True)
+            ]
+    # In this thread alone: several threads would take turns at the interpreter lock, which costs
+    # more than a second processor gains.
     usages = []
     for subtree in subtrees:
-        usages.append(_walk_at(start, subtree))
+        usages.append(_walk_subtree(start, subtree))
         advance(1)
     return usages
 
 
-def _walk_at(start: int, subtree: Subtree) -> Usage:
-    shown = subtree.shown
-    if len(subtree.names) == 1:
-        return _walk(start, subtree.names[0], shown, shallow=subtree.shallow)
-    try:
-        with opened_directory(start, *subtree.names[:-1]) as parent:
-            return _walk(parent, subtree.names[-1], shown, shallow=subtree.shallow)
-    except OSError as error:
-        return Tally().fail("openat", shown, error).total()
+def threads_for(configured: int) -> int:
+    """Return how many threads to use for measuring and deleting; 0 is the default for this machine.
+
+    Return fewer if the limit on open files is too low for so many.
+    """
+    wanted = configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(min(wanted, descriptors // _DESCRIPTORS_PER_THREAD), 1)
 
 
-def _walk(parent: int, name: str, shown: str, *, shallow: bool = False) -> Usage:
-    return walk(parent, name, shown, shallow=shallow)
-
-
-def _usage(measured: Measured, shown: str) -> Usage:
-    (apparent, allocated, files, directories, largest, time), links, failures, others = measured
+def _usage_of(native: NativeUsage, path: str) -> Usage:
+    (apparent, allocated, files, directories, largest, time), links, failures, others = native
     newest = None if time is None else time[0] * SECOND + time[1]
     if not (links or failures or others):
         return Usage(apparent, allocated, files, directories, largest, newest)
-    tally = Tally(apparent, allocated, files, directories, largest, newest)
-    for device, inode, size, blocks, met, count in links:
-        tally.link((device, inode), HardLinks(size, blocks, met, count))
-    tally.failures += [Failure(operation, _below(shown, path), number) for operation, path, number in failures]
-    tally.other_filesystems += [_below(shown, path) for path in others]
-    return tally.total()
+    accumulator = UsageAccumulator(apparent, allocated, files, directories, largest, newest)
+    for device, inode, size, blocks, found, names in links:
+        accumulator.add_links((device, inode), HardLinks(size, blocks, found, names))
+    accumulator.failures += [Failure(operation, _path_below(path, below), number) for operation, below, number in failures]
+    accumulator.other_filesystems += [_path_below(path, below) for below in others]
+    return accumulator.result()
 
 
-def _below(shown: str, path: bytes) -> str:
-    return escape(f"{shown}/{os.fsdecode(path)}" if path else shown)
+def _path_below(path: str, below: bytes) -> str:
+    return escape(f"{path}/{os.fsdecode(below)}" if below else path)
 
 
 def _lacked_descriptors(usage: Usage) -> bool:
-    """Whether the threads of the native walk ran out of descriptors, of which the one in Python needs fewer."""
+    """Whether the threads ran out of descriptors. The Python walk needs fewer."""
     return any(failure.errno in (errno.EMFILE, errno.ENFILE) for failure in usage.failures)
+
+
+# ---- The walk in Python
+
+
+def _walk_subtree(start: int, subtree: Subtree) -> Usage:
+    *parents, name = subtree.names
+    if not parents:
+        return walk(start, name, subtree.path, shallow=subtree.shallow)
+    try:
+        with opened_directory(start, *parents) as parent:
+            return walk(parent, name, subtree.path, shallow=subtree.shallow)
+    except OSError as error:
+        return _failed("openat", subtree.path, error)
+
+
+def _failed(operation: str, path: str, error: OSError) -> Usage:
+    accumulator = UsageAccumulator()
+    accumulator.add_failure(operation, path, error)
+    return accumulator.result()
+
+
+def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
+    """Measure the entry `name` of the open directory `parent` in Python.
+
+    `path` is the path of the entry in failures. No link is followed and no other filesystem
+    entered.
+    """
+    try:
+        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        return _failed("stat", path, error)
+    accumulator = UsageAccumulator()
+    if shallow or not stat.S_ISDIR(top.st_mode):
+        accumulator.add_entry(top)
+        return accumulator.result()
+    with Descent(path) as descent:
+        _enter(descent, accumulator, name, parent, top.st_dev)
+        try:
+            while descent.depth:
+                pending = descent.here.pending
+                if pending:
+                    _enter(descent, accumulator, pending.pop(), descent.descriptor, top.st_dev)
+                else:
+                    descent.leave()
+        except OSError as error:
+            accumulator.add_failure("openat", descent.path(".."), error)
+    return accumulator.result()
+
+
+def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: int, device: int) -> None:
+    """Enter a directory, count its entries and collect its subdirectories."""
+    try:
+        status = descent.enter(name, parent)
+    except OSError as error:
+        accumulator.add_failure("openat", descent.path(name if descent.depth else None), error)
+        return
+    if status.st_dev != device:
+        accumulator.other_filesystems.append(escape(descent.path()))
+        descent.leave()
+        return
+    accumulator.add_entry(status)
+    pending = descent.here.pending
+    try:
+        with descent.scan() as listing:
+            for entry in listing:
+                try:
+                    if entry.is_dir(follow_symlinks=False):  # calls stat(2) if the filesystem lists no types
+                        pending.append(entry.name)
+                    else:
+                        accumulator.add_entry(entry.stat(follow_symlinks=False))
+                except OSError as error:
+                    accumulator.add_failure("stat", descent.path(entry.name), error)
+    except OSError as error:
+        accumulator.add_failure("getdents64", descent.path(), error)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from arawn_cli.fs import measure
 from arawn_cli.fs.measure import Subtree
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
-from tests.support.exercise_native import by_both, hold_equal, linked_names, random_tree
+from tests.support.exercise_native import check_equal, linked_names, measure_both, random_tree
 
 SOURCES = sorted(Path(measure.__file__).parent.glob("*.c"))
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
@@ -25,9 +25,9 @@ HEADER = Path(sysconfig.get_path("include"), "Python.h")
 needs_native = needs(measure.module is not None, "the native module")
 needs_compiler = needs(shutil.which("gcc") is not None and HEADER.exists(), "gcc and Python's headers")
 
-SAY_EQUAL = (
-    "import os, sys; from arawn_cli.fs.measure import Subtree; from tests.support.exercise_native import by_both;"
-    "one, two = by_both(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 8);"
+COMPARE = (
+    "import os, sys; from arawn_cli.fs.measure import Subtree; from tests.support.exercise_native import measure_both;"
+    "one, two = measure_both(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 8);"
     "print(one == two, one[0].complete, *(failure.path for failure in one[0].failures), *one[0].other_filesystems)"
 )
 
@@ -41,8 +41,8 @@ def library(name: str) -> str:
 @pytest.mark.parametrize(
     ("sanitizers", "libraries"), [("address,undefined", ["libasan.so", "libubsan.so"]), ("thread", ["libtsan.so"])], ids=["memory", "races"]
 )
-def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sanitizers: str, libraries: list[str]) -> None:
-    module = tmp_path / "_usage.so"
+def test_sanitizers_find_nothing_and_the_native_walk_equals_python(tmp_path: Path, sanitizers: str, libraries: list[str]) -> None:
+    module = tmp_path / "_measure.so"
     flags = ["-Wall", "-Wextra", "-Werror", "-g", "-O1", "-fPIC", "-shared", "-pthread", f"-I{HEADER.parent}"]
     checks = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     subprocess.run(["gcc", *flags, *checks, "-o", str(module), *map(str, SOURCES)], check=True)
@@ -51,7 +51,7 @@ def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sa
         **{key: value for key, value in os.environ.items() if not key.startswith("COV")},
         "LD_PRELOAD": " ".join(library(name) for name in libraries),
         "PYTHONMALLOC": "malloc",
-        # From 3.12 on the interpreter itself ends with strings that nobody holds.
+        # Python 3.12 and later leak strings themselves.
         "ASAN_OPTIONS": f"detect_leaks={int(sys.version_info < (3, 12))}",
         "TSAN_OPTIONS": "exitcode=66",
     }
@@ -67,46 +67,44 @@ def test_under_sanitizers_the_native_walk_answers_as_its_twin(tmp_path: Path, sa
 
 @needs_native
 @needs(shutil.which("nm") is not None, "nm")
-def test_the_native_module_shows_no_name_but_the_one_that_python_looks_for() -> None:
-    spec = importlib.util.find_spec("arawn_cli.fs._usage")
+def test_the_native_module_exports_its_init_function_alone() -> None:
+    spec = importlib.util.find_spec("arawn_cli.fs._measure")
     assert spec is not None
     assert spec.origin is not None
     shown = subprocess.run(["nm", "-D", "--defined-only", "-j", spec.origin], capture_output=True, text=True, check=True).stdout
-    assert shown == "PyInit__usage\n"
+    assert shown == "PyInit__measure\n"
 
 
 @needs_native
 @settings(max_examples=25)
 @given(st.integers(0, 2**32))
-def test_both_walks_answer_alike_on_random_trees(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_both_walks_are_equal_on_random_trees(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     top = tmp_path_factory.mktemp("trees")
     random_tree(top / "tree", random.Random(seed), 60)  # noqa: S311 - a tree, no secret
-    hold_equal(top / "tree")
+    check_equal(top / "tree")
 
 
 @needs_native
-def test_both_walks_answer_alike_ten_thousand_levels_down(tmp_path: Path) -> None:
+def test_both_walks_are_equal_ten_thousand_levels_deep(tmp_path: Path) -> None:
     make_deep(tmp_path / "deep", 10_000)
     start = os.open(tmp_path, os.O_RDONLY)
-    natively, plainly = by_both(start, [Subtree(("deep",))], 8)
+    native, python = measure_both(start, [Subtree(("deep",))], 8)
     os.close(start)
-    assert natively == plainly
-    assert (natively[0].directories, natively[0].files) == (10_001, 1)
+    assert native == python
+    assert (native[0].directories, native[0].files) == (10_001, 1)
     subprocess.run(["rm", "-rf", str(tmp_path / "deep")], check=True)
 
 
 @needs_native
 @needs_setpriv
-def test_both_walks_name_what_cannot_be_read(tmp_path: Path) -> None:
+def test_both_walks_report_unreadable_directories_and_files(tmp_path: Path) -> None:
     for name in ("top/closed/inner", "top/open/closed", "top/listed"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "top" / "listed" / "file").touch()
     for name, mode in (("top/closed", 0o700), ("top/open/closed", 0o711), ("top/listed", 0o744)):
         os.chown(tmp_path / name, 65534, 65534)
         (tmp_path / name).chmod(mode)
-    done = subprocess.run(
-        [*WITHOUT_FILE_POWERS, sys.executable, "-c", SAY_EQUAL, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*WITHOUT_FILE_POWERS, sys.executable, "-c", COMPARE, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == "True False top/closed top/listed/file top/open/closed\n", done.stderr
 
 
@@ -115,7 +113,7 @@ def test_both_walks_name_what_cannot_be_read(tmp_path: Path) -> None:
 def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None:
     (tmp_path / "top" / "inner" / "mount").mkdir(parents=True)
     mounted = f"mount -t tmpfs none '{tmp_path}/top/inner/mount' && touch '{tmp_path}/top/inner/mount/file' && exec \"$@\""
-    command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", SAY_EQUAL, str(tmp_path)]
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", COMPARE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "True True top/inner/mount\n", done.stderr
 
@@ -126,30 +124,50 @@ def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) 
     linked_names(tmp_path / "top", 1200)
     start = os.open(tmp_path, os.O_RDONLY)
     try:
-        ((_, links, failures, _),) = measure.module.measure(start, ((b"top", False),), 1, lambda _finished: None)
+        result = measure.module.measure(start, ((b"top", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
-    assert sorted((size, met, names) for _, _, size, _, met, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
+    assert result is not None
+    ((_, links, failures, _),) = result
+    assert sorted((size, found, names) for _, _, size, _, found, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
     assert failures == []
 
 
 @needs_native
 @needs_strace
-def test_both_walks_are_incomplete_where_the_way_back_up_is_gone(tmp_path: Path) -> None:
-    """The kernel finds nothing above a folder that was moved out of a bind mount."""
+def test_both_walks_are_incomplete_if_the_parent_directory_is_gone(tmp_path: Path) -> None:
+    """A directory that was moved out of a bind mount has no parent."""
     make_deep(tmp_path / "top", 60)
     fault = ["strace", "-f", "-o", os.devnull, "-P", "..", "-e", "trace=openat", "-e", "inject=openat:error=ENOENT"]
-    done = subprocess.run([*fault, sys.executable, "-c", SAY_EQUAL, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*fault, sys.executable, "-c", COMPARE, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == f"True False top/{'d/' * 29}..\n", done.stderr
 
 
 @needs_native
+@needs_strace
+def test_python_measures_if_no_thread_can_be_started(tmp_path: Path) -> None:
+    """As with TasksMax= of systemd, RLIMIT_NPROC, or pids.max of a container."""
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "file").write_bytes(b"12345")
+    code = (
+        "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all, module\n"
+        "start, steps = os.open(sys.argv[1], os.O_RDONLY), []\n"
+        "print(module.measure(start, ((b'top', False),), 4, steps.append), steps)\n"
+        "(usage,) = measure_all(start, [Subtree(('top',))], 4, steps.append)\n"
+        "print(usage == measure(start, 'top', 'top'), usage.apparent_bytes, steps)\n"
+    )
+    fault = ["strace", "-f", "-o", os.devnull, "-e", "inject=clone,clone3:error=EAGAIN"]
+    done = subprocess.run([*fault, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "None []\nTrue 5 [1]\n", done.stderr
+
+
+@needs_native
 @pytest.mark.parametrize("descriptors", [12, 16, 40])
-def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: int) -> None:
+def test_the_result_is_complete_with_few_descriptors(tmp_path: Path, descriptors: int) -> None:
     random_tree(tmp_path / "top", random.Random(descriptors), 400)  # noqa: S311 - a tree, no secret
     make_deep(tmp_path / "top" / "deep", 100)
     done = subprocess.run(
-        [sys.executable, "-c", SAY_EQUAL, str(tmp_path)],
+        [sys.executable, "-c", COMPARE, str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
@@ -159,8 +177,8 @@ def test_few_descriptors_make_no_answer_incomplete(tmp_path: Path, descriptors: 
 
 
 @needs_native
-def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
-    """Nothing of Python runs meanwhile that would see the signal: what is told of the walk goes to a method of list."""
+def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
+    """`advance` is a method of list, so no Python code runs that would handle the signal."""
     (tmp_path / "tree").mkdir()
     code = (
         "import os, signal, sys; from arawn_cli.fs.measure import module\n"
@@ -175,7 +193,7 @@ def test_a_signal_ends_a_walk_in_the_middle(tmp_path: Path) -> None:
 
 
 @needs_native
-def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> None:
+def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     code = (
         "import os, sys, pathlib; from arawn_cli.fs.measure import module\n"
@@ -192,7 +210,7 @@ def test_signals_interrupt_no_call_of_the_threads_that_walk(tmp_path: Path) -> N
     assert done.stdout == "1 set()\n", done.stderr
 
 
-def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) -> None:
+def test_a_name_with_a_slash_is_rejected(tmp_path: Path) -> None:
     if measure.module is None:
         pytest.skip("needs the native module")
     start = os.open(tmp_path, os.O_RDONLY)
@@ -205,7 +223,7 @@ def test_a_name_with_a_slash_is_refused_before_it_is_followed(tmp_path: Path) ->
 
 @needs_native
 @needs_namespaces
-def test_sparse_files_of_more_than_64_bits_together_are_never_few_bytes(tmp_path: Path) -> None:
+def test_a_sum_of_more_than_64_bits_saturates(tmp_path: Path) -> None:
     code = (
         "import os, sys; from arawn_cli.fs.measure import Subtree, measure_all;"
         "(usage,) = measure_all(os.open(sys.argv[1], os.O_RDONLY), [Subtree(('top',))], 1);"

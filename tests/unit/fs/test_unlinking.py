@@ -134,7 +134,7 @@ def test_other_threads_go_on_while_a_file_is_unlinked(tmp_path: Path) -> None:
 
 
 def test_a_module_that_was_built_for_an_earlier_version_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = ModuleType("arawn_cli.fs._usage")
+    old = ModuleType("arawn_cli.fs._measure")
     monkeypatch.setitem(sys.modules, old.__name__, old)
-    monkeypatch.setattr("arawn_cli.fs._usage", old, raising=False)
+    monkeypatch.setattr("arawn_cli.fs._measure", old, raising=False)
     assert measure.load() is None

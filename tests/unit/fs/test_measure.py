@@ -68,7 +68,7 @@ def test_the_newest_mtime_of_anything_counts(tmp_path: Path) -> None:
     assert measured(top).newest_mtime == 9
 
 
-def test_a_file_linked_from_two_trees_counts_once_together_and_is_freed_only_with_both(tmp_path: Path) -> None:
+def test_a_file_linked_from_two_trees_counts_once_and_is_freed_only_with_both(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "f").write_bytes(b"x" * 100)
@@ -88,7 +88,7 @@ def test_ten_thousand_levels_are_measured_with_few_descriptors(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("descriptors", "threads"), [(1024, 16), (200, 3), (20, 1)])
-def test_there_are_no_more_threads_than_descriptors_for_them(descriptors: int, threads: int) -> None:
+def test_the_number_of_threads_depends_on_the_limit_on_descriptors(descriptors: int, threads: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     try:
@@ -116,9 +116,7 @@ def test_an_unreadable_directory_makes_the_result_incomplete_with_path_and_errno
     assert done.stdout == "5 False (Failure(operation='openat', path='top/closed', errno=13, detail=''),)\n", done.stderr
 
 
-def test_a_listing_that_tells_no_kinds_loses_only_the_entries_that_cannot_be_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_types_in_a_listing_only_entries_that_cannot_be_read_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         (tmp_path / "top" / name).mkdir(parents=True)
     real = os.scandir
@@ -164,8 +162,7 @@ def test_random_trees_measure_as_du_counts_them(
     assert len(steps) == len(names)
 
 
-def test_a_tree_that_no_descriptor_is_left_for_is_a_failure_and_ends_no_run(tmp_path: Path) -> None:
-    """In a process of its own: the walk in Python must not have been loaded before."""
+def test_a_process_without_descriptors_reports_a_failure(tmp_path: Path) -> None:
     (tmp_path / "top" / "d").mkdir(parents=True)
     code = (
         "import os, resource, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all;"

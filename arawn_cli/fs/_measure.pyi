@@ -1,0 +1,8 @@
+from collections.abc import Callable
+
+from arawn_cli.fs.measure import NativeUsage
+
+def measure(
+    start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, advance: Callable[[int], None], /
+) -> list[NativeUsage] | None: ...
+def unlink(directory: int, names: bytes, /) -> tuple[int, list[tuple[int, int]]]: ...

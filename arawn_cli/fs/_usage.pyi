@@ -1,6 +1,0 @@
-from collections.abc import Callable
-
-from arawn_cli.fs.measure import Measured
-
-def measure(start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, tick: Callable[[int], None], /) -> list[Measured]: ...
-def unlink(directory: int, names: bytes, /) -> tuple[int, list[tuple[int, int]]]: ...
