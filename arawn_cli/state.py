@@ -155,6 +155,13 @@ class State:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
 
+    @classmethod
+    def in_memory(cls) -> State:
+        """Return an empty state with the same tables that ends with the process."""
+        state = cls(Path(":memory:"), time.time_ns)
+        state._connection = _connect(state.directory)
+        return state
+
     def open(self) -> None:
         """Open the file, which replaces a damaged one.
 

@@ -1,31 +1,30 @@
-"""The outbox: events that were raised and have not arrived yet, in the order in which they were raised."""
+"""Keep events that were raised and have not been delivered, in the order in which they were raised."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeVar, cast
+from typing import cast
 
-from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.state import State
 
-Result = TypeVar("Result")
-
-
-# How far a run may go over the limit until its end, when what did not arrive is cut down to the limit.
+# During a run the outbox may hold this many times its limit: most events leave it when the run ends.
 _SURPLUS = 2
 
-
 _READ = "SELECT sequence, attempts, answer, event_id, type, time, source, body, scope, level FROM outbox"
-
+_WRITE = (
+    "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body, answer, target, root) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 _Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
 
 
-class Worth(IntEnum):
-    """What is dropped first when the outbox is full, lowest first."""
+class DropPriority(IntEnum):
+    """Order in which a full outbox drops events, lowest first."""
 
     REPEAT = 0
     REPORT = 1
@@ -33,142 +32,155 @@ class Worth(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """An event in the outbox. `answer` is what a relay said when it refused the event, else None."""
+class QueuedEvent:
+    """An event in the outbox. `answer` is the relay's answer if it refused the event, else None."""
 
     sequence: int
     attempts: int
     answer: str | None
-    parcel: Parcel
+    event: OutgoingEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """How many events wait, how many of them a relay has refused, and which is the first."""
+class OutboxSummary:
+    """How many events are queued, how many of them the relay has refused, and the first one."""
 
-    waiting: int
+    queued: int
     refused: int
-    first: Waiting | None
+    first: QueuedEvent | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outbox:
-    """The part of a state file's outbox that is for one relay.
+    """The outbox of a state file, as far as it is for one relay.
 
     Attributes:
-        limit: how many events may wait, for all relays together, when a run is over.
-        target: which relay: empty for the configured one.
-        root: which root the events tell of; the scopes of two roots have the same names.
+        limit: how many events, for all relays together, may be left after a run.
+        target: the relay of the events: empty for the configured one.
+        root: the root of the events; scopes of two roots have the same names.
     """
 
     state: State
     limit: int
     target: str = ""
     root: str = ""
+    _size: int | None = field(default=None, init=False)
 
-    def add(self, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
-        """Stores an event behind all others, with the relay's refusal if there was one, and answers as `put`.
+    def add(self, connection: sqlite3.Connection, events: Sequence[OutgoingEvent], answer: str | None = None) -> list[OutgoingEvent]:
+        """Store events behind all others, in a transaction of the state file.
+
+        `answer` is the relay's answer if it has refused them. Return the events that were dropped
+        because the outbox holds far more than its limit.
+
+        Raises:
+            sqlite3.Error: as the transaction reports it.
+        """
+        for event in events:
+            priority = self._priority(connection, event)
+            connection.execute(
+                _WRITE,
+                (
+                    event.event_id,
+                    event.type,
+                    event.time,
+                    event.source,
+                    event.scope,
+                    event.level,
+                    priority,
+                    event.body,
+                    answer,
+                    self.target,
+                    self.root,
+                ),
+            )
+        # The table is counted once per run, and again before anything is dropped: the running number
+        # is too high if a transaction was rolled back or another process removed events.
+        self._size = _count(connection) if self._size is None else self._size + len(events)
+        if self._size <= self.limit * _SURPLUS:
+            return []
+        dropped = _drop_excess(connection, self.limit * _SURPLUS)
+        self._size = _count(connection)
+        return dropped
+
+    def append(self, event: OutgoingEvent, answer: str | None = None) -> list[OutgoingEvent]:
+        """Store one event in a transaction of its own; see `add`.
 
         Raises:
             StateUnavailableError: it is not stored.
         """
+        with self.state.transaction() as connection:
+            return self.add(connection, [event], answer)
 
-        def change(connection: sqlite3.Connection) -> list[Parcel]:
-            return self.put(connection, parcel, answer)
-
-        return self._change(change)
-
-    def put(self, connection: sqlite3.Connection, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
-        """Stores an event in a transaction that is under way, so that it stands or falls with what else is in it.
-
-        The limit holds for what is left when a run is over, since most of it is on its way in a moment. Only far above it, events are
-        dropped, and are the answer.
-        """
-        p = parcel
-        connection.execute(
-            "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body, answer, target, root) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (p.event_id, p.type, p.time, p.source, p.scope, p.level, self._worth(connection, p), p.body, answer, self.target, self.root),
-        )
-        return _cut(connection, self.limit * _SURPLUS)
-
-    def trim(self) -> list[Parcel]:
-        """Cuts the outbox down to its limit, and answers with what was dropped: the oldest of those that matter least.
+    def trim(self) -> list[OutgoingEvent]:
+        """Cut the outbox down to its limit, least important and oldest first, and return the dropped events.
 
         Raises:
             StateUnavailableError: nothing is dropped.
         """
-        return self._change(lambda connection: _cut(connection, self.limit))
+        with self.state.transaction() as connection:
+            return _drop_excess(connection, self.limit)
 
-    def next(self, after: int, count: int) -> list[Waiting]:
-        """The first `count` events past a sequence number, also from a file that cannot be written.
+    def next(self, after: int, count: int) -> list[QueuedEvent]:
+        """Return the first `count` events past a sequence number, also from a file that is read-only.
 
         Raises:
             StateUnavailableError: the file cannot be read.
         """
         statement = f"{_READ} WHERE sequence > ? AND target = ? ORDER BY sequence LIMIT ?"
-        return [_waiting(cast("_Row", row)) for row in self.state.select(statement, (after, self.target, count))]
+        return [_queued(cast("_Row", row)) for row in self.state.select(statement, (after, self.target, count))]
 
-    def remove(self, sequences: Sequence[int]) -> None:
-        """Forgets events that have arrived.
+    def remove(self, events: Sequence[QueuedEvent]) -> None:
+        """Remove delivered events.
 
         Raises:
             StateUnavailableError: they are still there, and would be sent again.
         """
-        numbers = [(sequence,) for sequence in sequences]
-        self._change(lambda connection: connection.executemany("DELETE FROM outbox WHERE sequence = ?", numbers))
+        with self.state.transaction() as connection:
+            connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(queued.sequence,) for queued in events])
 
-    def refuse(self, waiting: Waiting, answer: str) -> None:
-        """Notes that a relay refused an event, and what it said.
-
-        Raises:
-            StateUnavailableError: it is not noted.
-        """
-        statement = "UPDATE outbox SET attempts = attempts + 1, answer = ? WHERE sequence = ?"
-        self._change(lambda connection: connection.execute(statement, (answer, waiting.sequence)))
-
-    def tried(self, batch: Sequence[Waiting]) -> None:
-        """Notes that events were tried in vain.
+    def record_attempt(self, events: Sequence[QueuedEvent], answer: str | None = None) -> None:
+        """Count an attempt that failed, and keep the relay's answer if it refused the events.
 
         Raises:
-            StateUnavailableError: it is not noted.
+            StateUnavailableError: nothing is recorded.
         """
-        numbers = [(waiting.sequence,) for waiting in batch]
-        self._change(lambda connection: connection.executemany("UPDATE outbox SET attempts = attempts + 1 WHERE sequence = ?", numbers))
+        statement = "UPDATE outbox SET attempts = attempts + 1, answer = coalesce(?, answer) WHERE sequence = ?"
+        with self.state.transaction() as connection:
+            connection.executemany(statement, [(answer, queued.sequence) for queued in events])
 
-    def contents(self) -> Contents:
-        """What is in it.
+    def summary(self) -> OutboxSummary:
+        """Count the events and read the first one.
 
         Raises:
             StateUnavailableError: the file cannot be read.
         """
         rows = self.state.select("SELECT count(*), count(answer) FROM outbox WHERE target = ?", (self.target,))
-        first = self.next(0, 1)
-        waiting, refused = cast("tuple[int, int]", rows[0]) if rows else (0, 0)
-        return Contents(waiting, refused, first[0] if first else None)
+        queued, refused = cast("tuple[int, int]", rows[0]) if rows else (0, 0)
+        return OutboxSummary(queued, refused, next(iter(self.next(0, 1)), None))
 
-    def _worth(self, connection: sqlite3.Connection, parcel: Parcel) -> Worth:
-        """A pressure whose scope already has the same level waiting tells a reader nothing new."""
-        if not parcel.scope:
-            return Worth.REPORT
+    def _priority(self, connection: sqlite3.Connection, event: OutgoingEvent) -> DropPriority:
+        """Return how important an event is: a level that is already queued for its scope repeats what is known."""
+        if not event.scope:
+            return DropPriority.REPORT
         query = "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? ORDER BY sequence DESC LIMIT 1"
-        row: tuple[str] | None = connection.execute(query, (parcel.scope, self.root, self.target)).fetchone()
-        return Worth.REPEAT if row is not None and row[0] == parcel.level else Worth.TRANSITION
-
-    def _change(self, change: Callable[[sqlite3.Connection], Result]) -> Result:
-        with self.state.transaction() as connection:
-            return change(connection)
+        row: tuple[str] | None = connection.execute(query, (event.scope, self.root, self.target)).fetchone()
+        return DropPriority.REPEAT if row is not None and row[0] == event.level else DropPriority.TRANSITION
 
 
-def _cut(connection: sqlite3.Connection, limit: int) -> list[Parcel]:
-    count: tuple[int] = connection.execute("SELECT count(*) FROM outbox").fetchone()
-    if count[0] <= limit:
+def _count(connection: sqlite3.Connection) -> int:
+    ((number,),) = connection.execute("SELECT count(*) FROM outbox").fetchall()
+    return cast("int", number)
+
+
+def _drop_excess(connection: sqlite3.Connection, limit: int) -> list[OutgoingEvent]:
+    excess = _count(connection) - limit
+    if excess <= 0:
         return []
-    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY drop_priority, sequence LIMIT ?", (count[0] - limit,)).fetchall()
+    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY drop_priority, sequence LIMIT ?", (excess,)).fetchall()
     connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
-    return [_waiting(row).parcel for row in rows]
+    return [_queued(row).event for row in rows]
 
 
-def _waiting(row: _Row) -> Waiting:
+def _queued(row: _Row) -> QueuedEvent:
     sequence, attempts, answer, event_id, kind, time, source, body, scope, level = row
-    return Waiting(sequence, attempts, answer, Parcel(event_id, kind, time, source, body, scope, level))
+    return QueuedEvent(sequence, attempts, answer, OutgoingEvent(event_id, kind, time, source, body, scope, level))

@@ -1,4 +1,4 @@
-"""Send stored events to the relay: retries, deadline, and what happens to events that do not arrive."""
+"""Store the events of a run and send them when it ends: order, retries, deadline, and what becomes of the rest."""
 
 from __future__ import annotations
 
@@ -10,235 +10,133 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
 
 from arawn_cli.config.loader import Config, RelayTarget
 from arawn_cli.context import Change
 from arawn_cli.delivery.credentials import Token, token_for
-from arawn_cli.delivery.message import Answer, Delivered, Parcel, Refused, Relay, Undelivered, parcel_of
-from arawn_cli.delivery.outbox import Outbox, Waiting
+from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
+from arawn_cli.delivery.outbox import Outbox, QueuedEvent
+from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Event
 from arawn_cli.state import State, StateUnavailableError, check_owner, exclusive_lock
 from arawn_cli.units import span
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
+FIRST_PAUSE_SECS = 0.25
+LONGEST_PAUSE_SECS = 8.0
 
-
-_NAP_SECS = 0.1
-
-
-# What a signal still allows: an answer that is on its way tells whether an event arrived.
-_AFTER_SIGNAL_SECS = 0.5
-
-
-class OverdueError(Exception):
-    """The work has not ended; it goes on, and nobody waits for it any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[Result]):
-    """A piece of work has an answer."""
-
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """A piece of work raised an error."""
-
-    error: Exception
-
-
-class Worker(Generic[Result]):
-    """Does one piece of work after the other, and none of them for longer than it may take.
-
-    No timeout of a socket limits the resolving of a name, or an answer that comes a byte at a time. So the
-    work is done in a thread, which is left behind when its time is up, and ends with the process.
-    It must touch nothing that the program uses afterwards.
-    """
-
-    def __init__(self) -> None:
-        self._orders: SimpleQueue[Callable[[], Result] | None] | None = None
-        self._ended: SimpleQueue[_Done[Result] | _Failed] = SimpleQueue()
-
-    def run(self, work: Callable[[], Result], seconds: float, stopping: Callable[[], bool]) -> Result:
-        """What the work answers.
-
-        Args:
-            work: what to do.
-            seconds: how long it may take.
-            stopping: whether a signal asks for an end, which cuts that short.
-
-        Raises:
-            OverdueError: it has not ended in time.
-            Exception: what the work raises.
-        """
-        if self._orders is None:
-            self._orders = self._hire()
-        self._orders.put(work)
-        ended = self._wait(time.monotonic() + seconds, stopping)
-        if ended is None:
-            self.close()
-            raise OverdueError
-        if isinstance(ended, _Failed):
-            raise ended.error
-        return ended.result
-
-    def close(self) -> None:
-        """Lets the thread go, once it is done with what it does."""
-        if self._orders is not None:
-            self._orders.put(None)
-            self._orders = None
-
-    def _hire(self) -> SimpleQueue[Callable[[], Result] | None]:
-        orders: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
-        # A queue of its own: what one that was left behind says later is heard by nobody.
-        ended: SimpleQueue[_Done[Result] | _Failed] = SimpleQueue()
-        self._ended = ended
-        threading.Thread(target=_work_off, args=(orders, ended), daemon=True).start()
-        return orders
-
-    def _wait(self, until: float, stopping: Callable[[], bool]) -> _Done[Result] | _Failed | None:
-        told = False
-        while True:
-            if not told and stopping():
-                told, until = True, min(until, time.monotonic() + _AFTER_SIGNAL_SECS)
-            left = until - time.monotonic()
-            try:
-                return self._ended.get(timeout=max(min(left, _NAP_SECS), 0.0))
-            except Empty:
-                if left <= 0:
-                    return None
-
-
-def _work_off(orders: SimpleQueue[Callable[[], Result] | None], ended: SimpleQueue[_Done[Result] | _Failed]) -> None:
-    while (work := orders.get()) is not None:
-        try:
-            ended.put(_Done(work()))
-        except Exception as error:  # it is raised again where the work is waited for
-            ended.put(_Failed(error))
-
-
-FIRST_WAIT_SECS = 0.25
-
-
-LONGEST_WAIT_SECS = 8.0
-
-
-# An attempt keeps its own time; one that does not is left behind so much later.
+# A client keeps to its timeout; an attempt that does not is abandoned this much later.
 GRACE_SECS = 0.1
 
+# After a signal an attempt gets this long to end: its result tells whether the events arrived.
+_AFTER_SIGNAL_SECS = 0.5
 
-_COURIER_NAP_SECS = 0.1
+# How often a wait looks for a signal. A sleep continues after one (PEP 475).
+_POLL_SECS = 0.1
 
+_LOCK_POLL_SECS = 0.05
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Time and chance.
-
-    Attributes:
-        monotonic: a clock that never steps, in seconds.
-        sleep: waits for so many seconds.
-        chance: a random number from 0 to below 1.
-        stopping: whether a signal asked the run to end.
-    """
-
-    monotonic: Callable[[], float]
-    sleep: Callable[[float], None]
-    chance: Callable[[], float]
-    stopping: Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Courier:
-    """Brings events to a relay, trying again with growing waits, until a point in time.
-
-    Only an attempt is left to another thread, which touches nothing but the connection: one that is left behind disturbs nothing.
-
-    Attributes:
-        timeout: seconds of one attempt.
-        until: when all of it ends, on the monotonic clock.
-    """
-
-    relay: Relay
-    pace: Pace
-    timeout: float
-    until: float
-    _worker: Worker[Answer] = field(default_factory=Worker)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is no time for another attempt."""
-        return self.pace.stopping() or self.pace.monotonic() >= self.until
-
-    def why_over(self) -> str:
-        """What ended the trying."""
-        return "interrupted" if self.pace.stopping() else "no time was left"
-
-    def carry(self, parcels: Sequence[Parcel]) -> Answer:
-        """What came of the events; `Undelivered` when the time is up, or trying again would change nothing in this run."""
-        answer: Undelivered | None = None
-        tries = 0
-        while (left := self.until - self.pace.monotonic()) > 0 and not self.pace.stopping():
-            latest = self._attempt(parcels, min(self.timeout, left))
-            if not isinstance(latest, Undelivered) or latest.hopeless:
-                return latest
-            answer = latest
-            wait = max(self._backoff(tries), answer.retry_after or 0.0)
-            tries += 1
-            if self.pace.monotonic() + wait >= self.until:
-                return answer
-            log.debug("%s; next try in %.1f s", answer.reason, wait)
-            self._pause(wait)
-        return self._unfinished(answer)
-
-    def close(self) -> None:
-        """Lets go of connections."""
-        self._worker.close()
-        self.relay.close()
-
-    def _attempt(self, parcels: Sequence[Parcel], seconds: float) -> Answer:
-        try:
-            return self._worker.run(lambda: self.relay.attempt(parcels, seconds), seconds + GRACE_SECS, self.pace.stopping)
-        except OverdueError:
-            return Undelivered(f"the relay held on for more than {span(seconds)}; it may have the event or not")
-        except Exception as error:  # the relay decides what it answers, and must not end the run by it
-            log.debug("where it happened", exc_info=True)
-            return Undelivered(f"the answer of the relay cannot be understood: {type(error).__name__}")
-
-    def _unfinished(self, answer: Undelivered | None) -> Undelivered:
-        if answer is None:
-            return Undelivered(self.why_over())
-        return Undelivered(f"interrupted; {answer.reason}") if self.pace.stopping() else answer
-
-    def _backoff(self, tries: int) -> float:
-        """Twice as long each time, and by chance up to half shorter, so that many machines do not come back at one moment."""
-        longest: float = min(FIRST_WAIT_SECS * 2 ** min(tries, 16), LONGEST_WAIT_SECS)
-        return longest * (1 - self.pace.chance() / 2)
-
-    def _pause(self, seconds: float) -> None:
-        """Waits in short naps: a sleep goes on after a signal."""
-        end = self.pace.monotonic() + seconds
-        while (left := end - self.pace.monotonic()) > 0 and not self.pace.stopping():
-            self.pace.sleep(min(left, _COURIER_NAP_SECS))
-
-
-# Events that a relay refused in an earlier run: once so many in a row are refused again, the others wait.
+# After this many events in a row that are refused again, a run skips the other refused ones.
 REFUSED_TRIES = 100
-
 
 _PAGE = 200
 
+# Delivered events of a long queue are removed in groups of this size; a killed run repeats at most one group.
+REMOVE_GROUP = 20
 
-# From a long queue, events are removed so many at a time: a run that is killed repeats no more than these.
-REMOVED_TOGETHER = 20
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Time and chance: `monotonic` and `sleep` of `time`, `random` of `random`."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class RetryClient:
+    """Wrap a relay client: send again with growing pauses, until a point in time or a signal.
+
+    urllib3's own retries know neither a deadline for several requests nor signals.
+
+    Attributes:
+        timeout: seconds of one attempt.
+        end: when all attempts end, on the monotonic clock.
+        stopping: whether a signal asked the run to end.
+    """
+
+    client: RelayClient
+    timeout: float
+    end: float
+    stopping: Callable[[], bool]
+    timing: Timing = Timing()
+
+    def stop_reason(self) -> str | None:
+        """Return why no further attempt is made, or None."""
+        if self.stopping():
+            return "interrupted"
+        return "no time was left" if self.timing.monotonic() >= self.end else None
+
+    def send(self, events: Sequence[OutgoingEvent]) -> SendResult:
+        """Send all events in their order.
+
+        Return `Failed` if the time is up, or if no attempt in this run could succeed.
+        """
+        failed: Failed | None = None
+        longest = FIRST_PAUSE_SECS
+        while (reason := self.stop_reason()) is None:
+            result = self._attempt(events, min(self.timeout, self.end - self.timing.monotonic()))
+            if not isinstance(result, Failed) or not result.retryable:
+                return result
+            failed = result
+            # Up to half shorter at random, so that many machines do not retry at the same moment.
+            pause = max(longest * (1 - self.timing.random() / 2), result.retry_after or 0.0)
+            longest = min(longest * 2, LONGEST_PAUSE_SECS)
+            if self.timing.monotonic() + pause >= self.end:
+                return result
+            log.debug("%s; next attempt in %.1f s", result.reason, pause)
+            self._sleep(pause)
+        return Failed(f"{reason}; {failed.reason}" if failed else reason)
+
+    def _attempt(self, events: Sequence[OutgoingEvent], seconds: float) -> SendResult:
+        """Try once, in a thread that is abandoned if it takes too long.
+
+        No socket timeout limits the resolution of a name, or an answer that comes one byte at a
+        time. An abandoned thread touches only the client, and ends with the process.
+        """
+        results: SimpleQueue[SendResult] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                results.put(self.client.send(events, seconds))
+            except Exception as error:  # whatever a relay answers, it must not end the run
+                log.debug("traceback", exc_info=True)
+                results.put(Failed(f"the relay's answer cannot be understood: {type(error).__name__}"))
+
+        threading.Thread(target=run, daemon=True).start()
+        end = time.monotonic() + seconds + GRACE_SECS
+        signalled = False
+        while (left := end - time.monotonic()) > 0:
+            if not signalled and self.stopping():
+                signalled, end = True, min(end, time.monotonic() + _AFTER_SIGNAL_SECS)
+                continue
+            try:
+                return results.get(timeout=min(left, _POLL_SECS))
+            except Empty:
+                continue
+        return Failed(f"no result within {span(seconds)}; the relay may have the event")
+
+    def _sleep(self, seconds: float) -> None:
+        end = self.timing.monotonic() + seconds
+        while (left := end - self.timing.monotonic()) > 0 and not self.stopping():
+            self.timing.sleep(min(left, _POLL_SECS))
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of the events: how many arrived, were refused by the relay, left a full outbox, or are lost."""
+class DeliveryStats:
+    """How many events were delivered, refused by the relay, dropped from a full outbox, and lost."""
 
     delivered: int = 0
     refused: int = 0
@@ -246,128 +144,111 @@ class Tally:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why delivering ended before the outbox was empty."""
-
-    reason: str = ""
-
-
 @dataclass(slots=True)
-class Drain:
-    """The pass, and what of it is confirmed and still to be removed.
+class OutboxSender:
+    """Send the events of one outbox in their order, and record the results in it.
 
     Attributes:
-        removes: whether the outbox takes changes; without it events are sent and stay.
-        refused_in_a_row: formerly refused events that were refused again since one was taken.
+        writable: whether the outbox can be changed; otherwise events are sent and stay in it.
+        refused_again: events in a row that were refused before and were refused again.
+        last_answer: the answer to the last refused event.
+        delivered: delivered events that are still to be removed.
     """
 
     outbox: Outbox
-    courier: Courier
-    tally: Tally
-    removes: bool = True
-    refused_in_a_row: int = 0
+    client: RetryClient
+    stats: DeliveryStats
+    writable: bool = True
+    refused_again: int = 0
     last_answer: str = ""
-    arrived: list[Waiting] = field(default_factory=list)
+    delivered: list[QueuedEvent] = field(default_factory=list)
 
-    def run(self) -> Obstacle:
-        """Goes on until nothing is left that was not tried, or the relay or the time stops it."""
+    def run(self) -> str | None:
+        """Send until every event was tried, and return None, or why sending ended early.
+
+        Raises:
+            StateUnavailableError: the outbox cannot be read.
+        """
         after = 0
         while page := self.outbox.next(after, _PAGE):
             after = page[-1].sequence
-            together = REMOVED_TOGETHER if len(page) == _PAGE else 1
+            group = REMOVE_GROUP if len(page) == _PAGE else 1
             try:
-                obstacle = self._settle_all(page, together)
+                for batch in self._batches(page):
+                    if batch[0].answer is not None and self.refused_again >= REFUSED_TRIES:
+                        continue
+                    if (reason := self._send(batch)) is not None:
+                        return reason
+                    if len(self.delivered) >= group:
+                        self._remove_delivered()
             finally:
-                self.remove_arrived()
-            if obstacle is not None:
-                return obstacle
-        return Obstacle()
-
-    def remove_arrived(self) -> None:
-        """Forgets what is confirmed; after the first failure the rest is sent without, and sent again by the next run."""
-        arrived, self.arrived = self.arrived, []
-        if not arrived or not self.removes:
-            return
-        try:
-            self.outbox.remove([waiting.sequence for waiting in arrived])
-        except StateUnavailableError as error:
-            self.removes = False
-            log.warning("%s: what is delivered now is delivered again by the next run, with the same ids", error)
-
-    def _settle_all(self, page: Sequence[Waiting], together: int) -> Obstacle | None:
-        for batch in self._batches(page):
-            if batch[0].answer is not None and self.refused_in_a_row >= REFUSED_TRIES:
-                continue
-            obstacle = self._settle(batch)
-            if obstacle is not None:
-                return obstacle
-            if len(self.arrived) >= together:
-                self.remove_arrived()
+                self._remove_delivered()
         return None
 
-    def _batches(self, page: Sequence[Waiting]) -> list[list[Waiting]]:
-        """Events that were refused before go alone, so that they spoil no batch."""
-        batches: list[list[Waiting]] = []
-        for waiting in page:
-            previous = batches[-1] if batches else []
-            joins = waiting.answer is None and 0 < len(previous) < self.courier.relay.batch and previous[-1].answer is None
-            if joins:
-                previous.append(waiting)
+    def _batches(self, page: Sequence[QueuedEvent]) -> list[list[QueuedEvent]]:
+        """Group events into batches; an event that was refused before goes alone, since it would spoil its batch."""
+        batches: list[list[QueuedEvent]] = []
+        for queued in page:
+            last = batches[-1] if batches else []
+            if queued.answer is None and 0 < len(last) < self.client.client.batch_size and last[-1].answer is None:
+                last.append(queued)
             else:
-                batches.append([waiting])
+                batches.append([queued])
         return batches
 
-    def _settle(self, batch: Sequence[Waiting]) -> Obstacle | None:
-        if self.courier.is_over:
-            return Obstacle(self.courier.why_over())
-        answer = self.courier.carry([waiting.parcel for waiting in batch])
-        if isinstance(answer, Delivered):
-            self.arrived += batch
-            self.tally.delivered += len(batch)
-            self.refused_in_a_row = 0
-        elif isinstance(answer, Undelivered):
-            self._note(lambda: self.outbox.tried(batch))
-            return Obstacle(answer.reason)
-        elif len(batch) == 1:
-            self._refuse(batch[0], answer)
-        else:
-            return self._settle_singly(batch)
+    def _send(self, batch: Sequence[QueuedEvent]) -> str | None:
+        """Send a batch; return why sending must end, or None."""
+        if (reason := self.client.stop_reason()) is not None:
+            return reason
+        result = self.client.send([queued.event for queued in batch])
+        if isinstance(result, Delivered):
+            self.delivered += batch
+            self.stats.delivered += len(batch)
+            self.refused_again = 0
+            return None
+        if isinstance(result, Failed):
+            self._write(lambda: self.outbox.record_attempt(batch), "attempts are not counted")
+            return result.reason
+        if len(batch) > 1:
+            # Find the refused one; the relay may get those before it twice, with the same ids.
+            return next((reason for queued in batch if (reason := self._send([queued])) is not None), None)
+        self._record_refusal(batch[0], result.answer)
         return None
 
-    def _settle_singly(self, batch: Sequence[Waiting]) -> Obstacle | None:
-        """Finds out which of a refused batch is meant; the relay may get those before it twice, with the same ids."""
-        for waiting in batch:
-            obstacle = self._settle([waiting])
-            if obstacle is not None:
-                return obstacle
-        return None
+    def _record_refusal(self, queued: QueuedEvent, answer: str) -> None:
+        self._write(lambda: self.outbox.record_attempt([queued], answer), "attempts are not counted")
+        self.stats.refused += 1
+        self.refused_again += queued.answer is not None
+        # With a wrong token every event gets the same answer: log it once per run.
+        repeated = answer in (queued.answer, self.last_answer)
+        self.last_answer = answer
+        log.log(logging.DEBUG if repeated else logging.WARNING, "the relay refused event %s: %s", queued.event, answer)
 
-    def _refuse(self, waiting: Waiting, refused: Refused) -> None:
-        self._note(lambda: self.outbox.refuse(waiting, refused.answer))
-        self.tally.refused += 1
-        self.refused_in_a_row += waiting.answer is not None
-        # A wrong token is refused for every event in the same words; once a run is enough.
-        repeated = refused.answer in (waiting.answer, self.last_answer)
-        self.last_answer = refused.answer
-        log.log(logging.DEBUG if repeated else logging.WARNING, "the relay refuses event %s: %s", waiting.parcel, refused.answer)
+    def _remove_delivered(self) -> None:
+        delivered, self.delivered = self.delivered, []
+        if delivered:
+            self._write(lambda: self.outbox.remove(delivered), "the next run sends delivered events again, with the same ids")
 
-    def _note(self, note: Callable[[], None]) -> None:
-        """Notes how a try ended, where the outbox takes it; the event waits in either case."""
+    def _write(self, change: Callable[[], None], consequence: str) -> None:
+        """Change the outbox; after the first failure leave it as it is."""
+        if not self.writable:
+            return
         try:
-            if self.removes:
-                note()
+            change()
         except StateUnavailableError as error:
-            self.removes = False
-            log.warning("%s: how often events were tried is not noted", error)
-
-
-_LOCK_POLL_SECS = 0.05
+            self.writable = False
+            log.warning("%s: %s", error, consequence)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the configuration says of delivery: event types, seconds of an attempt and of all."""
+class DeliverySettings:
+    """What is sent and for how long.
+
+    Attributes:
+        types: the event types that the relay gets.
+        timeout: seconds of one attempt.
+        deadline: seconds of all attempts of a run.
+    """
 
     types: Collection[str]
     timeout: float
@@ -376,230 +257,209 @@ class Terms:
 
 @dataclass(slots=True)
 class Delivery:
-    """The relay's side of one run: takes events as they are raised, and delivers them in `finish`.
+    """Store the events of one run, and send them when it ends.
 
-    Once one event could not be stored, all later ones stay at hand too: the order in which they were raised is kept.
+    Once an event could not be stored, all later ones are held in an outbox in memory: the order in
+    which they were raised is kept.
+
+    Attributes:
+        make_client: makes the relay's client; called only if there is an event to send.
+        stopping: whether a signal asked the run to end.
     """
 
-    relay: Relay
     outbox: Outbox
-    terms: Terms
-    pace: Pace
-    tally: Tally = field(default_factory=Tally)
-    _at_hand: list[Parcel] = field(default_factory=list)
+    settings: DeliverySettings
+    make_client: Callable[[], RelayClient]
+    stopping: Callable[[], bool]
+    timing: Timing = Timing()
+    stats: DeliveryStats = field(default_factory=DeliveryStats)
+    _in_memory: Outbox | None = None
     _raised: set[str] = field(default_factory=set)
-    _stores: bool = True
 
     def emit(self, event: Event) -> None:
-        """Stores an event of a wanted type, or keeps it at hand when that fails."""
-        if event.type not in self.terms.types:
+        """Store an event of a configured type, in memory if the state file cannot be written."""
+        if event.type not in self.settings.types:
             return
-        parcel = parcel_of(event)
-        self._raised.add(parcel.event_id)
-        if not (self._stores and self._store(parcel)):
-            self._keep_at_hand(parcel)
+        outgoing = encode_event(event)
+        self._raised.add(outgoing.event_id)
+        if self._in_memory is None:
+            try:
+                self._count_dropped(self.outbox.append(outgoing))
+                return
+            except StateUnavailableError as error:
+                self._in_memory = self._memory_outbox(error)
+        self._count_dropped(self._in_memory.append(outgoing))
 
     def commit(self, change: Change) -> Sequence[Event] | None:
-        """Makes a change of the state, and stores the wanted ones of its events in the same transaction.
+        """Change the state, and store the events of configured types in the same transaction.
 
-        Answers with all of its events, or with None where the state takes no change; nothing has happened then.
+        Return all events of the change, or None if the state file cannot be written: then nothing has happened.
         """
-        if not self._stores:
+        if self._in_memory is not None:
             return None
-        dropped: list[Parcel] = []
+        dropped: list[OutgoingEvent] = []
         try:
             with self.outbox.state.transaction() as connection:
                 events = change(connection)
-                for event in events:
-                    if event.type in self.terms.types:
-                        self._raised.add(event.id)
-                        dropped += self.outbox.put(connection, parcel_of(event))
+                outgoing = [encode_event(event) for event in events if event.type in self.settings.types]
+                self._raised.update(event.event_id for event in outgoing)
+                dropped = self.outbox.add(connection, outgoing)
         except StateUnavailableError as error:
-            self._stop_storing(error)
+            self._in_memory = self._memory_outbox(error)
             return None
-        self._drop(dropped)
+        self._count_dropped(dropped)
         return events
 
-    def finish(self) -> Tally:
-        """Delivers what waits, within the deadline, and answers what became of it."""
-        courier = Courier(self.relay, self.pace, self.terms.timeout, self.pace.monotonic() + self.terms.deadline)
+    def finish(self) -> DeliveryStats:
+        """Send what is stored, within the deadline, and return the result."""
+        reason: str | None = None
         try:
-            obstacle = self._deliver_stored(courier)
-            if not obstacle.reason:
-                obstacle = Obstacle(self._send_at_hand(courier))
+            reason = self._send()
         finally:
-            courier.close()
-            self._keep_or_lose()
-        if self.tally.delivered or self.tally.refused:
-            refused = f", and {self.tally.refused} refused" if self.tally.refused else ""
-            log.info("%s delivered%s by the relay", _counted(self.tally.delivered, "was"), refused)
-        self._tell_what_waits(obstacle)
-        if self.tally.dropped:
-            log.error("%s dropped: the outbox is full (outbox_max_events = %d)", _counted(self.tally.dropped, "was"), self.outbox.limit)
-        return self.tally
+            self._store_rest()
+        if self.stats.delivered or self.stats.refused:
+            refused = f", {self.stats.refused} refused" if self.stats.refused else ""
+            log.info("%s delivered to the relay%s", _count(self.stats.delivered), refused)
+        self._log_queued(reason)
+        if self.stats.dropped:
+            log.error("%s dropped: the outbox is full (outbox_max_events = %d)", _count(self.stats.dropped), self.outbox.limit)
+        return self.stats
 
-    def _store(self, parcel: Parcel) -> bool:
+    def _send(self) -> str | None:
+        """Send the stored events, then those in memory; return why sending ended early, or None."""
+        end = self.timing.monotonic() + self.settings.deadline
+        stored = self._has_stored()
+        unstored = self._in_memory is not None and self._in_memory.next(0, 1)
+        if not (stored or unstored):
+            return None
         try:
-            self._drop(self.outbox.add(parcel))
+            client = RetryClient(self.make_client(), self.settings.timeout, end, self.stopping, self.timing)
+        except ConfigurationError as error:
+            return str(error)
+        try:
+            reason = self._send_stored(client) if stored else None
+            if reason is None and self._in_memory is not None:
+                reason = OutboxSender(self._in_memory, client, self.stats).run()
+            return reason
+        finally:
+            client.client.close()
+
+    def _has_stored(self) -> bool:
+        """Return whether there are stored events that can be sent."""
+        try:
+            if self._in_memory is None:
+                self.outbox.state.open()  # sets a damaged file aside
         except StateUnavailableError as error:
-            self._stop_storing(error)
-            return False
-        return True
-
-    def _stop_storing(self, error: StateUnavailableError) -> None:
-        self._stores = False
-        log.warning("%s: events go to the relay directly", error)
-
-    def _drop(self, dropped: Sequence[Parcel]) -> None:
-        """An event of an earlier run had its chances; one of this run is lost by it."""
-        for old in dropped:
-            log.warning("the outbox is full (%d events): dropped %s", self.outbox.limit, old)
-        self.tally.dropped += len(dropped)
-        self.tally.lost += sum(parcel.event_id in self._raised for parcel in dropped)
-
-    def _keep_at_hand(self, parcel: Parcel) -> None:
-        if len(self._at_hand) < self.outbox.limit:
-            self._at_hand.append(parcel)
-        else:
-            self._lose([parcel], "not stored, and too many are at hand already")
-
-    def _deliver_stored(self, courier: Courier) -> Obstacle:
-        """Empties the outbox, unless another run is at it until the time is up."""
+            self._in_memory = self._memory_outbox(error)
         try:
-            self._look_for_damage()
             if not self.outbox.next(0, 1):
-                return Obstacle()
+                return False
             check_owner(self.outbox.state.directory)
-            self._settle()
-            return self._deliver_in_turn(courier)
         except StateUnavailableError as error:
-            log.warning("%s: what waits in the outbox is tried again by the next run", error)
-            return Obstacle()
-
-    def _look_for_damage(self) -> None:
-        """A damaged state file is set aside by opening it; one that cannot be opened can perhaps still be read."""
-        try:
-            if self._stores:
-                self.outbox.state.open()
-        except StateUnavailableError as error:
-            self._stop_storing(error)
-
-    def _settle(self) -> None:
+            log.warning("%s: stored events are sent by the next run", error)
+            return False
         try:
             self.outbox.state.checkpoint()
         except StateUnavailableError as error:
-            log.warning("%s: what is stored may not outlive a power cut", error)
+            log.warning("%s: stored events may be lost in a power failure", error)
+        return True
 
-    def _deliver_in_turn(self, courier: Courier) -> Obstacle:
-        while True:
-            with exclusive_lock(self.outbox.state.directory) as ours:
-                if ours:
-                    return Drain(self.outbox, courier, self.tally).run()
-            if courier.is_over:
-                return Obstacle("another run is delivering")
-            self.pace.sleep(_LOCK_POLL_SECS)
-
-    def _send_at_hand(self, courier: Courier) -> str:
-        """Sends what is not stored; answers why it ended before all was sent."""
-        size = self.relay.batch
-        while self._at_hand:
-            batch = self._at_hand[:size]
-            answer = courier.carry(batch)
-            if isinstance(answer, Delivered):
-                del self._at_hand[: len(batch)]
-                self.tally.delivered += len(batch)
-            elif isinstance(answer, Refused) and len(batch) > 1:
-                size = 1  # which of them is meant, only single ones tell
-            elif isinstance(answer, Refused):
-                del self._at_hand[:1]
-                self._keep_refused(batch[0], answer)
-            else:
-                return answer.reason
-        return ""
-
-    def _keep_refused(self, parcel: Parcel, refused: Refused) -> None:
+    def _send_stored(self, client: RetryClient) -> str | None:
+        """Send the stored events; wait for another run that is sending them, until the time is up."""
         try:
-            self._drop(self.outbox.add(parcel, refused.answer))
-        except StateUnavailableError:
-            self._lose([parcel], f"the relay refuses it: {refused.answer}")
+            while True:
+                with exclusive_lock(self.outbox.state.directory) as locked:
+                    if locked:
+                        return OutboxSender(self.outbox, client, self.stats).run()
+                if client.stop_reason() is not None:
+                    return "another run is sending them"
+                self.timing.sleep(_LOCK_POLL_SECS)
+        except StateUnavailableError as error:
+            log.warning("%s: stored events are sent by the next run", error)
+            return None
 
-    def _keep_or_lose(self) -> None:
-        """What is still at hand is stored after all, as far as that goes now: a cleanup may have made room."""
-        left, self._at_hand = self._at_hand, []
-        for number, parcel in enumerate(left):
+    def _memory_outbox(self, error: StateUnavailableError) -> Outbox:
+        log.warning("%s: events are sent without being stored first", error)
+        return Outbox(State.in_memory(), self.outbox.limit, self.outbox.target, self.outbox.root)
+
+    def _store_rest(self) -> None:
+        """Store the events that are left in memory, as far as that is possible now: a cleanup may have made room."""
+        rest = self._in_memory.next(0, -1) if self._in_memory is not None else []
+        for number, queued in enumerate(rest):
             try:
-                self._drop(self.outbox.add(parcel))
+                self._count_dropped(self.outbox.append(queued.event, queued.answer))
             except StateUnavailableError:
-                self._lose(left[number:], "the relay did not confirm it, and the state takes no change")
+                self.stats.lost += len(rest) - number
+                for lost in rest[number:]:
+                    why = f"the relay refused it: {lost.answer}" if lost.answer else "the relay did not confirm it"
+                    log.error("lost event %s, neither delivered nor stored: %s", lost.event, why)
                 return
 
-    def _lose(self, parcels: Sequence[Parcel], reason: str) -> None:
-        self.tally.lost += len(parcels)
-        for parcel in parcels:
-            log.error("lost event %s, neither delivered nor stored: %s", parcel, reason)
+    def _count_dropped(self, dropped: Sequence[OutgoingEvent]) -> None:
+        """Count dropped events; only one of this run is lost, earlier ones were tried before."""
+        for event in dropped:
+            log.warning("the outbox is full (%d events): dropped %s", self.outbox.limit, event)
+        self.stats.dropped += len(dropped)
+        self.stats.lost += sum(event.event_id in self._raised for event in dropped)
 
-    def _tell_what_waits(self, obstacle: Obstacle) -> None:
+    def _log_queued(self, reason: str | None) -> None:
+        """Cut the outbox down to its limit, and log what is left in it."""
         try:
-            self._drop(self.outbox.trim() if self._stores else [])
-            contents = self.outbox.contents()
+            if self._in_memory is None:
+                self._count_dropped(self.outbox.trim())
+            left = self.outbox.summary()
         except StateUnavailableError as error:
-            log.debug("%s", error)  # told where it was first met
+            log.debug("%s", error)  # logged as a warning before
             return
-        if contents.first is None:
+        if left.first is None:
             return
-        refused = f", {contents.refused} of them refused by the relay" if contents.refused else ""
-        reason = obstacle.reason or contents.first.answer or ""
-        wait = "waits" if contents.waiting == 1 else "wait"
-        log.warning(
-            "%s in the outbox%s%s; the first is %s",
-            _counted(contents.waiting, wait),
-            refused,
-            f": {reason}" if reason else "",
-            contents.first.parcel,
-        )
+        refused = f", {left.refused} of them refused by the relay" if left.refused else ""
+        cause = reason or left.first.answer
+        log.warning("%s in the outbox%s%s; the first is %s", _count(left.queued), refused, f": {cause}" if cause else "", left.first.event)
 
 
-def _counted(number: int, verb: str) -> str:
-    """`1 event waits`, `3 events wait`; for `was` the verb follows the number too."""
-    if number == 1:
-        return f"1 event {verb}"
-    return f"{number} events {'were' if verb == 'was' else verb}"
+def _count(number: int) -> str:
+    return "1 event" if number == 1 else f"{number} events"
 
 
 def delivery_for(
     config: Config, target: RelayTarget, environment: Mapping[str, str], state: State, stopping: Callable[[], bool]
 ) -> Delivery | None:
-    """The delivery of a run to a relay; None in a dry run, once all that could be wrong was looked at.
+    """Return the delivery of a run to a relay, or None in a dry run.
+
+    Token and certificate authorities are checked here, before the run does anything. The client,
+    whose import and TLS context take a third of a check, is made when there is something to send.
 
     Raises:
-        ConfigurationError: token, certificate authorities or transport are not as they must be.
+        ConfigurationError: the token, the certificate authorities or the transport are unusable.
     """
     table = config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
-    relay = _relay(target, token, table.origin)
+    if target.ca_file is not None and target.address.is_secure:
+        from arawn_cli.delivery.tls import context_for
+
+        context_for(target.ca_file)
     if config.dry_run:
         return None
     return Delivery(
-        relay=relay,
-        outbox=Outbox(state, table.outbox_max_events, _target(target), str(config.root)),
-        terms=Terms(frozenset(table.events), table.timeout_secs, table.deadline_secs),
-        pace=Pace(time.monotonic, time.sleep, random.random, stopping),
+        outbox=Outbox(state, table.outbox_max_events, _outbox_target(target), str(config.root)),
+        settings=DeliverySettings(frozenset(table.events), table.timeout_secs, table.deadline_secs),
+        make_client=lambda: _make_client(target, token, table.origin),
+        stopping=stopping,
     )
 
 
-def _target(target: RelayTarget) -> str:
-    """Tells events for a relay of the command line from those for the configured one, which may move to another address."""
-    if not target.from_flag:
-        return ""
-    return sha256(target.address.plain.encode()).hexdigest()
+def _outbox_target(target: RelayTarget) -> str:
+    """Return the key of a relay in the outbox: empty for the configured one, which may move to another address."""
+    return sha256(target.address.plain.encode()).hexdigest() if target.from_flag else ""
 
 
-def _relay(target: RelayTarget, token: Token | None, origin: str) -> Relay:
-    """The client that the address asks for; the other one is not imported."""
+def _make_client(target: RelayTarget, token: Token | None, origin: str) -> RelayClient:
+    """Make the client for the address; the other one is not imported."""
     if target.address.is_websocket:
-        from arawn_cli.delivery.websocket import WebSocketRelay
+        from arawn_cli.delivery.websocket import WebSocketClient
 
-        return WebSocketRelay(target.address, token, target.ca_file, origin)
-    from arawn_cli.delivery.http import HttpRelay
+        return WebSocketClient(target.address, token, target.ca_file, origin)
+    from arawn_cli.delivery.http import HttpClient
 
-    return HttpRelay(target.address, token, target.ca_file, time.time)
+    return HttpClient(target.address, token, target.ca_file, time.time)

@@ -1,105 +1,53 @@
-"""Events as text frames of a WebSocket connection (RFC 6455), with Arawn's handshake when there is a token."""
+"""Send events as text frames of a WebSocket connection (RFC 6455), with Arawn's handshake if there is a token."""
 
 from __future__ import annotations
 
 import json
 import logging
+import select
+import socket
+import ssl
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from ssl import SSLContext
-from typing import cast
 
-from websockets.datastructures import HeadersLike
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
-from websockets.frames import DATA_OPCODES, CloseCode, Frame
-from websockets.http11 import USER_AGENT as LIBRARY_AGENT
-from websockets.http11 import Response
-from websockets.protocol import Event
-from websockets.sync.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event, State
 from websockets.typing import Origin
+from websockets.uri import parse_uri
 
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery import tls
-from arawn_cli.delivery.credentials import Secrets, Token
-from arawn_cli.delivery.http import USER_AGENT, authorization, judge, shown
-from arawn_cli.delivery.message import Answer, Delivered, Parcel, Refused, Undelivered
+from arawn_cli.delivery.credentials import Secrets, Token, authorization
+from arawn_cli.delivery.message import USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, excerpt, interpret_response
 
 _NORMAL = 1000
 
-
-# Close codes with which a server turns down what it was sent: its kind, its text, by its policy, its size (RFC 6455, 7.4.1).
-_TURNED_DOWN = frozenset({1003, 1007, 1008, 1009})
-
+# Close codes that refuse what was sent: its kind, its text, by policy, its size (RFC 6455, 7.4.1).
+_REFUSALS = frozenset({1003, 1007, 1008, 1009})
 
 _ANSWER_BYTES = 65_536
+_READ_BYTES = 65_536
 
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-_QUEUE = 16
-
-
-# The library logs requests with all their headers, and so the token, for who turns its debugging on.
+# With debugging on, the library logs requests with all headers, and so the token.
 _silent = logging.getLogger("arawn_cli.delivery.websocket-library")
-
-
 _silent.propagate = False
-
-
 _silent.disabled = True
 
 
-class _TurnedError(Exception):
-    """The server answered the opening handshake with another status than 101."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
-
-
-class _RejectedError(Exception):
-    """The server's answer to the token is no."""
-
-
-class _Connection(ClientConnection):
-    """A connection whose handshake is not repeated elsewhere, where the library would follow redirects.
-
-    Once `heedless`, it passes over what the server sends: a subscriber's messages, or a flood of them, must
-    neither fill the memory nor stand in the way of the closing handshake. That has until `until`, on the monotonic
-    clock, where the library would begin to count anew.
-    """
-
-    heedless = False
-    until = 0.0
-
-    def close(self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """As the library's, within the time that is left."""
-        self.close_timeout = max(self.until - time.monotonic(), 0.0)
-        super().close(code, reason)
-
-    def process_event(self, event: Event) -> None:
-        """As the library's, without the frames that nobody reads."""
-        if not (self.heedless and isinstance(event, Frame) and event.opcode in DATA_OPCODES):
-            super().process_event(event)
-
-    def handshake(
-        self, additional_headers: HeadersLike | None = None, user_agent_header: str | None = LIBRARY_AGENT, timeout: float | None = None
-    ) -> None:
-        """As the library's, and a status other than 101 ends it."""
-        try:
-            super().handshake(additional_headers, user_agent_header, timeout)
-        except InvalidStatus as error:
-            raise _TurnedError(error.response) from error
-
-
-class WebSocketRelay:
-    """A relay that takes events as frames: a connection a batch, delivered once its closing handshake is done.
+class WebSocketClient:
+    """Send each batch over a connection of its own; it is delivered once the closing handshake is complete.
 
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
     """
 
-    batch = 100
+    batch_size = 100
 
     def __init__(self, address: Address, token: Token | None, ca_file: Path | None, origin: str) -> None:
         self._address = address
@@ -107,118 +55,218 @@ class WebSocketRelay:
         self._secrets = Secrets.of(address, token)
         self._ca_file = ca_file
         self._origin = Origin(origin) if origin else None
-        self._context: SSLContext | None = tls.context_for(ca_file) if address.is_secure else None
+        self._context = tls.context_for(ca_file) if address.is_secure else None
+        self._peer = f"{address.host} port {address.port}"
 
-    def attempt(self, parcels: Sequence[Parcel], timeout: float) -> Answer:
-        """Sends each event as one frame; unless the connection closes cleanly, nobody knows which of them arrived."""
-        until = time.monotonic() + timeout
-        connection: _Connection | None = None
-        authenticated = self._token is None
+    def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
+        """Send each event as one frame.
+
+        Unless the connection closes cleanly, it is unknown which of them arrived.
+        """
+        end = time.monotonic() + timeout
         try:
-            connection = self._connect(timeout)
-            connection.until = until
-            with connection:
-                if self._token is not None:
-                    _authenticate(connection, self._token, until)
-                authenticated = True
-                _pass_over(connection)
-                for parcel in parcels:
-                    connection.send(parcel.body.decode("ascii"))
-                connection.close()
-                connection.wait_closed(max(until - time.monotonic(), 0.0))
-        except _RejectedError as error:
-            return Undelivered(
-                f"the relay does not accept the token: {shown(str(error).encode('utf-8', 'backslashreplace'), self._secrets)}",
-                hopeless=True,
-            )
-        except ConnectionClosed:
-            pass  # how it closed is judged below, as for a close that nothing interrupted
-        except (_TurnedError, WebSocketException, OSError) as error:
-            return self._failure(error, timeout)
-        return self._closing(connection, authenticated=authenticated)
+            stream = self._connect(end)
+        except TimeoutError:
+            return Failed(f"cannot connect to {self._peer} within {timeout:g} s")
+        except OSError as error:
+            problem = tls.describe(error, self._address, self._ca_file)
+            return Failed(problem or f"cannot connect to {self._peer}: {error.strerror or error}", retryable=problem is None)
+        protocol = ClientProtocol(parse_uri(self._address.plain), origin=self._origin, max_size=_ANSWER_BYTES, logger=_silent)
+        with closing(stream):
+            try:
+                return self._exchange(_Connection(stream, protocol, end), events)
+            except TimeoutError:
+                return Failed(f"{self._peer} did not answer within {timeout:g} s")
 
     def close(self) -> None:
-        """Nothing is kept open between two batches."""
+        """Do nothing: no connection is open between two batches."""
 
-    def _connect(self, timeout: float) -> _Connection:
-        connection = connect(
-            self._address.plain,
-            ssl=self._context,
-            origin=self._origin,
-            compression=None,
-            additional_headers=dict(authorization(self._address, None)),
-            user_agent_header=USER_AGENT,
-            proxy=None,
-            open_timeout=timeout,
-            close_timeout=timeout,
-            ping_interval=None,
-            max_size=_ANSWER_BYTES,
-            max_queue=_QUEUE,
-            logger=_silent,
-            create_connection=_Connection,
-        )
-        return cast("_Connection", connection)
+    def _connect(self, end: float) -> socket.socket:
+        stream = socket.create_connection((self._address.host, self._address.port), end - time.monotonic())
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        if self._context is None:
+            return stream
+        stream.settimeout(max(end - time.monotonic(), 0.001))
+        return self._context.wrap_socket(stream, server_hostname=self._address.host)
 
-    def _closing(self, connection: ClientConnection | None, *, authenticated: bool) -> Answer:
-        if connection is None:
-            return Undelivered(f"{self._where} closed the connection")
-        code, reason = connection.close_code, shown((connection.close_reason or "").encode(), self._secrets)
-        if code == _NORMAL and not connection.protocol.close_rcvd_then_sent:
-            return Delivered()
-        if code in _TURNED_DOWN and not authenticated:
-            return Undelivered(f"the relay does not accept the token: close {code} {reason}".rstrip(), hopeless=True)
-        if code in _TURNED_DOWN:
-            return Refused(f"close {code} {reason}".rstrip())
-        return Undelivered(f"{self._where} closed the connection ({code}) before all was confirmed; it may have the events or not")
+    def _exchange(self, connection: _Connection, events: Sequence[OutgoingEvent]) -> SendResult:
+        """Open the WebSocket connection, authenticate, send, and close.
 
-    def _failure(self, error: Exception, timeout: float) -> Undelivered:
-        untrusted = tls.sentence(error, self._address, self._ca_file)
-        if untrusted is not None:
-            return Undelivered(untrusted, hopeless=True)
-        if isinstance(error, _TurnedError):
-            return self._turned(error.response)
-        if isinstance(error, TimeoutError):
-            return Undelivered(f"{self._where} did not answer within {timeout:g} s")  # and was sent none
-        if isinstance(error, InvalidHandshake):
-            return Undelivered(
-                f"{self._where} is no WebSocket server: {shown(str(error).encode('utf-8', 'backslashreplace'), self._secrets)}"
-            )
-        words = error.strerror if isinstance(error, OSError) else None
-        return Undelivered(f"{self._where} takes no connection: {words or type(error).__name__}")
-
-    def _turned(self, response: Response) -> Undelivered:
-        """A status instead of the upgrade concerns the relay, and no single event: all of them wait."""
-        answer = judge(
-            response.status_code, bytes(response.body[:_ANSWER_BYTES]), response.headers.get("Retry-After"), time.time(), self._secrets
-        )
-        if isinstance(answer, Undelivered):
-            return answer
-        said = answer.answer if isinstance(answer, Refused) else str(response.status_code)
-        return Undelivered(f"the relay opens no WebSocket connection: {said}", hopeless=True)
-
-    @property
-    def _where(self) -> str:
-        return f"{self._address.host} port {self._address.port}"
-
-
-def _pass_over(connection: _Connection) -> None:
-    """From here on nothing that the server sends is read; frames that wait already are let go, so that reading goes on."""
-    connection.heedless = True
-    with suppress(TimeoutError):
-        while True:
-            connection.recv(timeout=0)
-
-
-def _authenticate(connection: ClientConnection, token: Token, until: float) -> None:
-    """Says the token and waits for `auth_result`; what the server says of other things in between is passed over."""
-    connection.send(json.dumps({"type": "auth", "token": token.value}))
-    while True:
-        message = connection.recv(timeout=max(until - time.monotonic(), 0.0))
+        Raises:
+            TimeoutError: the relay did not answer before it was sent an event.
+        """
+        protocol = connection.protocol
+        request = protocol.connect()
+        request.headers.update({"User-Agent": USER_AGENT, **authorization(self._address, None)})
+        protocol.send_request(request)
+        while protocol.state is State.CONNECTING and protocol.handshake_exc is None:
+            connection.step()
+        if protocol.handshake_exc is not None:
+            return self._handshake_failure(protocol.handshake_exc, connection.error)
+        if self._token is not None:
+            failure = self._authenticate(connection, self._token)
+            if failure is not None:
+                return failure
+        if protocol.state is State.OPEN:
+            for event in events:
+                protocol.send_text(event.body)
         try:
-            answer = json.loads(message)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(answer, dict) and answer.get("type") == "auth_result":
-            if answer.get("success") is not True:
-                raise _RejectedError(answer.get("error") or "no reason given")
-            return
+            connection.flush()
+            if protocol.state is State.OPEN:
+                protocol.send_close(_NORMAL)
+            connection.wait_closed()
+        except TimeoutError:
+            return Failed(f"{self._peer} did not confirm the events in time; it may have them")
+        return self._interpret_close(protocol)
+
+    def _authenticate(self, connection: _Connection, token: Token) -> SendResult | None:
+        """Send the token and wait for `auth_result`, ignoring other messages; return None if it is accepted."""
+        protocol = connection.protocol
+        protocol.send_text(json.dumps({"type": "auth", "token": token.value}).encode("ascii"))
+        for message in connection.messages():
+            try:
+                answer = json.loads(message)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(answer, dict) and answer.get("type") == "auth_result":
+                if answer.get("success") is True:
+                    return None
+                reason = excerpt(str(answer.get("error") or "no reason given"), self._secrets)
+                return Failed(f"the relay does not accept the token: {reason}", retryable=False)
+        closed = protocol.close_exc.rcvd
+        if closed is not None and closed.code in _REFUSALS:
+            answer = f"close {closed.code} {excerpt(closed.reason, self._secrets)}".rstrip()
+            return Failed(f"the relay does not accept the token: {answer}", retryable=False)
+        return Failed(f"{self._peer} closed the connection before it accepted the token")
+
+    def _handshake_failure(self, error: Exception, broken: OSError | None) -> Failed:
+        if isinstance(error, InvalidStatus):
+            # Another status than 101 concerns the relay, and no single event: all events wait.
+            response = error.response
+            body, retry_after = bytes(response.body[:_ANSWER_BYTES]), response.headers.get("Retry-After")
+            result = interpret_response(response.status_code, body, retry_after, time.time(), self._secrets)
+            if isinstance(result, Failed):
+                return result
+            answer = result.answer if isinstance(result, Refused) else str(response.status_code)
+            return Failed(f"the relay does not open a WebSocket connection: {answer}", retryable=False)
+        problem = tls.describe(broken, self._address, self._ca_file) if broken else None
+        if problem is not None:
+            return Failed(problem, retryable=False)
+        if isinstance(error.__cause__, EOFError):
+            return Failed(f"{self._peer} closed the connection")
+        return Failed(f"{self._peer} is not a WebSocket server: {excerpt(str(error), self._secrets)}")
+
+    def _interpret_close(self, protocol: ClientProtocol) -> SendResult:
+        """Return what became of the events, by how the connection closed."""
+        closed = protocol.close_exc
+        if closed.rcvd is None:
+            return Failed(f"{self._peer} closed the connection before it confirmed the events; it may have them")
+        if closed.rcvd.code == _NORMAL and not closed.rcvd_then_sent:
+            return Delivered()
+        answer = f"close {closed.rcvd.code} {excerpt(closed.rcvd.reason, self._secrets)}".rstrip()
+        if closed.rcvd.code in _REFUSALS:
+            return Refused(answer)
+        return Failed(f"{self._peer} closed the connection before it confirmed the events ({answer}); it may have them")
+
+
+class _Connection:
+    """Drive the library's protocol (which does no I/O) over a socket until a point in time.
+
+    What the relay sends meanwhile, such as a subscriber's messages or a flood of them, is read and
+    dropped, so that it neither fills the memory nor delays the closing handshake.
+    """
+
+    def __init__(self, stream: socket.socket, protocol: ClientProtocol, end: float) -> None:
+        stream.setblocking(False)
+        self.protocol = protocol
+        self.error: OSError | None = None
+        self._stream = stream
+        self._end = end
+        self._unsent = bytearray()
+
+    def step(self) -> list[Event]:
+        """Write or read as much as is possible now, or wait until it is, and return what was received.
+
+        A broken connection counts as closed by the relay; `error` is the reason.
+
+        Raises:
+            TimeoutError: nothing was possible until the end.
+        """
+        self._unsent += b"".join(self.protocol.data_to_send())
+        while (left := self._end - time.monotonic()) > 0:
+            written = self._write()
+            data = self._read()
+            if data:
+                self.protocol.receive_data(data)
+            elif data is not None:
+                self.protocol.receive_eof()
+            if data is not None or written:
+                return self._received()
+            poll = select.poll()
+            poll.register(self._stream, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            poll.poll(left * 1000)
+        raise TimeoutError
+
+    def messages(self) -> Iterator[bytes]:
+        """Yield each text or binary message until the connection closes.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        message = bytearray()
+        while self.protocol.state is State.OPEN:
+            for event in self.step():
+                if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                    message += event.data
+                    if event.fin:
+                        yield bytes(message)
+                        message.clear()
+
+    def flush(self) -> None:
+        """Write all frames, unless the connection closes before.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        self._unsent += b"".join(self.protocol.data_to_send())
+        while self._unsent and self.protocol.state is State.OPEN:
+            self.step()
+
+    def wait_closed(self) -> None:
+        """Read until the relay's close frame or the end of the connection.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        while self.protocol.state is not State.CLOSED:
+            self.step()
+
+    def _received(self) -> list[Event]:
+        """Return what the protocol has received; nothing of interest follows a close frame."""
+        events = self.protocol.events_received()
+        if any(isinstance(event, Frame) and event.opcode is Opcode.CLOSE for event in events):
+            self._unsent += b"".join(self.protocol.data_to_send())
+            self._write()
+            self.protocol.receive_eof()
+        return events
+
+    def _write(self) -> bool:
+        if not self._unsent:
+            return False
+        try:
+            del self._unsent[: self._stream.send(self._unsent)]
+        except _WOULD_BLOCK:
+            return False
+        except OSError:
+            self._unsent.clear()  # what the relay sent before it closed can still be read
+        return True
+
+    def _read(self) -> bytes | None:
+        """Return the bytes that have come, none at the end of the connection, or None if nothing has come."""
+        try:
+            return self._stream.recv(_READ_BYTES)
+        except _WOULD_BLOCK:
+            return None
+        except OSError as error:
+            self.error = error
+            return b""

@@ -169,9 +169,9 @@ def _probed(config: Config, target: RelayTarget, environment: Mapping[str, str])
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
     said = probe(target.address, token, target.ca_file, table.origin, table.timeout_secs)
     fix = advice("look at the relay, and at url, token_file and ca_file in [maintenance.relay]")
-    if said.fit is None:
+    if said.ok is None:
         return warn("relay", said.text, fix)
-    return ok("relay", said.text) if said.fit else fail("relay", said.text, fix)
+    return ok("relay", said.text) if said.ok else fail("relay", said.text, fix)
 
 
 def _nearest(directory: Path) -> Path:

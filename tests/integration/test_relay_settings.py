@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Run, snapshot
 from tests.support.relay_fixtures import TOKEN, Nchan, needs_nchan
 from tests.support.relay_site import Site, channel, lines, site
-from tests.support.simulated_relay import waiting
+from tests.support.simulated_relay import queued
 
 __all__ = ["channel", "site"]
 
@@ -65,7 +65,7 @@ def test_no_relay_and_dry_runs_send_and_store_no_event(site: Site, tmp_path: Pat
         assert site.check("--no-relay").code == 0
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert waiting(site.state) == []
+    assert queued(site.state) == []
     assert snapshot(site.tree.root) == {path: entry for path, entry in before.items() if path.startswith(f"{site.tree.root}/")}
 
 

@@ -1,4 +1,4 @@
-"""Servers of the tests' own that answer as no relay should, and what its clients make of them."""
+"""Servers that answer as no relay should, and clients for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from arawn_cli.config import relay_url
 from arawn_cli.delivery.credentials import Token
-from arawn_cli.delivery.http import HttpRelay
-from arawn_cli.delivery.message import Parcel
-from arawn_cli.delivery.websocket import WebSocketRelay
+from arawn_cli.delivery.http import HttpClient
+from arawn_cli.delivery.message import OutgoingEvent
+from arawn_cli.delivery.websocket import WebSocketClient
 
 TOKEN = Token("tok-3nchan")
-ONE = Parcel("event-1", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b'{"n":1}', "total", "warning")
+ONE = OutgoingEvent("event-1", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b'{"n":1}', "total", "warning")
 
 
 @contextmanager
@@ -58,18 +58,18 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
             thread.join()
 
 
-def tried(url: str, authority: Path | None = None, timeout: float = 2) -> object:
-    """What a relay's client makes of one attempt."""
+def sent(url: str, authority: Path | None = None, timeout: float = 2) -> object:
+    """Return the result of one attempt."""
     address = relay_url.parse(url)
-    relay = WebSocketRelay(address, None, authority, "") if address.is_websocket else HttpRelay(address, None, authority, time.time)
+    relay = WebSocketClient(address, None, authority, "") if address.is_websocket else HttpClient(address, None, authority, time.time)
     try:
-        return relay.attempt([ONE], timeout)
+        return relay.send([ONE], timeout)
     finally:
         relay.close()
 
 
 @contextmanager
-def crowded() -> Iterator[int]:
+def unreachable() -> Iterator[int]:
     """A port whose queue of connections is full: the kernel takes no further one, and does not say so."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.create_connection(listener.getsockname()):
         yield listener.getsockname()[1]

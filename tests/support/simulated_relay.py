@@ -1,4 +1,4 @@
-"""A relay, a clock and a chance of the tests' own for runs that deliver: nothing here waits."""
+"""Simulate a relay and a clock for deliveries: no test waits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.delivery.message import Answer, Delivered, Parcel, Refused, Undelivered
+from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, Pace, Terms
+from arawn_cli.delivery.sending import Delivery, DeliverySettings, RetryClient, Timing
 from arawn_cli.events import DiskPressure, Level, Unit
 from arawn_cli.state import State
 
 
 @dataclass
 class Clock:
-    """A monotonic clock that only sleeping moves."""
+    """A monotonic clock that only sleeping moves, and the signal that asks a run to end."""
 
     now: float = 0.0
     stopping: bool = False
@@ -27,30 +27,34 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def pace(self, chance: float = 0.0) -> Pace:
-        return Pace(lambda: self.now, self.sleep, lambda: chance, lambda: self.stopping)
+    def timing(self, chance: float = 0.0) -> Timing:
+        return Timing(lambda: self.now, self.sleep, lambda: chance)
 
 
 @dataclass
 class Relay:
-    """Answers as it is told, and remembers what arrived."""
+    """A relay client that answers as configured, and remembers what arrived."""
 
     clock: Clock
-    answer: Callable[[Sequence[Parcel]], Answer] = lambda _parcels: Delivered()
-    batch: int = 1
+    answer: Callable[[Sequence[OutgoingEvent]], SendResult] = lambda _events: Delivered()
+    batch_size: int = 1
     tried: list[float] = field(default_factory=list)
     arrived: list[str] = field(default_factory=list)
+    closed: int = 0
 
-    def attempt(self, parcels: Sequence[Parcel], timeout: float) -> Answer:
+    def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         assert 0 < timeout <= 5
         self.tried.append(self.clock.now)
-        answer = self.answer(parcels)
+        answer = self.answer(events)
         if isinstance(answer, Delivered):
-            self.arrived += [parcel.event_id for parcel in parcels]
+            self.arrived += [event.event_id for event in events]
         return answer
 
     def close(self) -> None:
-        pass
+        self.closed += 1
+
+    def retrying(self, chance: float = 0.0) -> RetryClient:
+        return RetryClient(self, 5, 30, lambda: self.clock.stopping, self.clock.timing(chance))
 
 
 def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
@@ -81,8 +85,10 @@ def ids(*numbers: int) -> list[str]:
     return [f"event-{number}" for number in numbers]
 
 
-def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30) -> Delivery:
-    return Delivery(relay, Outbox(State(directory, lambda: 0), limit), Terms(("disk_pressure",), 5, deadline), relay.clock.pace())
+def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30, target: str = "") -> Delivery:
+    outbox = Outbox(State(directory, lambda: 0), limit, target)
+    settings = DeliverySettings(("disk_pressure",), 5, deadline)
+    return Delivery(outbox, settings, lambda: relay, lambda: relay.clock.stopping, relay.clock.timing())
 
 
 def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> Delivery:
@@ -95,10 +101,10 @@ def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> D
     return run
 
 
-def waiting(directory: Path) -> list[str]:
+def queued(directory: Path) -> list[str]:
     state = State(directory, lambda: 0)
     try:
-        return [event.parcel.event_id for event in Outbox(state, 1000).next(0, 1000)]
+        return [queued.event.event_id for queued in Outbox(state, 1000).next(0, 1000)]
     finally:
         state.close()
 
@@ -108,23 +114,23 @@ def relay() -> Relay:
     return Relay(Clock())
 
 
-def refuse(*bad: int, answer: str = "413 too large") -> Callable[[Sequence[Parcel]], Answer]:
-    def judge(parcels: Sequence[Parcel]) -> Answer:
-        return Refused(answer) if any(parcel.event_id in ids(*bad) for parcel in parcels) else Delivered()
+def refuse(*bad: int, answer: str = "413 too large") -> Callable[[Sequence[OutgoingEvent]], SendResult]:
+    def answer_to(events: Sequence[OutgoingEvent]) -> SendResult:
+        return Refused(answer) if any(event.event_id in ids(*bad) for event in events) else Delivered()
 
-    return judge
+    return answer_to
 
 
 def backlog(directory: Path, relay: Relay, *numbers: int) -> None:
-    """A run whose events all wait, because nobody listens; from then on the relay takes what comes."""
-    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+    """Queue events in a run whose relay is down; from then on the relay accepts everything."""
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
     deliver(directory, relay, *numbers)
-    relay.answer = lambda _parcels: Delivered()
+    relay.answer = lambda _events: Delivered()
 
 
 @contextlib.contextmanager
 def of_a_newer_version(directory: Path) -> Iterator[None]:
-    """A state file that can be read, and takes no change: the program was set back to an older version."""
+    """Make a state file that can be read but not changed: the program was set back to an older version."""
     with contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection:
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         connection.execute("PRAGMA user_version = 1000")

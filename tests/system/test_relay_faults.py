@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from dataclasses import replace
@@ -12,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.config import relay_url
-from arawn_cli.delivery.http import HttpRelay
+from arawn_cli.delivery.http import HttpClient
 from arawn_cli.delivery.message import Delivered
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, Pace, Tally, Terms
-from arawn_cli.delivery.websocket import WebSocketRelay
+from arawn_cli.delivery.sending import Delivery, DeliverySettings, DeliveryStats
+from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.events import to_json
 from arawn_cli.state import State
 from tests.support.contrary_servers import ONE, TOKEN
 from tests.support.relay_fixtures import Nchan, needs_nchan
-from tests.support.simulated_relay import pressure, waiting
+from tests.support.simulated_relay import pressure, queued
 
 pytest_plugins = ("tests.support.relay_fixtures",)
 pytestmark = [needs_nchan, pytest.mark.usefixtures("told")]
@@ -34,12 +33,12 @@ class Runs:
         self.directory = directory
         self.raised: list[str] = []
 
-    def __call__(self, url: str, count: int, *, timeout: float = 1, deadline: float = 10, padding: int = 0) -> Tally:
+    def __call__(self, url: str, count: int, *, timeout: float = 1, deadline: float = 10, padding: int = 0) -> DeliveryStats:
         address = relay_url.parse(url)
-        relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, TOKEN, None, time.time)
-        pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
+        relay = WebSocketClient(address, None, None, "") if address.is_websocket else HttpClient(address, TOKEN, None, time.time)
         state = State(self.directory, time.time_ns)
-        delivery = Delivery(relay, Outbox(state, 1000), Terms(("disk_pressure",), timeout, deadline), pace)
+        settings = DeliverySettings(("disk_pressure",), timeout, deadline)
+        delivery = Delivery(Outbox(state, 1000), settings, lambda: relay, lambda: False)
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)
             self.raised.append(to_json(event))
@@ -60,8 +59,8 @@ def first_arrivals(messages: list[str]) -> list[str]:
 
 
 def everything(relay: Nchan, channel: str) -> list[str]:
-    marker = HttpRelay(relay_url.parse(relay.url(f"/open/{channel}")), None, None, time.time)
-    assert marker.attempt([replace(ONE, body=b"the end")], 5) == Delivered()
+    marker = HttpClient(relay_url.parse(relay.url(f"/open/{channel}")), None, None, time.time)
+    assert marker.send([replace(ONE, body=b"the end")], 5) == Delivered()
     marker.close()
     return relay.everything(channel, "the end")
 
@@ -93,7 +92,7 @@ def test_a_restart_in_mid_stream_loses_nothing_and_keeps_the_order(runs: Runs, n
     nchan.start()
     sender.join(20)
     runs(nchan.url(path, scheme), 1)
-    assert waiting(runs.directory) == []
+    assert queued(runs.directory) == []
     # The relay may have taken some and died before it told its subscribers: they are missing between the two lives at most.
     arrived = first_arrivals(first + everything(nchan, "restart"))
     places = [runs.raised.index(message) for message in arrived]
@@ -114,7 +113,7 @@ def test_a_frozen_relay_gives_duplicates_with_the_same_id_at_most(runs: Runs, nc
     runs(url, 2)
     with nchan.frozen():
         assert runs(url, 2, timeout=0.3, deadline=1.2).lost == 0
-        assert len(waiting(runs.directory)) == 2
+        assert len(queued(runs.directory)) == 2
     runs(url, 1)
     messages = everything(nchan, "frozen")
     assert first_arrivals(messages) == runs.raised
@@ -142,10 +141,10 @@ def test_one_event_a_second_is_delivered_as_far_as_the_deadline_goes(runs: Runs,
 def test_an_event_that_is_too_large_blocks_none_behind_it(runs: Runs, shared_nchan: Nchan, caplog: pytest.LogCaptureFixture) -> None:
     runs(shared_nchan.url("/small/large"), 1)
     runs(shared_nchan.url("/small/large"), 1, padding=2000)
-    tally = runs(shared_nchan.url("/small/large"), 1)
+    stats = runs(shared_nchan.url("/small/large"), 1)
     assert "413" in caplog.text
-    assert tally.lost == 0
-    assert waiting(runs.directory) == ["event-1"]
+    assert stats.lost == 0
+    assert queued(runs.directory) == ["event-1"]
     assert everything(shared_nchan, "large") == [runs.raised[0], runs.raised[2]]
 
 

@@ -24,7 +24,7 @@ def test_an_outage_keeps_events_for_the_next_run_in_their_order(site: Site, ncha
     nchan.stop()
     first = site.check()
     assert first.code == 0
-    assert "3 events wait in the outbox: 127.0.0.1" in first.stderr
+    assert "3 events in the outbox: cannot connect to 127.0.0.1" in first.stderr
     assert "Connection refused" in first.stderr
     nchan.start()
     second = site.check()
@@ -37,7 +37,7 @@ def test_a_relay_whose_name_nobody_knows_keeps_events_and_is_named(site: Site) -
     site.configure("https://relay.invalid/pub", deadline_secs=1)
     run = site.check(prefix=("unshare", "--net"))  # where no question leaves the machine
     assert run.code == 0
-    assert "3 events wait in the outbox: the name relay.invalid is not known" in run.stderr
+    assert "3 events in the outbox: the name relay.invalid cannot be resolved" in run.stderr
 
 
 def test_a_wrong_token_keeps_events_until_it_is_mended(site: Site, shared_nchan: Nchan, channel: str) -> None:
@@ -45,7 +45,7 @@ def test_a_wrong_token_keeps_events_until_it_is_mended(site: Site, shared_nchan:
     site.token_file.write_text("wrong-t0ken")
     first = site.check("-v")
     assert first.code == 0
-    assert "the relay refuses event" in first.stderr
+    assert "the relay refused event" in first.stderr
     assert "401 bad token" in first.stderr
     assert "wrong-t0ken" not in first.stderr + first.stdout
     site.token_file.write_text(TOKEN)
@@ -70,7 +70,7 @@ def test_a_relay_that_does_not_answer_cannot_hold_a_check_past_its_deadline(site
         run = site.check()
         took = time.monotonic() - began
     assert (without.code, run.code) == (0, 0)
-    assert "3 events wait in the outbox" in run.stderr
+    assert "3 events in the outbox" in run.stderr
     assert took < 1.5 + measuring + 5.0
 
 
@@ -94,7 +94,7 @@ def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: 
         finally:
             server.kill()
     assert run.code == 0
-    assert "1 event waits" in run.stderr or "events wait in the outbox" in run.stderr
+    assert "1 event in the outbox" in run.stderr or "events in the outbox" in run.stderr
     assert took < 4
 
 
@@ -148,7 +148,7 @@ def test_on_a_full_disk_events_reach_a_live_relay_and_are_named_when_it_is_dead(
     run = site.check(prefix=("unshare", "-m", "sh", "-c", script, "sh"))
     events = lines(run)
     assert len(events) == 3
-    assert run.stderr.count("events go to the relay directly") == 1
+    assert run.stderr.count("events are sent without being stored first") == 1
     if alive:
         assert run.code == 0
         assert shared_nchan.buffered(channel, 3) == events

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.state import FILE, SCHEMA_VERSION, State, StateUnavailableError, exclusive_lock
 from tests.conftest import needs_root
@@ -26,14 +26,14 @@ def opened(directory: Path) -> State:
     return state
 
 
-def parcel(number: int, scope: str = "", level: str = "") -> Parcel:
-    return Parcel(f"event-{number}", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b"{}", scope, level)
+def event(number: int, scope: str = "", level: str = "") -> OutgoingEvent:
+    return OutgoingEvent(f"event-{number}", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", b"{}", scope, level)
 
 
 def stored(directory: Path) -> list[str]:
     state = opened(directory)
     try:
-        return [waiting.parcel.event_id for waiting in Outbox(state, 100).next(0, 100)]
+        return [queued.event.event_id for queued in Outbox(state, 100).next(0, 100)]
     finally:
         state.close()
 
@@ -43,7 +43,7 @@ def test_only_the_owner_can_read_any_of_it(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         state = opened(directory)
-        Outbox(state, 10).add(parcel(1))
+        Outbox(state, 10).append(event(1))
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {
             FILE: 0o600,
@@ -73,7 +73,7 @@ def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
 
 def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
     state = opened(tmp_path)
-    Outbox(state, 10).add(parcel(1))
+    Outbox(state, 10).append(event(1))
     state.checkpoint()
     state.close()
     assert stored(tmp_path) == ["event-1"]
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_renamed_and_a_new_one_begun(tmp_path: Path, damage: b
     for _ in range(2):
         (tmp_path / FILE).write_bytes(damage)
         state = opened(tmp_path)
-        Outbox(state, 10).add(parcel(1))
+        Outbox(state, 10).append(event(1))
         state.close()
     assert stored(tmp_path) == ["event-1"]
     assert (tmp_path / f"{FILE}.damaged-{NOW}").read_bytes() == damage
@@ -98,7 +98,7 @@ def test_damage_inside_the_outbox_is_found_when_the_file_is_opened(tmp_path: Pat
     state = opened(tmp_path)
     outbox = Outbox(state, 1000)
     for number in range(200):
-        outbox.add(parcel(number, f"scope-{number}", "warning"))
+        outbox.append(event(number, f"scope-{number}", "warning"))
     state.close()
     content = bytearray((tmp_path / FILE).read_bytes())
     content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
@@ -114,7 +114,7 @@ def test_two_runs_that_find_damage_at_once_lose_nothing_of_the_new_file(tmp_path
     def run(number: int) -> None:
         gate.wait()
         state = opened(tmp_path)
-        Outbox(state, 10).add(parcel(number))
+        Outbox(state, 10).append(event(number))
         state.close()
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
@@ -166,7 +166,7 @@ def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path
 def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     state = opened(tmp_path)
     with contextlib.suppress(ZeroDivisionError), state.transaction() as connection:
-        Outbox(state, 10).put(connection, parcel(1))
+        Outbox(state, 10).add(connection, [event(1)])
         raise ZeroDivisionError
     state.close()
     assert stored(tmp_path) == []
@@ -186,63 +186,12 @@ def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "kept"),
-    [
-        # Repeats of a level go first, oldest first.
-        ([("a", "warning"), ("a", "warning"), ("b", "warning"), ("a", "warning")], [0, 2, 3]),
-        # Then events that are no pressure.
-        ([("", ""), ("a", "warning"), ("b", "warning"), ("c", "warning")], [1, 2, 3]),
-        # Transitions go last, oldest first; a new repeat goes before an old transition.
-        ([("a", "warning"), ("a", "critical"), ("a", "warning"), ("a", "ok")], [1, 2, 3]),
-        ([("a", "warning"), ("b", "warning"), ("c", "warning"), ("a", "warning")], [0, 1, 2]),
-    ],
-)
-def test_a_full_outbox_drops_what_matters_least(tmp_path: Path, order: list[tuple[str, str]], kept: list[int]) -> None:
-    state = opened(tmp_path)
-    outbox = Outbox(state, 3)
-    for number, (scope, level) in enumerate(order):
-        assert outbox.add(parcel(number, scope, level)) == []
-    dropped = [old.event_id for old in outbox.trim()]
-    state.close()
-    assert stored(tmp_path) == [f"event-{number}" for number in kept]
-    assert dropped == [f"event-{number}" for number in range(4) if number not in kept]
-
-
-def test_a_run_may_go_to_twice_the_limit_and_no_further(tmp_path: Path) -> None:
-    state = opened(tmp_path)
-    dropped = [len(Outbox(state, 3).add(parcel(number))) for number in range(9)]
-    assert dropped == [0] * 6 + [1] * 3
-    assert len(Outbox(state, 3).trim()) == 3
-    state.close()
-    assert stored(tmp_path) == ["event-6", "event-7", "event-8"]
-
-
-def test_a_smaller_limit_applies_at_the_end_of_a_run(tmp_path: Path) -> None:
-    state = opened(tmp_path)
-    for number in range(9):
-        Outbox(state, 9).add(parcel(number))
-    Outbox(state, 9).add(parcel(9))
-    assert len(Outbox(state, 2).trim()) == 8
-    state.close()
-    assert stored(tmp_path) == ["event-8", "event-9"]
-
-
-def test_a_level_that_another_root_or_relay_has_waiting_is_no_repeat(tmp_path: Path) -> None:
-    state = opened(tmp_path)
-    for number, (target, root) in enumerate((("", "a"), ("", "b"), ("x", "a"), ("", "a"))):
-        Outbox(state, 10, target, root).add(parcel(number, "total", "warning"))
-    priorities = [row[0] for row in state.select("SELECT drop_priority FROM outbox ORDER BY sequence", ())]
-    state.close()
-    assert priorities == [2, 2, 2, 0]
-
-
-@pytest.mark.parametrize(
     "breaking",
     ["DROP TABLE outbox", "DROP TABLE samples", "PRAGMA user_version = 0", "PRAGMA user_version = -3", "PRAGMA user_version = 1"],
 )
 def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
     state = opened(tmp_path)
-    Outbox(state, 10).add(parcel(1))
+    Outbox(state, 10).append(event(1))
     state.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute(breaking)
@@ -256,7 +205,7 @@ def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_p
     with state.transaction() as connection:
         connection.execute("INSERT INTO scopes VALUES (1, '/r', 'total')")
         connection.executemany("INSERT INTO samples VALUES (?, 1, 5)", [(hour,) for hour in range(2000)])
-    Outbox(state, 10).add(parcel(1))
+    Outbox(state, 10).append(event(1))
     ((page,),) = state.select("SELECT rootpage FROM sqlite_master WHERE name = 'samples'", ())
     assert isinstance(page, int)
     state.close()
@@ -290,7 +239,7 @@ def test_what_belongs_to_others_or_is_open_to_them_is_not_used(tmp_path: Path) -
 def test_of_one_process_no_descriptor_but_the_database_itself_is_closed_on_an_open_file(tmp_path: Path) -> None:
     """Closing one drops the locks of the process: POSIX locks of the open file must still be there after all other uses."""
     state = opened(tmp_path)
-    Outbox(state, 10).add(parcel(1))
+    Outbox(state, 10).append(event(1))
     state.select("SELECT 1 FROM outbox", ())
     state.checkpoint()
     inode = (tmp_path / FILE).stat().st_ino

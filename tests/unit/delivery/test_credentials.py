@@ -1,4 +1,4 @@
-"""Where the token comes from, and where it must not go."""
+"""Sources of the token, and places where it must not appear."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def test_a_token_file_that_is_open_to_others_is_refused(token_file: Path, mode: 
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words", "t\u00f6ken".encode(), b"a\x00b", b"x" * 20_000])
-def test_what_no_header_can_carry_is_no_token(token_file: Path, content: bytes) -> None:
+def test_a_token_that_no_header_can_carry_is_an_error(token_file: Path, content: bytes) -> None:
     token_file.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"is empty|holds no secret"):
+    with pytest.raises(ConfigurationError, match=r"is empty|holds no token"):
         found(token_file)
 
 
-def test_a_token_file_that_is_not_there_or_no_file_is_told(tmp_path: Path) -> None:
+def test_a_token_file_that_is_missing_or_not_a_regular_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         found(tmp_path / "missing")
     os.mkfifo(tmp_path / "fifo", 0o600)
-    with pytest.raises(ConfigurationError, match="no regular file"):
+    with pytest.raises(ConfigurationError, match="not a regular file"):
         found(tmp_path / "fifo")
 
 
@@ -93,7 +93,7 @@ def test_a_token_has_no_representation() -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "dangling link", "closed folder"])
-def test_a_credential_that_is_there_and_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
+def test_a_credential_that_exists_and_cannot_be_read_is_an_error(tmp_path: Path, kind: str) -> None:
     credential = tmp_path / "relay-token"
     if kind == "directory":
         credential.mkdir()

@@ -1,4 +1,4 @@
-"""A relay that takes WebSocket frames: Arawn's handshake, how a connection closes, silence and noise."""
+"""Send over WebSocket: Arawn's handshake, how a connection closes, silence and noise."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from websockets.datastructures import HeadersLike
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.sync.client import ClientConnection
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli.config import relay_url
 from arawn_cli.delivery.credentials import Token
-from arawn_cli.delivery.message import Delivered, Refused, Undelivered
-from arawn_cli.delivery.websocket import WebSocketRelay
-from tests.support.contrary_servers import ONE, TOKEN, answering, running, tried
+from arawn_cli.delivery.message import Delivered, Failed, Refused
+from arawn_cli.delivery.websocket import WebSocketClient
+from tests.support.contrary_servers import ONE, TOKEN, answering, running, sent
 from tests.support.relay_fixtures import Nchan, needs_nchan
 
 pytest_plugins = ("tests.support.relay_fixtures",)
@@ -35,7 +33,7 @@ class Arawn:
     """A WebSocket server with Arawn's handshake."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.origins: list[str | None] = []
 
     def talk(self, connection: ServerConnection) -> None:
@@ -51,7 +49,7 @@ class Arawn:
         error = None if accepted else f"no such token {hello['token']}"
         connection.send(json.dumps({"type": "auth_result", "success": accepted, "error": error}))
         for message in connection:
-            self.heard.append(str(message))
+            self.received.append(str(message))
 
     @contextmanager
     def listening(self) -> Iterator[str]:
@@ -63,46 +61,46 @@ class Arawn:
             thread.join()
 
 
-def spoken(url: str, *bodies: bytes, token: Token = TOKEN) -> object:
-    parcels = [replace(ONE, body=body) for body in bodies]
-    return WebSocketRelay(relay_url.parse(url), token, None, "https://arawn.example").attempt(parcels, 2)
+def sent_to(url: str, *bodies: bytes, token: Token = TOKEN) -> object:
+    events = [replace(ONE, body=body) for body in bodies]
+    return WebSocketClient(relay_url.parse(url), token, None, "https://arawn.example").send(events, 2)
 
 
 def test_frames_follow_arawns_handshake_with_the_configured_origin() -> None:
     arawn = Arawn()
     with arawn.listening() as url:
-        assert spoken(url, b"one", b"two") == Delivered()
-    assert arawn.heard == ["one", "two"]
+        assert sent_to(url, b"one", b"two") == Delivered()
+    assert arawn.received == ["one", "two"]
     assert arawn.origins == ["https://arawn.example"]
 
 
-def test_a_token_that_is_not_accepted_is_told_without_it() -> None:
+def test_a_token_that_is_not_accepted_is_not_shown() -> None:
     arawn = Arawn()
     with arawn.listening() as url:
-        answer = spoken(url, b"one", token=Token("wr0ng"))
-    assert answer == Undelivered("the relay does not accept the token: no such token ***", hopeless=True)
-    assert arawn.heard == []
+        answer = sent_to(url, b"one", token=Token("wr0ng"))
+    assert answer == Failed("the relay does not accept the token: no such token ***", retryable=False)
+    assert arawn.received == []
 
 
-def test_how_a_connection_closes_tells_what_became_of_the_events() -> None:
+def test_the_close_code_decides_about_the_events() -> None:
     with Arawn().listening() as url:
-        answer = spoken(url, b"x" * 200)
+        answer = sent_to(url, b"x" * 200)
         assert isinstance(answer, Refused)
         assert answer.answer.startswith("close 1009")
-        assert isinstance(spoken(url, b"one", token=Token("cut")), Undelivered)
+        assert isinstance(sent_to(url, b"one", token=Token("cut")), Failed)
 
 
-def test_a_token_that_is_turned_down_by_closing_refuses_no_event() -> None:
+def test_a_close_that_rejects_the_token_refuses_no_event() -> None:
     def talk(connection: ServerConnection) -> None:
         connection.recv(timeout=5)
         connection.close(1008, "bad token")
 
     with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
-        answer = spoken(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws", b"one")
-    assert answer == Undelivered("the relay does not accept the token: close 1008 bad token", hopeless=True)
+        answer = sent_to(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws", b"one")
+    assert answer == Failed("the relay does not accept the token: close 1008 bad token", retryable=False)
 
 
-def test_a_server_that_talks_without_end_neither_fills_memory_nor_stops_delivery() -> None:
+def test_a_relay_that_talks_without_end_neither_fills_memory_nor_stops_delivery() -> None:
     def talk(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -110,16 +108,14 @@ def test_a_server_that_talks_without_end_neither_fills_memory_nor_stops_delivery
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
-        relay = WebSocketRelay(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
-        assert [relay.attempt([ONE], 5) for _ in range(5)] == [Delivered()] * 5
+        relay = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
+        assert [relay.send([ONE], 5) for _ in range(5)] == [Delivered()] * 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 12_000
 
 
-@pytest.mark.parametrize(
-    ("token", "told"), [(TOKEN, "did not answer within 0.4 s"), (None, "closed the connection (1006) before all was confirmed")]
-)
-def test_a_websocket_relay_that_falls_silent_holds_an_attempt_no_longer_than_it_may_take(token: Token | None, told: str) -> None:
-    """It does not even answer the closing handshake; where it did not answer the token it was sent no event."""
+@pytest.mark.parametrize(("token", "reason"), [(TOKEN, "did not answer within 0.4 s"), (None, "did not confirm the events in time")])
+def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, reason: str) -> None:
+    """It does not even answer the closing handshake. One that did not answer the token was sent no event."""
     ended = threading.Event()
 
     def open_only() -> None:
@@ -135,35 +131,65 @@ def test_a_websocket_relay_that_falls_silent_holds_an_attempt_no_longer_than_it_
     with socket.create_server(("127.0.0.1", 0)) as listener, running(open_only, ended.set):
         port = listener.getsockname()[1]
         began = time.monotonic()
-        answer = WebSocketRelay(relay_url.parse(f"ws://127.0.0.1:{port}/"), token, None, "").attempt([ONE], 0.4)
+        answer = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{port}/"), token, None, "").send([ONE], 0.4)
         assert time.monotonic() - began < 0.75
-    assert isinstance(answer, Undelivered)
-    assert told in answer.reason
-    assert ("it may have the events" in answer.reason) is (token is None)
+    assert isinstance(answer, Failed)
+    assert reason in answer.reason
+    assert ("it may have them" in answer.reason) is (token is None)
 
 
-def test_what_answers_in_another_protocol_is_no_websocket_server() -> None:
+def test_an_answer_in_another_protocol_is_a_failure() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
-        answer = tried(f"ws://127.0.0.1:{port}/")
-    assert answer == Undelivered(f"127.0.0.1 port {port} is no WebSocket server: did not receive a valid HTTP response")
+        answer = sent(f"ws://127.0.0.1:{port}/")
+    assert answer == Failed(f"127.0.0.1 port {port} is not a WebSocket server: did not receive a valid HTTP response")
 
 
-def test_an_overloaded_websocket_relay_says_for_how_long_it_wants_to_be_left_alone(shared_nchan: Nchan) -> None:
-    assert tried(shared_nchan.url("/fail/503", "ws")) == Undelivered("the relay answers 503 come back", retry_after=1)
+def test_an_overloaded_websocket_relay_is_retried_after_the_requested_pause(shared_nchan: Nchan) -> None:
+    assert sent(shared_nchan.url("/fail/503", "ws")) == Failed("the relay answers 503 come back", retry_after=1)
 
 
-def test_a_relay_that_hangs_up_before_it_is_asked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a proxy with nothing behind it; here the request waits until the end of the connection has been read."""
-    real = ClientConnection.handshake
-
-    def handshake(self: ClientConnection, headers: HeadersLike | None, agent: str | None, timeout: float | None) -> None:
-        self.recv_events_thread.join(5)
-        real(self, headers, agent, timeout)
-
-    monkeypatch.setattr(ClientConnection, "handshake", handshake)
+def test_a_relay_that_closes_the_connection_at_once_is_retried() -> None:
+    """As a proxy with nothing behind it does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        hanging_up = threading.Thread(target=lambda: listener.accept()[0].close())
-        hanging_up.start()
-        assert tried(f"ws://127.0.0.1:{port}/") == Undelivered(f"127.0.0.1 port {port} closed the connection")
-        hanging_up.join()
+        closing = threading.Thread(target=lambda: listener.accept()[0].close())
+        closing.start()
+        result = sent(f"ws://127.0.0.1:{port}/")
+        closing.join()
+    assert result == Failed(f"127.0.0.1 port {port} closed the connection")
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:1/", "ws://127.0.0.1:1/"])
+def test_a_redirect_is_not_followed(location: str) -> None:
+    with answering(f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()) as port:
+        result = sent(f"ws://127.0.0.1:{port}/")
+    assert isinstance(result, Failed)
+    assert not result.retryable
+    assert "307, a redirect, which is never followed" in result.reason
+
+
+def test_events_that_exceed_all_buffers_arrive_while_the_relay_talks() -> None:
+    """Neither side may wait until the other has read: each has more to send than the socket buffers hold."""
+    received: list[int] = []
+
+    def talk(connection: ServerConnection) -> None:
+        for _ in range(200):
+            connection.send("x" * 60_000)
+        received.extend(len(message) for message in connection)
+
+    with serve(talk, "127.0.0.1", 0, max_size=None) as server, running(server.serve_forever, server.shutdown):
+        client = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
+        assert client.send([replace(ONE, body=b"x" * 200_000)] * 60, 10) == Delivered()
+    assert received == [200_000] * 60
+
+
+def test_a_relay_that_closes_normally_before_it_has_all_events_confirms_none() -> None:
+    def talk(connection: ServerConnection) -> None:
+        connection.recv(timeout=5)
+        connection.send('{"type":"auth_result","success":true}')
+        connection.close()
+
+    with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
+        result = sent_to(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws", *[b"x" * 100_000] * 90)
+    assert isinstance(result, Failed)
+    assert "before it confirmed the events (close 1000); it may have them" in result.reason

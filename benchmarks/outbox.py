@@ -1,64 +1,62 @@
-"""How fast a full outbox drains against nginx with nchan on the loopback, and in how much memory.
+"""Measure how fast a full outbox is sent to nginx with nchan on the loopback, and the memory that it takes.
 
-Run from the top of the repository: python -m benchmarks.drain [--events 10000] [--websocket]
+Run from the top of the repository: python -m benchmarks.outbox [--events 10000] [--websocket]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import resource
 import tempfile
 import time
 from pathlib import Path
 
 from arawn_cli.config import relay_url
-from arawn_cli.delivery.http import HttpRelay
-from arawn_cli.delivery.message import Parcel
+from arawn_cli.delivery.http import HttpClient
+from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, Pace, Terms
-from arawn_cli.delivery.websocket import WebSocketRelay
+from arawn_cli.delivery.sending import Delivery, DeliverySettings
+from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.state import State
 from tests.support.relay_fixtures import build
 
 
-def parcel(number: int) -> Parcel:
-    """An event of the usual size."""
+def event(number: int) -> OutgoingEvent:
+    """Return an event of the usual size."""
     body = json.dumps({"type": "disk_pressure", "id": f"event-{number}", "number": number, "padding": "x" * 350})
-    return Parcel(
+    return OutgoingEvent(
         f"event-{number}", "disk_pressure", "2026-01-01T00:00:00Z", "//host/arawn-cli", body.encode(), f"scope-{number}", "warning"
     )
 
 
 def fill(directory: Path, events: int) -> None:
-    """Stores events, each in a transaction of its own, as a run does."""
+    """Store events, each in a transaction of its own, as a run does."""
     state = State(directory, time.time_ns)
     outbox = Outbox(state, events)
     began = time.monotonic()
     for number in range(events):
-        outbox.add(parcel(number))
+        outbox.append(event(number))
     print(f"stored   {events} events, {events / (time.monotonic() - began):.0f} a second")
     state.close()
 
 
-def drain(directory: Path, url: str, events: int) -> None:
-    """Delivers all of it, and prints the pace and what memory grew by."""
+def send(directory: Path, url: str, events: int) -> None:
+    """Send all events, and print the rate and the growth of memory."""
     address = relay_url.parse(url)
-    relay = WebSocketRelay(address, None, None, "") if address.is_websocket else HttpRelay(address, None, None, time.time)
-    pace = Pace(time.monotonic, time.sleep, random.random, lambda: False)
+    relay = WebSocketClient(address, None, None, "") if address.is_websocket else HttpClient(address, None, None, time.time)
     outbox = Outbox(State(directory, time.time_ns), events)
-    delivery = Delivery(relay, outbox, Terms(("disk_pressure",), 5, 600), pace)
+    delivery = Delivery(outbox, DeliverySettings(("disk_pressure",), 5, 600), lambda: relay, lambda: False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
-    tally = delivery.finish()
+    stats = delivery.finish()
     seconds = time.monotonic() - began
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"drained  {tally.delivered} of {events} events, {tally.delivered / seconds:.0f} a second, memory grew by {grown:.1f} MiB")
+    print(f"sent     {stats.delivered} of {events} events, {stats.delivered / seconds:.0f} a second, memory grew by {grown:.1f} MiB")
 
 
 def main() -> None:
-    """Starts the relay, fills an outbox and drains it."""
+    """Start the relay, fill an outbox and send it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--websocket", action="store_true")
@@ -68,9 +66,9 @@ def main() -> None:
         relay.start()
         try:
             fill(Path(folder) / "state", options.events)
-            url = relay.url("/wspub/drain", "ws") if options.websocket else relay.url("/open/drain")
-            drain(Path(folder) / "state", url, options.events)
-            numbers = [json.loads(message)["number"] for message in relay.buffered("drain", options.events)]
+            url = relay.url("/wspub/outbox", "ws") if options.websocket else relay.url("/open/outbox")
+            send(Path(folder) / "state", url, options.events)
+            numbers = [json.loads(message)["number"] for message in relay.buffered("outbox", options.events)]
             print("arrived ", "in order, each once" if numbers == list(range(options.events)) else "NOT in order, or not each once")
         finally:
             relay.stop()

@@ -1,4 +1,4 @@
-"""Delivery with a state that cannot be made, read, written or trusted: events go out all the same, or are named."""
+"""Sending with a state file that cannot be made, read, written or trusted: events are sent all the same, or named."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.delivery.message import Delivered, Parcel, Undelivered
+from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.delivery.sending import DeliveryStats
 from arawn_cli.events import Event
 from arawn_cli.state import StateUnavailableError
 from tests.conftest import needs_root
-from tests.support.simulated_relay import Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, refuse, relay, waiting
+from tests.support.simulated_relay import Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, queued, refuse, relay
 
 __all__ = ["relay"]
 
@@ -34,25 +35,32 @@ class TestWithoutState:
     def test_events_go_out_directly(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
         run = deliver(nowhere, relay, 1, 2)
         assert relay.arrived == ids(1, 2)
-        assert run.tally.lost == 0
-        assert caplog.text.count("events go to the relay directly") == 1
+        assert run.stats.lost == 0
+        assert caplog.text.count("events are sent without being stored first") == 1
 
-    def test_what_a_dead_relay_does_not_take_is_lost_and_named(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
-        relay.answer = lambda _parcels: Undelivered("nobody listens")
-        assert deliver(nowhere, relay, 1, 2).tally.lost == 2
+    def test_undelivered_events_are_lost_and_named(self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        relay.answer = lambda _events: Failed("connection refused")
+        assert deliver(nowhere, relay, 1, 2).stats.lost == 2
         for number in (1, 2):
             assert f"lost event event-{number} (disk_pressure scope-{number} warning), neither delivered nor stored" in caplog.text
 
     @pytest.mark.parametrize("batch", [1, 10])
-    def test_what_is_refused_is_lost_and_the_rest_arrives(self, nowhere: Path, relay: Relay, batch: int) -> None:
-        relay.batch = batch
+    def test_a_refused_event_is_lost_and_the_rest_arrives(self, nowhere: Path, relay: Relay, batch: int) -> None:
+        relay.batch_size = batch
         relay.answer = refuse(2)
-        assert deliver(nowhere, relay, 1, 2, 3).tally.lost == 1
+        assert deliver(nowhere, relay, 1, 2, 3).stats.lost == 1
         assert relay.arrived == ids(1, 3)
 
-    def test_no_more_is_kept_at_hand_than_the_outbox_would_hold(self, nowhere: Path, relay: Relay) -> None:
-        assert deliver(nowhere, relay, 1, 2, 3, limit=2).tally.lost == 1
-        assert relay.arrived == ids(1, 2)
+    def test_memory_holds_no_more_than_the_outbox_would_during_a_run(self, nowhere: Path, relay: Relay) -> None:
+        assert deliver(nowhere, relay, 1, 2, 3, 4, 5, limit=2).stats == DeliveryStats(delivered=4, dropped=1, lost=1)
+        assert relay.arrived == ids(2, 3, 4, 5)
+
+    def test_a_refused_batch_is_sent_singly(self, nowhere: Path, relay: Relay) -> None:
+        relay.batch_size = 10
+        relay.answer = refuse(1, 3)
+        run = deliver(nowhere, relay, 1, 2, 3, 4)
+        assert run.stats == DeliveryStats(delivered=2, refused=2, lost=2)
+        assert relay.arrived == ids(2, 4)
 
     def test_no_change_is_made_behind_events_that_could_not_be_stored(self, nowhere: Path, relay: Relay) -> None:
         asked: list[sqlite3.Connection] = []
@@ -78,12 +86,12 @@ class TestWithoutState:
 
     def test_events_are_stored_after_all_when_there_is_room_again(self, tmp_path: Path, relay: Relay) -> None:
         (tmp_path / "state").write_text("in the way")
-        relay.answer = lambda _parcels: Undelivered("nobody listens")
+        relay.answer = lambda _events: Failed("connection refused")
         run = delivery(tmp_path / "state", relay)
         run.emit(pressure(1))
         (tmp_path / "state").unlink()
         assert run.finish().lost == 0
-        assert waiting(tmp_path / "state") == ids(1)
+        assert queued(tmp_path / "state") == ids(1)
 
 
 def test_a_state_that_breaks_while_delivering_loses_nothing(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +100,8 @@ def test_a_state_that_breaks_while_delivering_loses_nothing(tmp_path: Path, rela
 
     with monkeypatch.context() as patched:
         patched.setattr(Outbox, "remove", fail)
-        assert deliver(tmp_path, relay, 1).tally.lost == 0
-    assert waiting(tmp_path) == ids(1)
+        assert deliver(tmp_path, relay, 1).stats.lost == 0
+    assert queued(tmp_path) == ids(1)
 
 
 def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
@@ -101,13 +109,13 @@ def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
 ) -> None:
     backlog(tmp_path, relay, 1, 2)
     with of_a_newer_version(tmp_path):
-        assert deliver(tmp_path, relay).tally.delivered == 2
+        assert deliver(tmp_path, relay).stats.delivered == 2
     assert "the state file is of a newer version" in caplog.text
-    assert "what is stored may not outlive a power cut" in caplog.text
-    assert caplog.text.count("what is delivered now is delivered again by the next run, with the same ids") == 1
+    assert "stored events may be lost in a power failure" in caplog.text
+    assert caplog.text.count("the next run sends delivered events again, with the same ids") == 1
     deliver(tmp_path, relay)
     assert relay.arrived == ids(1, 2, 1, 2)
-    assert waiting(tmp_path) == []
+    assert queued(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", ["open", "linked", pytest.param("owned", marks=needs_root)])
@@ -123,9 +131,9 @@ def test_what_others_can_have_planted_in_the_outbox_is_not_sent(
         file.symlink_to(file.rename(tmp_path / "planted"))
     else:
         os.chown(file, 65534, 65534)
-    tally = deliver(state, relay, 2).tally
-    assert (relay.arrived, tally.lost) == (ids(2), 0)
-    assert "what waits in the outbox is tried again by the next run" in caplog.text
+    stats = deliver(state, relay, 2).stats
+    assert (relay.arrived, stats.lost) == (ids(2), 0)
+    assert "stored events are sent by the next run" in caplog.text
 
 
 def test_a_state_that_cannot_even_be_read_keeps_no_event_from_a_live_relay(
@@ -134,9 +142,9 @@ def test_a_state_that_cannot_even_be_read_keeps_no_event_from_a_live_relay(
     backlog(tmp_path, relay, 1)
     (tmp_path / "state.db").rename(tmp_path / "moved")
     (tmp_path / "state.db").mkdir()
-    assert deliver(tmp_path, relay, 2).tally.lost == 0
+    assert deliver(tmp_path, relay, 2).stats.lost == 0
     assert relay.arrived == ids(2)
-    assert "what waits in the outbox is tried again by the next run" in caplog.text
+    assert "stored events are sent by the next run" in caplog.text
     (tmp_path / "state.db").rmdir()
     (tmp_path / "moved").rename(tmp_path / "state.db")
     deliver(tmp_path, relay)
@@ -145,32 +153,32 @@ def test_a_state_that_cannot_even_be_read_keeps_no_event_from_a_live_relay(
 
 def storing_only(monkeypatch: pytest.MonkeyPatch, *allowed: int) -> None:
     """The state takes so many of the next events: True for one that it takes."""
-    real, calls = Outbox.add, iter(allowed)
+    real, calls = Outbox.append, iter(allowed)
 
-    def add(self: Outbox, parcel: Parcel, answer: str | None = None) -> list[Parcel]:
-        if not next(calls, 1):
+    def append(self: Outbox, event: OutgoingEvent, answer: str | None = None) -> list[OutgoingEvent]:
+        if self.state.directory != Path(":memory:") and not next(calls, 1):
             raise StateUnavailableError("disk is full")
-        return real(self, parcel, answer)
+        return real(self, event, answer)
 
-    monkeypatch.setattr(Outbox, "add", add)
+    monkeypatch.setattr(Outbox, "append", append)
 
 
-def test_once_an_event_is_not_stored_the_later_ones_stay_behind_it(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_an_event_is_not_stored_the_later_ones_stay_in_memory_too(
+    tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storing_only(monkeypatch, 1, 0, 1, 1)
     run = deliver(tmp_path, relay, 1, 2, 3, 4)
     assert relay.arrived == ids(1, 2, 3, 4)
-    assert run.tally.lost == 0
-    assert waiting(tmp_path) == []
+    assert run.stats.lost == 0
+    assert queued(tmp_path) == []
 
 
-def test_what_was_not_stored_and_not_delivered_is_stored_at_the_end_in_order(
-    tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    relay.answer = lambda _parcels: Undelivered("nobody listens", hopeless=True)
+def test_undelivered_events_in_memory_are_stored_at_the_end_in_order(tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
     storing_only(monkeypatch, 1, 0, 1, 1)
-    assert deliver(tmp_path, relay, 1, 2, 3).tally.lost == 0
-    assert waiting(tmp_path) == ids(1, 2, 3)
-    relay.answer = lambda _parcels: Delivered()
+    assert deliver(tmp_path, relay, 1, 2, 3).stats.lost == 0
+    assert queued(tmp_path) == ids(1, 2, 3)
+    relay.answer = lambda _events: Delivered()
     deliver(tmp_path, relay, 4)
     assert relay.arrived == ids(1, 2, 3, 4)
 
@@ -183,4 +191,15 @@ def test_a_busy_state_is_waited_for_once(tmp_path: Path, relay: Relay) -> None:
         run = deliver(tmp_path, relay, *range(1, 11))
         assert time.monotonic() - began < 10, "ten events, and two seconds for one"
     assert relay.arrived == ids(*range(11))
-    assert run.tally.lost == 0
+    assert run.stats.lost == 0
+
+
+def test_a_refused_event_in_memory_is_stored_at_the_end_with_its_answer(
+    tmp_path: Path, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.answer = refuse(1)
+    storing_only(monkeypatch, 0, 1)
+    run = deliver(tmp_path, relay, 1, 2)
+    assert run.stats == DeliveryStats(delivered=1, refused=1)
+    assert [(left.event.event_id, left.answer) for left in run.outbox.next(0, 10)] == [("event-1", "413 too large")]
+    run.outbox.state.close()

@@ -1,4 +1,4 @@
-"""Certificates and authorities: what is not accepted, and in which words."""
+"""TLS: certificates and authorities that are not accepted, and the message for each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from arawn_cli.config import relay_url
-from arawn_cli.delivery.http import HttpRelay
-from arawn_cli.delivery.message import Undelivered
-from arawn_cli.delivery.websocket import WebSocketRelay
+from arawn_cli.delivery.http import HttpClient
+from arawn_cli.delivery.message import Failed
+from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.errors import ConfigurationError
-from tests.support.contrary_servers import ONE, answering, tried
+from tests.support.contrary_servers import ONE, answering, sent
 from tests.support.relay_fixtures import build, needs_nchan
 
 pytest_plugins = ("tests.support.relay_fixtures",)
@@ -34,7 +34,7 @@ pytestmark = needs_nchan
     [
         ("other.example", -1, 1, "is for another host"),
         ("127.0.0.1", -2, -1, "has expired"),
-        ("127.0.0.1", 1, 2, "is not valid yet; is the clock of this machine right?"),
+        ("127.0.0.1", 1, 2, "is not valid yet; check the clock of this machine"),
     ],
 )
 def test_a_certificate_of_another_host_or_time_is_not_accepted(
@@ -49,12 +49,12 @@ def test_a_certificate_of_another_host_or_time_is_not_accepted(
     certificate.private_key_pem.write_to_path(tmp_path / "srv.key")
     nginx.start()
     address, authority = relay_url.parse(nginx.tls_url("/open/x", scheme)), tmp_path / "ca.pem"
-    relay = HttpRelay(address, None, authority, time.time) if scheme == "https" else WebSocketRelay(address, None, authority, "")
-    answer = relay.attempt([ONE], 5)
+    relay = HttpClient(address, None, authority, time.time) if scheme == "https" else WebSocketClient(address, None, authority, "")
+    answer = relay.send([ONE], 5)
     relay.close()
     nginx.stop()
-    assert isinstance(answer, Undelivered)
-    assert answer.hopeless
+    assert isinstance(answer, Failed)
+    assert not answer.retryable
     assert sentence in answer.reason
 
 
@@ -82,11 +82,11 @@ def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path
 def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_again(scheme: str) -> None:
     with answering() as port:
         address = relay_url.parse(f"{scheme}://127.0.0.1:{port}/")
-        relay = HttpRelay(address, None, None, time.time) if scheme == "https" else WebSocketRelay(address, None, None, "")
-        answer = relay.attempt([ONE], 2)
+        relay = HttpClient(address, None, None, time.time) if scheme == "https" else WebSocketClient(address, None, None, "")
+        answer = relay.send([ONE], 2)
         relay.close()
-    assert isinstance(answer, Undelivered)
-    assert not answer.hopeless
+    assert isinstance(answer, Failed)
+    assert answer.retryable
 
 
 @pytest.mark.parametrize("scheme", ["https", "wss"])
@@ -96,9 +96,9 @@ def test_a_certificate_that_is_not_for_servers_is_told_in_openssls_words(tmp_pat
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*only_for_clients(authority, tmp_path))
     with answering(context=context) as port:
-        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
-    assert isinstance(answer, Undelivered)
-    assert answer.hopeless
+        answer = sent(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert isinstance(answer, Failed)
+    assert not answer.retryable
     assert re.fullmatch(r"the certificate of 127.0.0.1 is not accepted: uns\w+ certificate purpose", answer.reason)
 
 
@@ -112,20 +112,20 @@ def test_a_relay_that_wants_a_certificate_of_its_clients_is_told_of_in_one_sente
     authority.configure_trust(context)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with answering(context=context) as port:
-        answer = tried(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
-    assert answer == Undelivered("TLS with 127.0.0.1 failed: SSLV3_ALERT_HANDSHAKE_FAILURE", hopeless=True)
+        answer = sent(f"{scheme}://127.0.0.1:{port}/", tmp_path / "ca.pem")
+    assert answer == Failed("TLS with 127.0.0.1 failed: SSLV3_ALERT_HANDSHAKE_FAILURE", retryable=False)
 
 
 def test_authorities_in_another_form_than_pem_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ca.der"
     path.write_text("no certificate")
-    with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM form"):
-        HttpRelay(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
+    with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM format"):
+        HttpClient(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 def test_authorities_that_are_no_file_are_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "ca"
     os.mkfifo(path) if kind == "fifo" else path.mkdir()
-    with pytest.raises(ConfigurationError, match="no regular file"):
-        HttpRelay(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
+    with pytest.raises(ConfigurationError, match="not a regular file"):
+        HttpClient(relay_url.parse("https://127.0.0.1/"), None, path, time.time)

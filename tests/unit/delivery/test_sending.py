@@ -1,0 +1,327 @@
+"""Sending: retries, order, what stays in the outbox, what is dropped, refusals, and which run sends."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
+from arawn_cli.delivery.sending import REFUSED_TRIES, REMOVE_GROUP
+from arawn_cli.errors import ConfigurationError
+from arawn_cli.events import Event
+from arawn_cli.state import exclusive_lock
+from tests.support.simulated_relay import Clock, Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, queued, refuse, relay
+
+__all__ = ["relay"]
+
+pytestmark = pytest.mark.usefixtures("told")
+
+
+def test_pauses_double_and_end_before_the_deadline(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("connection refused")
+    deliver(tmp_path, relay, 1)
+    gaps = [round(later - earlier, 6) for earlier, later in zip(relay.tried, relay.tried[1:], strict=False)]
+    assert gaps == [0.25, 0.5, 1, 2, 4, 8, 8]
+    assert relay.clock.now < 30
+
+
+@pytest.mark.parametrize(("chance", "pause"), [(0.0, 0.25), (0.5, 0.1875), (0.999, 0.125)])
+def test_chance_shortens_a_pause_by_half_at_most(relay: Relay, chance: float, pause: float) -> None:
+    answers: list[SendResult] = [Failed("once"), Delivered()]
+    relay.answer = lambda _events: answers.pop(0)
+    relay.retrying(chance).send([])
+    assert relay.tried[1] == pytest.approx(pause, abs=0.001)
+
+
+def test_retry_after_is_obeyed(relay: Relay) -> None:
+    answers: list[SendResult] = [Failed("busy", retry_after=7), Delivered()]
+    relay.answer = lambda _events: answers.pop(0)
+    assert relay.retrying().send([]) == Delivered()
+    assert relay.tried == [0, pytest.approx(7)]
+
+
+def test_a_retry_after_past_the_deadline_ends_the_run_at_once(relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("busy", retry_after=3600)
+    relay.retrying().send([])
+    assert relay.tried == [0]
+    assert relay.clock.now == 0
+
+
+def test_a_permanent_failure_is_not_retried(relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("wrong certificate", retryable=False)
+    relay.retrying().send([])
+    assert relay.tried == [0]
+
+
+def test_a_signal_ends_the_retries(relay: Relay) -> None:
+    def answer(_events: Sequence[OutgoingEvent]) -> SendResult:
+        relay.clock.stopping = True
+        return Failed("connection refused")
+
+    relay.answer = answer
+    relay.retrying().send([])
+    assert relay.tried == [0]
+
+
+def test_an_attempt_that_never_ends_is_abandoned_at_the_deadline(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+
+    def hang(_events: Sequence[OutgoingEvent]) -> SendResult:
+        release.wait(10)
+        return Failed("released")
+
+    relay.answer = hang
+    run = delivery(tmp_path, relay, deadline=0.2)
+    run.emit(pressure(1))
+    assert run.finish().lost == 0
+    assert "no result within 0.2 s; the relay may have the event" in caplog.text
+    release.set()
+
+
+def test_an_attempt_is_abandoned_soon_after_a_signal(relay: Relay) -> None:
+    release = threading.Event()
+
+    def hang(_events: Sequence[OutgoingEvent]) -> SendResult:
+        relay.clock.stopping = True
+        release.wait(30)
+        return Delivered()
+
+    relay.answer = hang
+    began = time.monotonic()
+    result = relay.retrying().send([])
+    assert time.monotonic() - began < 4
+    assert result == Failed("interrupted; no result within 5 s; the relay may have the event")
+    release.set()
+
+
+def test_an_unexpected_exception_of_a_client_loses_nothing(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_events: Sequence[OutgoingEvent]) -> SendResult:
+        raise RecursionError
+
+    relay.answer = fail
+    assert deliver(tmp_path, relay, 1).stats.lost == 0
+    assert queued(tmp_path) == ids(1)
+    assert "the relay's answer cannot be understood: RecursionError" in caplog.text
+
+
+def test_events_arrive_in_order_and_leave_the_outbox(tmp_path: Path, relay: Relay) -> None:
+    run = deliver(tmp_path, relay, 1, 2, 3)
+    assert relay.arrived == ids(1, 2, 3)
+    assert run.stats.delivered == 3
+    assert queued(tmp_path) == []
+
+
+def test_only_wanted_types_are_stored(tmp_path: Path, relay: Relay) -> None:
+    run = delivery(tmp_path / "state", relay)
+    run.emit(Event(type="disk_check", timestamp="", host="", root=None, dry_run=False))
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_event_is_stored_before_anything_is_sent(tmp_path: Path, relay: Relay) -> None:
+    run = delivery(tmp_path, relay)
+    run.emit(pressure(1))
+    assert queued(tmp_path) == ids(1)
+    assert relay.tried == []
+    run.finish()
+
+
+def test_a_dead_relay_keeps_events_for_the_next_run_in_order(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = lambda _events: Failed("connection refused")
+    assert deliver(tmp_path, relay, 1, 2).stats.lost == 0
+    assert "2 events in the outbox: connection refused" in caplog.text
+    relay.answer = lambda _events: Delivered()
+    deliver(tmp_path, relay, 3)
+    assert relay.arrived == ids(1, 2, 3)
+
+
+def test_each_drop_of_a_full_outbox_is_logged_and_counted(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    run = deliver(tmp_path, relay, 1, 2, 3, 4, limit=2)
+    assert run.stats.dropped == 2
+    assert caplog.text.count("the outbox is full (2 events): dropped event-") == 2
+
+
+def test_a_second_run_leaves_sending_to_the_first(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    with exclusive_lock(tmp_path) as ours:
+        assert ours
+        deliver(tmp_path, relay, 1)
+    assert relay.tried == []
+    assert "another run is sending them" in caplog.text
+    assert queued(tmp_path) == ids(1)
+
+
+def test_a_live_relay_gets_more_events_than_the_outbox_keeps(tmp_path: Path, relay: Relay) -> None:
+    run = deliver(tmp_path, relay, 1, 2, limit=1)
+    assert relay.arrived == ids(1, 2)
+    assert (run.stats.dropped, run.stats.lost) == (0, 0)
+
+
+def test_a_drop_of_this_run_is_a_loss_and_one_of_an_earlier_run_is_not(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    assert deliver(tmp_path, relay, 1, 2, limit=2).stats.lost == 0
+    run = deliver(tmp_path, relay, 3, 4, limit=2)
+    assert queued(tmp_path) == ids(3, 4)
+    assert (run.stats.dropped, run.stats.lost) == (2, 0)
+    assert "2 events dropped: the outbox is full (outbox_max_events = 2)" in caplog.text
+    assert deliver(tmp_path, relay, 5, 6, 7, limit=2).stats.lost == 1
+
+
+def test_a_backlog_goes_to_the_relay_that_it_was_for(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    deliver(tmp_path, relay, 1)
+    other = Relay(Clock())
+    run = delivery(tmp_path, other, target="another")
+    run.emit(pressure(2))
+    run.finish()
+    run.outbox.state.close()
+    assert other.arrived == ids(2)
+    assert queued(tmp_path) == ids(1)
+
+
+def test_a_signal_while_sending_keeps_the_rest(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(events: Sequence[OutgoingEvent]) -> SendResult:
+        relay.clock.stopping = events[0].event_id == "event-2"
+        return Delivered()
+
+    relay.answer = answer
+    assert deliver(tmp_path, relay, 1, 2, 3, 4).stats.lost == 0
+    assert queued(tmp_path) == ids(3, 4)
+    assert "2 events in the outbox: interrupted" in caplog.text
+
+
+def test_of_a_long_queue_a_killed_run_repeats_few(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    deliver(tmp_path, relay, *range(250), limit=1000)
+    most = 0
+
+    def answer(events: Sequence[OutgoingEvent]) -> SendResult:
+        nonlocal most
+        most = max(most, len(set(relay.arrived) & set(queued(tmp_path))))
+        return Delivered()
+
+    relay.answer = answer
+    deliver(tmp_path, relay, 250, limit=1000)
+    assert 0 < most < REMOVE_GROUP <= 20
+
+
+def test_failed_attempts_are_counted(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    for _ in range(3):
+        run = deliver(tmp_path, relay, *([1] if not (tmp_path / "state.db").exists() else []))
+    assert [queued.attempts for queued in run.outbox.next(0, 10)] == [3]
+    run.outbox.state.close()
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+def test_a_refused_event_blocks_no_later_one_and_is_tried_again(
+    tmp_path: Path, relay: Relay, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay.batch_size = batch
+    relay.answer = refuse(2)
+    run = deliver(tmp_path, relay, 1, 2, 3)
+    assert (run.stats.refused, run.stats.lost) == (1, 0)
+    assert relay.arrived == ids(1, 3)
+    assert queued(tmp_path) == ids(2)
+    assert "refused event event-2 (disk_pressure scope-2 warning): 413 too large" in caplog.text
+    assert "1 event in the outbox, 1 of them refused by the relay: 413 too large; the first is event-2" in caplog.text
+    relay.answer = refuse()
+    deliver(tmp_path, relay, 4)
+    assert relay.arrived == ids(1, 3, 2, 4)
+
+
+def test_the_same_refusal_of_many_events_is_logged_once(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    relay.answer = refuse(*range(9), answer="401 bad token")
+    deliver(tmp_path, relay, *range(9))
+    assert caplog.text.count("the relay refused event") == 1
+    assert "9 events in the outbox, 9 of them refused by the relay: 401 bad token" in caplog.text
+
+
+def test_old_refusals_cost_a_run_no_more_than_some_requests(tmp_path: Path, relay: Relay) -> None:
+    count = REFUSED_TRIES + 20
+    relay.answer = refuse(*range(count))
+    deliver(tmp_path, relay, *range(count), limit=count + 1)
+    relay.tried.clear()
+    deliver(tmp_path, relay, count, limit=count + 1)
+    assert len(relay.tried) == REFUSED_TRIES + 1
+    assert relay.arrived == ids(count)
+
+
+def test_refusals_that_cannot_be_recorded_are_logged_once_and_the_events_stay(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    backlog(tmp_path, relay, 1, 2, 3)
+    relay.answer = refuse(1, 2)
+    caplog.set_level(logging.INFO)
+    with of_a_newer_version(tmp_path):
+        stats = deliver(tmp_path, relay).stats
+    assert "1 event delivered to the relay, 2 refused" in caplog.text
+    assert (stats.refused, stats.delivered, stats.lost) == (2, 1, 0)
+    assert caplog.text.count("attempts are not counted") == 1
+    assert queued(tmp_path) == ids(1, 2, 3)
+
+
+def test_a_relay_that_dies_while_a_refused_batch_is_tried_singly_keeps_the_rest(
+    tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(events: Sequence[OutgoingEvent]) -> SendResult:
+        if len(events) > 1:
+            return Refused("413 too large")
+        return Delivered() if events[0].event_id == "event-1" else Failed("connection refused", retryable=False)
+
+    relay.batch_size, relay.answer = 10, answer
+    assert deliver(tmp_path, relay, 1, 2, 3).stats.lost == 0
+    assert queued(tmp_path) == ids(2, 3)
+    assert "2 events in the outbox: connection refused; the first is event-2" in caplog.text
+
+
+def test_with_a_corrected_token_everything_arrives_in_order_in_one_run(tmp_path: Path, relay: Relay) -> None:
+    count = REFUSED_TRIES + 50
+    relay.answer = refuse(*range(count), answer="401 bad token")
+    deliver(tmp_path, relay, *range(count), limit=1000)
+    relay.answer = refuse()
+    deliver(tmp_path, relay, count, limit=1000)
+    assert relay.arrived == ids(*range(count + 1))
+
+
+def test_the_client_is_made_only_if_there_is_an_event_to_send(tmp_path: Path, relay: Relay) -> None:
+    made: list[Relay] = []
+
+    def make() -> Relay:
+        made.append(relay)
+        return relay
+
+    run = delivery(tmp_path, relay)
+    run.make_client = make
+    run.finish()
+    assert made == []
+    run.emit(pressure(1))
+    run.finish()
+    run.outbox.state.close()
+    assert (made, relay.closed) == ([relay], 1)
+
+
+def test_a_client_that_cannot_be_made_keeps_the_events(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Relay:
+        raise ConfigurationError("the CA file is gone")
+
+    run = delivery(tmp_path, relay)
+    run.make_client = fail
+    run.emit(pressure(1))
+    assert run.finish().lost == 0
+    run.outbox.state.close()
+    assert "1 event in the outbox: the CA file is gone" in caplog.text
+    assert queued(tmp_path) == ids(1)
+
+
+def test_storing_an_event_imports_no_client() -> None:
+    code = "import sys, arawn_cli.delivery.sending; sys.exit(any(name in sys.modules for name in ('urllib3', 'websockets', 'ssl')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
