@@ -185,17 +185,22 @@ def _anonymous(report: Report) -> Report:
     )
 
 
-def _shown(standing: ScopeReport | None, usage: int, whole: int) -> ScopeReport | None:
-    if standing is None:
+def _shown(report: ScopeReport | None, usage: int, whole: int) -> ScopeReport | None:
+    if report is None:
         return None
-    last, steps = standing.trend[-1][0], DAYS * CHECKS_A_DAY
+    last, steps = report.trend[-1][0], DAYS * CHECKS_A_DAY
     # Not at the hours of the samples: there are more of them where this machine's own disk was in use meanwhile.
     hours = range(last - DAYS * 24, last + 1, 24 // CHECKS_A_DAY)
     trend = tuple((hour, int(usage * (0.93 + 0.07 * number / steps))) for number, hour in enumerate(hours))
-    limits = ScopeUsage(standing.usage.scope, "/srv", usage, whole * 85 // 100, whole * 95 // 100, complete=True, unit=standing.usage.unit)
+    limits = ScopeUsage(report.usage.scope, "/srv", usage, whole * 85 // 100, whole * 95 // 100, complete=True, unit=report.usage.unit)
     growth = usage * 0.005
     return replace(
-        standing, usage=limits, trend=trend, growth=growth, next_limit=limits.limit, forecast_days=days_until(limits.limit, usage, growth)
+        report,
+        usage=limits,
+        trend=trend,
+        growth=growth,
+        next_limit=limits.limit,
+        forecast_days=days_until(limits.limit, usage, growth),
     )
 
 

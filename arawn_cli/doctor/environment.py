@@ -13,14 +13,13 @@ from shlex import quote
 from typing import cast
 
 import psutil
-from rich.filesize import decimal
 
 from arawn_cli.config.loader import Config, RelayTarget
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.probe import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.output.report_wording import count
+from arawn_cli.output.format import count, size
 from arawn_cli.schedule.permissions import can_access
 from arawn_cli.schedule.settings import Account
 from arawn_cli.sqlite import DatabaseUnreadableError, query
@@ -68,11 +67,11 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, made_by_s
     if free < _LEAST_FREE_BYTES or (inodes.f_files and not inodes.f_favail):
         yield warn(
             "space for state",
-            f"{nearest} has {decimal(free)} and {inodes.f_favail} inodes free: events may be lost",
+            f"{nearest} has {size(free)} and {inodes.f_favail} inodes free: events may be lost",
             f"df -h {quote(str(nearest))}",
         )
     else:
-        yield ok("space for state", f"{decimal(free)} free")
+        yield ok("space for state", f"{size(free)} free")
 
 
 def _state(directory: Path, account: Account, shell: Shell, *, made_by_systemd: bool) -> Finding:

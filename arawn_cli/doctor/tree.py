@@ -7,8 +7,6 @@ import pwd
 from collections.abc import Iterator
 from shlex import quote
 
-from rich.filesize import decimal
-
 from arawn_cli.arawn.database import workstream_rows
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root, opened_root, opened_sessions
 from arawn_cli.cleanup.trash import TrashEntry, locked, waiting
@@ -19,7 +17,7 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.names import escape
-from arawn_cli.output.report_wording import count
+from arawn_cli.output.format import count, size
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
 
@@ -116,10 +114,10 @@ def _trash(config: Config, root: Root, now: int, shell: Shell) -> Finding:
     found, failures = waiting(root)
     if failures:
         return fail("trash", str(failures[0]), f"ls -la {quote(f'{root.path}/{WORKSTREAMS}/{SCRATCH}')}")
-    size = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1)).apparent_bytes
+    used = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in found], 1)).apparent_bytes
     days = config.maintenance.cleanup.trash_days
     overdue = [entry for entry in found if _is_overdue(entry, days, now)]
-    text = f"{count(len(found), 'removed session')}, {decimal(size)}" if found else "empty"
+    text = f"{count(len(found), 'removed session')}, {size(used)}" if found else "empty"
     if overdue:
         detail = f"{text}; {len(overdue)} of them, such as {escape(overdue[0].session)}, should be gone"
         return warn("trash", detail, shell.tool(JobName.SCRATCH_CLEANUP, account=_owner_of(root.workstreams)))

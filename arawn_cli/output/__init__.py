@@ -1,4 +1,4 @@
-"""Everything a user or a monitoring system reads: JSON lines, tables, reports, Nagios and Prometheus formats.
+"""Formats of output: JSON lines, tables, the report, Nagios and Prometheus.
 
-Formats only; figures come from the jobs.
+The figures come from the jobs. Commands and exit codes belong to `cli`.
 """

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.filesize import decimal
-
 from arawn_cli.diskcheck.job import Checked
 from arawn_cli.diskcheck.levels import SESSION, TOTAL, ScopeUsage, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.names import escape
+from arawn_cli.output.format import size
 
 RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
 
@@ -66,8 +65,8 @@ def _sentence(usage: ScopeUsage) -> str:
     return f"{usage.scope} {_size(usage.usage)} of {_size(usage.limit)}"
 
 
-def _size(size: int) -> str:
-    return decimal(size).replace(" bytes", "B").replace(" byte", "B").replace(" ", "")
+def _size(number: int) -> str:
+    return size(number).replace(" bytes", "B").replace(" byte", "B").replace(" ", "")
 
 
 def _performance(usage: ScopeUsage) -> str:

@@ -1,13 +1,14 @@
-"""Gather the figures of `report`."""
+"""Gather the figures of `report`.
+
+Instants are nanoseconds since the epoch. Sizes are bytes in the configured measure.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import Root, opened_root
+from arawn_cli.arawn.layout import opened_root
 from arawn_cli.cleanup.decisions import removal_limit_of
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
@@ -15,31 +16,42 @@ from arawn_cli.context import RunContext
 from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
-from arawn_cli.diskcheck.history import CheckHistory, load_history, trend_of
+from arawn_cli.diskcheck.history import CheckHistory, equal_steps, load_history, trend_of, usage_at
 from arawn_cli.diskcheck.inspection import Measurements, inspect
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, size_in
-from arawn_cli.diskcheck.measuring import WorkstreamTree
 from arawn_cli.diskcheck.reclaimable import decisions_now, going
+from arawn_cli.errors import ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
 
-log = logging.getLogger(__name__)
+MAX_SESSIONS = 8
+"""Sessions that one list of a report shows."""
 
-SHOWN_SESSIONS = 8
+MAX_ALERTS = 12
+"""Alerts that a report shows."""
 
+# The history leaves out samples that equal the one before, for up to a day. The usage at the
+# beginning of the period may therefore be in a sample that is a day older.
+_EXTRA_HOURS = 24
 
-SHOWN_ALERTS = 12
+# A change of less than this share of the usage does not fill the height of a curve, so that noise
+# does not look like growth.
+_LEAST_SPAN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeReport:
-    """A scope: its usage and level now, its usage over the period, and what that leads to.
+    """A scope with its level, its usage over the period and its forecast.
 
-    `growth` is per day, None when nobody knows. `next_limit` is None above all limits, `forecast_days` are
-    the days until that limit is reached, None when that is unknown, more than a year off, or not coming.
+    Attributes:
+        trend: samples of the period, the usage now last.
+        growth: bytes or inodes per day, or None if it is unknown.
+        next_limit: the limit that the scope reaches next, or None above all limits.
+        forecast_days: days until that limit is reached, or None if that is unknown, more than a
+            year away, or the usage does not grow.
     """
 
     usage: ScopeUsage
@@ -54,24 +66,41 @@ class ScopeReport:
         """Usage as a whole percentage of the limit, rounded down."""
         return self.usage.usage * 100 // max(self.usage.limit, 1)
 
+    def curve(self, hours: int, steps: int) -> list[float | None]:
+        """Return the usage at equal steps of the last `hours`, from 0 (least) to 1 (largest).
+
+        A step before the first sample is None. Without any earlier sample the list is empty.
+        """
+        if len(self.trend) < 2:
+            return []
+        last = self.trend[-1][0]
+        usages = usage_at(self.trend, equal_steps(last - hours, last, steps))
+        known = [usage for usage in usages if usage is not None]
+        least, largest = min(known), max(known)
+        span = max(largest - least, largest * _LEAST_SPAN, 1)
+        return [None if usage is None else (usage - least) / span for usage in usages]
+
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamReport:
-    """A workstream, with its bytes by area in the configured measure.
-
-    Where nobody knows its limit, the level is unknown, and the limits are zero.
-    """
+    """A workstream and its usage by area. If its limit is unknown, so is its level."""
 
     id: str
-    standing: ScopeReport
+    scope: ScopeReport
     production: int
     work: int
     other: int
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """A scratch session: `reason` says why it goes or stays, `due` from when on its age lets it go, None when no day is known."""
+class SessionReport:
+    """A scratch session.
+
+    Attributes:
+        reason: why a cleanup would remove or keep it.
+        due: when it becomes old enough to be removed, or None if it is old enough or is kept for
+            another reason.
+    """
 
     id: str
     level: Level
@@ -83,26 +112,33 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class NextCleanup:
-    """What a cleanup now would take, the oldest first, and what comes due after it, the earliest first."""
+    """What a cleanup would do now.
 
-    going: tuple[Session, ...]
+    Attributes:
+        removed: sessions that it would remove, the oldest first.
+        freed: bytes that this frees.
+        later: sessions that become due later, the earliest first.
+        over_removal_limit: whether it would remove nothing because too much is due.
+    """
+
+    removed: tuple[SessionReport, ...]
     freed: int
-    coming: tuple[Session, ...]
-    braked: bool
+    later: tuple[SessionReport, ...]
+    over_removal_limit: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A root at one instant. Times are nanoseconds since the epoch, sizes are bytes in the configured measure.
+    """The figures of a root at one instant.
 
     Attributes:
         days: length of the period that trends and alerts cover.
         workstreams: the largest first.
-        space: None where the filesystem does not count what `space` and `inodes` count.
+        space, inodes: None if the filesystem does not count them.
         sessions: every scratch session, in no order.
-        cleanup: None when nobody knows what a cleanup would do.
+        cleanup: None if nothing is known about the next cleanup.
         transitions: changes of level in the period, newest first.
-        problems: what could not be read, a line each; all figures leave it out.
+        problems: what could not be read, as sentences. All figures leave it out.
     """
 
     now: int
@@ -118,7 +154,7 @@ class Report:
     filesystem: Filesystem
     trash: int
     foreign: int
-    sessions: tuple[Session, ...]
+    sessions: tuple[SessionReport, ...]
     cleanup: NextCleanup | None
     transitions: tuple[Transition, ...]
     problems: tuple[str, ...]
@@ -129,171 +165,138 @@ class Report:
         return not self.problems
 
     @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of a run with this report."""
+        return ExitCode.DONE if self.complete else ExitCode.PARTIAL
+
+    @property
     def has_history(self) -> bool:
-        """Whether any earlier check is remembered."""
+        """Whether there is a sample of an earlier check."""
         return len(self.total.trend) > 1
 
-    def largest(self) -> list[Session]:
-        """The largest scratch sessions, largest first."""
-        return sorted(self.sessions, key=lambda session: session.size, reverse=True)[:SHOWN_SESSIONS]
+    def largest(self) -> list[SessionReport]:
+        """Return the largest scratch sessions, the largest first."""
+        return sorted(self.sessions, key=lambda session: session.size, reverse=True)[:MAX_SESSIONS]
 
-    def oldest(self) -> list[Session]:
-        """The scratch sessions that nobody used for longest, oldest first."""
-        known = [session for session in self.sessions if session.last_activity is not None]
-        return sorted(known, key=activity_of)[:SHOWN_SESSIONS]
-
-
-def activity_of(session: Session) -> int:
-    """When a session was last used, for an order: one of which nobody knows comes first."""
-    return session.last_activity or 0
+    def oldest(self) -> list[SessionReport]:
+        """Return the scratch sessions that were not used for longest, the oldest first."""
+        return _by_age([session for session in self.sessions if session.last_activity is not None])[:MAX_SESSIONS]
 
 
-# A sample equal to the one before is left out for up to a day: so much earlier the period's first usage can stand.
-_LEAD_HOURS = 24
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What disk and state file tell of a root; nothing is made of it yet."""
-
-    now: int
-    days: int
-    host: str
-    root: Path
-    inspection: Measurements
-    remembered: CheckHistory
-    decisions: list[Decision] | None
-    transitions: list[Transition]
-    problems: tuple[str, ...]
+def _by_age(sessions: Sequence[SessionReport]) -> list[SessionReport]:
+    return sorted(sessions, key=lambda session: session.last_activity or 0)
 
 
 def gather(config: Config, context: RunContext, days: int, unread: Sequence[str] = ()) -> Report:
-    """Measures a root and reads what is remembered of it; `unread` says what could not be read before.
+    """Measure a root and read its history. `unread` has problems that the caller met before.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
         StoppedError: a signal asked the run to end.
     """
     now = context.clock()
+    problems = list(unread)
     with opened_root(config.root) as root:
-        inspection = inspect(root, config, context, {})
-        remembered = load_history(context.state, root.path, now, hours=max(days * 24 + _LEAD_HOURS, WINDOW_HOURS))
-        decisions = decisions_now(root, config, inspection.sessions, now)
-        transitions, problem = _transitions(context, root, now - days * DAY)
-    found = _Found(now, days, context.host, root.path, inspection, remembered, decisions, transitions, (*problem, *unread))
-    return _report(config, found)
-
-
-def _report(config: Config, found: _Found) -> Report:
-    inspection, remembered = found.inspection, found.remembered
-    standings = _standings(config, inspection, remembered, found.now, found.days * 24)
-    sessions, cleanup = _sessions(config, inspection, found.decisions, standings)
-    unknown = () if cleanup else ("what a cleanup would do is not known: the scratch sessions cannot be judged",)
+        measured = inspect(root, config, context, {})
+        history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
+        decisions = decisions_now(root, config, measured.sessions, now)
+        try:
+            transitions = alerts.read_transitions(context.state, root.path, alerts.TRANSITIONS_KEPT)
+        except StateUnavailableError as error:
+            transitions = []
+            problems.append(f"earlier usage and alerts are unknown: {error}")
+    scopes = _scopes(config, measured, history, now, days * 24)
+    sessions, cleanup = _sessions(config, measured, decisions, scopes)
+    if cleanup is None:
+        problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     return Report(
-        now=found.now,
-        days=found.days,
-        host=found.host,
-        root=str(found.root),
+        now=now,
+        days=days,
+        host=context.host,
+        root=str(root.path),
         older_than_days=config.older_than_days,
-        level=worst(standing.level for standing in standings.values()),
-        total=standings[TOTAL],
-        workstreams=_workstreams(config, inspection, standings, remembered.hour),
-        space=standings.get(FILESYSTEM),
-        inodes=standings.get(INODES),
-        filesystem=inspection.filesystem,
-        trash=size_in(config, inspection.inventory.trash),
-        foreign=sum(size_in(config, usage) for usage in inspection.inventory.foreign.values()),
+        level=worst(scope.level for scope in scopes.values()),
+        total=scopes[TOTAL],
+        workstreams=_workstreams(config, measured, scopes, history.hour),
+        space=scopes.get(FILESYSTEM),
+        inodes=scopes.get(INODES),
+        filesystem=measured.filesystem,
+        trash=size_in(config, measured.inventory.trash),
+        foreign=sum(size_in(config, usage) for usage in measured.inventory.foreign.values()),
         sessions=tuple(sessions),
         cleanup=cleanup,
-        transitions=tuple(found.transitions),
-        problems=(*(str(failure) for failure in inspection.failures), *unknown, *found.problems),
+        transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
+        problems=(*map(str, measured.failures), *problems),
     )
 
 
-def _transitions(context: RunContext, root: Root, since: int) -> tuple[list[Transition], tuple[str, ...]]:
-    try:
-        noted = alerts.read_transitions(context.state, root.path, alerts.TRANSITIONS_KEPT)
-    except StateUnavailableError as error:
-        return [], (f"earlier usage and alerts are not known: {error}",)
-    return [transition for transition in noted if transition.time >= since], ()
-
-
-def _standings(config: Config, inspection: Measurements, remembered: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
-    verdicts = judge_all(inspection.scopes, remembered.alerts, rules_of(config), now, gone=())
-    return {verdict.usage.scope: _standing(verdict.usage, verdict.level, remembered, hours) for verdict in verdicts}
-
-
-def _standing(usage: ScopeUsage, level: Level, remembered: CheckHistory, hours: int) -> ScopeReport:
-    scope = usage.scope
-    return ScopeReport(
-        usage=usage,
-        level=level,
-        trend=trend_of(remembered.samples.get(scope, ()), (remembered.hour, usage.usage), hours),
-        growth=remembered.pace(scope, usage.usage) if usage.complete else None,
-        next_limit=next_limit(usage, remembered.level(scope)),
-        forecast_days=remembered.forecast(usage),
-    )
-
-
-def _without_limit(config: Config, tree: WorkstreamTree, hour: int) -> ScopeReport:
-    total = tree.total
-    usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, total), 0, 0, total.complete)
-    return ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
-
-
-def _workstreams(config: Config, inspection: Measurements, standings: dict[str, ScopeReport], hour: int) -> tuple[WorkstreamReport, ...]:
-    found = [
-        WorkstreamReport(
-            tree.row.id,
-            standings.get(scope_of(tree.row.id)) or _without_limit(config, tree, hour),
-            *(size_in(config, part) for part in (tree.production, tree.work, tree.other)),
+def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
+    verdicts = judge_all(measured.scopes, history.alerts, rules_of(config), now, gone=())
+    scopes = {}
+    for usage, level in ((verdict.usage, verdict.level) for verdict in verdicts):
+        scopes[usage.scope] = ScopeReport(
+            usage=usage,
+            level=level,
+            trend=trend_of(history.samples.get(usage.scope, ()), (history.hour, usage.usage), hours),
+            growth=history.pace(usage.scope, usage.usage) if usage.complete else None,
+            next_limit=next_limit(usage, history.level(usage.scope)),
+            forecast_days=history.forecast(usage),
         )
-        for tree in inspection.inventory.workstreams
-    ]
-    return tuple(sorted(found, key=lambda workstream: workstream.standing.usage.usage, reverse=True))
+    return scopes
+
+
+def _workstreams(config: Config, measured: Measurements, scopes: dict[str, ScopeReport], hour: int) -> tuple[WorkstreamReport, ...]:
+    found = []
+    for tree in measured.inventory.workstreams:
+        scope = scopes.get(scope_of(tree.row.id))
+        if scope is None:  # without the database its title, and so its limit, are unknown
+            usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, tree.total), 0, 0, tree.total.complete)
+            scope = ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
+        found.append(WorkstreamReport(tree.row.id, scope, *(size_in(config, part) for part in (tree.production, tree.work, tree.other))))
+    return tuple(sorted(found, key=lambda workstream: workstream.scope.usage.usage, reverse=True))
 
 
 def _sessions(
-    config: Config, inspection: Measurements, decisions: list[Decision] | None, standings: dict[str, ScopeReport]
-) -> tuple[list[Session], NextCleanup | None]:
-    """Every scratch session, and what cleanup would do with them as far as that is known."""
-    levels = {scope.removeprefix(SESSION): standing.level for scope, standing in standings.items() if scope.startswith(SESSION)}
+    config: Config, measured: Measurements, decisions: Sequence[Decision] | None, scopes: dict[str, ScopeReport]
+) -> tuple[list[SessionReport], NextCleanup | None]:
+    """Return every scratch session, and the next cleanup as far as it is known."""
+    levels = {scope.removeprefix(SESSION): report.level for scope, report in scopes.items() if scope.startswith(SESSION)}
     removed = None if decisions is None else _removed_now(config, decisions)
     if decisions is None or removed is None:
-        unknown = Reason.ACTIVITY_UNKNOWN
-        measured = inspection.sessions.items()
         return [
-            Session(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, unknown, None) for name, usage in measured
+            SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
+            for name, usage in measured.sessions.items()
         ], None
-    braked = removal_limit_of(config).exceeded_by(decisions) is not None
-    kept = Reason.REMOVAL_LIMIT if braked else Reason.IN_USE
-    final = [
-        replace(decision, reason=kept) if decision.goes and decision.session.name not in removed else decision for decision in decisions
-    ]
-    sessions = [_session(config, decision, levels) for decision in final if decision.reason not in NO_SESSION]
-    freed = freed_in(config, combined(session.usage or Usage() for session in removed.values()))
-    leaving = sorted((session for session in sessions if session.reason is Reason.EXPIRED), key=activity_of)
-    coming = sorted((session for session in sessions if session.due is not None), key=activity_of)
-    return sessions, NextCleanup(tuple(leaving), freed, tuple(coming), braked)
+    over_removal_limit = removal_limit_of(config).exceeded_by(decisions) is not None
+    sessions = []
+    for decision in decisions:
+        session, reason = decision.session, decision.reason
+        if decision.goes and session.name not in removed:
+            reason = Reason.REMOVAL_LIMIT if over_removal_limit else Reason.IN_USE
+        if reason in NO_SESSION:
+            continue
+        activity = session.last_activity
+        sessions.append(
+            SessionReport(
+                id=session.name,
+                level=levels.get(session.name, Level.OK),
+                size=size_in(config, session.usage) if session.usage else 0,
+                last_activity=activity,
+                reason=reason,
+                due=activity + config.older_than_days * DAY if reason in IN_RECENT_USE and activity is not None else None,
+            )
+        )
+    return sessions, NextCleanup(
+        removed=tuple(_by_age([session for session in sessions if session.reason is Reason.EXPIRED])),
+        freed=freed_in(config, combined(session.usage or Usage() for session in removed.values())),
+        later=tuple(_by_age([session for session in sessions if session.due is not None])),
+        over_removal_limit=over_removal_limit,
+    )
 
 
 def _removed_now(config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
-    """Return the sessions that a cleanup would remove, by name; None if that cannot be found out."""
+    """Return the sessions that a cleanup would remove now, by name, or None if that is unknown."""
     try:
         return {session.name: session for session in going(config, decisions)}
     except OSError:
         return None
-
-
-def _session(config: Config, decision: Decision, levels: dict[str, Level]) -> Session:
-    session = decision.session
-    activity = session.last_activity
-    comes_due = decision.reason in IN_RECENT_USE and activity is not None
-    return Session(
-        id=session.name,
-        level=levels.get(session.name, Level.OK),
-        size=size_in(config, session.usage) if session.usage else 0,
-        last_activity=activity,
-        reason=decision.reason,
-        due=activity + config.older_than_days * DAY if comes_due and activity is not None else None,
-    )

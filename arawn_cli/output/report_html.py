@@ -2,67 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from rich.filesize import decimal
 
 from arawn_cli import __version__, names
-from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.history import equal_steps, usage_at
-from arawn_cli.output import report_wording as words
-from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, ScopeReport, Session, WorkstreamReport
+from arawn_cli.output import report_wording
+from arawn_cli.output.format import age, count, day, minute, size
+from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 
 BAR = 100.0
-"""Width of the drawing of a bar."""
+"""Width of a bar in its drawing."""
 
-
-SPARK = (112.0, 26.0)
-"""Width and height of the drawing of a trend in a table."""
-
+SPARKLINE = (112.0, 26.0)
+"""Width and height of a trend in its drawing."""
 
 CHART = (1000.0, 240.0)
-"""Width and height of the drawing of the total; it is stretched to its place."""
-
-
-_Place = Callable[[float, float], tuple[float, float]]
-
+"""Width and height of the chart in its drawing, which the page stretches."""
 
 _HOUR = 3600 * SECOND
 
-
+# Distance of a trend from the edges of its drawing.
 _MARGIN = 3.0
 
-
-_SPARK_POINTS = 57
-
-
+_SPARKLINE_POINTS = 57
 _CHART_POINTS = 337
 
-
-# Less than this share of the usage does not fill the height: noise must not look like growth.
-_LEAST_SPAN = 0.1
-
-
+# Space above the highest usage or limit, as a factor.
 _HEADROOM = 1.08
 
-
-# So much of the period is shown as its continuation.
-_AHEAD = 0.3
-
+# The forecast extends the chart by this share of the period.
+_FORECAST_SHARE = 0.3
 
 _GRID_LINES = 4
-
-
 _DAY_MARKS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar up to twice the limit, or the critical limit if that is less: where usage ends, and where the limit is."""
+    """Where usage and limit end in a bar up to the critical limit, at most twice the limit."""
 
     usage: float
     limit: float
@@ -79,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line of the grid: where it is, in percent of the width from the left or of the height from the top, and what it stands for."""
+    """A line of the grid. `at` is in percent of the width, or of the height from the top."""
 
     at: float
     value: int
@@ -87,99 +69,112 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """The total over the period and a little on: heights from the top.
+    """The total over the period, and its forecast.
 
-    `ahead` is the line on which usage goes on at its pace, `days` marks instants, `limits` the limits that fit in.
+    Attributes:
+        forecast: the points of the line on which usage grows at its pace; empty if it does not.
+        present: the present on the time axis, in percent.
+        days: marks with instants as values.
+        limits: the limits that fit in.
     """
 
     line: Line
-    ahead: str
+    forecast: str
     present: float
     amounts: tuple[Mark, ...]
     days: tuple[Mark, ...]
     limits: tuple[Mark, ...]
 
 
-def bar(standing: ScopeReport) -> Bar:
-    """The bar of a scope."""
-    limit = max(standing.usage.limit, 1)
-    full = max(min(standing.usage.critical, 2 * limit), limit)
-    return Bar(usage=round(min(standing.usage.usage / full, 1) * BAR, 2), limit=round(limit / full * BAR, 2))
+def page(report: Report) -> str:
+    """Render the page, without characters that UTF-8 cannot encode."""
+    environment = Environment(
+        loader=PackageLoader("arawn_cli.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(size=size, day=day, minute=minute, printable=names.escape)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        words=report_wording,
+        count=count,
+        age=age,
+        version=__version__,
+        chart=chart(report),
+        bar_of=bar,
+        sparkline_of=sparkline,
+        bar_width=BAR,
+        sparkline_size=SPARKLINE,
+        chart_size=CHART,
+        max_sessions=MAX_SESSIONS,
+        max_alerts=MAX_ALERTS,
+    )
 
 
-def spark(standing: ScopeReport, hours: int) -> Line | None:
-    """The trend of a scope from its least to its largest usage; None without a sample before the present one."""
-    if len(standing.trend) < 2:
-        return None
-    last = standing.trend[-1][0]
-    moments = equal_steps(last - hours, last, _SPARK_POINTS)
-    width, height = SPARK
-    usages = usage_at(standing.trend, moments)
-    known = [usage for usage in usages if usage is not None]
-    least, largest = min(known), max(known)
-    span = max(largest - least, largest * _LEAST_SPAN, 1)
-    room = height - 2 * _MARGIN
+def bar(scope: ScopeReport) -> Bar:
+    """Draw the bar of a scope."""
+    limit = max(scope.usage.limit, 1)
+    full = max(min(scope.usage.critical, 2 * limit), limit)
+    return Bar(usage=round(min(scope.usage.usage / full, 1) * BAR, 2), limit=round(limit / full * BAR, 2))
+
+
+def sparkline(scope: ScopeReport, hours: int) -> Line | None:
+    """Draw the trend of a scope, or return None without a sample before the present one."""
+    curve = scope.curve(hours, _SPARKLINE_POINTS)
+    width, height = (length - 2 * _MARGIN for length in SPARKLINE)
     points = [
-        (_MARGIN + (width - 2 * _MARGIN) * number / (len(moments) - 1), height - _MARGIN - room * (usage - least) / span)
-        for number, usage in enumerate(usages)
+        (_MARGIN + width * number / (len(curve) - 1), _MARGIN + height * (1 - usage))
+        for number, usage in enumerate(curve)
         if usage is not None
     ]
-    return _line(points, height)
+    return _line(points, SPARKLINE[1]) if points else None
 
 
 def chart(report: Report) -> Chart | None:
-    """The chart of the total; None without history."""
-    standing = report.total
+    """Draw the chart of the total, or return None without history."""
     if not report.has_history:
         return None
+    total = report.total
     width, height = CHART
-    last = standing.trend[-1][0]
+    last = total.trend[-1][0]
     first = last - report.days * 24
-    growth = standing.growth or 0.0
-    hours = report.days * 24 * (1 + _AHEAD) if growth > 0 else float(report.days * 24)
-    top = _top(standing, growth * report.days * _AHEAD)
-    moments = equal_steps(first, last, _CHART_POINTS)
-    usages = usage_at(standing.trend, moments)
+    growth = max(total.growth or 0.0, 0.0)
+    hours = report.days * 24 * (1 + _FORECAST_SHARE if growth else 1)
+    # The limit is always visible, and of the forecast as much as leaves the rest readable.
+    highest = max(total.usage.limit, *(usage for _, usage in total.trend))
+    top = max(min(total.usage.usage + growth * report.days * _FORECAST_SHARE, highest * 1.25), highest, 1) * _HEADROOM
 
     def place(hour: float, usage: float) -> tuple[float, float]:
         return width * (hour - first) / hours, height * (1 - usage / top)
 
-    points = [place(moment, usage) for moment, usage in zip(moments, usages, strict=True) if usage is not None]
+    steps = equal_steps(first, last, _CHART_POINTS)
+    points = [place(step, usage) for step, usage in zip(steps, usage_at(total.trend, steps), strict=True) if usage is not None]
+    forecast = ""
+    if growth:
+        usage = total.trend[-1][1]
+        end = min(first + hours, last + (top - usage) / growth * 24)
+        forecast = _points([place(last, usage), place(end, usage + growth * (end - last) / 24)])
     return Chart(
         line=_line(points, height),
-        ahead=_ahead(standing, growth, place, first + hours, top),
+        forecast=forecast,
         present=round(100 * (last - first) / hours, 2),
-        amounts=tuple(Mark(round(100 * (1 - amount / top), 2), amount) for amount in _round_amounts(top)),
+        amounts=tuple(_height_mark(amount, top) for amount in _round_amounts(top)),
         days=_days(first, hours),
-        limits=tuple(
-            Mark(round(100 * (1 - limit / top), 2), limit) for limit in {standing.usage.limit, standing.usage.critical} if limit <= top
-        ),
+        limits=tuple(_height_mark(limit, top) for limit in {total.usage.limit, total.usage.critical} if limit <= top),
     )
 
 
-def _top(standing: ScopeReport, growth: float) -> float:
-    """The usage at the top of the chart: the limit has a place in it, and what lies ahead as far as that leaves the rest readable."""
-    reached = max(standing.usage.limit, *(usage for _, usage in standing.trend))
-    return max(min(standing.usage.usage + growth, reached * 1.25), reached, 1) * _HEADROOM
-
-
-def _ahead(standing: ScopeReport, growth: float, place: _Place, last: float, top: float) -> str:
-    if growth <= 0:
-        return ""
-    hour, usage = standing.trend[-1]
-    end = min(last, hour + (top - usage) / growth * 24)
-    return _points([place(hour, usage), place(end, usage + growth * (end - hour) / 24)])
+def _height_mark(value: int, top: float) -> Mark:
+    return Mark(round(100 * (1 - value / top), 2), value)
 
 
 def _round_amounts(top: float) -> list[int]:
-    """Zero and round numbers up to the top, for people to compare with."""
+    """Return zero and round numbers up to the top."""
     step = 10.0 ** floor(log10(top / _GRID_LINES)) if top > _GRID_LINES else 1.0
     step = next(step * factor for factor in (1, 2, 5, 10) if top / (step * factor) <= _GRID_LINES + 1)
     return [round(step * number) for number in range(int(top / step) + 1)]
 
 
 def _days(first: float, hours: float) -> tuple[Mark, ...]:
-    """Midnights in UTC, equally far apart, as instants; marks too close to an end would not fit."""
+    """Return midnights in UTC at equal distances, without those too close to an edge."""
     step = max(round(hours / 24 / _DAY_MARKS), 1) * 24
     midnight = (int(first) // 24 + 1) * 24
     marks = ((100 * (hour - first) / hours, hour) for hour in range(midnight, int(first + hours) + 1, step))
@@ -193,136 +188,3 @@ def _line(points: Sequence[tuple[float, float]], height: float) -> Line:
 
 def _points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One scope in the table of usage; texts are escaped as far as a terminal would need it, and the template does the rest."""
-
-    label: str
-    id: str
-    level: str
-    used: str
-    limit: str
-    share: str
-    bar: Bar
-    spark: Line | None
-    change: str
-    forecast: str
-    reached: str
-    areas: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _SessionRow:
-    id: str
-    level: str
-    size: str
-    day: str
-    ago: str
-    fate: str
-    due: str
-    goes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _AlertRow:
-    time: str
-    before: str
-    level: str
-    scope: str
-    usage: str
-
-
-def page(report: Report) -> str:
-    """The page, as text that UTF-8 can hold."""
-    environment = Environment(
-        loader=PackageLoader("arawn_cli.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(decimal=decimal, day=words.day, shown=names.escape)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        words=words,
-        version=__version__,
-        verdict=words.verdict(report),
-        chart=chart(report),
-        bar_width=BAR,
-        spark_size=SPARK,
-        chart_size=CHART,
-        total=_row("All workstreams", report.total, report),
-        workstreams=_workstreams(report),
-        filesystem=_filesystem(report),
-        largest=_session_rows(report.largest(), report),
-        oldest=_session_rows(report.oldest(), report),
-        going=_session_rows(report.cleanup.going[:SHOWN_SESSIONS] if report.cleanup else (), report),
-        coming=_session_rows(report.cleanup.coming[:SHOWN_SESSIONS] if report.cleanup else (), report),
-        alerts=[_alert_row(transition) for transition in report.transitions[:SHOWN_ALERTS]],
-        more_alerts=max(len(report.transitions) - SHOWN_ALERTS, 0),
-        problems=[names.escape(problem) for problem in report.problems[:SHOWN_ALERTS]],
-    )
-
-
-def _workstreams(report: Report) -> list[_Row]:
-    return [
-        _row(
-            names.escape(workstream.standing.usage.name),
-            workstream.standing,
-            report,
-            identifier=words.identifier(workstream),
-            areas=_areas(workstream),
-        )
-        for workstream in report.workstreams
-    ]
-
-
-def _areas(workstream: WorkstreamReport) -> str:
-    sizes = {"production": workstream.production, "work": workstream.work, "other": workstream.other}
-    return ", ".join(f"{area} {decimal(size)}" for area, size in sizes.items() if size) or "empty"
-
-
-def _filesystem(report: Report) -> list[_Row]:
-    standings = (("Space", report.space), ("Inodes", report.inodes))
-    return [_row(label, standing, report) for label, standing in standings if standing]
-
-
-def _row(label: str, standing: ScopeReport, report: Report, *, identifier: str = "", areas: str = "") -> _Row:
-    return _Row(
-        label=label,
-        id=identifier,
-        level=str(standing.level),
-        used=words.used(standing),
-        limit=words.limit(standing),
-        share=words.share(standing),
-        bar=bar(standing),
-        spark=spark(standing, report.days * 24),
-        change=words.change(standing),
-        forecast=words.forecast(standing),
-        reached=words.reached(standing, report.now),
-        areas=areas,
-    )
-
-
-def _session_rows(sessions: Sequence[Session], report: Report) -> list[_SessionRow]:
-    return [
-        _SessionRow(
-            id=names.escape(session.id),
-            level=str(session.level),
-            size=decimal(session.size),
-            day="unknown" if session.last_activity is None else words.day(session.last_activity),
-            ago="" if session.last_activity is None else words.ago(session.last_activity, report.now),
-            fate=words.fate(session),
-            due="" if session.due is None else words.day(session.due),
-            goes=words.fate(session) == words.GOES,
-        )
-        for session in sessions
-    ]
-
-
-def _alert_row(transition: Transition) -> _AlertRow:
-    return _AlertRow(
-        time=words.minute(transition.time),
-        before=str(transition.before),
-        level=str(transition.level),
-        scope=words.scope(transition.scope, transition.name),
-        usage=words.transition(transition),
-    )

@@ -1,4 +1,4 @@
-"""A report on a terminal: tables with bars and sparklines."""
+"""Render a report for a terminal, with bars and sparklines."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from arawn_cli import names
-from arawn_cli.diskcheck.alerts import Transition
-from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.events import Level
+from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.report_data import SHOWN_ALERTS, SHOWN_SESSIONS, Report, ScopeReport, Session
+from arawn_cli.output.format import age, count, day, minute, size
+from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport, SessionReport
 from arawn_cli.output.tables import LEVEL_STYLES, Fitting, Layout, plain_table, usage_bar
 
-# From this width on a line has room for the change beside its trend.
+# From this width on there is room for the change beside the trend.
 _WIDE = 108
 
-
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-_ASCII = "_.-=+*#"
-
+_ASCII_BLOCKS = "_.-=+*#"
 
 _SESSION_LAYOUTS = (
     Layout(("session", "size", "last activity", "cleanup"), lines=False),
@@ -36,42 +30,31 @@ _SESSION_LAYOUTS = (
 )
 
 
-# Less than this share of the usage does not fill the height: noise must not look like growth.
-_LEAST_SPAN = 0.1
-
-
+@dataclass(frozen=True, slots=True)
 class Sparkline:
-    """A trend as a row of blocks, from the least to the largest usage; moments before the first sample stay empty."""
+    """A trend as a row of blocks, as far as the terminal can show them."""
 
-    def __init__(self, standing: ScopeReport, hours: int, width: int) -> None:
-        last = standing.trend[-1][0]
-        self._usages = usage_at(standing.trend, equal_steps(last - hours, last, width)) if len(standing.trend) > 1 else []
+    curve: list[float | None]
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """One column for each moment."""
-        return Measurement(len(self._usages), len(self._usages))
+        return Measurement(len(self.curve), len(self.curve))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """The blocks that the terminal can show."""
-        known = [usage for usage in self._usages if usage is not None]
-        blocks = _ASCII if options.ascii_only else _BLOCKS
-        yield Text("".join(" " if usage is None else _block(usage, known, blocks) for usage in self._usages), style="cyan")
-
-
-def _block(usage: int, known: list[int], blocks: str) -> str:
-    least, largest = min(known), max(known)
-    span = max(largest - least, largest * _LEAST_SPAN, 1)
-    return blocks[min(int((usage - least) / span * len(blocks)), len(blocks) - 1)]
+        blocks = _ASCII_BLOCKS if options.ascii_only else _BLOCKS
+        line = (" " if height is None else blocks[min(int(height * len(blocks)), len(blocks) - 1)] for height in self.curve)
+        yield Text("".join(line), style="cyan")
 
 
 def renderables(report: Report, width: int) -> Iterator[RenderableType]:
-    """Everything that a report shows, from top to bottom, on a terminal of so many columns."""
+    """Render a report for a terminal with this number of columns, from top to bottom."""
     yield from _head(report)
-    yield _heading(f"Usage, and its trend over {words.count(report.days, 'day')}" if report.has_history else "Usage")
+    yield _heading(f"Usage, and its trend over {count(report.days, 'day')}" if report.has_history else "Usage")
     yield _usage_table(report, width)
     if not report.has_history:
         yield Text(words.NO_HISTORY, style="dim")
-    yield from _facts(report)
+    trash = f"the trash holds {size(report.trash)}" if report.trash else "the trash is empty"
+    foreign = f", foreign files: {size(report.foreign)}" if report.foreign else ""
+    yield Text(f"{escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
     if report.sessions:
         yield _heading("Largest scratch sessions")
         yield _session_table(report.largest(), report)
@@ -83,89 +66,67 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
 
 def _head(report: Report) -> Iterator[RenderableType]:
     style = LEVEL_STYLES.get(report.level, "") if report.complete else "bold red"
-    yield Text.assemble(
-        ("Disk report", "bold"), f"  {names.escape(report.host)}:{names.escape(report.root)}  {words.minute(report.now)} UTC"
-    )
+    yield Text.assemble(("Disk report", "bold"), f"  {escape(report.host)}:{escape(report.root)}  {minute(report.now)} UTC")
     yield Text.assemble((words.verdict(report), style), f": {words.summary(report)}")
     if report.problems:
-        yield Text(
-            f"Incomplete: {words.count(len(report.problems), 'part')} could not be read, and all figures leave it out.", style="bold red"
-        )
-        for problem in report.problems[:SHOWN_ALERTS]:
-            yield Text(f"  {names.escape(problem)}", style="red")
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """What the table of usage has room for; a trend and its change need a history."""
-
-    bar: int
-    trend: int
-    change: bool
-
-
-def _columns(report: Report, width: int) -> _Columns:
-    wide = width >= _WIDE
-    return _Columns(bar=16 if wide else 10, trend=(14 if wide else 10) if report.has_history else 0, change=wide and report.has_history)
+        yield Text(f"Incomplete: {words.incomplete(report)}", style="bold red")
+        for problem in report.problems[:MAX_ALERTS]:
+            yield Text(f"  {escape(problem)}", style="red")
 
 
 def _usage_table(report: Report, width: int) -> Table:
-    columns = _columns(report, width)
+    """Render usage and limits; the trend needs a history, the change a wide terminal as well."""
+    wide = width >= _WIDE
+    bar_width, trend_width = (16, 14) if wide else (10, 10)
     table = plain_table()
     table.add_column("", overflow="fold")
     for heading in ("used", "limit"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of limit", width=columns.bar)
+    table.add_column("of limit", width=bar_width)
     table.add_column("", justify="right", no_wrap=True)
-    if columns.trend:
+    if report.has_history:
         table.add_column("trend", no_wrap=True)
-    if columns.change:
+    if report.has_history and wide:
         table.add_column("change", justify="right", no_wrap=True)
     table.add_column("forecast", overflow="fold")
+
+    def cells(label: str, scope: ScopeReport) -> Iterator[RenderableType]:
+        style = LEVEL_STYLES[scope.level]
+        yield Text(label)
+        yield Text(words.used(scope), style=style)
+        yield words.limit(scope)
+        yield "" if scope.level is Level.UNKNOWN else usage_bar(scope.percent, style, bar_width)
+        yield Text(words.share(scope), style=style)
+        if report.has_history:
+            yield Sparkline(scope.curve(report.days * 24, trend_width))
+        if report.has_history and wide:
+            yield words.change(scope)
+        level = "" if scope.level is Level.OK else f"{scope.level}: "
+        forecast_day = words.forecast_day(scope, report.now)
+        yield Text.assemble((level, style), words.forecast(scope), f", {forecast_day}" if forecast_day else "")
+
     for workstream in report.workstreams:
-        table.add_row(*_cells(names.escape(workstream.standing.usage.name), workstream.standing, report, columns))
-    for label, standing in (("all workstreams", report.total), ("filesystem", report.space), ("inodes", report.inodes)):
-        if standing:
-            table.add_row(*_cells(label, standing, report, columns))
+        table.add_row(*cells(escape(workstream.scope.usage.name), workstream.scope))
+    for label, scope in (("all workstreams", report.total), ("filesystem", report.space), ("inodes", report.inodes)):
+        if scope:
+            table.add_row(*cells(label, scope))
     return table
 
 
-def _cells(label: str, standing: ScopeReport, report: Report, columns: _Columns) -> Iterator[RenderableType]:
-    style = LEVEL_STYLES[standing.level]
-    yield Text(label)
-    yield Text(words.used(standing), style=style)
-    yield words.limit(standing)
-    yield "" if standing.level is Level.UNKNOWN else usage_bar(standing.percent, style, columns.bar)
-    yield Text(words.share(standing), style=style)
-    if columns.trend:
-        yield Sparkline(standing, report.days * 24, columns.trend)
-    if columns.change:
-        yield words.change(standing)
-    level = "" if standing.level is Level.OK else f"{standing.level}: "
-    reached = words.reached(standing, report.now)
-    yield Text.assemble((level, style), words.forecast(standing), f", {reached}" if reached else "")
-
-
-def _facts(report: Report) -> Iterator[RenderableType]:
-    trash = f"trash holds {decimal(report.trash)}" if report.trash else "trash is empty"
-    foreign = f", {decimal(report.foreign)} is not Arawn's" if report.foreign else ""
-    yield Text(f"{names.escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
-
-
-def _session_table(sessions: Iterable[Session], report: Report) -> Fitting:
+def _session_table(sessions: Iterable[SessionReport], report: Report) -> Fitting:
     return Fitting([_session_cells(session, report) for session in sessions], _SESSION_LAYOUTS)
 
 
-def _session_cells(session: Session, report: Report) -> dict[str, Text]:
+def _session_cells(session: SessionReport, report: Report) -> dict[str, Text]:
     style = LEVEL_STYLES[session.level]
     level = "" if session.level is Level.OK else f" ({session.level})"
-    ago = words.ago(session.last_activity, report.now)
+    ago = age(session.last_activity, report.now)
     return {
-        "session": Text.assemble(names.escape(session.id), (level, style)),
-        "size": Text(decimal(session.size), style=style),
-        "last activity": Text(ago if session.last_activity is None else f"{words.day(session.last_activity)}, {ago}"),
+        "session": Text.assemble(escape(session.id), (level, style)),
+        "size": Text(size(session.size), style=style),
+        "last activity": Text(ago if session.last_activity is None else f"{day(session.last_activity)}, {ago}"),
         "activity": Text(ago),
-        "cleanup": Text(words.fate(session)),
+        "cleanup": Text(words.due(session)),
     }
 
 
@@ -175,34 +136,26 @@ def _cleanup(report: Report) -> Iterator[RenderableType]:
         yield Text(words.UNKNOWN_CLEANUP, style="red")
         return
     yield Text(words.cleanup(report.cleanup, report))
-    for session in report.cleanup.going[:SHOWN_SESSIONS]:
-        yield _line("now", session)
-    for session in report.cleanup.coming[:SHOWN_SESSIONS]:
-        yield _line(words.day(session.due or 0), session)
-    if left_out := words.left_out(report.cleanup):
-        yield Text(f"  and {words.count(left_out, 'session')} more", style="dim")
-
-
-def _line(when: str, session: Session) -> Text:
-    return Text(f"  {when:<10}  {decimal(session.size):>10}  {names.escape(session.id)}")
+    listed = [("now", session) for session in report.cleanup.removed[:MAX_SESSIONS]]
+    listed += [(day(session.due or 0), session) for session in report.cleanup.later[:MAX_SESSIONS]]
+    for when, session in listed:
+        yield Text(f"  {when:<10}  {size(session.size):>10}  {escape(session.id)}")
+    if number := words.not_shown(report.cleanup):
+        yield Text(f"  and {count(number, 'session')} more", style="dim")
 
 
 def _alerts(report: Report) -> Iterator[RenderableType]:
-    yield _heading(f"Alerts of the last {words.count(report.days, 'day')}")
+    yield _heading(f"Alerts of the last {count(report.days, 'day')}")
     if not report.transitions:
         yield Text(words.NO_ALERTS, style="dim")
-    for transition in report.transitions[:SHOWN_ALERTS]:
-        yield _alert(transition)
-    if len(report.transitions) > SHOWN_ALERTS:
-        yield Text(f"  and {len(report.transitions) - SHOWN_ALERTS:,} more", style="dim")
-
-
-def _alert(transition: Transition) -> Text:
-    return Text.assemble(
-        f"  {words.minute(transition.time)}  ",
-        (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
-        f"  {words.scope(transition.scope, transition.name)}, {words.transition(transition)}",
-    )
+    for transition in report.transitions[:MAX_ALERTS]:
+        yield Text.assemble(
+            f"  {minute(transition.time)}  ",
+            (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
+            f"  {words.transition_scope(transition)}, {words.transition_usage(transition)}",
+        )
+    if len(report.transitions) > MAX_ALERTS:
+        yield Text(f"  and {len(report.transitions) - MAX_ALERTS:,} more", style="dim")
 
 
 def _heading(text: str) -> Padding:

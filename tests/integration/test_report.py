@@ -16,6 +16,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import DiskPressure, WorkstreamUsage
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output import report_wording
+from arawn_cli.output.format import day
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.support.in_process import checked
@@ -49,7 +50,7 @@ def forecasts_told(tree: SampleTree, config: Path) -> list[str]:
         _, events = checked(tree, config, now=now, dry_run=True)
         (days,) = (event.forecast_days for event in events if isinstance(event, WorkstreamUsage) and event.workstream_id == "blog")
         assert days is not None
-        told.append(f"warning: critical in {days} d, {report_wording.day(now + days * DAY)}")
+        told.append(f"warning: critical in {days} d, {day(now + days * DAY)}")
     return told
 
 
@@ -68,7 +69,7 @@ def test_a_report_agrees_with_the_check_and_leaves_no_trace(run: RunCommand, tre
     assert any(told in line for told in forecasts_told(tree, config)), line
     assert {"400.0 kB", "101%", "+100.0 kB"} <= set(re.split(r"  +", line)), line
     assert re.search(r"▁.*█", line)
-    for piece in ("would remove 1 session and free 3.0 kB", f"{report_wording.day(tree.ago(-5))}      9.0 kB  young"):
+    for piece in ("would remove 1 session and free 3.0 kB", f"{day(tree.ago(-5))}      9.0 kB  young"):
         assert piece in done.stdout
     assert re.search(r"ok to warning  My blog, 395\.0 kB of 393\.0 kB", done.stdout)
 
@@ -78,7 +79,7 @@ def test_alerts_of_the_period_are_told(run: RunCommand, tree: SampleTree, config
     checked(tree, config, now=tree.now - 3 * DAY)
     arguments = ("report", "--base-path", tree.root, "--config", config)
     assert re.search(r"ok to warning  My blog, 500\.0 kB of 393\.0 kB", run(*arguments, COLUMNS="120").stdout)
-    assert "No level changed" in run(*arguments, "--days", "2").stdout
+    assert "No alerts in this period" in run(*arguments, "--days", "2").stdout
 
 
 def test_a_terminal_gets_colour(environment: dict[str, str], tree: SampleTree) -> None:
@@ -180,7 +181,7 @@ def test_a_limit_that_nobody_knows_is_told_so_with_exit_1(run: RunCommand, tree:
     for form in ((), ("--html", "-")):
         done = run("report", "--base-path", tree.root, "--config", tmp_path / "titled.toml", *form, COLUMNS="140")
         assert done.code == 1, done.stderr
-        assert done.stdout.count("limit not known") >= 2
+        assert done.stdout.count("limit unknown") >= 2
 
 
 def test_a_state_that_cannot_be_read_is_told_with_exit_1(run: RunCommand, tree: SampleTree, config: Path, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_state_that_cannot_be_read_is_told_with_exit_1(run: RunCommand, tree: 
     before = snapshot(tmp_path / "state")
     done = run("report", "--base-path", tree.root, "--config", config)
     assert done.code == 1
-    assert "earlier usage and alerts are not known" in done.stdout
+    assert "earlier usage and alerts are unknown" in done.stdout
     assert snapshot(tmp_path / "state") == before
 
 

@@ -11,7 +11,7 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import Sample
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage
 from arawn_cli.events import Filesystem, Level, Reason, Unit
-from arawn_cli.output.report_data import NextCleanup, Report, ScopeReport, Session, WorkstreamReport
+from arawn_cli.output.report_data import NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.output.report_text import renderables
 from arawn_cli.timestamps import DAY, SECOND, parse
 
@@ -21,7 +21,7 @@ MB = 1_000_000
 HOSTILE = "<script>alert(1)</script>'\"&[red]\x1b[2J\n\udcff\u202e{{ 7 * 7 }}"
 
 
-def standing(scope: str, name: str, usage: int, limit: int, trend: tuple[Sample, ...] = (), days: int | None = None) -> ScopeReport:
+def scope_report(scope: str, name: str, usage: int, limit: int, trend: tuple[Sample, ...] = (), days: int | None = None) -> ScopeReport:
     level = Level.CRITICAL if usage > 2 * limit else Level.WARNING if usage > limit else Level.OK
     return ScopeReport(
         usage=ScopeUsage(scope, name, usage, limit, 2 * limit, complete=True),
@@ -37,14 +37,14 @@ def grown(usage: int) -> tuple[Sample, ...]:
     return tuple((HOUR - 24 * days, usage - days * MB) for days in range(14, 0, -1))
 
 
-def session(name: str, size: int, age_days: float, reason: Reason = Reason.ACTIVE) -> Session:
+def session(name: str, size: int, age_days: float, reason: Reason = Reason.ACTIVE) -> SessionReport:
     activity = NOW - int(age_days * DAY)
-    return Session(name, Level.OK, size, activity, reason, activity + 7 * DAY if reason is Reason.ACTIVE else None)
+    return SessionReport(name, Level.OK, size, activity, reason, activity + 7 * DAY if reason is Reason.ACTIVE else None)
 
 
 def report(name: str = "My blog", *, history: bool = True) -> Report:
     old, new = session("old", 3 * MB, 12, Reason.EXPIRED), session(name, 5 * MB, 2)
-    blog = standing("blog", name, 130 * MB, 100 * MB, grown(130 * MB) if history else (), 70 if history else None)
+    blog = scope_report("blog", name, 130 * MB, 100 * MB, grown(130 * MB) if history else (), 70 if history else None)
     return Report(
         now=NOW,
         days=14,
@@ -52,9 +52,9 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         root=f"/srv/{name}",
         older_than_days=7,
         level=Level.WARNING,
-        total=standing(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
+        total=scope_report(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
         workstreams=(WorkstreamReport("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
-        space=standing(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),
+        space=scope_report(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),
         inodes=None,
         filesystem=Filesystem(
             mountpoint=f"/mnt/{name}",
@@ -68,7 +68,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         trash=0,
         foreign=0,
         sessions=(old, new),
-        cleanup=NextCleanup((old,), 3 * MB, (new,), braked=False),
+        cleanup=NextCleanup((old,), 3 * MB, (new,), over_removal_limit=False),
         transitions=(Transition(NOW - DAY, "blog", name, Unit.BYTES, 101 * MB, 100 * MB, Level.OK, Level.WARNING),),
         problems=(),
     )

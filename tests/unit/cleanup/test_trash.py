@@ -65,12 +65,12 @@ def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> N
 
 
 def test_an_empty_trash_is_said_to_people_and_nothing_to_machines(run: RunCommand, tree: SampleTree) -> None:
-    for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing in the trash is to be purged.\n")):
+    for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing to purge.\n")):
         assert run("trash", command, "--base-path", tree.root, "--format", "table").stdout == sentence
         assert run("trash", command, "--base-path", tree.root).stdout == ""
     removed(tree, "s", 1)
     kept = run("trash", "purge", "--older-than-days", 3, "--base-path", tree.root, "--format", "table")
-    assert kept.stdout == "Nothing in the trash is to be purged.\n"
+    assert kept.stdout == "Nothing to purge.\n"
     assert "purged s: " in run("trash", "purge", "--base-path", tree.root, "--format", "table").stdout
 
 

@@ -20,7 +20,7 @@ from arawn_cli.output.report_data import Report
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from tests.support.in_process import reported
-from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, standing, text
+from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, scope_report, text
 
 # What both forms say
 
@@ -60,13 +60,13 @@ def test_what_could_not_be_read_is_told(form: Callable[[Report], str]) -> None:
 
 
 def test_a_forecast_says_why_it_names_no_day() -> None:
-    calm = standing("blog", "blog", 50, 100, grown(50))
+    calm = scope_report("blog", "blog", 50, 100, grown(50))
     assert report_wording.forecast(calm) == "not within a year"
     assert report_wording.forecast(replace(calm, growth=0.0)) == "not growing"
-    assert report_wording.forecast(replace(calm, growth=None)) == "not known yet"
+    assert report_wording.forecast(replace(calm, growth=None)) == "not yet known"
     assert report_wording.forecast(replace(calm, next_limit=None)) == "above both limits"
     assert report_wording.forecast(replace(calm, forecast_days=0)) == "limit today"
-    assert report_wording.reached(replace(calm, forecast_days=3), NOW) == "2026-03-21"
+    assert report_wording.forecast_day(replace(calm, forecast_days=3), NOW) == "2026-03-21"
 
 
 def test_a_terminal_without_block_characters_gets_others() -> None:
@@ -129,7 +129,7 @@ def test_a_decision_is_not_compared_with_the_others(tree: SampleTree, monkeypatc
     monkeypatch.setattr(Decision, "__eq__", counted)
     shown = reported(tree)
     assert shown.cleanup is not None
-    assert (len(shown.cleanup.going), len(shown.cleanup.coming)) == (40, 40)
+    assert (len(shown.cleanup.removed), len(shown.cleanup.later)) == (40, 40)
     assert len(compared) <= 80
 
 
@@ -146,15 +146,15 @@ def test_a_trend_begins_with_what_was_used_when_the_period_began() -> None:
 
 @pytest.mark.parametrize(("usage", "expected"), [(0, 0), (50, 25), (100, 50), (500, 100)])
 def test_a_bar_ends_at_twice_the_limit(usage: int, expected: float) -> None:
-    assert report_html.bar(standing("x", "x", usage, 100)) == report_html.Bar(expected, 50)
+    assert report_html.bar(scope_report("x", "x", usage, 100)) == report_html.Bar(expected, 50)
 
 
 def test_the_chart_holds_the_limit_and_everything_used() -> None:
     for factor in (0, 1, 50, 10**6):
-        total = standing(TOTAL, "", 138 * MB * factor, 200 * MB, ((HOUR - 300, 0), (HOUR - 5, 400 * MB)))
+        total = scope_report(TOTAL, "", 138 * MB * factor, 200 * MB, ((HOUR - 300, 0), (HOUR - 5, 400 * MB)))
         chart = report_html.chart(replace(report(), total=total))
         assert chart is not None
-        places = [tuple(map(float, point.split(","))) for line in (chart.line.area, chart.ahead) for point in line.split()]
+        places = [tuple(map(float, point.split(","))) for line in (chart.line.area, chart.forecast) for point in line.split()]
         assert all(0 <= x <= 1000 and 0 <= y <= 240 for x, y in places)
         assert any(mark.value == 200 * MB for mark in chart.limits)
         assert len(chart.amounts) <= 6

@@ -1,0 +1,52 @@
+"""Format counts, sizes, ages and times for people.
+
+Instants are nanoseconds since the epoch. All times are shown in UTC.
+"""
+
+from __future__ import annotations
+
+from rich.filesize import decimal
+
+from arawn_cli import timestamps
+from arawn_cli.events import Unit
+from arawn_cli.timestamps import SECOND
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 session`, `1,234 sessions`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in decimal units: `1.5 MB`."""
+    return decimal(number)
+
+
+def amount(number: int, unit: Unit) -> str:
+    """Return a number of bytes with its unit, or of inodes with separators: `1.5 MB`, `1,234`."""
+    return size(number) if unit is Unit.BYTES else f"{number:,}"
+
+
+def age(instant: int | None, now: int) -> str:
+    """Return how long ago an instant was, in whole hours or days: `3 h ago`, `12 d ago`."""
+    if instant is None:
+        return "unknown"
+    if instant > now:
+        return "in the future"
+    hours = (now - instant) // (3600 * SECOND)
+    return f"{hours} h ago" if hours < 24 else f"{hours // 24} d ago"
+
+
+def day(instant: int) -> str:
+    """Return the day of an instant: `2026-03-18`."""
+    return timestamps.render(instant)[:10]
+
+
+def minute(instant: int) -> str:
+    """Return an instant to the minute: `2026-03-18 09:30`."""
+    return timestamps.render(instant)[:16].replace("T", " ")
+
+
+def second(instant: int) -> str:
+    """Return an instant to the second: `2026-03-18 09:30:00 UTC`."""
+    return f"{timestamps.render(instant)[:19].replace('T', ' ')} UTC"
