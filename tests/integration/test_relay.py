@@ -97,6 +97,16 @@ def test_a_version_costs_no_import_of_a_client() -> None:
     assert subprocess.run([str(COMMAND.with_name("python")), "-c", code], env=environment, check=False, capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_check_with_nothing_to_send_imports_no_client(site: Site, scheme: str) -> None:
+    site.configure(f"{scheme}://relay.example/pub", events=["scratch_cleanup"])
+    code = "import sys\ntry:\n from arawn_cli.cli.app import main; main()\nexcept SystemExit as error:\n assert not error.code\n"
+    code += "print([name for name in ('urllib3', 'websockets', 'ssl') if name in sys.modules])"
+    python = [str(COMMAND.with_name("python")), "-c", code]
+    done = subprocess.run([*python, "disk-check", "--config", site.file, "--format", "none"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "[]\n", 3)  # three levels that rise
+
+
 def test_a_cleanup_that_delivers_and_checks_beside_it_lose_nothing(site: Site, shared_nchan: Nchan, channel: str) -> None:
     """Several connections of several processes to one state file: none may drop the locks of another."""
     site.configure(shared_nchan.url(f"/pub/{channel}"), events=["disk_pressure", "scratch_session", "scratch_cleanup"])
