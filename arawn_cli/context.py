@@ -1,10 +1,13 @@
-"""What a job is given of the outside: clock, host name, and where events and progress go."""
+"""Everything outside a job: clocks, host, environment, state, events, progress, and the request to stop."""
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from arawn_cli import timestamps
@@ -13,64 +16,68 @@ from arawn_cli.events import Event
 from arawn_cli.state import State
 
 Change = Callable[[sqlite3.Connection], Sequence[Event]]
-"""What is to be done in one transaction on the state file, and the events that stand or fall with it."""
+"""Changes the state file in one transaction, and returns the events that are stored in the same transaction."""
 
 
 class Progress(Protocol):
-    """Shows how far a job is; every call is cheap and may show nothing."""
+    """Show the progress of a job. Every call is cheap and may show nothing."""
 
     def start(self, what: str, total: int) -> None:
-        """Begins a stage of `total` steps, ending the one before."""
+        """Begin a stage of `total` steps, and end the previous one."""
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps of the stage are done."""
+        """Count steps of the stage as done."""
 
     def end(self) -> None:
-        """The last stage is over, and nothing of it stays in sight."""
+        """End the last stage and clear the display."""
 
 
 class NoProgress:
-    """Shows nothing."""
+    """Show nothing."""
 
     def start(self, what: str, total: int) -> None:
-        """Begins a stage."""
+        """Begin a stage."""
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps are done."""
+        """Count steps as done."""
 
     def end(self) -> None:
-        """The last stage is over."""
+        """End the last stage."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """The outside of one run.
+    """Everything outside one run of a job.
 
     Attributes:
-        clock: the wall clock, in nanoseconds since the epoch.
-        monotonic: a clock that never steps, in nanoseconds, for durations.
-        emit: takes each event as it happens.
         state: the state file; in a dry run it is only read.
-        commit: makes a change of the state file, stores its events for the relay in the same transaction, and shows
-            them after it; false when the file takes no change, and then nothing of it has happened.
-        stopping: whether a signal asked the run to end.
+        emit: stores an event for the relay, and writes it to standard output.
+        commit: changes the state file, stores the events of the change for the relay in the same transaction, and
+            then shows them; false if the file cannot be changed, and then nothing of it has happened.
+        progress: the progress display.
+        stopping: returns whether a signal asked the run to end.
+        clock: returns the wall clock, in nanoseconds since the epoch.
+        monotonic: returns a clock that never steps, in nanoseconds, for durations.
+        host: the host name, for events.
+        environment: the environment variables.
     """
 
-    clock: Callable[[], int]
-    monotonic: Callable[[], int]
-    host: str
-    emit: Callable[[Event], None]
     state: State
+    emit: Callable[[Event], None]
     commit: Callable[[Change], bool]
-    progress: Progress
-    stopping: Callable[[], bool]
+    progress: Progress = field(default_factory=NoProgress)
+    stopping: Callable[[], bool] = lambda: False
+    clock: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], int] = time.monotonic_ns
+    host: str = field(default_factory=socket.gethostname)
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def timestamp(self) -> str:
-        """The present time, as events write it."""
+        """Return the current time, as events write it."""
         return timestamps.render(self.clock())
 
     def advance_or_stop(self, steps: int) -> None:
-        """Some steps of a stage that changes nothing are done, and may be the last.
+        """Count steps of a stage that changes nothing as done, and end the run if it was asked to.
 
         Raises:
             StoppedError: a signal asked the run to end.

@@ -20,7 +20,7 @@ from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
 from arawn_cli.cleanup.trash import Purged, Sessions, TrashEntry, locked, out_of_reach, purge, put_back, trash_usage, waiting
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.errors import ExitCode, Failure, StoppedError
 from arawn_cli.events import Action, FailureReport, JobName, Reason, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
 from arawn_cli.fs.measure import Subtree, measure, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
@@ -31,11 +31,27 @@ from arawn_cli.timestamps import DAY
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class CleanupResult:
+    """The result of a cleanup: its last event, and the events of all scratch sessions."""
+
+    summary: ScratchCleanup
+    sessions: tuple[ScratchSessionEvent, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return 77 if a removal limit stopped the run, 1 if something failed, else 0."""
+        if Reason.REMOVAL_LIMIT in self.summary.sessions_kept:
+            return ExitCode.REFUSED
+        return ExitCode.PARTIAL if self.summary.failures else ExitCode.DONE
+
+
 @dataclass(slots=True)
 class CleanupReport:
     """What has happened in a run so far."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    events: list[ScratchSessionEvent] = field(default_factory=list)
     purged: list[Purged] = field(default_factory=list)
     failures: list[FailureReport] = field(default_factory=list)
     told: set[FailureReport] = field(default_factory=set)
@@ -101,14 +117,14 @@ _SHOWN_FAILURES = 3
 _TROUBLE = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
 
 
-def clean(config: Config, context: RunContext) -> ScratchCleanup:
-    """Removes the inactive scratch sessions of a root, or in a dry run says which it would.
+def clean(config: Config, context: RunContext) -> CleanupResult:
+    """Remove the inactive scratch sessions of a root; in a dry run, only report which these are.
 
-    Emits a `scratch_session` event for each and returns the last event, which is emitted too.
+    Emit a `scratch_session` event for each scratch session, and `scratch_cleanup` at the end.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe; nothing was touched.
-        LockedError: another run is at work.
+        LockedError: another run is in progress.
     """
     started = context.monotonic()
     report = CleanupReport()
@@ -129,7 +145,7 @@ def clean(config: Config, context: RunContext) -> ScratchCleanup:
         failed = summary.failures or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
         record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
-    return summary
+    return CleanupResult(summary, tuple(report.events))
 
 
 class _Cleanup:
@@ -137,7 +153,7 @@ class _Cleanup:
 
     def __init__(self, config: Config, context: RunContext, root: Root, report: CleanupReport) -> None:
         self._config = config
-        self._surroundings = context
+        self._context = context
         self._root = root
         self._report = report
         self._now = context.clock()
@@ -193,7 +209,7 @@ class _Cleanup:
     def _purge_due(self, leftovers: Sequence[TrashEntry]) -> None:
         """Takes apart what has waited in the trash long enough."""
         for entry in leftovers:
-            if self._surroundings.stopping():
+            if self._context.stopping():
                 return
             if self._is_due(entry) and not self._config.dry_run:
                 self._purge(entry)
@@ -203,7 +219,7 @@ class _Cleanup:
         return days == 0 or entry.gone or entry.removed_at < self._now - days * DAY
 
     def _purge(self, entry: TrashEntry) -> None:
-        purged = purge(self._root, entry, self._surroundings.stopping, threads_for(self._config.maintenance.threads))
+        purged = purge(self._root, entry, self._context.stopping, threads_for(self._config.maintenance.threads))
         self._report.purged.append(purged)
         for failure in purged.failures:
             self._fail(failure, entry.session)
@@ -221,12 +237,12 @@ class _Cleanup:
     def _decisions(self, listed: Sequence[ScratchSession], activity: Activity, descriptor: int) -> list[Decision]:
         known = with_evidence(listed, activity)
         walks = sessions_to_measure(known, self._policy, self._now)
-        self._surroundings.progress.start("measuring", len(walks))
+        self._context.progress.start("measuring", len(walks))
         usages = measure_all(
             descriptor,
             [Subtree((session.name,)) for session in walks],
             threads_for(self._config.maintenance.threads),
-            self._surroundings.advance_or_stop,
+            self._context.advance_or_stop,
         )
         measured = {session.name: usage for session, usage in zip(walks, usages, strict=True)}
         return decisions_on(known, measured, self._policy, self._now)
@@ -248,12 +264,12 @@ class _Cleanup:
         return block_all(decisions)
 
     def _remove(self, due: Sequence[ScratchSession], sessions: Sessions, activity: Activity) -> None:
-        self._surroundings.progress.start("checking" if self._config.dry_run else "removing", len(due))
+        self._context.progress.start("checking" if self._config.dry_run else "removing", len(due))
         remover = Remover(
             sessions,
             _look_with(activity),
-            self._surroundings.clock,
-            self._surroundings.stopping,
+            self._context.clock,
+            self._context.stopping,
             purge=self._config.maintenance.cleanup.trash_days == 0,
             dry_run=self._config.dry_run,
             threads=threads_for(self._config.maintenance.threads),
@@ -261,7 +277,7 @@ class _Cleanup:
         begun = 0
         for outcome in remover.remove(due):
             self._tell(outcome)
-            self._surroundings.progress.advance()
+            self._context.progress.advance()
             begun += 1
         if begun < len(due):
             log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
@@ -275,7 +291,9 @@ class _Cleanup:
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _TROUBLE else logging.INFO
         log.log(level, "%s", "; ".join([sentence(outcome), *(str(failure) for failure in failures[:_SHOWN_FAILURES])]))
         self._report.failures += [report_failure(failure, outcome.session.name) for failure in failures]
-        self._surroundings.emit(session_event(outcome, self._surroundings, self._config))
+        event = session_event(outcome, self._context, self._config)
+        self._report.events.append(event)
+        self._context.emit(event)
 
     def _fail(self, failure: Failure, session: str | None = None) -> None:
         """Logs and counts a failure that belongs to no outcome, once however many sessions it concerns."""

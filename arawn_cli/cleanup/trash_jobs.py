@@ -12,11 +12,25 @@ from arawn_cli.arawn.layout import WORKSTREAMS, Root, opened_root, opened_sessio
 from arawn_cli.cleanup.trash import TrashEntry, locked, purge, put_back, waiting
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
+from arawn_cli.errors import ExitCode
 from arawn_cli.events import TrashAction, TrashEntryEvent
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.names import escape
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrashResult:
+    """The result of a trash command: the event of each entry, and whether all went well."""
+
+    entries: tuple[TrashEntryEvent, ...]
+    succeeded: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return 0 if all went well, else 1."""
+        return ExitCode.DONE if self.succeeded else ExitCode.PARTIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +48,14 @@ class _Trash:
             log.error("%s", failure)
         return entries, not failures
 
-    def tell(self, entry: TrashEntry, action: TrashAction) -> None:
-        """Emits an event of an entry as it stands in the trash now."""
+    def report_measured(self, entry: TrashEntry, action: TrashAction) -> TrashEntryEvent:
+        """Measure an entry, and emit and return its event."""
         (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1)
-        self.context.emit(self.event(entry, action, usage.apparent_bytes, usage.files))
+        return self.report(entry, action, usage.apparent_bytes, usage.files)
 
-    def event(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
-        """An event of an entry."""
-        return TrashEntryEvent(
+    def report(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
+        """Emit and return the event of an entry."""
+        event = TrashEntryEvent(
             timestamp=self.context.timestamp(),
             host=self.context.host,
             root=self.config.root_name,
@@ -54,28 +68,26 @@ class _Trash:
             files=files,
             path=escape("/".join((WORKSTREAMS, *entry.names))),
         )
+        self.context.emit(event)
+        return event
 
 
-def list_trash(config: Config, context: RunContext) -> bool:
-    """Emits an event for each entry, oldest first; false when a place could not be read."""
+def list_trash(config: Config, context: RunContext) -> TrashResult:
+    """Emit an event for each entry, oldest first. The result has failed if a part of the trash cannot be read."""
     with opened_root(config.root) as root:
         trash = _Trash(config, context, root)
         found, complete = trash.found()
-        for entry in found:
-            trash.tell(entry, TrashAction.BEING_PURGED if entry.gone else TrashAction.LISTED)
-    return complete
+        events = [trash.report_measured(entry, TrashAction.BEING_PURGED if entry.gone else TrashAction.LISTED) for entry in found]
+    return TrashResult(tuple(events), complete)
 
 
-def restore(config: Config, context: RunContext, session: str) -> bool:
-    """Moves the session that was removed last under an id back into `sessions/`; false when that fails.
-
-    Nothing that stands there is overwritten.
-    """
+def restore(config: Config, context: RunContext, session: str) -> TrashResult:
+    """Move the last removed session of this id back into `sessions/`; overwrite nothing there."""
     with _opened(config, context) as trash:
         candidates = [entry for entry in trash.found()[0] if entry.session == session and not entry.gone]
         if not candidates:
             log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), trash.root.path)
-            return False
+            return TrashResult((), succeeded=False)
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
         (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
         failure = put_back(trash.root, entry, used=True)
@@ -84,36 +96,32 @@ def restore(config: Config, context: RunContext, session: str) -> bool:
         else:
             log.info("restored session %s", escape(session))
         action = TrashAction.FAILED if failure else TrashAction.RESTORED
-        context.emit(trash.event(entry, action, usage.apparent_bytes, usage.files))
-        return failure is None
+        event = trash.report(entry, action, usage.apparent_bytes, usage.files)
+        return TrashResult((event,), succeeded=failure is None)
 
 
-def empty(config: Config, context: RunContext, older_than_days: int) -> bool:
-    """Takes apart what has been in the trash for more than some days; false when something fails.
+def empty(config: Config, context: RunContext, older_than_days: int) -> TrashResult:
+    """Delete the sessions that have been in the trash for more than some days.
 
-    What an interrupted run holds is left to the next cleanup, which judges it anew.
+    A session that an interrupted run holds is left to the next cleanup, which decides anew.
     """
     limit = context.clock() - older_than_days * timestamps.DAY
     with _opened(config, context) as trash:
         found, complete = trash.found()
         due = [entry for entry in found if entry.gone or (not entry.held and (entry.removed_at < limit or not older_than_days))]
-        purged = [_purged(trash, entry) for entry in due]
-    return all(purged) and complete
+        events = [_purged(trash, entry) for entry in due if not context.stopping()]
+    return TrashResult(tuple(events), complete and all(event.action is not TrashAction.FAILED for event in events))
 
 
-def _purged(trash: _Trash, entry: TrashEntry) -> bool:
-    if trash.context.stopping():
-        return True
+def _purged(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
     if trash.config.dry_run:
-        trash.tell(entry, TrashAction.WOULD_PURGE)
-        return True
+        return trash.report_measured(entry, TrashAction.WOULD_PURGE)
     (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
     purged = purge(trash.root, entry, trash.context.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
     action = TrashAction.FAILED if purged.failures else TrashAction.PURGED if purged.finished else TrashAction.BEING_PURGED
-    trash.context.emit(trash.event(entry, action, purged.freed_bytes, usage.files))
-    return not purged.failures
+    return trash.report(entry, action, purged.freed_bytes, usage.files)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
-from arawn_cli.cli import commands, config, schedule, trash
 from arawn_cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,26 +20,34 @@ if TYPE_CHECKING:
 
 
 class Command(TyperCommand):
-    """A command."""
+    """A command. An error that ends it is logged as one line and becomes the exit code."""
 
     def get_params(self, ctx: Context) -> list[Parameter]:
-        """Its parameters."""
+        """Return its parameters."""
         return _without_types_of_flags(super().get_params(ctx))
+
+    def invoke(self, ctx: Context) -> object:
+        """Run the command.
+
+        Raises:
+            typer.Exit: the command ended, with this exit code.
+        """
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            from arawn_cli.cli.runner import log_error
+
+            raise typer.Exit(log_error(error)) from error
 
 
 class Group(TyperGroup):
     """A command that has others."""
 
     def get_params(self, ctx: Context) -> list[Parameter]:
-        """Its parameters."""
+        """Return its parameters."""
         return _without_types_of_flags(super().get_params(ctx))
-
-
-def add_group(app: typer.Typer, group: typer.Typer, name: str) -> None:
-    """Adds a group, all commands of which get this help."""
-    for command in group.registered_commands:
-        command.cls = Command
-    app.add_typer(group, name=name, cls=Group)
 
 
 def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
@@ -50,20 +57,22 @@ def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
     return parameters
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "scratch-cleanup": commands.scratch_cleanup,
-    "disk-check": commands.disk_check,
-    "report": commands.report,
-    "doctor": commands.doctor,
-    "demo": commands.demo,
+# The module and the function of each command, and the module of each group. A start imports only the one that it runs.
+_COMMANDS = {
+    "scratch-cleanup": ("cleanup", "scratch_cleanup"),
+    "disk-check": ("diskcheck", "disk_check"),
+    "report": ("report", "report"),
+    "doctor": ("doctor", "doctor"),
+    "demo": ("demo", "demo"),
 }
-
-
-_GROUPS = {"trash": trash.app, "schedule": schedule.app, "config": config.app}
+_GROUPS = {"trash": "trash_commands", "schedule": "schedule", "config": "config"}
 
 
 def program(first: str = "") -> typer.Typer:
-    """The program; with the command alone that `first` names, if it names one: each that Typer looks at costs a start its time."""
+    """Return the program with all commands, or only with the one that `first`, the first argument, names.
+
+    `--version` needs none.
+    """
     app = typer.Typer(
         name="arawn-cli",
         cls=Group,
@@ -73,20 +82,24 @@ def program(first: str = "") -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_top)
-    alone = first in _COMMANDS or first in _GROUPS
-    for name, command in _COMMANDS.items():
+    alone = first in _COMMANDS or first in _GROUPS or first == "--version"
+    for name, (module, function) in _COMMANDS.items():
         if not alone or name == first:
+            command = getattr(import_module(f"arawn_cli.cli.{module}"), function)
             app.command(name, cls=Command)(command)
-    for name, group in _GROUPS.items():
+    for name, module in _GROUPS.items():
         if not alone or name == first:
-            add_group(app, group, name)
+            group: typer.Typer = import_module(f"arawn_cli.cli.{module}").app
+            for info in group.registered_commands:
+                info.cls = Command
+            app.add_typer(group, name=name, cls=Group)
     return app
 
 
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: show what it runs on, too.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: also show Python and how sizes are measured.")] = False,
 ) -> None:
     """Clean up after an Arawn server and watch the disk that it fills."""
     if version:

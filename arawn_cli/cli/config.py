@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import names, timestamps
-from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
-from arawn_cli.cli.runner import Output, guarded
+from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import SYSTEM_FILE, Flags, find, load, own_file
 from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.config.template import template
-from arawn_cli.errors import ConfigurationError, ExitCode, RefusedError
+from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
@@ -48,56 +48,6 @@ def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> N
 _STANDARD_OUTPUT = Path("-")
 
 
-def run_config_show(flags: Flags, output: Output) -> ExitCode:
-    """`config show`: every effective value with its source."""
-
-    def body(_: Console | None) -> ExitCode:
-        config = load(flags, os.environ)
-        settings = settings_of(config, flags, os.environ)
-        with printing():
-            match output.resolved():
-                case "json":
-                    print_settings_as_events(settings, config.root_name)
-                case "table":
-                    print_settings(settings, Console(highlight=False, soft_wrap=True))
-        return ExitCode.DONE
-
-    return guarded(output, body)
-
-
-def run_config_init(file: Path | None, output: Output, ask: Callable[[str], bool] | None, *, overwrite: bool) -> ExitCode:
-    """`config init`: writes the commented file, or prints it for `-`. `ask` is None where nobody can be asked."""
-
-    def body(_: Console | None) -> ExitCode:
-        if file == _STANDARD_OUTPUT:
-            with printing():
-                sys.stdout.write(template())
-            return ExitCode.DONE
-        path = own_file(os.environ) if file is None else file
-        if not overwrite:
-            in_effect = find(None, os.environ, SYSTEM_FILE) if file is None else None
-            _require_consent(path, in_effect, ask)
-        if file is None:
-            _make_folder(path.parent)
-        AtomicFile(path, "the configuration").write(template())
-        with printing():
-            sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
-        return ExitCode.DONE
-
-    return guarded(output, body)
-
-
-def run_config_schema(of: str, output: Output) -> ExitCode:
-    """`config schema`: the JSON Schema of the file, the events or the plan."""
-
-    def body(_: Console | None) -> ExitCode:
-        with printing():
-            sys.stdout.write(json.dumps(SCHEMAS[of](), indent=2) + "\n")
-        return ExitCode.DONE
-
-    return guarded(output, body)
-
-
 def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
     """Asks before a file is replaced, or before a new one keeps the one that is in effect from being read."""
     if os.path.lexists(path):
@@ -110,13 +60,6 @@ def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bo
         raise RefusedError(f"{problem}: left as it is; --force writes it all the same, and `arawn-cli config init -` prints the text")
     if not ask(names.escape(f"{problem}, {question}")):
         raise RefusedError(f"{problem}: left as it is")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 app = typer.Typer(no_args_is_help=True, help="The configuration: values in effect, a commented file, its JSON Schema.")
@@ -140,12 +83,17 @@ def config_show(
     quiet: QuietOption = False,
 ) -> None:
     """Show every value in effect and its source: an option, the environment, the file or a default. Secrets are left out."""
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
-    raise typer.Exit(
-        run_config_show(Flags(config=config, base_path=base_path, root=root), Output(format=output.value, verbose=verbose, quiet=quiet))
-    )
+    shown = Output(format=output, verbose=verbose, quiet=quiet)
+    configure_logging(shown)
+    flags = Flags(config=config, base_path=base_path, root=root)
+    loaded = load(flags, os.environ)
+    settings = settings_of(loaded, flags, os.environ)
+    with printing():
+        match shown.resolved():
+            case "json":
+                print_settings_as_events(settings, loaded.root_name)
+            case "table":
+                print_settings(settings, Console(highlight=False, soft_wrap=True))
 
 
 @app.command("init")
@@ -157,10 +105,36 @@ def config_init(
     quiet: QuietOption = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""
-    from arawn_cli.cli.runner import Output, confirmed
-
+    configure_logging(Output(format="table", quiet=quiet))
     ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
-    raise typer.Exit(run_config_init(file, Output(format="table", verbose=False, quiet=quiet), ask, overwrite=force))
+    write_config(file, ask, overwrite=force)
+
+
+def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwrite: bool) -> None:
+    """Write the commented configuration file, or print it if `file` is `-`.
+
+    `ask` asks a yes-or-no question; it is None if there is no terminal.
+
+    Raises:
+        RefusedError: a file would be replaced or hidden, and nobody agreed.
+        ConfigurationError: the file cannot be written.
+    """
+    if file == _STANDARD_OUTPUT:
+        with printing():
+            sys.stdout.write(template())
+        return
+    path = own_file(os.environ) if file is None else file
+    if not overwrite:
+        in_effect = find(None, os.environ, SYSTEM_FILE) if file is None else None
+        _require_consent(path, in_effect, ask)
+    if file is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    AtomicFile(path, "the configuration").write(template())
+    with printing():
+        sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
 
 
 @app.command("schema")
@@ -169,6 +143,6 @@ def config_schema(
     quiet: QuietOption = False,
 ) -> None:
     """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
-    from arawn_cli.cli.runner import Output
-
-    raise typer.Exit(run_config_schema(of.value, Output(format="json", verbose=False, quiet=quiet)))
+    configure_logging(Output(format="json", quiet=quiet))
+    with printing():
+        sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")

@@ -13,9 +13,11 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
 
 import tomli_w
+import typer
 from rich.console import Console
 
 from arawn_cli import timestamps
@@ -132,8 +134,10 @@ _STEPS = (
 )
 
 
-def run_demo(*, keep: bool) -> ExitCode:
-    """Builds a sample tree in a temporary folder and runs a dry run, a cleanup and a disk check on it."""
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the sample tree.")] = False,
+) -> None:
+    """Run a dry run, a cleanup and a disk check on a sample tree in a temporary folder."""
     console = Console(highlight=False, soft_wrap=True)
     folder = Path(tempfile.mkdtemp(prefix="arawn-demo-"))
     try:
@@ -144,7 +148,7 @@ def run_demo(*, keep: bool) -> ExitCode:
         if not keep:
             shutil.rmtree(folder)
     console.print(f"\nThe tree stays in {folder}." if keep else "\nThe sample tree is removed again; --keep leaves it in place.")
-    return next((ExitCode(code) for code in codes if code), ExitCode.DONE)
+    raise typer.Exit(next((code for code in codes if code), ExitCode.DONE))
 
 
 def build(folder: Path, now: int) -> Path:

@@ -10,12 +10,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import timestamps
 from arawn_cli.cli.config import print_settings, print_settings_as_events
-from arawn_cli.cli.runner import Output, guarded
+from arawn_cli.cli.options import (
+    BasePathOption,
+    ConfigOption,
+    Format,
+    FormatOption,
+    NoRelayOption,
+    Output,
+    QuietOption,
+    RelayUrlOption,
+    RootOption,
+    VerboseOption,
+)
+from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.config.paths import unread, unread_file
 from arawn_cli.config.roots import names_of
@@ -36,23 +49,35 @@ _MEND_FILE = advice("fix the file, or name another with --config, or the root wi
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
+def doctor(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find what would stop the timers from working, and how to fix it. Change nothing; exit with 1 if a check fails."""
+    flags = Flags(config=config, base_path=base_path, relay_url=relay_url, no_relay=no_relay, root=root)
+    raise typer.Exit(run_doctor(flags, Output(format=output, verbose=verbose, quiet=quiet)))
+
+
 def run_doctor(flags: Flags, output: Output) -> ExitCode:
     """`doctor`: 1 when anything fails. Nothing is changed."""
-
-    def body(_: Console | None) -> ExitCode:
-        settings: list[Setting] = []
-        try:
-            config = load(flags, os.environ)
-            settings = settings_of(config, flags, os.environ)
-            shell = Shell(config, flags, os.environ)
-            found = [*_configuration(config, shell), *_findings(config, shell)]
-        except ArawnCliError as error:
-            found = [fail("configuration", str(error), _MEND_FILE)]
-        with printing():
-            _print(settings, found, output, flags.root)
-        return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in found) else ExitCode.DONE
-
-    return guarded(output, body)
+    configure_logging(output)
+    settings: list[Setting] = []
+    try:
+        config = load(flags, os.environ)
+        settings = settings_of(config, flags, os.environ)
+        shell = Shell(config, flags, os.environ)
+        found = [*_configuration(config, shell), *_findings(config, shell)]
+    except ArawnCliError as error:
+        found = [fail("configuration", str(error), _MEND_FILE)]
+    with printing():
+        _print(settings, found, output, flags.root)
+    return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in found) else ExitCode.DONE
 
 
 def _configuration(config: Config, shell: Shell) -> Iterator[Finding]:

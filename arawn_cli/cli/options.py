@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -47,21 +49,19 @@ class Format(str, Enum):
     NONE = "none"
 
 
-class CheckFormat(str, Enum):
-    """How the results of a disk check are printed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What the command line says about output: the format, and how much is logged."""
 
-    AUTO = "auto"
-    TABLE = "table"
-    JSON = "json"
-    NAGIOS = "nagios"
-    NONE = "none"
+    format: str
+    verbose: bool = False
+    quiet: bool = False
 
-
-class FailOn(str, Enum):
-    """The level from which on disk-check exits with 3."""
-
-    WARNING = "warning"
-    CRITICAL = "critical"
+    def resolved(self) -> str:
+        """Return the format; `auto` is `table` on a terminal, else `json`."""
+        if self.format != "auto":
+            return self.format
+        return "table" if sys.stdout.isatty() else "json"
 
 
 def _one_root(context: typer.Context, value: str | None) -> str | None:
@@ -92,7 +92,7 @@ RootOption = Annotated[
 ]
 
 
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log and list more.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")]
 
 
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")]
@@ -106,18 +106,10 @@ RelayUrlOption = Annotated[
 NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and keep nothing to send later.")]
 
 
-UnlessRunningOption = Annotated[
-    bool, typer.Option("--unless-running", help="For timers: if another run is at work, exit with 75 without a message.")
-]
+UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
 
 
-_FORMATS = "table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
+FORMATS = "table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help=_FORMATS)]
-
-
-CheckFormatOption = Annotated[
-    CheckFormat,
-    typer.Option("--format", help=f"{_FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
-]
+FormatOption = Annotated[Format, typer.Option("--format", help=FORMATS)]

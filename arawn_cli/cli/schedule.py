@@ -19,7 +19,8 @@ from rich.text import Text
 
 from arawn_cli import names
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
-from arawn_cli.cli.runner import Output, confirmed, guarded
+from arawn_cli.cli.runner import Output, guarded
+from arawn_cli.cli.terminal import confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus

@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
@@ -23,7 +22,7 @@ from arawn_cli.diskcheck.inspection import Measurements, gone, inspect
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, level_of, reaches, unjudged, worst
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, size_in
 from arawn_cli.diskcheck.measuring import WorkstreamTree
-from arawn_cli.errors import LockedError
+from arawn_cli.errors import ExitCode, LockedError
 from arawn_cli.events import (
     DiskCheck,
     DiskPressure,
@@ -37,7 +36,7 @@ from arawn_cli.events import (
     report_failure,
 )
 from arawn_cli.fs.measure import Usage
-from arawn_cli.locks import try_lock
+from arawn_cli.locks import try_lock, unlock
 from arawn_cli.runs import Run
 
 if TYPE_CHECKING:
@@ -47,31 +46,29 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def only_check(path: Path) -> Iterator[None]:
-    """The BSD lock of a root itself, which needs no room on a full disk, and which a cleanup does not take.
+def check_lock(root: Root, *, hold: bool) -> Iterator[None]:
+    """Lock a root against other checks, with the BSD lock of its directory; a dry run only tests the lock.
 
-    A filesystem that has no such locks costs the lock, not the check.
+    The lock needs no space on a full disk, and a cleanup does not take it. If the filesystem does not
+    support flock, the check runs without the lock.
 
     Raises:
-        LockedError: another check that takes it is at work.
-        ConfigurationError, RefusedError: the root is wrong or unsafe.
+        LockedError: another check of this root is in progress.
     """
-    with opened_root(path) as root:
-        descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if not _is_ours(descriptor):
-            raise LockedError(f"another check is at work in {root.path}: nothing done; it can be run again later")
+        try:
+            locked = try_lock(descriptor, shared=not hold)
+        except OSError as error:
+            log.info("cannot lock the root, so checks may overlap: %s", error.strerror)
+        else:
+            if not locked:
+                raise LockedError(f"another check of {root.path} is in progress: nothing done; run it again later")
+            if not hold:
+                unlock(descriptor)
         yield
     finally:
         os.close(descriptor)
-
-
-def _is_ours(descriptor: int) -> bool:
-    try:
-        return try_lock(descriptor)
-    except OSError as error:
-        log.info("checks may overlap: the root cannot be locked: %s", error.strerror)
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,44 +167,52 @@ _HELPED = frozenset({SCRATCH, TOTAL, FILESYSTEM})
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What a check came to: the last event, what was measured, and the level of each scope."""
+class CheckResult:
+    """The result of a check: its last event, the measurements, and the level of each scope."""
 
     summary: DiskCheck
     inspection: Measurements
     verdicts: tuple[Verdict, ...]
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return 1 if something could not be read, else 0."""
+        return ExitCode.DONE if self.summary.complete else ExitCode.PARTIAL
 
-def check(config: Config, context: RunContext) -> Checked:
-    """Measures a root, emits the usage of each workstream and what is to be told of each scope, and last the whole.
 
-    Levels, history and events are stored in one transaction; a state file that takes no change costs the memory, not the check.
+def check(config: Config, context: RunContext) -> CheckResult:
+    """Measure a root, compare it with its limits, and report what exceeds them.
+
+    Emit `workstream_usage` for each workstream, `disk_pressure` for each level to report, and `disk_check` at the end.
+    Levels, history and `disk_pressure` events are stored in one transaction. If the state file is not
+    writable, the check still runs, but levels are not remembered.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
+        LockedError: another check of this root is in progress.
         StoppedError: a signal asked the run to end.
     """
     started = context.monotonic()
     now = context.clock()
-    with opened_root(config.root) as root:
+    with opened_root(config.root) as root, check_lock(root, hold=not config.dry_run):
         reuse = _reuse(root, config, context, now)
         inspection = inspect(root, config, context, reuse.usages if reuse else {})
         remembered = load_history(context.state, root.path, now)
         helped = _reclaimable(root, config, inspection, remembered, now)
         missing = gone(root, remembered.alerts, inspection)
-    check_ = _Check(config, context, root, inspection, reuse, remembered, helped, missing, now)
-    for tree in inspection.inventory.workstreams:
-        context.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
-    verdicts = check_.settle()
-    _log_levels(verdicts)
-    told = sum(verdict.told for verdict in verdicts)
-    level = worst(verdict.level for verdict in verdicts)
-    if inspection.failures and level is Level.OK:
-        level = Level.UNKNOWN
-    duration = (context.monotonic() - started) // 1_000_000
-    summary = check_.events.summary(inspection, level, told, check_.forecasts[TOTAL], duration)
-    context.emit(summary)
-    return Checked(summary, inspection, tuple(verdicts))
+        check_ = _Check(config, context, root, inspection, reuse, remembered, helped, missing, now)
+        for tree in inspection.inventory.workstreams:
+            context.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
+        verdicts = check_.settle()
+        _log_levels(verdicts)
+        told = sum(verdict.told for verdict in verdicts)
+        level = worst(verdict.level for verdict in verdicts)
+        if inspection.failures and level is Level.OK:
+            level = Level.UNKNOWN
+        duration = (context.monotonic() - started) // 1_000_000
+        summary = check_.events.summary(inspection, level, told, check_.forecasts[TOTAL], duration)
+        context.emit(summary)
+        return CheckResult(summary, inspection, tuple(verdicts))
 
 
 class _Check:
@@ -228,7 +233,7 @@ class _Check:
         self.events = CheckEvents(config, context)
         self.forecasts = {scope.scope: remembered.forecast(scope) for scope in inspection.scopes}
         self._config = config
-        self._surroundings = context
+        self._context = context
         self._root = root.path
         self._inspection = inspection
         self._reuse = reuse
@@ -243,19 +248,19 @@ class _Check:
         """Judges every scope, and stores and emits what is to be told."""
         if self._config.dry_run or not self._config.remembers:
             self._judge(self._remembered, self._rules)
-        elif self._surroundings.commit(self._change):
+        elif self._context.commit(self._change):
             return self._verdicts
         else:
             # Checks in a row cannot be counted: rather an early alert than none on a disk that is full.
             self._judge(self._remembered, replace(self._rules, for_checks=1))
         for event in self._pressure_events():
-            self._surroundings.emit(event)
+            self._context.emit(event)
         return self._verdicts
 
     def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
         """The part of a check that is kept together or not at all."""
         before = alerts.load(connection, self._root)
-        if runs.has_ended_since(connection, JobName.DISK_CHECK, self._root, self._now, self._surroundings.clock()):
+        if runs.has_ended_since(connection, JobName.DISK_CHECK, self._root, self._now, self._context.clock()):
             log.info("another check measured later and ended earlier: this one changes no level")
             self._verdicts = unjudged(self._inspection.scopes, before)
             return []

@@ -1,4 +1,4 @@
-"""A disk check as a monitoring plugin tells it: one status line with performance data, and a return code.
+"""The output of a monitoring plugin: one status line with performance data, and a return code.
 
 The form is that of the Monitoring Plugins Development Guidelines (monitoring-plugins.org/doc/guidelines.html).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arawn_cli.diskcheck.job import Checked
+from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.levels import SESSION, TOTAL, ScopeUsage, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.names import escape
@@ -20,30 +20,31 @@ RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN:
 _MOST = 10
 
 
-UNKNOWN = RETURN_CODES[Level.UNKNOWN]
+def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[str, int]:
+    """Return the status line and the return code of a check; `problems` say what else went wrong, such as lost events.
 
-
-def status_line(checked: Checked) -> str:
-    """The worst scopes in words, and every scope in numbers; of scratch sessions only those that are not ok.
-
-    Performance data is `'scope'=usage;warning;critical;0`, in bytes (`B`), for the scope `inodes` a bare number.
+    The line names the worst scopes, then each scope as performance data, and of the scratch sessions only those that
+    exceed their limit: `'scope'=usage;warning;critical;0` in bytes (`B`), a bare number for the scope `inodes`.
+    A run that is incomplete proves neither OK nor WARNING: both become UNKNOWN. CRITICAL stays CRITICAL.
     """
+    if checked is None:
+        return f"DISK UNKNOWN - {_plain('; '.join(problems))}", RETURN_CODES[Level.UNKNOWN]
     level = checked.summary.level
-    incomplete = "" if checked.summary.complete else f"not all could be read, {_failures(checked)}"
-    text = "; ".join(part for part in ("" if level is Level.UNKNOWN else _worst(checked.verdicts, level), incomplete) if part)
+    parts = [] if level is Level.UNKNOWN else [_worst(checked.verdicts, level)]
+    if not checked.summary.complete:
+        parts.append(f"not all could be read, {_failures(checked)}")
+    parts += problems
+    if (problems or not checked.summary.complete) and level is not Level.CRITICAL:
+        level = Level.UNKNOWN
     sessions = (verdict for verdict in checked.verdicts if verdict.usage.scope.startswith(SESSION))
     worst_sessions = sorted((verdict for verdict in sessions if not verdict.is_quiet_session), key=_excess, reverse=True)[:_MOST]
     scopes = [verdict for verdict in checked.verdicts if not verdict.usage.scope.startswith(SESSION)]
     shown = [verdict.usage for verdict in (*scopes, *worst_sessions)]
-    return f"DISK {level.value.upper()} - {_plain(text)} | {' '.join(_performance(usage) for usage in shown)}"
+    line = f"DISK {level.value.upper()} - {_plain('; '.join(parts))} | {' '.join(_performance(usage) for usage in shown)}"
+    return line, RETURN_CODES[level]
 
 
-def unknown_line(reason: str) -> str:
-    """The line of a check that came to nothing."""
-    return f"DISK UNKNOWN - {_plain(reason)}"
-
-
-def _failures(checked: Checked) -> str:
+def _failures(checked: CheckResult) -> str:
     failures = checked.inspection.failures
     return f"{len(failures)} failed: {failures[0]}"
 

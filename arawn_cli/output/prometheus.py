@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arawn_cli import runs, timestamps
+from arawn_cli.cleanup.job import CleanupResult
 from arawn_cli.config.loader import Config
+from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.events import Action, JobName, Level, Reason, Unit
 from arawn_cli.fs.files import write_atomic
@@ -24,7 +26,6 @@ from arawn_cli.state import State, StateUnavailableError
 from arawn_cli.timestamps import DAY, SECOND
 
 if TYPE_CHECKING:
-    from arawn_cli.diskcheck.job import Checked
     from arawn_cli.events import DiskCheck, ScratchCleanup, ScratchSessionEvent
 
 log = logging.getLogger(__name__)
@@ -53,19 +54,19 @@ class StateFigures:
     queued_events: int | None = None
 
 
-def write_check(directory: Path, config: Config, state: State, checked: Checked) -> bool:
-    """Replace the metrics file of a disk check; return False and log a warning if that fails."""
-    figures = _state_figures(state, JobName.DISK_CHECK, config)
-    return _write(directory, "arawn_disk_check", config, check_metrics(checked, config, figures))
+def write(directory: Path, config: Config, state: State, result: object) -> bool:
+    """Replace the metrics file of a cleanup or a disk check; other results have no metrics.
 
-
-def write_cleanup(directory: Path, config: Config, state: State, summary: ScratchCleanup, sessions: Sequence[ScratchSessionEvent]) -> bool:
-    """Replace the metrics file of a cleanup; return False and log a warning if that fails.
-
-    `sessions` has the events of all scratch sessions of the run.
+    Return False and log a warning if that fails.
     """
-    figures = _state_figures(state, JobName.SCRATCH_CLEANUP, config)
-    return _write(directory, "arawn_scratch_cleanup", config, cleanup_metrics(summary, sessions, figures))
+    match result:
+        case CleanupResult():
+            figures = _state_figures(state, JobName.SCRATCH_CLEANUP, config)
+            return _write(directory, "arawn_scratch_cleanup", config, cleanup_metrics(result.summary, result.sessions, figures))
+        case CheckResult():
+            figures = _state_figures(state, JobName.DISK_CHECK, config)
+            return _write(directory, "arawn_disk_check", config, check_metrics(result, config, figures))
+    return True
 
 
 def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
@@ -89,7 +90,7 @@ def _write(directory: Path, job: str, config: Config, metrics: Iterable[Metric])
     return True
 
 
-def check_metrics(checked: Checked, config: Config, figures: StateFigures) -> Iterator[Metric]:
+def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -> Iterator[Metric]:
     """Return the metrics of a disk check. Scratch sessions within their limit have no series."""
     yield Metric(
         "workstream_usage_bytes",

@@ -160,6 +160,11 @@ class Report:
     problems: tuple[str, ...]
 
     @property
+    def exit_code(self) -> ExitCode:
+        """Return 1 if something could not be read, else 0."""
+        return ExitCode.DONE if self.complete else ExitCode.PARTIAL
+
+    @property
     def complete(self) -> bool:
         """Whether everything could be read."""
         return not self.problems

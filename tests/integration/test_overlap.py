@@ -1,4 +1,4 @@
-"""What a scheduler starts while another run is at work: it ends with 75, and a line in a crontab says nothing of it."""
+"""Runs that find another one in progress: exit 75, and with `--unless-running` exit 0 without a message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run, needs_strace
@@ -22,24 +24,32 @@ def held(directory: Path) -> Iterator[None]:
         os.close(holder)
 
 
-def test_a_cleanup_beside_another_says_so_to_a_person_and_not_in_a_crontab(run: Callable[..., Run], tree: SampleTree) -> None:
+def test_a_cleanup_beside_another_ends_with_75_and_with_the_option_with_0(run: Callable[..., Run], tree: SampleTree) -> None:
     with held(tree.workstreams):
         told = run("scratch-cleanup", "--base-path", tree.root)
         silent = run("scratch-cleanup", "--base-path", tree.root, "--unless-running")
         asked = run("scratch-cleanup", "--base-path", tree.root, "--unless-running", "--verbose")
-    assert (told.code, "another run is at work" in told.stderr) == (75, True)
-    assert (silent.code, silent.stdout, silent.stderr) == (75, "", "")
-    assert (asked.code, "another run is at work" in asked.stderr) == (75, True)
+    assert (told.code, "another run is" in told.stderr) == (75, True)
+    assert (silent.code, silent.stdout, silent.stderr) == (0, "", "")
+    assert (asked.code, "another run is" in asked.stderr) == (0, True)
     assert run("scratch-cleanup", "--base-path", tree.root, "--unless-running").code == 0
 
 
-def test_checks_of_a_crontab_do_not_pile_up_and_keep_nobody_else_from_the_tree(run: Callable[..., Run], tree: SampleTree) -> None:
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_a_check_always_takes_its_lock_which_no_cleanup_needs(run: Callable[..., Run], tree: SampleTree, dry_run: tuple[str, ...]) -> None:
     with held(tree.root):
-        silent = run("disk-check", "--base-path", tree.root, "--unless-running")
-        assert (silent.code, silent.stdout, silent.stderr) == (75, "", "")
-        assert run("disk-check", "--base-path", tree.root).code == 0
-        assert run("scratch-cleanup", "--base-path", tree.root, "--unless-running").code == 0
-    assert run("disk-check", "--base-path", tree.root, "--unless-running").code == 0
+        told = run("disk-check", "--base-path", tree.root, *dry_run)
+        assert (told.code, told.stdout, "another check" in told.stderr) == (75, "", True)
+        silent = run("disk-check", "--base-path", tree.root, *dry_run, "--unless-running")
+        assert (silent.code, silent.stdout, silent.stderr) == (0, "", "")
+        assert run("scratch-cleanup", "--base-path", tree.root, *dry_run).code == 0
+    assert run("disk-check", "--base-path", tree.root, *dry_run).code == 0
+
+
+def test_a_plugin_that_finds_another_check_in_progress_is_unknown(run: Callable[..., Run], tree: SampleTree) -> None:
+    with held(tree.root):
+        done = run("disk-check", "--base-path", tree.root, "--format", "nagios")
+    assert (done.code, "DISK UNKNOWN - another check" in done.stdout) == (3, True)
 
 
 def test_other_trouble_is_told_in_a_crontab_too(run: Callable[..., Run], tree: SampleTree) -> None:
@@ -52,7 +62,5 @@ def test_other_trouble_is_told_in_a_crontab_too(run: Callable[..., Run], tree: S
 @needs_strace
 def test_a_filesystem_without_locks_costs_the_lock_and_not_the_check(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
     tracing = ("-e", "trace=flock", "-e", "inject=flock:error=ENOLCK:when=1")
-    done = run(
-        "disk-check", "--base-path", tree.root, "--unless-running", prefix=("strace", "-f", "-qq", "-o", "/dev/null", *tracing), traced=True
-    )
+    done = run("disk-check", "--base-path", tree.root, prefix=("strace", "-f", "-qq", "-o", "/dev/null", *tracing), traced=True)
     assert (done.code, done.stderr) == (0, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
@@ -11,8 +10,8 @@ from pathlib import Path
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.context import Change, NoProgress, RunContext
-from arawn_cli.diskcheck.job import Checked, check
+from arawn_cli.context import Change, RunContext
+from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
@@ -31,7 +30,7 @@ def context(now: int, events: list[Event], state_directory: Path, *, ended: int 
         state.close()
         return True
 
-    return RunContext(lambda: next(times), time.monotonic_ns, "host", events.append, state, commit, NoProgress(), lambda: False)
+    return RunContext(state=state, emit=events.append, commit=commit, clock=lambda: next(times), host="host")
 
 
 def cleaned(
@@ -50,12 +49,13 @@ def cleaned(
         _environment(tree),
         system_file=NOWHERE,
     )
-    return clean(settings, replace(context(tree.now, events, settings.state_directory), stopping=stopping)), events
+    result = clean(settings, replace(context(tree.now, events, settings.state_directory), stopping=stopping))
+    return result.summary, events
 
 
 def checked(
     tree: SampleTree, config: Path | None = None, *, now: int | None = None, ended: int | None = None, dry_run: bool = False
-) -> tuple[Checked, list[Event]]:
+) -> tuple[CheckResult, list[Event]]:
     """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
     settings = load(Flags(config=config, base_path=str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)

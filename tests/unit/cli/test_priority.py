@@ -23,7 +23,7 @@ needs_room_below = needs(NICE < LOWEST, "a nice value below 19")
 LOOK = """
 import psutil
 from arawn_cli.config.schema import Maintenance
-from arawn_cli.cli.runner import lower_priority
+from arawn_cli.cli.process import lower_priority
 for _ in range(2):
     lower_priority(Maintenance(**{values}))
 process = psutil.Process()

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 
+from arawn_cli.cli.cleanup import scratch_cleanup
 from arawn_cli.cli.demo import SampleTree
-from arawn_cli.cli.jobs import run_cleanup
-from arawn_cli.cli.runner import Output
+from arawn_cli.cli.options import Format
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.paths import unread
 from arawn_cli.errors import ConfigurationError
@@ -131,23 +131,22 @@ def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another:
         load(Flags(config=of_another), {})
 
 
+def dry_run(root: Path, config: Path | None) -> None:
+    with pytest.raises(typer.Exit):
+        scratch_cleanup(base_path=str(root), config=config, dry_run=True, no_relay=True, output=Format.NONE)
+
+
 @needs_root
-def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(
+def test_a_cleanup_warns_where_the_owners_configuration_is_not_read(
     of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arawn_cli.cli.runner.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setattr("arawn_cli.cli.runner.lower_priority", lambda _maintenance: None)  # the priorities of this process would stay low
     monkeypatch.setenv("XDG_STATE_HOME", str(of_another.parents[2] / "state"))
     root = of_another.parents[2] / ".arawn"
-    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
     said = f"{of_another} of the account that owns {root} is not read"
-    by_another = replace(flags, config=configured(of_another.parents[2] / "another", ""))
-    for given, unless_running, warned in (
-        (flags, False, True),
-        (flags, True, False),
-        (by_another, False, True),
-        (replace(flags, config=of_another), False, False),
-    ):
-        run_cleanup(given, Output(format="none", verbose=False, quiet=False, unless_running=unless_running))
+    by_another = configured(of_another.parents[2] / "another", "")
+    for config, warned in ((None, True), (by_another, True), (of_another, False)):
+        dry_run(root, config)
         assert (said in capfd.readouterr().err) == warned
     of_another.unlink()
     assert unread(root, None) is None
@@ -156,15 +155,14 @@ def test_a_cleanup_by_hand_warns_where_the_owners_configuration_is_not_read(
 def test_an_account_that_names_another_file_for_its_own_root_is_not_warned_of_its_usual_one(
     home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arawn_cli.cli.runner.stand_back", lambda _maintenance: None)  # the priorities of this process would stay low
+    monkeypatch.setattr("arawn_cli.cli.runner.lower_priority", lambda _maintenance: None)  # the priorities of this process would stay low
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     own = pwd.struct_passwd(("me", "x", os.geteuid(), os.getegid(), "", str(home), "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda _user: own)
     configured(home / ".config" / "arawn", "")
     other = configured(tmp_path / "other", "")
     root = SampleTree(home / ".arawn", 0).root
-    flags = Flags(base_path=str(root), dry_run=True, no_relay=True)
-    for given, environment, warned in ((flags, str(other), True), (replace(flags, config=other), "", False)):
+    for config, environment, warned in ((None, str(other), True), (other, "", False)):
         monkeypatch.setenv("ARAWN_CONFIG", environment)
-        run_cleanup(given, Output(format="none", verbose=False, quiet=False))
+        dry_run(root, config)
         assert ("is not read" in capfd.readouterr().err) == warned

@@ -15,13 +15,12 @@ import pytest
 from pydantic import BaseModel
 
 from arawn_cli.cli import config
-from arawn_cli.cli.config import run_config_init
+from arawn_cli.cli.config import write_config
 from arawn_cli.cli.demo import SampleTree
-from arawn_cli.cli.runner import Output
 from arawn_cli.config.meanings import meanings
 from arawn_cli.config.schema import ConfigFile, NamedRoot
 from arawn_cli.config.template import EXAMPLES, template
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import RefusedError
 from arawn_cli.output.json_schema import config_schema, events_schema, plan_schema
 from tests.conftest import COMMAND, Run
 from tests.support.terminal import answered, on_a_terminal
@@ -96,23 +95,23 @@ def test_init_takes_the_end_of_the_input_for_a_no_and_ends_when_interrupted(
     assert (ended, said in drawn.splitlines()[-1], file.read_text()) == (code, True, "")
 
 
-def test_init_hides_the_systems_file_when_told_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_init_hides_the_systems_file_when_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, own = tmp_path / "etc.toml", tmp_path / "config" / "arawn" / "config.toml"
     system.touch()
     monkeypatch.setattr(config, "SYSTEM_FILE", system)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    quiet = Output(format="table", verbose=False, quiet=False)
-    assert run_config_init(None, quiet, None, overwrite=False) is ExitCode.REFUSED
-    assert f"{system} is read as long as {own} is not there" in capfd.readouterr().err
-    assert run_config_init(None, quiet, lambda _question: False, overwrite=False) is ExitCode.REFUSED
+    with pytest.raises(RefusedError, match=re.escape(f"{system} is read as long as {own} is not there")):
+        write_config(None, None, overwrite=False)
+    with pytest.raises(RefusedError):
+        write_config(None, lambda _question: False, overwrite=False)
     assert not own.exists()
-    assert run_config_init(None, quiet, lambda _question: True, overwrite=False) is ExitCode.DONE
+    write_config(None, lambda _question: True, overwrite=False)
     assert own.read_text() == template()
     own.unlink()
-    assert run_config_init(None, quiet, None, overwrite=True) is ExitCode.DONE
-    assert run_config_init(tmp_path / "other.toml", quiet, None, overwrite=False) is ExitCode.DONE
+    write_config(None, None, overwrite=True)
+    assert own.read_text() == template()
+    write_config(tmp_path / "other.toml", None, overwrite=False)
+    assert (tmp_path / "other.toml").read_text() == template()
 
 
 def test_init_takes_a_dangling_link_for_a_file_that_is_there(run: Command, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from arawn_cli.diskcheck.limits import FIXED
 from arawn_cli.events import DiskPressure, Level
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, needs_strace, snapshot
 from tests.support.in_process import checked, cleaned
 from tests.support.limits import MIB, configured, told
 
@@ -64,12 +64,14 @@ def test_a_session_that_was_cleaned_recovers(tree: SampleTree, configured: Calla
     assert told(checked(tree, config)[1]) == {}
 
 
-def test_two_checks_at_once_tell_one_rise(
+@needs_strace
+def test_checks_at_once_on_a_filesystem_without_locks_tell_one_rise(
     run: RunCommand, tree: SampleTree, configured: Callable[..., Path], environment: dict[str, str]
 ) -> None:
     config = configured(session_mb=1.0, repeat_interval="1d")
     tree.session("big", files={"f": 3 * MIB}, age_days=1)
-    command = [str(COMMAND), "disk-check", "--base-path", str(tree.root), "--config", str(config), "--format", "json"]
+    without_lock = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK:when=1"]
+    command = [*without_lock, str(COMMAND), "disk-check", "--base-path", str(tree.root), "--config", str(config), "--format", "json"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
     outputs = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0] * 4

@@ -76,7 +76,7 @@ def test_a_caller_of_plugins_reads_line_and_code(
 
 def test_names_do_not_break_the_line(tree: SampleTree) -> None:
     result, _ = checked(tree)
-    line = nagios.unknown_line("two\nlines | and a bar \x1b[31m")
-    assert line == "DISK UNKNOWN - two lines / and a bar \\x1b[31m"
-    assert STATUS_LINE.fullmatch(nagios.status_line(result) + "\n")
+    line, code = nagios.status(None, ["two\nlines | and a bar \x1b[31m"])
+    assert (line, code) == ("DISK UNKNOWN - two lines / and a bar \\x1b[31m", 3)
+    assert STATUS_LINE.fullmatch(nagios.status(result)[0] + "\n")
     assert nagios.RETURN_CODES == {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}

@@ -1,23 +1,29 @@
-"""`trash list`, `restore` and `purge`."""
+"""`trash list`, `trash restore` and `trash purge`."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from arawn_cli.cleanup.trash_jobs import empty, list_trash, restore
 from arawn_cli.cli.options import (
     BasePathOption,
     ConfigOption,
     Format,
     FormatOption,
+    Output,
     QuietOption,
     RootOption,
     VerboseOption,
     removed_sessions,
 )
+from arawn_cli.cli.runner import run_job
+from arawn_cli.config.loader import Flags
+from arawn_cli.errors import ExitCode
 
-app = typer.Typer(no_args_is_help=True, help="Sessions that cleanup removed and that are not purged yet: list, restore, purge.")
+app = typer.Typer(no_args_is_help=True, help="List, restore or purge removed sessions.")
 
 
 @app.command("list")
@@ -30,12 +36,16 @@ def trash_list(
     quiet: QuietOption = False,
 ) -> None:
     """List the removed sessions in the trash, oldest first."""
-    from arawn_cli.cli.jobs import run_trash_list
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
     flags = Flags(config=config, base_path=base_path, root=root)
-    raise typer.Exit(run_trash_list(flags, Output(format=output.value, verbose=verbose, quiet=quiet)))
+    shown = Output(format=output, verbose=verbose, quiet=quiet)
+    if shown.resolved() != "table":
+        raise typer.Exit(run_job(flags, shown, list_trash).exit_code)
+    run = run_job(flags, Output(format="none", verbose=verbose, quiet=quiet), list_trash)
+    if run.result is not None and (run.result.entries or run.exit_code is ExitCode.DONE):
+        from arawn_cli.output.tables import show
+
+        show(run.result.entries)
+    raise typer.Exit(run.exit_code)
 
 
 @app.command("restore")
@@ -52,12 +62,9 @@ def trash_restore(
 
     Restoring counts as a use: the next cleanup keeps the session for the configured days.
     """
-    from arawn_cli.cli.jobs import run_trash_restore
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
     flags = Flags(config=config, base_path=base_path, dry_run=False, root=root)
-    raise typer.Exit(run_trash_restore(flags, Output(format=output.value, verbose=verbose, quiet=quiet), session))
+    run = run_job(flags, Output(format=output, verbose=verbose, quiet=quiet), partial(restore, session=session))
+    raise typer.Exit(run.exit_code)
 
 
 @app.command("purge")
@@ -68,15 +75,17 @@ def trash_purge(
     config: ConfigOption = None,
     base_path: BasePathOption = None,
     root: RootOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Change nothing, and say what would be purged.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Show what would be purged, and change nothing.")] = False,
     output: FormatOption = Format.AUTO,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Delete removed sessions from the trash for good, and free their space."""
-    from arawn_cli.cli.jobs import run_trash_purge
-    from arawn_cli.cli.runner import Output
-    from arawn_cli.config.loader import Flags
-
     flags = Flags(config=config, base_path=base_path, dry_run=dry_run, root=root)
-    raise typer.Exit(run_trash_purge(flags, Output(format=output.value, verbose=verbose, quiet=quiet), older_than_days))
+    shown = Output(format=output, verbose=verbose, quiet=quiet)
+    run = run_job(flags, shown, partial(empty, older_than_days=older_than_days))
+    if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and shown.resolved() == "table":
+        from arawn_cli.output.tables import say_that_nothing_is_purged
+
+        say_that_nothing_is_purged()
+    raise typer.Exit(run.exit_code)

@@ -1,0 +1,87 @@
+"""`scratch-cleanup`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arawn_cli.cleanup.job import CleanupResult, clean
+from arawn_cli.cli.options import (
+    BasePathOption,
+    ConfigOption,
+    Format,
+    FormatOption,
+    NoRelayOption,
+    Output,
+    QuietOption,
+    RelayUrlOption,
+    RootOption,
+    UnlessRunningOption,
+    VerboseOption,
+)
+from arawn_cli.cli.runner import run_job
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.paths import unread
+from arawn_cli.context import RunContext
+
+log = logging.getLogger(__name__)
+
+
+def scratch_cleanup(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Show what would be removed, and change nothing.")] = None,
+    older_than_days: Annotated[
+        int | None,
+        typer.Option(
+            "--older-than-days",
+            min=1,
+            max=36_500,
+            metavar="N",
+            help="Treat sessions unused for N days as inactive. Default: as configured, else 7.",
+        ),
+    ] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
+    ] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists and what has not changed.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a clock that was set back would stop it.")
+    ] = False,
+    output: FormatOption = Format.AUTO,
+    relay_url: RelayUrlOption = None,
+    no_relay: NoRelayOption = False,
+    unless_running: UnlessRunningOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Remove scratch sessions that nobody has used for a given number of days.
+
+    A session is removed only if its last turn, its database row and every file in it are older than the cutoff.
+    """
+    flags = Flags(
+        config=config,
+        base_path=base_path,
+        older_than_days=older_than_days,
+        dry_run=dry_run,
+        force=force,
+        plan_out=plan_out,
+        apply=apply,
+        relay_url=relay_url,
+        no_relay=no_relay,
+        root=root,
+    )
+
+    def job(config: Config, context: RunContext) -> CleanupResult:
+        if problem := unread(config.root, config.file, on_purpose=flags.config is not None):
+            log.warning("%s", problem)
+        return clean(config, context)
+
+    run = run_job(flags, Output(format=output, verbose=verbose, quiet=quiet), job, unless_running=unless_running)
+    raise typer.Exit(run.exit_code)

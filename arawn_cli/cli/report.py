@@ -1,0 +1,77 @@
+"""`report`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arawn_cli.cli.options import BasePathOption, ConfigOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.runner import run_job
+from arawn_cli.cli.terminal import configure_logging
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.context import RunContext
+from arawn_cli.fs.files import AtomicFile
+from arawn_cli.output.jsonl import printing
+from arawn_cli.output.report_data import Report, gather
+from arawn_cli.schedule.status import history_directory
+from arawn_cli.state import State
+
+_STANDARD_OUTPUT = "-"
+
+
+def report(
+    config: ConfigOption = None,
+    base_path: BasePathOption = None,
+    root: RootOption = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
+    ] = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would remove next.
+
+    It measures now and changes nothing; trends and alerts come from earlier runs of disk-check.
+    """
+    flags = Flags(config=config, base_path=base_path, dry_run=True, no_relay=True, root=root)
+    output = Output(format="table", verbose=verbose, quiet=quiet)
+
+    def job(config: Config, context: RunContext) -> Report:
+        """Gather the report from the history that the timers keep, if they keep it elsewhere."""
+        directory, problem = history_directory(config, flags, os.environ)
+        with closing(State(directory, context.clock)) as state:
+            return gather(config, replace(context, state=state), days, [problem] if problem else [])
+
+    configure_logging(output)
+    file = None if html in (None, _STANDARD_OUTPUT) else AtomicFile(Path(html), "the report")  # fails before measuring
+    run = run_job(flags, output, job)
+    if run.result is not None:
+        _show(run.result, html, file)
+    raise typer.Exit(run.exit_code)
+
+
+def _show(report: Report, html: str | None, file: AtomicFile | None) -> None:
+    """Print the report as text or HTML, or write it to the file."""
+    if html is None:
+        from arawn_cli.output.report_text import renderables
+        from arawn_cli.output.tables import OutputConsole
+
+        with printing():
+            console = OutputConsole(highlight=False)
+            for renderable in renderables(report, console.width):
+                console.print(renderable)
+        return
+    from arawn_cli.output.report_html import page
+
+    if file is not None:
+        file.write(page(report))
+        return
+    with printing():
+        sys.stdout.buffer.write(page(report).encode())

@@ -1,0 +1,126 @@
+"""Standard error and the person at the terminal: log records, progress, questions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING
+
+import typer
+
+from arawn_cli.cli.options import Output
+from arawn_cli.context import NoProgress, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# syslog priorities (sd-daemon(3))
+_PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+class Reader(Enum):
+    """The reader of standard error."""
+
+    TERMINAL = "terminal"
+    JOURNAL = "journal"
+    OTHER = "other"
+
+
+def reader_of(descriptor: int, environment: Mapping[str, str]) -> Reader:
+    """Return the reader of an open stream.
+
+    `$JOURNAL_STREAM` names the device and inode of the journal's socket. A process can inherit the
+    variable while its own stream goes elsewhere, so both are compared (systemd.exec(5)).
+    """
+    if os.isatty(descriptor):
+        return Reader.TERMINAL
+    status = os.fstat(descriptor)
+    if environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
+        return Reader.JOURNAL
+    return Reader.OTHER
+
+
+def level_for(reader: Reader, *, verbose: bool, quiet: bool, shows_table: bool) -> int:
+    """Return the lowest level that is logged.
+
+    The journal keeps every action. Cron mails what is logged, so it gets only warnings and errors.
+    A table already shows the actions to a person.
+    """
+    if quiet:
+        return logging.ERROR
+    if shows_table and reader is not Reader.JOURNAL:
+        return logging.WARNING
+    if reader is not Reader.OTHER:
+        return logging.DEBUG if verbose else logging.INFO
+    return logging.INFO if verbose else logging.WARNING
+
+
+def configure_logging(output: Output) -> None:
+    """Send the log records of this package to standard error, in the form that suits its reader."""
+    reader = reader_of(sys.stderr.fileno(), os.environ)
+    console = stderr_console()
+    handler: logging.Handler
+    if console is not None and reader is Reader.TERMINAL:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=console, show_time=False, show_path=False, markup=False, highlighter=None)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_JournalFormatter() if reader is Reader.JOURNAL else logging.Formatter("%(levelname)s: %(message)s"))
+    package = logging.getLogger("arawn_cli")
+    package.handlers = [handler]
+    package.propagate = False
+    shows_table = output.resolved() == "table"
+    package.setLevel(level_for(reader, verbose=output.verbose, quiet=output.quiet, shows_table=shows_table))
+
+
+class _JournalFormatter(logging.Formatter):
+    """Format a record as one line that begins with its syslog priority (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " | ")
+        return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
+
+
+@cache
+def stderr_console() -> Console | None:
+    """Return the console of standard error, shared by log and progress, or None if it is not a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def progress_for(output: Output) -> AbstractContextManager[Progress]:
+    """Return the progress display, or one that shows nothing without a terminal or with `--quiet`.
+
+    JSON lines on the same terminal would break the display, so there is none beside them.
+    """
+    console = stderr_console()
+    if console is None or output.quiet or (output.resolved() == "json" and sys.stdout.isatty()):
+        return nullcontext(NoProgress())
+    from arawn_cli.output.tables import TerminalProgress
+
+    return TerminalProgress(console)
+
+
+def confirmed(question: str) -> bool:
+    """Ask a yes-or-no question; the end of the input (Ctrl-D) counts as no.
+
+    Raises:
+        KeyboardInterrupt: the answer is Ctrl-C.
+    """
+    try:
+        return typer.confirm(question)
+    except typer.Abort as error:
+        typer.echo()  # end the line of the question
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        return False
