@@ -170,11 +170,6 @@ class Report:
         return not self.problems
 
     @property
-    def exit_code(self) -> ExitCode:
-        """The exit code of a run with this report."""
-        return ExitCode.DONE if self.complete else ExitCode.PARTIAL
-
-    @property
     def has_history(self) -> bool:
         """Whether there is a sample of an earlier check."""
         return len(self.total.trend) > 1
