@@ -131,7 +131,9 @@ def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[...
     assert (directory / "work" / "f").exists()
 
 
-WITH_A_POWER = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
+# An account without other processes: a hidden one of a parallel test would count, too.
+ACCOUNT = 64_000 + os.getpid() % 1_000
+WITH_A_POWER = ("setpriv", f"--reuid={ACCOUNT}", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
 BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
 LOOK = """
 import os, sys
@@ -139,7 +141,7 @@ from arawn_cli.fs import in_use
 
 in_use.directories_in_use(set())  # loads all of it, as long as this account may read it
 os.setgroups([])
-os.setresuid(65534, 65534, 65534)
+os.setresuid(*[int(sys.argv[3])] * 3)
 
 def nap(_seconds):
     print("hidden", flush=True)
@@ -167,7 +169,7 @@ def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str]
 def test_a_process_that_is_hidden_for_a_moment_is_looked_at_once_it_is_not(tmp_path: Path) -> None:
     """As is a child of a service manager that has powers, until it is what it was made for."""
     tmp_path.chmod(0o755)
-    look = (sys.executable, "-c", LOOK, *identity_of(tmp_path.stat()))
+    look = (sys.executable, "-c", LOOK, *identity_of(tmp_path.stat()), ACCOUNT)
     with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, tell, hear):
         assert hear.readline() == "\n"
         with talking_to(*look, directory=Path("/")) as (_, go_on, told):
