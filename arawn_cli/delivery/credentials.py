@@ -1,7 +1,8 @@
 """Read the relay's token, and keep secrets out of logs, the state file and plain-text connections.
 
-The first of these sources is used: the file `relay-token` in `$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`),
-`$ARAWN_RELAY_TOKEN`, and the file that `[maintenance.relay] token_file` names.
+The first of these sources is used: the file `relay-token` in `$CREDENTIALS_DIRECTORY`
+(systemd.exec(5), `LoadCredential=`), `$ARAWN_RELAY_TOKEN`, and the file that
+`[maintenance.relay] token_file` names.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What must not get from a relay's answer into a log or the state file: a relay may repeat what it was sent.
+    """Secrets to remove from a relay's answers, since a relay may repeat what it was sent.
 
-    `forms` are the token, user and password, and the query of the address, as such and as JSON, HTML
-    and URLs write them.
+    `forms` are the token, user and password, and the query of the address, as such and as JSON,
+    HTML and URLs write them.
     """
 
     forms: tuple[str, ...] = field(default=(), repr=False)
@@ -88,8 +89,8 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
     """Return the token for a relay, or None if no source has one.
 
     Raises:
-        ConfigurationError: a source exists and cannot be used, a token file is readable by others, or
-            the secret would cross a network in plain text.
+        ConfigurationError: a source exists and cannot be used, a token file is readable by others,
+            or the secret would cross a network in plain text.
     """
     token = secret_of(environment, CREDENTIAL, VARIABLE)
     if token is None and token_file is not None:

@@ -52,7 +52,7 @@ class HttpClient:
         )
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
-        """Post the one event. If the answer does not come in time, it is unknown whether the relay has it."""
+        """Post the one event; without an answer in time it is unknown whether the relay has it."""
         (event,) = events
         end = time.monotonic() + timeout
         headers = {
@@ -102,7 +102,7 @@ class HttpClient:
 
 
 def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
-    """Read the start of the body until `end`; the status alone decides where the body does not come."""
+    """Read the start of the body until `end`; if it does not come, the status alone decides."""
     body = b""
     try:
         while len(body) <= _ANSWER_BYTES and time.monotonic() < end:

@@ -19,7 +19,8 @@ USER_AGENT = f"arawn-cli/{__version__}"
 
 EXCERPT_CHARACTERS = 200
 
-# Statuses below 500 that may change by themselves: timeout, too early, too many requests (RFC 9110, 8470, 6585).
+# Statuses below 500 that are temporary: timeout, too early, too many requests
+# (RFC 9110, RFC 8470, RFC 6585).
 _RETRYABLE = frozenset({408, 425, 429})
 
 
@@ -124,7 +125,7 @@ def interpret_response(status: int, body: bytes, retry_after: str | None, now: f
 
 
 def excerpt(text: str | bytes, secrets: Secrets) -> str:
-    """Return the first characters of a relay's text on one line, without our secrets and those of any URL in it."""
+    """Return the start of a relay's text on one line, without our secrets and those of URLs."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     return escape(redact(secrets.removed_from(" ".join(text.split())))[:EXCERPT_CHARACTERS])
@@ -149,7 +150,7 @@ def parse_retry_after(header: str | None, now: float) -> float | None:
 
 
 def _contains_error(body: bytes) -> bool:
-    """Return whether a JSON object carries an `error`: Centrifugo refuses in this way with status 200."""
+    """Return whether a JSON object has an `error`: Centrifugo refuses so with status 200."""
     text = body.removeprefix(BOM_UTF8).lstrip()
     if not text.startswith(b"{"):
         return False

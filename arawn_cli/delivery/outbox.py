@@ -1,22 +1,23 @@
-"""Keep events that were raised and have not been delivered, in the order in which they were raised."""
+"""Keep undelivered events in the order in which they were raised."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 from typing import cast
 
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.state import State
 
-# During a run the outbox may hold this many times its limit: most events leave it when the run ends.
+# During a run the outbox may hold this many times its limit: most events leave it at the end.
 _SURPLUS = 2
 
+# Both name the columns of an event in the order of the fields of `OutgoingEvent`.
 _READ = "SELECT sequence, attempts, answer, event_id, type, time, source, body, scope, level FROM outbox"
 _WRITE = (
-    "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body, answer, target, root) "
+    "INSERT INTO outbox (event_id, type, time, source, body, scope, level, drop_priority, answer, target, root) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
@@ -76,25 +77,10 @@ class Outbox:
             sqlite3.Error: as the transaction reports it.
         """
         for event in events:
-            priority = self._priority(connection, event)
-            connection.execute(
-                _WRITE,
-                (
-                    event.event_id,
-                    event.type,
-                    event.time,
-                    event.source,
-                    event.scope,
-                    event.level,
-                    priority,
-                    event.body,
-                    answer,
-                    self.target,
-                    self.root,
-                ),
-            )
-        # The table is counted once per run, and again before anything is dropped: the running number
-        # is too high if a transaction was rolled back or another process removed events.
+            values = (*astuple(event), self._priority(connection, event), answer, self.target, self.root)
+            connection.execute(_WRITE, values)
+        # The table is counted once per run, and again before anything is dropped: `_size` is too
+        # high if a transaction was rolled back or another process removed events.
         self._size = _count(connection) if self._size is None else self._size + len(events)
         if self._size <= self.limit * _SURPLUS:
             return []
@@ -112,7 +98,7 @@ class Outbox:
             return self.add(connection, [event], answer)
 
     def trim(self) -> list[OutgoingEvent]:
-        """Cut the outbox down to its limit, least important and oldest first, and return the dropped events.
+        """Drop events above the limit, least important and oldest first, and return them.
 
         Raises:
             StateUnavailableError: nothing is dropped.
@@ -121,7 +107,7 @@ class Outbox:
             return _drop_excess(connection, self.limit)
 
     def next(self, after: int, count: int) -> list[QueuedEvent]:
-        """Return the first `count` events past a sequence number, also from a file that is read-only.
+        """Return the first `count` events past a sequence number, also from a read-only file.
 
         Raises:
             StateUnavailableError: the file cannot be read.
@@ -159,7 +145,10 @@ class Outbox:
         return OutboxSummary(queued, refused, next(iter(self.next(0, 1)), None))
 
     def _priority(self, connection: sqlite3.Connection, event: OutgoingEvent) -> DropPriority:
-        """Return how important an event is: a level that is already queued for its scope repeats what is known."""
+        """Return how important an event is.
+
+        One whose level is the last one queued for its scope is a repeat.
+        """
         if not event.scope:
             return DropPriority.REPORT
         query = "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? ORDER BY sequence DESC LIMIT 1"
@@ -182,5 +171,5 @@ def _drop_excess(connection: sqlite3.Connection, limit: int) -> list[OutgoingEve
 
 
 def _queued(row: _Row) -> QueuedEvent:
-    sequence, attempts, answer, event_id, kind, time, source, body, scope, level = row
-    return QueuedEvent(sequence, attempts, answer, OutgoingEvent(event_id, kind, time, source, body, scope, level))
+    sequence, attempts, answer, *_ = row
+    return QueuedEvent(sequence, attempts, answer, OutgoingEvent(*row[3:]))

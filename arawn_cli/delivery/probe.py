@@ -40,9 +40,9 @@ class ProbeResult:
 def probe(address: Address, token: Token | None, ca_file: Path | None, origin: str, timeout: float) -> ProbeResult:
     """Check whether a relay can be reached and accepts the token; `timeout` is in seconds.
 
-    An HTTP relay is asked whether it would accept a POST (`Expect: 100-continue`, RFC 9110, 10.1.1),
-    whose body then never comes; and again without the token, because only the difference shows that
-    the token matters. A WebSocket connection is opened, authenticated and closed.
+    An HTTP relay is asked whether it would accept a POST (`Expect: 100-continue`, RFC 9110,
+    10.1.1), whose body then never comes; and again without the token, because only the difference
+    shows that the token matters. A WebSocket connection is opened, authenticated and closed.
 
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
@@ -88,9 +88,10 @@ def _ask(address: Address, token: Token | None, ca_file: Path | None, timeout: f
 
 
 def _read_status(connection: http.client.HTTPConnection, address: Address) -> int | ProbeResult:
-    """Return the last status that comes before the body is sent; http.client itself would read past a 100.
+    """Return the last status that comes before the body is sent.
 
-    nginx sends a 100 and at once the status that rejects the request: only silence after a 100 is consent.
+    nginx sends a 100 and at once the status that rejects the request: only silence after a 100 is
+    consent. http.client itself would read past a 100.
     """
     asked = time.monotonic()
     with connection.sock.makefile("rb") as answer:

@@ -1,4 +1,4 @@
-"""Store the events of a run and send them when it ends: order, retries, deadline, and what becomes of the rest."""
+"""Store the events of a run, and send them when it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_PAUSE_SECS = 8.0
 # A client keeps to its timeout; an attempt that does not is abandoned this much later.
 GRACE_SECS = 0.1
 
-# After a signal an attempt gets this long to end: its result tells whether the events arrived.
+# After a signal an attempt may take this much longer: it may show that the events arrived.
 _AFTER_SIGNAL_SECS = 0.5
 
 # How often a wait looks for a signal. A sleep continues after one (PEP 475).
@@ -37,12 +37,13 @@ _POLL_SECS = 0.1
 
 _LOCK_POLL_SECS = 0.05
 
-# After this many events in a row that are refused again, a run skips the other refused ones.
+# After this many events in a row that were refused again, a run skips the other refused ones.
 REFUSED_TRIES = 100
 
 _PAGE = 200
 
-# Delivered events of a long queue are removed in groups of this size; a killed run repeats at most one group.
+# Delivered events of a long queue are removed in groups of this size; the run after a killed one
+# repeats at most one group.
 REMOVE_GROUP = 20
 
 
@@ -136,7 +137,7 @@ class RetryClient:
 
 @dataclass(slots=True)
 class DeliveryStats:
-    """How many events were delivered, refused by the relay, dropped from a full outbox, and lost."""
+    """Numbers of delivered, refused and lost events, and of those dropped from a full outbox."""
 
     delivered: int = 0
     refused: int = 0
@@ -164,7 +165,7 @@ class OutboxSender:
     delivered: list[QueuedEvent] = field(default_factory=list)
 
     def run(self) -> str | None:
-        """Send until every event was tried, and return None, or why sending ended early.
+        """Send until every event was tried; return None, or why sending ended early.
 
         Raises:
             StateUnavailableError: the outbox cannot be read.
@@ -186,7 +187,7 @@ class OutboxSender:
         return None
 
     def _batches(self, page: Sequence[QueuedEvent]) -> list[list[QueuedEvent]]:
-        """Group events into batches; an event that was refused before goes alone, since it would spoil its batch."""
+        """Group events into batches; one that was refused before goes alone."""
         batches: list[list[QueuedEvent]] = []
         for queued in page:
             last = batches[-1] if batches else []
@@ -210,7 +211,7 @@ class OutboxSender:
             self._write(lambda: self.outbox.record_attempt(batch), "attempts are not counted")
             return result.reason
         if len(batch) > 1:
-            # Find the refused one; the relay may get those before it twice, with the same ids.
+            # Find the refused one. The relay may get those before it twice, with the same ids.
             return next((reason for queued in batch if (reason := self._send([queued])) is not None), None)
         self._record_refusal(batch[0], result.answer)
         return None
@@ -293,7 +294,8 @@ class Delivery:
     def commit(self, change: Change) -> Sequence[Event] | None:
         """Change the state, and store the events of configured types in the same transaction.
 
-        Return all events of the change, or None if the state file cannot be written: then nothing has happened.
+        Return all events of the change, or None if the state file cannot be written: then nothing
+        has happened.
         """
         if self._in_memory is not None:
             return None
@@ -365,7 +367,7 @@ class Delivery:
         return True
 
     def _send_stored(self, client: RetryClient) -> str | None:
-        """Send the stored events; wait for another run that is sending them, until the time is up."""
+        """Send the stored events, after another run that is sending them."""
         try:
             while True:
                 with exclusive_lock(self.outbox.state.directory) as locked:
@@ -383,7 +385,7 @@ class Delivery:
         return Outbox(State.in_memory(), self.outbox.limit, self.outbox.target, self.outbox.root)
 
     def _store_rest(self) -> None:
-        """Store the events that are left in memory, as far as that is possible now: a cleanup may have made room."""
+        """Store the events that are left in memory: a cleanup may have made space for them."""
         rest = self._in_memory.next(0, -1) if self._in_memory is not None else []
         for number, queued in enumerate(rest):
             try:
@@ -428,7 +430,8 @@ def delivery_for(
     """Return the delivery of a run to a relay, or None in a dry run.
 
     Token and certificate authorities are checked here, before the run does anything. The client,
-    whose import and TLS context take a third of a check, is made when there is something to send.
+    whose import and TLS context take a third of the time of a check, is made when there is an event
+    to send.
 
     Raises:
         ConfigurationError: the token, the certificate authorities or the transport are unusable.
@@ -450,7 +453,7 @@ def delivery_for(
 
 
 def _outbox_target(target: RelayTarget) -> str:
-    """Return the key of a relay in the outbox: empty for the configured one, which may move to another address."""
+    """Return the key of a relay in the outbox, empty for the configured one, which may move."""
     return sha256(target.address.plain.encode()).hexdigest() if target.from_flag else ""
 
 

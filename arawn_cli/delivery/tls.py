@@ -93,7 +93,7 @@ def _find_ssl_error(error: BaseException) -> ssl.SSLError | None:
         if not isinstance(candidate, BaseException) or id(candidate) in seen:
             continue
         if isinstance(candidate, ssl.SSLError):
-            # A connection that ends in the middle of the handshake broke; the next attempt may succeed.
+            # A connection that ends in the middle of the handshake broke: retry.
             return None if isinstance(candidate, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) else candidate
         seen.add(id(candidate))
         queue += [*candidate.args, getattr(candidate, "reason", None), candidate.__cause__, candidate.__context__]

@@ -1,4 +1,4 @@
-"""Send events as text frames of a WebSocket connection (RFC 6455), with Arawn's handshake if there is a token."""
+"""Send events as text frames of a WebSocket connection (RFC 6455)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _silent.disabled = True
 
 
 class WebSocketClient:
-    """Send each batch over a connection of its own; it is delivered once the closing handshake is complete.
+    """Send each batch over its own connection; it is delivered once that is closed cleanly.
 
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
@@ -120,7 +120,7 @@ class WebSocketClient:
         return self._interpret_close(protocol)
 
     def _authenticate(self, connection: _Connection, token: Token) -> SendResult | None:
-        """Send the token and wait for `auth_result`, ignoring other messages; return None if it is accepted."""
+        """Send the token and wait for Arawn's `auth_result`; return None if it is accepted."""
         protocol = connection.protocol
         protocol.send_text(json.dumps({"type": "auth", "token": token.value}).encode("ascii"))
         for message in connection.messages():
@@ -185,7 +185,7 @@ class _Connection:
         self._unsent = bytearray()
 
     def step(self) -> list[Event]:
-        """Write or read as much as is possible now, or wait until it is, and return what was received.
+        """Write or read as much as is possible now, or else wait, and return what was received.
 
         A broken connection counts as closed by the relay; `error` is the reason.
 
@@ -262,7 +262,7 @@ class _Connection:
         return True
 
     def _read(self) -> bytes | None:
-        """Return the bytes that have come, none at the end of the connection, or None if nothing has come."""
+        """Return what has come: no bytes at the end of the connection, None if nothing has come."""
         try:
             return self._stream.recv(_READ_BYTES)
         except _WOULD_BLOCK:

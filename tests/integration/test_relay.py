@@ -1,4 +1,4 @@
-"""The installed command against a real relay, and what its subscribers get."""
+"""The installed command and a real relay with subscribers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_two_subscribers_and_a_late_one_get_each_event_byte_for_byte(site: Site,
     assert shared_nchan.buffered(channel, 3) == events
 
 
-def test_what_arrives_is_read_by_both_message_types_of_arawn(site: Site, shared_nchan: Nchan, channel: str) -> None:
+def test_both_message_types_of_arawn_can_read_an_event(site: Site, shared_nchan: Nchan, channel: str) -> None:
     server = {"type": str, "level": str, "scope": str, "usage_mb": int, "limit_mb": int, "timestamp": str}
     client = {"workstream_id": str, "workstream_name": str, "level": str, "usage_bytes": int, "limit_bytes": int, "percent": int}
     site.configure(shared_nchan.url(f"/pub/{channel}"))
@@ -72,7 +72,7 @@ def test_tls_with_an_authority_of_ones_own(site: Site, shared_nchan: Nchan, chan
 
 
 @pytest.mark.parametrize("scheme", ["http", "ws"])
-def test_each_way_for_tls_to_fail_is_one_sentence(site: Site, shared_nchan: Nchan, channel: str, scheme: str, tmp_path: Path) -> None:
+def test_each_tls_failure_is_one_sentence(site: Site, shared_nchan: Nchan, channel: str, scheme: str, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     own = str(shared_nchan.directory / "ca.pem")
@@ -108,7 +108,7 @@ def test_a_check_with_nothing_to_send_imports_no_client(site: Site, scheme: str)
 
 
 def test_a_cleanup_that_delivers_and_checks_beside_it_lose_nothing(site: Site, shared_nchan: Nchan, channel: str) -> None:
-    """Several connections of several processes to one state file: none may drop the locks of another."""
+    """Processes with connections to one state file must not release each other's locks."""
     site.configure(shared_nchan.url(f"/pub/{channel}"), events=["disk_pressure", "scratch_session", "scratch_cleanup"])
     for number in range(60):
         site.tree.session(f"old-{number}", files={"f": 1}, age_days=30)

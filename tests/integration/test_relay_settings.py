@@ -1,4 +1,4 @@
-"""What the configuration, its token file and the options say of a relay, and what is wrong before anything is done."""
+"""The relay in configuration, token file and options; errors are found before a run does anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = needs_nchan
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"token": "s3cret"}, "a secret never stands in this file"),
         (
@@ -35,11 +35,11 @@ pytestmark = needs_nchan
     ],
 )
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_wrong_relay_ends_a_run_before_anything_is_done(site: Site, wrong: dict[str, object], told: str, dry: tuple[str, ...]) -> None:
+def test_a_wrong_relay_ends_a_run_before_anything_is_done(site: Site, wrong: dict[str, object], message: str, dry: tuple[str, ...]) -> None:
     site.configure(**{"url": "http://127.0.0.1:1/", **wrong})
     run = site.check(*dry)
     assert (run.code, run.stdout) == (78, "")
-    assert told in run.stderr
+    assert message in run.stderr
     assert "s3cret" not in run.stderr
     assert not site.state.exists()
 

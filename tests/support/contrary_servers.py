@@ -34,7 +34,7 @@ def running(serve_forever: Callable[[], None], shutdown: Callable[[], None]) -> 
 
 @contextmanager
 def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = None, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server that takes one connection, in TLS if told to, answers a request with some bytes, and hangs up; its port."""
+    """Accept one connection, answer a request with some bytes, and close it; yield the port."""
     ended = threading.Event()
 
     def talk() -> None:
@@ -70,6 +70,6 @@ def sent(url: str, authority: Path | None = None, timeout: float = 2) -> object:
 
 @contextmanager
 def unreachable() -> Iterator[int]:
-    """A port whose queue of connections is full: the kernel takes no further one, and does not say so."""
+    """Yield a port whose queue of connections is full: the kernel ignores further ones."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.create_connection(listener.getsockname()):
         yield listener.getsockname()[1]

@@ -130,7 +130,7 @@ def backlog(directory: Path, relay: Relay, *numbers: int) -> None:
 
 @contextlib.contextmanager
 def of_a_newer_version(directory: Path) -> Iterator[None]:
-    """Make a state file that can be read but not changed: the program was set back to an older version."""
+    """Make the state file read-only, as one of a newer version of the program is."""
     with contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection:
         ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         connection.execute("PRAGMA user_version = 1000")

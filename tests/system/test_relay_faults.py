@@ -1,4 +1,4 @@
-"""A real relay that stops, freezes, refuses and cuts: nothing is lost, nothing out of order."""
+"""A real relay that restarts, freezes, refuses or cuts connections: no loss, no disorder."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def everything(relay: Nchan, channel: str) -> list[str]:
 
 @pytest.mark.parametrize(("path", "scheme"), [("/pub/restart", "http"), ("/wspub/restart", "ws")])
 def test_a_restart_in_mid_stream_loses_nothing_and_keeps_the_order(runs: Runs, nchan: Nchan, path: str, scheme: str) -> None:
-    """A subscriber of each life of the relay listens, because a restart forgets what was buffered."""
+    """A subscriber listens before and after the restart, which clears the relay's buffer."""
     first: list[str] = []
     started = threading.Event()
 
@@ -93,14 +93,14 @@ def test_a_restart_in_mid_stream_loses_nothing_and_keeps_the_order(runs: Runs, n
     sender.join(20)
     runs(nchan.url(path, scheme), 1)
     assert queued(runs.directory) == []
-    # The relay may have taken some and died before it told its subscribers: they are missing between the two lives at most.
+    # Events that the relay accepted and did not pass on before it stopped are missing in between.
     arrived = first_arrivals(first + everything(nchan, "restart"))
     places = [runs.raised.index(message) for message in arrived]
     assert places == sorted(places)
     assert runs.raised[-1] in arrived
     if scheme == "http":
         ids = [json.loads(event)["id"] for event in runs.raised]
-        # What the relay took is in its log, which outlives it, in order; but for what it passed on and died before it logged.
+        # The relay's log has what it accepted, except for what it passed on and did not log in time.
         requests = [json.loads(line) for line in (nchan.directory / "headers.log").read_text().splitlines()]
         taken = dict.fromkeys(request["id"] for request in requests if request["status"] in (201, 202))
         passed_on = {json.loads(message)["id"] for message in first}

@@ -1,4 +1,4 @@
-"""The installed command while a relay is away, unknown, silent or slow, its disk full, or itself killed: no event is lost."""
+"""The installed command with a relay that fails, on a full disk, and killed: no event is lost."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_an_outage_keeps_events_for_the_next_run_in_their_order(site: Site, ncha
 
 
 @needs_namespaces
-def test_a_relay_whose_name_nobody_knows_keeps_events_and_is_named(site: Site) -> None:
+def test_with_an_unknown_host_name_events_stay_in_the_outbox(site: Site) -> None:
     site.configure("https://relay.invalid/pub", deadline_secs=1)
     run = site.check(prefix=("unshare", "--net"))  # where no question leaves the machine
     assert run.code == 0
     assert "3 events in the outbox: the name relay.invalid cannot be resolved" in run.stderr
 
 
-def test_a_wrong_token_keeps_events_until_it_is_mended(site: Site, shared_nchan: Nchan, channel: str) -> None:
+def test_with_a_wrong_token_events_stay_until_it_is_corrected(site: Site, shared_nchan: Nchan, channel: str) -> None:
     site.configure(shared_nchan.url(f"/pub/{channel}"))
     site.token_file.write_text("wrong-t0ken")
     first = site.check("-v")
@@ -98,7 +98,8 @@ def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: 
     assert took < 4
 
 
-# strace counts in each thread: the main thread stores and removes, and each attempt to send has a thread of its own.
+# strace counts in each thread: the main thread stores and removes, and each attempt to send has
+# its own thread.
 KILLS = [
     *(("pwrite64", step, False) for step in (1, 9, 14, 22, 31, 38)),
     *(("pwrite64", step, True) for step in (2, 7, 9, 15, 17, 26, 34)),
@@ -112,7 +113,7 @@ KILLS = [
 @pytest.mark.slow
 @needs_strace
 def test_killed_at_any_step_every_event_that_was_shown_arrives(site: Site, shared_nchan: Nchan, channel: str) -> None:
-    """Storing, sending and removing, each with a kill at many of its system calls; all runs share one outbox."""
+    """Kill runs that share an outbox at many system calls of storing, sending and removing."""
     site.configure(shared_nchan.url(f"/pub/{channel}"), deadline_secs=0.5)
     quiet = site.folder / "quiet.toml"
     quiet.write_text(site.file.read_text().replace("0.00000", "1.00000").replace("5e-06", "1.0").replace("2e-06", "1.0"))

@@ -1,4 +1,4 @@
-"""Sending: retries, order, what stays in the outbox, what is dropped, refusals, and which run sends."""
+"""Sending: retries, order, events that stay or are dropped, refusals, and which run sends."""
 
 from __future__ import annotations
 

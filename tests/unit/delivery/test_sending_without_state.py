@@ -1,4 +1,4 @@
-"""Sending with a state file that cannot be made, read, written or trusted: events are sent all the same, or named."""
+"""Sending with a state file that cannot be made, read, written or trusted."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_relay_that_talks_without_end_neither_fills_memory_nor_stops_delivery(
 
 @pytest.mark.parametrize(("token", "reason"), [(TOKEN, "did not answer within 0.4 s"), (None, "did not confirm the events in time")])
 def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, reason: str) -> None:
-    """It does not even answer the closing handshake. One that did not answer the token was sent no event."""
+    """It does not answer the closing handshake. Without an answer to the token it gets no event."""
     ended = threading.Event()
 
     def open_only() -> None:
@@ -169,7 +169,7 @@ def test_a_redirect_is_not_followed(location: str) -> None:
 
 
 def test_events_that_exceed_all_buffers_arrive_while_the_relay_talks() -> None:
-    """Neither side may wait until the other has read: each has more to send than the socket buffers hold."""
+    """Each side has more to send than socket buffers hold, so neither may wait for the other."""
     received: list[int] = []
 
     def talk(connection: ServerConnection) -> None:
