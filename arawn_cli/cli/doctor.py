@@ -33,9 +33,9 @@ from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.config.paths import unread, unread_file
 from arawn_cli.config.roots import names_of
 from arawn_cli.config.sources import DEFAULT, Setting, settings_of
-from arawn_cli.doctor.environment import clock_finding, outbox_finding, relay_finding, state_findings
-from arawn_cli.doctor.findings import ROOT, Finding, Shell, advice, fail, ok, warn
-from arawn_cli.doctor.timers import start, state_directory, timer_findings, token_findings
+from arawn_cli.doctor.environment import clock_finding, outbox_finding, relay_finding, state_findings, token_findings
+from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
+from arawn_cli.doctor.timers import run_command, state_directory, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
@@ -43,7 +43,7 @@ from arawn_cli.output.jsonl import json_lines, printing
 from arawn_cli.schedule.settings import own_account
 from arawn_cli.schedule.status import InstalledPlace, installed_places
 
-_MEND_FILE = advice("fix the file, or name another with --config, or the root with --base-path; all else depends on it")
+_MEND_FILE = comment("fix the file, or choose another with --config or a root with --base-path; the other checks depend on it")
 
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
@@ -86,7 +86,7 @@ def _configuration(config: Config, shell: Shell) -> Iterator[Finding]:
         yield warn("configuration of the owner", problem, _mend_unread(own, config, shell))
     if config.dry_run:
         yield warn(
-            "configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", advice(f"take it out of {config.file}")
+            "configuration", "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing", comment(f"take it out of {config.file}")
         )
     else:
         others = names_of(config.tables) if config.root_name is None else ""
@@ -96,7 +96,9 @@ def _configuration(config: Config, shell: Shell) -> Iterator[Finding]:
 
 def _mend_unread(own: Path, config: Config, shell: Shell) -> str:
     named = Flags(config=own, base_path=str(config.root.absolute()))
-    line = replace(shell, flags=Flags()).tool("doctor", *named.located, account=None if os.access(own, os.R_OK) else ROOT, located=False)
+    line = replace(shell, flags=Flags()).arawn_cli(
+        "doctor", *named.located, account=None if os.access(own, os.R_OK) else ROOT, located=False
+    )
     return f"{line}  # then schedule install with the same options"
 
 
@@ -110,15 +112,15 @@ def _findings(config: Config, shell: Shell) -> Iterator[Finding]:
     if rooted:
         yield from timer_findings(installed, config, now, socket.gethostname(), shell)
     else:
-        yield warn("timers", "without a root they cannot be looked at", advice("fix the root first"))
+        yield warn("timers", "not checked: the root is unusable", comment("fix the root first"))
 
 
 def _means(config: Config, installed: list[InstalledPlace], shell: Shell) -> Iterator[Finding]:
     first = installed[0] if installed else None
     directory = state_directory(installed, config)
     account = first.settings.account if first else own_account()
-    yield from state_findings(directory, account, shell, made_by_systemd=first is not None and first.is_state_created_by_systemd)
-    yield outbox_finding(directory, shell, start(first, JobName.DISK_CHECK, shell) if first else shell.tool(JobName.DISK_CHECK))
+    yield from state_findings(directory, account, shell, created_by_systemd=first is not None and first.is_state_created_by_systemd)
+    yield outbox_finding(directory, shell, run_command(first, JobName.DISK_CHECK, shell) if first else shell.arawn_cli(JobName.DISK_CHECK))
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)
     yield clock_finding(shell)

@@ -1,4 +1,4 @@
-"""Checks of configuration, tree and timers, each with a fix.
+"""Checks of configuration, tree, environment and timers, each with a fix.
 
-A check looks and reports. It changes nothing.
+A check reads and reports. It changes nothing. Running and printing the checks belongs to `cli`.
 """

@@ -1,4 +1,4 @@
-"""What a check found, as a value. / Commands as they are typed here to fix something: with the program's path, and the right account."""
+"""Findings of `doctor`, and the shell commands that fix them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from arawn_cli.events import Status
 from arawn_cli.names import escape
 from arawn_cli.schedule.settings import command, options_of
 
+ROOT = "root"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `doctor`. `fix` is what to do, for a shell: a command, or a comment where none does it; None when all is well."""
+    """The result of one check.
+
+    `fix` is a shell command, or a comment if no command fixes it. It is None if all is well.
+    """
 
     check: str
     status: Status
@@ -26,55 +31,54 @@ class Finding:
     fix: str | None = None
 
 
-def advice(text: str) -> str:
-    """What no command does, as a comment: whoever pastes it into a shell harms nothing."""
-    return f"# {escape(text)}"
-
-
 def ok(check: str, detail: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(check, Status.OK, detail)
 
 
 def warn(check: str, detail: str, fix: str) -> Finding:
-    """Something to know, or to look at."""
+    """Return a finding about something that may be wrong."""
     return Finding(check, Status.WARN, detail, fix)
 
 
 def fail(check: str, detail: str, fix: str) -> Finding:
-    """A job cannot be done."""
+    """Return a finding about something that stops a job from working."""
     return Finding(check, Status.FAIL, detail, fix)
 
 
-ROOT = "root"
+def comment(text: str) -> str:
+    """Return advice as a shell comment, which does no harm if somebody pastes it."""
+    return f"# {escape(text)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """The shell that doctor was called from, and what it was called with."""
+    """The shell that started `doctor`: its configuration, options and environment."""
 
     config: Config
     flags: Flags
     environment: Mapping[str, str]
 
-    def tool(self, *words: str, account: str | None = None, located: bool = True) -> str:
-        """A command of this tool for an account, by default this one.
+    def arawn_cli(self, *words: str, account: str | None = None, located: bool = True) -> str:
+        """Return a command of this program for an account, by default the current one.
 
-        Another account has another PATH, home and environment, so program, configuration and root are written out;
-        `located=False` is for commands that take neither `--config` nor `--base-path`, and `--root` alone.
+        Another account has another PATH, home and environment, so the command names program,
+        configuration and root. `located=False` is for commands that accept only `--root`.
         """
-        own = account in (None, _current_account())
-        options = self.flags.located if own else options_of(self.config, self.flags, self.environment, self.config.root.absolute())
-        program = "arawn-cli" if own and _is_on_path() else shlex.join(command())
-        line = " ".join((program, shlex.join((*words, *(options if located else self.flags.named)))))
-        if own or account is None:
+        if account is None or account == _current_account():
+            program, options = "arawn-cli" if _is_on_path() else shlex.join(command()), self.flags.located
+        else:
+            program = shlex.join(command())
+            options = options_of(self.config, self.flags, self.environment, self.config.root.absolute())
+        line = f"{program} {shlex.join((*words, *(options if located else self.flags.named)))}"
+        if account is None or account == _current_account():
             return line
-        if os.geteuid() == 0:
+        if os.geteuid() == 0:  # there may be no sudo; su sets HOME as well
             return f"su -s /bin/sh {shlex.quote(account)} -c {shlex.quote(line)}"
         return f"sudo {line}" if account == ROOT else f"sudo -u {shlex.quote(account)} {line}"
 
     def as_root(self, line: str) -> str:
-        """A command that only root may do."""
+        """Return a command that needs root."""
         return line if os.geteuid() == 0 else f"sudo {line}"
 
 
@@ -86,6 +90,6 @@ def _current_account() -> str:
 
 
 def _is_on_path() -> bool:
-    """Whether `arawn-cli` alone starts this installation."""
+    """Return whether `arawn-cli` alone starts this installation."""
     found, own = shutil.which("arawn-cli"), command()
     return found is not None and len(own) == 1 and Path(found).samefile(own[0])

@@ -1,4 +1,4 @@
-"""What doctor says of a sound installation, and of each way in which one is not."""
+"""The findings of `doctor` for a sound installation, and for each way in which one can be wrong."""
 
 from __future__ import annotations
 
@@ -10,27 +10,39 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import arawn_cli
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.runner import Output
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.sources import settings_of
-from arawn_cli.doctor import environment
+from arawn_cli.doctor import environment, timers
 from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding
+from arawn_cli.doctor.timers import timer_findings
 from arawn_cli.doctor.tree import tree_findings
-from arawn_cli.events import Status
-from arawn_cli.schedule.settings import Account, own_account
+from arawn_cli.events import JobName, Status
+from arawn_cli.runs import Run as LastRun
+from arawn_cli.runs import record
+from arawn_cli.schedule import status
+from arawn_cli.schedule.cron import cron_file
+from arawn_cli.schedule.install import Place
+from arawn_cli.schedule.managed_files import FileStore, with_header
+from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
+from arawn_cli.schedule.status import InstalledPlace
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces, needs_root, snapshot
+from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
 from tests.unit.config.test_config import of_another
 
@@ -106,7 +118,7 @@ def test_a_missing_or_unsafe_root_fails(tree: SampleTree) -> None:
 
 
 @needs_namespaces
-def test_processes_that_the_kernel_hides_are_named_with_who_sees_them(run: Callable[..., Run], tree: SampleTree) -> None:
+def test_hidden_processes_warn(run: Callable[..., Run], tree: SampleTree) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         done = run("doctor", "--base-path", tree.root, prefix=("unshare", "--user", "--map-root-user"))
         process.kill()
@@ -124,7 +136,7 @@ def test_what_cannot_be_read_fails(tree: SampleTree) -> None:
     assert found["messages"].status is Status.FAIL
 
 
-def test_a_run_at_work_and_a_forgotten_trash_warn(tree: SampleTree) -> None:
+def test_another_run_and_an_overdue_trash_warn(tree: SampleTree) -> None:
     trash = tree.workstreams / "scratch" / ".trash"
     trash.mkdir()
     (trash / "old.20200101T000000Z.01234567").mkdir()
@@ -138,7 +150,7 @@ def test_a_run_at_work_and_a_forgotten_trash_warn(tree: SampleTree) -> None:
     assert findings(tree, now=1577836800 * 10**9 + DAY // 2)["trash"].status is Status.OK
 
 
-def test_the_outbox_tells_what_waits_and_what_was_refused(tmp_path: Path, tree: SampleTree) -> None:
+def test_queued_and_refused_events_are_counted(tmp_path: Path, tree: SampleTree) -> None:
     def outbox_finding(directory: Path) -> Finding:
         return environment.outbox_finding(directory, shell_of(tree), "arawn-cli disk-check")
 
@@ -150,39 +162,39 @@ def test_the_outbox_tells_what_waits_and_what_was_refused(tmp_path: Path, tree: 
         connection.execute(
             "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body) VALUES ('a','t','t','s','','',0,x'00')"
         )
-    assert "1 event not delivered yet" in outbox_finding(tmp_path).detail
+    assert "1 event queued" in outbox_finding(tmp_path).detail
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
         connection.execute("UPDATE outbox SET answer = '413'")
-    assert "1 of them refused" in outbox_finding(tmp_path).detail
+    assert "refused 1 of them" in outbox_finding(tmp_path).detail
     (tmp_path / "state.db").write_bytes(b"x" * 4096)
     assert outbox_finding(tmp_path).status is Status.WARN
 
 
-def state_finding(directory: Path, account: Account, tree: SampleTree, *, made_by_systemd: bool = False) -> Finding:
-    found = state_findings(directory, account, shell_of(tree), made_by_systemd=made_by_systemd)
+def state_finding(directory: Path, account: Account, tree: SampleTree, *, created_by_systemd: bool = False) -> Finding:
+    found = state_findings(directory, account, shell_of(tree), created_by_systemd=created_by_systemd)
     return next(finding for finding in found if finding.check == "state")
 
 
-def mended(finding: Finding) -> None:
-    """Does what a finding says, as it is copied into a shell."""
+def apply_fix(finding: Finding) -> None:
+    """Runs the fix of a finding, as somebody pastes it into a shell."""
     assert finding.fix is not None
     subprocess.run(["sh", "-c", finding.fix], check=True, capture_output=True)
 
 
 def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTree) -> None:
-    for made_by_systemd in (True, False):
-        found = state_finding(tmp_path / "a" / "b", own_account(), tree, made_by_systemd=made_by_systemd)
+    for created_by_systemd in (True, False):
+        found = state_finding(tmp_path / "a" / "b", own_account(), tree, created_by_systemd=created_by_systemd)
         assert found.status is Status.OK
         assert not (tmp_path / "a").exists()
 
 
 @needs_root
-def test_state_is_judged_for_the_account_of_the_jobs_and_its_mend_mends(tmp_path: Path, tree: SampleTree) -> None:
+def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(tmp_path: Path, tree: SampleTree) -> None:
     open_to_all(tmp_path)
     directory = tmp_path / "a state"
     missing = state_finding(directory, NOBODY, tree)
-    assert (missing.status, "cannot be written to by nobody" in missing.detail) == (Status.FAIL, True)
-    mended(missing)
+    assert (missing.status, "nobody cannot write to" in missing.detail) == (Status.FAIL, True)
+    apply_fix(missing)
     assert state_finding(directory, NOBODY, tree).status is Status.OK
     (directory / "state.db").touch()  # as a run by root leaves it
     for fault in (None, 0o777):
@@ -190,13 +202,11 @@ def test_state_is_judged_for_the_account_of_the_jobs_and_its_mend_mends(tmp_path
             directory.chmod(fault)
         found = state_finding(directory, NOBODY, tree)
         assert found.status is Status.FAIL
-        mended(found)
+        apply_fix(found)
         assert state_finding(directory, NOBODY, tree).status is Status.OK
 
 
-def test_a_dry_run_that_is_configured_and_a_missing_root_keep_no_other_line_from_being_told(
-    run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_a_configured_dry_run_and_a_missing_root_hide_no_other_finding(run: Callable[..., Run], tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[paths]\nbase_path = '/nowhere'\n[paths.cleanup]\ndry_run = true\n")
     done = run("doctor", "--config", config)
@@ -207,7 +217,7 @@ def test_a_dry_run_that_is_configured_and_a_missing_root_keep_no_other_line_from
 
 
 @needs_root
-def test_a_configuration_of_the_owner_that_is_not_read_is_a_check_of_its_own_and_its_mend_names_it(
+def test_an_unread_configuration_of_the_owner_is_a_finding_whose_fix_names_it(
     of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(of_another.parents[3]))
@@ -249,7 +259,7 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     ],
     ids=["wrong file", "no root", "dry run, no relay"],
 )
-def test_what_mends_a_finding_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, text: str) -> None:
+def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, text: str) -> None:
     config = tmp_path / "c.toml"
     config.write_text(text if "base_path" in text else f"{text}[paths]\nbase_path = '{tree.root}'\n")
     fixes = [str(event["fix"]) for event in run("doctor", "--config", config).of_type("doctor_check") if event["fix"]]
@@ -259,3 +269,112 @@ def test_what_mends_a_finding_can_be_pasted_into_a_shell(run: Callable[..., Run]
         assert subprocess.run(["sh", "-n", "-c", fix], check=False).returncode == 0, fix
         assert words == [] or shutil.which(words[0]) or words[0] in ("sudo", "arawn-cli"), fix
         assert not any(re.fullmatch("[A-Z]+,?", word) for word in words), fix
+
+
+# Timers, cron, and the account of the jobs
+
+
+def test_no_timers_fail_with_the_command_that_installs_them(tree: SampleTree) -> None:
+    (finding,) = timer_findings([], config_of(tree), 0, "host", shell_of(tree))
+    assert finding.status is Status.FAIL
+    assert finding.fix is not None
+    assert finding.fix.endswith(f"schedule install --user --base-path {tree.root}")
+
+
+@pytest.fixture
+def cron(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether a cron runs: what one of this machine does is not the test's."""
+    runs = [True]
+    for module in (timers, status):
+        monkeypatch.setattr(module, "cron_runs", lambda: runs[0])
+    return runs
+
+
+def cron_findings(
+    tree: SampleTree,
+    directory: Path,
+    now: int,
+    account: Account | None = None,
+    command: tuple[str, ...] = (sys.executable,),
+    reads: tuple[Path, ...] = (),
+) -> dict[str, Finding]:
+    """What doctor says of lines for cron in a directory of the test's own."""
+    own = replace(SYSTEM, account=account or own_account(), command=command, root=tree.root, reads=reads, logger=None)
+    settings = replace(own, state=directory / "state")
+    place = Place(Scheduler.CRON, Scope.SYSTEM, FileStore(directory, ("arawn-cli",)), None)
+    (directory / "arawn-cli").write_text(with_header(cron_file(settings)))
+    found = timer_findings([InstalledPlace(place, settings)], config_of(tree), now, settings.host, shell_of(tree))
+    return {finding.check: finding for finding in found}
+
+
+def record_run(directory: Path, root: Path, last_run: int, last_success: int | None) -> None:
+    state = State(directory / "state", time.time_ns)
+    record(state, JobName.SCRATCH_CLEANUP, root, LastRun(last_run, last_success, 0, 0))
+    state.close()
+
+
+@pytest.mark.usefixtures("cron")
+def test_a_job_of_cron_without_success_fails_after_two_periods(tree: SampleTree, tmp_path: Path) -> None:
+    now = time.time_ns()
+    assert cron_findings(tree, tmp_path, now)["scratch-cleanup last success"].status is Status.WARN
+    late = cron_findings(tree, tmp_path, now + 3 * DAY)["scratch-cleanup last success"]
+    assert (late.status, "none since the timer was installed" in late.detail) == (Status.FAIL, True)
+    assert late.fix is not None
+    assert "scratch-cleanup --base-path" in late.fix
+
+
+def test_without_a_running_cron_its_lines_fail(cron: list[bool], tree: SampleTree, tmp_path: Path) -> None:
+    assert cron_findings(tree, tmp_path, 0)["disk-check timer"].status is Status.OK
+    cron[0] = False
+    found = cron_findings(tree, tmp_path, 0)
+    assert {found[name].status for name in ("cron", "disk-check timer", "scratch-cleanup timer")} == {Status.FAIL}
+    assert found["disk-check timer"].detail == "cron is not running: run service cron start"
+
+
+def test_an_unreadable_record_is_not_reported_as_never_run(tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "state.db").write_bytes(b"x" * 4096)
+    found = cron_findings(tree, tmp_path, time.time_ns() + 3 * DAY)["disk-check last success"]
+    assert (found.status, found.detail.startswith("unknown: ")) == (Status.WARN, True)
+
+
+@pytest.mark.usefixtures("cron")
+@pytest.mark.parametrize(
+    ("run_ago", "success_ago", "check", "words"),
+    [
+        (0, 3 * DAY, "scratch-cleanup timer", "its last run failed"),
+        (3 * DAY, 3 * DAY, "scratch-cleanup last success", "overdue"),
+        (-DAY, -DAY, "scratch-cleanup last success", "scratch-cleanup refuses to run"),
+    ],
+)
+def test_runs_of_cron_are_judged_by_their_records(
+    run_ago: int, success_ago: int, check: str, words: str, tree: SampleTree, tmp_path: Path
+) -> None:
+    now = time.time_ns()
+    record_run(tmp_path, tree.root, now - run_ago, now - success_ago)
+    found = cron_findings(tree, tmp_path, now)[check]
+    assert (found.status, words in found.detail) == (Status.FAIL, True), found
+    record_run(tmp_path, tree.root, now, now)
+    assert cron_findings(tree, tmp_path, now)[check].status is Status.OK
+
+
+@needs_root
+def test_what_the_account_of_the_jobs_cannot_access_fails_though_root_can(
+    tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    shutil.copy("/bin/true", program)
+    tmp_path.chmod(0o700)
+    found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),))["account"]
+    assert (found.status, found.detail) == (Status.FAIL, f"nobody cannot run {program}")
+    open_to_all(tmp_path)
+    # Where Python and the package of the tests stand is not the test's: an account may be kept from both.
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(arawn_cli, "__file__", str(program))
+    folders = [tree.workstreams, tree.sessions.parent, tree.sessions]
+    for number in range(len(folders)):
+        found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),), reads=(tmp_path,))["account"]
+        assert (found.status, found.detail) == (Status.FAIL, f"nobody cannot access {', '.join(map(str, folders[number:]))}")
+        folders[number].chmod(0o777)
+    found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),), reads=(tmp_path,))["account"]
+    assert (found.status, found.detail) == (Status.OK, "the jobs run as nobody")

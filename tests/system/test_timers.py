@@ -119,7 +119,7 @@ def test_a_job_that_did_not_run_for_days_is_overdue(machine: Machine) -> None:
     events = map(json.loads, machine.run(COMMAND, "doctor").stdout.splitlines())
     (overdue,) = [event for event in events if event.get("status") == "fail"]
     assert (overdue["check"], overdue["fix"]) == ("scratch-cleanup last success", "systemctl start arawn-scratch-cleanup.service")
-    assert "which is overdue: it runs daily" in overdue["detail"]
+    assert "overdue: it runs daily" in overdue["detail"]
 
 
 def test_timers_of_two_roots_of_two_accounts_run_beside_each_other_and_go_alone(machine: Machine) -> None:
