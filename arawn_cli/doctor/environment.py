@@ -1,4 +1,4 @@
-"""Check what the jobs need besides the tree: state, outbox, relay, clock."""
+"""Check what the jobs need besides the tree: configuration, state, outbox, relay, clock."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import cast
 
-from arawn_cli.config.loader import Config
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.paths import unread, unread_file
+from arawn_cli.config.roots import names_of
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.probe import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
@@ -30,8 +33,27 @@ _LEAST_FREE_BYTES = 16 * 1024**2
 _MAX_ERROR_MICROSECONDS = 16_000_000
 
 
+def configuration_findings(shell: Shell) -> Iterator[Finding]:
+    """Check whether it is the configuration of the root's owner, and lets cleanup remove."""
+    config = shell.config
+    own, problem = unread_file(config.root, config.file), unread(config.root, config.file)
+    if own is not None and problem is not None:
+        named = Flags(config=own, base_path=str(config.root.absolute()))
+        account = None if os.access(own, os.R_OK) else ROOT
+        line = replace(shell, flags=Flags()).arawn_cli("doctor", *named.located, account=account, located=False)
+        yield warn("configuration of the owner", problem, f"{line}  # then schedule install with the same options")
+    if config.dry_run:
+        detail = "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing"
+        yield warn("configuration", detail, comment(f"remove dry_run from {config.file}"))
+    elif config.file is None:
+        yield ok("configuration", "no file: built-in defaults")
+    else:
+        others = names_of(config.tables) if config.root_name is None else ""
+        yield ok("configuration", f"read from {config.file}{f'; check its other roots with --root: {others}' if others else ''}")
+
+
 def state_findings(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Iterator[Finding]:
-    """Check whether the account of the jobs can write its state, and whether there is space for it."""
+    """Check whether the account of the jobs can write its state, and whether there is space."""
     yield _state(directory, account, shell, created_by_systemd=created_by_systemd)
     existing = _existing(directory)
     filesystem = os.statvfs(existing)

@@ -1,4 +1,4 @@
-"""Check what starts the jobs: whether timers are installed as configured, and whether the jobs ran."""
+"""Check whether timers are installed as configured, and whether the jobs ran."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MAILER_PATH = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
 def timer_findings(installed: list[InstalledPlace], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
-    """Check whether the jobs are scheduled once, as configured and enabled, and whether they succeeded lately."""
+    """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
         fix = f"{shell.arawn_cli('schedule', 'install', account=ROOT)}  # or {shell.arawn_cli('schedule', 'install', '--user')}"
         yield fail("timers", "no timer or cron job found for this root", fix)
@@ -91,7 +91,7 @@ def _cron_daemon(shell: Shell) -> Finding:
 
 
 def _account(each: InstalledPlace, shell: Shell) -> Finding:
-    """Check whether the account of the jobs can access what they need; root, who installs them, can access everything."""
+    """Check whether the account of the jobs can access what they need."""
     name = each.settings.account.name
     if program := inaccessible_program(each.settings):
         fix = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # then install the program there, for every account"

@@ -148,7 +148,7 @@ def test_the_other_commands_work_on_the_named_root(run: RunCommand, tree: Sample
     assert str(lab.root) in str(checks["root"]["detail"])
     assert {event["root"] for event in doctor.events} == {"lab"}
     main = {str(event["check"]): str(event["detail"]) for event in run("doctor", "--config", path).of_type("doctor_check")}
-    assert main["configuration"] == f"{path} is read; it names other roots, and --root looks at each: lab"
+    assert main["configuration"] == f"read from {path}; check its other roots with --root: lab"
     settings = {event["key"]: event["source"] for event in doctor.of_type("effective_setting")}
     assert settings["paths.usage.total_warning_gb"] == f"{path}: maintenance.roots[0].total_warning_gb"
 
