@@ -24,7 +24,7 @@ from arawn_cli.state import State, StateUnavailableError
 if TYPE_CHECKING:
     from arawn_cli.delivery.sending import Delivery
 
-__all__ = ["JobRun", "Output", "discard_stdout", "guarded", "log_error", "run_job"]
+__all__ = ["JobRun", "Output", "discard_stdout", "log_error", "run_job"]
 
 log = logging.getLogger(__name__)
 
@@ -130,12 +130,6 @@ def log_error(error: BaseException) -> ExitCode:
             log.error("internal error, please report it: %s: %s", type(error).__name__, error)
             log.debug("traceback", exc_info=error)
             return ExitCode.INTERNAL
-
-
-def guarded(output: Output, body: Callable[[None], ExitCode]) -> ExitCode:
-    """Run a command with its log set up."""
-    configure_logging(output)
-    return body(None)
 
 
 def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:

@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import names
-from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, QuietOption, RootOption, VerboseOption
-from arawn_cli.cli.runner import Output, guarded
-from arawn_cli.cli.terminal import confirmed
+from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
@@ -97,7 +96,7 @@ class Confirmation:
         return self.ask(f"{change.place} {found}. {'Remove' if change.after is None else 'Overwrite'} it?")
 
 
-def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, options: Sequence[str] = ()) -> ExitCode:
+def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, options: Sequence[str] = ()) -> None:
     """Show what would change in a place, ask, write the files and start the timers. Files that are up to date are kept.
 
     `options` name the configuration, for the commands in the last message.
@@ -114,16 +113,15 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
         has_work = agreed or timers_to_start(place)
         if not has_work or not confirmation.goes_ahead(f"Install {_files(agreed)} and start the timers ({place.title})?"):
             print_line("Nothing changed.")
-            return ExitCode.DONE
+            return
         apply_install(place, agreed)
         status = shlex.join(("arawn-cli", "schedule", "status", *place.flags, *options))
         print_line(f"Installed {_files(agreed)}. See `{status}`, and `{shlex.join(('arawn-cli', 'doctor', *options))}`.")
     if place.manager is not None and (command := place.manager.linger_command()):
         print_line(f"The timers of this account stop when it logs out. To keep them running: {command}")
-    return ExitCode.DONE
 
 
-def remove(place: Place, confirmation: Confirmation) -> ExitCode:
+def remove(place: Place, confirmation: Confirmation) -> None:
     """Show what would be removed from a place, ask, stop the timers and remove the files.
 
     Raises:
@@ -133,14 +131,29 @@ def remove(place: Place, confirmation: Confirmation) -> ExitCode:
     changes = place.store.changes_to_remove()
     if not changes:
         print_line(f"Nothing is installed ({place.title}).")
-        return ExitCode.DONE
+        return
     agreed = confirmation.agreed(changes)
     if not agreed or not confirmation.goes_ahead(f"Stop the timers and remove {_files(agreed)} ({place.title})?"):
         print_line("Nothing changed.")
-        return ExitCode.DONE
+        return
     apply_removal(place, agreed)
     print_line(f"Removed {_files(agreed)}.")
-    return ExitCode.DONE
+
+
+def remove_first(places: Sequence[Place], confirmation: Confirmation) -> None:
+    """Remove the files from the first place that has some and that this account can change. Name the other places that have some.
+
+    Raises:
+        UsageError, RefusedError, ScheduleError: as `remove`.
+    """
+    used = [place for place in places if len(places) == 1 or _test(place, lambda place: bool(place.store.changes_to_remove()))]
+    if not used:
+        print_line(f"Nothing is installed ({', '.join(place.title for place in places)}).")
+        return
+    first, *others = sorted(used, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
+    remove(first, confirmation)
+    for place in others:
+        print_line(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
 
 
 def print_line(line: str) -> None:
@@ -195,61 +208,6 @@ def _files(changes: Sequence[Change]) -> str:
     return f"{len(changes)} file" if len(changes) == 1 else f"{len(changes)} files"
 
 
-def _show(flags: Flags, selection: Selection) -> ExitCode:
-    scheduler, scope = selection.preferred()
-    bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
-    with printing():
-        for name, body in bodies.items():
-            sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
-    return ExitCode.DONE
-
-
-def _install(flags: Flags, selection: Selection, confirmation: Confirmation) -> ExitCode:
-    scheduler, scope = selection.preferred()
-    config = load(flags, os.environ)
-    settings = settings_from(config, flags, os.environ, scope)
-    for warning in (*warnings_of(config, os.environ), *access_problems(settings, scheduler)):
-        log.warning("%s", warning)
-    place = place_of(scheduler, scope, settings, os.environ, flags.root)
-    return install(place, bodies_of(scheduler, settings), confirmation, flags.located)
-
-
-def _remove(selection: Selection, confirmation: Confirmation, root: str | None) -> ExitCode:
-    """Remove from one place: of those that the options allow, the first that holds something and can be changed. Name the others.
-
-    No configuration is read, because it may be gone, and with it the name of the root.
-    """
-    if root is not None and not names.is_valid_id(root):
-        raise UsageError(f"--root {names.escape(root)}: not a valid name of a root")
-    places = list(selection.places(os.environ, root))
-    if len(places) == 1:
-        return remove(places[0], confirmation)
-    used = [place for place in places if _test(place, lambda place: bool(place.store.changes_to_remove()))]
-    if not used:
-        print_line(f"Nothing is installed ({', '.join(place.title for place in places)}).")
-        return ExitCode.DONE
-    first, *others = sorted(used, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
-    code = remove(first, confirmation)
-    for place in others:
-        print_line(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
-    return code
-
-
-def _status(flags: Flags, output: Output, selection: Selection) -> ExitCode:
-    """Print the status of the first place that has a schedule, else of the one where `install` would put it."""
-    config = load(flags, os.environ)
-    place = next((place for place in selection.places(os.environ, flags.root) if _test(place, is_installed)), None)
-    scheduler, scope = (place.scheduler, place.scope) if place else selection.preferred()
-    settings = settings_from(config, flags, os.environ, scope)
-    given = StatusInput(config, settings, time.time_ns(), socket.gethostname(), flags.located)
-    found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, flags.root), given)]
-    if any(status.installed is not Condition.MISSING for status in found):
-        problems = tuple(access_problems(settings, scheduler))
-        found = [replace(status, problems=(*status.problems, *problems)) for status in found]
-    print_statuses(found, output)
-    return ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL
-
-
 def _test(place: Place, test: Callable[[Place], bool]) -> bool:
     """Return the result of a test. Wrong marker lines count as true, so that the next step reports them; other errors count as false."""
     try:
@@ -287,11 +245,17 @@ def schedule_show(
     """Print what would be installed; change nothing."""
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format="table", verbose=verbose, quiet=quiet)
+    configure_logging(shown)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.cli.cloacina import run_show_cloacina
+        from arawn_cli.cli import cloacina as workflows
 
-        raise typer.Exit(run_show_cloacina(flags, shown, database))
-    raise typer.Exit(guarded(shown, lambda _: _show(flags, Selection(systemd=systemd, cron=cron, user=user))))
+        workflows.show(flags, shown, database)
+        return
+    scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
+    bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
+    with printing():
+        for name, body in bodies.items():
+            sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
 
 
 @app.command("install")
@@ -308,10 +272,15 @@ def schedule_install(
     quiet: QuietOption = False,
 ) -> None:
     """Show what would change, ask, then install the timers and start them."""
+    configure_logging(Output(format="table", verbose=verbose, quiet=quiet))
     flags = Flags(config=config, base_path=base_path, root=root)
-    selection, confirmation = Selection(systemd=systemd, cron=cron, user=user), Confirmation.from_options(yes=yes, force=force)
-    output = Output(format="table", verbose=verbose, quiet=quiet)
-    raise typer.Exit(guarded(output, lambda _: _install(flags, selection, confirmation)))
+    scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
+    loaded = load(flags, os.environ)
+    settings = settings_from(loaded, flags, os.environ, scope)
+    for warning in (*warnings_of(loaded, os.environ), *access_problems(settings, scheduler)):
+        log.warning("%s", warning)
+    place = place_of(scheduler, scope, settings, os.environ, root)
+    install(place, bodies_of(scheduler, settings), Confirmation.from_options(yes=yes, force=force), flags.located)
 
 
 @app.command("remove")
@@ -326,9 +295,12 @@ def schedule_remove(
     quiet: QuietOption = False,
 ) -> None:
     """Stop the timers and remove what `install` installed."""
-    selection, confirmation = Selection(systemd=systemd, cron=cron, user=user), Confirmation.from_options(yes=yes, force=force)
-    output = Output(format="table", verbose=verbose, quiet=quiet)
-    raise typer.Exit(guarded(output, lambda _: _remove(selection, confirmation, root)))
+    configure_logging(Output(format="table", verbose=verbose, quiet=quiet))
+    # No configuration is read, because it may be gone, and with it the name of the root.
+    if root is not None and not names.is_valid_id(root):
+        raise UsageError(f"--root {names.escape(root)}: not a valid name of a root")
+    places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, root))
+    remove_first(places, Confirmation.from_options(yes=yes, force=force))
 
 
 @app.command("status")
@@ -348,11 +320,24 @@ def schedule_status(
     """Show last and next runs, and whether the installed timers match the configuration. Exit with 1 if not, or if a run failed."""
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format=output.value, verbose=verbose, quiet=quiet)
+    configure_logging(shown)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.cli.cloacina import run_status_cloacina
+        from arawn_cli.cli import cloacina as workflows
 
-        raise typer.Exit(run_status_cloacina(flags, shown, database))
-    raise typer.Exit(guarded(shown, lambda _: _status(flags, shown, Selection(systemd=systemd, cron=cron, user=user))))
+        raise typer.Exit(workflows.status(flags, shown, database))
+    loaded = load(flags, os.environ)
+    selection = Selection(systemd=systemd, cron=cron, user=user)
+    # The first place that has a schedule, else the one where `install` would put it.
+    used = next((place for place in selection.places(os.environ, root) if _test(place, is_installed)), None)
+    scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
+    settings = settings_from(loaded, flags, os.environ, scope)
+    given = StatusInput(loaded, settings, time.time_ns(), socket.gethostname(), flags.located)
+    found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, root), given)]
+    if any(status.installed is not Condition.MISSING for status in found):
+        problems = tuple(access_problems(settings, scheduler))
+        found = [replace(status, problems=(*status.problems, *problems)) for status in found]
+    print_statuses(found, shown)
+    raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
 
 
 @app.command("serve")
@@ -365,8 +350,10 @@ def schedule_serve(
     quiet: QuietOption = False,
 ) -> None:
     """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM; runs in progress are finished first."""
-    from arawn_cli.cli.cloacina import run_serve
-
     if not cloacina:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
-    raise typer.Exit(run_serve(Flags(config=config, base_path=base_path), Output(format="json", verbose=verbose, quiet=quiet), database))
+    from arawn_cli.cli import cloacina as workflows
+
+    shown = Output(format="json", verbose=verbose, quiet=quiet)
+    configure_logging(shown)
+    workflows.serve(Flags(config=config, base_path=base_path), shown, database)
