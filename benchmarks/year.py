@@ -45,10 +45,11 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     state = State(directory, lambda: now)
     remembered = load_history(state, ROOT, now)
     for usage in found:
-        days_until(usage.limit, usage.usage, remembered.pace(usage.scope, usage.usage))
+        days_until(usage.limit, usage.usage, remembered.growth(usage.scope, usage.usage))
     with state.transaction() as connection:
-        verdicts = judge_all(found, alerts.load(connection, ROOT), Rules(), now, gone=set())
-        alerts.store(connection, ROOT, verdicts, now)
+        before = alerts.load(connection, ROOT)
+        verdicts = judge_all(found, before, Rules(), now, vanished=())
+        alerts.store(connection, ROOT, verdicts, before, now)
         history.store(connection, ROOT, found, remembered.hour)
         runs.store(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
     state.close()

@@ -1,42 +1,35 @@
-"""The alerts of a root in the state file: the level of each scope that is not quiet, and the latest changes of level."""
+"""Alerts in the state file: the level of each scope that is not ok, and the latest changes of level."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from arawn_cli.diskcheck.levels import QUIET, Alert, Remembered, ScopeUsage, Verdict
+from arawn_cli.diskcheck.levels import NO_ALERT, Alert, ScopeUsage, StoredAlert, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.state import State, StateUnavailableError, key_of
 
 TRANSITIONS_KEPT = 1000
+"""Changes of level that are kept per root."""
 
-
-_ALERTS = (
+_SELECT_ALERTS = (
     "SELECT scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, notified_at FROM alerts WHERE root = ? "
     "ORDER BY scope"
 )
-
-
-_TRANSITIONS = (
-    "SELECT time, scope, name, unit, usage, warning_limit, level_before, level FROM transitions WHERE root = ? ORDER BY number DESC LIMIT ?"
-)
-
-
-# scope, name, unit, usage, warning limit, critical limit, level, warnings, criticals, told at
 _AlertRow = tuple[str, str, str, int, int, int, str, int, int, int | None]
 
-
-# time, scope, name, unit, usage, warning limit, level before, level
+_SELECT_TRANSITIONS = (
+    "SELECT time, scope, name, unit, usage, warning_limit, level_before, level FROM transitions WHERE root = ? ORDER BY number DESC LIMIT ?"
+)
 _TransitionRow = tuple[int, str, str, str, int, int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of level: when (nanoseconds), of which scope, by which usage of which limit, both in `unit`."""
+    """A change of the level of a scope; `time` is in nanoseconds, usage and limit in `unit`."""
 
     time: int
     scope: str
@@ -48,85 +41,62 @@ class Transition:
     level: Level
 
 
-def load(connection: sqlite3.Connection, root: Path) -> dict[str, Remembered]:
-    """What is remembered of the scopes of a root, by scope; of one that is not there the level is ok."""
-    return _remembered(connection.execute(_ALERTS, (key_of(root),)).fetchall())
+def load(connection: sqlite3.Connection, root: Path) -> dict[str, StoredAlert]:
+    """Return the alerts of a root by scope, in a transaction. A scope without one is ok."""
+    return _stored_alerts(connection.execute(_SELECT_ALERTS, (key_of(root),)).fetchall())
 
 
-def read(state: State, root: Path) -> dict[str, Remembered]:
-    """The same, outside of a transaction.
+def read(state: State, root: Path) -> dict[str, StoredAlert]:
+    """Return the alerts of a root by scope, outside of a transaction.
 
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    return _remembered(cast("list[_AlertRow]", state.select(_ALERTS, (key_of(root),))))
+    return _stored_alerts(cast("list[_AlertRow]", state.select(_SELECT_ALERTS, (key_of(root),))))
 
 
-def store(connection: sqlite3.Connection, root: Path, verdicts: Iterable[Verdict], now: int) -> None:
-    """Remembers what a check made of the scopes, and notes the changes of level; `now` is in nanoseconds."""
+def store(connection: sqlite3.Connection, root: Path, verdicts: Iterable[Verdict], before: Mapping[str, StoredAlert], now: int) -> None:
+    """Store the alerts and changes of level of a check; `before` are the stored alerts, `now` is in nanoseconds."""
+    key = key_of(root)
     for verdict in verdicts:
-        if verdict.alert == QUIET:
-            connection.execute("DELETE FROM alerts WHERE root = ? AND scope = ?", (key_of(root), verdict.usage.scope))
-        else:
-            connection.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (key_of(root), *_row_of(verdict)))
+        usage, alert = verdict.usage, verdict.alert
+        if alert != NO_ALERT:
+            limits = (usage.usage, usage.limit, usage.critical)
+            row = (usage.scope, usage.name, usage.unit, *limits, alert.level, alert.warnings, alert.criticals, alert.notified_at)
+            connection.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (key, *row))
+        elif usage.scope in before:
+            connection.execute("DELETE FROM alerts WHERE root = ? AND scope = ?", (key, usage.scope))
         if verdict.before is not verdict.level:
-            _note(connection, root, verdict, now)
+            change = (usage.scope, usage.name, usage.unit, usage.usage, usage.limit, verdict.before, verdict.level)
+            connection.execute("INSERT INTO transitions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (now, key, *change))
+            connection.execute(
+                "DELETE FROM transitions WHERE root = ? AND number <= "
+                "(SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (key, key, TRANSITIONS_KEPT),
+            )
 
 
 def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
-    """The newest changes of level of a root, newest first.
+    """Return the latest changes of level of a root, newest first.
 
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    rows = cast("list[_TransitionRow]", state.select(_TRANSITIONS, (key_of(root), count)))
+    rows = cast("list[_TransitionRow]", state.select(_SELECT_TRANSITIONS, (key_of(root), count)))
     return [
         Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
         for time, scope, name, unit, usage, limit, before, level in rows
     ]
 
 
-def _remembered(rows: Iterable[_AlertRow]) -> dict[str, Remembered]:
+def _stored_alerts(rows: Iterable[_AlertRow]) -> dict[str, StoredAlert]:
     try:
-        return _by_scope(rows)
+        return {
+            scope: StoredAlert(
+                Alert(Level(level), warnings, criticals, notified_at),
+                ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
+            )
+            for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
+        }
     except ValueError as error:
-        raise StateUnavailableError(f"the state holds what this version does not know: {error}") from error
-
-
-def _by_scope(rows: Iterable[_AlertRow]) -> dict[str, Remembered]:
-    return {
-        scope: Remembered(
-            Alert(Level(level), warnings, criticals, told_at),
-            ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
-        )
-        for scope, name, unit, usage, limit, critical, level, warnings, criticals, told_at in rows
-    }
-
-
-def _row_of(verdict: Verdict) -> _AlertRow:
-    usage, alert = verdict.usage, verdict.alert
-    limits = (usage.usage, usage.limit, usage.critical)
-    return (usage.scope, usage.name, usage.unit.value, *limits, alert.level.value, alert.warnings, alert.criticals, alert.told_at)
-
-
-def _note(connection: sqlite3.Connection, root: Path, verdict: Verdict, now: int) -> None:
-    usage = verdict.usage
-    connection.execute(
-        "INSERT INTO transitions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            now,
-            key_of(root),
-            usage.scope,
-            usage.name,
-            usage.unit.value,
-            usage.usage,
-            usage.limit,
-            verdict.before.value,
-            verdict.level.value,
-        ),
-    )
-    connection.execute(
-        "DELETE FROM transitions WHERE root = ? AND number <= "
-        "(SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
-        (key_of(root), key_of(root), TRANSITIONS_KEPT),
-    )
+        raise StateUnavailableError(f"the state file contains values that this version does not know: {error}") from error

@@ -1,7 +1,7 @@
-"""The pace at which usage grows, and the day on which a limit is reached. Pure functions of values.
+"""The growth of usage, and the days until it reaches a limit. Pure functions.
 
-The pace is the Theil-Sen estimator, the median of the slopes between all pairs of points
-(Sen 1968, doi:10.1080/01621459.1968.10480934): a nightly cleanup or one large upload among many days moves it little.
+Growth is the Theil-Sen estimator, the median of the slopes between all pairs of points (Sen 1968,
+doi:10.1080/01621459.1968.10480934): a nightly cleanup or one large upload in a week changes it little.
 """
 
 from __future__ import annotations
@@ -11,44 +11,39 @@ from itertools import combinations, pairwise
 from math import ceil
 
 WINDOW_HOURS = 7 * 24
-
-
 HORIZON_DAYS = 365
-
-
 _POINTS = 14
-
-
-_FEWEST_HOURS = 48
-
+_MIN_HOURS = 48
 
 Sample = tuple[int, int]
 """An hour since the epoch, and the usage in it."""
 
 
-def pace(samples: Sequence[Sample], hour: int) -> float | None:
-    """Growth per day at `hour`, from samples in the order of time; None when they cover less than two days, or show no trend.
+def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
+    """Return the growth per day at `hour`, from samples in the order of time.
 
-    Between two samples usage counts as unchanged, and samples before the window of a week are passed over. There is a
-    trend when usage rose in a third of the time and lately, and fell by no more than half of what it rose: one upload is
-    a step, and what is filled and cleaned day after day is a circle. A median that falls, of many small falls, is none either.
+    Return None if the samples cover less than two days or have no trend. Usage between two samples
+    counts as unchanged, and samples from before the last week do not count. There is a trend if
+    usage rose in a third of the steps and recently, and fell by at most half of what it rose. So one
+    upload is no trend, nor is a directory that is filled and emptied every day. A negative median is
+    no trend either.
     """
     recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
-    if not recent or hour - recent[0][0] < _FEWEST_HOURS:
+    if not recent or hour - recent[0][0] < _MIN_HOURS:
         return None
     first = recent[0][0]
     step = (hour - first) / min(_POINTS, hour - first)
     points = _resampled(recent, first, hour, step)
     if not _is_trend([later[1] - earlier[1] for earlier, later in pairwise(points)]):
         return None
-    from statistics import median  # with random, decimal and hashlib behind it: for a trend alone
+    from statistics import median  # it imports random, decimal and hashlib, which only a trend needs
 
     growth = 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
     return growth if growth >= 0 else None
 
 
 def days_until(limit: int, usage: int, growth: float | None) -> int | None:
-    """Whole days, begun ones counted, until `usage` grows past `limit`; None when it does not within a year, or nobody knows."""
+    """Return the days until `usage` exceeds `limit`, rounded up; None if unknown or longer than a year."""
     if growth is None or growth <= 0:
         return None
     days = max(ceil((limit - usage) / growth), 0)
@@ -59,12 +54,12 @@ def _is_trend(steps: Sequence[int]) -> bool:
     rises = sum(step for step in steps if step > 0)
     falls = -sum(step for step in steps if step < 0)
     rising = sum(step > 0 for step in steps)
-    lately = any(step > 0 for step in steps[-max(len(steps) // 3, 1) :])
-    return lately and rising * 3 >= len(steps) and falls * 2 <= rises
+    rises_recently = any(step > 0 for step in steps[-max(len(steps) // 3, 1) :])
+    return rises_recently and rising * 3 >= len(steps) and falls * 2 <= rises
 
 
 def _resampled(samples: Sequence[Sample], first: int, last: int, step: float) -> list[tuple[float, int]]:
-    """The usage at equal steps of time: of each moment the newest sample up to it."""
+    """Return the usage at equal steps of time: the newest sample up to each."""
     points: list[tuple[float, int]] = []
     at = 0
     for number in range(round((last - first) / step) + 1):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
@@ -16,12 +17,12 @@ from arawn_cli import runs
 from arawn_cli.arawn.layout import SCRATCH, Root, opened_root
 from arawn_cli.config.loader import Config, database_of
 from arawn_cli.context import RunContext
-from arawn_cli.diskcheck import alerts, history
+from arawn_cli.diskcheck import alerts
+from arawn_cli.diskcheck import history as usage_history
 from arawn_cli.diskcheck.history import CheckHistory, load_history
-from arawn_cli.diskcheck.inspection import Measurements, gone, inspect
-from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, Rules, Verdict, judge_all, level_of, reaches, unjudged, worst
-from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, size_in
-from arawn_cli.diskcheck.measuring import WorkstreamTree
+from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
+from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scopes_of, size_in, vanished_scopes
+from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
 from arawn_cli.errors import ExitCode, LockedError
 from arawn_cli.events import (
     DiskCheck,
@@ -40,9 +41,110 @@ from arawn_cli.locks import try_lock, unlock
 from arawn_cli.runs import Run
 
 if TYPE_CHECKING:
-    from arawn_cli.diskcheck.size_cache import Reuse
+    from arawn_cli.diskcheck.size_cache import ReusedSizes
 
 log = logging.getLogger(__name__)
+
+levels_log = logging.getLogger(f"{__name__}.levels")
+"""Logs changes of level. An output that shows them, too, can turn it down."""
+
+_FREED_BY_CLEANUP = frozenset({SCRATCH, TOTAL, FILESYSTEM})
+"""The scopes whose usage a cleanup reduces."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of a check: its last event, the measurements, and the level of each scope."""
+
+    summary: DiskCheck
+    measurements: Measurements
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return 1 if something could not be read, else 0."""
+        return ExitCode.DONE if self.summary.complete else ExitCode.PARTIAL
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """Everything that a check found at `now` (nanoseconds), before levels are judged.
+
+    `vanished` are scopes with a stored alert that do not exist any more. `reclaimable` is what a
+    cleanup would free, or None if unknown.
+    """
+
+    now: int
+    root: Path
+    measurements: Measurements
+    scopes: tuple[ScopeUsage, ...]
+    history: CheckHistory
+    vanished: Collection[str]
+    reclaimable: Usage | None
+    reused: ReusedSizes | None
+
+
+def check(config: Config, context: RunContext) -> CheckResult:
+    """Measure a root, compare it with its limits, and report what exceeds them.
+
+    Emit `workstream_usage` for each workstream, `disk_pressure` for each level to report, and
+    `disk_check` at the end. Levels, history and `disk_pressure` events are stored in one
+    transaction. If the state file is not writable, the check still runs, but levels are not
+    remembered.
+
+    Raises:
+        ConfigurationError, RefusedError: the root is wrong or unsafe.
+        LockedError: another check of this root is in progress.
+        StoppedError: a signal asked the run to end.
+    """
+    started = context.monotonic()
+    now = context.clock()
+    with opened_root(config.root) as root, check_lock(root, hold=not config.dry_run):
+        reused = _reused_sizes(root, config, context, now)
+        measurements = measure_root(root, config, context, reused.usages if reused else {})
+        scopes = scopes_of(config, measurements)
+        history = load_history(context.state, root.path, now)
+        found = _Findings(
+            now=now,
+            root=root.path,
+            measurements=measurements,
+            scopes=scopes,
+            history=history,
+            vanished=vanished_scopes(root, history.alerts, scopes),
+            reclaimable=_reclaimable(root, config, measurements, scopes, history, now),
+            reused=reused,
+        )
+        forecasts = {usage.scope: history.forecast(usage) for usage in scopes}
+        total = next(usage for usage in scopes if usage.scope == TOTAL)
+        for tree in measurements.workstreams:
+            context.emit(_usage_event(config, context, tree, forecasts.get(scope_of(tree.row.id))))
+        verdicts = _judge(config, context, found, forecasts)
+        _log_levels(verdicts)
+        level = worst(verdict.level for verdict in verdicts)
+        if measurements.failures and level is Level.OK:
+            level = Level.UNKNOWN
+        summary = DiskCheck(
+            timestamp=context.timestamp(),
+            host=context.host,
+            root=config.root_name,
+            dry_run=config.dry_run,
+            level=level,
+            total_usage_bytes=total.usage,
+            limit_bytes=total.limit,
+            percent=percent_of(total.usage, total.limit),
+            workstreams=len(measurements.workstreams),
+            pressure_events=sum(verdict.notify for verdict in verdicts),
+            filesystem=measurements.filesystem,
+            trash_bytes=size_in(config, measurements.trash),
+            sample_age_secs=total.sample_age_secs,
+            complete=not measurements.failures,
+            duration_ms=(context.monotonic() - started) // 1_000_000,
+            forecast_days=forecasts[TOTAL],
+            foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.foreign.items()),
+            failures=tuple(report_failure(failure) for failure in measurements.failures),
+        )
+        context.emit(summary)
+        return CheckResult(summary, measurements, tuple(verdicts))
 
 
 @contextmanager
@@ -71,263 +173,132 @@ def check_lock(root: Root, *, hold: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckEvents:
-    """Makes the events of one check."""
-
-    config: Config
-    context: RunContext
-
-    def usage(self, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
-        """What one workstream uses."""
-        total = tree.total
-        limit = limit_of(self.config, tree.row)
-        production, work, other, everything = (size_in(self.config, part) for part in (tree.production, tree.work, tree.other, total))
-        return WorkstreamUsage(
-            timestamp=self.context.timestamp(),
-            host=self.context.host,
-            root=self.config.root_name,
-            dry_run=self.config.dry_run,
-            workstream_id=tree.row.id,
-            workstream_name=tree.row.title,
-            is_scratch=tree.row.is_scratch,
-            production_bytes=production,
-            work_bytes=work,
-            total_bytes=everything,
-            limit_bytes=limit,
-            percent=percent_of(everything, limit),
-            other_bytes=other,
-            allocated_bytes=total.allocated_bytes,
-            largest_file_bytes=total.largest_file_bytes,
-            files=total.files,
-            sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
-            complete=total.complete,
-            forecast_days=forecast_days,
-            sample_age_secs=total.sample_age_secs,
-        )
-
-    def pressure(self, verdict: Verdict, reclaimable_bytes: int | None, forecast_days: int | None) -> DiskPressure:
-        """That a scope is above its limit, or back below it."""
-        scope = verdict.usage
-        return DiskPressure(
-            timestamp=self.context.timestamp(),
-            host=self.context.host,
-            root=self.config.root_name,
-            dry_run=self.config.dry_run,
-            level=verdict.level,
-            scope=scope.scope,
-            usage_mb=megabytes(scope.usage),
-            limit_mb=megabytes(scope.limit),
-            workstream_id=scope.scope,
-            workstream_name=scope.name,
-            usage_bytes=scope.usage,
-            limit_bytes=scope.limit,
-            percent=percent_of(scope.usage, scope.limit),
-            unit=scope.unit,
-            complete=scope.complete,
-            reclaimable_bytes=reclaimable_bytes,
-            forecast_days=forecast_days,
-            sample_age_secs=scope.sample_age_secs,
-        )
-
-    def summary(
-        self, inspection: Measurements, level: Level, pressure_events: int, forecast_days: int | None, duration_ms: int
-    ) -> DiskCheck:
-        """The whole check; `forecast_days` is that of the total."""
-        total = next(scope for scope in inspection.scopes if scope.scope == TOTAL)
-        foreign = inspection.inventory.foreign
-        return DiskCheck(
-            timestamp=self.context.timestamp(),
-            host=self.context.host,
-            root=self.config.root_name,
-            dry_run=self.config.dry_run,
-            level=level,
-            total_usage_bytes=total.usage,
-            limit_bytes=total.limit,
-            percent=percent_of(total.usage, total.limit),
-            workstreams=len(inspection.inventory.workstreams),
-            pressure_events=pressure_events,
-            filesystem=inspection.filesystem,
-            trash_bytes=size_in(self.config, inspection.inventory.trash),
-            sample_age_secs=total.sample_age_secs,
-            complete=not inspection.failures,
-            duration_ms=duration_ms,
-            forecast_days=forecast_days,
-            foreign=tuple(ForeignEntry(name=name, bytes=size_in(self.config, usage)) for name, usage in foreign.items()),
-            failures=tuple(report_failure(failure) for failure in inspection.failures),
-        )
-
-
-levels_log = logging.getLogger(f"{__name__}.levels")
-"""Gets the changes of level. Where the output shows them to the reader of the log too, it can be turned down alone."""
-
-
-# What a cleanup frees, it frees for these; in the measure of trees and in bytes.
-_HELPED = frozenset({SCRATCH, TOTAL, FILESYSTEM})
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The result of a check: its last event, the measurements, and the level of each scope."""
-
-    summary: DiskCheck
-    inspection: Measurements
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Return 1 if something could not be read, else 0."""
-        return ExitCode.DONE if self.summary.complete else ExitCode.PARTIAL
-
-
-def check(config: Config, context: RunContext) -> CheckResult:
-    """Measure a root, compare it with its limits, and report what exceeds them.
-
-    Emit `workstream_usage` for each workstream, `disk_pressure` for each level to report, and `disk_check` at the end.
-    Levels, history and `disk_pressure` events are stored in one transaction. If the state file is not
-    writable, the check still runs, but levels are not remembered.
-
-    Raises:
-        ConfigurationError, RefusedError: the root is wrong or unsafe.
-        LockedError: another check of this root is in progress.
-        StoppedError: a signal asked the run to end.
-    """
-    started = context.monotonic()
-    now = context.clock()
-    with opened_root(config.root) as root, check_lock(root, hold=not config.dry_run):
-        reuse = _reuse(root, config, context, now)
-        inspection = inspect(root, config, context, reuse.usages if reuse else {})
-        remembered = load_history(context.state, root.path, now)
-        helped = _reclaimable(root, config, inspection, remembered, now)
-        missing = gone(root, remembered.alerts, inspection)
-        check_ = _Check(config, context, root, inspection, reuse, remembered, helped, missing, now)
-        for tree in inspection.inventory.workstreams:
-            context.emit(check_.events.usage(tree, check_.forecasts.get(scope_of(tree.row.id))))
-        verdicts = check_.settle()
-        _log_levels(verdicts)
-        told = sum(verdict.told for verdict in verdicts)
-        level = worst(verdict.level for verdict in verdicts)
-        if inspection.failures and level is Level.OK:
-            level = Level.UNKNOWN
-        duration = (context.monotonic() - started) // 1_000_000
-        summary = check_.events.summary(inspection, level, told, check_.forecasts[TOTAL], duration)
-        context.emit(summary)
-        return CheckResult(summary, inspection, tuple(verdicts))
-
-
-class _Check:
-    """One check, measured and not judged yet."""
-
-    def __init__(
-        self,
-        config: Config,
-        context: RunContext,
-        root: Root,
-        inspection: Measurements,
-        reuse: Reuse | None,
-        remembered: CheckHistory,
-        helped: Usage | None,
-        missing: set[str],
-        now: int,
-    ) -> None:
-        self.events = CheckEvents(config, context)
-        self.forecasts = {scope.scope: remembered.forecast(scope) for scope in inspection.scopes}
-        self._config = config
-        self._context = context
-        self._root = root.path
-        self._inspection = inspection
-        self._reuse = reuse
-        self._remembered = remembered
-        self._helped = helped
-        self._missing = missing
-        self._now = now
-        self._rules = rules_of(config)
-        self._verdicts: list[Verdict] = []
-
-    def settle(self) -> list[Verdict]:
-        """Judges every scope, and stores and emits what is to be told."""
-        if self._config.dry_run or not self._config.remembers:
-            self._judge(self._remembered, self._rules)
-        elif self._context.commit(self._change):
-            return self._verdicts
-        else:
-            # Checks in a row cannot be counted: rather an early alert than none on a disk that is full.
-            self._judge(self._remembered, replace(self._rules, for_checks=1))
-        for event in self._pressure_events():
-            self._context.emit(event)
-        return self._verdicts
-
-    def _change(self, connection: sqlite3.Connection) -> Sequence[DiskPressure]:
-        """The part of a check that is kept together or not at all."""
-        before = alerts.load(connection, self._root)
-        if runs.has_ended_since(connection, JobName.DISK_CHECK, self._root, self._now, self._context.clock()):
-            log.info("another check measured later and ended earlier: this one changes no level")
-            self._verdicts = unjudged(self._inspection.scopes, before)
-            return []
-        self._judge(replace(self._remembered, alerts=before), self._rules)
-        alerts.store(connection, self._root, self._verdicts, self._now)
-        history.store(connection, self._root, self._inspection.scopes, self._remembered.hour)
-        if self._reuse:
-            self._reuse.store(connection, self._root, self._inspection.sessions)
-        runs.store(connection, JobName.DISK_CHECK, self._root, Run(self._now, None if self._inspection.failures else self._now, 0, 0))
-        return self._pressure_events()
-
-    def _judge(self, remembered: CheckHistory, rules: Rules) -> None:
-        self._verdicts = judge_all(self._inspection.scopes, remembered.alerts, rules, self._now, gone=self._missing)
-
-    def _pressure_events(self) -> list[DiskPressure]:
-        return [self._pressure_event(verdict) for verdict in self._verdicts if verdict.told]
-
-    def _pressure_event(self, verdict: Verdict) -> DiskPressure:
-        scope = verdict.usage.scope
-        freed: int | None = None
-        if self._helped is not None and scope in _HELPED:
-            # A filesystem gets back blocks, whatever the measure of trees is.
-            freed = self._helped.freed_allocated_bytes if scope == FILESYSTEM else freed_in(self._config, self._helped)
-        return self.events.pressure(verdict, freed, self.forecasts.get(scope))
-
-
-def _reuse(root: Root, config: Config, context: RunContext, now: int) -> Reuse | None:
+def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> ReusedSizes | None:
     hours = config.maintenance.pressure.remeasure_hours
     if hours == 0:
         return None
-    from arawn_cli.diskcheck.size_cache import reusable
+    from arawn_cli.diskcheck.size_cache import load_reusable
 
-    return reusable(root, database_of(config, root), context.state, hours, now)
+    return load_reusable(root, database_of(config, root), context.state, hours, now)
 
 
-def _reclaimable(root: Root, config: Config, inspection: Measurements, remembered: CheckHistory, now: int) -> Usage | None:
-    """What a cleanup would free; found out only when one of the scopes that it helps has, or had, too much."""
-    asked = any(
-        scope.scope in _HELPED and (level_of(scope) is not Level.OK or scope.scope in remembered.alerts) for scope in inspection.scopes
-    )
-    if not asked:
+def _reclaimable(
+    root: Root, config: Config, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory, now: int
+) -> Usage | None:
+    """Return what a cleanup would free, if a scope that it helps exceeds a limit or has an alert."""
+    if not any(usage.scope in _FREED_BY_CLEANUP and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
-    return reclaimable(config, decisions_now(root, config, inspection.sessions, now), inspection.inventory.trash)
+    return reclaimable(config, decisions_now(root, config, measurements.sessions, now), measurements.trash)
+
+
+def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> list[Verdict]:
+    """Judge every scope, store levels and history, and emit an event for each level to report."""
+    rules = rules_of(config)
+    verdicts: list[Verdict] = []
+
+    def change(connection: sqlite3.Connection) -> list[DiskPressure]:
+        before = alerts.load(connection, found.root)
+        if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
+            log.info("another check measured later and ended earlier: this one changes no level")
+            verdicts[:] = unchanged(found.scopes, before)
+            return []
+        verdicts[:] = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
+        alerts.store(connection, found.root, verdicts, before, found.now)
+        usage_history.store(connection, found.root, found.scopes, found.history.hour)
+        if found.reused:
+            found.reused.store(connection, found.root, found.measurements.sessions)
+        last_success = None if found.measurements.failures else found.now
+        runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
+        return _pressure_events(config, context, found, verdicts, forecasts)
+
+    if not config.dry_run and config.remembers:
+        if context.commit(change):
+            return verdicts
+        # Checks in a row cannot be counted. An early alert is better than none on a full disk.
+        rules = replace(rules, for_checks=1)
+    verdicts = judge_all(found.scopes, found.history.alerts, rules, found.now, vanished=found.vanished)
+    for event in _pressure_events(config, context, found, verdicts, forecasts):
+        context.emit(event)
+    return verdicts
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:
-    """A level that rises is trouble, and the one thing that cron mails of a check; what repeats or falls is not."""
+    """Log a level that rises as a warning, which cron mails, and any other change or alert as information."""
     for verdict in verdicts:
-        scope = verdict.usage
-        size = (
-            f"{scope.usage:,} of {scope.limit:,} inodes"
-            if scope.unit is Unit.INODES
-            else f"{decimal(scope.usage)} of {decimal(scope.limit)}"
-        )
+        usage = verdict.usage
+        if usage.unit is Unit.INODES:
+            size = f"{usage.usage:,} of {usage.limit:,} inodes"
+        else:
+            size = f"{decimal(usage.usage)} of {decimal(usage.limit)}"
         if verdict.level is not verdict.before:
             rises = reaches(verdict.level, verdict.before)
-            verb = "rises" if rises else "falls"
-            levels_log.log(
-                logging.WARNING if rises else logging.INFO,
-                "%s %s from %s to %s: %s",
-                scope.scope,
-                verb,
-                verdict.before,
-                verdict.level,
-                size,
+            priority, verb = (logging.WARNING, "rises") if rises else (logging.INFO, "falls")
+            levels_log.log(priority, "%s %s from %s to %s: %s", usage.scope, verb, verdict.before, verdict.level, size)
+        elif verdict.level is not Level.OK or level_of(usage) is not Level.OK:
+            levels_log.info("%s stays at %s: %s", usage.scope, verdict.level, size)
+
+
+def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
+    total = tree.total
+    limit = limit_of(config, tree.row)
+    return WorkstreamUsage(
+        timestamp=context.timestamp(),
+        host=context.host,
+        root=config.root_name,
+        dry_run=config.dry_run,
+        workstream_id=tree.row.id,
+        workstream_name=tree.row.title,
+        is_scratch=tree.row.is_scratch,
+        production_bytes=size_in(config, tree.production),
+        work_bytes=size_in(config, tree.work),
+        total_bytes=size_in(config, total),
+        limit_bytes=limit,
+        percent=percent_of(size_in(config, total), limit),
+        other_bytes=size_in(config, tree.other),
+        allocated_bytes=total.allocated_bytes,
+        largest_file_bytes=total.largest_file_bytes,
+        files=total.files,
+        sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
+        complete=total.complete,
+        forecast_days=forecast_days,
+        sample_age_secs=total.sample_age_secs,
+    )
+
+
+def _pressure_events(
+    config: Config, context: RunContext, found: _Findings, verdicts: Sequence[Verdict], forecasts: Mapping[str, int | None]
+) -> list[DiskPressure]:
+    events = []
+    for verdict in verdicts:
+        if not verdict.notify:
+            continue
+        usage = verdict.usage
+        freed: int | None = None
+        if found.reclaimable is not None and usage.scope in _FREED_BY_CLEANUP:
+            # Deletion gives blocks back to the filesystem, also if trees are measured by apparent size.
+            freed = found.reclaimable.freed_allocated_bytes if usage.scope == FILESYSTEM else freed_in(config, found.reclaimable)
+        events.append(
+            DiskPressure(
+                timestamp=context.timestamp(),
+                host=context.host,
+                root=config.root_name,
+                dry_run=config.dry_run,
+                level=verdict.level,
+                scope=usage.scope,
+                usage_mb=megabytes(usage.usage),
+                limit_mb=megabytes(usage.limit),
+                workstream_id=usage.scope,
+                workstream_name=usage.name,
+                usage_bytes=usage.usage,
+                limit_bytes=usage.limit,
+                percent=percent_of(usage.usage, usage.limit),
+                unit=usage.unit,
+                complete=usage.complete,
+                reclaimable_bytes=freed,
+                forecast_days=forecasts.get(usage.scope),
+                sample_age_secs=usage.sample_age_secs,
             )
-        elif verdict.level is not Level.OK or level_of(scope) is not Level.OK:
-            levels_log.info("%s stays at %s: %s", scope.scope, verdict.level, size)
+        )
+    return events

@@ -1,89 +1,128 @@
-"""What is watched: the total, every workstream, every scratch session, and the filesystem below, each beside its limits."""
+"""The scopes that a check watches, each with its usage and limits.
+
+The total, every workstream, every scratch session, and the space and inodes of the filesystem. To
+add a scope, add its name to `levels.py`, to FIXED here if it does not depend on the root's contents,
+and its usage to `scopes_of`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
 
 from arawn_cli.arawn.database import WorkstreamRow
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS, Root
 from arawn_cli.config.loader import Config
 from arawn_cli.config.schema import seconds_of
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage, limit_for
-from arawn_cli.diskcheck.measuring import TreeUsage
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage
+from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
+from arawn_cli.names import is_valid_id
+from arawn_cli.state import MAX_INTEGER
+
+log = logging.getLogger(__name__)
 
 FIXED = frozenset({TOTAL, FILESYSTEM, INODES})
-"""The scopes that are called the same in every root. A workstream may have such an id: its scope is called otherwise."""
+"""Scopes that every root has. A workstream may have such an id, so its scope gets a prefix."""
 
-
-# The largest integer of the state file (sqlite.org/datatype3.html); more bytes than any disk has.
-_LARGEST = 2**63 - 1
+_WORKSTREAM = "workstream:"
 
 
 def size_in(config: Config, usage: Usage) -> int:
-    """What a tree uses, in the configured measure; sparse files may claim more than any reader's integers hold."""
-    return min(usage.apparent_bytes if config.maintenance.pressure.measure == "apparent" else usage.allocated_bytes, _LARGEST)
+    """Return the size of a tree in the configured measure, at most what the state file can hold."""
+    return min(usage.apparent_bytes if config.maintenance.pressure.measure == "apparent" else usage.allocated_bytes, MAX_INTEGER)
 
 
 def freed_in(config: Config, usage: Usage) -> int:
-    """What removing a tree gives back, in the configured measure."""
-    return min(usage.freed_bytes if config.maintenance.pressure.measure == "apparent" else usage.freed_allocated_bytes, _LARGEST)
+    """Return the bytes that deleting a tree frees, in the configured measure."""
+    return min(usage.freed_bytes if config.maintenance.pressure.measure == "apparent" else usage.freed_allocated_bytes, MAX_INTEGER)
 
 
 def limit_of(config: Config, row: WorkstreamRow) -> int:
-    """The warning limit of a workstream, in bytes."""
+    """Return the warning limit of a workstream in bytes."""
     return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
 
 
-def scope_of(workstream: str) -> str:
-    """The scope of a workstream: its id, but for one that is called as a scope of another kind is."""
-    return f"workstream:{workstream}" if workstream in FIXED else workstream
+def limit_for(workstream: WorkstreamRow, limits: Mapping[str, int], default: int) -> int:
+    """Return the limit by the id of a workstream, else by its title, else the default."""
+    return limits.get(workstream.id, limits.get(workstream.title, default))
 
 
-def knows_limit(config: Config, row: WorkstreamRow, *, rows_known: bool) -> bool:
-    """Whether the limit of a workstream is certain: without the database nobody knows which title has one of its own."""
-    limits = config.maintenance.pressure.limits
-    return rows_known or not limits or row.id in limits
+def unmatched_limits(workstreams: Iterable[WorkstreamRow], limits: Mapping[str, int]) -> list[str]:
+    """Return the keys of configured limits that are neither the id nor the title of a workstream."""
+    known = {name for workstream in workstreams for name in (workstream.id, workstream.title)}
+    return [key for key in limits if key not in known]
 
 
 def rules_of(config: Config) -> Rules:
-    """How levels are raised, left and repeated, as configured."""
+    """Return the configured rules for levels."""
     pressure = config.maintenance.pressure
     return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
 
 
-def scopes_of(config: Config, inventory: TreeUsage, filesystem: Filesystem, *, rows_known: bool) -> Iterator[ScopeUsage]:
-    """Every scope whose limit is certain: the filesystem's space and inodes only where it counts them."""
-    total = inventory.total
-    yield _tree(config, TOTAL, "all workstreams", total, config.total_limit_bytes)
-    for tree in inventory.workstreams:
-        if knows_limit(config, tree.row, rows_known=rows_known):
-            yield _tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row))
-    for tree in inventory.workstreams:
+def scope_of(workstream: str) -> str:
+    """Return the scope of a workstream: its id, with a prefix if a fixed scope has that name."""
+    return f"{_WORKSTREAM}{workstream}" if workstream in FIXED else workstream
+
+
+def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, ...]:
+    """Return every scope with a certain limit, and log limits for unknown workstreams.
+
+    Without the rows of the database it is unknown which workstream has a limit by its title.
+    """
+    limits = config.maintenance.pressure.limits
+    if measurements.rows_known:
+        for key in unmatched_limits((tree.row for tree in measurements.workstreams), limits):
+            log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
+    scopes = [_tree(config, TOTAL, "all workstreams", measurements.total, config.total_limit_bytes)]
+    for tree in measurements.workstreams:
+        if measurements.rows_known or not limits or tree.row.id in limits:
+            scopes.append(_tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row)))
+    for tree in measurements.workstreams:
         if tree.row.is_scratch:
             for session, usage in tree.sessions.items():
-                yield _tree(config, f"{SESSION}{session}", tree.row.title, usage, config.session_limit_bytes)
-    yield from _filesystem(config, filesystem)
+                scopes.append(_tree(config, f"{SESSION}{session}", tree.row.title, usage, config.session_limit_bytes))
+    return (*scopes, *_filesystem(config, measurements.filesystem))
 
 
 def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> ScopeUsage:
-    size, critical = size_in(config, usage), _critical(config, limit)
-    return ScopeUsage(scope, name, size, limit, critical, usage.complete, sample_age_secs=usage.sample_age_secs)
-
-
-def _critical(config: Config, limit: int) -> int:
-    """The critical limit, in bytes, that goes with a warning limit."""
-    return int(min(limit * config.maintenance.pressure.critical_ratio, _LARGEST))
+    critical = int(min(limit * config.maintenance.pressure.critical_ratio, MAX_INTEGER))
+    return ScopeUsage(scope, name, size_in(config, usage), limit, critical, usage.complete, sample_age_secs=usage.sample_age_secs)
 
 
 def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
-    """Space and inodes as an ordinary user has them: what is kept for root is neither used nor free, as in df(1)."""
-    limits = config.maintenance.pressure
+    """Yield space and inodes, if the filesystem has them, without those reserved for root, as df(1)."""
+    pressure = config.maintenance.pressure
     space = filesystem.used_bytes + filesystem.free_bytes
-    warning, critical = (space * percent // 100 for percent in (limits.filesystem_warning_percent, limits.filesystem_critical_percent))
     if space:
-        yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, warning, critical, complete=True)
+        limit, critical = pressure.filesystem_warning_percent * space // 100, pressure.filesystem_critical_percent * space // 100
+        yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, limit, critical, complete=True)
     if filesystem.total_inodes:
         inodes = filesystem.used_inodes + filesystem.free_inodes
-        warning, critical = (inodes * percent // 100 for percent in (limits.inode_warning_percent, limits.inode_critical_percent))
-        yield ScopeUsage(INODES, filesystem.mountpoint, filesystem.used_inodes, warning, critical, complete=True, unit=Unit.INODES)
+        limit, critical = pressure.inode_warning_percent * inodes // 100, pressure.inode_critical_percent * inodes // 100
+        yield ScopeUsage(INODES, filesystem.mountpoint, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
+
+
+def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:
+    """Return those of the scopes that were not found because their directory does not exist any more."""
+    missing = set(scopes) - {usage.scope for usage in found}
+    return {scope for scope in missing if scope in FIXED or not _directory_exists(root, scope)}
+
+
+def _directory_exists(root: Root, scope: str) -> bool:
+    """Whether the directory of a session or workstream exists, or may exist."""
+    if scope.startswith(SESSION):
+        names, name = f"{SCRATCH}/{SESSIONS}/", scope.removeprefix(SESSION)
+    else:
+        names, name = "", scope.removeprefix(_WORKSTREAM)
+    if not is_valid_id(name):
+        return False
+    try:
+        os.stat(f"{names}{name}", dir_fd=root.workstreams, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True

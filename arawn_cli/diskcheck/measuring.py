@@ -1,30 +1,40 @@
-"""Measure a root: every workstream, the trash and the filesystem."""
+"""Measure a root: its workstreams, scratch sessions, trash and filesystem."""
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from arawn_cli.arawn.database import WorkstreamRow
-from arawn_cli.arawn.layout import PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
+from rich.filesize import decimal
+
+from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
+from arawn_cli.arawn.layout import DATABASE, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
 from arawn_cli.cleanup.trash import is_ours, parse
+from arawn_cli.config.loader import Config, database_of
 from arawn_cli.context import RunContext
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
+from arawn_cli.errors import Failure
+from arawn_cli.events import Filesystem
+from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
+from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
+from arawn_cli.sqlite import DatabaseUnreadableError
 
-_AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
-
+log = logging.getLogger(__name__)
 
 _OTHER = "other"
+_AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
 
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamTree:
-    """One workstream as it was measured: usage by area, and of each session directory by id.
+    """The usage of a workstream by area, and of each of its session directories by id.
 
-    `work` is `work/` and `sessions/` together; `other` is the rest, messages and trash among it.
+    `work` is `work/` and `sessions/` together. `other` is everything else, for example messages.
+    The trash belongs to the area that it lies in.
     """
 
     row: WorkstreamRow
@@ -35,106 +45,115 @@ class WorkstreamTree:
 
     @property
     def total(self) -> Usage:
-        """All areas together, a file linked from several of them counted once."""
+        """All areas; a file linked from several of them counts once."""
         return combined((self.production, self.work, self.other))
 
 
 @dataclass(frozen=True, slots=True)
-class TreeUsage:
-    """Everything under `workstreams/`: the workstreams, what is not Arawn's by escaped name, and all together.
+class Measurements:
+    """The usage of a root.
 
-    `trash` is what waits in the trash, which counts in its workstream too.
+    Attributes:
+        workstreams: every workstream that has a directory or a row in the database.
+        foreign: entries of `workstreams/` that are not Arawn's, by escaped name.
+        total: everything in `workstreams/`.
+        trash: removed sessions, which count in their workstream, too.
+        filesystem: the filesystem of the root.
+        failures: everything that could not be read, in the tree and in the database.
+        rows_known: false if the rows of the database could not be read.
     """
 
     workstreams: tuple[WorkstreamTree, ...]
     foreign: dict[str, Usage]
     total: Usage
     trash: Usage
+    filesystem: Filesystem
+    failures: tuple[Failure, ...]
+    rows_known: bool
+
+    @property
+    def sessions(self) -> dict[str, Usage]:
+        """The scratch sessions by id."""
+        return next((tree.sessions for tree in self.workstreams if tree.row.id == SCRATCH), {})
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree to measure, and the area and session that its usage belongs to; `is_trash` is of a session that was removed."""
+    """A subtree, the area and session that its usage belongs to, and whether it is a removed session."""
 
     subtree: Subtree
     area: str
     session: str | None = None
-    is_directory: bool = False
     is_trash: bool = False
 
 
-@dataclass(slots=True)
-class _Measured:
-    areas: defaultdict[str, list[Usage]] = field(default_factory=lambda: defaultdict(list))
-    sessions: dict[str, Usage] = field(default_factory=dict)
+def measure_root(root: Root, config: Config, context: RunContext, reused: Mapping[str, Usage]) -> Measurements:
+    """Measure a root, and log failures and everything in it that does not count.
 
-
-def take(root: Root, rows: Sequence[WorkstreamRow], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> TreeUsage:
-    """Measures everything below a root; `rows` are the workstreams of the database.
-
-    A workstream without a row goes by its id, one without a directory uses nothing. The usage of scratch sessions
-    in `reused` is taken as it is.
+    The scratch sessions in `reused` are not measured again. A workstream without a row has its id
+    as title. A workstream without a directory has no usage.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
         StoppedError: a signal asked the run to end.
     """
+    rows, database_failures = _read_rows(config, root)
     ids, foreign = workstream_entries(root)
-    parts = [part for workstream in ids for part in _parts(root, workstream)]
+    parts = [part for workstream in ids for part in _parts(root, (workstream,), _OTHER)]
     parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
-    usages = _usages(root, parts, threads, context, reused)
-    measured: defaultdict[str, _Measured] = defaultdict(_Measured)
+    usages = _measure_parts(root, parts, threads_for(config.maintenance.threads), context, reused)
+
+    areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
+    sessions: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
     for part, usage in zip(parts, usages, strict=True):
-        place = measured[part.subtree.names[0]]
-        place.areas[part.area].append(usage)
+        areas[part.subtree.names[0], part.area].append(usage)
         if part.session is not None:
-            place.sessions[part.session] = usage
+            sessions[part.subtree.names[0]][part.session] = usage
+
     known = {row.id: row for row in rows if is_valid_id(row.id)}
     unknown = {name: WorkstreamRow(name, name) for name in ids if name not in known}
-    trees = tuple(_tree(row, measured[row.id]) for _, row in sorted({**known, **unknown}.items()))
-    others = {escape(entry.name): combined(measured[entry.name].areas[_OTHER]) for entry in foreign}
-    trash = combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash)
-    return TreeUsage(trees, others, combined(usages), trash)
+    total = combined(usages)
+    measurements = Measurements(
+        workstreams=tuple(
+            WorkstreamTree(
+                row, combined(areas[name, PRODUCTION]), combined(areas[name, WORK]), combined(areas[name, _OTHER]), sessions[name]
+            )
+            for name, row in sorted({**known, **unknown}.items())
+        ),
+        foreign={escape(entry.name): combined(areas[entry.name, _OTHER]) for entry in foreign},
+        total=total,
+        trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
+        filesystem=filesystem_of(root.path),
+        failures=(*database_failures, *total.failures),
+        rows_known=not database_failures,
+    )
+    for failure in measurements.failures:
+        log.error("%s", failure)
+    for name, usage in measurements.foreign.items():
+        log.info("workstreams/%s is not Arawn's: %s", name, decimal(usage.apparent_bytes))
+    for path in total.other_filesystems:
+        log.info("workstreams/%s is another filesystem: not counted", path)
+    return measurements
 
 
-def _usages(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:
-    """The usage of each part, measured unless it is that of a scratch session and reused."""
-    here = [reused.get(part.session) if part.session and part.subtree.names[0] == SCRATCH else None for part in parts]
-    rest = [part.subtree for part, usage in zip(parts, here, strict=True) if usage is None]
-    context.progress.start("measuring", len(rest))
-    measured = iter(measure_all(root.workstreams, rest, threads, context.advance_or_stop))
-    return [next(measured) if usage is None else usage for usage in here]
+def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
+    path = database_of(config, root)
+    if path is None and config.maintenance.pressure.limits:
+        missing = "not found, so it is unknown which workstream has a limit by its title"
+        return [], (Failure("sqlite3", DATABASE, errno.ENOENT, missing),)
+    if path is None:
+        return [], ()
+    try:
+        return workstream_rows(path), ()
+    except DatabaseUnreadableError as error:
+        return [], (Failure("sqlite3", path.name, errno.EIO, str(error)),)
 
 
-def _tree(row: WorkstreamRow, measured: _Measured) -> WorkstreamTree:
-    production, work, other = (combined(measured.areas[area]) for area in (PRODUCTION, WORK, _OTHER))
-    return WorkstreamTree(row, production, work, other, measured.sessions)
+def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
+    """Yield a directory without its contents and a part for each entry, so that sessions and trash are parts of their own.
 
-
-def _parts(root: Root, workstream: str) -> Iterator[_Part]:
-    """A part for each area of a workstream, and for each entry of its `sessions` and of its trash."""
-    for part in _opened_up(root, (workstream,), _OTHER):
-        name = part.subtree.names[-1]
-        if part.is_directory and name == SESSIONS:
-            yield from _session_parts(root, workstream)
-        elif part.is_directory and name == TRASH:
-            yield from _opened_up(root, part.subtree.names, _OTHER)
-        else:
-            yield replace(part, area=_AREAS.get(name, _OTHER)) if len(part.subtree.names) > 1 else part
-
-
-def _session_parts(root: Root, workstream: str) -> Iterator[_Part]:
-    for part in _opened_up(root, (workstream, SESSIONS), WORK):
-        name = part.subtree.names[-1]
-        if part.is_directory and name == TRASH:
-            yield from _opened_up(root, part.subtree.names, WORK)
-        else:
-            is_session = part.is_directory and len(part.subtree.names) == 3 and is_valid_id(name)
-            yield replace(part, session=name) if is_session else part
-
-
-def _opened_up(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
-    """The directory without what is in it, and a part for each entry; one that cannot be listed is one part, and tells why."""
+    A directory that cannot be listed is one part. Measuring it reports the failure.
+    """
     try:
         with opened_directory(root.workstreams, *names) as directory:
             listed = entries(directory)
@@ -142,7 +161,24 @@ def _opened_up(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]
         yield _Part(Subtree(names), area)
         return
     yield _Part(Subtree(names, shallow=True), area)
+    in_workstream, in_sessions, in_trash = len(names) == 1, names[1:] == (SESSIONS,), names[-1] == TRASH
     for entry in listed:
         is_directory = entry.kind is FileKind.DIRECTORY
-        is_trash = is_directory and (names[-1] == TRASH or is_ours(entry.name)) and parse(names, entry.name) is not None
-        yield _Part(Subtree((*names, entry.name)), area, is_directory=is_directory, is_trash=is_trash)
+        entry_area = _AREAS.get(entry.name, area) if in_workstream else area
+        if is_directory and not in_trash and (entry.name == TRASH or (in_workstream and entry.name == SESSIONS)):
+            yield from _parts(root, (*names, entry.name), entry_area)
+            continue
+        yield _Part(
+            Subtree((*names, entry.name)),
+            entry_area,
+            session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
+            is_trash=is_directory and (in_trash or is_ours(entry.name)) and parse(names, entry.name) is not None,
+        )
+
+
+def _measure_parts(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:
+    known = [reused.get(part.session) if part.session and part.subtree.names[0] == SCRATCH else None for part in parts]
+    subtrees = [part.subtree for part, usage in zip(parts, known, strict=True) if usage is None]
+    context.progress.start("measuring", len(subtrees))
+    measured = iter(measure_all(root.workstreams, subtrees, threads, context.advance_or_stop))
+    return [next(measured) if usage is None else usage for usage in known]

@@ -1,4 +1,4 @@
-"""What a cleanup now would free, and what the trash holds: what helps against pressure."""
+"""The space that a cleanup would free now, together with the trash."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from arawn_cli.fs.openat import identity_of
 
 
 def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now: int) -> list[Decision] | None:
-    """What the plan of a cleanup at `now` (nanoseconds) says of the scratch sessions, measured already; None when nobody knows.
+    """Return the plan of a cleanup at `now` (nanoseconds) for measured scratch sessions, or None if unknown.
 
-    Nothing is locked and nothing is changed.
+    Nothing is locked or changed.
     """
     try:
         with opened_sessions(root) as descriptor:
@@ -32,24 +32,24 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
         return None
 
 
-def going(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
-    """The sessions that a cleanup would remove: none in use, and none at all where the removal limit would stop the run.
+def removable_sessions(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
+    """Return the sessions that a cleanup would remove: none in use, and none at all above the removal limit.
 
     Raises:
-        OSError: what is in use cannot be found out.
+        OSError: it cannot be determined which directories are in use.
     """
     planned = [] if removal_limit_of(config).exceeded_by(decisions) else [decision.session for decision in decisions if decision.goes]
     directories = {session.identity for session in planned}
-    held = directories_in_use(directories) | mounted_in(directories) if directories else frozenset()
-    return [session for session in planned if session.identity not in held]
+    in_use = directories_in_use(directories) | mounted_in(directories) if directories else frozenset()
+    return [session for session in planned if session.identity not in in_use]
 
 
-def reclaimable(config: Config, decisions: list[Decision] | None, trash: Usage) -> Usage | None:
-    """Everything that a cleanup would remove together with all that waits in the trash; None when nobody knows."""
+def reclaimable(config: Config, decisions: Sequence[Decision] | None, trash: Usage) -> Usage | None:
+    """Return the usage of everything that a cleanup would remove and of the trash, or None if unknown."""
     if decisions is None:
         return None
     try:
-        sessions = going(config, decisions)
+        sessions = removable_sessions(config, decisions)
     except OSError:
         return None
     return combined([trash, *(session.usage for session in sessions if session.usage)])

@@ -1,4 +1,8 @@
-"""Reuse session sizes from earlier checks where nothing has changed."""
+"""Reuse the sizes of scratch sessions from earlier checks if the sessions were not used since.
+
+Only used with `remeasure_hours`. A session is measured again if it had a turn since the last check,
+if its fingerprint changed, or if its size is too old.
+"""
 
 from __future__ import annotations
 
@@ -27,87 +31,145 @@ from arawn_cli.timestamps import SECOND
 
 log = logging.getLogger(__name__)
 
-_READ = (
-    "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes "
-    "WHERE root = ? AND min(apparent, allocated, files, directories, largest) >= 0"
-)
-
-
-_WRITE = (
-    "INSERT OR REPLACE INTO sizes (root, session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_HOUR = 3600 * SECOND
+_FINGERPRINT_DEPTH = 2  # levels below a session whose directories belong to its fingerprint
+_FINGERPRINT_DIRECTORIES = 1000  # a session with more of them is always measured
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """What a session used at an instant (nanoseconds), and the shape that it had then; see `reuse.fingerprint`."""
+class CachedSize:
+    """The usage of a session at a time (nanoseconds), and its fingerprint at that time."""
 
     measured_at: int
-    shape: str
+    fingerprint: str
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class SizeCache:
-    """The sizes of a root by session, and how far the messages had been read when they were written down."""
+    """The stored sizes of a root by session, and the end of scratch's messages when they were stored."""
 
-    sizes: Mapping[str, Size] = field(default_factory=dict)
-    mark: Mark | None = None
+    sizes: Mapping[str, CachedSize] = field(default_factory=dict)
+    position: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedSizes:
+    """The sizes that a check reuses, and the values that it needs to store its own.
+
+    Attributes:
+        now: time of the check in nanoseconds.
+        stored: the cache before the check.
+        current: reused sizes by session.
+        fingerprints: of all sessions, from before anything was measured.
+        position: the end of scratch's messages, from before anything was measured.
+    """
+
+    now: int = 0
+    stored: SizeCache = field(default_factory=SizeCache)
+    current: Mapping[str, CachedSize] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    position: Mark | None = None
+
+    @property
+    def usages(self) -> dict[str, Usage]:
+        """The reused usage of each session, with its age."""
+        return {
+            session: replace(size.usage, sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
+        }
+
+    def store(self, connection: sqlite3.Connection, root: Path, measured: Mapping[str, Usage]) -> None:
+        """Store the sizes of all sessions, reused or measured, for the next check."""
+        fresh = {
+            session: CachedSize(self.now, self.fingerprints[session], usage)
+            for session, usage in measured.items()
+            if session not in self.current and session in self.fingerprints and is_cacheable(usage)
+        }
+        store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.position))
+
+
+def load_reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> ReusedSizes:
+    """Return the sizes that can be reused at `now` (nanoseconds), at most so many hours old; none in doubt."""
+    try:
+        stored = read(state, root.path)
+        fingerprints = dict(_fingerprints(root))
+        sessions = frozenset(fingerprints)
+        position, used = _used_since(root, stored.position, sessions)
+        used |= _sessions_of_other_workstreams(database, sessions)
+    except (StateUnavailableError, DatabaseUnreadableError, OSError) as error:
+        log.info("every session is measured: %s", error)
+        return ReusedSizes()
+    current = {
+        session: size
+        for session, size in stored.sizes.items()
+        if session in fingerprints and session not in used and is_current(session, size, fingerprints[session], now, hours * _HOUR)
+    }
+    return ReusedSizes(now, stored, current, fingerprints, position)
 
 
 def is_cacheable(usage: Usage) -> bool:
-    """Whether a size says all, and the state file can hold it: nothing failed, and no file of it may have a name elsewhere.
+    """Whether a size is complete, fits into the state file, and has no file with a name elsewhere.
 
-    What was away for a moment, as cleanup moves a session that it then puts back, measures as nothing, and says nothing.
+    A session that cleanup was moving at that moment measures as empty: its size is not cacheable.
     """
     fits = all(abs(number or 0) <= MAX_INTEGER for number in _numbers(usage))
     return fits and usage.complete and usage.directories > 0 and not usage.linked and not usage.other_filesystems
 
 
-def is_current(session: str, size: Size, shape: str, now: int, period: int) -> bool:
-    """Whether a size still stands at `now`: the shape is the same, and its time is not up.
+def is_current(session: str, size: CachedSize, fingerprint: str, now: int, period: int) -> bool:
+    """Whether a size is valid at `now`: the fingerprint is the same, and the size is not too old.
 
-    That is after half a period to a whole one, a time of its own for each session: so they are measured anew in rotation.
+    The age limit is between half a period and a whole one and depends on the session, so that not
+    all sessions are measured in the same check.
     """
-    lasts = period // 2 + period // 2 * crc32(session.encode()) // 2**32
-    return shape == size.shape and 0 <= now - size.measured_at < lasts
+    max_age = period // 2 + period // 2 * crc32(session.encode()) // 2**32
+    return fingerprint == size.fingerprint and 0 <= now - size.measured_at < max_age
+
+
+# ---- The state file
 
 
 def read(state: State, root: Path) -> SizeCache:
-    """The sizes of a root.
+    """Return the stored sizes of a root.
 
     Raises:
-        StateUnavailableError: the state file cannot be read, or is damaged where SQLite does not see it.
+        StateUnavailableError: the state file cannot be read, or contains invalid values.
     """
     key = (key_of(root),)
-    rows = state.select(_READ, key)
-    marks = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM log_positions WHERE root = ?", key))
+    rows = state.select(
+        "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes "
+        "WHERE root = ? AND min(apparent, allocated, files, directories, largest) >= 0",
+        key,
+    )
+    positions = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM log_positions WHERE root = ?", key))
     sizes = {
-        session: Size(measured_at, shape, Usage(apparent, allocated, files, directories, largest, newest))
-        for session, measured_at, shape, apparent, allocated, files, directories, largest, newest in cast(
+        session: CachedSize(measured_at, fingerprint, Usage(apparent, allocated, files, directories, largest, newest))
+        for session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest in cast(
             "list[tuple[str, int, str, int, int, int, int, int, int | None]]", rows
         )
     }
-    try:
-        return SizeCache(sizes, next((Mark(_identity(text), position) for text, position in marks), None))
-    except ValueError as error:
-        raise StateUnavailableError(f"the state holds what this version does not know: {error}") from error
+    return SizeCache(sizes, next((Mark(_identity(text), position) for text, position in positions), None))
 
 
 def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: SizeCache) -> None:
-    """Writes what has changed from one check to the next."""
+    """Store the differences between two caches."""
     key = key_of(root)
-    gone = before.sizes.keys() - after.sizes.keys()
-    connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in gone])
-    changed = ((session, size) for session, size in after.sizes.items() if before.sizes.get(session) is not size)
-    connection.executemany(_WRITE, [(key, session, size.measured_at, size.shape, *_numbers(size.usage)) for session, size in changed])
-    if after.mark is None:
+    removed = before.sizes.keys() - after.sizes.keys()
+    connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in removed])
+    connection.executemany(
+        "INSERT OR REPLACE INTO sizes (root, session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (key, session, size.measured_at, size.fingerprint, *_numbers(size.usage))
+            for session, size in after.sizes.items()
+            if before.sizes.get(session) is not size
+        ],
+    )
+    if after.position is None:
         connection.execute("DELETE FROM log_positions WHERE root = ?", (key,))
-    elif after.mark != before.mark:
-        connection.execute(
-            "INSERT OR REPLACE INTO log_positions VALUES (?, ?, ?)", (key, "{}:{}".format(*after.mark.identity), after.mark.offset)
-        )
+    elif after.position != before.position:
+        device, inode = after.position.identity
+        connection.execute("INSERT OR REPLACE INTO log_positions VALUES (?, ?, ?)", (key, f"{device}:{inode}", after.position.offset))
 
 
 def _identity(text: str) -> Identity:
@@ -115,95 +177,37 @@ def _identity(text: str) -> Identity:
     try:
         return int(device), int(inode)
     except ValueError as error:
-        raise StateUnavailableError(f"the state file names no file that is marked: {text!r}") from error
+        raise StateUnavailableError(f"the state file contains an invalid file identity: {text!r}") from error
 
 
 def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:
     return usage.apparent_bytes, usage.allocated_bytes, usage.files, usage.directories, usage.largest_file_bytes, usage.newest_mtime
 
 
-_DEPTH = 2  # levels below a session whose directories belong to its shape
-
-
-_MOST_DIRECTORIES = 1000
-
-
-_HOUR = 3600 * SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """What a check takes from earlier ones: `current` by session, and what it needs to write down its own sizes.
-
-    `shapes` are the shapes of all sessions, from before anything was measured.
-    """
-
-    now: int = 0
-    before: SizeCache = field(default_factory=SizeCache)
-    current: Mapping[str, Size] = field(default_factory=dict)
-    shapes: Mapping[str, str] = field(default_factory=dict)
-    mark: Mark | None = None
-
-    @property
-    def usages(self) -> dict[str, Usage]:
-        """The usage of each session that is not measured again, with its age."""
-        return {
-            session: replace(size.usage, sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
-        }
-
-    def store(self, connection: sqlite3.Connection, root: Path, measured: Mapping[str, Usage]) -> None:
-        """Writes down the sizes of a root for the next check, in its transaction; see `after`."""
-        store(connection, root, self.before, self.after(measured))
-
-    def after(self, measured: Mapping[str, Usage]) -> SizeCache:
-        """What is to be written down once the sessions of `measured` have been measured, or reused."""
-        fresh = {
-            session: Size(self.now, self.shapes[session], usage)
-            for session, usage in measured.items()
-            if session not in self.current and session in self.shapes and is_cacheable(usage)
-        }
-        return SizeCache({**self.current, **fresh}, self.mark)
-
-
-def reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> Reuse:
-    """What can be reused at `now` (nanoseconds), of sizes no older than some hours; nothing in doubt."""
-    try:
-        before = read(state, root.path)
-        shapes = dict(_shapes(root))
-        mark, used = _used_since(root, before.mark, frozenset(shapes))
-        used |= _elsewhere(database, frozenset(shapes))
-    except (StateUnavailableError, DatabaseUnreadableError, OSError) as error:
-        log.info("every session is measured: %s", error)
-        return Reuse()
-    current = {
-        session: size
-        for session, size in before.sizes.items()
-        if session in shapes and session not in used and is_current(session, size, shapes[session], now, hours * _HOUR)
-    }
-    return Reuse(now, before, current, shapes, mark)
+# ---- Signs of use
 
 
 def fingerprint(parent: int, name: str) -> str | None:
-    """A digest of names, inodes and ctimes of a session's directory and those two levels below it.
+    """Return a digest of names, inodes and ctimes of a session's directory and those two levels below it.
 
-    An entry that comes, goes or is renamed in one of them changes it, also where an mtime is put back (rsync, tar).
-    None for a session with too many of them.
+    An entry that is added, removed or renamed in one of them changes the digest, also if an mtime
+    is set back (rsync, tar). Return None for a session with too many directories.
 
     Raises:
-        OSError: one of them cannot be looked at.
+        OSError: a directory cannot be read.
     """
     digest = blake2b(os.fsencode(_stamp(name, os.stat(name, dir_fd=parent, follow_symlinks=False))), digest_size=16)
     listed: list[tuple[str, ...]] = [(name,)]
     count = 1
     for path in listed:
         with opened_directory(parent, *path) as directory:
-            inner = _directories(directory, _MOST_DIRECTORIES + 1 - count)
+            inner = _directories(directory, _FINGERPRINT_DIRECTORIES + 1 - count)
             count += len(inner)
-            if count > _MOST_DIRECTORIES:
+            if count > _FINGERPRINT_DIRECTORIES:
                 return None
             stamps = [_stamp(entry.name, entry.stat(follow_symlinks=False)) for entry in inner]
-        digest.update(os.fsencode("".join((*stamps, "/"))))  # ends a directory: no name has it
-        if len(path) < _DEPTH:
+        digest.update(os.fsencode("".join((*stamps, "/"))))  # no name contains a slash, so it ends the directory
+        if len(path) < _FINGERPRINT_DEPTH:
             listed += [(*path, entry.name) for entry in inner]
     return digest.hexdigest()
 
@@ -213,49 +217,50 @@ def _stamp(name: str, status: os.stat_result) -> str:
 
 
 def _directories(parent: int, most: int | None = None) -> list[os.DirEntry[str]]:
-    """The directories in an open one, the first `most` of them, by name; each can be looked at as long as that is open."""
+    """Return the first `most` directories in an open one, by name; `stat` works on them while it is open."""
     with os.scandir(parent) as listing:
         found = islice((entry for entry in listing if entry.is_dir(follow_symlinks=False)), most)
         return sorted(found, key=attrgetter("name"))
 
 
-def _shapes(root: Root) -> Iterator[tuple[str, str]]:
+def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
     try:
         with opened_directory(root.workstreams, SCRATCH, SESSIONS) as directory:
             for name in (entry.name for entry in _directories(directory)):
-                shape = _shape(directory, name) if is_valid_id(name) else None
-                if shape is not None:
-                    yield name, shape
+                if not is_valid_id(name):
+                    continue
+                try:
+                    digest = fingerprint(directory, name)
+                except OSError as error:  # measuring the session reports the failure
+                    log.debug("no fingerprint of %s: %s", name, error)
+                    continue
+                if digest is not None:
+                    yield name, digest
     except FileNotFoundError:
         return
 
 
-def _shape(parent: int, name: str) -> str | None:
-    try:
-        return fingerprint(parent, name)
-    except OSError as error:  # measuring it tells the failure
-        log.debug("no shape of %s: %s", name, error)
-        return None
+def _used_since(root: Root, position: Mark | None, sessions: frozenset[str]) -> tuple[Mark, set[str]]:
+    """Return the end of scratch's messages, and the sessions with a turn since `position`.
 
-
-def _used_since(root: Root, mark: Mark | None, sessions: frozenset[str]) -> tuple[Mark, set[str]]:
-    """The mark of the messages as they are now, and the sessions that had a turn since the earlier one: without it, all.
+    All sessions count as used without a position, or if the file was replaced.
 
     Raises:
-        OSError: the messages cannot be read, or are other ones.
+        OSError: the messages cannot be read.
     """
     with opened_directory(root.workstreams, SCRATCH) as directory, opened_file(MESSAGES, directory) as descriptor:
-        if mark is None:
-            return messages.read(descriptor, (), 0).mark, set(sessions)
-        try:
-            turns = messages.read(descriptor, sessions, 0, mark)
-        except messages.OtherMessagesError:
-            return messages.read(descriptor, (), 0).mark, set(sessions)
-        return turns.mark, set(turns.newest)
+        if position is not None:
+            try:
+                turns = messages.read(descriptor, sessions, 0, position)
+            except messages.OtherMessagesError:
+                pass
+            else:
+                return turns.mark, set(turns.newest)
+        return messages.read(descriptor, (), 0).mark, set(sessions)
 
 
-def _elsewhere(database: Path | None, sessions: frozenset[str]) -> set[str]:
-    """The sessions whose turns are in another workstream's messages, by their row.
+def _sessions_of_other_workstreams(database: Path | None, sessions: frozenset[str]) -> set[str]:
+    """Return the sessions whose turns may be in another workstream's messages.
 
     Raises:
         DatabaseUnreadableError: the rows cannot be read.

@@ -37,7 +37,7 @@ def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[s
     if (problems or not checked.summary.complete) and level is not Level.CRITICAL:
         level = Level.UNKNOWN
     sessions = (verdict for verdict in checked.verdicts if verdict.usage.scope.startswith(SESSION))
-    worst_sessions = sorted((verdict for verdict in sessions if not verdict.is_quiet_session), key=_excess, reverse=True)[:_MOST]
+    worst_sessions = sorted((verdict for verdict in sessions if not verdict.is_ok_session), key=_excess, reverse=True)[:_MOST]
     scopes = [verdict for verdict in checked.verdicts if not verdict.usage.scope.startswith(SESSION)]
     shown = [verdict.usage for verdict in (*scopes, *worst_sessions)]
     line = f"DISK {level.value.upper()} - {_plain('; '.join(parts))} | {' '.join(_performance(usage) for usage in shown)}"
@@ -45,7 +45,7 @@ def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[s
 
 
 def _failures(checked: CheckResult) -> str:
-    failures = checked.inspection.failures
+    failures = checked.measurements.failures
     return f"{len(failures)} failed: {failures[0]}"
 
 

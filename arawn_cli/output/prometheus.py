@@ -97,11 +97,11 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
         "Bytes that a workstream uses, by area.",
         [
             ({"workstream": tree.row.id, "area": area}, size_in(config, usage))
-            for tree in checked.inspection.inventory.workstreams
+            for tree in checked.measurements.workstreams
             for area, usage in (("production", tree.production), ("work", tree.work), ("other", tree.other))
         ],
     )
-    verdicts = [verdict for verdict in checked.verdicts if not verdict.is_quiet_session]
+    verdicts = [verdict for verdict in checked.verdicts if not verdict.is_ok_session]
     sizes = [verdict.usage for verdict in verdicts if verdict.usage.unit is Unit.BYTES]
     yield Metric("scope_usage_bytes", "Bytes that a scope uses.", [({"scope": usage.scope}, usage.usage) for usage in sizes])
     yield Metric(

@@ -17,10 +17,10 @@ from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
 from arawn_cli.diskcheck.history import CheckHistory, equal_steps, load_history, trend_of, usage_at
-from arawn_cli.diskcheck.inspection import Measurements, inspect
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
-from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, size_in
-from arawn_cli.diskcheck.reclaimable import decisions_now, going
+from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
+from arawn_cli.diskcheck.measuring import Measurements, measure_root
+from arawn_cli.diskcheck.reclaimable import decisions_now, removable_sessions
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined
@@ -197,7 +197,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
     now = context.clock()
     problems = list(unread)
     with opened_root(config.root) as root:
-        measured = inspect(root, config, context, {})
+        measured = measure_root(root, config, context, {})
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, measured.sessions, now)
         try:
@@ -221,8 +221,8 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         space=scopes.get(FILESYSTEM),
         inodes=scopes.get(INODES),
         filesystem=measured.filesystem,
-        trash=size_in(config, measured.inventory.trash),
-        foreign=sum(size_in(config, usage) for usage in measured.inventory.foreign.values()),
+        trash=size_in(config, measured.trash),
+        foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
         sessions=tuple(sessions),
         cleanup=cleanup,
         transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
@@ -231,14 +231,14 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
 
 
 def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
-    verdicts = judge_all(measured.scopes, history.alerts, rules_of(config), now, gone=())
+    verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
     scopes = {}
     for usage, level in ((verdict.usage, verdict.level) for verdict in verdicts):
         scopes[usage.scope] = ScopeReport(
             usage=usage,
             level=level,
             trend=trend_of(history.samples.get(usage.scope, ()), (history.hour, usage.usage), hours),
-            growth=history.pace(usage.scope, usage.usage) if usage.complete else None,
+            growth=history.growth(usage.scope, usage.usage) if usage.complete else None,
             next_limit=next_limit(usage, history.level(usage.scope)),
             forecast_days=history.forecast(usage),
         )
@@ -247,7 +247,7 @@ def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: 
 
 def _workstreams(config: Config, measured: Measurements, scopes: dict[str, ScopeReport], hour: int) -> tuple[WorkstreamReport, ...]:
     found = []
-    for tree in measured.inventory.workstreams:
+    for tree in measured.workstreams:
         scope = scopes.get(scope_of(tree.row.id))
         if scope is None:  # without the database its title, and so its limit, are unknown
             usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, tree.total), 0, 0, tree.total.complete)
@@ -297,6 +297,6 @@ def _sessions(
 def _removed_now(config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
     """Return the sessions that a cleanup would remove now, by name, or None if that is unknown."""
     try:
-        return {session.name: session for session in going(config, decisions)}
+        return {session.name: session for session in removable_sessions(config, decisions)}
     except OSError:
         return None

@@ -34,5 +34,5 @@ def configured(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def told(events: list[Event]) -> dict[str, Level]:
+def reported_levels(events: list[Event]) -> dict[str, Level]:
     return {event.scope: event.level for event in events if isinstance(event, DiskPressure)}

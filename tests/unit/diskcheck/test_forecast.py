@@ -1,4 +1,4 @@
-"""The pace of growth and the day of the limit, and the history that they come from."""
+"""The growth_per_day of growth and the day of the limit, and the history that they come from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.cli.demo import SampleTree, write
-from arawn_cli.diskcheck import history
-from arawn_cli.diskcheck.forecast import Sample, days_until, pace
-from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage
+from arawn_cli.diskcheck.forecast import Sample, days_until, growth_per_day
 from arawn_cli.events import DiskPressure, Level
-from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 from tests.support.in_process import checked
 
@@ -25,26 +22,26 @@ def growing(hours: int, per_hour: int) -> list[Sample]:
 
 
 def test_steady_growth_is_its_own_pace() -> None:
-    assert pace(growing(48, 10), HOUR) == pytest.approx(240)
+    assert growth_per_day(growing(48, 10), HOUR) == pytest.approx(240)
 
 
 def test_a_week_is_what_counts() -> None:
-    assert pace([(HOUR - 400 + n, 1_000_000 - n) for n in range(200)] + growing(168, 10), HOUR) == pytest.approx(240)
+    assert growth_per_day([(HOUR - 400 + n, 1_000_000 - n) for n in range(200)] + growing(168, 10), HOUR) == pytest.approx(240)
 
 
 def test_less_than_two_days_tell_nothing() -> None:
-    assert pace(growing(47, 10), HOUR) is None
-    assert pace([], HOUR) is None
-    assert pace(growing(48, 10), HOUR) is not None
+    assert growth_per_day(growing(47, 10), HOUR) is None
+    assert growth_per_day([], HOUR) is None
+    assert growth_per_day(growing(48, 10), HOUR) is not None
 
 
 @pytest.mark.parametrize("age", range(0, 169, 12))
 def test_one_large_upload_moves_the_pace_little_and_is_no_trend_of_its_own(age: int) -> None:
     with_upload = [(hour, usage + (3000 if hour >= HOUR - age else 0)) for hour, usage in growing(168, 10)]
-    growth = pace(with_upload, HOUR)
+    growth = growth_per_day(with_upload, HOUR)
     assert growth is not None
     assert 200 < growth < 800
-    assert not pace([(HOUR - 168, 0), (HOUR - age, 9 * 10**9), (HOUR, 9 * 10**9)], HOUR)
+    assert not growth_per_day([(HOUR - 168, 0), (HOUR - age, 9 * 10**9), (HOUR, 9 * 10**9)], HOUR)
 
 
 @pytest.mark.parametrize("hours", [48, 60, 100, 168])
@@ -54,28 +51,28 @@ def test_what_is_filled_and_cleaned_in_turn_is_no_trend(hours: int, period: int,
     shift = int(phase * period)
     circle = [(HOUR - hours + n, ((n + shift) % period) * 10**8) for n in range(hours + 1)]
     if hours >= 2 * period:
-        assert not pace(circle, HOUR)
+        assert not growth_per_day(circle, HOUR)
 
 
 def test_growth_between_weekly_cleanups_is_a_trend() -> None:
     cleaned = [(hour, usage - (300 if usage > 1000 else 0)) for hour, usage in growing(168, 10)]
-    assert pace(cleaned, HOUR) == pytest.approx(240, rel=0.3)
+    assert growth_per_day(cleaned, HOUR) == pytest.approx(240, rel=0.3)
 
 
 def test_usage_between_two_samples_counts_as_unchanged() -> None:
-    assert not pace([(HOUR - 100, 50), (HOUR, 50)], HOUR)
-    assert not pace([(HOUR - 100, 50), (HOUR, 5000)], HOUR), "one step at the end is no trend"
+    assert not growth_per_day([(HOUR - 100, 50), (HOUR, 50)], HOUR)
+    assert not growth_per_day([(HOUR - 100, 50), (HOUR, 5000)], HOUR), "one step at the end is no trend"
 
 
 def test_many_small_falls_between_a_few_rises_are_no_trend() -> None:
     usages = [100, 104, 108, 107, 106, 105, 104, 103, 102, 101, 100, 99, 103, 107, 111]
-    assert pace([(HOUR - 168 + 12 * number, usage) for number, usage in enumerate(usages)], HOUR) is None
+    assert growth_per_day([(HOUR - 168 + 12 * number, usage) for number, usage in enumerate(usages)], HOUR) is None
 
 
 @given(st.lists(st.integers(0, 10**15), min_size=49, max_size=169))
 def test_a_pace_never_falls_and_is_no_steeper_than_all_in_an_hour(usages: list[int]) -> None:
     samples = [(HOUR - len(usages) + 1 + number, usage) for number, usage in enumerate(usages)]
-    growth = pace(samples, HOUR)
+    growth = growth_per_day(samples, HOUR)
     assert growth is None or 0 <= growth <= 24 * (max(usages) - min(usages) + 1)
 
 
@@ -88,43 +85,6 @@ def test_days_are_counted_up_and_end_with_the_year() -> None:
     assert [days_until(1000, 0, growth) for growth in (None, 0.0, -5.0)] == [None, None, None]
 
 
-def usages(*amounts: int) -> list[ScopeUsage]:
-    return [
-        ScopeUsage(scope, scope, amount, 10**9, 2 * 10**9, complete=True) for scope, amount in zip((TOTAL, "a", "b"), amounts, strict=False)
-    ]
-
-
-def stored(state: State, root: Path, hour: int, found: list[ScopeUsage]) -> None:
-    with state.transaction() as connection:
-        history.store(connection, root, found, hour)
-
-
-def test_one_sample_an_hour_and_none_that_tells_nothing_new(tmp_path: Path) -> None:
-    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
-    for minute in range(3):
-        stored(state, root, HOUR, usages(10 + minute, 5))
-    stored(state, root, HOUR + 1, usages(20, 5))
-    stored(state, root, HOUR + 24, usages(20, 5))
-    read = history.read(state, root, 0)
-    assert read == {TOTAL: [(HOUR, 10), (HOUR + 1, 20), (HOUR + 24, 20)], "a": [(HOUR, 5), (HOUR + 24, 5)]}
-    assert history.read(state, Path("/another"), 0) == {}
-
-
-def test_an_incomplete_usage_is_no_sample(tmp_path: Path) -> None:
-    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
-    stored(state, root, HOUR, [ScopeUsage(TOTAL, TOTAL, 7, 10, 20, complete=False)])
-    assert history.read(state, root, 0) == {}
-
-
-def test_samples_are_forgotten_after_ninety_days(tmp_path: Path) -> None:
-    state, root = State(tmp_path, lambda: 0), Path("/root-of-test")
-    stored(state, root, HOUR, usages(1, 2))
-    stored(state, root, HOUR + 90 * 24, usages(1))
-    assert history.read(state, root, 0)["a"] == [(HOUR, 2)]
-    stored(state, root, HOUR + 90 * 24 + 1, usages(1))
-    assert history.read(state, root, 0) == {TOTAL: [(HOUR + 90 * 24, 1), (HOUR + 90 * 24 + 1, 1)]}
-
-
 def test_a_check_says_when_the_next_limit_is_reached(tree: SampleTree, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("[paths.usage]\ntotal_warning_gb = 0.0001\n[maintenance.pressure.limits]\nblog = 10_000\n")
@@ -135,5 +95,5 @@ def test_a_check_says_when_the_next_limit_is_reached(tree: SampleTree, tmp_path:
     # 12 000 bytes, 6 000 a day: the limit is behind, and the critical one at 20 000 comes in the second day.
     blog = next(event for event in events if isinstance(event, DiskPressure))
     assert (blog.scope, blog.level, blog.forecast_days) == ("blog", Level.WARNING, 2)
-    # The total comes to 107 374 bytes at the same pace.
+    # The total comes to 107 374 bytes at the same growth_per_day.
     assert result.summary.forecast_days == 16

@@ -8,21 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.diskcheck.levels import (
-    QUIET,
+    NO_ALERT,
     Alert,
-    Remembered,
     Rules,
     ScopeUsage,
+    StoredAlert,
     Verdict,
     judge,
     judge_all,
     level_of,
-    limit_for,
     next_limit,
-    unjudged,
-    unmatched_limits,
+    unchanged,
 )
 from arawn_cli.events import Level
 from arawn_cli.timestamps import SECOND
@@ -37,7 +34,7 @@ def usage(amount: int, *, complete: bool = True, scope: str = "total") -> ScopeU
 
 def at(level: Level) -> Alert:
     """A scope at a level that was told at instant 0, its checks in a row forgotten."""
-    return Alert(level, told_at=None if level is OK else 0)
+    return Alert(level, notified_at=None if level is OK else 0)
 
 
 # Bands of usage, with 5 % to recover: below all, in the band of the warning limit, above it, in the band of the
@@ -72,7 +69,7 @@ def test_every_step_of_one_check(before: Level, band: str) -> None:
     for amount in BANDS[band]:
         verdict = judge(usage(amount), at(before), Rules(), now=0)
         assert (verdict.level, verdict.before) == (after, before)
-        assert verdict.told is (after is not before or after is not OK), "a change is told, and with the defaults every check above"
+        assert verdict.notify is (after is not before or after is not OK), "a change is told, and with the defaults every check above"
 
 
 @pytest.mark.parametrize(("before", "band"), STEPS)
@@ -80,14 +77,14 @@ def test_an_incomplete_measurement_lowers_nothing_and_proves_what_it_shows(befor
     for amount in BANDS[band]:
         verdict = judge(usage(amount, complete=False), at(before), Rules(), now=0)
         assert verdict.level is max(before, level_of(usage(amount)), key=[OK, WARNING, CRITICAL].index)
-        assert not (verdict.told and verdict.level is OK)
+        assert not (verdict.notify and verdict.level is OK)
 
 
 def test_an_incomplete_measurement_below_the_limit_changes_nothing_at_all() -> None:
     rules = Rules(for_checks=3, repeat=SECOND)
     before = Alert(OK, warnings=2, criticals=1)
     assert judge(usage(0, complete=False), before, rules, now=5).alert == before
-    held = Alert(WARNING, warnings=3, criticals=1, told_at=5)
+    held = Alert(WARNING, warnings=3, criticals=1, notified_at=5)
     assert judge(usage(0, complete=False), held, rules, now=5).alert == held
 
 
@@ -97,7 +94,7 @@ def levels(amounts: list[int], rules: Rules) -> list[Level]:
 
 def course(checks: list[tuple[int, bool]], rules: Rules, step: int = SECOND) -> list[Verdict]:
     """What a sequence of checks comes to, one each `step`."""
-    alert, verdicts = QUIET, []
+    alert, verdicts = NO_ALERT, []
     for number, (amount, complete) in enumerate(checks):
         verdicts.append(judge(usage(amount, complete=complete), alert, rules, number * step))
         alert = verdicts[-1].alert
@@ -117,45 +114,45 @@ def test_leaving_takes_one_check() -> None:
 
 def test_an_unchanged_level_is_silent_for_the_interval_and_a_change_is_not() -> None:
     rules = Rules(repeat=3 * SECOND)
-    told = [verdict.told for verdict in course([(1500, True)] * 5 + [(2500, True), (1500, True), (0, True), (0, True)], rules)]
+    told = [verdict.notify for verdict in course([(1500, True)] * 5 + [(2500, True), (1500, True), (0, True), (0, True)], rules)]
     assert told == [True, False, False, True, False, True, True, True, False]
 
 
 def test_a_level_that_was_told_longer_ago_than_the_interval_is_told_again() -> None:
-    assert judge(usage(1500), Alert(WARNING, 1, 0, told_at=0), Rules(repeat=3 * SECOND), now=10 * SECOND).told
+    assert judge(usage(1500), Alert(WARNING, 1, 0, notified_at=0), Rules(repeat=3 * SECOND), now=10 * SECOND).notify
 
 
 def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
-    assert judge(usage(1500), Alert(WARNING, 1, 0, told_at=10**18), Rules(repeat=SECOND), now=0).told
+    assert judge(usage(1500), Alert(WARNING, 1, 0, notified_at=10**18), Rules(repeat=SECOND), now=0).notify
 
 
 @pytest.mark.parametrize("level", [WARNING, CRITICAL])
 def test_a_scope_that_disappears_recovers_under_its_name(level: Level) -> None:
-    gone = Remembered(at(level), usage(9000, scope="session:x"))
-    quiet = Remembered(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
+    gone = StoredAlert(at(level), usage(9000, scope="session:x"))
+    quiet = StoredAlert(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
     before = {"session:x": gone, "session:y": quiet}
-    verdicts = judge_all([usage(5)], before, Rules(), 0, gone=list(before))
-    told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.told]
+    verdicts = judge_all([usage(5)], before, Rules(), 0, vanished=list(before))
+    told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.notify]
     assert told == [("session:x", OK, 0, LIMIT)]
-    assert all(verdict.alert == QUIET and verdict.usage.complete is True for verdict in verdicts)
+    assert all(verdict.alert == NO_ALERT and verdict.usage.complete is True for verdict in verdicts)
     assert [verdict.before for verdict in verdicts] == [OK, level, OK]
-    assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, gone=set())] == ["total"]
+    assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, vanished=set())] == ["total"]
 
 
 def test_each_scope_is_judged_by_what_is_remembered_of_it() -> None:
-    before = {"total": Remembered(Alert(WARNING, 1, 0, told_at=7 * SECOND), usage(1500))}
-    (first, second) = judge_all([usage(1500), usage(1500, scope="new")], before, Rules(repeat=10 * SECOND), 9 * SECOND, gone=())
-    assert (first.told, first.alert.told_at) == (False, 7 * SECOND)
-    assert (second.told, second.alert.told_at) == (True, 9 * SECOND)
+    before = {"total": StoredAlert(Alert(WARNING, 1, 0, notified_at=7 * SECOND), usage(1500))}
+    (first, second) = judge_all([usage(1500), usage(1500, scope="new")], before, Rules(repeat=10 * SECOND), 9 * SECOND, vanished=())
+    assert (first.notify, first.alert.notified_at) == (False, 7 * SECOND)
+    assert (second.notify, second.alert.notified_at) == (True, 9 * SECOND)
 
 
 def test_when_a_level_was_told_is_forgotten_once_it_is_over() -> None:
-    verdict = judge(usage(0), Alert(WARNING, 1, 0, told_at=5), Rules(), now=9)
-    assert (verdict.told, verdict.alert) == (True, QUIET)
+    verdict = judge(usage(0), Alert(WARNING, 1, 0, notified_at=5), Rules(), now=9)
+    assert (verdict.notify, verdict.alert) == (True, NO_ALERT)
 
 
 def test_a_level_that_was_told_in_the_same_instant_is_not_told_again() -> None:
-    assert not judge(usage(1500), Alert(WARNING, 1, 0, told_at=9), Rules(repeat=SECOND), now=9).told
+    assert not judge(usage(1500), Alert(WARNING, 1, 0, notified_at=9), Rules(repeat=SECOND), now=9).notify
 
 
 @pytest.mark.parametrize(
@@ -163,28 +160,22 @@ def test_a_level_that_was_told_in_the_same_instant_is_not_told_again() -> None:
     [("session:x", OK, True), ("session:x", WARNING, False), ("session:x", CRITICAL, False), ("total", OK, False)],
 )
 def test_only_a_scratch_session_that_is_ok_is_quiet(scope: str, level: Level, quiet: bool) -> None:
-    assert Verdict(usage(5, scope=scope), OK, at(level), told=False).is_quiet_session is quiet
+    assert Verdict(usage(5, scope=scope), OK, at(level), notify=False).is_ok_session is quiet
 
 
 def test_what_is_not_judged_keeps_its_level_and_tells_nothing() -> None:
-    held = Alert(CRITICAL, 1, 1, told_at=5)
-    found = unjudged([usage(5), usage(9000, scope="new")], {"total": Remembered(held, usage(9000))})
-    assert found == [Verdict(usage(5), CRITICAL, held, told=False), Verdict(usage(9000, scope="new"), OK, QUIET, told=False)]
+    held = Alert(CRITICAL, 1, 1, notified_at=5)
+    found = unchanged([usage(5), usage(9000, scope="new")], {"total": StoredAlert(held, usage(9000))})
+    assert found == [Verdict(usage(5), CRITICAL, held, notify=False), Verdict(usage(9000, scope="new"), OK, NO_ALERT, notify=False)]
 
 
 def test_a_check_at_the_limit_does_not_count_towards_a_level() -> None:
-    assert judge(usage(LIMIT), QUIET, Rules(for_checks=2), now=0).alert.warnings == 0
-    assert judge(usage(CRITICAL_LIMIT), QUIET, Rules(for_checks=2), now=0).alert.criticals == 0
+    assert judge(usage(LIMIT), NO_ALERT, Rules(for_checks=2), now=0).alert.warnings == 0
+    assert judge(usage(CRITICAL_LIMIT), NO_ALERT, Rules(for_checks=2), now=0).alert.criticals == 0
 
 
 def test_the_rules_are_as_configured() -> None:
     assert Rules.of(3, 10, 60) == Rules(3, 10, 60 * SECOND)
-
-
-def test_a_limit_is_found_by_id_and_then_by_title() -> None:
-    row = WorkstreamRow("w1", "Blog")
-    assert [limit_for(row, limits, 9) for limits in ({"w1": 1, "Blog": 2}, {"Blog": 2}, {"other": 3})] == [1, 2, 9]
-    assert unmatched_limits([row], {"w1": 1, "Blog": 2, "other": 3}) == ["other"]
 
 
 def test_the_next_limit_is_the_one_that_is_not_passed() -> None:
@@ -202,14 +193,14 @@ RULES = st.builds(Rules, st.integers(1, 4), st.integers(0, 50), st.integers(0, 1
 
 @given(CHECKS, RULES)
 def test_no_two_equal_alerts_within_the_interval(checks: list[tuple[int, bool]], rules: Rules) -> None:
-    told = [(number, verdict.level) for number, verdict in enumerate(course(checks, rules)) if verdict.told]
+    told = [(number, verdict.level) for number, verdict in enumerate(course(checks, rules)) if verdict.notify]
     for (earlier, first), (later, second) in pairwise(told):
         assert first is not second or (later - earlier) * SECOND >= rules.repeat
 
 
 @given(CHECKS, RULES)
 def test_every_raise_is_followed_by_exactly_one_recovery(checks: list[tuple[int, bool]], rules: Rules) -> None:
-    told = [verdict.level for verdict in course([*checks, (0, True)], rules) if verdict.told]
+    told = [verdict.level for verdict in course([*checks, (0, True)], rules) if verdict.notify]
     raises = sum(before is OK for before, after in pairwise([OK, *told]) if after is not OK)
     assert told.count(OK) == raises
     assert (OK, OK) not in pairwise([OK, *told])
@@ -230,4 +221,4 @@ def test_the_order_of_checks_is_all_that_matters(
 ) -> None:
     rules = Rules(for_checks, recover)
     first, second = (course(checks, rules, step) for step in (one, other))
-    assert [(verdict.level, verdict.told) for verdict in first] == [(verdict.level, verdict.told) for verdict in second]
+    assert [(verdict.level, verdict.notify) for verdict in first] == [(verdict.level, verdict.notify) for verdict in second]

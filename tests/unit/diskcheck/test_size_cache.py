@@ -13,7 +13,7 @@ import pytest
 
 from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck import size_cache
-from arawn_cli.diskcheck.size_cache import Size, is_cacheable, is_current
+from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
 from arawn_cli.state import FILE
@@ -201,7 +201,7 @@ def test_a_report_measures_what_a_check_remembers(tree: SampleTree, deep: Path, 
 
 
 def test_sizes_are_measured_anew_in_rotation_and_none_is_older_than_the_period() -> None:
-    size = Size(0, "shape", Usage())
+    size = CachedSize(0, "shape", Usage())
     left = [sum(is_current(f"session-{number}", size, "shape", hour * HOUR, DAY) for number in range(1000)) for hour in range(25)]
     assert left[12] == 1000
     assert left[24] == 0

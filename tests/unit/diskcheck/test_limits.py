@@ -1,0 +1,36 @@
+"""Scopes, their limits, and the decision that a scope has vanished."""
+
+from __future__ import annotations
+
+from arawn_cli.arawn.database import WorkstreamRow
+from arawn_cli.arawn.layout import opened_root
+from arawn_cli.cli.demo import SampleTree
+from arawn_cli.diskcheck.levels import ScopeUsage
+from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
+
+
+def test_a_limit_is_found_by_id_and_then_by_title() -> None:
+    row = WorkstreamRow("w1", "Blog")
+    assert [limit_for(row, limits, 9) for limits in ({"w1": 1, "Blog": 2}, {"Blog": 2}, {"other": 3})] == [1, 2, 9]
+    assert unmatched_limits([row], {"w1": 1, "Blog": 2, "other": 3}) == ["other"]
+
+
+def test_a_workstream_with_the_name_of_a_fixed_scope_has_a_scope_with_a_prefix() -> None:
+    assert [scope_of(name) for name in ("blog", *sorted(FIXED))] == [
+        "blog",
+        "workstream:filesystem",
+        "workstream:inodes",
+        "workstream:total",
+    ]
+
+
+def test_a_scope_has_vanished_if_its_directory_does_not_exist(tree: SampleTree) -> None:
+    for name in ("blog", "total"):
+        tree.workstream(name, name, {"work/f": 1})
+    tree.session("here", files={"f": 1}, age_days=1)
+    (tree.workstreams / "link").symlink_to("nowhere")
+    kept = {"blog", "workstream:total", "session:here", "link"}
+    vanished = {"gone", "workstream:inodes", "session:gone", "inodes", "session:../../blog", "session:", "../blog", "workstream:"}
+    found = [ScopeUsage(scope, scope, 1, 1, 2, complete=True) for scope in ("total", "filesystem")]
+    with opened_root(tree.root) as root:
+        assert vanished_scopes(root, kept | vanished | {"total", "filesystem"}, found) == vanished
