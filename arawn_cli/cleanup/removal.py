@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
 from arawn_cli.cleanup.trash import Sessions, TrashDirectory, check_trash_writable, gone, name_for, open_trash, settled
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
-from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, delete_tree, freed_bytes
+from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, mounted_in
 from arawn_cli.fs.measure import Usage, measure
 from arawn_cli.fs.mounts import lies_inside, mount_points
@@ -159,9 +160,10 @@ class Remover:
         if not self._purge:
             yield from (self._gone(hand, Action.DELETED) for hand in gone)
             return
-        large = any(hand.usage.files >= WORTH_A_CROWD for hand in gone)
-        with Crowd(self._threads if large else 0) as crowd, Crowd(min(self._threads, len(gone))) as takers:
-            yield from takers.map(lambda hand: self._take_apart(hand, place, crowd), gone)
+        large = any(hand.usage.files >= PARALLEL_MIN_FILES for hand in gone)
+        with thread_pool(self._threads if large else 0) as files, thread_pool(min(self._threads, len(gone))) as sessions:
+            run_map = map if sessions is None else sessions.map
+            yield from run_map(lambda hand: self._take_apart(hand, place, files), gone)
 
     def _rename(self, hand: _Hand, place: TrashDirectory) -> Outcome | None:
         hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)
@@ -209,9 +211,9 @@ class Remover:
             return _failed(hand.session, Failure.of("renameat", f"{place.shown}/{hand.name}", error))
         return None
 
-    def _take_apart(self, hand: _Hand, place: TrashDirectory, crowd: Crowd) -> Outcome:
-        helped = crowd if hand.usage.files >= WORTH_A_CROWD else None
-        failures = delete_tree(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, helped)
+    def _take_apart(self, hand: _Hand, place: TrashDirectory, files: ThreadPoolExecutor | None) -> Outcome:
+        pool = files if hand.usage.files >= PARALLEL_MIN_FILES else None
+        failures = delete_tree(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, pool)
         if not failures and not self._stopping():
             return self._gone(hand, Action.DELETED)
         left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")

@@ -9,12 +9,12 @@ import pwd
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS, Root, workstream_entries
 from arawn_cli.errors import Failure, LockedError
-from arawn_cli.fs.delete import WORTH_A_CROWD, Crowd, delete_tree, freed_bytes
+from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import lies_inside, mount_points
 from arawn_cli.fs.openat import FileKind, Identity, entries, is_same_directory, open_directory, opened_directory, require_writable
@@ -288,8 +288,8 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             name = gone(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             usage = measure(directory, name, shown)
-            with Crowd(threads) if usage.files >= WORTH_A_CROWD else nullcontext() as crowd:
-                failures = delete_tree(directory, name, shown, stopping, crowd)
+            with thread_pool(threads if usage.files >= PARALLEL_MIN_FILES else 0) as pool:
+                failures = delete_tree(directory, name, shown, stopping, pool)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except OSError as error:
         return Purged(entry, 0, (Failure.of("unlinkat", shown, error),), finished=False)

@@ -1,7 +1,6 @@
-/* The extension module arawn_cli.fs._measure: measure trees, and unlink the files of a directory.
+/* The extension module arawn_cli.fs._measure: measure trees, with the GIL released.
 
-   Both release the GIL. measure.py and delete.py describe the functions and have the same in
-   Python. */
+   measure.py describes the function and has the same in Python. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -9,10 +8,8 @@
 
 #include "_walk.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Append to a list and give up the reference to the item, which may be NULL. */
 static bool append(PyObject *list, PyObject *item)
@@ -149,74 +146,10 @@ static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
     return results;
 }
 
-/* ---- unlink ---- */
-
-enum { UNLINK_NSECS = 50000000 }; /* how long one call lasts, for signals */
-
-/* A name that could not be unlinked. */
-struct remaining {
-    size_t index;
-    int error;
-};
-
-static int64_t nanoseconds(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
-/* Unlink one or more names; missing files are no failures. Return the count of names tried. */
-static size_t unlink_names(int directory, const char *names, const char *end, struct remaining *remaining, size_t *count)
-{
-    int64_t until = nanoseconds() + UNLINK_NSECS;
-    size_t tried = 0;
-    *count = 0;
-    do {
-        if (unlinkat(directory, names, 0) && errno != ENOENT)
-            remaining[(*count)++] = (struct remaining){tried, errno};
-        tried++;
-        names += strlen(names) + 1;
-    } while (names < end && nanoseconds() < until);
-    return tried;
-}
-
-PyDoc_STRVAR(unlink_doc, "unlink(directory, names, /)\n--\n\n"
-                         "Unlink names, each with its NUL, of an open directory, for a twentieth of a second.");
-
-static PyObject *unlink_(PyObject *Py_UNUSED(module), PyObject *arguments)
-{
-    const char *names;
-    Py_ssize_t length;
-    int directory;
-    if (!PyArg_ParseTuple(arguments, "iy#:unlink", &directory, &names, &length))
-        return NULL;
-    size_t count = 0, tried, failed;
-    for (Py_ssize_t at = 0; at < length; at++)
-        count += !names[at];
-    if (!length || names[length - 1] || memchr(names, '/', (size_t)length)) {
-        PyErr_SetString(PyExc_ValueError, "each name needs a NUL at its end and must not contain a slash");
-        return NULL;
-    }
-    struct remaining *remaining = calloc(count, sizeof *remaining);
-    if (!remaining)
-        return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS;
-    tried = unlink_names(directory, names, names + length, remaining, &failed);
-    Py_END_ALLOW_THREADS;
-    PyObject *failures = PyList_New(0);
-    for (size_t i = 0; failures && i < failed; i++)
-        if (!append(failures, Py_BuildValue("(ni)", (Py_ssize_t)remaining[i].index, remaining[i].error)))
-            Py_CLEAR(failures);
-    free(remaining);
-    return failures ? Py_BuildValue("(nN)", (Py_ssize_t)tried, failures) : NULL;
-}
-
 /* ---- the module ---- */
 
 static PyMethodDef methods[] = {
     {"measure", measure, METH_VARARGS, measure_doc},
-    {"unlink", unlink_, METH_VARARGS, unlink_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,359 +3,285 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from functools import partial
-from queue import SimpleQueue
-from threading import BoundedSemaphore, Thread
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from threading import Barrier
 
 from arawn_cli.errors import Failure
-from arawn_cli.fs import measure
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Descent
 
-log = logging.getLogger(__name__)
+PARALLEL_MIN_FILES = 2000
+"""Trees with fewer files are deleted by one thread: starting more costs more than it saves."""
 
-BATCH = 64
-"""Names that are worth a call, or another thread."""
+_CHUNK_MAX = 256  # directory entries that are listed, and files that are deleted, as one task
+_CHUNK_MIN = 32  # fewer files are deleted sooner than another thread takes the task
+_CHUNKS_MAX = 16  # tasks of one tree that are queued or running; each holds a descriptor
+_EMPTIED_MAX = 32  # subdirectories of one directory that wait for their last task before they are removed
+_ROUNDS_MAX = 8  # a directory that is not empty after so many rounds has a writer; the next run tries again
+_LISTED_MAX = 64  # failures of one tree that are reported one by one
 
 
-def unlink(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> list[tuple[str, int]]:
-    """Unlinks names of an open directory; tells the name and errno of each that cannot be, EISDIR for a directory.
+@contextmanager
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Yield a pool with so many running threads, or None for fewer than two or if the system refuses to start one.
 
-    One that is gone already is no failure. Once `stopping` says so, the rest stays and is not told of, within a twentieth of a second
-    and one call of the kernel.
-
-    Raises:
-        ValueError: a name is more than that: it has a slash or a NUL in it.
+    All threads start here, because `submit` of a pool that cannot start a thread raises after it has queued the task
+    (TasksMax= of systemd, RLIMIT_NPROC, pids.max of a container). The threads leave signals to the main thread.
     """
-    given = [os.fsencode(name) for name in names]
-    if any(b"/" in name or b"\0" in name for name in given):
-        raise ValueError("a name has no slash and no NUL in it")
-    return (
-        _in_python(directory, names, stopping) if measure.module is None else _natively(measure.module, directory, names, given, stopping)
-    )
-
-
-def _natively(
-    module: measure.Native, directory: int, names: Sequence[str], given: Sequence[bytes], stopping: Callable[[], bool]
-) -> list[tuple[str, int]]:
-    stuck: list[tuple[str, int]] = []
-    done = 0
-    while done < len(given) and not stopping():
-        tried, found = module.unlink(directory, b"\0".join(given[done:]) + b"\0")
-        stuck += [(names[done + place], number) for place, number in found]
-        done += tried
-    return stuck
-
-
-def _in_python(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> list[tuple[str, int]]:
-    stuck: list[tuple[str, int]] = []
-    for name in names:
-        if stopping():
-            break
+    if threads < 2:
+        yield None
+        return
+    with ThreadPoolExecutor(threads, "delete", _block_signals) as pool:
+        all_running = Barrier(threads + 1)
         try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            stuck.append((name, error.errno or errno.EIO))
-    return stuck
-
-
-WORTH_A_CROWD = 2000
-"""Files from which on a tree is worth more than the thread that takes it apart."""
-
-
-_FEW = 8  # names that are unlinked sooner than they are handed over
-
-
-_WAITING = 16  # batches of one tree that are handed over at a time; each holds a descriptor
-
-
-Item = TypeVar("Item")
-
-
-Answer = TypeVar("Answer")
-
-
-class Crowd:
-    """Threads that do what they are handed, as many as the machine gives of those that are wanted; ends with its context."""
-
-    def __init__(self, threads: int) -> None:
-        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[Thread] = []
-        with suppress(RuntimeError):  # a limit on tasks: those that are there do the work
             for _ in range(threads):
-                thread = Thread(target=self._work, name="unlink")
-                thread.start()
-                self._threads.append(thread)
-
-    def __enter__(self) -> Crowd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for _thread in self._threads:
-            self._orders.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def do(self, order: Callable[[], None]) -> None:
-        """Has something done that raises nothing, soon, or at once where there is no thread."""
-        if self._threads:
-            self._orders.put(order)
-        else:
-            order()
-
-    def map(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
-        """The answer for each item, in their order; worked out one by one in this thread where there is no other."""
-        if not self._threads:
-            yield from map(work, items)
+                pool.submit(all_running.wait)  # no thread is idle before the last one runs, so each call starts one
+        except RuntimeError:
+            all_running.abort()
+            yield None
             return
-        futures: list[Future[Answer]] = [Future() for _ in items]
-        for item, future in zip(items, futures, strict=True):
-            self.do(partial(_settle, future, work, item))
-        for future in futures:
-            yield future.result()
-
-    def _work(self) -> None:
-        # The thread that waits for this one alone handles a signal, and is not woken by one that is given to another.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-        while (order := self._orders.get()) is not None:
-            try:
-                order()
-            except Exception as error:  # without its threads a run would wait for ever for what they were handed
-                log.warning("some files were not unlinked beforehand: %s: %s", type(error).__name__, error)
+        all_running.wait()
+        yield pool
 
 
-def _settle(future: Future[Answer], work: Callable[[Item], Answer], item: Item) -> None:
-    try:
-        future.set_result(work(item))
-    except BaseException as error:  # it is raised where the answer is asked for
-        future.set_exception(error)
+def _block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
-def unlink_files(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd) -> None:
-    """Unlinks what is no directory below the directory `name` of the open directory `parent`, as far as that succeeds.
+def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool], pool: ThreadPoolExecutor | None = None) -> list[Failure]:
+    """Delete the entry `name` of the open directory `parent`, and everything below it.
 
-    Directories stay, and so does what fails: `delete_tree`, which comes after it, removes the one and tells of the other.
-    Another filesystem is not entered, and no link is followed.
+    An entry that cannot be deleted stays, with the directories above it, and is reported; everything else is deleted.
+    Another filesystem is not entered. Once `stopping` returns true, each thread finishes its current file and the rest
+    stays, which is no failure. With a `pool`, several threads delete files while this one goes through the directories;
+    none of its tasks waits for another.
     """
-    with suppress(OSError), Descent(shown) as descent, _Batches(crowd, stopping) as batches:
-        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISDIR(top.st_mode):
-            return
-        _enter(descent, name, parent, top.st_dev, batches, stopping)
-        while descent.depth and not stopping():
-            pending = descent.here.pending
-            if pending:
-                _enter(descent, pending.pop(), descent.descriptor, top.st_dev, batches, stopping)
-            else:
-                descent.leave()
-
-
-class _Batches:
-    """The names of one tree on their way to the crowd, not too many at a time; at the end of its context all are done."""
-
-    def __init__(self, crowd: Crowd, stopping: Callable[[], bool]) -> None:
-        self._crowd = crowd
-        self._stopping = stopping
-        self._free = BoundedSemaphore(_WAITING)
-
-    def __enter__(self) -> _Batches:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for _batch in range(_WAITING):
-            self._free.acquire()
-
-    def take(self, directory: int, names: Sequence[str]) -> None:
-        """Unlinks names of an open directory, here and now where they are few.
-
-        Raises:
-            OSError: there is no descriptor for another thread.
-        """
-        if len(names) < _FEW:
-            unlink(directory, names, self._stopping)
-            return
-        descriptor = os.dup(directory)
-        self._free.acquire()
-
-        def order() -> None:
-            try:
-                unlink(descriptor, names, self._stopping)
-            finally:
-                self._free.release()
-                os.close(descriptor)
-
-        self._crowd.do(order)
-
-
-def _enter(descent: Descent, name: str, parent: int, device: int, batches: _Batches, stopping: Callable[[], bool]) -> None:
     try:
-        status = descent.enter(name, parent)
-    except OSError:
-        return
-    if status.st_dev != device:
-        descent.leave()
-        return
-    with suppress(OSError):
-        for names in descent.files(BATCH):
-            if stopping():
-                return
-            batches.take(descent.descriptor, names)
-
-
-# A directory that is still not empty after this many rounds has a writer in it; the next run tries again.
-_ROUNDS = 8
-
-
-_LISTED = 64
-
-
-def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool], crowd: Crowd | None = None) -> list[Failure]:
-    """Removes the entry `name` of the open directory `parent`, and everything below it.
-
-    What cannot be removed stays, with the directories above it, and is in the
-    answer; everything else goes. Another filesystem is not entered. Once `stopping` says so,
-    the file in hand is finished and the rest stays, which is no failure. A `crowd` unlinks many files at a time beforehand.
-    """
-    if crowd is not None:
-        unlink_files(parent, name, shown, stopping, crowd)
-    try:
-        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if not stat.S_ISDIR(top.st_mode):
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
             os.unlink(name, dir_fd=parent)
             return []
     except FileNotFoundError:
         return []
     except OSError as error:
-        return [Failure.of("unlinkat", shown, error)]
+        return [Failure.of("delete", shown, error)]
     with Descent(shown) as descent:
-        dismantling = _Dismantling(descent, parent, top.st_dev, stopping)
-        dismantling.enter(name)
-        try:
-            while descent.depth and not stopping():
-                dismantling.step()
-        except OSError as error:
-            dismantling.record("openat", descent.path(".."), error)
-        return dismantling.failures
+        return _Deletion(descent, parent, shown, status.st_dev, stopping, pool).run(name)
 
 
 def freed_bytes(before: Usage, left: Usage) -> int:
-    """What taking a tree apart gave back, by what it used and what is left of it: nothing, where nobody knows what is left."""
+    """Return the apparent bytes that deleting a tree gave back, by its usage before and after; 0 if the rest is not known."""
     if not left.complete or left.other_filesystems:
         return 0
     return max(before.freed_bytes - left.freed_bytes, 0)
 
 
-class _Dismantling:
-    """One tree on its way out. A directory with a failure inside is blocked: it and those above it stay."""
+@dataclass(slots=True)
+class _Directory:
+    """A directory whose deletion has begun.
 
-    def __init__(self, descent: Descent, parent: int, device: int, stopping: Callable[[], bool]) -> None:
+    Attributes:
+        name: its name in the directory above.
+        above: None for the directory that holds the tree.
+        round: how many times it is listed.
+        tasks: how many tasks that delete files of it are not finished.
+        blocked: whether something in it cannot be deleted, so that it stays.
+        emptied: subdirectories that were left, to be removed once their tasks are finished.
+        refilled: subdirectories that were not empty then, to be entered again.
+    """
+
+    name: str
+    above: _Directory | None
+    round: int = 1
+    tasks: int = 0
+    blocked: bool = False
+    emptied: list[_Directory] = field(default_factory=list)
+    refilled: list[_Directory] = field(default_factory=list)
+
+
+_NotDeleted = list[tuple[str, OSError]]
+"""The names of the files that could not be deleted, and why."""
+
+
+class _Deletion:
+    """The deletion of one tree in one traversal.
+
+    On entering a directory, its files are handed to the pool; then its subdirectories are entered; then it is left. It is
+    removed from the directory above it once its last file is deleted; the pool works on the next ones meanwhile.
+    """
+
+    def __init__(
+        self, descent: Descent, parent: int, shown: str, device: int, stopping: Callable[[], bool], pool: ThreadPoolExecutor | None
+    ) -> None:
         self._descent = descent
         self._parent = parent
+        self._shown = shown
         self._device = device
         self._stopping = stopping
-        self._rounds: list[int] = []
-        self._blocked: list[bool] = []
+        self._pool = pool
+        self._current = _Directory("", None)
+        self._tasks: deque[tuple[_Directory, Future[_NotDeleted]]] = deque()  # oldest first
         self._failures: list[Failure] = []
         self._unlisted = 0
 
-    @property
-    def failures(self) -> list[Failure]:
-        """What failed: each of the first failures, and how many there were beyond them."""
+    def run(self, name: str) -> list[Failure]:
+        """Delete the tree as far as possible; return the first failures, the last of them with the number of the others."""
+        try:
+            self._enter(_Directory(name, self._current))
+            while not self._stopping() and self._step():
+                pass
+        except OSError as error:  # the directory above cannot be opened again, or this one was moved away
+            self._fail("open", "..", error)
+        finally:
+            while self._tasks:
+                self._finish_task()
         if not self._unlisted:
             return self._failures
         last = self._failures[-1]
         return [*self._failures, Failure(last.operation, last.path, last.errno, f"and {self._unlisted} more failures in this tree")]
 
-    def enter(self, name: str) -> None:
+    def _step(self) -> bool:
+        """Do the next thing in the current directory; false once the whole tree is done."""
+        current = self._current
+        pending = self._descent.here.pending if self._descent.depth else []
+        if len(current.emptied) >= _EMPTIED_MAX:
+            self._remove_emptied()
+        elif current.refilled:
+            self._enter(current.refilled.pop())
+        elif pending:
+            self._enter(_Directory(pending.pop(), current))
+        elif current.emptied:
+            self._remove_emptied()
+        elif self._descent.depth:
+            self._leave()
+        else:
+            return False
+        return True
+
+    def _enter(self, directory: _Directory) -> None:
+        """Go into a subdirectory and delete its files."""
         try:
-            status = self._descent.enter(name, self._above())
+            status = self._descent.enter(directory.name, self._descriptor())
         except FileNotFoundError:
             return
         except OSError as error:
-            self._fail("openat", name, error)
+            self._fail("open", directory.name, error)
             return
         if status.st_dev != self._device:
             self._descent.leave()
-            self._fail("openat", name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
+            self._fail("open", directory.name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
             return
-        self._rounds.append(1)
-        self._blocked.append(False)
-        self._clear()
-
-    def step(self) -> None:
-        if self._descent.here.pending:
-            self.enter(self._descent.here.pending.pop())
-        elif self._blocked[-1]:
-            self._leave()
-            self._block()
-        else:
-            self._finish()
-
-    def _finish(self) -> None:
-        """Leaves an emptied directory and removes it; one that is not empty after all is cleared again."""
-        rounds = self._rounds[-1]
-        level = self._leave()
+        self._current = directory
         try:
-            os.rmdir(level, dir_fd=self._above())
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno == errno.ENOTEMPTY and rounds < _ROUNDS:
-                self.enter(level)
-                if self._rounds:
-                    self._rounds[-1] = rounds + 1
-                return
-            self._fail("unlinkat", level, error)
-
-    def _clear(self) -> None:
-        """Unlinks everything in the directory that is no directory, and keeps the names of those."""
-        try:
-            for names in self._descent.files(BATCH):
+            for names in self._descent.files(_CHUNK_MAX):
                 if self._stopping():
                     return
-                self._unlink(names)
+                self._delete_files(names)
         except OSError as error:
-            self._fail("getdents64", None, error)
+            self._fail("list", None, error)
 
-    def _unlink(self, names: Sequence[str]) -> None:
-        for name, number in unlink(self._descent.descriptor, names, self._stopping):
-            if number == errno.EISDIR:
-                self._descent.here.pending.append(name)
-            else:
-                self._fail("unlinkat", name, OSError(number, os.strerror(number)))
+    def _leave(self) -> None:
+        self._descent.leave()
+        left = self._current
+        if left.above is not None:
+            self._current = left.above
+            self._current.emptied.append(left)
 
-    def _above(self) -> int:
+    def _remove_emptied(self) -> None:
+        """Remove the subdirectories that were left; those that are not empty after all are entered again."""
+        current = self._current
+        emptied, current.emptied = current.emptied, []
+        for directory in emptied:
+            while directory.tasks:
+                self._finish_task()
+            if self._stopping():
+                return
+            if directory.blocked:
+                current.blocked = True
+                continue
+            try:
+                os.rmdir(directory.name, dir_fd=self._descriptor())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY and directory.round < _ROUNDS_MAX:
+                    current.refilled.append(_Directory(directory.name, current, directory.round + 1))
+                else:
+                    self._fail("delete", directory.name, error)
+
+    def _delete_files(self, names: list[str]) -> None:
+        """Delete files of the current directory: in the pool, if there is one and a descriptor for the task."""
+        current = self._current
+        descriptor = None
+        if self._pool is not None and len(names) >= _CHUNK_MIN:
+            with suppress(OSError):
+                descriptor = os.dup(self._descriptor())
+        if self._pool is None or descriptor is None:
+            self._keep(current, _delete_files(self._descriptor(), names, self._stopping))
+            return
+        while len(self._tasks) >= _CHUNKS_MAX:
+            self._finish_task()
+        self._tasks.append((current, self._pool.submit(_delete_files_and_close, descriptor, names, self._stopping)))
+        current.tasks += 1
+
+    def _finish_task(self) -> None:
+        """Wait for the oldest task."""
+        directory, task = self._tasks.popleft()
+        directory.tasks -= 1
+        self._keep(directory, task.result())
+
+    def _keep(self, directory: _Directory, not_deleted: _NotDeleted) -> None:
+        for name, error in not_deleted:
+            directory.blocked = True
+            self._record("delete", self._path(directory, name), error)
+
+    def _descriptor(self) -> int:
         return self._descent.descriptor if self._descent.depth else self._parent
 
-    def _leave(self) -> str:
-        name = self._descent.leave().name
-        self._rounds.pop()
-        self._blocked.pop()
-        return name
-
     def _fail(self, operation: str, name: str | None, error: OSError) -> None:
-        """A failure at the entry `name` of the directory where the walk stands, or at that directory itself."""
-        shown = self._descent.path(name if self._descent.depth else None)
-        self.record(operation, shown, error)
-        self._block()
+        """Record a failure at the entry `name` of the current directory, or at that directory itself."""
+        self._current.blocked = True
+        self._record(operation, self._path(self._current, name), error)
 
-    def record(self, operation: str, shown: str, error: OSError) -> None:
-        """Keeps a failure, as long as there are not many."""
-        if len(self._failures) < _LISTED:
+    def _record(self, operation: str, shown: str, error: OSError) -> None:
+        if len(self._failures) < _LISTED_MAX:
             self._failures.append(Failure.of(operation, shown, error))
         else:
             self._unlisted += 1
 
-    def _block(self) -> None:
-        if self._blocked:
-            self._blocked[-1] = True
+    def _path(self, directory: _Directory, name: str | None) -> str:
+        """Return the path of a directory of the tree, or of the entry `name` in it, for people."""
+        names = [] if name is None else [name]
+        while directory.above is not None:
+            names.append(directory.name)
+            directory = directory.above
+        return "/".join([self._shown, *reversed(names[:-1])])
+
+
+def _delete_files_and_close(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> _NotDeleted:
+    try:
+        return _delete_files(directory, names, stopping)
+    finally:
+        os.close(directory)
+
+
+def _delete_files(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> _NotDeleted:
+    """Delete files of an open directory. One that became a directory meanwhile stays; the next round enters it."""
+    not_deleted: _NotDeleted = []
+    for name in names:
+        if stopping():
+            break
+        try:
+            os.unlink(name, dir_fd=directory)
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except OSError as error:
+            not_deleted.append((name, error))
+    return not_deleted

@@ -194,12 +194,6 @@ class Native(Protocol):
         A subtree is its names, separated by NUL, and whether it is shallow.
         """
 
-    def unlink(self, directory: int, names: bytes, /) -> tuple[int, list[tuple[int, int]]]:
-        """Unlink names of an open directory, each with a NUL at its end, for 50 ms.
-
-        Return how many were tried, and index and errno of each that could not be unlinked.
-        """
-
 
 def load() -> Native | None:
     """Return the extension module, or None if it was not built."""
@@ -207,7 +201,7 @@ def load() -> Native | None:
         from arawn_cli.fs import _measure
     except ImportError:
         return None
-    return _measure if hasattr(_measure, "unlink") else None  # else it was built for another version
+    return _measure if hasattr(_measure, "measure") else None  # else it was built for another version
 
 
 module = load()

@@ -10,8 +10,8 @@ import pytest
 from arawn_cli.cleanup import removal
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.fs.openat import Identity
+from tests.support.errors import os_error
 from tests.support.in_process import cleaned
-from tests.support.small_tree import refuse
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_rename_that_fails_leaves_the_session_in_its_place(
     tree.session("s", files={"f": 1}, age_days=30)
 
     def renaming(*_: object, **__: object) -> None:
-        raise refuse(number)
+        raise os_error(number)
 
     monkeypatch.setattr(os, "rename", renaming)
     summary, _ = cleaned(tree)
@@ -42,7 +42,7 @@ def test_processes_that_cannot_be_looked_at_keep_the_session_whole(tree: SampleT
     def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
         looks.append(None)
         if len(looks) == look:
-            raise refuse(errno.ENFILE)
+            raise os_error(errno.ENFILE)
         return frozenset()
 
     monkeypatch.setattr(removal, "occupied", directories_in_use)

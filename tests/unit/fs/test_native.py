@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -234,3 +235,10 @@ def test_a_sum_of_more_than_64_bits_saturates(tmp_path: Path) -> None:
     command = ["unshare", "-m", "sh", "-c", filled, "sh", sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == f"{2**64 - 1} {2**63 - 1}\n", done.stderr
+
+
+def test_a_module_that_was_built_for_another_version_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("arawn_cli.fs._measure")
+    monkeypatch.setitem(sys.modules, old.__name__, old)
+    monkeypatch.setattr("arawn_cli.fs._measure", old, raising=False)
+    assert measure.load() is None

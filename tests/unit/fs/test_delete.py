@@ -1,0 +1,413 @@
+"""Deleting trees: every kind of file, any depth, failing calls, signals, and several threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from arawn_cli.cli.demo import SampleTree, write
+from arawn_cli.errors import Failure
+from arawn_cli.fs.delete import delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.openat import open_directory
+from tests.conftest import Run, make_deep, needs_namespaces, needs_root, needs_strace
+from tests.support.errors import os_error
+from tests.support.in_process import cleaned
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    for name in ("a/x", "a/b/y", "c/z"):
+        write(tmp_path / "top" / name, 1)
+    return tmp_path / "top"
+
+
+@pytest.fixture(params=[0, 4], ids=["one-thread", "four-threads"])
+def pool(request: pytest.FixtureRequest) -> Iterator[ThreadPoolExecutor | None]:
+    with thread_pool(request.param) as pool:
+        yield pool
+
+
+def delete(top: Path, stopping: Callable[[], bool] = lambda: False, pool: ThreadPoolExecutor | None = None) -> list[tuple[str, str, int]]:
+    parent = os.open(top.parent, os.O_RDONLY)
+    try:
+        failures = delete_tree(parent, top.name, top.name, stopping, pool)
+        return [(failure.operation, failure.path, failure.errno) for failure in failures]
+    finally:
+        os.close(parent)
+
+
+def paths_below(top: Path) -> list[str]:
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*"))
+
+
+def refuse_to_unlink(monkeypatch: pytest.MonkeyPatch, refused: Callable[[str], bool]) -> None:
+    real = os.unlink
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        if refused(name):
+            raise os_error(errno.EPERM)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+
+
+# ---- What is deleted
+
+
+def test_a_tree_with_every_kind_of_file_is_deleted_and_no_link_is_followed(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+    top = tmp_path / "top"
+    write(top / "a" / "b" / "c", 10)
+    write(tmp_path / "outside" / "kept", 10)
+    names = ["new\nline", os.fsdecode(bytes(range(1, 47)) + bytes(range(48, 256))), "x" * 255, *map(str, range(100))]
+    for name in names:
+        (top / "a" / name).touch()
+    Path(os.fsdecode(os.fsencode(top) + b"/\xff")).mkdir()
+    os.mkfifo(top / "fifo")
+    (top / "dangling").symlink_to("nowhere")
+    (top / "link").symlink_to("../outside")
+    (top / "a" / "readonly").mkdir(mode=0o555)
+    assert delete(top, pool=pool) == []
+    assert os.listdir(tmp_path) == ["outside"]
+    assert os.listdir(tmp_path / "outside") == ["kept"]
+
+
+def test_a_file_or_link_is_deleted_and_a_missing_entry_is_no_failure(tmp_path: Path) -> None:
+    write(tmp_path / "file", 3)
+    (tmp_path / "link").symlink_to("file")
+    assert delete(tmp_path / "link") == delete(tmp_path / "missing") == []
+    assert os.listdir(tmp_path) == ["file"]
+    assert delete(tmp_path / "file") == []
+
+
+def test_ten_thousand_levels_are_deleted(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+    make_deep(tmp_path / "deep", 10_000)
+    assert delete(tmp_path / "deep", pool=pool) == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("folders", ["wide", "deep/er/still", "many"])
+def test_large_directories_are_deleted_and_every_descriptor_is_closed(
+    tmp_path: Path, pool: ThreadPoolExecutor | None, folders: str
+) -> None:
+    for folder in [folders] if folders != "many" else [f"many/{number}" for number in range(100)]:
+        for number in range(3000 if folders != "many" else 40):
+            write(tmp_path / "top" / folder / str(number), 0)
+    before = set(os.listdir("/proc/self/fd"))
+    assert delete(tmp_path / "top", pool=pool) == []
+    assert os.listdir(tmp_path) == []
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_sixteen_descriptors_are_enough(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+    for number in range(500):
+        write(tmp_path / "top" / str(number), 0)
+        write(tmp_path / "top" / "/".join("abcdefghijklmnopqrstuvwxyz") / str(number), 0)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 6, usual[1]))
+        assert delete_tree(parent, "top", "top", lambda: False, pool) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        os.close(parent)
+    assert os.listdir(tmp_path) == []
+
+
+@needs_namespaces
+@pytest.mark.parametrize("threads", [0, 4])
+def test_another_filesystem_is_not_entered(tmp_path: Path, threads: int) -> None:
+    for name in ("top/inner/below", "top/file"):
+        write(tmp_path / name, 1)
+    code = (
+        "import os, sys; from arawn_cli.fs.delete import delete_tree, thread_pool; parent = os.open(sys.argv[1], os.O_RDONLY);"
+        f"context = thread_pool({threads}); pool = context.__enter__();"
+        "print(*delete_tree(parent, 'top', 'top', lambda: False, pool)); context.__exit__(None, None, None);"
+        "print(os.listdir(sys.argv[1] + '/top'), os.listdir(sys.argv[1] + '/top/inner'))"
+    )
+    mounted = f'mount -t tmpfs none {tmp_path}/top/inner && touch {tmp_path}/top/inner/kept && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "open top/inner: Invalid cross-device link\n['inner'] ['kept']\n", done.stderr
+
+
+# ---- What cannot be deleted
+
+
+@needs_root
+def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_deleted(
+    tmp_path: Path, pool: ThreadPoolExecutor | None
+) -> None:
+    top = tmp_path / "top"
+    for name in ("a/stuck", "a/free", "b/free", *(f"a/{number}" for number in range(100))):
+        write(top / name, 1)
+    subprocess.run(["chattr", "+i", str(top / "a" / "stuck")], check=True)
+    try:
+        assert delete(top, pool=pool) == [("delete", "top/a/stuck", errno.EPERM)]
+        assert paths_below(top) == ["a", "a/stuck"]
+    finally:
+        subprocess.run(["chattr", "-i", str(top / "a" / "stuck")], check=True)
+
+
+@needs_root
+def test_a_failed_removal_is_reported_with_exit_1_and_tried_again(run: Callable[..., Run], tree: SampleTree) -> None:
+    directory = tree.session("s", files={"stuck": 10, "free": 5}, age_days=30)
+    inode = (directory / "work" / "stuck").stat().st_ino
+    subprocess.run(["chattr", "+i", str(directory / "work" / "stuck")], check=True)
+    try:
+        for action in ("failed", None):
+            done = run("scratch-cleanup", "--base-path", tree.root)
+            assert done.code == 1
+            failures = done.last["failures"]
+            assert isinstance(failures, list)
+            assert [(failure["session_id"], failure["errno"], failure["operation"]) for failure in failures] == [("s", 1, "delete")]
+            assert done.stderr.count("Operation not permitted") == 1
+            assert done.sessions("failed") == ({"s"} if action else set())
+            assert done.last["bytes_reclaimed"] == (5 if action else 0)
+            assert done.last["sessions_cleaned"] == 0
+    finally:
+        stuck = next(path for path in tree.root.rglob("stuck") if path.stat().st_ino == inode)
+        subprocess.run(["chattr", "-i", str(stuck)], check=True)
+    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_reclaimed"] == 10
+
+
+def test_failures_of_several_threads_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("wide", "deep/er/still"):
+        for number in range(1000):
+            write(tmp_path / "top" / folder / str(number), 0)
+    refuse_to_unlink(monkeypatch, lambda name: name == "500")
+    with thread_pool(4) as pool:
+        failures = delete(tmp_path / "top", pool=pool)
+    assert sorted(failures) == [("delete", "top/deep/er/still/500", errno.EPERM), ("delete", "top/wide/500", errno.EPERM)]
+    assert paths_below(tmp_path / "top") == ["deep", "deep/er", "deep/er/still", "deep/er/still/500", "wide", "wide/500"]
+
+
+def test_after_64_failures_the_others_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        write(tmp_path / "top" / str(number), 1)
+    refuse_to_unlink(monkeypatch, lambda _name: True)
+    parent = os.open(tmp_path, os.O_RDONLY)
+    failures = delete_tree(parent, "top", "top", lambda: False)
+    os.close(parent)
+    assert len(failures) == 65
+    assert failures[-1].detail == "and 36 more failures in this tree"
+
+
+def test_a_folder_that_cannot_be_opened_stays_with_those_above_it(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open_directory
+
+    def opening(name: str, parent: int) -> int:
+        if name == "b":
+            raise os_error(errno.EACCES)
+        return real(name, parent)
+
+    monkeypatch.setattr("arawn_cli.fs.openat.open_directory", opening)
+    assert delete(top) == [("open", "top/a/b", errno.EACCES)]
+    assert paths_below(top) == ["a", "a/b", "a/b/y"]
+
+
+def test_a_folder_that_cannot_be_listed_stays_with_those_above_it(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+    broken = os.stat(top / "a" / "b").st_ino
+
+    def listing(directory: int) -> object:
+        if os.fstat(directory).st_ino == broken:
+            raise os_error(errno.EIO)
+        return real(directory)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert delete(top) == [("list", "top/a/b", errno.EIO)]
+    monkeypatch.undo()
+    assert (top / "a" / "b" / "y").exists()
+    assert not (top / "c").exists()
+
+
+def test_what_is_read_before_a_listing_breaks_off_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        write(tmp_path / "top" / str(number), 1)
+    real = os.scandir
+
+    @contextmanager
+    def breaking_off(directory: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            with real(directory) as listing:
+                yield from islice(listing, 30)
+            raise os_error(errno.EIO)
+
+        yield entries()
+
+    monkeypatch.setattr(os, "scandir", breaking_off)
+    assert delete(tmp_path / "top") == [("list", "top", errno.EIO)]
+    assert len(os.listdir(tmp_path / "top")) == 10
+
+
+# ---- What others change meanwhile
+
+
+@pytest.mark.parametrize(("times", "left"), [(3, False), (100, True)])
+def test_a_folder_that_fills_again_is_emptied_again_for_some_rounds(
+    top: Path, monkeypatch: pytest.MonkeyPatch, times: int, left: bool
+) -> None:
+    real = os.rmdir
+    filled: list[None] = []
+
+    def rmdir(name: str, *, dir_fd: int) -> None:
+        if name == "c" and len(filled) < times:
+            filled.append(None)
+            write(top / "c" / "again", 1)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    assert delete(top) == ([("delete", "top/c", errno.ENOTEMPTY)] if left else [])
+    assert top.exists() == left
+    assert len(filled) == (8 if left else 3)
+
+
+def test_what_vanishes_meanwhile_is_no_failure(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(real: Callable[..., None]) -> Callable[..., None]:
+        def call(name: str, *, dir_fd: int) -> None:
+            real(name, dir_fd=dir_fd)
+            real(name, dir_fd=dir_fd)
+
+        return call
+
+    monkeypatch.setattr(os, "rmdir", twice(os.rmdir))
+    monkeypatch.setattr(os, "unlink", twice(os.unlink))
+    assert delete(top) == []
+    assert not top.exists()
+
+
+def test_a_file_that_becomes_a_folder_meanwhile_is_deleted_as_one(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.unlink
+    replaced: list[str] = []
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        if name == "y" and not replaced:
+            replaced.append(name)
+            real(name, dir_fd=dir_fd)
+            os.mkdir(name, dir_fd=dir_fd)
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert delete(top) == []
+    assert replaced
+    assert not top.exists()
+
+
+def test_a_tree_that_is_moved_away_is_left_alone_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More levels than stay open: the way back leads through `..`, and to another directory."""
+    inner = tmp_path / "top" / "/".join(map(str, range(60)))
+    write(inner / "file", 1)
+    write(tmp_path / "elsewhere" / "kept", 1)
+    real = os.unlink
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        (tmp_path / "top" / "0" / "1").rename(tmp_path / "elsewhere" / "1")
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    ((operation, _, number),) = delete(tmp_path / "top")
+    assert (operation, number) == ("open", errno.ESTALE)
+    assert sorted(os.listdir(tmp_path / "elsewhere")) == ["1", "kept"]
+
+
+# ---- Stopping
+
+
+def test_stopping_ends_after_the_current_entry_and_is_no_failure(top: Path) -> None:
+    asked = iter(range(10**6))
+    assert delete(top, lambda: next(asked) > 3) == []
+    assert top.exists()
+
+
+def test_stopping_ends_in_the_middle_of_a_large_folder(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+    for number in range(3000):
+        write(tmp_path / "top" / str(number), 0)
+    asked = iter(range(10**6))
+    assert delete(tmp_path / "top", lambda: next(asked) > 300, pool) == []
+    assert 1500 < len(os.listdir(tmp_path / "top")) < 3000
+
+
+def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / "top" / str(number)).mkdir(parents=True)
+    asked = iter(range(10**6))
+    assert delete(tmp_path / "top", lambda: next(asked) > 3) == []
+    assert next(asked) < 10
+
+
+@needs_strace
+@pytest.mark.parametrize("threads", [0, 4])
+def test_on_a_slow_disk_each_thread_ends_after_its_current_file(tmp_path: Path, threads: int) -> None:
+    """Each file takes 40 ms, and stopping begins after half a second."""
+    for number in range(1000):
+        write(tmp_path / "top" / str(number), 0)
+    code = (
+        "import os, sys, time; from arawn_cli.fs.delete import delete_tree, thread_pool;"
+        "parent = os.open(sys.argv[1], os.O_RDONLY); end = time.monotonic() + 0.5;"
+        f"context = thread_pool({threads}); pool = context.__enter__();"
+        "print(delete_tree(parent, 'top', 'top', lambda: time.monotonic() > end, pool), time.monotonic() - end < 1);"
+        "context.__exit__(None, None, None)"
+    )
+    slow = ["strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat:delay_exit=40000"]
+    done = subprocess.run([*slow, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "[] True\n", done.stderr
+    assert 900 < len(os.listdir(tmp_path / "top")) < 1000
+
+
+# ---- Threads
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_sessions_are_removed_and_reported_if_no_thread_can_be_started(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """As under TasksMax= of systemd, RLIMIT_NPROC, or pids.max of a container."""
+    for name in ("one", "two", "three"):
+        tree.session(name, files={"file": 1}, age_days=30)
+    started: list[None] = []
+    start = Thread.start
+
+    def starting(thread: Thread) -> None:
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(None)
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", starting)
+    summary, _ = cleaned(tree)
+    assert sorted(summary.cleaned_session_ids) == ["one", "three", "two"]
+    assert os.listdir(tree.sessions.parent) == ["sessions"]
+
+
+def test_the_threads_leave_signals_to_the_main_thread() -> None:
+    def blocked(_: int) -> set[signal.Signals]:
+        return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+    with thread_pool(3) as pool:
+        assert pool is not None
+        assert all({signal.SIGTERM, signal.SIGINT} <= found for found in pool.map(blocked, range(9)))
+    assert not {signal.SIGTERM, signal.SIGINT} & blocked(0)
+
+
+# ---- Freed bytes
+
+
+def test_nothing_counts_as_freed_if_the_rest_cannot_be_measured() -> None:
+    before, failure = Usage(100, 4096, 3), Failure.of("open", "x", os_error(errno.EACCES))
+    assert freed_bytes(before, Usage(30, 4096, 1)) == before.freed_bytes - Usage(30, 4096, 1).freed_bytes > 0
+    assert freed_bytes(before, Usage(30, 4096, 1, failures=(failure,))) == 0
+    assert freed_bytes(before, Usage(30, 4096, 1, other_filesystems=("x",))) == 0
+    assert freed_bytes(before, Usage(200, 8192, 9)) == 0
