@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.filesize import decimal
-
 from arawn_cli.arawn.layout import Root, opened_root, opened_sessions
 from arawn_cli.cleanup import plan_file
 from arawn_cli.cleanup.decisions import activity_of, decisions_on, list_sessions, policy_of, removal_limit_of, with_evidence
@@ -27,6 +25,7 @@ from arawn_cli.fs.openat import identity_of
 from arawn_cli.names import escape
 from arawn_cli.runs import Run, record, refuse_earlier_clock
 from arawn_cli.timestamps import DAY
+from arawn_cli.units import size
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +66,8 @@ def sentence(outcome: Outcome) -> str:
     """What became of a session, for the log."""
     session = outcome.session
     turn = rendered(session.evidence.last_turn) or "not found"
-    size = decimal(session.usage.apparent_bytes) if session.usage else "not measured"
-    return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {size}"
+    measured = size(session.usage.apparent_bytes) if session.usage else "not measured"
+    return f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {turn}, {measured}"
 
 
 def session_event(outcome: Outcome, context: RunContext, config: Config) -> ScratchSessionEvent:
@@ -224,7 +223,7 @@ class _Cleanup:
         for failure in purged.failures:
             self._fail(failure, entry.session)
         if purged.finished:
-            log.info("purged session %s from the trash: %s freed", entry.session, decimal(purged.freed_bytes))
+            log.info("purged session %s from the trash: %s freed", entry.session, size(purged.freed_bytes))
 
     def _activity(self, listed: Sequence[ScratchSession]) -> Activity:
         activity = activity_of(listed, self._config, self._root, self._now)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.filesize import decimal
-
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SCRATCH, Root, opened_root
 from arawn_cli.config.loader import Config, database_of
@@ -39,6 +37,7 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Usage
 from arawn_cli.locks import try_lock, unlock
 from arawn_cli.runs import Run
+from arawn_cli.units import size
 
 if TYPE_CHECKING:
     from arawn_cli.diskcheck.size_cache import ReusedSizes
@@ -229,15 +228,15 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         usage = verdict.usage
         if usage.unit is Unit.INODES:
-            size = f"{usage.usage:,} of {usage.limit:,} inodes"
+            amounts = f"{usage.usage:,} of {usage.limit:,} inodes"
         else:
-            size = f"{decimal(usage.usage)} of {decimal(usage.limit)}"
+            amounts = f"{size(usage.usage)} of {size(usage.limit)}"
         if verdict.level is not verdict.before:
             rises = reaches(verdict.level, verdict.before)
             priority, verb = (logging.WARNING, "rises") if rises else (logging.INFO, "falls")
-            levels_log.log(priority, "%s %s from %s to %s: %s", usage.scope, verb, verdict.before, verdict.level, size)
+            levels_log.log(priority, "%s %s from %s to %s: %s", usage.scope, verb, verdict.before, verdict.level, amounts)
         elif verdict.level is not Level.OK or level_of(usage) is not Level.OK:
-            levels_log.info("%s stays at %s: %s", usage.scope, verdict.level, size)
+            levels_log.info("%s stays at %s: %s", usage.scope, verdict.level, amounts)
 
 
 def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.filesize import decimal
-
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
 from arawn_cli.cleanup.trash import is_ours, parse
@@ -22,6 +20,7 @@ from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError
+from arawn_cli.units import size
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     for failure in measurements.failures:
         log.error("%s", failure)
     for name, usage in measurements.foreign.items():
-        log.info("workstreams/%s is not Arawn's: %s", name, decimal(usage.apparent_bytes))
+        log.info("workstreams/%s is not Arawn's: %s", name, size(usage.apparent_bytes))
     for path in total.other_filesystems:
         log.info("workstreams/%s is another filesystem: not counted", path)
     return measurements

@@ -1,15 +1,14 @@
-"""Format counts, sizes, ages and times for people.
+"""Format counts, amounts, ages and times for people.
 
 Instants are nanoseconds since the epoch. All times are shown in UTC.
 """
 
 from __future__ import annotations
 
-from rich.filesize import decimal
-
 from arawn_cli import timestamps
 from arawn_cli.events import Unit
 from arawn_cli.timestamps import SECOND
+from arawn_cli.units import size
 
 
 def count(number: int, noun: str) -> str:
@@ -17,13 +16,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def size(number: int) -> str:
-    """Return a number of bytes in decimal units: `1.5 MB`."""
-    return decimal(number)
-
-
 def amount(number: int, unit: Unit) -> str:
-    """Return a number of bytes with its unit, or of inodes with separators: `1.5 MB`, `1,234`."""
+    """Return bytes with their unit, or inodes with separators: `1.5 MB`, `1,234`."""
     return size(number) if unit is Unit.BYTES else f"{number:,}"
 
 
