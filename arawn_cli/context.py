@@ -15,9 +15,6 @@ from arawn_cli.errors import StoppedError
 from arawn_cli.events import Event
 from arawn_cli.state import State
 
-Change = Callable[[sqlite3.Connection], Sequence[Event]]
-"""Changes the state file in one transaction, and returns the events that are stored in the same transaction."""
-
 
 class Progress(Protocol):
     """Show the progress of a job. Every call is cheap and may show nothing."""
@@ -45,15 +42,38 @@ class NoProgress:
         """End the last stage."""
 
 
+class EventOutbox(Protocol):
+    """Store events until they are sent to the relay."""
+
+    def store(self, event: Event) -> None:
+        """Store an event, in memory if the state file cannot be written."""
+
+    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Store events in a transaction of the state file.
+
+        Raises:
+            StateUnavailableError: an earlier event could not be stored, and must not be overtaken.
+        """
+
+
+class NoOutbox:
+    """Store nothing: there is no relay, or the run is a dry run."""
+
+    def store(self, event: Event) -> None:
+        """Store nothing."""
+
+    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Store nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """Everything outside one run of a job.
 
     Attributes:
         state: the state file; in a dry run it is only read.
-        emit: stores an event for the relay, and writes it to standard output.
-        commit: changes the state file, stores the events of the change for the relay in the same transaction, and
-            then shows them; false if the file cannot be changed, and then nothing of it has happened.
+        show: writes an event to standard output.
+        outbox: stores events for the relay.
         progress: the progress display.
         stopping: returns whether a signal asked the run to end.
         clock: returns the wall clock, in nanoseconds since the epoch.
@@ -63,14 +83,19 @@ class RunContext:
     """
 
     state: State
-    emit: Callable[[Event], None]
-    commit: Callable[[Change], bool]
+    show: Callable[[Event], None]
+    outbox: EventOutbox = field(default_factory=NoOutbox)
     progress: Progress = field(default_factory=NoProgress)
     stopping: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns
     host: str = field(default_factory=socket.gethostname)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def emit(self, event: Event) -> None:
+        """Store an event for the relay, and then show it: an event that was seen is not lost."""
+        self.outbox.store(event)
+        self.show(event)
 
     def timestamp(self) -> str:
         """Return the current time, as events write it."""

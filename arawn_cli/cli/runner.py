@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -15,11 +15,11 @@ from arawn_cli.cli.options import Output
 from arawn_cli.cli.process import Signals, lower_priority
 from arawn_cli.cli.terminal import configure_logging, progress_for
 from arawn_cli.config.loader import Config, Flags, load
-from arawn_cli.context import Change, Progress, RunContext
+from arawn_cli.context import NoOutbox, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError
 from arawn_cli.events import Event
 from arawn_cli.output.jsonl import StandardOutput, json_lines
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
 
 if TYPE_CHECKING:
     from arawn_cli.delivery.sending import Delivery
@@ -70,9 +70,9 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
             standard_output = StandardOutput(_writer(output, progress))
             delivery = _delivery(config, state, signals)
             context = RunContext(
-                emit=_emit_to(delivery, standard_output.emit),
                 state=state,
-                commit=_commit_to(delivery, state, standard_output.emit),
+                show=standard_output.emit,
+                outbox=delivery or NoOutbox(),
                 progress=progress,
                 stopping=signals.stopping,
             )
@@ -152,39 +152,6 @@ def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None
     from arawn_cli.delivery.sending import delivery_for
 
     return delivery_for(config, config.relay, os.environ, state, signals.stopping)
-
-
-def _emit_to(delivery: Delivery | None, show: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Store an event before it is shown: an event that was seen is not lost afterwards."""
-    if delivery is None:
-        return show
-
-    def emit(event: Event) -> None:
-        delivery.emit(event)
-        show(event)
-
-    return emit
-
-
-def _commit_to(delivery: Delivery | None, state: State, show: Callable[[Event], None]) -> Callable[[Change], bool]:
-    """Show the events of a change once it is committed."""
-
-    def commit(change: Change) -> bool:
-        events = delivery.commit(change) if delivery else _change(state, change)
-        for event in events or ():
-            show(event)
-        return events is not None
-
-    return commit
-
-
-def _change(state: State, change: Change) -> Sequence[Event] | None:
-    try:
-        with state.transaction() as connection:
-            return change(connection)
-    except StateUnavailableError as error:
-        log.warning("%s: levels are reported as measured, and not remembered", error)
-        return None
 
 
 def discard_stdout() -> None:

@@ -67,11 +67,11 @@ class Outbox:
     root: str = ""
     _size: int | None = field(default=None, init=False)
 
-    def add(self, connection: sqlite3.Connection, events: Sequence[OutgoingEvent], answer: str | None = None) -> list[OutgoingEvent]:
+    def add(self, connection: sqlite3.Connection, events: Sequence[OutgoingEvent], answer: str | None = None) -> None:
         """Store events behind all others, in a transaction of the state file.
 
-        `answer` is the relay's answer if it has refused them. Return the events that were dropped
-        because the outbox holds far more than its limit.
+        `answer` is the relay's answer if it has refused them. Nothing is dropped here, since the
+        transaction may still fail.
 
         Raises:
             sqlite3.Error: as the transaction reports it.
@@ -79,23 +79,28 @@ class Outbox:
         for event in events:
             values = (*astuple(event), self._priority(connection, event), answer, self.target, self.root)
             connection.execute(_WRITE, values)
-        # The table is counted once per run, and again before anything is dropped: `_size` is too
-        # high if a transaction was rolled back or another process removed events.
-        self._size = _count(connection) if self._size is None else self._size + len(events)
-        if self._size <= self.limit * _SURPLUS:
-            return []
-        dropped = _drop_excess(connection, self.limit * _SURPLUS)
-        self._size = _count(connection)
-        return dropped
+        if self._size is not None:
+            self._size += len(events)
 
     def append(self, event: OutgoingEvent, answer: str | None = None) -> list[OutgoingEvent]:
         """Store one event in a transaction of its own; see `add`.
+
+        Return the events that were dropped because the outbox holds far more than its limit.
 
         Raises:
             StateUnavailableError: it is not stored.
         """
         with self.state.transaction() as connection:
-            return self.add(connection, [event], answer)
+            self.add(connection, [event], answer)
+            # The table is counted once per run, and again before anything is dropped: `_size` is
+            # too high if a transaction was rolled back or another process removed events.
+            if self._size is None:
+                self._size = _count(connection)
+            if self._size <= self.limit * _SURPLUS:
+                return []
+            dropped = _drop_excess(connection, self.limit * _SURPLUS)
+            self._size = _count(connection)
+            return dropped
 
     def trim(self) -> list[OutgoingEvent]:
         """Drop events above the limit, least important and oldest first, and return them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +13,6 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 
 from arawn_cli.config.loader import Config, RelayTarget
-from arawn_cli.context import Change
 from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
 from arawn_cli.delivery.outbox import Outbox, QueuedEvent
@@ -277,7 +277,7 @@ class Delivery:
     _in_memory: Outbox | None = None
     _raised: set[str] = field(default_factory=set)
 
-    def emit(self, event: Event) -> None:
+    def store(self, event: Event) -> None:
         """Store an event of a configured type, in memory if the state file cannot be written."""
         if event.type not in self.settings.types:
             return
@@ -291,26 +291,17 @@ class Delivery:
                 self._in_memory = self._memory_outbox(error)
         self._count_dropped(self._in_memory.append(outgoing))
 
-    def commit(self, change: Change) -> Sequence[Event] | None:
-        """Change the state, and store the events of configured types in the same transaction.
+    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Store the events of configured types in a transaction of the state file.
 
-        Return all events of the change, or None if the state file cannot be written: then nothing
-        has happened.
+        Raises:
+            StateUnavailableError: earlier events are in memory, and must not be overtaken.
         """
         if self._in_memory is not None:
-            return None
-        dropped: list[OutgoingEvent] = []
-        try:
-            with self.outbox.state.transaction() as connection:
-                events = change(connection)
-                outgoing = [encode_event(event) for event in events if event.type in self.settings.types]
-                self._raised.update(event.event_id for event in outgoing)
-                dropped = self.outbox.add(connection, outgoing)
-        except StateUnavailableError as error:
-            self._in_memory = self._memory_outbox(error)
-            return None
-        self._count_dropped(dropped)
-        return events
+            raise StateUnavailableError("earlier events of this run could not be stored")
+        outgoing = [encode_event(event) for event in events if event.type in self.settings.types]
+        self._raised.update(event.event_id for event in outgoing)
+        self.outbox.add(connection, outgoing)
 
     def finish(self) -> DeliveryStats:
         """Send what is stored, within the deadline, and return the result."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Usage
 from arawn_cli.locks import try_lock, unlock
 from arawn_cli.runs import Run
+from arawn_cli.state import StateUnavailableError
 from arawn_cli.units import size
 
 if TYPE_CHECKING:
@@ -193,30 +193,35 @@ def _reclaimable(
 
 
 def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> list[Verdict]:
-    """Judge every scope, store levels and history, and emit an event for each level to report."""
+    """Judge every scope, and raise an event for each level to report.
+
+    Levels, history and events are stored in one transaction, and the events are shown after it.
+    """
     rules = rules_of(config)
-    verdicts: list[Verdict] = []
-
-    def change(connection: sqlite3.Connection) -> list[DiskPressure]:
-        before = alerts.load(connection, found.root)
-        if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
-            log.info("another check measured later and ended earlier: this one changes no level")
-            verdicts[:] = unchanged(found.scopes, before)
-            return []
-        verdicts[:] = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
-        alerts.store(connection, found.root, verdicts, before, found.now)
-        usage_history.store(connection, found.root, found.scopes, found.history.hour)
-        if found.reused:
-            found.reused.store(connection, found.root, found.measurements.sessions)
-        last_success = None if found.measurements.failures else found.now
-        runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
-        return _pressure_events(config, context, found, verdicts, forecasts)
-
     if not config.dry_run and config.remembers:
-        if context.commit(change):
+        try:
+            with context.state.transaction() as connection:
+                before = alerts.load(connection, found.root)
+                if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
+                    log.info("another check measured later and ended earlier: this one changes no level")
+                    return unchanged(found.scopes, before)
+                verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
+                alerts.store(connection, found.root, verdicts, before, found.now)
+                usage_history.store(connection, found.root, found.scopes, found.history.hour)
+                if found.reused:
+                    found.reused.store(connection, found.root, found.measurements.sessions)
+                last_success = None if found.measurements.failures else found.now
+                runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
+                events = _pressure_events(config, context, found, verdicts, forecasts)
+                context.outbox.add(connection, events)
+        except StateUnavailableError as error:
+            log.warning("%s: levels are reported as measured, and not remembered", error)
+            # Checks in a row cannot be counted. An early alert is better than none on a full disk.
+            rules = replace(rules, for_checks=1)
+        else:
+            for event in events:
+                context.show(event)
             return verdicts
-        # Checks in a row cannot be counted. An early alert is better than none on a full disk.
-        rules = replace(rules, for_checks=1)
     verdicts = judge_all(found.scopes, found.history.alerts, rules, found.now, vanished=found.vanished)
     for event in _pressure_events(config, context, found, verdicts, forecasts):
         context.emit(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.context import Change, RunContext
+from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
@@ -23,14 +24,7 @@ def context(now: int, events: list[Event], state_directory: Path, *, ended: int 
     """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends."""
     state = State(state_directory, lambda: now)
     times = chain([now], repeat(now if ended is None else ended))
-
-    def commit(change: Change) -> bool:
-        with state.transaction() as connection:
-            events.extend(change(connection))
-        state.close()
-        return True
-
-    return RunContext(state=state, emit=events.append, commit=commit, clock=lambda: next(times), host="host")
+    return RunContext(state=state, show=events.append, clock=lambda: next(times), host="host")
 
 
 def cleaned(
@@ -59,7 +53,9 @@ def checked(
     """One disk check of a tree, at its own now if no other is given."""
     events: list[Event] = []
     settings = load(Flags(config=config, base_path=str(tree.root), dry_run=dry_run), _environment(tree), system_file=NOWHERE)
-    return check(settings, context(tree.now if now is None else now, events, settings.state_directory, ended=ended)), events
+    run = context(tree.now if now is None else now, events, settings.state_directory, ended=ended)
+    with closing(run.state):
+        return check(settings, run), events
 
 
 def reported(tree: SampleTree, config: Path | None = None) -> Report:

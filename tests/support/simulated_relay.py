@@ -95,7 +95,7 @@ def deliver(directory: Path, relay: Relay, *numbers: int, limit: int = 100) -> D
     """One run that raises some events."""
     run = delivery(directory, relay, limit=limit)
     for number in numbers:
-        run.emit(pressure(number))
+        run.store(pressure(number))
     run.finish()
     run.outbox.state.close()
     return run

@@ -42,7 +42,7 @@ class Runs:
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)
             self.raised.append(to_json(event))
-            delivery.emit(event)
+            delivery.store(event)
         try:
             return delivery.finish()
         finally:

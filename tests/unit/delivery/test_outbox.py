@@ -77,6 +77,7 @@ def test_a_run_counts_the_events_once(tmp_path: Path) -> None:
         outbox.append(event(number))
     with state.transaction() as connection:
         outbox.add(connection, [event(number) for number in range(50, 100)])
+    outbox.append(event(100))
     state.close()
     assert sum("count(*)" in statement for statement in statements) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def test_an_attempt_that_never_ends_is_abandoned_at_the_deadline(tmp_path: Path,
 
     relay.answer = hang
     run = delivery(tmp_path, relay, deadline=0.2)
-    run.emit(pressure(1))
+    run.store(pressure(1))
     assert run.finish().lost == 0
     assert "no result within 0.2 s; the relay may have the event" in caplog.text
     release.set()
@@ -120,13 +121,13 @@ def test_events_arrive_in_order_and_leave_the_outbox(tmp_path: Path, relay: Rela
 
 def test_only_wanted_types_are_stored(tmp_path: Path, relay: Relay) -> None:
     run = delivery(tmp_path / "state", relay)
-    run.emit(Event(type="disk_check", timestamp="", host="", root=None, dry_run=False))
+    run.store(Event(type="disk_check", timestamp="", host="", root=None, dry_run=False))
     assert not (tmp_path / "state").exists()
 
 
 def test_an_event_is_stored_before_anything_is_sent(tmp_path: Path, relay: Relay) -> None:
     run = delivery(tmp_path, relay)
-    run.emit(pressure(1))
+    run.store(pressure(1))
     assert queued(tmp_path) == ids(1)
     assert relay.tried == []
     run.finish()
@@ -180,7 +181,7 @@ def test_a_backlog_goes_to_the_relay_that_it_was_for(tmp_path: Path, relay: Rela
     deliver(tmp_path, relay, 1)
     other = Relay(Clock())
     run = delivery(tmp_path, other, target="another")
-    run.emit(pressure(2))
+    run.store(pressure(2))
     run.finish()
     run.outbox.state.close()
     assert other.arrived == ids(2)
@@ -303,7 +304,7 @@ def test_the_client_is_made_only_if_there_is_an_event_to_send(tmp_path: Path, re
     run.make_client = make
     run.finish()
     assert made == []
-    run.emit(pressure(1))
+    run.store(pressure(1))
     run.finish()
     run.outbox.state.close()
     assert (made, relay.closed) == ([relay], 1)
@@ -315,7 +316,7 @@ def test_a_client_that_cannot_be_made_keeps_the_events(tmp_path: Path, relay: Re
 
     run = delivery(tmp_path, relay)
     run.make_client = fail
-    run.emit(pressure(1))
+    run.store(pressure(1))
     assert run.finish().lost == 0
     run.outbox.state.close()
     assert "1 event in the outbox: the CA file is gone" in caplog.text
@@ -325,3 +326,17 @@ def test_a_client_that_cannot_be_made_keeps_the_events(tmp_path: Path, relay: Re
 def test_storing_an_event_imports_no_client() -> None:
     code = "import sys, arawn_cli.delivery.sending; sys.exit(any(name in sys.modules for name in ('urllib3', 'websockets', 'ssl')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_events_of_a_transaction_are_sent_in_their_order_and_none_of_one_that_fails(tmp_path: Path, relay: Relay) -> None:
+    run = delivery(tmp_path, relay)
+    run.store(pressure(1))
+    with contextlib.suppress(ZeroDivisionError), run.outbox.state.transaction() as connection:
+        run.add(connection, [pressure(2)])
+        raise ZeroDivisionError
+    with run.outbox.state.transaction() as connection:
+        run.add(connection, [pressure(3), Event(type="disk_check", timestamp="", host="", root=None, dry_run=False), pressure(4)])
+    run.store(pressure(5))
+    run.finish()
+    run.outbox.state.close()
+    assert relay.arrived == ids(1, 3, 4, 5)

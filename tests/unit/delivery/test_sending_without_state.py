@@ -6,7 +6,6 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.delivery.sending import DeliveryStats
-from arawn_cli.events import Event
 from arawn_cli.state import StateUnavailableError
 from tests.conftest import needs_root
 from tests.support.simulated_relay import Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, queued, refuse, relay
@@ -62,23 +60,20 @@ class TestWithoutState:
         assert run.stats == DeliveryStats(delivered=2, refused=2, lost=2)
         assert relay.arrived == ids(2, 4)
 
-    def test_no_change_is_made_behind_events_that_could_not_be_stored(self, nowhere: Path, relay: Relay) -> None:
-        asked: list[sqlite3.Connection] = []
-
-        def change(connection: sqlite3.Connection) -> Sequence[Event]:
-            asked.append(connection)
-            return []
-
+    def test_no_event_is_stored_behind_one_that_could_not_be(self, nowhere: Path, relay: Relay) -> None:
         run = delivery(nowhere, relay)
-        run.emit(pressure(1))
-        assert run.commit(change) is None
-        assert asked == []
+        run.store(pressure(1))
+        nowhere.parent.unlink()
+        with pytest.raises(StateUnavailableError, match="earlier events"), run.outbox.state.transaction() as connection:
+            run.add(connection, [pressure(2)])
+        run.outbox.state.close()
+        assert queued(nowhere) == []
 
     def test_a_signal_before_the_first_try_loses_what_is_not_stored_and_names_it(
         self, nowhere: Path, relay: Relay, caplog: pytest.LogCaptureFixture
     ) -> None:
         run = delivery(nowhere, relay)
-        run.emit(pressure(1))
+        run.store(pressure(1))
         relay.clock.stopping = True
         assert run.finish().lost == 1
         assert relay.tried == []
@@ -88,7 +83,7 @@ class TestWithoutState:
         (tmp_path / "state").write_text("in the way")
         relay.answer = lambda _events: Failed("connection refused")
         run = delivery(tmp_path / "state", relay)
-        run.emit(pressure(1))
+        run.store(pressure(1))
         (tmp_path / "state").unlink()
         assert run.finish().lost == 0
         assert queued(tmp_path / "state") == ids(1)
