@@ -1,4 +1,4 @@
-"""The `demo` command, and the sample tree that it shows."""
+"""`demo`, and the sample tree that it shows."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ CREATE TABLE sessions (id TEXT PRIMARY KEY, workstream_id TEXT NOT NULL, started
 
 
 class SampleTree:
-    """A root with a WAL database, a scratch workstream, and whatever is added; times are nanoseconds since the epoch."""
+    """An Arawn 0.0 root with a WAL database and an empty scratch workstream, to be filled.
+
+    Instants are nanoseconds since the epoch.
+    """
 
     def __init__(self, root: Path, now: int) -> None:
-        """Makes the folders and the database of a new root; `now` is the instant that ages count back from."""
+        """Create the directories and the database of a new root. Ages count back from `now`."""
         self.root = root
         self.now = now
         self.workstreams = root / WORKSTREAMS
@@ -53,21 +56,21 @@ class SampleTree:
         self.workstream_row(SCRATCH, "Scratch", is_scratch=True)
 
     def ago(self, days: float) -> int:
-        """The instant that lies some days before now."""
+        """Return the instant this number of days before now."""
         return self.now - int(days * DAY)
 
     def workstream_row(self, workstream: str, title: str, *, is_scratch: bool = False) -> None:
-        """A row of `workstreams`."""
+        """Add a row to the table `workstreams`."""
         created = timestamps.render(self.ago(90))
         self._execute("INSERT INTO workstreams VALUES (?, ?, ?, 'active', ?, ?)", workstream, title, is_scratch, created, created)
 
     def session_row(self, session: str, started: int, ended: int | None = None, workstream: str = SCRATCH) -> None:
-        """A row of `sessions`."""
+        """Add a row to the table `sessions`."""
         end = None if ended is None else timestamps.render(ended)
         self._execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, NULL)", session, workstream, timestamps.render(started), end)
 
     def turn(self, session: str | None, at: int, content: str = "hello", workstream: str = SCRATCH) -> None:
-        """Appends a message to a workstream's log, as Arawn does: one write of one line."""
+        """Append a message to a workstream, as Arawn does: one write of one line."""
         seconds, nanoseconds = divmod(at, timestamps.SECOND)
         message = {
             "id": str(uuid4()),
@@ -81,7 +84,7 @@ class SampleTree:
             file.write(json.dumps(message).encode() + b"\n")
 
     def session(self, session: str, *, files: dict[str, int], age_days: float) -> Path:
-        """A session directory with files of the given sizes; everything in it has one age."""
+        """Create a session directory with files of these sizes, all of the same age."""
         directory = self.sessions / session
         (directory / WORK).mkdir(parents=True)
         for name, size in files.items():
@@ -90,7 +93,7 @@ class SampleTree:
         return directory
 
     def workstream(self, workstream: str, title: str, files: dict[str, int]) -> Path:
-        """A named workstream with its row, and files below its directory."""
+        """Create a workstream with its row, and files of these sizes below its directory."""
         self.workstream_row(workstream, title)
         directory = self.workstreams / workstream
         directory.mkdir()
@@ -104,14 +107,14 @@ class SampleTree:
 
 
 def write(path: Path, size: int) -> None:
-    """A file of `size` bytes, with the folders that it needs."""
+    """Write a file of `size` bytes, and create its directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = b"The quick brown fox jumps over the lazy dog.\n"
     path.write_bytes((line * (size // len(line) + 1))[:size])
 
 
 def set_age(top: Path, mtime: int) -> None:
-    """Gives everything in a tree one mtime, from the leaves up; links themselves, not what they name."""
+    """Set the mtime of everything in a tree, from the leaves up. Links are not followed."""
     for directory, directories, files in os.walk(top, topdown=False):
         for name in (*files, *directories):
             os.utime(os.path.join(directory, name), ns=(mtime, mtime), follow_symlinks=False)
@@ -120,17 +123,13 @@ def set_age(top: Path, mtime: int) -> None:
 
 _MB = 1_000_000
 
-
 _BLOG = "7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11"
-
-
 _THESIS = "c2d84e90-55a1-4b7c-9e3d-60f1b2a7c8e4"
 
-
 _STEPS = (
-    ("What would go? A dry run changes nothing.", ["scratch-cleanup", "--dry-run", "--verbose"]),
-    ("Now for real: each inactive session is moved away in one rename, then deleted.", ["scratch-cleanup"]),
-    ("Who uses the disk? Limits are low here, so that something is above them.", ["disk-check"]),
+    ("A dry run shows every decision and changes nothing.", ["scratch-cleanup", "--dry-run", "--verbose"]),
+    ("A real run moves each inactive session to the trash in one rename, then deletes it.", ["scratch-cleanup"]),
+    ("A disk check measures usage. The limits of the sample are low, so that some are exceeded.", ["disk-check"]),
 )
 
 
@@ -152,10 +151,11 @@ def demo(
 
 
 def build(folder: Path, now: int) -> Path:
-    """Builds the sample tree in `<folder>/arawn` and a configuration for it, whose path is the answer."""
+    """Create the sample tree in `<folder>/arawn`, and a configuration; return its path."""
     tree = SampleTree(folder / "arawn", now)
-    _workstreams(tree)
-    _sessions(tree)
+    tree.workstream(_BLOG, "My blog", {"production/site.tar": 6 * _MB, "work/drafts/photos.bin": 9 * _MB, "messages.jsonl": 40_000})
+    tree.workstream(_THESIS, "Thesis", {"production/thesis.pdf": 2 * _MB, "work/data/survey.csv": 21 * _MB})
+    _add_sessions(tree)
     config = folder / "config.toml"
     limits = {"total_warning_gb": 0.1, "workstream_warning_gb": 0.01, "session_warning_mb": 4}
     tables = {
@@ -170,13 +170,8 @@ def build(folder: Path, now: int) -> Path:
     return config
 
 
-def _workstreams(tree: SampleTree) -> None:
-    tree.workstream(_BLOG, "My blog", {"production/site.tar": 6 * _MB, "work/drafts/photos.bin": 9 * _MB, "messages.jsonl": 40_000})
-    tree.workstream(_THESIS, "Thesis", {"production/thesis.pdf": 2 * _MB, "work/data/survey.csv": 21 * _MB})
-
-
-def _sessions(tree: SampleTree) -> None:
-    """Sessions of several ages: who was used, when, and what tells of it."""
+def _add_sessions(tree: SampleTree) -> None:
+    """Add sessions of several ages, with different evidence of their last use."""
     tree.session("old-and-forgotten", files={"report.md": 12_000, "dataset.csv": 3 * _MB}, age_days=41)
     tree.session("no-row-no-message", files={"notes.txt": 700}, age_days=30)
     tree.session("long-lived", files={"model.bin": 5 * _MB}, age_days=60)
