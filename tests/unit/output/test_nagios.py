@@ -50,7 +50,7 @@ def test_a_check_that_could_not_read_all_is_unknown(run: RunCommand, filled: Sam
     (filled.workstreams / "blog" / "work").chmod(0)
     done = run("disk-check", "--base-path", filled.root, "--config", config(), "--format", "nagios", prefix=WITHOUT_FILE_POWERS)
     assert done.code == 3
-    assert done.stdout.startswith("DISK UNKNOWN - not all could be read, 1 failed: ")
+    assert done.stdout.startswith("DISK UNKNOWN - incomplete, 1 failure: ")
     assert "Permission denied" in done.stdout
 
 
