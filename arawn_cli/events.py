@@ -1,6 +1,7 @@
-"""Events: one JSON object per line, pinned keys, times in RFC 3339 UTC.
+"""Define the events that the commands write, and the values that their keys can have.
 
-The string below a field documents it; the docs and the schema repeat it.
+An event is one JSON object on one line. Times are RFC 3339 in UTC. Tests pin the keys. The docs and
+the JSON Schema take the descriptions of the keys from here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,21 @@ from arawn_cli import timestamps
 from arawn_cli.errors import Failure
 from arawn_cli.names import escape
 
+PERCENT_MAX = 255
+"""The largest percentage in an event, since Arawn's client reads it into one byte."""
+
+
+class Level(StrEnum):
+    """How full a scope is.
+
+    `unknown` is for a whole check: no scope exceeds its limit, but not everything could be read.
+    """
+
+    OK = "ok"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
 
 class Unit(StrEnum):
     """What the usage of a scope counts."""
@@ -23,57 +39,17 @@ class Unit(StrEnum):
     INODES = "inodes"
 
 
-class JobName(StrEnum):
-    """A job that a scheduler runs, by the name of its command."""
+class Action(StrEnum):
+    """What a cleanup did with a session."""
 
-    SCRATCH_CLEANUP = "scratch-cleanup"
-    DISK_CHECK = "disk-check"
-
-
-class TrashAction(StrEnum):
-    """What is told of an entry of the trash."""
-
-    LISTED = "listed"
-    RESTORED = "restored"
-    PURGED = "purged"
-    WOULD_PURGE = "would_purge"
-    BEING_PURGED = "being_purged"
+    DELETED = "deleted"
+    WOULD_DELETE = "would_delete"
+    KEPT = "kept"
     FAILED = "failed"
-
-
-class Status(StrEnum):
-    """How a check came out; only `fail` keeps a job from being done."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class RunResult(StrEnum):
-    """How the last run of a scheduled job ended."""
-
-    SUCCESS = "success"
-    FAILED = "failed"
-    LOCKED = "locked"
-
-
-class Condition(StrEnum):
-    """What is found where a file of the tool's belongs."""
-
-    MISSING = "missing"
-    CURRENT = "current"
-    OUTDATED = "outdated"
-    EDITED = "edited"
-    FOREIGN = "foreign"
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the tool wrote all of it, so that nothing of anybody's is lost with it."""
-        return self in (Condition.CURRENT, Condition.OUTDATED)
 
 
 class Reason(StrEnum):
-    """Why a session goes or stays."""
+    """Why a session was removed or kept."""
 
     ACTIVE = "active"
     RECENT_FILES = "recent_files"
@@ -91,75 +67,309 @@ class Reason(StrEnum):
     IO_ERROR = "io_error"
 
 
-NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
-"""The reasons for entries beside the sessions that are not sessions."""
-
 IN_RECENT_USE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
-"""The reasons for sessions that are simply not old enough."""
+"""The reasons of sessions that are not old enough."""
+
+NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
+"""The reasons of entries beside the sessions that are not sessions."""
 
 
-class Action(StrEnum):
-    """What was done with a session."""
+class TrashAction(StrEnum):
+    """What happened to an entry of the trash."""
 
-    DELETED = "deleted"
-    WOULD_DELETE = "would_delete"
-    KEPT = "kept"
+    LISTED = "listed"
+    RESTORED = "restored"
+    PURGED = "purged"
+    WOULD_PURGE = "would_purge"
+    BEING_PURGED = "being_purged"
     FAILED = "failed"
 
 
-PERCENT_MAX = 255
+class JobName(StrEnum):
+    """A job that a scheduler runs, by the name of its command."""
+
+    SCRATCH_CLEANUP = "scratch-cleanup"
+    DISK_CHECK = "disk-check"
 
 
-class Level(StrEnum):
-    """How full a scope is. `unknown` is for a whole check: nothing is above its limit, but not all could be read."""
+class RunResult(StrEnum):
+    """How the last run of a scheduled job ended."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    LOCKED = "locked"
+
+
+class Condition(StrEnum):
+    """The state of an installed file of this tool."""
+
+    MISSING = "missing"
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    EDITED = "edited"
+    FOREIGN = "foreign"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the tool wrote all of the file, so that it can be replaced or removed."""
+        return self in (Condition.CURRENT, Condition.OUTDATED)
+
+
+class Status(StrEnum):
+    """The result of one check of `doctor`. With `fail` a job does not work."""
 
     OK = "ok"
-    WARNING = "warning"
-    CRITICAL = "critical"
-    UNKNOWN = "unknown"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+def doc(text: str) -> dict[str, str]:
+    """Return the metadata of a field with a description, which pydantic copies into the schema."""
+    return {"description": text}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """The fields that every event has."""
+    """The keys of every event."""
 
-    type: str
-    """the kind of event"""
-    id: str = field(default_factory=lambda: str(uuid4()))
-    """a random UUID; an event that is sent to a relay again keeps it"""
-    timestamp: str
-    """when the event was made"""
-    host: str
-    """name of the machine, as hostname(1) prints it"""
-    root: str | None
-    """name of the one of `[[maintenance.roots]]` that it is about; null for the main root"""
-    dry_run: bool
-    """whether the run was to change nothing: what is told as done is then what it would have done"""
+    type: str = field(metadata=doc("type of the event"))
+    id: str = field(
+        default_factory=lambda: str(uuid4()), metadata=doc("a random UUID; an event that is sent to a relay again keeps its id")
+    )
+    timestamp: str = field(metadata=doc("time of the event"))
+    host: str = field(metadata=doc("name of the machine, as hostname(1) prints it"))
+    root: str | None = field(metadata=doc("name of the root in `[[maintenance.roots]]`; null for the main root"))
+    dry_run: bool = field(metadata=doc("whether this was a dry run, in which actions are only what would have been done"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReport:
-    """A system call that failed, and the rest went on."""
+    """An operation that failed. The run continued with the rest."""
 
-    session_id: str | None
-    """the session that it concerns; null where it concerns none, or several"""
-    operation: str
-    """the system call, or `sqlite3` for the database"""
-    path: str
-    """what it was called on, relative to the root; what does not print is escaped as `\\xNN`"""
-    errno: int
-    """the number of the error, as in errno(3)"""
-    message: str
-    """the error in words"""
+    session_id: str | None = field(metadata=doc("the session concerned; null for none or several"))
+    operation: str = field(metadata=doc("the system call, or `sqlite3` for the database"))
+    path: str = field(metadata=doc("path of the file, relative to the root; bytes that do not print are escaped as `\\xNN`"))
+    errno: int = field(metadata=doc("number of the error, as in errno(3)"))
+    message: str = field(metadata=doc("the error in words"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filesystem:
+    """The filesystem of the root, as an ordinary user sees it: blocks reserved for root are not free."""
+
+    mountpoint: str = field(metadata=doc("where it is mounted; bytes that do not print are escaped as `\\xNN`"))
+    total_bytes: int = field(metadata=doc("its size in bytes"))
+    used_bytes: int = field(metadata=doc("bytes that are used"))
+    free_bytes: int = field(metadata=doc("bytes that an ordinary user can still use"))
+    total_inodes: int = field(metadata=doc("its inodes; 0 if it does not count them"))
+    used_inodes: int = field(metadata=doc("inodes that are used"))
+    free_inodes: int = field(metadata=doc("inodes that an ordinary user can still use"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignEntry:
+    """An entry of `workstreams/` that is not Arawn's. It counts in the total."""
+
+    name: str = field(metadata=doc("its name; bytes that do not print are escaped as `\\xNN`"))
+    bytes: int = field(metadata=doc("its size in bytes, by the configured `measure`"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPressure(Event):
+    """A scope exceeds its limit, or has fallen below it again."""
+
+    type: str = field(default="disk_pressure", metadata=doc("type of the event"))
+    level: Level = field(metadata=doc("current level of the scope: `ok` after it has recovered; never `unknown`"))
+    scope: str = field(
+        metadata=doc(
+            "the scope: `total`, `filesystem`, `inodes`, `session:` and the id of a scratch session, or the id of a workstream "
+            "(after `workstream:` if the id is one of these words)"
+        )
+    )
+    usage_mb: int = field(metadata=doc("`usage_bytes` in millions, rounded down"))
+    limit_mb: int = field(metadata=doc("`limit_bytes` in millions, rounded down"))
+    workstream_id: str = field(metadata=doc("the same as `scope`, in the key that Arawn's client reads"))
+    workstream_name: str = field(
+        metadata=doc(
+            "name of the scope for people: the title of a workstream (of scratch for a session), a mount point, or `all workstreams`"
+        )
+    )
+    usage_bytes: int = field(metadata=doc("usage of the scope in `unit`: bytes by the configured `measure`, or inodes"))
+    limit_bytes: int = field(metadata=doc("limit in `unit`; above it the level is `warning`"))
+    percent: int = field(metadata=doc("usage in percent of the limit, rounded down, at most 255"))
+    unit: Unit = field(metadata=doc("unit of the keys that end in `_bytes`: `inodes` for the scope of that name, else `bytes`"))
+    complete: bool = field(metadata=doc("whether all of the scope could be read; if not, its usage is a lower bound"))
+    reclaimable_bytes: int | None = field(
+        metadata=doc(
+            "bytes that a cleanup would free now, including all of the trash; null if unknown, or if a cleanup does not affect the scope"
+        )
+    )
+    forecast_days: int | None = field(
+        metadata=doc(
+            "days until the scope reaches its next limit (warning, or critical above that) at the growth rate of the last week; null "
+            "if unknown, not growing, more than a year away, or already exceeded"
+        )
+    )
+    sample_age_secs: int = field(metadata=doc("age in seconds of the oldest measurement in it; 0 if all were made in this check"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkstreamUsage(Event):
+    """The disk usage of one workstream."""
+
+    type: str = field(default="workstream_usage", metadata=doc("type of the event"))
+    workstream_id: str = field(metadata=doc("its id in Arawn's database, or the name of its directory"))
+    workstream_name: str = field(metadata=doc("its title in Arawn's database, or its id if it has no title"))
+    is_scratch: bool = field(metadata=doc("whether it is the workstream of the scratch sessions"))
+    production_bytes: int = field(metadata=doc("bytes of `production/`, by the configured `measure`"))
+    work_bytes: int = field(metadata=doc("bytes of `work/` and `sessions/` together, by the configured `measure`"))
+    total_bytes: int = field(
+        metadata=doc("bytes of all of it, by the configured `measure`; a file that is linked from several areas counts once")
+    )
+    limit_bytes: int = field(metadata=doc("limit in bytes; above it the level is `warning`"))
+    percent: int = field(metadata=doc("`total_bytes` in percent of the limit, rounded down, at most 255"))
+    other_bytes: int = field(metadata=doc("bytes of everything else, such as messages and trash, by the configured `measure`"))
+    allocated_bytes: int = field(metadata=doc("bytes of the disk blocks of all of it, including directories"))
+    largest_file_bytes: int = field(metadata=doc("apparent size in bytes of its largest file, 0 if it has none"))
+    files: int = field(metadata=doc("number of regular files, each inode once"))
+    sessions: int = field(metadata=doc("for scratch the number of session directories, else of sessions in the database"))
+    complete: bool = field(metadata=doc("whether all of it could be read; if not, sizes and counts are lower bounds"))
+    forecast_days: int | None = field(metadata=doc("days until it reaches its next limit, or null, as in `disk_pressure`"))
+    sample_age_secs: int = field(metadata=doc("age in seconds of the oldest measurement in it; 0 if all were made in this check"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskCheck(Event):
+    """The summary of a disk check, its last event."""
+
+    type: str = field(default="disk_check", metadata=doc("type of the event"))
+    level: Level = field(metadata=doc("worst level of all scopes; `unknown` if none exceeds its limit and not everything could be read"))
+    total_usage_bytes: int = field(metadata=doc("bytes of everything in `workstreams/`, by the configured `measure`"))
+    limit_bytes: int = field(metadata=doc("limit of the total in bytes; above it the level is `warning`"))
+    percent: int = field(metadata=doc("`total_usage_bytes` in percent of the limit, rounded down, at most 255"))
+    workstreams: int = field(metadata=doc("number of workstreams in the database or on disk"))
+    pressure_events: int = field(metadata=doc("number of `disk_pressure` events of this check"))
+    filesystem: Filesystem = field(metadata=doc("the filesystem of the root"))
+    trash_bytes: int = field(metadata=doc("bytes of removed sessions in the trash, by the configured `measure`; part of the total"))
+    sample_age_secs: int = field(metadata=doc("age in seconds of the oldest measurement in the total; 0 if all were made in this check"))
+    complete: bool = field(metadata=doc("whether everything could be read"))
+    duration_ms: int = field(metadata=doc("duration of the check in milliseconds"))
+    forecast_days: int | None = field(metadata=doc("days until the total reaches its next limit, or null, as in `disk_pressure`"))
+    foreign: tuple[ForeignEntry, ...] = field(metadata=doc("entries of `workstreams/` that are not Arawn's"))
+    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchSessionEvent(Event):
+    """One scratch session, and what a cleanup did with it."""
+
+    type: str = field(default="scratch_session", metadata=doc("type of the event"))
+    session_id: str = field(metadata=doc("its id, which is the name of its directory; bytes that do not print are escaped as `\\xNN`"))
+    action: Action = field(metadata=doc("what was done with it"))
+    reason: Reason = field(metadata=doc("why it was removed or kept; the README explains each reason"))
+    last_turn: str | None = field(metadata=doc("time of its last message; null if none was found since shortly before the cutoff"))
+    last_activity: str | None = field(
+        metadata=doc("newest of its last turn, its database row and its files, as far as they were examined; null if none was found")
+    )
+    bytes: int | None = field(metadata=doc("apparent size of its files in bytes; null if it was not measured"))
+    files: int | None = field(metadata=doc("number of its regular files, each inode once; null if it was not measured"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchCleanup(Event):
+    """The summary of a cleanup, its last event."""
+
+    type: str = field(default="scratch_cleanup", metadata=doc("type of the event"))
+    sessions_checked: int = field(metadata=doc("number of sessions: `sessions_cleaned`, all of `sessions_kept`, and those that failed"))
+    sessions_cleaned: int = field(metadata=doc("number of sessions that were removed, or in a dry run would be"))
+    bytes_reclaimed: int = field(
+        metadata=doc(
+            "apparent bytes that were freed, or in a dry run would be, also by purging earlier removals; without what is in the trash"
+        )
+    )
+    cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))
+    sessions_kept: dict[str, int] = field(metadata=doc("number of kept sessions, by reason"))
+    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed"))
+    trash_bytes: int = field(metadata=doc("apparent bytes of removed sessions in the trash at the end of the run"))
+    duration_ms: int = field(metadata=doc("duration of the run in milliseconds"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrashEntryEvent(Event):
+    """A removed session in the trash, and what happened to it."""
+
+    type: str = field(default="trash_entry", metadata=doc("type of the event"))
+    session_id: str = field(metadata=doc("its former id; one that is too long for the trash is cut and ends with `+`"))
+    action: TrashAction = field(metadata=doc("what was done; the next cleanup completes an entry that is `being_purged`"))
+    removed_at: str = field(metadata=doc("when it was removed, to the second"))
+    held: bool = field(metadata=doc("whether its removal was interrupted: the next cleanup puts it back and decides again"))
+    bytes: int = field(metadata=doc("apparent size of its files in bytes; after a purge, bytes that were freed"))
+    files: int = field(metadata=doc("number of its regular files, each inode once"))
+    path: str = field(metadata=doc("its path in the trash, relative to the root"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleStatus(Event):
+    """How one job is scheduled."""
+
+    type: str = field(default="schedule_status", metadata=doc("type of the event"))
+    job: JobName = field(metadata=doc("the job, by the name of its command"))
+    scheduler: str = field(metadata=doc("what starts it: `systemd`, `cron` or `cloacina`"))
+    scope: str = field(metadata=doc("whose timers: `system` or `user`; for Cloacina the kind of database, `sqlite` or `postgresql`"))
+    installed: Condition = field(
+        metadata=doc(
+            "state of its files: `outdated` does not match the configuration, `edited` was changed by hand, `foreign` is not this tool's"
+        )
+    )
+    enabled: bool = field(metadata=doc("whether the scheduler will start it"))
+    next_run: str | None = field(metadata=doc("time of the next run; null if there is none, or it is unknown"))
+    last_run: str | None = field(metadata=doc("time of the last run; null if there was none, or it is unknown"))
+    result: RunResult | None = field(metadata=doc("how that run ended; null if unknown"))
+    problems: tuple[str, ...] = field(metadata=doc("what keeps it from working; each sentence ends with what to do"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCheck(Event):
+    """One finding of `doctor`."""
+
+    type: str = field(default="doctor_check", metadata=doc("type of the event"))
+    check: str = field(metadata=doc("name of the check"))
+    status: Status = field(metadata=doc("its result"))
+    detail: str = field(metadata=doc("what was found, in one sentence"))
+    fix: str | None = field(metadata=doc("what to do: a shell command, or a line that begins with `#` if there is none; null if `ok`"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSummary(Event):
+    """The summary of `doctor`, its last event."""
+
+    type: str = field(default="doctor", metadata=doc("type of the event"))
+    ok: int = field(metadata=doc("number of findings that are `ok`"))
+    warn: int = field(metadata=doc("number of findings that are `warn`"))
+    fail: int = field(metadata=doc("number of findings that are `fail`"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveSetting(Event):
+    """One value of the effective configuration."""
+
+    type: str = field(default="effective_setting", metadata=doc("type of the event"))
+    key: str = field(metadata=doc("the dotted key"))
+    value: str = field(metadata=doc("the value as JSON text, without the password of a URL"))
+    source: str = field(
+        metadata=doc(
+            "where it comes from: an option, `$` and a variable, the path of the file (and the key, for a named root), or `default`"
+        )
+    )
 
 
 def to_json(event: Event) -> str:
-    """The event as one line of JSON, ASCII only."""
+    """Return the event as one line of JSON, in ASCII."""
     return json.dumps(asdict(event), separators=(",", ":"))
 
 
 def report_failure(failure: Failure, session: str | None = None) -> FailureReport:
-    """A failure as events write it, with the kernel's words for its number."""
+    """Return a failure as it appears in events."""
     return FailureReport(
         session_id=None if session is None else escape(session),
         operation=failure.operation,
@@ -169,293 +379,16 @@ def report_failure(failure: Failure, session: str | None = None) -> FailureRepor
     )
 
 
+def rendered(instant: int | None) -> str | None:
+    """Return a time in nanoseconds as RFC 3339 text, or None for None."""
+    return None if instant is None else timestamps.render(instant)
+
+
 def megabytes(size: int) -> int:
-    """Whole millions of bytes, rounded down."""
+    """Return whole millions of bytes, rounded down."""
     return size // 1_000_000
 
 
 def percent_of(usage: int, limit: int) -> int:
-    """Usage as a whole percentage of a limit, rounded down, in the one byte that Arawn's client has for it; a limit below 1 counts as 1."""
+    """Return usage in percent of a limit, rounded down, at most `PERCENT_MAX`. A limit below 1 counts as 1."""
     return min(usage * 100 // max(limit, 1), PERCENT_MAX)
-
-
-def rendered(instant: int | None) -> str | None:
-    """An instant as the events write it, or None."""
-    return None if instant is None else timestamps.render(instant)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskPressure(Event):
-    """A scope is above its limit, or back below it."""
-
-    type: str = "disk_pressure"
-    level: Level
-    """the level that the scope is at now: `ok` once it is over, never `unknown`"""
-    scope: str
-    """what is watched: `total`, `filesystem`, `inodes`, the id of a workstream (behind `workstream:` if it is one of these words), or
-    `session:` and the id of a scratch session"""
-    usage_mb: int
-    """`usage_bytes` in millions, rounded down"""
-    limit_mb: int
-    """`limit_bytes` in millions, rounded down"""
-    workstream_id: str
-    """the same as `scope`, under the name that Arawn's client reads"""
-    workstream_name: str
-    """the scope for people: a workstream's title (for a session that of scratch), a mount point, or `all workstreams`"""
-    usage_bytes: int
-    """what the scope uses, in `unit`: bytes in the configured `measure` of trees, or inodes"""
-    limit_bytes: int
-    """the limit above which the level is `warning`, in `unit`"""
-    percent: int
-    """usage in percent of that limit, rounded down, and never more than 255"""
-    unit: Unit
-    """what the fields named after bytes count: `inodes` for the scope of that name, else `bytes`"""
-    complete: bool
-    """whether all of the scope could be read; if not, its usage is a lower bound"""
-    reclaimable_bytes: int | None
-    """bytes that a cleanup now would give back, with all of the trash; null for a scope that a cleanup does not help, or where it is
-    not known"""
-    forecast_days: int | None
-    """days until the scope is at its next limit (that of a warning, or above it the critical one) at the growth rate of the last week;
-    null where that is unknown, without a trend, more than a year off, or already exceeded"""
-    sample_age_secs: int
-    """age in seconds of the oldest measurement in it; 0 where all was measured in this check"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkstreamUsage(Event):
-    """What one workstream uses."""
-
-    type: str = "workstream_usage"
-    workstream_id: str
-    """its id in Arawn's database, or the name of its directory"""
-    workstream_name: str
-    """its title in Arawn's database, or the id where it has none there"""
-    is_scratch: bool
-    """whether it is the workstream of sessions that have none"""
-    production_bytes: int
-    """bytes of `production/`, in the configured `measure`"""
-    work_bytes: int
-    """bytes of `work/` and `sessions/` together, in the configured `measure`"""
-    total_bytes: int
-    """bytes of all of it, in the configured `measure`, a file linked from several areas counted once"""
-    limit_bytes: int
-    """bytes above which it is at `warning`"""
-    percent: int
-    """`total_bytes` in percent of that limit, rounded down, and never more than 255"""
-    other_bytes: int
-    """bytes of the rest, messages and trash among it, in the configured `measure`"""
-    allocated_bytes: int
-    """bytes of the blocks that all of it takes on the disk, directories included"""
-    largest_file_bytes: int
-    """apparent size in bytes of its largest file, 0 without one; where that comes near the total, one file fills the workstream"""
-    files: int
-    """regular files, each inode once"""
-    sessions: int
-    """of scratch the session directories, of any other workstream its sessions in the database"""
-    complete: bool
-    """whether all of it could be read; if not, sizes and counts are lower bounds"""
-    forecast_days: int | None
-    """days until it is at its next limit, as in `disk_pressure`; null for the same reasons"""
-    sample_age_secs: int
-    """age in seconds of the oldest measurement in it; 0 where all was measured in this check"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filesystem:
-    """The filesystem that holds the root, as an ordinary user sees it: blocks kept for root are not free."""
-
-    mountpoint: str
-    """where it is mounted; what does not print is escaped as `\\xNN`"""
-    total_bytes: int
-    """its size in bytes"""
-    used_bytes: int
-    """bytes that are used"""
-    free_bytes: int
-    """bytes that an ordinary user can still use"""
-    total_inodes: int
-    """its inodes; 0 where it does not count them"""
-    used_inodes: int
-    """inodes that are used"""
-    free_inodes: int
-    """inodes that an ordinary user can still use"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignEntry:
-    """Something under `workstreams/` that is not Arawn's; it counts in the total."""
-
-    name: str
-    """its name; what does not print is escaped as `\\xNN`"""
-    bytes: int
-    """bytes that it uses, in the configured `measure`"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskCheck(Event):
-    """The end of a disk check."""
-
-    type: str = "disk_check"
-    level: Level
-    """the worst level of all scopes; `unknown` where none is above its limit and not everything could be read"""
-    total_usage_bytes: int
-    """bytes of all workstreams together and of what else is beside them, in the configured `measure`"""
-    limit_bytes: int
-    """bytes above which the total is at `warning`"""
-    percent: int
-    """`total_usage_bytes` in percent of that limit, rounded down, and never more than 255"""
-    workstreams: int
-    """workstreams that were found, in the database or on disk"""
-    pressure_events: int
-    """`disk_pressure` events of this check"""
-    filesystem: Filesystem
-    """the filesystem that holds the root"""
-    trash_bytes: int
-    """bytes of removed sessions that wait in the trash, in the configured `measure`; they count in the total too"""
-    sample_age_secs: int
-    """age in seconds of the oldest measurement in the total; 0 where all was measured in this check"""
-    complete: bool
-    """whether everything could be read"""
-    duration_ms: int
-    """milliseconds that the check took"""
-    forecast_days: int | None
-    """days until the total is at its next limit, as in `disk_pressure`; null for the same reasons"""
-    foreign: tuple[ForeignEntry, ...]
-    """what lies under `workstreams/` and is not Arawn's"""
-    failures: tuple[FailureReport, ...]
-    """what could not be read"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScratchSessionEvent(Event):
-    """One scratch session, and what a cleanup did with it."""
-
-    type: str = "scratch_session"
-    session_id: str
-    """its id, that is the name of its directory; what does not print is escaped as `\\xNN`"""
-    action: Action
-    """what was done: `kept` leaves it in place, for the reason given"""
-    reason: Reason
-    """why it went or stayed; the README has them all"""
-    last_turn: str | None
-    """when its last message was written; null where none since the cutoff, or shortly before it, was found"""
-    last_activity: str | None
-    """the newest of its last turn, its row in the database and the files in it, as far as they were looked at; null where none was
-    found"""
-    bytes: int | None
-    """apparent bytes of its files; null where it did not have to be measured"""
-    files: int | None
-    """regular files in it, each inode once; null where it did not have to be measured"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrashEntryEvent(Event):
-    """A removed session in the trash, and what became of it."""
-
-    type: str = "trash_entry"
-    session_id: str
-    """the id that it had; one that is too long for the trash is cut, and ends with `+`"""
-    action: TrashAction
-    """what was done; `being_purged` is taken apart in part, and finished by the next cleanup"""
-    removed_at: str
-    """when it was removed, to the second"""
-    held: bool
-    """whether an interrupted run had only begun to remove it: the next cleanup puts it back and judges it anew"""
-    bytes: int
-    """apparent bytes of its files; after `purge`, those that the filesystem got back"""
-    files: int
-    """regular files in it, each inode once"""
-    path: str
-    """where it lies or lay in the trash, relative to the root"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScratchCleanup(Event):
-    """The end of a cleanup."""
-
-    type: str = "scratch_cleanup"
-    sessions_checked: int
-    """sessions that were looked at: `sessions_cleaned`, all of `sessions_kept`, and those that failed"""
-    sessions_cleaned: int
-    """sessions that were removed, or in a dry run would be"""
-    bytes_reclaimed: int
-    """apparent bytes that the filesystem got back, or in a dry run would, leftovers of earlier runs included; what waits in the trash
-    is not among them"""
-    cleaned_session_ids: tuple[str, ...]
-    """ids of the sessions that `sessions_cleaned` counts"""
-    sessions_kept: dict[str, int]
-    """how many sessions stayed, by reason"""
-    failures: tuple[FailureReport, ...]
-    """what could not be read or removed"""
-    trash_bytes: int
-    """apparent bytes of removed sessions that wait in the trash when the run ends"""
-    duration_ms: int
-    """milliseconds that the run took"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleStatus(Event):
-    """How one job is scheduled."""
-
-    type: str = "schedule_status"
-    job: JobName
-    """the job, by the name of its command"""
-    scheduler: str
-    """what starts it: `systemd`, `cron` or `cloacina`"""
-    scope: str
-    """whose timers: `system` or `user`; with Cloacina the database, `sqlite` or `postgresql`"""
-    installed: Condition
-    """what is found where its files belong: `outdated` is the tool's and not what the configuration says now, `edited` was changed by
-    hand, `foreign` is somebody else's"""
-    enabled: bool
-    """whether the scheduler will start it"""
-    next_run: str | None
-    """when it is due next; null if it is not, or that is not known"""
-    last_run: str | None
-    """when it last ran; null if it never did, or that is not known"""
-    result: RunResult | None
-    """how that run ended; null if not known"""
-    problems: tuple[str, ...]
-    """what keeps it from doing its work, each in one sentence that ends with what to do"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoctorCheck(Event):
-    """One finding of `doctor`."""
-
-    type: str = "doctor_check"
-    check: str
-    """what was looked at"""
-    status: Status
-    """how it is"""
-    detail: str
-    """what was found, in one sentence"""
-    fix: str | None
-    """what to do: a command for a shell, or a line that begins with `#` where no command does it; null when it is `ok`"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectiveSetting(Event):
-    """One value of the effective configuration."""
-
-    type: str = "effective_setting"
-    key: str
-    """the key with its tables, joined by dots"""
-    value: str
-    """the value as JSON text, without the password of a URL"""
-    source: str
-    """where it comes from: an option, `$` and a variable, the path of the file (for what a root has of its own with the key there), or
-    `default`"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoctorSummary(Event):
-    """The end of `doctor`."""
-
-    type: str = "doctor"
-    ok: int
-    """findings that are `ok`"""
-    warn: int
-    """findings that are `warn`"""
-    fail: int
-    """findings that are `fail`"""

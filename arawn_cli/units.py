@@ -1,8 +1,29 @@
-"""Format sizes and durations."""
+"""Parse and format sizes and durations."""
 
 from __future__ import annotations
 
+import re
+
+MIB = 1024**2
+GIB = 1024**3
+
+DURATION_PATTERN = r"(\d+)(s|m|h|d)"
+
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 _SIZE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of a duration such as `90s`, `5m`, `24h` or `7d`.
+
+    Raises:
+        ValueError: the text is not such a duration. The message says what is allowed.
+    """
+    match = re.fullmatch(DURATION_PATTERN, duration, re.ASCII)
+    if match is None:
+        raise ValueError("a duration such as 90s, 5m, 24h or 7d")
+    return int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def size(number: int) -> str:

@@ -24,7 +24,7 @@ from arawn_cli.cli.options import (
 )
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import unread
+from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def scratch_cleanup(
     )
 
     def job(config: Config, context: RunContext) -> CleanupResult:
-        if problem := unread(config.root, config.file, on_purpose=flags.config is not None):
+        if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
             log.warning("%s", problem)
         return clean(config, context)
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from arawn_cli import names, timestamps
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import SYSTEM_FILE, Flags, find, load, own_file
+from arawn_cli.config.loader import SYSTEM_FILE, Flags, default_config_path, find_config, load
 from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.config.template import template
 from arawn_cli.errors import ConfigurationError, RefusedError
@@ -28,45 +28,13 @@ from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
 from arawn_cli.output.jsonl import json_lines, printing
 
-
-def print_settings(settings: Iterable[Setting], console: Console) -> None:
-    """A line for each value, its source dimmed."""
-    for setting in settings:
-        console.print(Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim"))
-
-
-def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:
-    """An event for each value; `root` is the name of the root that they are for."""
-    write = json_lines(sys.stdout)
-    timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
-    for each in settings:
-        write(
-            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
-        )
-
-
 _STANDARD_OUTPUT = Path("-")
-
-
-def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
-    """Asks before a file is replaced, or before a new one keeps the one that is in effect from being read."""
-    if os.path.lexists(path):
-        problem, question = f"{path} is there", "and Arawn may read it too. Replace all of it?"
-    elif in_effect not in (None, path):
-        problem, question = f"{in_effect} is read as long as {path} is not there", "and would be no more. Write it?"
-    else:
-        return
-    if ask is None:
-        raise RefusedError(f"{problem}: left as it is; --force writes it all the same, and `arawn-cli config init -` prints the text")
-    if not ask(names.escape(f"{problem}, {question}")):
-        raise RefusedError(f"{problem}: left as it is")
-
 
 app = typer.Typer(no_args_is_help=True, help="The configuration: values in effect, a commented file, its JSON Schema.")
 
 
 class SchemaOf(str, Enum):
-    """What a schema is of."""
+    """The values of KIND."""
 
     CONFIG = "config"
     EVENTS = "events"
@@ -123,10 +91,9 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
         with printing():
             sys.stdout.write(template())
         return
-    path = own_file(os.environ) if file is None else file
+    path = default_config_path(os.environ) if file is None else file
     if not overwrite:
-        in_effect = find(None, os.environ, SYSTEM_FILE) if file is None else None
-        _require_consent(path, in_effect, ask)
+        _require_consent(path, find_config(None, os.environ, SYSTEM_FILE) if file is None else None, ask)
     if file is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +102,23 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
     AtomicFile(path, "the configuration").write(template())
     with printing():
         sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
+
+
+def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
+    """Ask before a file is replaced, or before a new one hides the one that is in effect."""
+    if os.path.lexists(path):
+        problem, question = f"{path} exists", "and Arawn may read it too. Replace it?"
+    elif in_effect not in (None, path):
+        problem, question = (
+            f"{in_effect} is in effect only while {path} does not exist",
+            "so it would not be read any more. Write it?",
+        )
+    else:
+        return
+    if ask is None:
+        raise RefusedError(f"{problem}: not changed; use --force to write it, or `arawn-cli config init -` to print the text")
+    if not ask(names.escape(f"{problem}, {question}")):
+        raise RefusedError(f"{problem}: not changed")
 
 
 @app.command("schema")
@@ -146,3 +130,19 @@ def config_schema(
     configure_logging(Output(format="json", quiet=quiet))
     with printing():
         sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
+
+
+def print_settings(settings: Iterable[Setting], console: Console) -> None:
+    """Print one line for each value, with its source dimmed."""
+    for setting in settings:
+        console.print(Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim"))
+
+
+def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:
+    """Print one event for each value. `root` is the name of their root."""
+    write = json_lines(sys.stdout)
+    timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
+    for each in settings:
+        write(
+            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
+        )

@@ -1,26 +1,26 @@
-"""Several roots in one file: `[[maintenance.roots]]`, each with what it has of its own in the place of the other tables' values.
+"""Apply `[[maintenance.roots]]`: several roots in one file, each with its own values for some keys.
 
-What belongs to the main root alone is its path and its database: evidence of one root must never judge the sessions of another.
+A root never shares its path or database with another one: evidence of one root must not decide about
+the sessions of another.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.arawn.layout import DATABASE
-from arawn_cli.config.paths import Base
+from arawn_cli.arawn.layout import DATABASE, WORKSTREAMS
+from arawn_cli.config.paths import PathBase
 from arawn_cli.config.schema import ConfigFile, NamedRoot, WorkstreamStore
-from arawn_cli.config.validation import shown
+from arawn_cli.config.validation import format_value, nearest
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.names import escape
 
 _USAGE = ("total_warning_gb", "workstream_warning_gb", "session_warning_mb")
 
-
-TAKES_THE_PLACE_OF = {
+OVERRIDDEN_KEYS = {
     "path": "paths.base_path",
     "database": "workstream.database",
     "scratch_cleanup_days": "paths.cleanup.scratch_cleanup_days",
@@ -28,127 +28,133 @@ TAKES_THE_PLACE_OF = {
     "limits": "maintenance.pressure.limits",
     "protect": "maintenance.cleanup.protect",
 }
-"""The key of a named root, and the key of the other tables whose value it is for that root."""
+"""The keys of a named root, and the general keys for which they give the value."""
+
+ADDED_KEYS = ("limits", "protect")
+"""Keys of a named root whose values are added to the general ones."""
 
 
-ADDED = ("limits", "protect")
-"""Keys of a named root that leave what the other tables say in force."""
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value of the file, and the dotted key that has it."""
+
+    key: str
+    text: str
+
+
+_Owner = dict[str, _Value]
+"""The name, path and database of one root, as far as the file has them."""
 
 
 def index_of(tables: ConfigFile, name: str) -> int | None:
-    """Where in the list of roots a name stands."""
+    """Return the position of a name in the list of roots."""
     return next((index for index, entry in enumerate(tables.maintenance.roots) if entry.name == name), None)
 
 
 def names_of(tables: ConfigFile) -> str:
-    """The names of all roots in a sentence."""
+    """Return the names of all roots, with commas."""
     return ", ".join(entry.name for entry in tables.maintenance.roots)
 
 
-def as_named(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
-    """The tables as they are for a named root.
-
-    Limits of workstreams, and patterns of what is protected, are added to those for all roots.
+def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
+    """Return the tables with the values of a named root. Its limits and protected patterns are added.
 
     Raises:
-        ConfigurationError: the file names no such root.
+        ConfigurationError: the file has no root of this name.
     """
     index = index_of(tables, name)
     if index is None:
-        raise ConfigurationError(_unknown(tables, name, file))
+        raise ConfigurationError(_unknown_root(tables, name, file))
     entry, paths, maintenance = tables.maintenance.roots[index], tables.paths, tables.maintenance
-    protect = (*maintenance.cleanup.protect, *entry.protect)
-    limits = {**maintenance.pressure.limits, **entry.limits}
     own_paths = {
         "base_path": entry.path,
-        "usage": paths.usage.model_copy(update=_own(entry, *_USAGE)),
-        "cleanup": paths.cleanup.model_copy(update=_own(entry, "scratch_cleanup_days")),
+        "usage": paths.usage.model_copy(update=_own_values(entry, *_USAGE)),
+        "cleanup": paths.cleanup.model_copy(update=_own_values(entry, "scratch_cleanup_days")),
     }
+    protect = {"protect": (*maintenance.cleanup.protect, *entry.protect)} if entry.protect else {}
+    limits = {"limits": {**maintenance.pressure.limits, **entry.limits}} if entry.limits else {}
     own_maintenance = {
-        "cleanup": maintenance.cleanup.model_copy(update={"protect": protect} if entry.protect else {}),
-        "pressure": maintenance.pressure.model_copy(update={"limits": limits} if entry.limits else {}),
+        "cleanup": maintenance.cleanup.model_copy(update=protect),
+        "pressure": maintenance.pressure.model_copy(update=limits),
     }
     return ConfigFile(
         paths=paths.model_copy(update=own_paths),
-        workstream=WorkstreamStore.model_validate(_own(entry, "database")),
+        workstream=WorkstreamStore.model_validate(_own_values(entry, "database")),
         maintenance=maintenance.model_copy(update=own_maintenance),
     )
 
 
-def clashes(document: Mapping[str, object], base: Base) -> list[str]:
-    """What two roots of a file share and must not, a line each; of a file as it is read, so that all faults are told at once."""
-    lines = []
-    owners = list(_owners(document))
-    for key in ("name", "path", "database"):
-        taken = _default_databases(owners, base) if key == "database" else {}
-        for owner in owners:
-            if key not in owner:
-                continue
-            where, value = owner[key]
-            other = taken.setdefault(value if key == "name" else base.normal(value), where)
-            if other != where:
-                lines.append(f"{where}: found {shown(value)}; allowed: a {key} of its own, and this is that of {other}")
-    return lines + list(_nested(owners, base))
-
-
-def _nested(owners: list[dict[str, tuple[str, str]]], base: Base) -> Iterator[str]:
-    """Roots below the workstreams of another: what that one measures and removes would be this one's."""
-    paths = [owner["path"] for owner in owners if "path" in owner]
-    for where, path in paths:
-        for other, outer in paths:
-            if f"{base.normal(path)}/".startswith(f"{base.normal(outer).rstrip('/')}/workstreams/"):
-                yield f"{where}: found {shown(path)}; allowed: a path that is not below the workstreams of {other}"
-
-
-def refuse_another(root: Path, name: str | None, tables: ConfigFile, base: Base) -> None:
-    """Makes sure that the root of a run is none for which the file has other rules; no other root's disk is touched.
+def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: PathBase) -> None:
+    """Check that the root of a run is not one for which the file has other rules, without reading the other roots' disks.
 
     Raises:
-        ConfigurationError: it is, by a link or by what the command line or the environment says.
+        ConfigurationError: it is, through a link, an option or the environment.
     """
     if not tables.maintenance.roots:
         return
     found = (os.path.normpath(root), os.path.realpath(root))
     for entry in tables.maintenance.roots:
         if entry.name != name and base.normal(entry.path) in found:
-            raise ConfigurationError(f"{root} is the root {entry.name}, for which the file has rules of its own: say --root {entry.name}")
+            raise ConfigurationError(f"{root} is the root {entry.name}, which has its own rules: use --root {entry.name}")
     main = tables.paths.base_path or tables.workstream.data_dir
     if name is not None and main is not None and base.normal(main) in found:
-        raise ConfigurationError(
-            f"the root {name} is the main root, {main}: it cannot have two sets of rules; take one of them out of the file"
-        )
+        raise ConfigurationError(f"the root {name} is also the main root, {main}, with other rules: remove one of them from the file")
 
 
-def _owners(document: Mapping[str, object]) -> Iterator[dict[str, tuple[str, str]]]:
-    """The main root and then each named one: name, path and database as far as the file says them, with the dotted path of each."""
+def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
+    """Return one line for each name, path or database that two roots share, and for each root inside another.
+
+    The document is not validated yet, so that these errors are reported together with all others.
+    """
+    lines = []
+    owners = list(_owners(document))
+    for key in ("name", "path", "database"):
+        taken = _default_databases(owners, base) if key == "database" else {}
+        for value in (owner[key] for owner in owners if key in owner):
+            other = taken.setdefault(value.text if key == "name" else base.normal(value.text), value.key)
+            if other != value.key:
+                lines.append(f"{value.key}: found {format_value(value.text)}; allowed: a {key} of its own, but {other} has the same")
+    # What one root measures and removes would belong to the other.
+    paths = [owner["path"] for owner in owners if "path" in owner]
+    for path in paths:
+        for outer in paths:
+            if f"{base.normal(path.text)}/".startswith(f"{base.normal(outer.text).rstrip('/')}/{WORKSTREAMS}/"):
+                lines.append(
+                    f"{path.key}: found {format_value(path.text)}; allowed: a path that is not below the workstreams of {outer.key}"
+                )
+    return lines
+
+
+def _owners(document: Mapping[str, object]) -> Iterator[_Owner]:
+    """Yield the main root, and then each named one."""
     paths, workstream, maintenance = (_table(document.get(name)) for name in ("paths", "workstream", "maintenance"))
     main = {"path": ("workstream.data_dir", workstream.get("data_dir")), "database": ("workstream.database", workstream.get("database"))}
     if "base_path" in paths:
         main["path"] = ("paths.base_path", paths["base_path"])
-    yield {key: (where, value) for key, (where, value) in main.items() if isinstance(value, str)}
+    yield {key: _Value(dotted, value) for key, (dotted, value) in main.items() if isinstance(value, str)}
     entries = maintenance.get("roots")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        given = ((key, _table(entry).get(key)) for key in ("name", "path", "database"))
-        yield {key: (f"maintenance.roots[{index}].{key}", value) for key, value in given if isinstance(value, str)}
+        values = ((key, _table(entry).get(key)) for key in ("name", "path", "database"))
+        yield {key: _Value(f"maintenance.roots[{index}].{key}", value) for key, value in values if isinstance(value, str)}
 
 
-def _default_databases(owners: list[dict[str, tuple[str, str]]], base: Base) -> dict[str, str]:
-    """Whose each database is that is not named, but taken where it is there."""
+def _default_databases(owners: list[_Owner], base: PathBase) -> dict[str, str]:
+    """Return the paths of databases that no key names but that are used if they exist, with the keys of their roots."""
     unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
-    return {base.normal(os.path.join(path, DATABASE)): where for where, path in unnamed}
+    return {base.normal(os.path.join(path.text, DATABASE)): path.key for path in unnamed}
 
 
 def _table(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _own(entry: NamedRoot, *keys: str) -> dict[str, object]:
+def _own_values(entry: NamedRoot, *keys: str) -> dict[str, object]:
     return {key: getattr(entry, key) for key in keys if getattr(entry, key) is not None}
 
 
-def _unknown(tables: ConfigFile, name: str, file: Path | None) -> str:
-    asked = f"--root {escape(name)}: "
+def _unknown_root(tables: ConfigFile, name: str, file: Path | None) -> str:
+    option = f"--root {escape(name)}: "
     if not tables.maintenance.roots:
-        return f"{asked}{f'{file} has no' if file else 'there is no configuration file with'} [[maintenance.roots]]"
-    near = difflib.get_close_matches(name, (entry.name for entry in tables.maintenance.roots), n=1)
-    return f"{asked}no root of this name in {file}; it has {names_of(tables)}" + (f"; the nearest is {near[0]}" if near else "")
+        return f"{option}{f'{file} has no' if file else 'there is no configuration file with'} [[maintenance.roots]]"
+    near = nearest(name, (entry.name for entry in tables.maintenance.roots))
+    return f"{option}{file} has no root of this name; it has {names_of(tables)}" + (f"; the nearest is {near}" if near else "")

@@ -1,209 +1,175 @@
-"""The tables of the configuration file: every key with its type, range and default, and in the line below it its meaning with the unit.
+"""Define the keys of the configuration file: type, allowed values, default and description.
 
-The lines are for people and for `reference.meanings`, which reads them from this source: to a run they cost nothing.
+`[paths]` and `[workstream]` are Arawn's tables and mean what they mean to Arawn. `[maintenance]`
+belongs to this tool. An unknown key in them is an error, because a misspelt key would silently mean
+the default, also for the age at which sessions are deleted. Only `[workstream]` may have more keys,
+since Arawn reads others there.
 
-`[paths]` and `[workstream]` are Arawn's own, with Arawn's meaning; `[maintenance]` is this tool's.
-A key that these tables do not know is an error, because a typo must never quietly
-mean the default of a deletion threshold. `[workstream]` alone may hold more: the rest of it is Arawn's.
+The descriptions appear in the file that `config init` writes, in the JSON Schema and in the docs.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
+from arawn_cli.units import DURATION_PATTERN, seconds_of
 
 ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 
-
-MIB = 1024**2
-
-
-GIB = 1024**3
-
-
-_DURATION = re.compile(r"(\d+)(s|m|h|d)", re.ASCII)
-
-
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
 _CALENDAR_WORDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly", "annually")
+_SIZE_MAX = 2**63
 
 
-def seconds_of(duration: str) -> int:
-    """Whole seconds of a duration such as `90s`, `5m`, `24h` or `7d`.
-
-    Raises:
-        ValueError: the text is no such duration.
-    """
-    match = _DURATION.fullmatch(duration)
-    if match is None:
-        raise ValueError("a duration such as 90s, 5m, 24h or 7d")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
-
-
-def _duration(value: str) -> str:
+def _check_duration(value: str) -> str:
     seconds_of(value)
     return value
 
 
-def _interval(value: str) -> str:
+def _check_interval(value: str) -> str:
     if value in _CALENDAR_WORDS:
         return value
     try:
-        positive = seconds_of(value) > 0
+        is_positive = seconds_of(value) > 0
     except ValueError:
-        positive = False
-    if not positive:
+        is_positive = False
+    if not is_positive:
         raise ValueError(f"a duration such as 5m or 24h, or one of {', '.join(_CALENDAR_WORDS)}")
     return value
 
 
-def _size(value: object) -> object:
+def _check_size_type(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or (isinstance(value, int) and value > _SIZE_MAX):
         raise ValueError('a size such as "5GiB", or a number of bytes')
     return value
 
 
-def _positive_size(value: ByteSize) -> ByteSize:
+def _check_size(value: ByteSize) -> ByteSize:
     if not 0 < value < _SIZE_MAX:
         raise ValueError("a size above zero and below 8EiB")
     return value
 
 
-def _relay_url(value: str) -> str:
+def _check_relay_url(value: str) -> str:
     if value:
         relay_url.parse(value)
     return value
 
 
-def _fixed_path(value: str) -> str:
+def _check_fixed_path(value: str) -> str:
     if not value.startswith(("/", "~")):
         raise ValueError("an absolute path, or one that begins with ~")
     return value
 
 
-Duration = Annotated[str, AfterValidator(_duration), Field(json_schema_extra={"pattern": f"^(?:{_DURATION.pattern})$"})]
-
-
-FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-
-
-FixedPath = Annotated[FilePath, AfterValidator(_fixed_path)]
-
-
+Duration = Annotated[str, AfterValidator(_check_duration), Field(json_schema_extra={"pattern": f"^(?:{DURATION_PATTERN})$"})]
 Interval = Annotated[
     str,
-    AfterValidator(_interval),
-    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(_CALENDAR_WORDS)}|0*[1-9]{_DURATION.pattern.replace('+', '*')})$"}),
+    AfterValidator(_check_interval),
+    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(_CALENDAR_WORDS)}|0*[1-9]{DURATION_PATTERN.replace('+', '*')})$"}),
 ]
-
-
-Size = Annotated[ByteSize, BeforeValidator(_size), AfterValidator(_positive_size)]
-
-
+FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+Size = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size)]
 Percent = Annotated[int, Field(ge=1, le=100)]
-
-
 Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-
-
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-
-
 Days = Annotated[int, Field(ge=1, le=36_500)]
-
-
-_SIZE_MAX = 2**63
+EventType = Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"]
 
 
 class _Table(BaseModel):
-    # The validator of the whole file holds those of its tables: building each by itself too would double what a start pays.
+    # The validator of the whole file contains those of its tables. Building each table's own validator
+    # as well would double the time that pydantic takes at every start.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class UsageLimits(_Table):
-    """`[paths.usage]`: warning limits, in the binary units that Arawn counts in."""
+    """`[paths.usage]`: limits for the level warning, in the binary units that Arawn uses."""
 
-    total_warning_gb: Amount = 10.0
-    """GiB that all workstreams together may use"""
-    workstream_warning_gb: Amount = 1.0
-    """GiB that one workstream may use"""
-    session_warning_mb: Amount = 200.0
-    """MiB that one scratch session may use"""
+    total_warning_gb: Amount = Field(default=10.0, description="GiB that all workstreams together may use")
+    workstream_warning_gb: Amount = Field(default=1.0, description="GiB that one workstream may use")
+    session_warning_mb: Amount = Field(default=200.0, description="MiB that one scratch session may use")
 
 
 class CleanupDefaults(_Table):
     """`[paths.cleanup]`."""
 
-    scratch_cleanup_days: Days = 7
-    """age in days from which a scratch session is inactive, 1 or more"""
-    dry_run: bool = False
-    """scratch-cleanup changes nothing and says what it would do"""
+    scratch_cleanup_days: Days = Field(default=7, description="days without use after which a scratch session is inactive, at least 1")
+    dry_run: bool = Field(default=False, description="only show what scratch-cleanup would do")
 
 
 class Paths(_Table):
     """`[paths]`."""
 
-    base_path: Annotated[str, Field(min_length=1)] | None = None
-    """Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file"""
+    base_path: NonEmpty | None = Field(
+        default=None,
+        examples=["~/.arawn"],
+        description="Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file",
+    )
     usage: UsageLimits = UsageLimits.model_construct()
     cleanup: CleanupDefaults = CleanupDefaults.model_construct()
 
 
 class WorkstreamStore(_Table):
-    """`[workstream]`: where Arawn keeps its database and its tree."""
+    """`[workstream]`: Arawn's database and its data directory."""
 
     model_config = ConfigDict(extra="ignore")
 
-    database: Annotated[str, Field(min_length=1)] | None = None
-    """Arawn's database, relative to the folder of this file; else workstreams.db in the root, if it exists"""
-    data_dir: Annotated[str, Field(min_length=1)] | None = None
-    """Arawn's root, relative to the folder of this file, where paths.base_path is not set"""
+    database: NonEmpty | None = Field(
+        default=None,
+        examples=["workstreams.db"],
+        description="Arawn's database, relative to the folder of this file; else workstreams.db in the root, if it exists",
+    )
+    data_dir: NonEmpty | None = Field(
+        default=None,
+        examples=["workstreams"],
+        description="Arawn's root, relative to the folder of this file, if paths.base_path is not set",
+    )
 
 
 class Cleanup(_Table):
     """`[maintenance.cleanup]`."""
 
-    protect: tuple[str, ...] = Field(default=(), strict=False)
-    """shell patterns of session ids that are never removed"""
-    trash_days: Annotated[int, Field(ge=0, le=36_500)] = 0
-    """days that a removed session stays in the trash; 0 frees its space at once"""
-    max_sessions: Annotated[int, Field(ge=0)] = 0
-    """most sessions that one run may remove; if there are more, it removes none without --force; 0 is no limit"""
-    max_percent: Annotated[int, Field(ge=1, le=100)] = 100
-    """the same, as a percentage of all scratch sessions"""
+    protect: tuple[str, ...] = Field(default=(), strict=False, description="shell patterns of session ids that are never removed")
+    trash_days: int = Field(default=0, ge=0, le=36_500, description="days to keep a removed session in the trash; 0 deletes it at once")
+    max_sessions: int = Field(
+        default=0,
+        ge=0,
+        description="removal limit: if more sessions are due in one run, it removes none unless --force is given; 0 is no limit",
+    )
+    max_percent: Percent = Field(default=100, description="removal limit as a percentage of all scratch sessions")
 
 
 class Pressure(_Table):
     """`[maintenance.pressure]`."""
 
-    measure: Literal["apparent", "allocated"] = "apparent"
-    """apparent size, as Arawn counts, or allocated blocks"""
-    critical_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """critical above this many times the limit"""
-    filesystem_warning_percent: Percent = 85
-    """warning above this percentage of the space that an ordinary user has"""
-    filesystem_critical_percent: Percent = 95
-    """critical above this percentage of it"""
-    inode_warning_percent: Percent = 85
-    """warning above this percentage of the inodes that an ordinary user has"""
-    inode_critical_percent: Percent = 95
-    """critical above this percentage of them"""
-    recover_percent: Annotated[int, Field(ge=0, le=99)] = 5
-    """a level ends only once usage is this many percent below its limit"""
-    for_checks: Annotated[int, Field(ge=1)] = 1
-    """checks in a row that must be above a limit before its level is raised"""
-    repeat_interval: Duration = "0s"
-    """time before an unchanged level is reported again, such as 6h; 0s reports it at every check"""
-    remeasure_hours: Annotated[int, Field(ge=0)] = 0
-    """hours for which disk-check may take the size of an unused session from an earlier check"""
-    limits: dict[str, Size] = {}
-    """warning limit of a workstream, by id or title"""
+    measure: Literal["apparent", "allocated"] = Field(
+        default="apparent", description="how to count bytes: apparent size, as Arawn does, or allocated blocks"
+    )
+    critical_ratio: float = Field(default=2.0, ge=1, allow_inf_nan=False, description="critical above this multiple of the limit")
+    filesystem_warning_percent: Percent = Field(default=85, description="warning above this percentage of the space for ordinary users")
+    filesystem_critical_percent: Percent = Field(default=95, description="critical above this percentage of that space")
+    inode_warning_percent: Percent = Field(default=85, description="warning above this percentage of the inodes for ordinary users")
+    inode_critical_percent: Percent = Field(default=95, description="critical above this percentage of those inodes")
+    recover_percent: int = Field(
+        default=5, ge=0, le=99, description="a level is lowered only when usage is this percentage below the limit"
+    )
+    for_checks: int = Field(default=1, ge=1, description="consecutive checks that must exceed a limit before the level is raised")
+    repeat_interval: Duration = Field(
+        default="0s", description="time before an unchanged level is reported again, such as 6h; 0s reports it at every check"
+    )
+    remeasure_hours: int = Field(
+        default=0, ge=0, description="hours for which disk-check may reuse the measured size of an unchanged session; 0 measures always"
+    )
+    limits: dict[str, Size] = Field(
+        default={}, examples=[{"my-blog": "5GiB"}], description="limit of a workstream for the level warning, by id or title"
+    )
 
     @model_validator(mode="after")
     def _critical_is_not_below_warning(self) -> Self:
@@ -216,95 +182,110 @@ class Pressure(_Table):
 class Relay(_Table):
     """`[maintenance.relay]`."""
 
-    url: Annotated[str, AfterValidator(_relay_url)] = ""
-    """relay that gets the events: http(s) as POST requests, ws(s) as text frames; empty sends none"""
-    token_file: FilePath = ""
-    """file of mode 600 with the relay's token; else LoadCredential=relay-token:… or $ARAWN_RELAY_TOKEN"""
-    ca_file: FilePath = ""
-    """PEM file of certificate authorities that the relay is checked against, instead of the system's"""
-    origin: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
-    """Origin header of a ws(s) connection"""
-    allow_insecure: bool = False
-    """lets a token go over plain http or ws to another host"""
-    timeout_secs: Seconds = 5.0
-    """seconds that one attempt may take"""
-    deadline_secs: Seconds = 30.0
-    """seconds that all attempts of one run may take"""
-    events: tuple[Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"], ...] = Field(
-        default=("disk_pressure",), strict=False
+    url: Annotated[str, AfterValidator(_check_relay_url)] = Field(
+        default="", description="relay to send events to: http(s) sends POST requests, ws(s) text frames; empty sends none"
     )
-    """types of events that the relay gets"""
-    outbox_max_events: Annotated[int, Field(ge=1)] = 10_000
-    """most events that wait for the relay; beyond it repeats of an unchanged level are dropped first, changes of level last"""
+    token_file: FilePath = Field(
+        default="", description="file of mode 600 with the relay's token; else LoadCredential=relay-token:… or $ARAWN_RELAY_TOKEN"
+    )
+    ca_file: FilePath = Field(
+        default="", description="PEM file of the certificate authorities to check the relay against, instead of the system's"
+    )
+    origin: str = Field(default="", pattern=r"^[!-~]*$", description="Origin header of a ws(s) connection")
+    allow_insecure: bool = Field(default=False, description="allow sending the token unencrypted to another host")
+    timeout_secs: Seconds = Field(default=5.0, description="seconds for one attempt")
+    deadline_secs: Seconds = Field(default=30.0, description="seconds for all attempts of one run")
+    events: tuple[EventType, ...] = Field(default=("disk_pressure",), strict=False, description="types of events to send")
+    outbox_max_events: int = Field(
+        default=10_000,
+        ge=1,
+        description="events that may be queued for the relay; above it, repeats of an unchanged level are dropped first, changes last",
+    )
 
 
 class Schedule(_Table):
     """`[maintenance.schedule]`."""
 
-    scratch_cleanup: Interval = "daily"
-    """how often scratch-cleanup runs: a duration such as 24h, or a calendar word such as weekly"""
-    disk_check: Interval = "5m"
-    """how often disk-check runs"""
+    scratch_cleanup: Interval = Field(
+        default="daily", description="how often scratch-cleanup runs: a duration such as 24h, or a calendar word such as weekly"
+    )
+    disk_check: Interval = Field(default="5m", description="how often disk-check runs")
 
 
 class NamedRoot(_Table):
-    """One of `[[maintenance.roots]]`: a root, and what of the other tables is different for it; see `config_roots`.
+    """One of `[[maintenance.roots]]`: a root, and its own values for keys of the other tables.
 
     The name becomes part of the names of units, files and directories.
     """
 
-    name: Annotated[str, Field(pattern=ROOT_NAME, max_length=64)]
-    """ASCII letters, digits, - and _, no - at the start, at most 64"""
-    path: FixedPath
-    """the root: an absolute path, or one that begins with ~"""
-    database: FixedPath | None = None
-    """its database: an absolute path, or one that begins with ~; else workstreams.db in the root, if it exists"""
-    scratch_cleanup_days: Days | None = None
-    """replaces paths.cleanup.scratch_cleanup_days"""
-    total_warning_gb: Amount | None = None
-    """replaces paths.usage.total_warning_gb"""
-    workstream_warning_gb: Amount | None = None
-    """replaces paths.usage.workstream_warning_gb"""
-    session_warning_mb: Amount | None = None
-    """replaces paths.usage.session_warning_mb"""
-    limits: dict[str, Size] = {}
-    """added to maintenance.pressure.limits, and wins for the same workstream"""
-    protect: tuple[str, ...] = Field(default=(), strict=False)
-    """added to maintenance.cleanup.protect"""
+    name: str = Field(
+        pattern=ROOT_NAME, max_length=64, examples=["lab"], description="ASCII letters, digits, - and _, not beginning with -, at most 64"
+    )
+    path: FixedPath = Field(examples=["/srv/lab/arawn"], description="the root: an absolute path, or one that begins with ~")
+    database: FixedPath | None = Field(
+        default=None,
+        examples=["/srv/lab/workstreams.db"],
+        description="its database: an absolute path, or one that begins with ~; else workstreams.db in the root, if it exists",
+    )
+    scratch_cleanup_days: Days | None = Field(default=None, examples=[30], description="replaces paths.cleanup.scratch_cleanup_days")
+    total_warning_gb: Amount | None = Field(default=None, examples=[100.0], description="replaces paths.usage.total_warning_gb")
+    workstream_warning_gb: Amount | None = Field(default=None, examples=[10.0], description="replaces paths.usage.workstream_warning_gb")
+    session_warning_mb: Amount | None = Field(default=None, examples=[500.0], description="replaces paths.usage.session_warning_mb")
+    limits: dict[str, Size] = Field(
+        default={},
+        examples=[{"thesis": "50GiB"}],
+        description="added to maintenance.pressure.limits; takes precedence for the same workstream",
+    )
+    protect: tuple[str, ...] = Field(default=(), strict=False, examples=[["keep-*"]], description="added to maintenance.cleanup.protect")
 
 
 class Metrics(_Table):
     """`[maintenance.metrics]`."""
 
-    textfile_dir: str = ""
-    """folder of node_exporter's textfile collector; empty writes no metrics"""
+    textfile_dir: str = Field(default="", description="folder of node_exporter's textfile collector; empty writes no metrics")
 
 
 class Maintenance(_Table):
     """`[maintenance]`."""
 
-    state_dir: str = ""
-    """where levels, history and outbox are kept; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"""
-    nice: Annotated[int, Field(ge=-20, le=19)] = 10
-    """niceness that the tool gives itself, if it is not higher already: -20 to 19"""
-    io_class: Literal["idle", "best-effort", "none"] = "idle"
-    """disk priority: idle, best-effort, or none to leave it"""
-    threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """threads that measure and remove; 0 is four for each processor, 16 at most, as most wait for the disk"""
+    state_dir: str = Field(
+        default="", description="folder for levels, history and outbox; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"
+    )
+    nice: int = Field(default=10, ge=-20, le=19, description="niceness to run at, unless it is higher already: -20 to 19")
+    io_class: Literal["idle", "best-effort", "none"] = Field(
+        default="idle", description="disk priority to run at: idle, best-effort, or none to leave it unchanged"
+    )
+    threads: int = Field(
+        default=0, ge=0, le=256, description="threads for measuring and removing; 0 is four for each processor, at most 16"
+    )
     cleanup: Cleanup = Cleanup.model_construct()
     pressure: Pressure = Pressure.model_construct()
     relay: Relay = Relay.model_construct()
     schedule: Schedule = Schedule.model_construct()
-    roots: tuple[NamedRoot, ...] = Field(default=(), strict=False)
-    """more roots than the main one, each with a name"""
+    roots: tuple[NamedRoot, ...] = Field(default=(), strict=False, description="more roots, each with a name")
     metrics: Metrics = Metrics.model_construct()
 
 
 class ConfigFile(_Table):
-    """A whole configuration file; tables that are not named here belong to Arawn."""
+    """A configuration file. Tables that are not named here belong to Arawn."""
 
     model_config = ConfigDict(extra="ignore")
 
     paths: Paths = Paths.model_construct()
     workstream: WorkstreamStore = WorkstreamStore.model_construct()
     maintenance: Maintenance = Maintenance.model_construct()
+
+
+def tables_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the tables in the type of a key: the type itself, or that of the elements of a list."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+
+
+def fields_of(table: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every dotted key of a table and of the tables in it. Keys whose values are tables have no description."""
+    for name, field in table.model_fields.items():
+        yield f"{prefix}{name}", field
+        for inner in tables_in(field.annotation):
+            yield from fields_of(inner, f"{prefix}{name}.")

@@ -1,4 +1,7 @@
-"""A configuration file with every key, its meaning and its default, commented out: what is not decided follows later versions."""
+"""Write a configuration file with every key, its description and its default, all commented out.
+
+A key that stays commented out follows the defaults of later versions.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ from collections.abc import Iterator
 
 import tomli_w
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from arawn_cli.config.meanings import meanings
-from arawn_cli.config.schema import ConfigFile, NamedRoot
-
-_WIDTH = 100
-
+from arawn_cli.config.schema import ConfigFile, tables_in
 
 _HEAD = """\
 # Arawn's configuration: [paths] and [workstream] are Arawn's own, [maintenance] is arawn-cli's.
@@ -20,85 +20,49 @@ _HEAD = """\
 """
 
 
-_ROOTS = "maintenance.roots"
-
-
-EXAMPLES: dict[str, object] = {
-    "paths.base_path": "~/.arawn",
-    "workstream.database": "workstreams.db",
-    "workstream.data_dir": "workstreams",
-    "maintenance.pressure.limits": {"my-blog": "5GiB"},
-    "maintenance.roots.name": "lab",
-    "maintenance.roots.path": "/srv/lab/arawn",
-    "maintenance.roots.database": "/srv/lab/workstreams.db",
-    "maintenance.roots.scratch_cleanup_days": 30,
-    "maintenance.roots.total_warning_gb": 100.0,
-    "maintenance.roots.workstream_warning_gb": 10.0,
-    "maintenance.roots.session_warning_mb": 500.0,
-    "maintenance.roots.limits": {"thesis": "50GiB"},
-    "maintenance.roots.protect": ["keep-*"],
-}
-"""A value for keys that have no default, or an empty one that shows too little."""
-
-
 def template() -> str:
-    """The text of the file; with every comment that holds a key taken away it is a valid file too."""
-    return "\n".join([_HEAD, *_table(ConfigFile(), "")])
+    """Return the text of the file. It is also valid if the comment mark of any key is removed."""
+    return "\n".join([_HEAD, *_table(ConfigFile, "")])
 
 
-def shown(value: object) -> str:
-    """A value as TOML writes it on one line."""
+def example(field: FieldInfo) -> object:
+    """Return the value to show for a key: its example if it has one, else its default."""
+    return field.examples[0] if field.examples else field.default
+
+
+def toml_value(value: object) -> str:
+    """Return a value in TOML on one line."""
     if isinstance(value, dict):
-        inside = ", ".join(f"{name} = {shown(each)}" for name, each in value.items())
+        inside = ", ".join(f"{name} = {toml_value(each)}" for name, each in value.items())
         return f"{{ {inside} }}" if inside else "{}"
-    written = tomli_w.dumps({"": list(value) if isinstance(value, tuple) else value}).partition(" = ")[2]
-    return " ".join(written.split()).replace("[ ", "[").replace(", ]", "]")
+    text = tomli_w.dumps({"": list(value) if isinstance(value, tuple) else value}).partition(" = ")[2]
+    return " ".join(text.split()).replace("[ ", "[").replace(", ]", "]")
 
 
-def _table(table: BaseModel, prefix: str) -> Iterator[str]:
-    inner: list[tuple[str, BaseModel]] = []
-    mappings: list[str] = []
-    for name in type(table).model_fields:
-        key, value = f"{prefix}{name}", getattr(table, name)
-        if isinstance(value, BaseModel):
-            inner.append((key, value))
-        elif key == _ROOTS or isinstance(value, dict):
-            mappings.append(key)  # as tables of their own they stand behind the keys of this one
-        else:
-            yield from _entry(key, EXAMPLES.get(key, value))
-    for key in mappings:
-        yield from _roots() if key == _ROOTS else _mapping(key)
-    for key, value in inner:
-        yield f"[{key}]"
-        yield from _table(value, f"{key}.")
+def _table(table: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield the lines of a table: simple keys first, since they would belong to an inner table after it."""
+    fields = table.model_fields.items()
+    for name, field in fields:
+        if not isinstance(example(field), (BaseModel, dict)) and not any(tables_in(field.annotation)):
+            yield from _comment(field)
+            yield f"# {name} = {toml_value(example(field))}\n"
+    for name, field in fields:
+        key, shown = f"{prefix}{name}", example(field)
+        inner = next(tables_in(field.annotation), None)
+        if isinstance(shown, BaseModel):
+            yield f"[{key}]"
+            yield from _table(type(shown), f"{key}.")
+        elif inner is not None:
+            yield from _comment(field)
+            yield f"# [[{key}]]"
+            yield from (f"# {each} = {toml_value(example(own))}  # {own.description}" for each, own in inner.model_fields.items())
+            yield ""
+        elif isinstance(shown, dict):
+            yield from _comment(field)
+            yield f"# [{key}]"
+            yield from (f"# {each} = {toml_value(value)}" for each, value in shown.items())
+            yield ""
 
 
-def _entry(key: str, value: object) -> Iterator[str]:
-    name = key.rpartition(".")[2]
-    yield from _meaning(key)
-    yield f"# {name} = {shown(value)}\n"
-
-
-def _mapping(key: str) -> Iterator[str]:
-    yield from _meaning(key)
-    yield f"# [{key}]"
-    yield from (f"# {name} = {shown(value)}" for name, value in _example(key).items())
-    yield ""
-
-
-def _roots() -> Iterator[str]:
-    yield from _meaning(_ROOTS)
-    yield f"# [[{_ROOTS}]]"
-    for name in NamedRoot.model_fields:
-        key = f"{_ROOTS}.{name}"
-        yield f"# {name} = {shown(EXAMPLES[key])}  # {meanings()[key]}"
-    yield ""
-
-
-def _example(key: str) -> dict[str, object]:
-    example = EXAMPLES[key]
-    return example if isinstance(example, dict) else {}
-
-
-def _meaning(key: str) -> Iterator[str]:
-    yield from (f"# {line}" for line in textwrap.wrap(meanings()[key], _WIDTH))
+def _comment(field: FieldInfo) -> Iterator[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(field.description or "", width=100))

@@ -1,46 +1,33 @@
-"""What is wrong with a configuration file, one line a fault.
+"""Describe the errors of a configuration file, one line for each.
 
-Each line has the dotted path, the value found, what is allowed, and for a key
-that is not known the nearest one that is.
+A line has the dotted key, the value that was found and what is allowed. For an unknown key it has the
+nearest known one.
 """
 
 from __future__ import annotations
 
 import difflib
-import types
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from arawn_cli.config.relay_url import redact_value
-from arawn_cli.config.schema import ConfigFile, WorkstreamStore
+from arawn_cli.config.schema import ConfigFile, WorkstreamStore, fields_of
 from arawn_cli.names import escape
 
-# A table or key of Arawn's that resembles one of ours this closely is taken for a typo of it.
-_LIKENESS = 0.8
-
-
-_BEGINNINGS = ("path", "paht", "maint", "cleanup")
-
-
-_OURS_ALONE = frozenset(
-    {"scratch_cleanup_days", "trash_days", "protect", "total_warning_gb", "workstream_warning_gb", "session_warning_mb"}
-)
-
+# Arawn may have a table or key of any name. One that is this similar to ours is taken for a misspelling.
+_SIMILARITY = 0.8
 
 _HINTS = {
     "paths.cleanup.scratch_cleanup_days": "to stop cleanup, disable its timer or crontab line instead",
     "maintenance.relay.token": "a secret never stands in this file: name a file that holds it with maintenance.relay.token_file",
 }
 
-
 _SIZE = 'a size such as "5GiB", or a number of bytes'
 
-
-# What TOML calls otherwise than Python does, with an example that every key of the kind takes.
-_WORDS = {
+# By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.
+_ALLOWED = {
     "tuple_type": "a list in square brackets",
     "dict_type": "a table",
     "model_type": "a table",
@@ -60,77 +47,50 @@ _WORDS = {
 }
 
 
-def problems_of(error: ValidationError) -> list[str]:
-    """One line for each fault that validation found, in the order of the file's tables."""
-    return [_line(detail) for detail in error.errors(include_url=False)]
+def describe_errors(error: ValidationError) -> list[str]:
+    """Return one line for each error that pydantic found, in the order of the file's tables."""
+    return [_describe(detail) for detail in error.errors(include_url=False)]
 
 
-def near_misses(document: Mapping[str, object]) -> list[str]:
-    """Tables at the top, and keys of `[workstream]`, that Arawn may own but that look like a typo of one we read."""
-    lines = [_near_miss(key, ConfigFile, "") for key in document]
+def find_misspellings(document: Mapping[str, object]) -> list[str]:
+    """Return one line for each top-level table, and each key of `[workstream]`, that resembles one of ours."""
+    lines = []
     workstream = document.get("workstream")
-    if isinstance(workstream, dict):
-        lines += [_near_miss(key, WorkstreamStore, "workstream.") for key in workstream]
-    return [line for line in lines if line] + list(_strays(document, ""))
+    for prefix, found, known in (
+        ("", document, ConfigFile.model_fields),
+        ("workstream.", workstream if isinstance(workstream, dict) else {}, WorkstreamStore.model_fields),
+    ):
+        for key in found:
+            near = nearest(key, known, _SIMILARITY)
+            if key not in known and near is not None:
+                lines.append(f"{escape(prefix + key)}: unknown, and too similar to {prefix}{near} to be ignored")
+    return lines
 
 
-def _strays(table: Mapping[str, object], prefix: str) -> Iterator[str]:
-    """Keys that only our tables have, found in a place where nothing reads them."""
-    for key, value in table.items():
-        path = f"{prefix}{key}"
-        if path.partition(".")[0] in ("paths", "maintenance"):
-            continue  # validation tells of these
-        if key in _OURS_ALONE:
-            yield f"{escape(path)}: not read here; the nearest known key is {_nearest(path)}"
-        if isinstance(value, dict):
-            yield from _strays(value, f"{path}.")
+def nearest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Return the known word that is most similar to another one, or None if none is similar enough."""
+    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=similarity)), None)
 
 
-def _near_miss(key: str, table: type[BaseModel], prefix: str) -> str | None:
-    if key in table.model_fields:
-        return None
-    near = difflib.get_close_matches(key.lower(), table.model_fields, n=1, cutoff=_LIKENESS)
-    if not near and not prefix and key.lower().startswith(_BEGINNINGS):
-        near = difflib.get_close_matches(key.lower(), table.model_fields, n=1, cutoff=0.0)
-    return f"{escape(prefix + key)}: unknown, and too like {prefix}{near[0]} to pass over" if near else None
-
-
-def _line(detail: ErrorDetails) -> str:
-    path = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
-    if detail["type"] == "extra_forbidden":
-        return f"{path}: unknown key; {_HINTS.get(path) or f'the nearest known key is {_nearest(path)}'}"
-    words = _WORDS.get(detail["type"])
-    message = detail["msg"].removeprefix("Value error, ")
-    allowed = words.format(**detail.get("ctx", {})) if words else message[0].lower() + message[1:]
-    hint = _HINTS.get(path)
-    return f"{path}: found {shown(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
-
-
-def shown(value: object) -> str:
-    """A value of the file in short, without the secrets that an address may hold."""
+def format_value(value: object) -> str:
+    """Return a value of the file in at most 60 characters, without the secrets that a URL may contain."""
     text = redact_value(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _nearest(path: str) -> str:
-    """The known key most like an unknown one: the same word in another table first, then the likeliest spelling."""
-    known = list(_known_keys(ConfigFile, ""))
-    path = path.lower()
-    word = path.rpartition(".")[2]
-    same = [key for key in known if key.rpartition(".")[2] == word]
-    return same[0] if same else difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+def _describe(detail: ErrorDetails) -> str:
+    key = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
+    hint = _HINTS.get(key)
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {hint or f'the nearest known key is {_nearest_key(key)}'}"
+    template = _ALLOWED.get(detail["type"])
+    message = detail["msg"].removeprefix("Value error, ")
+    allowed = template.format(**detail.get("ctx", {})) if template else message[0].lower() + message[1:]
+    return f"{key}: found {format_value(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
 
 
-def _known_keys(table: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in table.model_fields.items():
-        path = f"{prefix}{name}"
-        yield path
-        for inner in _tables_in(field.annotation):
-            yield from _known_keys(inner, f"{path}.")
-
-
-def _tables_in(annotation: object) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _tables_in(argument)
+def _nearest_key(key: str) -> str | None:
+    """Return the known key of the same name in another table, else the one with the most similar spelling."""
+    known = [known for known, _ in fields_of(ConfigFile)]
+    name = key.lower().rpartition(".")[2]
+    return next((other for other in known if other.rpartition(".")[2] == name), None) or nearest(key, known, 0)

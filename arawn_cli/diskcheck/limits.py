@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.layout import SCRATCH, SESSIONS, Root
 from arawn_cli.config.loader import Config
-from arawn_cli.config.schema import seconds_of
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage
 from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
 from arawn_cli.names import is_valid_id
 from arawn_cli.state import MAX_INTEGER
+from arawn_cli.units import seconds_of
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import cast
 
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import unread, unread_file
+from arawn_cli.config.paths import ignored_config_warning, ignored_owner_config
 from arawn_cli.config.roots import names_of
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.probe import probe
@@ -37,7 +37,7 @@ _MAX_ERROR_MICROSECONDS = 16_000_000
 def configuration_findings(shell: Shell) -> Iterator[Finding]:
     """Check whether it is the configuration of the root's owner, and lets cleanup remove."""
     config = shell.config
-    own, problem = unread_file(config.root, config.file), unread(config.root, config.file)
+    own, problem = ignored_owner_config(config.root, config.file), ignored_config_warning(config.root, config.file)
     if own is not None and problem is not None:
         named = Flags(config=own, base_path=str(config.root.absolute()))
         account = None if os.access(own, os.R_OK) else ROOT

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from arawn_cli.config.schema import seconds_of
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
+from arawn_cli.units import seconds_of
 
 MINUTE = 60
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import arawn_cli
 from arawn_cli.arawn.layout import opened_root
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import unread
+from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.config.sources import DEFAULT, root_source
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError
@@ -166,7 +166,9 @@ def command() -> tuple[str, ...]:
 
 def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
     """Return warnings of a configuration of the owner that is not read, and of a token that the timers will not have."""
-    return [warning for warning in (unread(config.root, config.file), token_warning(config, environment)) if warning is not None]
+    return [
+        warning for warning in (ignored_config_warning(config.root, config.file), token_warning(config, environment)) if warning is not None
+    ]
 
 
 def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:

@@ -10,8 +10,7 @@ from typing import get_type_hints
 
 import pytest
 
-from arawn_cli.config.meanings import meanings
-from arawn_cli.config.schema import ConfigFile
+from arawn_cli.config.schema import ConfigFile, fields_of
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import Event, Reason
 from arawn_cli.output.json_schema import EVENTS, PARTS
@@ -20,6 +19,8 @@ from tests.support.commands import PROGRAM, commands, options_of
 TOP = Path(__file__).parents[2]
 SOURCE = "\n".join(path.read_text() for path in sorted([*(TOP / "arawn_cli").rglob("*.py"), *(TOP / "arawn_cli").glob("*.[ch]")]))
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md"), *(TOP / "contrib").rglob("*.md")])
+# Every dotted key with a value.
+KEYS = {key for key, field in fields_of(ConfigFile) if field.description}
 # Commands of others, whose options are their own.
 _OTHERS = r"^(?:[$#] )?(?:sudo )?(?!arawn-cli|\[)[a-z./][\w./-]* "
 
@@ -62,12 +63,12 @@ def test_each_option_in_code_quotes_exists(page: str) -> None:
 
 
 def test_each_key_of_the_configuration_in_code_quotes_exists(page: str) -> None:
-    tables = {key.rpartition(".")[0] for key in meanings()} | {"maintenance"}
+    tables = {key.rpartition(".")[0] for key in KEYS} | {"maintenance"}
     named = [match.groups() for each in code_of(page) if (match := re.match(r"\[\[?([a-z_.]+)\]\]?(?: ([a-z_]+))?", each))]
     own = [(table, key) for table, key in named if table.partition(".")[0] in ("maintenance", "paths", "workstream")]
-    assert [(table, key) for table, key in own if (f"{table}.{key}" if key else table) not in {*meanings(), *tables}] == []
+    assert [(table, key) for table, key in own if (f"{table}.{key}" if key else table) not in KEYS | tables] == []
     dotted = {each for each in code_of(page) if re.fullmatch(r"(?:maintenance|paths|workstream)\.[a-z_.]+", each)}
-    assert dotted <= {*meanings(), *tables}
+    assert dotted <= KEYS | tables
 
 
 def test_each_table_of_a_file_in_a_page_is_a_configuration(page: str) -> None:
@@ -80,7 +81,7 @@ def test_each_name_with_an_underscore_in_code_quotes_is_the_codes(page: str) -> 
     parts: tuple[type, ...] = (Event, *EVENTS, *PARTS)
     events = {name for part in parts for name in get_type_hints(part)}
     kinds = {str(field.default) for kind in EVENTS for field in fields(kind) if field.name == "type"}
-    keys = {part for key in meanings() for part in key.split(".")}
+    keys = {part for key in KEYS for part in key.split(".")}
     # The list that tests/unit/output/test_prometheus.py holds against what is written.
     metrics = set(re.findall(r"^\| `(arawn_\w+)` \|", (TOP / "docs" / "monitoring.md").read_text(), re.MULTILINE))
     known = events | kinds | keys | metrics | {str(reason) for reason in Reason}

@@ -44,7 +44,7 @@ from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces, needs_root, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
-from tests.unit.config.test_config import of_another
+from tests.unit.config.test_loader import of_another
 
 __all__ = ["of_another"]
 

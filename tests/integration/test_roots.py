@@ -108,11 +108,11 @@ def test_a_named_root_is_never_worked_on_by_the_rules_of_another(
         ((), {"ARAWN_BASE_PATH": str(lab.root)}),
     ):
         done = run("scratch-cleanup", "--config", path, *words, **environment)
-        assert (done.code, "say --root lab" in done.stderr) == (78, True)
+        assert (done.code, "use --root lab" in done.stderr) == (78, True)
     (tmp_path / "main").symlink_to(tree.root)
     path.write_text(path.read_text().replace(str(lab.root), str(tmp_path / "main")))
     done = run("scratch-cleanup", "--config", path, "--root", "lab")
-    assert (done.code, "is the main root" in done.stderr) == (78, True)
+    assert (done.code, "is also the main root" in done.stderr) == (78, True)
     assert (lab.sessions / "old").is_dir()
 
 

@@ -87,19 +87,19 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
         ({"name": "x" * 65}, "maintenance.roots[1].name: found 'xxx"),
         (
             {"name": "one"},
-            "maintenance.roots[1].name: found 'one'; allowed: a name of its own, and this is that of maintenance.roots[0].name",
+            "maintenance.roots[1].name: found 'one'; allowed: a name of its own, but maintenance.roots[0].name has the same",
         ),
         (
             {"path": "/one/../one/"},
-            "maintenance.roots[1].path: found '/one/../one/'; allowed: a path of its own, and this is that of maintenance",
+            "maintenance.roots[1].path: found '/one/../one/'; allowed: a path of its own, but maintenance.roots[0].path has the same",
         ),
-        ({"path": "/srv/arawn"}, "a path of its own, and this is that of paths.base_path"),
+        ({"path": "/srv/arawn"}, "a path of its own, but paths.base_path has the same"),
         (
             {"path": "/one/workstreams/scratch/sessions/x/work"},
             "allowed: a path that is not below the workstreams of maintenance.roots[0].path",
         ),
-        ({"database": "/one/workstreams.db"}, "allowed: a database of its own, and this is that of maintenance.roots[0].path"),
-        ({"database": "/srv/arawn/workstreams.db"}, "a database of its own, and this is that of paths.base_path"),
+        ({"database": "/one/workstreams.db"}, "allowed: a database of its own, but maintenance.roots[0].path has the same"),
+        ({"database": "/srv/arawn/workstreams.db"}, "a database of its own, but paths.base_path has the same"),
         ({"scratch_cleanup_days": 0}, "maintenance.roots[1].scratch_cleanup_days: found 0"),
         ({"scratch_cleanup_day": 3}, "scratch_cleanup_day: unknown key; the nearest known key is maintenance.roots.scratch_cleanup_days"),
         ({"trash_days": 3}, "maintenance.roots[1].trash_days: unknown key; the nearest known key is maintenance.cleanup.trash_days"),
@@ -114,7 +114,7 @@ def test_a_wrong_root_is_a_fault_of_the_file_with_its_dotted_path(tmp_path: Path
 def test_all_faults_of_all_roots_are_told_at_once(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     path = written(tmp_path / "c.toml", {"name": "a", "path": "/a"}, {"name": "a", "path": "b", "pth": 1}, {"name": "", "path": "/a"})
     done = run("scratch-cleanup", "--config", path, "--base-path", tree.root)
-    assert (done.code, "5 wrong" in done.stderr, done.stdout) == (78, True, "")
+    assert (done.code, "5 errors" in done.stderr, done.stdout) == (78, True, "")
     for where in ("[1].name", "[1].path", "[1].pth", "[2].name", "[2].path"):
         assert done.stderr.count(f"  maintenance.roots{where}: ") == 1
 

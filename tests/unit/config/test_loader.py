@@ -11,7 +11,7 @@ from arawn_cli.cli.cleanup import scratch_cleanup
 from arawn_cli.cli.demo import SampleTree
 from arawn_cli.cli.options import Format
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.config.paths import unread
+from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.errors import ConfigurationError
 from tests.conftest import needs_root
 from tests.support.in_process import NOWHERE
@@ -127,7 +127,7 @@ def test_the_home_in_a_file_of_root_is_that_of_the_account_that_reads_it(of_anot
 def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another: Path) -> None:
     root = of_another.parents[2] / ".arawn"
     of_another.write_text(f'paths.base_path = "~/.arawn"\n[[maintenance.roots]]\nname = "lab"\npath = "{root}"\n')
-    with pytest.raises(ConfigurationError, match=r"that of paths\.base_path"):
+    with pytest.raises(ConfigurationError, match=r"paths\.base_path has the same"):
         load(Flags(config=of_another), {})
 
 
@@ -149,7 +149,7 @@ def test_a_cleanup_warns_where_the_owners_configuration_is_not_read(
         dry_run(root, config)
         assert (said in capfd.readouterr().err) == warned
     of_another.unlink()
-    assert unread(root, None) is None
+    assert ignored_config_warning(root, None) is None
 
 
 def test_an_account_that_names_another_file_for_its_own_root_is_not_warned_of_its_usual_one(
