@@ -23,7 +23,7 @@ ONE = OutgoingEvent("event-1", "disk_pressure", "2026-01-01T00:00:00Z", "//host/
 
 @contextmanager
 def running(serve_forever: Callable[[], None], shutdown: Callable[[], None]) -> Iterator[None]:
-    thread = threading.Thread(target=serve_forever)
+    thread = threading.Thread(target=serve_forever, daemon=True)
     thread.start()
     try:
         yield
@@ -49,7 +49,7 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
                     return
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=talk)
+        thread = threading.Thread(target=talk, daemon=True)
         thread.start()
         try:
             yield listener.getsockname()[1]

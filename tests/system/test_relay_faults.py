@@ -80,10 +80,10 @@ def test_a_restart_in_mid_stream_loses_nothing_and_keeps_the_order(runs: Runs, n
             except Exception:  # noqa: S110 - the relay goes away, which is the point
                 pass
 
-    listener = threading.Thread(target=listen)
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     started.wait(10)
-    sender = threading.Thread(target=runs, args=(nchan.url(path, scheme), 400))
+    sender = threading.Thread(target=runs, args=(nchan.url(path, scheme), 400), daemon=True)
     sender.start()
     while len(first) < 20 and sender.is_alive():
         time.sleep(0.001)
@@ -159,7 +159,7 @@ def test_cut_connections_keep_events(runs: Runs, shared_nchan: Nchan, scheme: st
 def test_two_runs_at_once_send_no_event_twice(runs: Runs, shared_nchan: Nchan) -> None:
     runs("http://127.0.0.1:1/", 100, deadline=0.1)
     url = shared_nchan.url("/pub/twice")
-    threads = [threading.Thread(target=runs, args=(url, 0)) for _ in range(3)]
+    threads = [threading.Thread(target=runs, args=(url, 0), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -117,7 +117,7 @@ def test_two_runs_that_find_damage_at_once_lose_nothing_of_the_new_file(tmp_path
         Outbox(state, 10).append(event(number))
         state.close()
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

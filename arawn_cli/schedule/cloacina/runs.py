@@ -179,11 +179,9 @@ def outcome_of(status: int, last_line: bytes, stopped: str | None) -> RunOutcome
         summary = json.loads(last_line)
     except ValueError:
         summary = None
-    # With --unless-running a run that finds another one ends with one of these, and without events.
-    if status == ExitCode.LOCKED or (status == ExitCode.DONE and summary is None):
-        return RunOutcome(RunResult.LOCKED, None)
     if status == ExitCode.DONE:
-        return RunOutcome("done", summary)
+        # With --unless-running, a run that finds another one in progress prints nothing.
+        return RunOutcome("done" if summary else RunResult.LOCKED, summary)
     meaning = EXIT_MEANINGS[ExitCode(status)] if status in EXIT_MEANINGS else f"exit status {status}"
     raise FailedRunError(f"{meaning}: {_details(status, summary)}")
 

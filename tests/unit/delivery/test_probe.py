@@ -81,7 +81,7 @@ def test_a_relay_that_resets_the_connection_fails() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/pub"
-        resetting = threading.Thread(target=reset)
+        resetting = threading.Thread(target=reset, daemon=True)
         resetting.start()
         assert probed(url, None) == ProbeResult(False, f"{url} closed the connection, or does not speak HTTP")
         resetting.join()

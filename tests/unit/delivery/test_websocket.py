@@ -54,7 +54,7 @@ class Arawn:
     @contextmanager
     def listening(self) -> Iterator[str]:
         with serve(self.talk, "127.0.0.1", 0, max_size=100) as server:
-            thread = threading.Thread(target=server.serve_forever)
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
             yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"
             server.shutdown()
@@ -152,7 +152,7 @@ def test_a_relay_that_closes_the_connection_at_once_is_retried() -> None:
     """As a proxy with nothing behind it does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        closing = threading.Thread(target=lambda: listener.accept()[0].close())
+        closing = threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True)
         closing.start()
         result = sent(f"ws://127.0.0.1:{port}/")
         closing.join()
