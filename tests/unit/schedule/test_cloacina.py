@@ -101,7 +101,7 @@ def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Comman
     [
         (None, None),
         (LastRun("2026-01-01T00:00:00Z", "the removal limit keeps 2 sessions", {}), RunResult.FAILED),
-        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b"{}", None).outcome}), RunResult.SUCCESS),
+        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b'{"type": "disk_check"}', None).outcome}), RunResult.SUCCESS),
         (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b"", None).outcome}), RunResult.LOCKED),
     ],
 )
