@@ -83,10 +83,17 @@ def _end_process_later(item: pytest.Item) -> None:
     faulthandler.dump_traceback_later(mark.args[0] + 60, exit=True, file=item.config.stash[_STDERR])
 
 
+def works(*command: str) -> bool:
+    """Return whether a command exists and succeeds."""
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
+
+
 needs_root = needs(os.getuid() == 0, "root")
 needs_strace = needs(shutil.which("strace") is not None, "strace")
 needs_setpriv = needs(os.getuid() == 0 and shutil.which("setpriv") is not None, "root and setpriv")
-needs_namespaces = needs(os.getuid() == 0 and shutil.which("unshare") is not None, "root and unshare")
+needs_namespaces = needs(os.getuid() == 0 and works("unshare", "--mount", "true"), "root and mount namespaces")
+needs_user_namespaces = needs(os.getuid() == 0 and works("unshare", "--user", "--map-root-user", "true"), "root and user namespaces")
+needs_chattr = needs(os.getuid() == 0 and shutil.which("chattr") is not None, "root and chattr")
 
 # Root that may no more than an ordinary user where a file is somebody else's.
 WITHOUT_FILE_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cli.demo import SampleTree
-from tests.conftest import COMMAND, Run, needs
+from tests.conftest import COMMAND, Run, needs, works
 from tests.support.terminal import answered
 
-needs_crontab = needs(os.getuid() == 0 and all(shutil.which(name) for name in ("crontab", "unshare")), "root, crontab and unshare")
+needs_crontab = needs(
+    os.getuid() == 0 and shutil.which("crontab") is not None and works("unshare", "--mount", "true"), "root, crontab and mount namespaces"
+)
 
 
 @pytest.fixture

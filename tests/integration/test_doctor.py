@@ -41,7 +41,7 @@ from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
 from arawn_cli.schedule.status import InstalledPlace
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
-from tests.conftest import Run, needs_namespaces, needs_root, snapshot
+from tests.conftest import Run, needs_user_namespaces, needs_root, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
 from tests.unit.config.test_loader import of_another
@@ -117,7 +117,7 @@ def test_a_missing_or_unsafe_root_fails(tree: SampleTree) -> None:
     assert (finding.status, finding.check) == (Status.FAIL, "root")
 
 
-@needs_namespaces
+@needs_user_namespaces
 def test_hidden_processes_warn(run: Callable[..., Run], tree: SampleTree) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         done = run("doctor", "--base-path", tree.root, prefix=("unshare", "--user", "--map-root-user"))

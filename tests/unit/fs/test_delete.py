@@ -22,7 +22,7 @@ from arawn_cli.errors import Failure
 from arawn_cli.fs.delete import delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import open_directory
-from tests.conftest import Run, make_deep, needs_namespaces, needs_root, needs_strace
+from tests.conftest import Run, make_deep, needs_chattr, needs_namespaces, needs_strace
 from tests.support.errors import os_error
 from tests.support.in_process import cleaned
 
@@ -146,7 +146,7 @@ def test_another_filesystem_is_not_entered(tmp_path: Path, threads: int) -> None
 # ---- What cannot be deleted
 
 
-@needs_root
+@needs_chattr
 def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_deleted(
     tmp_path: Path, pool: ThreadPoolExecutor | None
 ) -> None:
@@ -161,7 +161,7 @@ def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_dele
         subprocess.run(["chattr", "-i", str(top / "a" / "stuck")], check=True)
 
 
-@needs_root
+@needs_chattr
 def test_a_failed_removal_is_reported_with_exit_1_and_tried_again(run: Callable[..., Run], tree: SampleTree) -> None:
     directory = tree.session("s", files={"stuck": 10, "free": 5}, age_days=30)
     inode = (directory / "work" / "stuck").stat().st_ino

@@ -18,7 +18,7 @@ from arawn_cli.cleanup import removal
 from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.fs.in_use import PATIENCE_SECS
 from arawn_cli.fs.openat import identity_of
-from tests.conftest import Run, needs_namespaces, needs_setpriv, snapshot
+from tests.conftest import Run, needs_namespaces, needs_setpriv, needs_user_namespaces, snapshot
 from tests.support.in_process import cleaned
 from tests.support.relay_fixtures import wait_until
 
@@ -73,8 +73,13 @@ IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user")
 WITHOUT_A_LOOK_INTO_OTHERS = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
 
 
-@needs_namespaces
-@pytest.mark.parametrize("prefix", [IN_A_NAMESPACE, WITHOUT_A_LOOK_INTO_OTHERS], ids=["user-namespace", "fewer-powers"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        pytest.param(IN_A_NAMESPACE, marks=needs_user_namespaces, id="user-namespace"),
+        pytest.param(WITHOUT_A_LOOK_INTO_OTHERS, marks=needs_setpriv, id="fewer-powers"),
+    ],
+)
 @pytest.mark.parametrize("mode", ["--dry-run", "--no-dry-run"])
 def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_nothing(
     run: Callable[..., Run], tree: SampleTree, prefix: tuple[str, ...], mode: str
@@ -89,7 +94,7 @@ def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_no
     assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
 
 
-@needs_namespaces
+@needs_user_namespaces
 def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..., Run], tree: SampleTree) -> None:
     """Its own processes are all that it can have in a session, and it sees them."""
     directory = tree.session("used", files={"f": 1}, age_days=30)
