@@ -42,9 +42,9 @@ def trash_list(
         raise typer.Exit(run_job(flags, shown, list_trash).exit_code)
     run = run_job(flags, Output(format="none", verbose=verbose, quiet=quiet), list_trash)
     if run.result is not None and (run.result.entries or run.exit_code is ExitCode.DONE):
-        from arawn_cli.output.tables import show
+        from arawn_cli.output.tables import print_trash
 
-        show(run.result.entries)
+        print_trash(run.result.entries)
     raise typer.Exit(run.exit_code)
 
 
@@ -85,7 +85,7 @@ def trash_purge(
     shown = Output(format=output, verbose=verbose, quiet=quiet)
     run = run_job(flags, shown, partial(empty, older_than_days=older_than_days))
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and shown.resolved() == "table":
-        from arawn_cli.output.tables import say_that_nothing_is_purged
+        from arawn_cli.output.tables import print_nothing_purged
 
-        say_that_nothing_is_purged()
+        print_nothing_purged()
     raise typer.Exit(run.exit_code)

@@ -274,7 +274,7 @@ def _check_sentence(summary: DiskCheck) -> Text:
     return Text(text, style=LEVEL_STYLES[summary.level])
 
 
-def show(entries: Sequence[TrashEntryEvent]) -> None:
+def print_trash(entries: Sequence[TrashEntryEvent]) -> None:
     """Print the removed sessions in the trash as a table.
 
     Raises:
@@ -283,7 +283,7 @@ def show(entries: Sequence[TrashEntryEvent]) -> None:
     _print(Fitting([_trash_cells(entry) for entry in entries], _TRASH_LAYOUTS, "Trash") if entries else Text("The trash is empty."))
 
 
-def say_that_nothing_is_purged() -> None:
+def print_nothing_purged() -> None:
     """Print that there was nothing to purge.
 
     Raises:
