@@ -41,7 +41,7 @@ from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
 from arawn_cli.schedule.status import InstalledPlace
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
-from tests.conftest import Run, needs_user_namespaces, needs_root, snapshot
+from tests.conftest import Run, needs_root, needs_user_namespaces, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
 from tests.unit.config.test_loader import of_another
