@@ -6,7 +6,6 @@ import faulthandler
 import json
 import logging
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ settings.register_profile("trees", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("trees")
 
 COMMAND = Path(sys.executable).with_name("arawn-cli")
+ISOLATED = Path(__file__).parent / "support" / "isolated"
 
 TIME_LIMITS = {"slow": 600, "long": 3600, "engine": 900}  # seconds for one test with its fixtures; pyproject.toml has that of others
 _STDERR = pytest.StashKey[int]()
@@ -130,13 +130,11 @@ RunCommand = Callable[..., Run]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A clean environment: no configuration but what a test gives, a home of its own."""
-    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG") or key.startswith("COV")}
+    """A clean environment: its own home, no configuration, and no units or crontabs of this machine."""
+    kept = {key: value for key, value in os.environ.items() if key == "LANG" or key.startswith("COV")}
     home = tmp_path / "home"
     home.mkdir()
-    own = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config", "arawn", "config.toml")
-    elsewhere = {"PYTHONPATH": str(Path(__file__).parent / "support" / "at_home")} if own.exists() else {}
-    return {**kept, **elsewhere, "HOME": str(home)}
+    return {**kept, "PATH": f"{ISOLATED}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ISOLATED), "HOME": str(home)}
 
 
 @pytest.fixture

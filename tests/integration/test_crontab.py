@@ -1,9 +1,8 @@
-"""A user's own crontab, through the installed command: its lines stay, and each root's come and go alone."""
+"""An account's own crontab: its lines stay, and each root's block is added and removed alone."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,29 +10,21 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cli.demo import SampleTree
-from tests.conftest import COMMAND, Run, needs, works
+from tests.conftest import COMMAND, Run, needs_root
 from tests.support.terminal import answered
-
-needs_crontab = needs(
-    os.getuid() == 0 and shutil.which("crontab") is not None and works("unshare", "--mount", "true"), "root, crontab and mount namespaces"
-)
 
 
 @pytest.fixture
-def own_crontab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Run]:
-    """Commands that see a crontab spool of their own."""
-    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
+def own_crontab(environment: dict[str, str]) -> Callable[..., Run]:
+    """Commands with a crontab(1) of the test; tests/system/test_installation.py has the real one."""
 
     def call(*command: object, stdin: str = "") -> Run:
-        script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
-        words = ["unshare", "-m", "sh", "-c", script, "sh", *map(str, command)]
-        done = subprocess.run(words, input=stdin, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run([*map(str, command)], input=stdin, capture_output=True, text=True, env=environment, check=False)
         return Run(done.returncode, done.stdout, done.stderr)
 
     return call
 
 
-@needs_crontab
 def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     mine = "MAILTO=me\n# 100% mine\n0 4 * * * true \\% x\n"
     own_crontab("crontab", "-", stdin=mine)
@@ -51,7 +42,6 @@ def test_a_crontab_keeps_every_line_of_its_user(own_crontab: Callable[..., Run],
     assert own_crontab("crontab", "-l").stdout == mine + "1 1 * * * later\n"
 
 
-@needs_crontab
 def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     words = ("--base-path", tree.root)
     installed = own_crontab(COMMAND, "schedule", "install", "--cron", "--user", *words, "--yes")
@@ -66,7 +56,6 @@ def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(o
     own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
 
 
-@needs_crontab
 def test_remove_finds_what_is_installed_where_no_option_names_it(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     removed = own_crontab(COMMAND, "schedule", "remove", "--yes")
@@ -77,30 +66,30 @@ def test_remove_finds_what_is_installed_where_no_option_names_it(own_crontab: Ca
     assert nothing.startswith("Nothing is installed (")
 
 
-@needs_crontab
-def test_remove_names_what_it_leaves_in_another_place(own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
-    (tmp_path / "cron.d").mkdir()
-    words = ("sh", "-c", f'mount --bind {tmp_path}/cron.d /etc/cron.d && exec "$@"', "sh", COMMAND, "schedule")
+@needs_root
+def test_remove_names_what_it_leaves_in_another_place(
+    own_crontab: Callable[..., Run], tree: SampleTree, environment: dict[str, str]
+) -> None:
+    directory = Path(environment["HOME"], "machine", "cron.d")
+    directory.mkdir(parents=True)
+    words = (COMMAND, "schedule")
     for scope in ("--user", "--system"):
         assert own_crontab(*words, "install", "--cron", scope, "--base-path", tree.root, "--yes").code == 0
+    assert os.listdir(directory) == ["arawn-cli"]
     removed = own_crontab(*words, "remove", "--cron", "--yes").stdout
     assert "Still installed (--cron --user): to remove that too, run arawn-cli schedule remove --cron --user" in removed
-    assert (list((tmp_path / "cron.d").iterdir()), own_crontab("crontab", "-l").code) == ([], 0)
+    assert (os.listdir(directory), own_crontab("crontab", "-l").code) == ([], 0)
     assert "Still" not in own_crontab(*words, "remove", "--cron", "--yes").stdout
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
 
 
-@needs_crontab
 @pytest.mark.parametrize("words", [("remove",), ("status", "--base-path")])
-def test_lines_that_cannot_be_told_apart_are_not_told_as_nothing(
-    own_crontab: Callable[..., Run], tree: SampleTree, words: tuple[str, ...]
-) -> None:
+def test_wrong_marker_lines_are_an_error(own_crontab: Callable[..., Run], tree: SampleTree, words: tuple[str, ...]) -> None:
     own_crontab("crontab", "-", stdin="# BEGIN arawn-cli schedule\n* * * * * x\n")
     done = own_crontab(COMMAND, "schedule", *words, *([tree.root] if words[1:] else []))
     assert (done.code, "correct it with crontab -e" in done.stderr) == (1, True)
 
 
-@needs_crontab
 def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     own_crontab(COMMAND, "schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     assert own_crontab("crontab", "-l").code == 0
@@ -108,7 +97,6 @@ def test_a_crontab_that_was_made_for_the_lines_goes_with_them(own_crontab: Calla
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
 
 
-@needs_crontab
 def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
     own_crontab: Callable[..., Run], tree: SampleTree, tmp_path: Path
 ) -> None:
@@ -142,25 +130,21 @@ def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
     assert own_crontab("crontab", "-l").stdout == mine
 
 
-@needs_crontab
 @pytest.mark.parametrize(
     ("keys", "code", "said"),
     [(b"n\n", 0, "Nothing changed."), (b"\x04", 0, "Nothing changed."), (b"\x03", 130, "interrupted")],
     ids=["no", "Ctrl-D", "Ctrl-C"],
 )
 def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
-    tree: SampleTree, environment: dict[str, str], tmp_path: Path, keys: bytes, code: int, said: str
+    tree: SampleTree, environment: dict[str, str], keys: bytes, code: int, said: str
 ) -> None:
-    (tmp_path / "spool" / "crontabs").mkdir(parents=True)
-    script = f'mount --bind {tmp_path}/spool /var/spool/cron && exec "$@"'
     words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root)
-    ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, "unshare", "-m", "sh", "-c", script, "sh", COMMAND, *words)
+    ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, COMMAND, *words)
     assert "+# BEGIN arawn-cli schedule" in drawn
     assert (ended, said in drawn.splitlines()[-1]) == (code, True)
-    assert os.listdir(tmp_path / "spool" / "crontabs") == []
+    assert not Path(environment["HOME"], "crontab").exists()
 
 
-@needs_crontab
 def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     done = own_crontab("bash", "-c", 'exec "$0" "$@" >/dev/full', COMMAND, *words)

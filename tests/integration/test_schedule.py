@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.cli.demo import SampleTree
-from tests.conftest import Run, needs
+from tests.conftest import Run
 
 
 def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:
@@ -34,8 +33,7 @@ def test_an_interval_that_cron_cannot_express_is_told_by_show(run: Callable[...,
     assert f"--config {config} --base-path {tree.root}" in shown.stdout
 
 
-@needs(shutil.which("systemctl") is not None, "systemctl")
-def test_an_account_that_no_systemd_answers_is_told_what_a_login_lacks(run: Callable[..., Run], tree: SampleTree) -> None:
+def test_an_account_without_a_manager_is_told_what_its_login_lacks(run: Callable[..., Run], tree: SampleTree) -> None:
     found = run("schedule", "install", "--systemd", "--user", "--yes", "--base-path", tree.root)
     assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
 

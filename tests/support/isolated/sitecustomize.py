@@ -1,0 +1,56 @@
+"""Keep commands that tests start away from the accounts, units and crontabs of this machine.
+
+Python imports this module at its start if `PYTHONPATH` names its directory, as the fixture `environment` does.
+`bin/` has stand-ins for systemctl(1) and crontab(1).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+_HOME = os.environ.get("HOME", "/nonexistent")
+_MACHINE = Path(_HOME, "machine")
+_PLACES: dict[str, dict[str, object]] = {
+    "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
+    "arawn_cli.schedule.systemctl": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
+}
+
+_getpwuid = pwd.getpwuid
+
+
+def _at_home(user: int) -> pwd.struct_passwd:
+    """Return the entry of an account; the current account has the home that `HOME` names."""
+    entry = _getpwuid(user)
+    return pwd.struct_passwd((*entry[:5], _HOME, entry.pw_shell)) if user == os.getuid() else entry
+
+
+class _Places(MetaPathFinder):
+    """Replaces the directories of the system in the modules that name them."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname not in _PLACES:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            for name, place in _PLACES[fullname].items():
+                assert hasattr(module, name)
+                setattr(module, name, place)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+pwd.getpwuid = _at_home
+sys.meta_path.insert(0, _Places())
