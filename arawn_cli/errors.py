@@ -1,20 +1,23 @@
-"""Exit codes, and the errors that end a run before its work is done."""
+"""Exit codes, and the errors that end a command early."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from dataclasses import dataclass
 from enum import IntEnum
 
 from arawn_cli.names import escape
 
+log = logging.getLogger(__name__)
+
 
 class ExitCode(IntEnum):
-    """What the exit status of every command means.
+    """The exit codes of every command.
 
-    The numbers from 64 on are those of sysexits.h; 130 and 143 are 128 plus
-    the number of the signal, as a shell reports it.
+    The numbers from 64 on are those of sysexits.h; 130 and 143 are 128 plus the number of the signal, as
+    in a shell.
     """
 
     DONE = 0
@@ -32,12 +35,12 @@ class ExitCode(IntEnum):
 
 EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
-    ExitCode.PARTIAL: "done in part: an item failed or could not be read",
-    ExitCode.USAGE: "usage error: an option or argument is wrong, or not possible here",
+    ExitCode.PARTIAL: "partly done: something failed or could not be read",
+    ExitCode.USAGE: "an option or argument is wrong, or cannot be used here",
     ExitCode.LEVEL_REACHED: "the level named by --fail-on was reached",
-    ExitCode.UNDELIVERED: "an event could be neither delivered nor stored",
+    ExitCode.UNDELIVERED: "an event was neither delivered nor stored, or standard output cannot be written",
     ExitCode.INTERNAL: "internal error, which is a bug",
-    ExitCode.LOCKED: "another run is at work on this root",
+    ExitCode.LOCKED: "another run on this root is in progress",
     ExitCode.REFUSED: "refused for safety: nothing was removed",
     ExitCode.CONFIG: "the configuration or the root is missing or wrong",
     ExitCode.INTERRUPTED: "interrupted by SIGINT",
@@ -46,7 +49,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
 
 
 class ArawnCliError(Exception):
-    """An error whose text is written for the person who reads it: what happened, to what, what to do."""
+    """An error with a message for people: what happened, to what, what to do."""
 
     exit_code = ExitCode.INTERNAL
 
@@ -58,7 +61,7 @@ class ConfigurationError(ArawnCliError):
 
 
 class RefusedError(ArawnCliError):
-    """Going on could remove what must stay; nothing has been touched."""
+    """Continuing could remove something that must be kept; nothing has been touched."""
 
     exit_code = ExitCode.REFUSED
 
@@ -70,14 +73,9 @@ class LockedError(ArawnCliError):
 
 
 class OutputLostError(ArawnCliError):
-    """Standard output took no more."""
+    """Standard output cannot be written."""
 
     exit_code = ExitCode.UNDELIVERED
-
-    @classmethod
-    def of(cls, error: OSError) -> OutputLostError:
-        """What the system says of it, in a sentence."""
-        return cls(f"standard output takes no more: {error.strerror}")
 
 
 class StoppedError(ArawnCliError):
@@ -86,12 +84,27 @@ class StoppedError(ArawnCliError):
     exit_code = ExitCode.TERMINATED
 
 
+def log_error(error: BaseException) -> ExitCode:
+    """Log an error that ended a command, as one line, and return its exit code."""
+    match error:
+        case ArawnCliError():
+            log.error("%s", error)
+            return error.exit_code
+        case KeyboardInterrupt():
+            log.error("interrupted")
+            return ExitCode.INTERRUPTED
+        case _:
+            log.error("internal error, please report it: %s: %s", type(error).__name__, error)
+            log.debug("traceback", exc_info=error)
+            return ExitCode.INTERNAL
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A system call that failed on one file, kept as a value so that the rest goes on.
+    """A failed operation on one file, kept as a value so that the run continues.
 
-    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail`
-    says more where the number does not say enough.
+    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail` adds what the
+    number does not say.
     """
 
     operation: str
@@ -101,10 +114,10 @@ class Failure:
 
     @classmethod
     def of(cls, operation: str, path: str, error: OSError) -> Failure:
-        """The failure that an OSError tells; an error without a number counts as EIO, and one in words of its own keeps them."""
+        """Make a failure of an OSError. Without a number it counts as EIO; a text that differs from the number's is kept."""
         number = error.errno or errno.EIO
-        told = error.strerror or ""
-        return cls(operation, escape(path), number, "" if told == os.strerror(number) else told)
+        text = error.strerror or ""
+        return cls(operation, escape(path), number, "" if text == os.strerror(number) else text)
 
     def __str__(self) -> str:
         return f"{self.operation} {self.path}: {self.detail or os.strerror(self.errno)}"

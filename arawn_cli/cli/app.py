@@ -1,10 +1,9 @@
-"""Define the program: its commands, and the handling of wrong options and broken streams."""
+"""Define the program: its commands, and how errors, wrong options and closed streams become exit codes."""
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import ExitCode, OutputLostError, log_error
+from arawn_cli.output.stdout import replace_stdout
 
 if TYPE_CHECKING:
     from typer._click.core import Context, Parameter
@@ -37,8 +37,6 @@ class Command(TyperCommand):
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from arawn_cli.cli.runner import log_error
-
             raise typer.Exit(log_error(error)) from error
 
 
@@ -115,32 +113,34 @@ def _top(
 
 
 def main() -> None:
-    """Runs the command that the arguments name, and ends with its exit code."""
+    """Run the command that the arguments name, and end with its exit code."""
     _reopen_closed_streams()
+    replace_stdout()
     # Looking for plugins reads the metadata of every package that is installed, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        _run()
-    except OSError as error:
-        if _is_for_nagios(sys.argv):
-            sys.stdout = None
-            raise SystemExit(3) from error
-        with suppress(OSError):  # where standard error is what fails
-            typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror}", err=True)
-        sys.stdout = None  # so that the interpreter does not fail at flushing it
-        raise SystemExit(ExitCode.UNDELIVERED) from error
+        code = _run()
+        sys.stdout.flush()
+    except OutputLostError as error:
+        code = log_error(error)
+    except OSError:  # the message about wrong options cannot be written to standard error
+        code = ExitCode.USAGE
+    if _is_for_nagios(sys.argv) and code not in range(4):
+        code = 3
+    raise SystemExit(code)
 
 
-def _run() -> None:
+def _run() -> int:
+    """Run the program and return its exit code."""
     try:
         program(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as ended:
-        # To a monitoring system 2 means critical: a plugin that was called wrong, and did not end by itself, is unknown.
+        # The return code 2 of a plugin means critical. Wrong options, which do not end by typer.Exit, are unknown.
         if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):
             typer.echo("DISK UNKNOWN - wrong options, see standard error")
-            raise SystemExit(3) from ended
-        sys.stdout.flush()
-        raise
+            return 3
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
 
 
 def _is_for_nagios(arguments: list[str]) -> bool:
@@ -148,7 +148,7 @@ def _is_for_nagios(arguments: list[str]) -> bool:
 
 
 def _reopen_closed_streams() -> None:
-    """Gives closed standard streams a harmless file: otherwise the next file that is opened would take their number."""
+    """Open closed standard streams on /dev/null: otherwise the next file that is opened would take their number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)

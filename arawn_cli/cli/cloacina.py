@@ -11,7 +11,6 @@ from arawn_cli.cli.options import Output
 from arawn_cli.cli.schedule import print_statuses
 from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.errors import ExitCode
-from arawn_cli.output.jsonl import printing
 from arawn_cli.schedule.cloacina import service
 from arawn_cli.schedule.cloacina.engine_status import statuses
 from arawn_cli.schedule.cloacina.schedules import database_from
@@ -24,10 +23,9 @@ def show(flags: Flags, output: Output, database: str | None) -> None:
     configs = _configs(flags)
     place = database_from(database, os.environ, configs[0].state_directory)
     workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
-    with printing():
-        sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
-        for workflow in workflows:
-            sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
+    sys.stdout.write(f"# {place}, times in UTC: second minute hour day month weekday\n")
+    for workflow in workflows:
+        sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
 
 
 def status(flags: Flags, output: Output, database: str | None) -> ExitCode:

@@ -26,7 +26,7 @@ from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
-from arawn_cli.output.jsonl import json_lines, printing
+from arawn_cli.output.jsonl import json_lines
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -56,12 +56,11 @@ def config_show(
     flags = Flags(config=config, base_path=base_path, root=root)
     loaded = load(flags, os.environ)
     settings = settings_of(loaded, flags, os.environ)
-    with printing():
-        match shown.resolved():
-            case "json":
-                print_settings_as_events(settings, loaded.root_name)
-            case "table":
-                print_settings(settings, Console(highlight=False, soft_wrap=True))
+    match shown.resolved():
+        case "json":
+            print_settings_as_events(settings, loaded.root_name)
+        case "table":
+            print_settings(settings, Console(highlight=False, soft_wrap=True))
 
 
 @app.command("init")
@@ -88,8 +87,7 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
         ConfigurationError: the file cannot be written.
     """
     if file == _STANDARD_OUTPUT:
-        with printing():
-            sys.stdout.write(template())
+        sys.stdout.write(template())
         return
     path = default_config_path(os.environ) if file is None else file
     if not overwrite:
@@ -100,8 +98,7 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
         except OSError as error:
             raise ConfigurationError(f"cannot make the folder {path.parent}: {error.strerror}") from error
     AtomicFile(path, "the configuration").write(template())
-    with printing():
-        sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
+    sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
 
 
 def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
@@ -128,8 +125,7 @@ def config_schema(
 ) -> None:
     """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
     configure_logging(Output(format="json", quiet=quiet))
-    with printing():
-        sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
+    sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
 
 
 def print_settings(settings: Iterable[Setting], console: Console) -> None:

@@ -22,7 +22,9 @@ from rich.console import Console
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import DATABASE, MESSAGES, SCRATCH, SESSIONS, WORK, WORKSTREAMS
-from arawn_cli.errors import ExitCode
+from arawn_cli.cli.options import Output
+from arawn_cli.cli.terminal import configure_logging
+from arawn_cli.errors import ConfigurationError, ExitCode
 from arawn_cli.timestamps import DAY
 
 _SCHEMA = """
@@ -137,12 +139,18 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the sample tree.")] = False,
 ) -> None:
     """Run a dry run, a cleanup and a disk check on a sample tree in a temporary folder."""
+    configure_logging(Output(format="table"))
     console = Console(highlight=False, soft_wrap=True)
-    folder = Path(tempfile.mkdtemp(prefix="arawn-demo-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="arawn-demo-"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot make a folder for the sample tree: {error.strerror}; set TMPDIR to another folder") from error
     try:
         config = build(folder, time.time_ns())
         console.print(f"A sample Arawn root: {folder / 'arawn'}")
         codes = [_step(console, explanation, [*arguments, "--config", str(config)]) for explanation, arguments in _STEPS]
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigurationError(f"cannot write the sample tree to {folder}: {error}; set TMPDIR to another folder") from error
     finally:
         if not keep:
             shutil.rmtree(folder)

@@ -42,7 +42,7 @@ from arawn_cli.doctor.timers import run_command, state_directory, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
-from arawn_cli.output.jsonl import json_lines, printing
+from arawn_cli.output.jsonl import json_lines
 from arawn_cli.schedule.settings import own_account
 from arawn_cli.schedule.status import installed_places
 
@@ -78,12 +78,11 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
     except ArawnCliError as error:
         fix = "fix the file, or choose another with --config or a root with --base-path; the other checks depend on it"
         findings = [fail("configuration", str(error), comment(fix))]
-    with printing():
-        match output.resolved():
-            case "json":
-                _print_json(settings, findings, flags.root)
-            case "table":
-                _print_text(settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT], findings)
+    match output.resolved():
+        case "json":
+            _print_json(settings, findings, flags.root)
+        case "table":
+            _print_text(settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT], findings)
     return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in findings) else ExitCode.DONE
 
 

@@ -6,10 +6,12 @@ import os
 import sys
 from contextlib import closing
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Output, QuietOption, RootOption, VerboseOption
 from arawn_cli.cli.runner import run_job
@@ -17,7 +19,6 @@ from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
 from arawn_cli.fs.files import AtomicFile
-from arawn_cli.output.jsonl import printing
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.schedule.status import history_directory
 from arawn_cli.state import State
@@ -61,17 +62,16 @@ def _show(report: Report, html: str | None, file: AtomicFile | None) -> None:
     """Print the report as text or HTML, or write it to the file."""
     if html is None:
         from arawn_cli.output.report_text import renderables
-        from arawn_cli.output.tables import OutputConsole
 
-        with printing():
-            console = OutputConsole(highlight=False)
-            for renderable in renderables(report, console.width):
-                console.print(renderable)
+        console = Console(highlight=False)
+        for renderable in renderables(report, console.width):
+            console.print(renderable)
         return
     from arawn_cli.output.report_html import page
 
     if file is not None:
         file.write(page(report))
         return
-    with printing():
-        sys.stdout.buffer.write(page(report).encode())
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the page declares
+    sys.stdout.write(page(report))

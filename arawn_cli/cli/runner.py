@@ -16,15 +16,13 @@ from arawn_cli.cli.process import Signals, lower_priority
 from arawn_cli.cli.terminal import configure_logging, progress_for
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.context import NoOutbox, Progress, RunContext
-from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError
+from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event
-from arawn_cli.output.jsonl import StandardOutput, json_lines
+from arawn_cli.output.jsonl import json_lines
 from arawn_cli.state import State
 
 if TYPE_CHECKING:
     from arawn_cli.delivery.sending import Delivery
-
-__all__ = ["JobRun", "Output", "discard_stdout", "log_error", "run_job"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
         config = load(flags, os.environ)
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
-            standard_output = StandardOutput(_writer(output, progress))
+            standard_output = EventOutput(_writer(output, progress))
             delivery = _delivery(config, state, signals)
             context = RunContext(
                 state=state,
@@ -93,12 +91,9 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
         if signals.exit_code is not None:
             run.exit_code = signals.exit_code
             run.problems.append("stopped by a signal")
-        if standard_output.lost:
-            discard_stdout()
-            lost += standard_output.lost
-        if lost:
+        if lost or standard_output.failed:
             run.exit_code = ExitCode.UNDELIVERED
-            run.problems.append(f"events neither delivered nor stored: {lost}")
+            run.problems.append(f"events neither delivered nor stored: {lost}" if lost else "standard output cannot be written")
     except LockedError as error:
         log.log(logging.INFO if unless_running else logging.ERROR, "%s", error)
         run.exit_code = ExitCode.DONE if unless_running else error.exit_code
@@ -109,36 +104,33 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
     return run
 
 
-def log_error(error: BaseException) -> ExitCode:
-    """Log an error that ended a command, as one line, and return its exit code."""
-    match error:
-        case OutputLostError():
-            discard_stdout()
+class EventOutput:
+    """Write events to standard output until that fails. A failure is logged, and does not stop the run."""
+
+    def __init__(self, write: Callable[[Event], None]) -> None:
+        self._write = write
+        self.failed = False
+
+    def emit(self, event: Event) -> None:
+        """Write one event, unless an earlier one could not be written."""
+        if self.failed:
+            return
+        try:
+            self._write(event)
+        except OutputLostError as error:
+            self.failed = True
             log.error("%s", error)
-            return error.exit_code
-        case ArawnCliError():
-            log.error("%s", error)
-            return error.exit_code
-        case KeyboardInterrupt():
-            log.error("interrupted")
-            return ExitCode.INTERRUPTED
-        case BrokenPipeError():
-            discard_stdout()
-            log.error("standard output takes no more: its reader went away")
-            return ExitCode.UNDELIVERED
-        case _:
-            log.error("internal error, please report it: %s: %s", type(error).__name__, error)
-            log.debug("traceback", exc_info=error)
-            return ExitCode.INTERNAL
 
 
 def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
     """Return what prints one event in the format of the command line."""
     match output.resolved():
         case "table":
-            from arawn_cli.output.tables import OutputConsole, Tables
+            from rich.console import Console
 
-            return Tables(OutputConsole(), verbose=output.verbose, first=progress.end).emit
+            from arawn_cli.output.tables import Tables
+
+            return Tables(Console(), verbose=output.verbose, first=progress.end).emit
         case "json":
             return json_lines(sys.stdout)
         case _:
@@ -152,10 +144,3 @@ def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None
     from arawn_cli.delivery.sending import delivery_for
 
     return delivery_for(config, config.relay, os.environ, state, signals.stopping)
-
-
-def discard_stdout() -> None:
-    """Point standard output at /dev/null, so that the interpreter does not fail flushing it at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

@@ -23,7 +23,7 @@ from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
-from arawn_cli.output.jsonl import json_lines, printing
+from arawn_cli.output.jsonl import json_lines
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
 from arawn_cli.schedule.permissions import access_problems
@@ -162,23 +162,21 @@ def print_line(line: str) -> None:
     Raises:
         OutputLostError: it cannot be printed. Nothing is changed that was not shown.
     """
-    with printing():
-        Console(soft_wrap=True, highlight=False).print(Text(names.escape(line), style=_DIFF_COLOURS.get(line[:1], "")))
+    Console(soft_wrap=True, highlight=False).print(Text(names.escape(line), style=_DIFF_COLOURS.get(line[:1], "")))
 
 
 def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
     """Print the status of each job in the requested format."""
-    with printing():
-        match output.resolved():
-            case "json":
-                write = json_lines(sys.stdout)
-                for status in found:
-                    write(status)
-            case "table":
-                console = Console(highlight=False, soft_wrap=True)
-                console.print(_table(found))
-                for problem in dict.fromkeys(problem for status in found for problem in status.problems):
-                    console.print(Text(problem, style="red"))
+    match output.resolved():
+        case "json":
+            write = json_lines(sys.stdout)
+            for status in found:
+                write(status)
+        case "table":
+            console = Console(highlight=False, soft_wrap=True)
+            console.print(_table(found))
+            for problem in dict.fromkeys(problem for status in found for problem in status.problems):
+                console.print(Text(problem, style="red"))
 
 
 def _table(found: list[ScheduleStatus]) -> Table:
@@ -253,9 +251,8 @@ def schedule_show(
         return
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
-    with printing():
-        for name, body in bodies.items():
-            sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
+    for name, body in bodies.items():
+        sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
 
 
 @app.command("install")

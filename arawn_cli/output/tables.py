@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +29,6 @@ from arawn_cli.events import (
 )
 from arawn_cli.names import escape
 from arawn_cli.output.format import age, amount, count, day, minute
-from arawn_cli.output.jsonl import printing
 from arawn_cli.timestamps import parse
 from arawn_cli.units import size
 
@@ -51,14 +48,6 @@ _WIDE = 100
 
 # Wider than any terminal: the width of a table that does not fold is measured with it.
 _UNLIMITED = 10_000
-
-
-class OutputConsole(Console):
-    """Standard output for tables. A closed pipe raises an error; it does not end the process."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise what rich would turn into an exit."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class TerminalProgress:
@@ -321,5 +310,4 @@ def _amount_with_unit(number: int, unit: Unit) -> str:
 
 
 def _print(renderable: RenderableType) -> None:
-    with printing():
-        OutputConsole(highlight=False).print(renderable)
+    Console(highlight=False).print(renderable)

@@ -240,8 +240,18 @@ def test_what_a_full_disk_takes_nothing_of_is_undelivered(run: RunCommand, tree:
     root = [] if command.startswith(("config schema", "config init")) else ["--base-path", tree.root]
     full = ("bash", "-c", 'exec "$0" "$@" >/dev/full')
     done = run(*command.split(), *root, prefix=full, PYTHONUNBUFFERED=buffered)
-    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: standard output takes no more: No space left on device")
+    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: cannot write to standard output: No space left on device")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["config schema", "config show", "disk-check --format table", "report", "report --html -", "trash list", "-h"]
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_closes_the_pipe_is_no_error(run: RunCommand, tree: SampleTree, command: str, buffered: str) -> None:
+    root = [] if command in ("config schema", "-h") else ["--base-path", tree.root]
+    done = run(*command.split(), *root, prefix=("bash", "-c", '"$0" "$@" | exec 0<&-; exit ${PIPESTATUS[0]}'), PYTHONUNBUFFERED=buffered)
+    assert (done.code, done.stderr) == (0, "")
 
 
 def test_a_plugin_called_wrong_is_unknown_also_where_nothing_takes_its_line(run: RunCommand) -> None:

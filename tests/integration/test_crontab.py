@@ -148,5 +148,5 @@ def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
 def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
     words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root, "--yes")
     done = own_crontab("bash", "-c", 'exec "$0" "$@" >/dev/full', COMMAND, *words)
-    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: standard output takes no more: No space left on device")
+    assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: cannot write to standard output: No space left on device")
     assert "no crontab for" in own_crontab("crontab", "-l").stderr

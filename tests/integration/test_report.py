@@ -158,7 +158,7 @@ def test_a_full_disk_keeps_the_page_that_was_there(tmp_path: Path, monkeypatch: 
 def test_standard_output_that_takes_no_more_is_69(run: RunCommand, tree: SampleTree) -> None:
     for extra in ((), ("--html", "-")):
         done = run("report", "--base-path", tree.root, *extra, prefix=("bash", "-c", 'exec "$0" "$@" >/dev/full'))
-        assert (done.code, done.stderr) == (69, "ERROR: standard output takes no more: No space left on device\n")
+        assert (done.code, done.stderr) == (69, "ERROR: cannot write to standard output: No space left on device\n")
 
 
 @needs_setpriv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import uuid
@@ -15,7 +16,7 @@ import pytest
 
 from arawn_cli import __version__
 from arawn_cli.cli.demo import SampleTree
-from tests.conftest import Run
+from tests.conftest import Run, needs
 from tests.support.commands import PROGRAM, commands
 from tests.support.terminal import on_a_terminal
 
@@ -82,6 +83,17 @@ def test_the_demo_shows_all_three_steps_and_leaves_nothing(run: Callable[..., Ru
     assert done.code == 0, done.stderr
     for piece in ("Would remove 2 sessions of 6", "Removed 2 sessions of 6", "Thesis", "critical:"):
         assert piece in done.stdout
+    assert not list(tmp_path.glob("arawn-demo-*"))
+
+
+@needs(shutil.which("prlimit") is not None, "prlimit")
+def test_a_demo_that_cannot_write_its_tree_says_so_and_leaves_nothing(run: Callable[..., Run], tmp_path: Path) -> None:
+    done = run("demo", TMPDIR=str(tmp_path), prefix=("prlimit", "--fsize=1000000"))
+    assert (done.code, done.stdout) == (78, "")
+    assert re.fullmatch(
+        rf"ERROR: cannot write the sample tree to {tmp_path}/arawn-demo-\w+: .*File too large.*; set TMPDIR to another folder\n",
+        done.stderr,
+    )
     assert not list(tmp_path.glob("arawn-demo-*"))
 
 

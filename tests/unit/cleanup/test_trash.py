@@ -86,7 +86,7 @@ def test_a_table_of_the_trash_that_a_full_disk_does_not_take_is_an_error(environ
     with open("/dev/full", "w") as full:
         command = [str(COMMAND), "trash", "list", "--base-path", str(tree.root), "--format", "table"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (69, "ERROR: standard output takes no more: No space left on device\n")
+    assert (done.returncode, done.stderr) == (69, "ERROR: cannot write to standard output: No space left on device\n")
 
 
 def test_a_restored_session_is_whole_and_survives_the_next_cleanup(run: RunCommand, tree: SampleTree, keeping: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.runner import Output
+from arawn_cli.cli.options import Output
 from arawn_cli.cli.schedule import Confirmation, install, print_statuses, remove
 from arawn_cli.errors import RefusedError
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus

@@ -1,0 +1,69 @@
+"""Standard output whose own failures differ from other errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TextIO
+
+from arawn_cli.errors import OutputLostError
+
+
+class Stdout(io.TextIOWrapper):
+    """Standard output of this program.
+
+    A reader that closes the pipe (`| head`) has seen enough: later output is discarded, without an error.
+    Any other failure, such as a full disk, is raised as `OutputLostError`, also by every later `write`.
+    """
+
+    def __init__(self, original: TextIO) -> None:
+        """Write to the buffer of `original`, with the same encoding and buffering."""
+        super().__init__(
+            original.buffer,
+            encoding=original.encoding,
+            errors=original.errors,
+            line_buffering=bool(original.line_buffering),
+            write_through=getattr(original, "write_through", False),
+        )
+        self._original = original  # its destructor would close the buffer
+        self._failure: OutputLostError | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write text; the buffer may hold it until the next flush.
+
+        Raises:
+            OutputLostError: the text or earlier output cannot be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._handle(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what the buffer holds.
+
+        Raises:
+            OutputLostError: it cannot be written. This is raised once: the interpreter flushes again at exit.
+        """
+        try:
+            super().flush()
+        except OSError as error:
+            self._handle(error)
+
+    def _handle(self, error: OSError) -> None:
+        """Send what the buffer holds, and later output, to /dev/null."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+        if not isinstance(error, BrokenPipeError):
+            self._failure = OutputLostError(f"cannot write to standard output: {error.strerror}")
+            raise self._failure from error
+
+
+def replace_stdout() -> None:
+    """Make `sys.stdout` an instance of `Stdout`."""
+    sys.stdout = Stdout(sys.stdout)
