@@ -40,7 +40,7 @@ _HEADROOM = 1.08
 _FORECAST_SHARE = 0.3
 
 _GRID_LINES = 4
-_DAY_MARKS = 5
+_DAY_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Tick:
     """A line of the grid. `at` is in percent of the width, or of the height from the top."""
 
     at: float
@@ -75,16 +75,16 @@ class Chart:
     Attributes:
         forecast: the points of the line on which usage grows at its pace; empty if it does not.
         present: the present on the time axis, in percent.
-        days: marks with instants as values.
+        days: ticks with instants as values.
         limits: the limits that fit in.
     """
 
     line: Line
     forecast: str
     present: float
-    amounts: tuple[Mark, ...]
-    days: tuple[Mark, ...]
-    limits: tuple[Mark, ...]
+    amounts: tuple[Tick, ...]
+    days: tuple[Tick, ...]
+    limits: tuple[Tick, ...]
 
 
 def page(report: Report) -> str:
@@ -157,14 +157,14 @@ def chart(report: Report) -> Chart | None:
         line=_line(points, height),
         forecast=forecast,
         present=round(100 * (last - first) / hours, 2),
-        amounts=tuple(_height_mark(amount, top) for amount in _round_amounts(top)),
+        amounts=tuple(_height_tick(amount, top) for amount in _round_amounts(top)),
         days=_days(first, hours),
-        limits=tuple(_height_mark(limit, top) for limit in {total.usage.limit, total.usage.critical} if limit <= top),
+        limits=tuple(_height_tick(limit, top) for limit in {total.usage.limit, total.usage.critical} if limit <= top),
     )
 
 
-def _height_mark(value: int, top: float) -> Mark:
-    return Mark(round(100 * (1 - value / top), 2), value)
+def _height_tick(value: int, top: float) -> Tick:
+    return Tick(round(100 * (1 - value / top), 2), value)
 
 
 def _round_amounts(top: float) -> list[int]:
@@ -174,12 +174,12 @@ def _round_amounts(top: float) -> list[int]:
     return [round(step * number) for number in range(int(top / step) + 1)]
 
 
-def _days(first: float, hours: float) -> tuple[Mark, ...]:
+def _days(first: float, hours: float) -> tuple[Tick, ...]:
     """Return midnights in UTC at equal distances, without those too close to an edge."""
-    step = max(round(hours / 24 / _DAY_MARKS), 1) * 24
+    step = max(round(hours / 24 / _DAY_TICKS), 1) * 24
     midnight = (int(first) // 24 + 1) * 24
-    marks = ((100 * (hour - first) / hours, hour) for hour in range(midnight, int(first + hours) + 1, step))
-    return tuple(Mark(round(at, 2), hour * _HOUR) for at, hour in marks if 4 <= at <= 96)
+    ticks = ((100 * (hour - first) / hours, hour) for hour in range(midnight, int(first + hours) + 1, step))
+    return tuple(Tick(round(at, 2), hour * _HOUR) for at, hour in ticks if 4 <= at <= 96)
 
 
 def _line(points: Sequence[tuple[float, float]], height: float) -> Line:

@@ -156,5 +156,5 @@ def test_the_chart_holds_the_limit_and_everything_used() -> None:
         assert chart is not None
         places = [tuple(map(float, point.split(","))) for line in (chart.line.area, chart.forecast) for point in line.split()]
         assert all(0 <= x <= 1000 and 0 <= y <= 240 for x, y in places)
-        assert any(mark.value == 200 * MB for mark in chart.limits)
+        assert any(tick.value == 200 * MB for tick in chart.limits)
         assert len(chart.amounts) <= 6
