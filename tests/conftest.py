@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arawn_cli.cli.demo import SampleTree
+from tests.support.tree import SampleTree
 
 pytest.register_assert_rewrite(
     "tests.support.installed", "tests.support.relay_fixtures", "tests.support.relay_site", "tests.support.simulated_relay"

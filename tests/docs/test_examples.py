@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.core import TyperCommand, TyperGroup
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import COMMAND, Run
 from tests.support.commands import PROGRAM, commands, options_of
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree
 
 EXAMPLES: dict[str, dict[str, str]] = tomllib.loads((Path(__file__).parents[2] / "docs" / "examples.toml").read_text())
 LINES = [(name, line) for name, lines in EXAMPLES.items() for line in lines]

@@ -8,11 +8,11 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from arawn_cli.cli.demo import build
 from arawn_cli.config.schema import ConfigFile
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import Reason
 from tests.conftest import Run
+from tests.support.tree import build
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

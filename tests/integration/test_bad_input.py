@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
+from tests.support.tree import SampleTree
 
 COMMANDS = ("scratch-cleanup", "disk-check")
 

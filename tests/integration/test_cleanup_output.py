@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import timestamps
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import COMMAND, RunCommand
 from tests.support.cleanup import clean
+from tests.support.tree import SampleTree
 
 
 def test_every_action_is_logged_once_with_session_last_turn_and_bytes(run: RunCommand, tree: SampleTree) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import COMMAND, Run, needs_root
 from tests.support.terminal import answered
+from tests.support.tree import SampleTree
 
 
 @pytest.fixture

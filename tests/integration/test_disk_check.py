@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck.levels import ScopeUsage, level_of, reaches, worst
 from arawn_cli.events import Level
 from tests.conftest import Run, RunCommand, snapshot
+from tests.support.tree import SampleTree, write
 from tests.unit.fs.test_measure import du_files
 
 MIB = 1024**2

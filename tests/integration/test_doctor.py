@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 
 import arawn_cli
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Output
 from arawn_cli.config.loader import Flags, load
@@ -44,6 +43,7 @@ from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_root, needs_user_namespaces, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
+from tests.support.tree import SampleTree
 from tests.unit.config.test_loader import of_another
 
 __all__ = ["of_another"]

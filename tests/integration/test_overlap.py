@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run, needs_strace
+from tests.support.tree import SampleTree
 
 
 @contextmanager

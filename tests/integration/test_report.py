@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import DiskPressure, WorkstreamUsage
 from arawn_cli.fs.files import AtomicFile
@@ -21,6 +20,7 @@ from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.support.in_process import checked
 from tests.support.terminal import on_a_terminal
+from tests.support.tree import SampleTree, write
 
 
 def with_history(tree: SampleTree, config: Path) -> None:

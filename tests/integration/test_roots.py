@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import RunCommand, snapshot
+from tests.support.tree import SampleTree
 from tests.support.two_roots import config, lab
 from tests.unit.output.test_prometheus import needs_node_exporter, needs_promtool, node_exporter, samples
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run
+from tests.support.tree import SampleTree
 
 
 def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, set_age, write
 from arawn_cli.errors import RefusedError
 from arawn_cli.timestamps import DAY
 from tests.conftest import (
@@ -26,6 +25,7 @@ from tests.conftest import (
     snapshot,
 )
 from tests.support.cleanup import clean
+from tests.support.tree import SampleTree, set_age, write
 
 
 def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> None:
@@ -192,7 +192,7 @@ def test_two_hundred_sessions_are_cleaned_while_a_server_appends_turns_and_rows(
 _WRITER = """
 import os, sqlite3, sys, threading, time
 from pathlib import Path
-from arawn_cli.cli.demo import SampleTree
+from tests.support.tree import SampleTree
 tree = SampleTree.__new__(SampleTree)
 tree.root = Path(sys.argv[1]); tree.now = time.time_ns(); tree.workstreams = tree.root / "workstreams"
 tree.database = tree.root / "workstreams.db"

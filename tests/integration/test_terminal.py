@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import __version__
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run, needs
 from tests.support.commands import PROGRAM, commands
 from tests.support.terminal import on_a_terminal
+from tests.support.tree import SampleTree
 
 # Drawing a bar hides the cursor, and taking it away brings the cursor back.
 SHOWN_CURSOR = "\x1b[?25h"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run, RunCommand
+from tests.support.tree import SampleTree
 
 
 def clean(run: RunCommand, tree: SampleTree, *arguments: object, prefix: tuple[str, ...] = (), **extra: str) -> Run:

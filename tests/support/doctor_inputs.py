@@ -6,11 +6,11 @@ import getpass
 import tempfile
 from pathlib import Path
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.doctor.findings import Shell
 from arawn_cli.schedule.settings import Account
 from tests.support.in_process import NOWHERE
+from tests.support.tree import SampleTree
 
 NOBODY = Account("nobody", "/nonexistent")
 

@@ -9,13 +9,13 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from arawn_cli.cleanup.job import clean
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
+from tests.support.tree import SampleTree
 
 NOWHERE = Path("/nonexistent/config.toml")
 

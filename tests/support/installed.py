@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import set_age
 from arawn_cli.timestamps import DAY
 from tests.support.machine import COMMAND, ROOT, Machine
+from tests.support.tree import set_age
 
 ARAWN = 1500
 FILE = "/etc/arawn/config.toml"

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import needs
+from tests.support.tree import SampleTree
 
 HERE = Path(__file__).parent / "systemd"
 COMMAND = "/opt/arawn-cli/bin/arawn-cli"

@@ -12,9 +12,9 @@ import pytest
 import tomli_w
 import urllib3
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run
 from tests.support.relay_fixtures import TOKEN
+from tests.support.tree import SampleTree
 
 
 class Site:

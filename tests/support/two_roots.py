@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.cli.demo import SampleTree
+from tests.support.tree import SampleTree
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, set_age
 from arawn_cli.timestamps import parse
 from tests.conftest import Run
 from tests.support.newer_machine import COMMAND, NewerMachine, debian13, newer
 from tests.support.relay_fixtures import wait_until
+from tests.support.tree import SampleTree, set_age
 
 __all__ = ["debian13", "newer"]
 pytestmark = pytest.mark.engine

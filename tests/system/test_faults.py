@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, set_age, write
 from tests.conftest import COMMAND, needs_strace, snapshot
+from tests.support.tree import SampleTree, set_age, write
 
 CALLS = ("openat", "getdents64", "newfstatat", "renameat", "unlinkat", "flock")
 FAULTS = ("error=EIO", "error=EACCES", "error=ENOSPC", "error=EMFILE", "signal=KILL")

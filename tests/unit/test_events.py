@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.cleanup.trash_jobs import list_trash
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import Failure
 from arawn_cli.events import Event, percent_of, report_failure, to_json
 from arawn_cli.output.json_schema import EVENTS, PARTS, events_schema
 from tests.conftest import Run
 from tests.support.in_process import NOWHERE, checked, cleaned, context
+from tests.support.tree import SampleTree
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 KEYS = {

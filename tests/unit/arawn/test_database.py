@@ -11,9 +11,9 @@ import pytest
 
 from arawn_cli import timestamps
 from arawn_cli.arawn import database
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.sqlite import DatabaseUnreadableError
 from tests.conftest import snapshot
+from tests.support.tree import SampleTree
 
 _SERVER = """
 import os, sqlite3, sys

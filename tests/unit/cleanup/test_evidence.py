@@ -12,10 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from arawn_cli import timestamps
-from arawn_cli.cli.demo import SampleTree, set_age
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.support.cleanup import clean
+from tests.support.tree import SampleTree, set_age
 
 
 def test_a_long_lived_session_with_a_turn_yesterday_stays(run: RunCommand, tree: SampleTree) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, set_age, write
 from tests.conftest import RunCommand, snapshot
+from tests.support.tree import SampleTree, set_age, write
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from arawn_cli.cli.demo import SampleTree
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree
 
 ROUNDS = int(os.environ.get("RACE_ROUNDS", "10"))
 

@@ -14,10 +14,10 @@ import pytest
 
 from arawn_cli.cleanup import removal
 from arawn_cli.cleanup.sessions import ScratchSession
-from arawn_cli.cli.demo import SampleTree, write
 from tests.conftest import Run, needs_namespaces
 from tests.support.disturbance import disturb
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree, write
 
 
 def test_a_turn_after_planning_keeps_the_session(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:

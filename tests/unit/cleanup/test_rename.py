@@ -8,10 +8,10 @@ import os
 import pytest
 
 from arawn_cli.cleanup import removal
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.fs.openat import Identity
 from tests.support.errors import os_error
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cleanup.trash import gone, name_for, settled
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree, write
 
 
 @pytest.fixture

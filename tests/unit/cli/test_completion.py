@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run
+from tests.support.tree import SampleTree
 
 Command = Callable[..., Run]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from tests.conftest import Run, needs, needs_strace
+from tests.support.tree import SampleTree
 
 # What the tests themselves run with: nobody but root may go below it.
 NICE = os.nice(0)

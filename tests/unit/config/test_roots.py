@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.config.sources import settings_of
 from arawn_cli.errors import ConfigurationError
 from tests.conftest import RunCommand
+from tests.support.tree import SampleTree
 from tests.support.two_roots import lab
 
 __all__ = ["lab"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck.forecast import Sample, days_until, growth_per_day
 from arawn_cli.events import DiskPressure, Level
 from arawn_cli.timestamps import SECOND
 from tests.support.in_process import checked
+from tests.support.tree import SampleTree, write
 
 HOUR = 500_000
 

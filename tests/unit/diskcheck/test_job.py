@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.limits import FIXED
 from arawn_cli.events import DiskPressure, Level
@@ -22,6 +21,7 @@ from arawn_cli.timestamps import SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, needs_strace, snapshot
 from tests.support.in_process import checked, cleaned
 from tests.support.limits import MIB, configured, reported_levels
+from tests.support.tree import SampleTree, write
 
 __all__ = ["configured"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.layout import opened_root
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
+from tests.support.tree import SampleTree
 
 
 def test_a_limit_is_found_by_id_and_then_by_title() -> None:

@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.events import DiskPressure
 from tests.support.in_process import checked, cleaned
 from tests.support.limits import MIB, configured
+from tests.support.tree import SampleTree, write
 
 __all__ = ["configured"]
 

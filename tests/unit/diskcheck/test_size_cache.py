@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.diskcheck import size_cache
 from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
@@ -19,6 +18,7 @@ from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
 from arawn_cli.state import FILE
 from arawn_cli.timestamps import DAY, SECOND
 from tests.support.in_process import checked, reported
+from tests.support.tree import SampleTree, write
 
 HOUR = 3600 * SECOND
 

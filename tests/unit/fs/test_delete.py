@@ -17,7 +17,6 @@ from threading import Thread
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.errors import Failure
 from arawn_cli.fs.delete import delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Usage
@@ -25,6 +24,7 @@ from arawn_cli.fs.openat import open_directory
 from tests.conftest import Run, make_deep, needs_chattr, needs_namespaces, needs_strace
 from tests.support.errors import os_error
 from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree, write
 
 
 @pytest.fixture

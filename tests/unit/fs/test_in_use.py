@@ -15,12 +15,12 @@ from typing import IO
 import pytest
 
 from arawn_cli.cleanup import removal
-from arawn_cli.cli.demo import SampleTree, write
 from arawn_cli.fs.in_use import PATIENCE_SECS
 from arawn_cli.fs.openat import identity_of
 from tests.conftest import Run, needs_namespaces, needs_setpriv, needs_user_namespaces, snapshot
 from tests.support.in_process import cleaned
 from tests.support.relay_fixtures import wait_until
+from tests.support.tree import SampleTree, write
 
 
 def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.config.schema import ConfigFile, fields_of
 from arawn_cli.output.json_schema import config_schema, events_schema, plan_schema
 from tests.conftest import Run
+from tests.support.tree import SampleTree
 
 Command = Callable[..., Run]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.events import Level
 from arawn_cli.output import nagios
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs, needs_setpriv
 from tests.support.in_process import checked
+from tests.support.tree import SampleTree
 
 NEGATE = Path("/usr/lib/nagios/plugins/negate")
 needs_negate = needs(NEGATE.exists(), "monitoring-plugins-basic")

@@ -18,10 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.output.prometheus import Metric, exposition
 from tests.conftest import RunCommand, needs, needs_namespaces
 from tests.support.relay_fixtures import free_port
+from tests.support.tree import SampleTree
 
 TOP = Path(__file__).parents[3]
 RULES = TOP / "contrib" / "prometheus" / "arawn.rules.yml"

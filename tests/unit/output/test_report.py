@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from arawn_cli.cleanup.sessions import Decision
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.diskcheck.history import equal_steps, trend_of, usage_at
 from arawn_cli.diskcheck.levels import TOTAL
 from arawn_cli.events import Level
@@ -21,6 +20,7 @@ from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from tests.support.in_process import reported
 from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, scope_report, text
+from tests.support.tree import SampleTree
 
 # What both forms say
 

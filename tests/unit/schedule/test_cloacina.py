@@ -17,7 +17,6 @@ from typing import IO
 import psutil
 import pytest
 
-from arawn_cli.cli.demo import SampleTree
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName, RunResult
 from arawn_cli.schedule.cloacina import runs
@@ -30,6 +29,7 @@ from arawn_cli.schedule.cloacina.workflows import OUTCOME, Changes, RefusedConte
 from arawn_cli.schedule.intervals import cloacina_time
 from tests.conftest import Run
 from tests.support.relay_fixtures import wait_until
+from tests.support.tree import SampleTree
 
 Command = Callable[..., Run]
 MISSING = ModuleNotFoundError("No module named 'cloaca'", name="cloaca")
