@@ -1,4 +1,4 @@
-"""The relay in configuration, token file and options; errors are found before a run does anything."""
+"""The relay in configuration, token file and options: errors are found before a run acts."""
 
 from __future__ import annotations
 

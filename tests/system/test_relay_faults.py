@@ -100,7 +100,7 @@ def test_a_restart_in_mid_stream_loses_nothing_and_keeps_the_order(runs: Runs, n
     assert runs.raised[-1] in arrived
     if scheme == "http":
         ids = [json.loads(event)["id"] for event in runs.raised]
-        # The relay's log has what it accepted, except for what it passed on and did not log in time.
+        # The relay's log has what it accepted, except what it passed on and did not log in time.
         requests = [json.loads(line) for line in (nchan.directory / "headers.log").read_text().splitlines()]
         taken = dict.fromkeys(request["id"] for request in requests if request["status"] in (201, 202))
         passed_on = {json.loads(message)["id"] for message in first}
