@@ -17,7 +17,7 @@ from arawn_cli.output.json_schema import EVENTS, PARTS
 from tests.support.commands import PROGRAM, commands, options_of
 
 TOP = Path(__file__).parents[2]
-SOURCE = "\n".join(path.read_text() for path in sorted([*(TOP / "arawn_cli").rglob("*.py"), *(TOP / "arawn_cli").glob("*.[ch]")]))
+SOURCE = "\n".join(path.read_text() for path in sorted([*(TOP / "arawn_cli").rglob("*.py"), *(TOP / "arawn_cli").rglob("*.[ch]")]))
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md"), *(TOP / "contrib").rglob("*.md")])
 # Every dotted key with a value.
 KEYS = {key for key, field in fields_of(ConfigFile) if field.description}
@@ -111,20 +111,30 @@ def test_the_searches_find_what_they_look_for() -> None:
             test(wrong)
 
 
-def test_every_module_has_its_place_in_the_architecture() -> None:
-    table = (TOP / "docs" / "architecture.md").read_text().split("\n## Modules\n")[1]
-    told = set(re.findall(r"`([\w/]+(?:\.py|\.[ch]|/))`", table))
-    package = TOP / "arawn_cli"
-    modules = {path.name for path in (*package.glob("*.py"), *package.glob("*.[ch]")) if not path.name.startswith("__init__")}
-    folders = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert told == modules | folders
+def test_the_architecture_has_one_line_for_each_package_and_names_each_base_module() -> None:
+    table = (TOP / "docs" / "architecture.md").read_text().split("\n## Packages\n")[1].split("\n## ")[0]
+    packages = [row for row in re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)]
+    directory = TOP / "arawn_cli"
+    assert sorted(packages) == sorted(path.parent.name for path in directory.glob("*/__init__.py"))
+    base = next(line for line in table.splitlines() if line.startswith("| base"))
+    assert set(re.findall(r"`(\w+\.py)`", base)) == {path.name for path in directory.glob("*.py")} - {"__init__.py"}
 
 
-def test_the_use_cases_and_what_is_below_them_neither_print_nor_exit_nor_read_the_environment() -> None:
-    above = {"__main__.py", "cli.py", "jobs.py", "run.py", "demo.py", "report_output.py"}
-    modules = [path for path in (TOP / "arawn_cli").glob("*.py") if path.name not in above]
+def test_the_paths_in_the_architecture_name_existing_modules_and_no_more_than_allowed() -> None:
+    text = (TOP / "docs" / "architecture.md").read_text()
+    for heading, limit in (("The path of a session", 20), ("The path of an alert", 15)):
+        section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        modules = set(re.findall(r"`(\w+/\w+\.py|state\.py)`", section))
+        assert {module for module in modules if not (TOP / "arawn_cli" / module).exists()} == set()
+        assert len(modules) <= limit
+
+
+def test_the_packages_below_cli_neither_print_nor_exit_nor_read_the_environment() -> None:
+    exempt = {"cli", "doctor", "schedule", "output"}
+    modules = [path for path in (TOP / "arawn_cli").rglob("*.py") if path.relative_to(TOP / "arawn_cli").parts[0] not in exempt]
     forbidden = re.compile(r"(?<![.\w])print\(|os\.environ|os\.getenv|sys\.(?:exit|std)|raise SystemExit")
-    assert [path.name for path in modules if forbidden.search(path.read_text())] == []
+    allowed = {"__main__.py": "starts the program", "context.py": "the default of RunContext.environment"}
+    assert [path.name for path in modules if forbidden.search(path.read_text()) and path.name not in allowed] == []
 
 
 def test_the_man_page_has_every_reason_with_its_meaning() -> None:
