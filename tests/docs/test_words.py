@@ -113,7 +113,7 @@ def test_the_searches_find_what_they_look_for() -> None:
 
 def test_the_architecture_has_one_line_for_each_package_and_names_each_base_module() -> None:
     table = (TOP / "docs" / "architecture.md").read_text().split("\n## Packages\n")[1].split("\n## ")[0]
-    packages = [row for row in re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)]
+    packages = re.findall(r"^\| `(\w+)/` \|", table, re.MULTILINE)
     directory = TOP / "arawn_cli"
     assert sorted(packages) == sorted(path.parent.name for path in directory.glob("*/__init__.py"))
     base = next(line for line in table.splitlines() if line.startswith("| base"))
