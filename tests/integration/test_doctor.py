@@ -42,11 +42,11 @@ from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_root, needs_user_namespaces, snapshot
 from tests.support.contrib_settings import SYSTEM
-from tests.support.doctor_inputs import NOBODY, config_of, open_to_all, shell_of
+from tests.support.doctor_inputs import NOBODY, config_of, public_directory, shell_of
 from tests.support.tree import SampleTree
 from tests.unit.config.test_loader import of_another
 
-__all__ = ["of_another"]
+__all__ = ["of_another", "public_directory"]
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 
@@ -189,9 +189,8 @@ def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTre
 
 
 @needs_root
-def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(tmp_path: Path, tree: SampleTree) -> None:
-    open_to_all(tmp_path)
-    directory = tmp_path / "a state"
+def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(public_directory: Path, tree: SampleTree) -> None:
+    directory = public_directory / "a state"
     missing = state_finding(directory, NOBODY, tree)
     assert (missing.status, "nobody cannot write to" in missing.detail) == (Status.FAIL, True)
     apply_fix(missing)
@@ -359,22 +358,21 @@ def test_runs_of_cron_are_judged_by_their_records(
 
 
 @needs_root
-def test_what_the_account_of_the_jobs_cannot_access_fails_though_root_can(
-    tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "program"
+def test_what_the_account_of_the_jobs_cannot_access_fails_though_root_can(public_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = SampleTree(public_directory / "arawn", time.time_ns())
+    program = public_directory / "program"
     shutil.copy("/bin/true", program)
-    tmp_path.chmod(0o700)
-    found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),))["account"]
+    public_directory.chmod(0o700)
+    found = cron_findings(tree, public_directory, 0, account=NOBODY, command=(str(program),))["account"]
     assert (found.status, found.detail) == (Status.FAIL, f"nobody cannot run {program}")
-    open_to_all(tmp_path)
+    public_directory.chmod(0o755)
     # Where Python and the package of the tests stand is not the test's: an account may be kept from both.
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(arawn_cli, "__file__", str(program))
     folders = [tree.workstreams, tree.sessions.parent, tree.sessions]
     for number in range(len(folders)):
-        found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),), reads=(tmp_path,))["account"]
+        found = cron_findings(tree, public_directory, 0, account=NOBODY, command=(str(program),), reads=(public_directory,))["account"]
         assert (found.status, found.detail) == (Status.FAIL, f"nobody cannot access {', '.join(map(str, folders[number:]))}")
         folders[number].chmod(0o777)
-    found = cron_findings(tree, tmp_path, 0, account=NOBODY, command=(str(program),), reads=(tmp_path,))["account"]
+    found = cron_findings(tree, public_directory, 0, account=NOBODY, command=(str(program),), reads=(public_directory,))["account"]
     assert (found.status, found.detail) == (Status.OK, "the jobs run as nobody")

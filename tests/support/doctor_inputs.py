@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.doctor.findings import Shell
@@ -30,7 +32,9 @@ def _empty(tree: SampleTree) -> Path:
     return directory
 
 
-def open_to_all(path: Path) -> None:
-    for directory in (path, *path.parents):
-        if directory.is_relative_to(Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}")):
-            directory.chmod(0o755)
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that every account can reach; pytest closes that of `tmp_path` again whenever another run starts."""
+    with tempfile.TemporaryDirectory(prefix="arawn-public-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
