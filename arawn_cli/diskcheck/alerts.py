@@ -1,4 +1,4 @@
-"""Alerts in the state file: the level of each scope that is not ok, and the latest changes of level."""
+"""Alerts in the state file: levels of scopes that are not ok, and the latest changes of level."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read(state: State, root: Path) -> dict[str, StoredAlert]:
 
 
 def store(connection: sqlite3.Connection, root: Path, verdicts: Iterable[Verdict], before: Mapping[str, StoredAlert], now: int) -> None:
-    """Store the alerts and changes of level of a check; `before` are the stored alerts, `now` is in nanoseconds."""
+    """Store alerts and changes of level at `now` (nanoseconds); `before` are the stored alerts."""
     key = key_of(root)
     for verdict in verdicts:
         usage, alert = verdict.usage, verdict.alert

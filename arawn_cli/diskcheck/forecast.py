@@ -1,7 +1,7 @@
 """The growth of usage, and the days until it reaches a limit. Pure functions.
 
 Growth is the Theil-Sen estimator, the median of the slopes between all pairs of points (Sen 1968,
-doi:10.1080/01621459.1968.10480934): a nightly cleanup or one large upload in a week changes it little.
+doi:10.1080/01621459.1968.10480934): a nightly cleanup or one upload in a week changes it little.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
 
     Return None if the samples cover less than two days or have no trend. Usage between two samples
     counts as unchanged, and samples from before the last week do not count. There is a trend if
-    usage rose in a third of the steps and recently, and fell by at most half of what it rose. So one
-    upload is no trend, nor is a directory that is filled and emptied every day. A negative median is
-    no trend either.
+    usage rose in a third of the steps and recently, and fell by at most half of what it rose. So
+    one upload is no trend, nor is a directory that is filled and emptied every day. A negative
+    median is no trend either.
     """
     recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
     if not recent or hour - recent[0][0] < _MIN_HOURS:
@@ -43,7 +43,7 @@ def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
 
 
 def days_until(limit: int, usage: int, growth: float | None) -> int | None:
-    """Return the days until `usage` exceeds `limit`, rounded up; None if unknown or longer than a year."""
+    """Return the days until `usage` exceeds `limit`, rounded up; None if unknown or over a year."""
     if growth is None or growth <= 0:
         return None
     days = max(ceil((limit - usage) / growth), 0)

@@ -45,7 +45,7 @@ def read(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
 
 
 def store(connection: sqlite3.Connection, root: Path, usages: Iterable[ScopeUsage], hour: int) -> None:
-    """Store one sample per scope and hour, without incomplete usages, and delete samples that are too old.
+    """Store a sample per scope and hour, without incomplete usages, and delete old samples.
 
     The total has a sample in every hour with a check, which marks the hour as done. Other scopes
     have one when their usage has changed, or after a day.
@@ -70,7 +70,7 @@ def store(connection: sqlite3.Connection, root: Path, usages: Iterable[ScopeUsag
 
 @dataclass(frozen=True, slots=True)
 class CheckHistory:
-    """The alerts and samples of a root by scope, as earlier checks stored them; `hour` is the current one."""
+    """The stored alerts and samples of a root by scope; `hour` is the current one."""
 
     hour: int
     alerts: Mapping[str, StoredAlert] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class CheckHistory:
         return before.alert.level if before else Level.OK
 
     def forecast(self, usage: ScopeUsage) -> int | None:
-        """Return the days until a scope exceeds its next limit; None if unknown or without a next limit."""
+        """Return the days until a scope exceeds its next limit; None if unknown or above all."""
         limit = next_limit(usage, self.level(usage.scope))
         if limit is None or not usage.complete:
             return None
@@ -95,7 +95,10 @@ class CheckHistory:
 
 
 def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOURS) -> CheckHistory:
-    """Return the history of a root with samples of the last hours; an empty one, with a warning, if it cannot be read."""
+    """Return the history of a root with samples of the last hours.
+
+    Log a warning and return an empty history if the state file cannot be read.
+    """
     hour = hour_of(now)
     try:
         return CheckHistory(hour, alerts.read(state, root), read(state, root, hour - hours))

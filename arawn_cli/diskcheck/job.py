@@ -148,10 +148,10 @@ def check(config: Config, context: RunContext) -> CheckResult:
 
 @contextmanager
 def check_lock(root: Root, *, hold: bool) -> Iterator[None]:
-    """Lock a root against other checks, with the BSD lock of its directory; a dry run only tests the lock.
+    """Lock a root against other checks, with the BSD lock of its directory.
 
-    The lock needs no space on a full disk, and a cleanup does not take it. If the filesystem does not
-    support flock, the check runs without the lock.
+    A dry run only tests the lock. The lock needs no space on a full disk, and a cleanup does not
+    take it. If the filesystem does not support flock, the check runs without the lock.
 
     Raises:
         LockedError: another check of this root is in progress.
@@ -184,7 +184,7 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
 def _reclaimable(
     root: Root, config: Config, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory, now: int
 ) -> Usage | None:
-    """Return what a cleanup would free, if a scope that it helps exceeds a limit or has an alert."""
+    """Return what a cleanup would free if a scope that it reduces needs it, else None."""
     if not any(usage.scope in _FREED_BY_CLEANUP and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
@@ -229,7 +229,7 @@ def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Map
 
 
 def _log_levels(verdicts: Sequence[Verdict]) -> None:
-    """Log a level that rises as a warning, which cron mails, and any other change or alert as information."""
+    """Log a level that rises as a warning, which cron mails, and other changes as information."""
     for verdict in verdicts:
         usage = verdict.usage
         if usage.unit is Unit.INODES:
@@ -281,7 +281,7 @@ def _pressure_events(
         usage = verdict.usage
         freed: int | None = None
         if found.reclaimable is not None and usage.scope in _FREED_BY_CLEANUP:
-            # Deletion gives blocks back to the filesystem, also if trees are measured by apparent size.
+            # A filesystem gets blocks back, also if trees are measured by apparent size.
             freed = found.reclaimable.freed_allocated_bytes if usage.scope == FILESYSTEM else freed_in(config, found.reclaimable)
         events.append(
             DiskPressure(

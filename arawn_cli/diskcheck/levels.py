@@ -1,4 +1,4 @@
-"""The level of each scope, from its usage, its limits and its alert of the previous check. Pure functions.
+"""The level of each scope, from its usage, limits and previous alert. Pure functions.
 
 A scope rises to a level after usage above the limit in `for_checks` checks in a row. It leaves the
 level when usage is `recover_percent` below the limit. An incomplete measurement is a lower bound:
@@ -48,7 +48,7 @@ class ScopeUsage:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """When a level is raised, left and repeated; `repeat` is in nanoseconds, 0 repeats at every check."""
+    """When a level is raised, left and repeated; `repeat` is in nanoseconds, 0 is every check."""
 
     for_checks: int = 1
     recover_percent: int = 5
@@ -82,7 +82,7 @@ NO_ALERT = Alert()
 
 @dataclass(frozen=True, slots=True)
 class StoredAlert:
-    """An alert and the scope as it was last measured: a vanished scope recovers with its name and limits."""
+    """An alert, and the last measurement of its scope, whose name and limits a recovery reports."""
 
     alert: Alert
     usage: ScopeUsage
@@ -104,12 +104,12 @@ class Verdict:
 
     @property
     def is_ok_session(self) -> bool:
-        """Whether it is a scratch session that is ok. There may be thousands, and they come and go."""
+        """Whether it is a scratch session that is ok. There may be thousands of them."""
         return self.usage.scope.startswith(SESSION) and self.level is Level.OK
 
 
 def judge(usage: ScopeUsage, before: Alert, rules: Rules, now: int) -> Verdict:
-    """Return the next state of a scope; `now` is in nanoseconds and matters only for repeated events."""
+    """Return the next state of a scope; `now`, in nanoseconds, matters only for repeated events."""
     warnings = _count_in_a_row(before.warnings, usage, Level.WARNING, rules)
     criticals = _count_in_a_row(before.criticals, usage, Level.CRITICAL, rules)
     raised = Level.OK
@@ -127,7 +127,7 @@ def judge(usage: ScopeUsage, before: Alert, rules: Rules, now: int) -> Verdict:
 def judge_all(
     usages: Iterable[ScopeUsage], before: Mapping[str, StoredAlert], rules: Rules, now: int, *, vanished: Collection[str]
 ) -> list[Verdict]:
-    """Return the next state of every scope; those with a stored alert that are in `vanished` recover."""
+    """Return the next state of every scope; those in `vanished` with a stored alert recover."""
     verdicts = [judge(usage, _alert_before(usage, before), rules, now) for usage in usages]
     recovered = [
         Verdict(replace(stored.usage, usage=0, complete=True), stored.alert.level, NO_ALERT, stored.alert.level is not Level.OK)
@@ -155,7 +155,7 @@ def _count_in_a_row(count: int, usage: ScopeUsage, level: Level, rules: Rules) -
 
 
 def _level_kept(level: Level, usage: ScopeUsage, rules: Rules) -> Level:
-    """Return the level that a scope at `level` keeps until usage is `recover_percent` below its limit."""
+    """Return the level that a scope at `level` keeps: usage is not `recover_percent` below it."""
     candidates = [other for other in (Level.WARNING, Level.CRITICAL) if reaches(level, other)]
     return worst(other for other in candidates if usage.usage * 100 > usage.threshold(other) * (100 - rules.recover_percent))
 

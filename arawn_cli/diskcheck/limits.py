@@ -1,8 +1,8 @@
 """The scopes that a check watches, each with its usage and limits.
 
-The total, every workstream, every scratch session, and the space and inodes of the filesystem. To
-add a scope, add its name to `levels.py`, to FIXED here if it does not depend on the root's contents,
-and its usage to `scopes_of`.
+The total, every workstream, every scratch session, and the space and inodes of the filesystem.
+To add a scope, add its name to `levels.py`, to FIXED here if every root has it, and its usage to
+`scopes_of`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def limit_for(workstream: WorkstreamRow, limits: Mapping[str, int], default: int
 
 
 def unmatched_limits(workstreams: Iterable[WorkstreamRow], limits: Mapping[str, int]) -> list[str]:
-    """Return the keys of configured limits that are neither the id nor the title of a workstream."""
+    """Return the keys of configured limits that are neither id nor title of a workstream."""
     known = {name for workstream in workstreams for name in (workstream.id, workstream.title)}
     return [key for key in limits if key not in known]
 
@@ -93,7 +93,7 @@ def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> Sc
 
 
 def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
-    """Yield space and inodes, if the filesystem has them, without those reserved for root, as df(1)."""
+    """Yield space and inodes, if the filesystem counts them, without those reserved for root."""
     pressure = config.maintenance.pressure
     space = filesystem.used_bytes + filesystem.free_bytes
     if space:
@@ -106,7 +106,7 @@ def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
 
 
 def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:
-    """Return those of the scopes that were not found because their directory does not exist any more."""
+    """Return the scopes that were not found because their directory does not exist any more."""
     missing = set(scopes) - {usage.scope for usage in found}
     return {scope for scope in missing if scope in FIXED or not _directory_exists(root, scope)}
 

@@ -78,7 +78,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree, the area and session that its usage belongs to, and whether it is a removed session."""
+    """A subtree, the area and session that it belongs to, and whether it is a removed session."""
 
     subtree: Subtree
     area: str
@@ -149,7 +149,7 @@ def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[F
 
 
 def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
-    """Yield a directory without its contents and a part for each entry, so that sessions and trash are parts of their own.
+    """Yield a directory without its contents and a part for each entry, also in sessions and trash.
 
     A directory that cannot be listed is one part. Measuring it reports the failure.
     """

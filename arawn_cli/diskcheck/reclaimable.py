@@ -17,9 +17,9 @@ from arawn_cli.fs.openat import identity_of
 
 
 def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now: int) -> list[Decision] | None:
-    """Return the plan of a cleanup at `now` (nanoseconds) for measured scratch sessions, or None if unknown.
+    """Return the plan of a cleanup at `now` for measured scratch sessions, or None if unknown.
 
-    Nothing is locked or changed.
+    `now` is in nanoseconds. Nothing is locked or changed.
     """
     try:
         with opened_sessions(root) as descriptor:
@@ -33,7 +33,7 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
 
 
 def removable_sessions(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
-    """Return the sessions that a cleanup would remove: none in use, and none at all above the removal limit.
+    """Return the sessions that a cleanup would remove: none in use, none above the removal limit.
 
     Raises:
         OSError: it cannot be determined which directories are in use.
@@ -45,7 +45,7 @@ def removable_sessions(config: Config, decisions: Sequence[Decision]) -> list[Sc
 
 
 def reclaimable(config: Config, decisions: Sequence[Decision] | None, trash: Usage) -> Usage | None:
-    """Return the usage of everything that a cleanup would remove and of the trash, or None if unknown."""
+    """Return the usage of what a cleanup would remove, and of the trash; None if unknown."""
     if decisions is None:
         return None
     try:

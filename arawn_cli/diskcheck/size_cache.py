@@ -47,7 +47,7 @@ class CachedSize:
 
 @dataclass(frozen=True, slots=True)
 class SizeCache:
-    """The stored sizes of a root by session, and the end of scratch's messages when they were stored."""
+    """The stored sizes of a root by session, and the end of scratch's messages at that time."""
 
     sizes: Mapping[str, CachedSize] = field(default_factory=dict)
     position: Mark | None = None
@@ -89,7 +89,10 @@ class ReusedSizes:
 
 
 def load_reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> ReusedSizes:
-    """Return the sizes that can be reused at `now` (nanoseconds), at most so many hours old; none in doubt."""
+    """Return the sizes that can be reused at `now` (nanoseconds), at most so many hours old.
+
+    Return none if it is unknown which sessions were used.
+    """
     try:
         stored = read(state, root.path)
         fingerprints = dict(_fingerprints(root))
@@ -188,7 +191,7 @@ def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:
 
 
 def fingerprint(parent: int, name: str) -> str | None:
-    """Return a digest of names, inodes and ctimes of a session's directory and those two levels below it.
+    """Return a digest of names, inodes and ctimes of a session's directories, two levels deep.
 
     An entry that is added, removed or renamed in one of them changes the digest, also if an mtime
     is set back (rsync, tar). Return None for a session with too many directories.
@@ -217,7 +220,7 @@ def _stamp(name: str, status: os.stat_result) -> str:
 
 
 def _directories(parent: int, most: int | None = None) -> list[os.DirEntry[str]]:
-    """Return the first `most` directories in an open one, by name; `stat` works on them while it is open."""
+    """Return the first `most` directories in an open one, by name."""
     with os.scandir(parent) as listing:
         found = islice((entry for entry in listing if entry.is_dir(follow_symlinks=False)), most)
         return sorted(found, key=attrgetter("name"))

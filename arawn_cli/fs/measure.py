@@ -237,7 +237,7 @@ def _ignore_progress(_finished: int) -> None:
 
 
 def measure(parent: int, name: str, path: str) -> Usage:
-    """Measure the entry `name` of the open directory `parent`, as `measure_all` does, in one thread.
+    """Measure the entry `name` of the open directory `parent` as `measure_all`, in one thread.
 
     `path` is the path of the entry in failures.
     """

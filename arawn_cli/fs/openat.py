@@ -275,7 +275,7 @@ class Descent:
         yield names
 
     def _retry(self, opening: Callable[[], Opened]) -> Opened:
-        """Open something; without a free descriptor close all but the current directory and retry."""
+        """Open something; without a free descriptor close the directories above and retry."""
         try:
             return opening()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Levels over several checks of a real tree: what is told, and what is kept."""
+"""Levels over several checks of a real tree: events and stored alerts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def transitions(tree: SampleTree) -> list[tuple[str, Level, Level]]:
     return [(change.scope, change.before, change.level) for change in reversed(found)]
 
 
-def test_rise_and_recovery_are_told_once_and_remembered(tree: SampleTree, configured: Callable[..., Path]) -> None:
+def test_rise_and_recovery_send_one_event_each(tree: SampleTree, configured: Callable[..., Path]) -> None:
     config = configured(session_mb=1.0, repeat_interval="1d", for_checks=2)
     big = tree.session("big", files={"f": 3 * MIB}, age_days=1) / "work" / "f"
     course = [reported_levels(checked(tree, config, now=tree.now + step * HOUR)[1]) for step in range(4)]
@@ -100,7 +100,7 @@ def test_an_incomplete_check_neither_recovers_nor_is_ok(run: RunCommand, tree: S
     assert check().of_type("disk_pressure")[0]["level"] == "critical"
 
 
-def test_a_dry_run_tells_what_a_real_one_would_and_writes_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
+def test_a_dry_run_reports_the_same_as_a_real_one_and_writes_nothing(tree: SampleTree, configured: Callable[..., Path]) -> None:
     config = configured(session_mb=1.0, for_checks=2)
     tree.session("big", files={"f": 3 * MIB}, age_days=1)
     checked(tree, config)
@@ -137,7 +137,7 @@ def test_the_filesystem_is_judged_as_an_ordinary_user_sees_it(run: RunCommand, t
 
 
 @needs_namespaces
-def test_inodes_that_run_out_are_told_as_inodes(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
+def test_few_free_inodes_are_reported_in_inodes(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
     place = tmp_path / "mounted"
     place.mkdir()
     script = (
@@ -150,7 +150,7 @@ def test_inodes_that_run_out_are_told_as_inodes(run: RunCommand, tmp_path: Path,
     assert (event["scope"], event["unit"], event["usage_bytes"], event["limit_bytes"]) == ("inodes", "inodes", 17, 10)
 
 
-def test_without_the_database_nothing_is_judged_by_a_limit_that_may_be_another(tree: SampleTree, configured: Callable[..., Path]) -> None:
+def test_without_the_database_no_scope_is_judged_by_an_uncertain_limit(tree: SampleTree, configured: Callable[..., Path]) -> None:
     config = configured(limits={"My blog": 1000})
     tree.workstream("blog", "My blog", {"work/f": 5000})
     assert reported_levels(checked(tree, config)[1]) == {"blog": Level.CRITICAL}
@@ -165,7 +165,7 @@ def test_without_the_database_nothing_is_judged_by_a_limit_that_may_be_another(t
 
 
 @pytest.mark.parametrize("name", sorted(FIXED))
-def test_a_workstream_called_as_a_scope_of_another_kind_has_a_scope_of_its_own(
+def test_a_workstream_with_the_name_of_a_fixed_scope_has_its_own_alerts(
     tree: SampleTree, configured: Callable[..., Path], name: str
 ) -> None:
     config = configured(limits={name: 1000}, repeat_interval="1d")
@@ -194,7 +194,7 @@ def test_a_time_of_last_run_in_the_future_stops_no_check(tree: SampleTree, confi
 
 
 @needs_setpriv
-def test_what_cannot_be_read_elsewhere_hinders_no_recovery(run: RunCommand, tree: SampleTree, configured: Callable[..., Path]) -> None:
+def test_an_unreadable_directory_elsewhere_prevents_no_recovery(run: RunCommand, tree: SampleTree, configured: Callable[..., Path]) -> None:
     config = configured(session_mb=1.0)
     tree.workstream("closed", "Closed", {"work/f": 1})
     big = tree.session("big", files={"f": 3 * MIB}, age_days=1)

@@ -33,7 +33,7 @@ def usage(amount: int, *, complete: bool = True, scope: str = "total") -> ScopeU
 
 
 def at(level: Level) -> Alert:
-    """A scope at a level that was told at instant 0, its checks in a row forgotten."""
+    """An alert at a level with an event at time 0 and no checks in a row."""
     return Alert(level, notified_at=None if level is OK else 0)
 
 
@@ -69,7 +69,9 @@ def test_every_step_of_one_check(before: Level, band: str) -> None:
     for amount in BANDS[band]:
         verdict = judge(usage(amount), at(before), Rules(), now=0)
         assert (verdict.level, verdict.before) == (after, before)
-        assert verdict.notify is (after is not before or after is not OK), "a change is told, and with the defaults every check above"
+        assert verdict.notify is (after is not before or after is not OK), (
+            "an event for every change, and by default for every check above a limit"
+        )
 
 
 @pytest.mark.parametrize(("before", "band"), STEPS)
@@ -114,11 +116,11 @@ def test_leaving_takes_one_check() -> None:
 
 def test_an_unchanged_level_is_silent_for_the_interval_and_a_change_is_not() -> None:
     rules = Rules(repeat=3 * SECOND)
-    told = [verdict.notify for verdict in course([(1500, True)] * 5 + [(2500, True), (1500, True), (0, True), (0, True)], rules)]
-    assert told == [True, False, False, True, False, True, True, True, False]
+    notified = [verdict.notify for verdict in course([(1500, True)] * 5 + [(2500, True), (1500, True), (0, True), (0, True)], rules)]
+    assert notified == [True, False, False, True, False, True, True, True, False]
 
 
-def test_a_level_that_was_told_longer_ago_than_the_interval_is_told_again() -> None:
+def test_an_event_is_repeated_after_the_interval() -> None:
     assert judge(usage(1500), Alert(WARNING, 1, 0, notified_at=0), Rules(repeat=3 * SECOND), now=10 * SECOND).notify
 
 
@@ -129,41 +131,41 @@ def test_a_clock_that_went_back_does_not_silence_an_alert() -> None:
 @pytest.mark.parametrize("level", [WARNING, CRITICAL])
 def test_a_scope_that_disappears_recovers_under_its_name(level: Level) -> None:
     gone = StoredAlert(at(level), usage(9000, scope="session:x"))
-    quiet = StoredAlert(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
-    before = {"session:x": gone, "session:y": quiet}
+    silent = StoredAlert(Alert(OK, warnings=1), usage(1500, complete=False, scope="session:y"))
+    before = {"session:x": gone, "session:y": silent}
     verdicts = judge_all([usage(5)], before, Rules(), 0, vanished=list(before))
-    told = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.notify]
-    assert told == [("session:x", OK, 0, LIMIT)]
+    notified = [(verdict.usage.scope, verdict.level, verdict.usage.usage, verdict.usage.limit) for verdict in verdicts if verdict.notify]
+    assert notified == [("session:x", OK, 0, LIMIT)]
     assert all(verdict.alert == NO_ALERT and verdict.usage.complete is True for verdict in verdicts)
     assert [verdict.before for verdict in verdicts] == [OK, level, OK]
     assert [verdict.usage.scope for verdict in judge_all([usage(5)], before, Rules(), 0, vanished=set())] == ["total"]
 
 
-def test_each_scope_is_judged_by_what_is_remembered_of_it() -> None:
+def test_each_scope_is_judged_by_its_own_alert() -> None:
     before = {"total": StoredAlert(Alert(WARNING, 1, 0, notified_at=7 * SECOND), usage(1500))}
     (first, second) = judge_all([usage(1500), usage(1500, scope="new")], before, Rules(repeat=10 * SECOND), 9 * SECOND, vanished=())
     assert (first.notify, first.alert.notified_at) == (False, 7 * SECOND)
     assert (second.notify, second.alert.notified_at) == (True, 9 * SECOND)
 
 
-def test_when_a_level_was_told_is_forgotten_once_it_is_over() -> None:
+def test_the_time_of_the_last_event_is_cleared_on_recovery() -> None:
     verdict = judge(usage(0), Alert(WARNING, 1, 0, notified_at=5), Rules(), now=9)
     assert (verdict.notify, verdict.alert) == (True, NO_ALERT)
 
 
-def test_a_level_that_was_told_in_the_same_instant_is_not_told_again() -> None:
+def test_an_event_is_not_repeated_at_the_same_time() -> None:
     assert not judge(usage(1500), Alert(WARNING, 1, 0, notified_at=9), Rules(repeat=SECOND), now=9).notify
 
 
 @pytest.mark.parametrize(
-    ("scope", "level", "quiet"),
+    ("scope", "level", "expected"),
     [("session:x", OK, True), ("session:x", WARNING, False), ("session:x", CRITICAL, False), ("total", OK, False)],
 )
-def test_only_a_scratch_session_that_is_ok_is_quiet(scope: str, level: Level, quiet: bool) -> None:
-    assert Verdict(usage(5, scope=scope), OK, at(level), notify=False).is_ok_session is quiet
+def test_only_a_scratch_session_below_its_limit_is_an_ok_session(scope: str, level: Level, expected: bool) -> None:
+    assert Verdict(usage(5, scope=scope), OK, at(level), notify=False).is_ok_session is expected
 
 
-def test_what_is_not_judged_keeps_its_level_and_tells_nothing() -> None:
+def test_an_unchanged_scope_keeps_its_level_without_an_event() -> None:
     held = Alert(CRITICAL, 1, 1, notified_at=5)
     found = unchanged([usage(5), usage(9000, scope="new")], {"total": StoredAlert(held, usage(9000))})
     assert found == [Verdict(usage(5), CRITICAL, held, notify=False), Verdict(usage(9000, scope="new"), OK, NO_ALERT, notify=False)]
@@ -193,17 +195,17 @@ RULES = st.builds(Rules, st.integers(1, 4), st.integers(0, 50), st.integers(0, 1
 
 @given(CHECKS, RULES)
 def test_no_two_equal_alerts_within_the_interval(checks: list[tuple[int, bool]], rules: Rules) -> None:
-    told = [(number, verdict.level) for number, verdict in enumerate(course(checks, rules)) if verdict.notify]
-    for (earlier, first), (later, second) in pairwise(told):
+    notified = [(number, verdict.level) for number, verdict in enumerate(course(checks, rules)) if verdict.notify]
+    for (earlier, first), (later, second) in pairwise(notified):
         assert first is not second or (later - earlier) * SECOND >= rules.repeat
 
 
 @given(CHECKS, RULES)
 def test_every_raise_is_followed_by_exactly_one_recovery(checks: list[tuple[int, bool]], rules: Rules) -> None:
-    told = [verdict.level for verdict in course([*checks, (0, True)], rules) if verdict.notify]
-    raises = sum(before is OK for before, after in pairwise([OK, *told]) if after is not OK)
-    assert told.count(OK) == raises
-    assert (OK, OK) not in pairwise([OK, *told])
+    notified = [verdict.level for verdict in course([*checks, (0, True)], rules) if verdict.notify]
+    raises = sum(before is OK for before, after in pairwise([OK, *notified]) if after is not OK)
+    assert notified.count(OK) == raises
+    assert (OK, OK) not in pairwise([OK, *notified])
 
 
 @given(st.lists(st.sampled_from([951, 975, 1000]), max_size=40), st.sampled_from([OK, WARNING]))

@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deep(tree: SampleTree) -> Path:
-    """A file so far down that a check which remembers does not see it change."""
+    """A file that is too deep to change the fingerprint."""
     for name in ("one", "two"):
         write(tree.sessions / name / "work" / "a" / "b" / "file", 1000)
         tree.turn(name, tree.ago(3))
@@ -49,9 +49,9 @@ def scratch(events: list[Event]) -> WorkstreamUsage:
 
 def files_bytes(tree: SampleTree, config: Path, hours: float = 0) -> tuple[int, int]:
     """Bytes of scratch's sessions as a check some hours on sees them, and the age of its oldest sample."""
-    told = checked(tree, config, now=tree.now + int(hours * HOUR))[1]
-    usage = scratch(told)
-    assert usage.sample_age_secs == next(event for event in told if isinstance(event, DiskCheck)).sample_age_secs
+    events = checked(tree, config, now=tree.now + int(hours * HOUR))[1]
+    usage = scratch(events)
+    assert usage.sample_age_secs == next(event for event in events if isinstance(event, DiskCheck)).sample_age_secs
     return usage.work_bytes, usage.sample_age_secs
 
 
@@ -72,11 +72,11 @@ def test_what_nobody_used_is_taken_from_the_check_before_until_its_time_is_up(tr
 
 
 def test_the_largest_file_of_what_nobody_used_is_remembered_too(tree: SampleTree, deep: Path, config: Path) -> None:
-    told = []
+    events = []
     for hours, size in enumerate((3000, 5000)):
         grow(deep, size)
-        told.append(scratch(checked(tree, config, now=tree.now + hours * HOUR)[1]).largest_file_bytes)
-    assert told == [3000, 3000]
+        events.append(scratch(checked(tree, config, now=tree.now + hours * HOUR)[1]).largest_file_bytes)
+    assert events == [3000, 3000]
 
 
 def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Path, config: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Pa
     tree.workstream("blog", "My blog", {"work/f": 1000})
     files_bytes(tree, config)
     tree.turn("one", tree.now + HOUR)
-    told = checked(tree, config, now=tree.now + 2 * HOUR)[1]
-    ages = {event.scope: event.sample_age_secs for event in told if isinstance(event, DiskPressure)}
+    events = checked(tree, config, now=tree.now + 2 * HOUR)[1]
+    ages = {event.scope: event.sample_age_secs for event in events if isinstance(event, DiskPressure)}
     assert ages.items() >= {"total": 7200, "scratch": 7200, "session:two": 7200, "session:one": 0, "blog": 0}.items()
 
 
@@ -167,7 +167,7 @@ def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, d
     assert files_bytes(tree, config, 4) == (6000, 0)
 
 
-def test_a_mark_that_nobody_can_read_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
+def test_an_invalid_log_position_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config)
     grow(deep, 5000)
     with closing(sqlite3.connect(tree.root.parent / "state" / "state.db")) as state, state:
@@ -218,7 +218,7 @@ def test_what_shares_files_or_fails_is_not_kept() -> None:
     assert not is_cacheable(Usage(1, 512, 1, 1, 1, 5, other_filesystems=("x",)))
 
 
-def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_path: Path) -> None:
+def test_a_session_with_too_many_directories_has_no_fingerprint(tmp_path: Path) -> None:
     session = tmp_path / "s"
     for number in range(6000):
         (session / f"{number}").mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_the_shape_of_a_session_is_given_up_at_its_first_directory_too_many(tmp_
     tracemalloc.start()
     try:
         assert size_cache.fingerprint(parent, "s") is None
-        assert tracemalloc.get_traced_memory()[1] < 2**19, "what is looked at does not grow with the session"
+        assert tracemalloc.get_traced_memory()[1] < 2**19, "memory does not grow with the session"
     finally:
         tracemalloc.stop()
         os.close(parent)
