@@ -188,18 +188,10 @@ static void record_finding(struct worker *worker, const char *operation, size_t 
     pthread_mutex_unlock(&walk->lock);
 }
 
-static int compare(uint64_t one, uint64_t other)
+/* Compare subtree, device and inode, which have no padding between them. */
+static int compare_files(const void *one, const void *other)
 {
-    return (one > other) - (one < other);
-}
-
-static int compare_files(const void *first, const void *second)
-{
-    const struct hard_link *one = first, *other = second;
-    int order = compare(one->subtree, other->subtree);
-    if (!order)
-        order = compare(one->device, other->device);
-    return order ? order : compare(one->inode, other->inode);
+    return memcmp(one, other, offsetof(struct hard_link, apparent));
 }
 
 /* Merge the entries of the same file, so that a file with many names needs no more memory. */
@@ -332,18 +324,16 @@ static void queue_unit(struct walk *walk, struct unit *unit)
     pthread_mutex_unlock(&walk->lock);
 }
 
-/* Move the second half of the names, or the only one. */
+/* Move the first half of the names, at least one, and never all of several. */
 static bool split(struct walk *walk, struct names *names, struct names *half)
 {
-    size_t cut = names->next + (names->end - names->next) / 2;
-    while (names->bytes[cut - 1])
-        cut++;
-    if (cut == names->end)
-        for (cut--; cut > names->next && names->bytes[cut - 1];)
-            cut--;
-    if (!add_names(walk, half, names->bytes + cut, names->end - cut))
+    size_t cut = names->next, middle = names->next + (names->end - names->next) / 2;
+    do
+        cut += strlen(names->bytes + cut) + 1;
+    while (cut < middle && cut + strlen(names->bytes + cut) < middle);
+    if (!add_names(walk, half, names->bytes + names->next, cut - names->next))
         return false;
-    names->end = cut;
+    names->next = cut;
     return true;
 }
 
@@ -426,7 +416,7 @@ static bool reopen_parent(struct worker *worker)
         errno = ESTALE; /* somebody moved the directory */
     }
     /* A directory that was moved out of a bind mount has no parent. */
-    record_finding(worker, "openat", worker->depth, "..", errno == ENOENT ? ESTALE : errno);
+    record_finding(worker, "open", worker->depth, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;
@@ -446,7 +436,7 @@ static void list_directory(struct worker *worker)
     while (!is_stopped(walk)) {
         long filled = syscall(SYS_getdents64, here->descriptor, worker->listing, (size_t)LISTING_BYTES);
         if (filled < 0)
-            record_finding(worker, "getdents64", depth, "", errno);
+            record_finding(worker, "list", depth, "", errno);
         if (filled <= 0)
             return;
         struct unit *unit = filled >= SHARED_BYTES && has_idle_thread(walk) ? new_unit(worker, depth) : NULL;
@@ -475,7 +465,7 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
     struct stat status;
     int descriptor = open_directory(worker, parent, name);
     if (descriptor < 0 || fstat(descriptor, &status) < 0) {
-        record_finding(worker, "openat", worker->depth, shown, errno);
+        record_finding(worker, "open", worker->depth, shown, errno);
     } else if (status.st_dev != worker->device) {
         record_finding(worker, NULL, worker->depth, shown, 0);
     } else if (push_level(worker, shown, descriptor, status.st_ino)) {
@@ -546,7 +536,7 @@ static void measure_subtree(struct worker *worker, size_t index)
     worker->subtree = index;
     int holder = open_holder(worker, subtree, &name);
     if (holder < 0) {
-        record_finding(worker, "openat", 0, "", errno);
+        record_finding(worker, "open", 0, "", errno);
     } else if (fstatat(holder, name, &top, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
         record_finding(worker, "stat", 0, "", errno);
     } else if (subtree->shallow || !S_ISDIR(top.st_mode)) {

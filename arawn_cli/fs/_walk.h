@@ -40,8 +40,7 @@ struct subtree {
 
 /* A file with `names` names, of which `found` lie in the subtree. */
 struct hard_link {
-    size_t subtree;
-    uint64_t device, inode, apparent, allocated, found, names;
+    uint64_t subtree, device, inode, apparent, allocated, found, names;
 };
 
 /* A failed call, or the mount point of another filesystem if `operation` is NULL. */

@@ -320,7 +320,7 @@ def _walk_subtree(start: int, subtree: Subtree) -> Usage:
         with opened_directory(start, *parents) as parent:
             return walk(parent, name, subtree.path, shallow=subtree.shallow)
     except OSError as error:
-        return _failed("openat", subtree.path, error)
+        return _failed("open", subtree.path, error)
 
 
 def _failed(operation: str, path: str, error: OSError) -> Usage:
@@ -353,7 +353,7 @@ def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
                 else:
                     descent.leave()
         except OSError as error:
-            accumulator.add_failure("openat", descent.path(".."), error)
+            accumulator.add_failure("open", descent.path(".."), error)
     return accumulator.result()
 
 
@@ -362,7 +362,7 @@ def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: i
     try:
         status = descent.enter(name, parent)
     except OSError as error:
-        accumulator.add_failure("openat", descent.path(name if descent.depth else None), error)
+        accumulator.add_failure("open", descent.path(name if descent.depth else None), error)
         return
     if status.st_dev != device:
         accumulator.other_filesystems.append(escape(descent.path()))
@@ -381,4 +381,4 @@ def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: i
                 except OSError as error:
                     accumulator.add_failure("stat", descent.path(entry.name), error)
     except OSError as error:
-        accumulator.add_failure("getdents64", descent.path(), error)
+        accumulator.add_failure("list", descent.path(), error)
