@@ -38,7 +38,7 @@ struct names {
 
 /* A directory on the way from the top of the subtree to the current directory. */
 struct level {
-    const char *name; /* in the names of the level above; level 0 has the path of its unit */
+    size_t path_end; /* its path below the subtree is the beginning of the worker's */
     ino_t inode;
     int descriptor;       /* -1: closed */
     struct names pending; /* subdirectories that are still to be entered */
@@ -67,6 +67,7 @@ struct worker {
     struct usage usage;
     struct level *levels;
     size_t depth, closed, room; /* levels[0] to levels[closed - 1] are closed */
+    struct names path;          /* of the current directory below the subtree, without a NUL */
 
     int holder; /* descriptor of the directory that holds the subtree; -1: not open */
     const char *holder_names;
@@ -158,21 +159,17 @@ static bool extend(struct walk *walk, struct list *list, const void *items, size
 /* Return the path below the subtree of the entry `name` of the directory at levels[depth - 1]. */
 static char *path_of(const struct worker *worker, size_t depth, const char *name)
 {
-    size_t length = strlen(name) + 1;
-    for (size_t i = 0; i < depth; i++)
-        length += strlen(worker->levels[i].name) + 1;
-    char *path = malloc(length), *end = path;
+    size_t end = depth ? worker->levels[depth - 1].path_end : 0;
+    char *path = malloc(end + strlen(name) + 2);
     if (!path) {
         stop_without_memory(worker->walk);
         return NULL;
     }
-    for (size_t i = 0; i <= depth; i++) {
-        const char *part = i < depth ? worker->levels[i].name : name;
-        if (*part && end > path)
-            *end++ = '/';
-        end = stpcpy(end, part);
-    }
-    *end = '\0';
+    if (end)
+        memcpy(path, worker->path.bytes, end);
+    if (end && *name)
+        path[end++] = '/';
+    strcpy(path + end, name);
     return path;
 }
 
@@ -381,11 +378,16 @@ static int open_directory(struct worker *worker, int parent, const char *name)
 /* Make a directory the current one. It owns the descriptor from then on; false without memory. */
 static bool push_level(struct worker *worker, const char *name, int descriptor, ino_t inode)
 {
-    struct level *levels = grow(worker->walk, worker->levels, &worker->room, worker->depth + 1, sizeof *levels);
+    struct walk *walk = worker->walk;
+    struct level *levels = grow(walk, worker->levels, &worker->room, worker->depth + 1, sizeof *levels);
     if (!levels)
         return false;
     worker->levels = levels;
-    levels[worker->depth++] = (struct level){.name = name, .inode = inode, .descriptor = descriptor};
+    struct names *path = &worker->path;
+    path->end = worker->depth ? levels[worker->depth - 1].path_end : 0;
+    if (*name && ((path->end && !add_names(walk, path, "/", 1)) || !add_names(walk, path, name, strlen(name))))
+        return false;
+    levels[worker->depth++] = (struct level){.path_end = path->end, .inode = inode, .descriptor = descriptor};
     if (worker->depth - worker->closed > MAX_OPEN)
         close_topmost(worker);
     return true;
@@ -676,6 +678,7 @@ void finish_walk(struct walk *walk)
         extend(walk, &walk->links, worker->links.items, worker->links.count, sizeof(struct hard_link));
         free(worker->links.items);
         free(worker->levels);
+        free(worker->path.bytes);
         if (worker->holder >= 0)
             close(worker->holder);
     }
