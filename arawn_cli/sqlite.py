@@ -1,4 +1,9 @@
-"""Read SQLite databases of other programs without writing to them."""
+"""Read SQLite databases without changing them or leaving files beside them.
+
+Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file is
+opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). One change remains: run
+by root, SQLite gives `-wal` and `-shm` the owner of the database.
+"""
 
 from __future__ import annotations
 
@@ -12,71 +17,64 @@ from pathlib import Path
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 
-
-_BUSY_SECONDS = 5.0
-
-
+_BUSY_SECS = 5.0
 _TRIES = 50
-
-
-_NAP_SECONDS = 0.002
-
-
+_PAUSE_SECS = 0.01
 _WAL_FORMAT = 2  # bytes 18 and 19 of the header (sqlite.org/fileformat.html)
 
 
 class DatabaseUnreadableError(Exception):
-    """The database is there and cannot be read; its text says why."""
+    """The database exists and cannot be read. The text gives the reason."""
 
 
 def signature(path: Path) -> Signature:
-    """What changes whenever the database does: inode, size and mtime of the main file and of its write-ahead log.
+    """Return values that change whenever the database does: inode, size and mtime of its file and of its log.
 
-    `path` has no link in it: SQLite keeps the log beside the file itself.
+    `path` must have its links resolved, since SQLite keeps the log beside the file itself.
     """
     return tuple(_stamp(f"{path}{suffix}") for suffix in ("", "-wal"))
 
 
 def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[tuple[object, ...]]:
-    """What a statement answers on any SQLite database; nothing is written to it.
+    """Return the rows of a query. If the database changes meanwhile, try again after a pause, for half a second in all.
 
-    Text comes as bytes, because another program's may be no UTF-8; `text=str` is for a file of our own.
+    Text is returned as bytes, since that of another program may not be UTF-8. `text=str` is for our own file.
 
     Raises:
-        DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
+        DatabaseUnreadableError: the file is not a database, lacks the table, cannot be opened, or
+            does not stop changing.
     """
     for _ in range(_TRIES):
         before = signature(path)
         mode = _mode(path)
         try:
             rows = _rows(path, mode, statement, parameters, text)
+            if "immutable" not in mode or signature(path) == before:
+                return rows
         except DatabaseUnreadableError:
             if signature(path) == before:
                 raise
-            continue
-        if "immutable" not in mode or signature(path) == before:
-            return rows
-        time.sleep(_NAP_SECONDS)
+        time.sleep(_PAUSE_SECS)
     raise DatabaseUnreadableError(f"{path} changes faster than it can be read")
 
 
 def _rows(path: Path, mode: str, statement: str, parameters: tuple[str | int, ...], text: type[bytes | str]) -> list[tuple[object, ...]]:
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_SECONDS)) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_SECS)) as connection:
             connection.text_factory = text
             return connection.execute(statement, parameters).fetchall()
     except sqlite3.Error as error:
         hint = ""
         if "readonly_shm" in mode and _stamp(f"{path}-shm") is None:
-            hint = f"; its log {path.name}-wal has no {path.name}-shm beside it: start Arawn once, which takes the log in"
+            hint = f"; its log {path.name}-wal has no {path.name}-shm: start Arawn once, which merges the log"
         raise DatabaseUnreadableError(f"{path}: {error}{hint}") from error
 
 
 def _mode(path: Path) -> str:
-    """How to open the database without writing anything.
+    """Return the URI parameters that open the database without writing anything.
 
-    With no log there is nothing to share: the main file alone is whole, and `immutable` needs no `-shm`.
-    With a log, its existing `-shm` is used read-only.
+    Without a log the main file is complete, and `immutable` needs no `-shm`. With a log, its existing
+    `-shm` is used read-only.
     """
     try:
         header = _header(path)

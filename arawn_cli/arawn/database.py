@@ -1,9 +1,4 @@
-"""Arawn's SQLite database, read while a live server writes it, and never written to.
-
-Even a reader of a WAL database writes: it makes or locks the `-shm` file. The way of opening is
-therefore chosen by what stands beside the database, so that reading leaves no trace (sqlite.org/wal.html, sqlite.org/uri.html).
-One thing stays: SQLite run by root gives `-wal` and `-shm` the owner of the database, where theirs is another.
-"""
+"""Read the workstreams and sessions in Arawn's database, while a server may write to it."""
 
 from __future__ import annotations
 
