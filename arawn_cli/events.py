@@ -155,7 +155,7 @@ class FailureReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filesystem:
-    """The filesystem of the root, as an ordinary user sees it: blocks reserved for root are not free."""
+    """The filesystem of the root, for an ordinary user: blocks reserved for root are not free."""
 
     mountpoint: str = field(metadata=doc("where it is mounted; bytes that do not print are escaped as `\\xNN`"))
     total_bytes: int = field(metadata=doc("its size in bytes"))
@@ -390,5 +390,8 @@ def megabytes(size: int) -> int:
 
 
 def percent_of(usage: int, limit: int) -> int:
-    """Return usage in percent of a limit, rounded down, at most `PERCENT_MAX`. A limit below 1 counts as 1."""
+    """Return usage in percent of a limit, rounded down, at most `PERCENT_MAX`.
+
+    A limit below 1 counts as 1.
+    """
     return min(usage * 100 // max(limit, 1), PERCENT_MAX)

@@ -1,4 +1,7 @@
-"""BSD locks: an open file or directory is the lock, and closing it gives the lock back."""
+"""Take BSD locks (flock(2)) on open files and directories.
+
+Closing the descriptor releases the lock.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import fcntl
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Takes the BSD lock of an open file (flock(2)), which its closing gives back; false where another holds it.
+    """Try to take the lock of an open file. Return False if another process holds it.
 
     Raises:
         OSError: locking fails for another reason.
@@ -22,5 +25,5 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Gives back a lock that `try_lock` took."""
+    """Release a lock that `try_lock` took."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""Names found on disk: which of them are Arawn's ids, and how any of them is shown."""
+"""Recognise Arawn's ids among names on disk, and make any name printable."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
 
 
 def is_valid_id(name: str) -> bool:
-    """Whether a name can be a workstream or session id of Arawn's.
+    """Return whether a name can be the id of a workstream or session.
 
-    Arawn's rule: not empty, only ASCII letters, digits, `-` and `_`, and no `-` at the start.
+    Arawn's rule: not empty, only ASCII letters, digits, `-` and `_`, not beginning with `-`.
     """
     return _ID.fullmatch(name) is not None
 
 
 def escape(name: str) -> str:
-    r"""A name as one printable, reversible line of text.
+    r"""Return a name as one printable line of text, from which the name can be restored.
 
-    A backslash becomes `\\`; a byte that is not UTF-8 and every byte of a
-    character that does not print (newline, escape, bidirectional controls)
-    becomes `\xNN`. Strict JSON readers take the result, and it cannot steer a terminal.
+    A backslash becomes `\\`. A byte that is not UTF-8, and every byte of a character that does not
+    print (newline, escape, bidirectional controls), becomes `\xNN`. So the result is valid in
+    strict JSON and cannot control a terminal.
     """
     if name.isascii() and name.isprintable() and "\\" not in name:
         return name

@@ -15,13 +15,14 @@ from arawn_cli.timestamps import SECOND, render
 
 log = logging.getLogger(__name__)
 
-# Time synchronisation sets a clock back by seconds. A clock that lost its time is wrong by far more.
+# Time synchronisation sets a clock back by seconds. A clock that lost its time is wrong by far
+# more.
 TOLERANCE = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The last run of a job on a root, in nanoseconds since the epoch, and what all its runs removed."""
+    """The last run of a job on a root, in nanoseconds since the epoch, and totals of all runs."""
 
     last_run: int
     last_success: int | None
@@ -68,7 +69,10 @@ def has_ended_since(connection: sqlite3.Connection, job: JobName, root: Path, st
 
 
 def record(state: State, job: JobName, root: Path, run: Run) -> None:
-    """Store a run in a transaction of its own. If the state cannot be written, only log a warning."""
+    """Store a run in a transaction of its own.
+
+    If the state cannot be written, only log a warning.
+    """
     try:
         with state.transaction() as connection:
             store(connection, job, root, run)
@@ -77,7 +81,10 @@ def record(state: State, job: JobName, root: Path, run: Run) -> None:
 
 
 def store(connection: sqlite3.Connection, job: JobName, root: Path, run: Run) -> None:
-    """Store a run in an open transaction. Its removed sessions and bytes are added to the stored totals."""
+    """Store a run in an open transaction.
+
+    Its removed sessions and bytes are added to the stored totals.
+    """
     connection.execute(
         "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (job, root) DO UPDATE SET last_run = excluded.last_run, "

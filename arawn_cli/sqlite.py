@@ -1,8 +1,8 @@
 """Read SQLite databases without changing them or leaving files beside them.
 
-Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file is
-opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). One change remains: run
-by root, SQLite gives `-wal` and `-shm` the owner of the database.
+Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file
+is opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). One change
+remains: run by root, SQLite gives `-wal` and `-shm` the owner of the database.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DatabaseUnreadableError(Exception):
 
 
 def signature(path: Path) -> Signature:
-    """Return values that change whenever the database does: inode, size and mtime of its file and of its log.
+    """Return values that change with the database: inode, size and mtime of file and log.
 
     `path` must have its links resolved, since SQLite keeps the log beside the file itself.
     """
@@ -36,13 +36,17 @@ def signature(path: Path) -> Signature:
 
 
 def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[tuple[object, ...]]:
-    """Return the rows of a query. If the database changes meanwhile, try again after a pause, for half a second in all.
+    """Return the rows of a query.
 
-    Text is returned as bytes, since that of another program may not be UTF-8. `text=str` is for our own file.
+    If the database changes meanwhile, try again after a pause, for half a second in all.
+
+    Text is returned as bytes, since that of another program may not be UTF-8. `text=str` is for our
+    own file.
 
     Raises:
         DatabaseUnreadableError: the file is not a database, lacks the table, cannot be opened, or
             does not stop changing.
+
     """
     for _ in range(_TRIES):
         before = signature(path)
@@ -73,8 +77,8 @@ def _rows(path: Path, mode: str, statement: str, parameters: tuple[str | int, ..
 def _mode(path: Path) -> str:
     """Return the URI parameters that open the database without writing anything.
 
-    Without a log the main file is complete, and `immutable` needs no `-shm`. With a log, its existing
-    `-shm` is used read-only.
+    Without a log the main file is complete, and `immutable` needs no `-shm`. With a log, its
+    existing `-shm` is used read-only.
     """
     try:
         header = _header(path)

@@ -1,4 +1,4 @@
-"""Keep levels, history, runs and the outbox in an SQLite database, `state.db` in the state directory.
+"""Keep levels, history, runs and the outbox in an SQLite file, `state.db`.
 
 The file has one schema version. A file of an older version is treated like a damaged one: it is
 renamed, a new file is begun, and the undelivered events are copied into it. Only they cannot be
@@ -149,7 +149,10 @@ class State:
     """
 
     def __init__(self, directory: Path, clock: Callable[[], int]) -> None:
-        """`clock` is the wall clock in nanoseconds. Its time becomes part of the name of a damaged file."""
+        """`clock` is the wall clock in nanoseconds.
+
+        Its time becomes part of the name of a damaged file.
+        """
         self.directory = directory
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
@@ -181,10 +184,12 @@ class State:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection and commit at the end of the block, or roll back if the block raises.
 
-        If the transaction finds that the file is damaged, it fails, and the next use has a new file.
+        If the transaction finds that the file is damaged, it fails, and the next use has a new
+        file.
 
         Raises:
             StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged).
+
         """
         with translate_errors(self.directory):
             connection = self._open()
@@ -202,12 +207,15 @@ class State:
                 raise
 
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
-        """Return the rows of a query. A file that is not open is read without changing anything on disk.
+        """Return the rows of a query.
+
+        A file that is not open is read without changing anything on disk.
 
         The result is empty if there is no file, or an empty or older one that lacks the table.
 
         Raises:
             StateUnavailableError: the file cannot be read.
+
         """
         with translate_errors(self.directory):
             if self._connection is not None:
@@ -283,7 +291,7 @@ def check_owner(directory: Path) -> None:
 
 
 def _check_directory(directory: Path) -> None:
-    """Refuse a directory in which others could place events to be sent, or a link to be followed."""
+    """Refuse a directory in which others could place events to be sent, or a link."""
     status = directory.stat()
     if status.st_uid != os.geteuid():
         raise StateUnavailableError(f"the state directory {directory} belongs to another account: name one of your own with state_dir")
@@ -305,7 +313,7 @@ def _check_file(path: Path) -> os.stat_result:
 
 
 def _make_private(path: Path) -> int:
-    """Create the file with mode 600 if it is missing, correct its mode if not, and return its inode.
+    """Create the file with mode 600, or correct the mode of an existing one. Return its inode.
 
     SQLite gives the mode of the file to its log and index.
     """
@@ -392,7 +400,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _replace(directory: Path, inode: int, clock: Callable[[], int], damage: str) -> None:
-    """Rename a damaged file with its log and index, and begin a new one with its undelivered events.
+    """Rename a damaged file with its log, and begin a new one with its undelivered events.
 
     Of several runs that find the damage at once, one does this: the others see another inode.
     """
@@ -434,7 +442,7 @@ def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
-    """Return the readable rows of the outbox in their order, from the first one on, and whether these are all.
+    """Return the rows of the outbox in order, up to the first unreadable one, and if these are all.
 
     The rows are those of any version: each is a dictionary by column.
     """
@@ -452,7 +460,10 @@ def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
 
 
 def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]) -> int:
-    """Insert rows of another outbox. Return the number of those whose values fit the columns of this one."""
+    """Insert rows of another outbox.
+
+    Return the number of those whose values fit the columns of this one.
+    """
     known = [name for _, name, *_ in connection.execute("PRAGMA table_info(outbox)") if name != "sequence"]
     copied = 0
     for event in events:

@@ -1,7 +1,7 @@
-"""Points in time as whole nanoseconds since the Unix epoch, the unit of `st_mtime_ns`.
+"""Parse and format times: whole nanoseconds since the Unix epoch, as in `st_mtime_ns`.
 
-Arawn writes nine fractional digits, three more than `datetime` holds, so times
-are compared as integers and never lose what decides a deletion.
+Arawn writes nine fractional digits, three more than `datetime` has. Times decide about deletions,
+so they are compared as integers, without rounding.
 """
 
 from __future__ import annotations
@@ -11,30 +11,22 @@ import re
 import time
 
 SECOND = 1_000_000_000
-
-
 DAY = 86_400 * SECOND
-
-
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
-
-
 _FIRST = calendar.timegm((1, 1, 1, 0, 0, 0)) * SECOND
-
-
 _LAST = calendar.timegm((9999, 12, 31, 23, 59, 59)) * SECOND + SECOND - 1
 
 
 def parse(text: str) -> int:
-    """Nanoseconds since the epoch of an RFC 3339 time with any number of fractional digits.
+    """Parse an RFC 3339 time with any number of fractional digits into nanoseconds.
 
-    Digits past the ninth are rounded up, so that a time never looks older than it is.
+    Digits after the ninth are rounded up, so that a time never looks older than it is.
 
     Raises:
-        ValueError: the text is no RFC 3339 time, or names a day that does not exist.
+        ValueError: the text is not an RFC 3339 time, or its day does not exist.
     """
     match = _RFC3339.fullmatch(text)
     if match is None:
@@ -56,9 +48,9 @@ def parse(text: str) -> int:
 
 
 def render(instant: int) -> str:
-    """RFC 3339 in UTC with `Z`, to the microsecond, rounded down.
+    """Return a time as RFC 3339 in UTC with `Z`, to the microsecond, rounded down.
 
-    A time outside the years 1 to 9999, which a file's mtime can claim, shows as the nearest one inside.
+    A time outside the years 1 to 9999, which a file can have, becomes the nearest one inside.
     """
     instant = min(max(instant, _FIRST), _LAST)
     seconds, nanoseconds = divmod(instant, SECOND)
@@ -71,5 +63,5 @@ def _days_in(year: int, month: int) -> int:
 
 
 def latest(*instants: int | None) -> int | None:
-    """The latest of the instants that are known, or None."""
+    """Return the latest of the times that are not None, or None."""
     return max((instant for instant in instants if instant is not None), default=None)

@@ -1,4 +1,7 @@
-"""Write the reference pages, the man page and the schemas from the program. With --check, only report which are stale."""
+"""Write the reference pages, the man page and the schemas from the program.
+
+With --check, only report which are stale.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def _commands_page(program: TyperGroup, commands: dict[str, TyperCommand], examp
 
 
 def _reasons() -> dict[str, str]:
-    """Return the reasons and their meanings from the README, where a test checks that none is missing."""
+    """Return the reasons with their meanings from the README, which a test checks."""
     section = (DOCS.parent / "README.md").read_text().split("\n## When a session is removed\n")[1].partition("\n## ")[0]
     return {name: text.replace("`", "") for name, text in re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE)}
 

@@ -38,7 +38,10 @@ FILES = {
 def man_page(
     program: TyperGroup, commands: Mapping[str, TyperCommand], examples: Mapping[str, Mapping[str, str]], reasons: Mapping[str, str]
 ) -> str:
-    """Return the page as roff. `commands` and `examples` are by the words that call each command."""
+    """Return the page as roff.
+
+    `commands` and `examples` are by the words that call each command.
+    """
     keys = {key: field for key, field in fields_of(ConfigFile) if field.description}
     general = {key: field for key, field in keys.items() if not key.startswith(_ROOTS)}
     defaults = {key: "" if field.default is None else toml_value(field.default) for key, field in general.items()}

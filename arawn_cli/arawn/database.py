@@ -14,7 +14,10 @@ from arawn_cli.timestamps import latest
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamRow:
-    """A row of Arawn's `workstreams` table; `sessions` is how many rows of `sessions` name it."""
+    """A row of the table `workstreams`.
+
+    `sessions` is the number of rows in `sessions` that name it.
+    """
 
     id: str
     title: str
@@ -22,15 +25,17 @@ class WorkstreamRow:
 
     @property
     def is_scratch(self) -> bool:
-        """Whether it is the workstream of sessions that have none; its directory has a fixed name."""
+        """Whether it is the workstream of the scratch sessions, whose id is fixed."""
         return self.id == SCRATCH
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A row of Arawn's `sessions` table: times as far as they could be read.
+    """A row of the table `sessions`.
 
-    `unreadable` is true when a time is there and is no RFC 3339 text.
+    `newest` is the newest of its times, in nanoseconds since the epoch.
+
+    `unreadable` is true if one of its times is not an RFC 3339 text.
     """
 
     id: str
@@ -40,10 +45,10 @@ class SessionRow:
 
 
 def workstream_rows(path: Path) -> list[WorkstreamRow]:
-    """All rows of `workstreams`.
+    """Return all rows of `workstreams`.
 
     Raises:
-        DatabaseUnreadableError: the file is no database, lacks the table, or cannot be opened.
+        DatabaseUnreadableError: the file is not a database, lacks the table, or cannot be opened.
     """
     counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
     rows = query(path, counted, ())
@@ -51,7 +56,7 @@ def workstream_rows(path: Path) -> list[WorkstreamRow]:
 
 
 def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
-    """The rows of `sessions` with the wanted ids, by id.
+    """Return the rows of `sessions` with the wanted ids, by id.
 
     Raises:
         DatabaseUnreadableError: as `workstream_rows`.

@@ -1,4 +1,4 @@
-"""Arawn's tree on disk: a proven root, and which workstreams and sessions stand in it."""
+"""Open Arawn's root after checking that it is safe to use, and list its workstreams."""
 
 from __future__ import annotations
 
@@ -16,36 +16,22 @@ from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
 from arawn_cli.names import is_valid_id
 
 WORKSTREAMS = "workstreams"
-
-
 DATABASE = "workstreams.db"
-"""Arawn's database in its root, where no other is configured."""
-
-
+"""Name of Arawn's database in its root, unless another one is configured."""
 SCRATCH = "scratch"
-
-
 SESSIONS = "sessions"
-
-
 PRODUCTION = "production"
-
-
 WORK = "work"
-
-
 MESSAGES = "messages.jsonl"
-
-
 TRASH = ".trash"
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """An open, proven root.
+    """An open root that passed the checks.
 
     Attributes:
-        path: absolute, with every link resolved.
+        path: its absolute path, with links resolved.
         workstreams: descriptor of `<root>/workstreams`.
     """
 
@@ -55,11 +41,15 @@ class Root:
 
 @contextmanager
 def opened_root(path: Path) -> Iterator[Root]:
-    """Proves a root and opens it; every later step starts at the descriptor.
+    """Check a root and open it.
+
+    All later steps start from its descriptor, so that no path is followed twice.
 
     Raises:
-        ConfigurationError: it is missing, is no directory or cannot be read.
-        RefusedError: it is `/` or a home directory, has no `workstreams/`, or strangers can write to it.
+        ConfigurationError: it is missing, not a directory, or cannot be read.
+        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
+            it.
+
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
@@ -68,9 +58,11 @@ def opened_root(path: Path) -> Iterator[Root]:
     except OSError as error:
         raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
     try:
-        workstreams = _open_workstreams(descriptor, resolved)
+        workstreams = _open_own(WORKSTREAMS, descriptor, resolved / WORKSTREAMS)
     finally:
         os.close(descriptor)
+    if workstreams is None:
+        raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
     try:
         yield Root(resolved, workstreams)
     finally:
@@ -78,7 +70,7 @@ def opened_root(path: Path) -> Iterator[Root]:
 
 
 def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:
-    """The ids of the workstream directories, and every other entry of `workstreams/` (foreign)."""
+    """Return the ids of the workstream directories, and all other (foreign) entries."""
     ids: list[str] = []
     foreign: list[Entry] = []
     for entry in entries(root.workstreams):
@@ -91,11 +83,13 @@ def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:
 
 @contextmanager
 def opened_sessions(root: Root) -> Iterator[int | None]:
-    """A descriptor of `workstreams/scratch/sessions`, or None where there is none yet.
+    """Yield a descriptor of `workstreams/scratch/sessions`, or None if it does not exist.
 
     Raises:
-        RefusedError: `scratch` or `sessions` is a link or no directory, or strangers can write to it.
+        RefusedError: `scratch` or `sessions` is a link or not a directory, or everyone can write to
+            it.
         ConfigurationError: it cannot be read.
+
     """
     below = root.path / WORKSTREAMS / SCRATCH
     scratch = _open_own(SCRATCH, root.workstreams, below)
@@ -114,17 +108,21 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
 
 
 def _open_own(name: str, parent: int, shown: Path) -> int | None:
+    """Open a directory of Arawn's, or return None if it does not exist.
+
+    `shown` is its path for messages.
+    """
     try:
         descriptor = open_directory(name, parent)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise RefusedError(f"{shown} is a link or no directory: nothing is removed through it") from error
+            raise RefusedError(f"{shown} is a link or not a directory: refused, name the folder itself") from error
         raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
-    if strangers_can_write(os.fstat(descriptor)):
+    if _everyone_can_write(os.fstat(descriptor)):
         os.close(descriptor)
-        raise RefusedError(_open_to_strangers(shown))
+        raise RefusedError(_writable_by_everyone(shown))
     return descriptor
 
 
@@ -142,7 +140,10 @@ def _resolve(path: Path) -> Path:
 
 
 def _refuse_unsafe(root: Path) -> None:
-    """Refuses roots that nobody means; the root itself may be reached through a link, it is resolved once."""
+    """Refuse a root that cannot be intended, or that others could replace.
+
+    Links to it are resolved before.
+    """
     if not root.is_dir():
         raise ConfigurationError(f"the root {root} is not a directory")
     if root == Path("/"):
@@ -150,8 +151,8 @@ def _refuse_unsafe(root: Path) -> None:
     status = root.stat()
     if root in _home_directories(status.st_uid):
         raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")
-    if strangers_can_write(status):
-        raise RefusedError(_open_to_strangers(root))
+    if _everyone_can_write(status):
+        raise RefusedError(_writable_by_everyone(root))
     for parent in root.parents:
         mode = parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
@@ -168,33 +169,20 @@ def _home_directories(owner: int) -> set[Path]:
     return {Path(home).resolve() for home in homes if home not in ("", "/")}
 
 
-def _open_workstreams(root: int, path: Path) -> int:
-    shown = path / WORKSTREAMS
-    try:
-        descriptor = open_directory(WORKSTREAMS, root)
-    except FileNotFoundError as error:
-        raise RefusedError(f"{path} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(path)}") from error
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise RefusedError(f"{shown} is a link or no directory: refused; name the folder that really holds it") from error
-        raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
-    if strangers_can_write(os.fstat(descriptor)):
-        os.close(descriptor)
-        raise RefusedError(_open_to_strangers(shown))
-    return descriptor
-
-
 def _remedy(path: Path) -> str:
-    """What to name instead of a folder that is no root; most often it is the one in a root."""
+    """Return what to name instead of a folder that is not a root.
+
+    Most often that is the folder above it.
+    """
     if path.name == WORKSTREAMS:
         return f"the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
     return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
 
 
-def strangers_can_write(status: os.stat_result) -> bool:
-    """Whether everyone may write to a file."""
+def _everyone_can_write(status: os.stat_result) -> bool:
+    """Return whether everyone may write to a file."""
     return bool(status.st_mode & stat.S_IWOTH)
 
 
-def _open_to_strangers(path: Path) -> str:
+def _writable_by_everyone(path: Path) -> str:
     return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {path}"

@@ -1,13 +1,13 @@
-"""The last turn of each session, from a `messages.jsonl` that a server appends to meanwhile.
+"""Find the last turn of each session in a `messages.jsonl`, while a server may append to it.
 
-The file is read backwards from its end. Arawn appends in the order of time, but
-a clock can step, so one old line does not end the reading: a whole stretch of
-nothing but old lines does.
+The file is read backwards from its end. Arawn appends in the order of time, but a clock can step.
+So reading does not stop at one old line, but after a long stretch of old lines.
 
-A line that cannot be read (torn by a crash, overwritten, without a time) still counts for the session
-that it names: its turn is no later than the lines after it, or than the file's mtime where
-it is the last, and so is taken to be of that time. A torn line that names none is a turn that was not completed.
-So is a line longer than any message, such as the hole that a crash can leave: it is never held in memory whole.
+A line that cannot be parsed (torn by a crash, overwritten, without a time) counts as a turn of the
+session that it names. That turn is not later than the lines after it, or than the mtime of the file
+if it is the last line, so it gets that time. A torn last line that names no session is a turn that
+was not completed. A line that is longer than any message, such as the hole that a crash can leave,
+is treated like a torn one and never held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -24,28 +24,16 @@ from arawn_cli import timestamps
 from arawn_cli.fs.openat import Identity, identity_of
 
 _BLOCK = 1 << 16
-
-
-_LONGEST = 64 << 20  # bytes of a line that is read as a message
-
-
-_NAMING = 512  # bytes that hold any naming of a session, whose id is a file's name
-
-
+_LONGEST = 64 << 20  # bytes; a longer line is not a message
+_NAMING = 512  # bytes that are enough for `"session_id":"..."`, since an id is a file's name
 _OLD_BYTES = 2 << 20
-
-
 _OLD_LINES = 256
-
-
-_NEIGHBOURS = 16  # lines after an unreadable one that date it together, since one clock alone may be wrong
-
-
+_NEIGHBOURS = 16  # the newest of so many following lines dates an unreadable one, since one clock may be wrong
 _SESSION_ID = re.compile(rb'"session_id"\s*:\s*"([A-Za-z0-9_-]+)"')
 
 
 class OtherMessagesError(OSError):
-    """The file is not the one that was marked, or has shrunk below the mark."""
+    """The file is not the one of the mark, or is shorter than the mark."""
 
     def __init__(self) -> None:
         super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -53,7 +41,7 @@ class OtherMessagesError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a file has been read: its identity, and the offset just behind its last whole line."""
+    """How far a file has been read: its identity, and the offset after its last complete line."""
 
     identity: Identity
     offset: int
@@ -61,9 +49,9 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """The newest turn found of each session, in nanoseconds since the epoch.
+    """The newest turn of each session, in nanoseconds since the epoch.
 
-    `unreadable_lines` counts lines that are no message; a torn last line is none of them.
+    `unreadable_lines` is the number of lines that are not messages, without a torn last line.
     """
 
     newest: dict[str, int]
@@ -72,15 +60,16 @@ class Turns:
 
 
 def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | None = None) -> Turns:
-    """The newest turn of each of the sessions in an open `messages.jsonl`.
+    """Return the newest turn of each of the sessions in an open `messages.jsonl`.
 
-    Reads backwards, and stops when every session has a turn at or after the
-    cutoff or when 256 lines in a row and 2 MiB of them are older; a session whose last turn
-    lies further back is not in the answer. With `since`, reads what was appended after that mark.
+    Reading stops when every session has a turn at or after the cutoff, or when at least 256 lines
+    in a row, of 2 MiB together, are older. A session whose last turn is further back is missing in
+    the result. With `since`, only what was appended after that mark is read.
 
     Raises:
         OSError: reading fails.
-        OtherMessagesError: there is no going on from the mark.
+        OtherMessagesError: the mark does not belong to this file.
+
     """
     status = os.fstat(descriptor)
     start = since.offset if since else 0
@@ -91,15 +80,18 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | 
     behind, tail = next(lines)
     reading.take(tail, torn=True)
     for _, line in lines:
-        if reading.settled():
+        if reading.is_complete():
             break
         reading.take(line)
     return Turns(reading.newest, reading.unreadable, Mark(identity_of(status), behind))
 
 
 def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines between two offsets with their own offsets, last first; the very first one is what stands behind the last newline."""
-    pieces: list[bytes] = []  # of the line whose beginning is not reached yet, its end first
+    """Yield the lines between two offsets with their offsets, last first.
+
+    The first one is the text after the last newline.
+    """
+    pieces: list[bytes] = []  # of the line whose beginning is not reached yet, last piece first
     held = 0
     position = end
     while position > start:
@@ -123,12 +115,15 @@ def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[in
 
 
 def _abridged(line: bytes) -> bytes:
-    """The beginning of what is no message, and the sessions that all of it names."""
+    """Return the beginning of a line that is too long, and each session that it names."""
     return b"\0".join((line[:_NAMING], *(b'"session_id":"%s"' % name for name in set(_SESSION_ID.findall(line)))))
 
 
 def _pread(descriptor: int, size: int, position: int) -> bytes:
-    """Exactly `size` bytes; a file that shrinks meanwhile is an error, because Arawn only appends."""
+    """Read exactly `size` bytes.
+
+    A file that shrinks meanwhile is an error, because Arawn only appends.
+    """
     chunk = os.pread(descriptor, size, position)
     while len(chunk) < size:
         more = os.pread(descriptor, size - len(chunk), position + len(chunk))
@@ -139,7 +134,7 @@ def _pread(descriptor: int, size: int, position: int) -> bytes:
 
 
 class _Reading:
-    """The newest turns found so far, on the way backwards through a file."""
+    """The newest turns found so far while a file is read backwards."""
 
     def __init__(self, sessions: frozenset[str], cutoff: int, following: int) -> None:
         self._sessions = sessions
@@ -152,8 +147,8 @@ class _Reading:
         self._read_any = False
         self.unreadable = 0
 
-    def settled(self) -> bool:
-        """Whether reading on could not change what is decided."""
+    def is_complete(self) -> bool:
+        """Return whether reading further could not change a decision."""
         return not self._waiting or (self._old_bytes >= _OLD_BYTES and self._old_lines >= _OLD_LINES)
 
     def take(self, line: bytes, *, torn: bool = False) -> None:
@@ -187,7 +182,7 @@ class _Reading:
 
 
 def _parse(line: bytes) -> tuple[str | None, int] | None:
-    """Session id (None for a message of the workstream) and time of a message line, or None if it is no message."""
+    """Return the session id, or None, and the time of a line; None if it is not a message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

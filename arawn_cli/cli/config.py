@@ -50,7 +50,10 @@ def config_show(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show every value in effect and its source: an option, the environment, the file or a default. Secrets are left out."""
+    """Show every value in effect and its source: an option, the environment, the file or a default.
+
+    Secrets are left out.
+    """
     shown = Output(format=output, verbose=verbose, quiet=quiet)
     configure_logging(shown)
     flags = Flags(config=config, base_path=base_path, root=root)

@@ -1,4 +1,4 @@
-"""Find and read the configuration file, and combine it with flags and environment into one `Config`.
+"""Read the configuration file and combine it with flags and environment into a `Config`.
 
 A flag takes precedence over the environment, the environment over the file, the file over defaults.
 """
@@ -36,7 +36,9 @@ class NoRootError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """The options of the command line that concern the configuration. None is an option that was not given.
+    """The options of the command line that concern the configuration.
+
+    None is an option that was not given.
 
     `root` takes precedence over `base_path`.
     """
@@ -59,7 +61,7 @@ class Flags:
 
     @property
     def located(self) -> tuple[str, ...]:
-        """The arguments that select configuration and root, for another command in the same shell."""
+        """The arguments that select configuration and root, for another command."""
         config = ("--config", str(self.config)) if self.config is not None else ()
         if self.root is not None or self.base_path is None:
             return (*config, *self.named)
@@ -90,11 +92,13 @@ class Config:
         force: run in spite of the removal limit or a clock that went back.
         state_directory: directory of the state file. It may not exist.
         relay: None if events are sent to no relay.
-        remembers: false with `--relay-url` or `--no-relay`. A check that changed levels in such a run would
-            hide a change from the readers of the configured relay.
+        remembers: false with `--relay-url` or `--no-relay`. A check that changed levels in such a
+            run would hide a change from the readers of the configured relay.
         metrics_directory: directory of the files for Prometheus' node_exporter.
-        tables: the tables of the file, with the values of the named root in place of the general ones.
+        tables: the tables of the file, with the values of the named root in place of the general
+            ones.
         root_name: the name in `[[maintenance.roots]]`, or None for the main root.
+
     """
 
     file: Path | None
@@ -121,9 +125,10 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     """Return the configuration for a command.
 
     Raises:
-        ConfigurationError: the file is unreadable or has errors (all of them are listed), or there is no
-            root or no database.
+        ConfigurationError: the file is unreadable or has errors (all of them are listed), or there
+            is no root or no database.
         RefusedError: the path of the root is empty.
+
     """
     file, base, file_tables = _read(flags.config, environment, system_file)
     tables = file_tables if flags.root is None else tables_of_root(file_tables, flags.root, file)
@@ -181,10 +186,12 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
 def find_config(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Path | None:
     """Return the file to read, or None for built-in defaults.
 
-    A file that an option or variable names is returned even if it is missing, so that reading it fails.
+    A file that an option or variable names is returned even if it is missing, so that reading it
+    fails.
 
     Raises:
         ConfigurationError: its path begins with the home of an unknown account.
+
     """
     if named is not None:
         return expand_user(str(named), "--config").absolute()
@@ -206,13 +213,16 @@ def default_config_path(environment: Mapping[str, str]) -> Path:
 
 
 def database_of(config: Config, root: Root) -> Path | None:
-    """Return Arawn's database with links resolved: the configured one, else `<root>/workstreams.db` if it exists."""
+    """Return the path of Arawn's database with links resolved, or None if it does not exist."""
     path = config.database or root.path / DATABASE
     return path.resolve() if os.path.lexists(path) else None
 
 
 def _exists(path: Path) -> bool:
-    """Return whether a path exists. One that this account may not see counts, so that reading it fails."""
+    """Return whether a path exists.
+
+    One that this account may not see counts, so that reading it fails.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -294,7 +304,7 @@ def _database(tables: ConfigFile, base: PathBase, source: str) -> Path | None:
 
 
 def _state_directory(environment: Mapping[str, str], tables: ConfigFile, base: PathBase) -> Path:
-    """Return the configured directory, else the first one of systemd's (systemd.exec(5)), else the account's."""
+    """Return the configured directory, else systemd's (systemd.exec(5)), else the account's."""
     if tables.maintenance.state_dir:
         return base.path(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):

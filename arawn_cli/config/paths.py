@@ -1,4 +1,4 @@
-"""Resolve paths of the configuration: the directory that relative ones start from, and whose home `~` is."""
+"""Resolve relative paths of the configuration, and `~` in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class PathBase:
 
     @classmethod
     def of_file(cls, file: Path) -> PathBase:
-        """Return the base of a file. In a file of another account `~` is the home of that account, as for its server.
+        """Return the base of a file.
+
+        In a file of another account `~` is the home of that account, as for its server.
 
         A file that root owns is for all accounts, so there `~` is the home of the current one.
         """
@@ -39,12 +41,14 @@ class PathBase:
         """Return a path of the file, absolute if the directory is.
 
         Raises:
-            ConfigurationError: it begins with the home of an unknown account. `source` names the key.
+            ConfigurationError: it begins with the home of an unknown account. `source` names the
+                key.
+
         """
         return self.directory / expand_user(self._with_home(value), source)
 
     def normal(self, value: str) -> str:
-        """Return a path of the file for comparison: absolute, as text, since another root's disk may not respond."""
+        """Return a path of the file as absolute text, since another root's disk may not respond."""
         return os.path.normpath(self.directory / os.path.expanduser(self._with_home(value)))
 
     def _with_home(self, value: str) -> str:
@@ -64,7 +68,7 @@ def expand_user(value: str, source: str) -> Path:
 
 
 def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
-    """Return the configuration file of the account that owns a root, unless it is the one in use or cannot be seen."""
+    """Return the configuration file of the account that owns a root, unless it is in use."""
     try:
         own = Path(pwd.getpwuid(root.stat().st_uid).pw_dir, ".config", "arawn", "config.toml")
         if used is not None and own.samefile(used):
@@ -76,7 +80,7 @@ def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
 
 
 def ignored_config_warning(root: Path, used: Path | None, *, on_purpose: bool = False) -> str | None:
-    """Return a warning if the account that owns a root has a configuration file, and another one or none is in use.
+    """Return a warning if the configuration file of the account that owns a root is not in use.
 
     With `on_purpose` (`--config`) there is none for the current account's own root. For the root of
     another account, a file that is named proves nothing.

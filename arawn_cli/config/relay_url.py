@@ -1,4 +1,4 @@
-"""Addresses of relays: taken apart once, and never shown with what is secret in them."""
+"""Parse URLs of relays, and hide secrets when they are shown."""
 
 from __future__ import annotations
 
@@ -8,30 +8,20 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
-
-
 _BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
-
-
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-
-
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
-
-
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a relay listens.
+    """The address of a relay.
 
     Attributes:
-        target: path and query, as the request line has them.
-        user, password: what stood before the `@`, decoded; both empty when there was none.
+        target: path and query, as in a request line.
+        user, password: decoded from before the `@`; empty if there are none.
     """
 
     scheme: str
@@ -48,12 +38,12 @@ class Address:
 
     @property
     def is_websocket(self) -> bool:
-        """Whether events go as WebSocket frames, and not as POST requests."""
+        """Whether events are sent as WebSocket frames instead of POST requests."""
         return self.scheme in ("ws", "wss")
 
     @property
     def is_loopback(self) -> bool:
-        """Whether what is sent there stays on this machine."""
+        """Whether the relay is on this machine."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -61,16 +51,16 @@ class Address:
 
     @property
     def carries_password(self) -> bool:
-        """Whether it names a user or a password."""
+        """Whether it has a user or a password."""
         return bool(self.user or self.password)
 
     @property
     def plain(self) -> str:
-        """The address as a client opens it, without user and password."""
+        """The URL for a client, without user and password."""
         return f"{self.scheme}://{self._bracketed}:{self.port}{self.target}"
 
     def __str__(self) -> str:
-        """The address as people may see it: without user, password and query, any of which can hold a secret."""
+        """Return the URL without user, password and query, which may be secret."""
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         path = self.target.partition("?")[0]
         return f"{self.scheme}://{self._bracketed}{port}{path}"
@@ -81,10 +71,12 @@ class Address:
 
 
 def parse(url: str) -> Address:
-    """The address that a URL names (RFC 3986).
+    """Parse a URL (RFC 3986).
 
     Raises:
-        ValueError: it is none that a relay can have; the text says what is allowed and does not repeat the URL.
+        ValueError: it is not the URL of a relay. The text says what is allowed and does not repeat
+            the URL.
+
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(ALLOWED)
@@ -106,21 +98,21 @@ def parse(url: str) -> Address:
 
 
 def redact(text: str) -> str:
-    """A text with the user, password and query of every URL in it taken out."""
+    """Return a text with user, password and query of every URL in it replaced."""
     return _QUERY.sub(r"\1?***", _USERINFO.sub("***@", text))
 
 
 def redact_value(value: str) -> str:
-    """A configured value that may be a malformed address: all that could be a user and password is taken out, and a query."""
+    """Return a value, which may be a malformed URL, without user, password and query."""
     shown = _BEFORE_AT.sub(r"\1***@", value)
     before, mark, _ = shown.partition("?") if "?" in shown else shown.partition("#")
     return f"{before}?***" if mark else shown
 
 
 def _is_host(host: str) -> bool:
-    """Whether a name can be looked up (RFC 1123), or is an address in digits."""
+    """Return whether a text is a valid host name (RFC 1123) or IP address."""
     if ":" in host:
-        return True  # taken out of brackets, and checked by urlsplit
+        return True  # an IPv6 address, which urlsplit has checked
     labels = host.removesuffix(".").split(".")
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
 

@@ -1,7 +1,7 @@
 """Apply `[[maintenance.roots]]`: several roots in one file, each with its own values for some keys.
 
-A root never shares its path or database with another one: evidence of one root must not decide about
-the sessions of another.
+A root never shares its path or database with another one: evidence of one root must not decide
+about the sessions of another.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ def names_of(tables: ConfigFile) -> str:
 
 
 def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
-    """Return the tables with the values of a named root. Its limits and protected patterns are added.
+    """Return the tables with the values of a named root.
+
+    Its limits and protected patterns are added.
 
     Raises:
         ConfigurationError: the file has no root of this name.
+
     """
     index = index_of(tables, name)
     if index is None:
@@ -85,7 +88,7 @@ def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFi
 
 
 def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: PathBase) -> None:
-    """Check that the root of a run is not one for which the file has other rules, without reading the other roots' disks.
+    """Check that the root of a run has no other rules, without reading the disks of other roots.
 
     Raises:
         ConfigurationError: it is, through a link, an option or the environment.
@@ -102,7 +105,7 @@ def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: Pa
 
 
 def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
-    """Return one line for each name, path or database that two roots share, and for each root inside another.
+    """Return one line for each value that two roots share, and for each root inside another.
 
     The document is not validated yet, so that these errors are reported together with all others.
     """
@@ -139,7 +142,7 @@ def _owners(document: Mapping[str, object]) -> Iterator[_Owner]:
 
 
 def _default_databases(owners: list[_Owner], base: PathBase) -> dict[str, str]:
-    """Return the paths of databases that no key names but that are used if they exist, with the keys of their roots."""
+    """Return the databases that are used by default, with the keys of their roots."""
     unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
     return {base.normal(os.path.join(path.text, DATABASE)): path.key for path in unnamed}
 

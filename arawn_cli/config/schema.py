@@ -84,8 +84,8 @@ EventType = Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_
 
 
 class _Table(BaseModel):
-    # The validator of the whole file contains those of its tables. Building each table's own validator
-    # as well would double the time that pydantic takes at every start.
+    # The validator of the whole file contains those of its tables. Building each table's own
+    # validator as well would double the time that pydantic takes at every start.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
@@ -284,7 +284,10 @@ def tables_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def fields_of(table: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every dotted key of a table and of the tables in it. Keys whose values are tables have no description."""
+    """Yield every dotted key of a table and of the tables in it.
+
+    Keys whose values are tables have no description.
+    """
     for name, field in table.model_fields.items():
         yield f"{prefix}{name}", field
         for inner in tables_in(field.annotation):

@@ -1,4 +1,4 @@
-"""Find the source of each value of the effective configuration: a flag, the environment, the file or a default."""
+"""Find the source of each value in effect: a flag, the environment, the file or a default."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DEFAULT = "default"
 class Setting:
     """One value: its dotted key, the value as JSON text, and its source.
 
-    The source is a flag, `$VARIABLE`, the path of the file (with the key, for values of a named root) or
-    `default`.
+    The source is a flag, `$VARIABLE`, the path of the file (with the key, for values of a named
+    root) or `default`.
     """
 
     key: str
@@ -53,7 +53,7 @@ def root_source(config: Config, flags: Flags, environment: Mapping[str, str]) ->
 
 
 def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> dict[str, tuple[object, str | None]]:
-    """Return values that the file does not decide alone, with their source, or None for that of the file."""
+    """Return values that come from elsewhere, with their source, or None for that of the file."""
     found: dict[str, tuple[object, str | None]] = {}
     if config.root_name is not None:
         values = {key: value for key, value, _ in _leaves(config.tables, "")}

@@ -40,7 +40,7 @@ def toml_value(value: object) -> str:
 
 
 def _table(table: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Yield the lines of a table: simple keys first, since they would belong to an inner table after it."""
+    """Yield the lines of a table, simple keys first: after an inner table they would be in that."""
     fields = table.model_fields.items()
     for name, field in fields:
         if not isinstance(example(field), (BaseModel, dict)) and not any(tables_in(field.annotation)):

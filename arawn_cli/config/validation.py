@@ -1,7 +1,7 @@
 """Describe the errors of a configuration file, one line for each.
 
-A line has the dotted key, the value that was found and what is allowed. For an unknown key it has the
-nearest known one.
+A line has the dotted key, the value that was found and what is allowed. For an unknown key it has
+the nearest known one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from arawn_cli.config.relay_url import redact_value
 from arawn_cli.config.schema import ConfigFile, WorkstreamStore, fields_of
 from arawn_cli.names import escape
 
-# Arawn may have a table or key of any name. One that is this similar to ours is taken for a misspelling.
+# Arawn may have a table or key of any name. One that is this similar to ours is taken for a
+# misspelling.
 _SIMILARITY = 0.8
 
 _HINTS = {
@@ -53,7 +54,7 @@ def describe_errors(error: ValidationError) -> list[str]:
 
 
 def find_misspellings(document: Mapping[str, object]) -> list[str]:
-    """Return one line for each top-level table, and each key of `[workstream]`, that resembles one of ours."""
+    """Return one line for each top-level table or key of `[workstream]` that resembles ours."""
     lines = []
     workstream = document.get("workstream")
     for prefix, found, known in (
@@ -68,12 +69,12 @@ def find_misspellings(document: Mapping[str, object]) -> list[str]:
 
 
 def nearest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return the known word that is most similar to another one, or None if none is similar enough."""
+    """Return the known word that is most similar to `word`, or None."""
     return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=similarity)), None)
 
 
 def format_value(value: object) -> str:
-    """Return a value of the file in at most 60 characters, without the secrets that a URL may contain."""
+    """Return a value in at most 60 characters, without the secrets of a URL."""
     text = redact_value(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -90,7 +91,7 @@ def _describe(detail: ErrorDetails) -> str:
 
 
 def _nearest_key(key: str) -> str | None:
-    """Return the known key of the same name in another table, else the one with the most similar spelling."""
+    """Return the known key of the same name in another table, else the most similar one."""
     known = [known for known, _ in fields_of(ConfigFile)]
     name = key.lower().rpartition(".")[2]
     return next((other for other in known if other.rpartition(".")[2] == name), None) or nearest(key, known, 0)

@@ -1,4 +1,4 @@
-"""Make JSON Schemas (draft 2020-12) of the configuration file, the events and the plan from their types."""
+"""Make JSON Schemas (draft 2020-12) of the configuration file, the events and the plan."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class _TomlSchema(_UntitledSchema):
 
 
 def config_schema() -> Schema:
-    """Return the schema of the configuration file, for editors. It allows Arawn's own tables and keys."""
+    """Return the schema of the configuration file, for editors.
+
+    It allows Arawn's own tables and keys.
+    """
     schema = ConfigFile.model_json_schema(schema_generator=_TomlSchema)
     return {"$schema": _DIALECT, **schema, "title": "Arawn's configuration file, as arawn-cli reads it"}
 
@@ -65,7 +68,7 @@ def events_schema() -> Schema:
 
 
 def plan_schema() -> Schema:
-    """Return the schema of the file that `scratch-cleanup --plan-out` writes and `--apply` reads."""
+    """Return the schema of a plan, which `--plan-out` writes and `--apply` reads."""
     return {"$schema": _DIALECT, **PlanFile.model_json_schema(), "title": "A plan of arawn-cli scratch-cleanup"}
 
 
