@@ -85,7 +85,5 @@ def trash_purge(
     shown = Output(format=output, verbose=verbose, quiet=quiet)
     run = run_job(flags, shown, partial(empty, older_than_days=older_than_days))
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and shown.resolved() == "table":
-        from arawn_cli.output.tables import print_nothing_purged
-
-        print_nothing_purged()
+        typer.echo("Nothing to purge.")
     raise typer.Exit(run.exit_code)

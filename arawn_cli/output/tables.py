@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -264,21 +264,9 @@ def _check_sentence(summary: DiskCheck) -> Text:
 
 
 def print_trash(entries: Sequence[TrashEntryEvent]) -> None:
-    """Print the removed sessions in the trash as a table.
-
-    Raises:
-        OutputLostError: standard output takes no more.
-    """
-    _print(Fitting([_trash_cells(entry) for entry in entries], _TRASH_LAYOUTS, "Trash") if entries else Text("The trash is empty."))
-
-
-def print_nothing_purged() -> None:
-    """Print that there was nothing to purge.
-
-    Raises:
-        OutputLostError: standard output takes no more.
-    """
-    _print(Text("Nothing to purge."))
+    """Print the removed sessions in the trash as a table."""
+    table = Fitting([_trash_cells(entry) for entry in entries], _TRASH_LAYOUTS, "Trash")
+    Console(highlight=False).print(table if entries else "The trash is empty.")
 
 
 def _trash_line(event: TrashEntryEvent) -> Text:
@@ -307,7 +295,3 @@ def _day_and_age(instant: str | None, now: str) -> str:
 
 def _amount_with_unit(number: int, unit: Unit) -> str:
     return amount(number, unit) + ("" if unit is Unit.BYTES else f" {unit}")
-
-
-def _print(renderable: RenderableType) -> None:
-    Console(highlight=False).print(renderable)
