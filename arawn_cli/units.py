@@ -1,4 +1,4 @@
-"""Parse and format sizes and durations."""
+"""Parse and format sizes, counts and durations."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def seconds_of(duration: str) -> int:
     if match is None:
         raise ValueError("a duration such as 90s, 5m, 24h or 7d")
     return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def count(number: int, noun: str) -> str:
+    """Format a number with its noun: `1 session`, `1,234 sessions`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def size(number: int) -> str:

@@ -23,6 +23,7 @@ from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
+from arawn_cli.output.format import second
 from arawn_cli.output.jsonl import json_lines
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
@@ -30,6 +31,7 @@ from arawn_cli.schedule.permissions import access_problems
 from arawn_cli.schedule.settings import Scope, settings_from, warnings_of
 from arawn_cli.schedule.status import StatusInput, is_healthy, is_installed, statuses
 from arawn_cli.schedule.user_crontab import MarkersError
+from arawn_cli.timestamps import parse
 
 log = logging.getLogger(__name__)
 
@@ -198,8 +200,8 @@ def _table(found: list[ScheduleStatus]) -> Table:
     return table
 
 
-def _time(text: str | None) -> str:
-    return "-" if text is None else text[:19].replace("T", " ") + " UTC"
+def _time(timestamp: str | None) -> str:
+    return "-" if timestamp is None else second(parse(timestamp))
 
 
 def _files(changes: Sequence[Change]) -> str:

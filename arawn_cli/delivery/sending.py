@@ -19,7 +19,7 @@ from arawn_cli.delivery.outbox import Outbox, QueuedEvent
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Event
 from arawn_cli.state import State, StateUnavailableError, check_owner, exclusive_lock
-from arawn_cli.units import span
+from arawn_cli.units import count, span
 
 log = logging.getLogger(__name__)
 
@@ -312,10 +312,10 @@ class Delivery:
             self._store_rest()
         if self.stats.delivered or self.stats.refused:
             refused = f", {self.stats.refused} refused" if self.stats.refused else ""
-            log.info("%s delivered to the relay%s", _count(self.stats.delivered), refused)
+            log.info("%s delivered to the relay%s", count(self.stats.delivered, "event"), refused)
         self._log_queued(reason)
         if self.stats.dropped:
-            log.error("%s dropped: the outbox is full (outbox_max_events = %d)", _count(self.stats.dropped), self.outbox.limit)
+            log.error("%s dropped: the outbox is full (outbox_max_events = %d)", count(self.stats.dropped, "event"), self.outbox.limit)
         return self.stats
 
     def _send(self) -> str | None:
@@ -408,11 +408,9 @@ class Delivery:
             return
         refused = f", {left.refused} of them refused by the relay" if left.refused else ""
         cause = reason or left.first.answer
-        log.warning("%s in the outbox%s%s; the first is %s", _count(left.queued), refused, f": {cause}" if cause else "", left.first.event)
-
-
-def _count(number: int) -> str:
-    return "1 event" if number == 1 else f"{number} events"
+        log.warning(
+            "%s in the outbox%s%s; the first is %s", count(left.queued, "event"), refused, f": {cause}" if cause else "", left.first.event
+        )
 
 
 def delivery_for(

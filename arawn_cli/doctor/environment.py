@@ -21,12 +21,11 @@ from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.probe import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.output.format import count
 from arawn_cli.schedule.permissions import can_access
 from arawn_cli.schedule.settings import Account, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 _LEAST_FREE_BYTES = 16 * 1024**2
 

@@ -17,10 +17,9 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.names import escape
-from arawn_cli.output.format import count
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 _BLOCK = 4096
 

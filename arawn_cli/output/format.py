@@ -1,4 +1,4 @@
-"""Format counts, amounts, ages and times for people.
+"""Format amounts, ages and times for people; `units` formats sizes and counts.
 
 Instants are nanoseconds since the epoch. All times are shown in UTC.
 """
@@ -9,11 +9,6 @@ from arawn_cli import timestamps
 from arawn_cli.events import Unit
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import size
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 session`, `1,234 sessions`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def amount(number: int, unit: Unit) -> str:

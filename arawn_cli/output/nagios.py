@@ -12,8 +12,7 @@ from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.levels import SESSION, TOTAL, ScopeUsage, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.names import escape
-from arawn_cli.output.format import count
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
 

@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.output import report_wording
-from arawn_cli.output.format import age, count, day, minute
+from arawn_cli.output.format import age, day, minute
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 BAR = 100.0
 """Width of a bar in its drawing."""

@@ -14,10 +14,10 @@ from rich.text import Text
 from arawn_cli.events import Level
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, count, day, minute
+from arawn_cli.output.format import age, day, minute
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport, SessionReport
 from arawn_cli.output.tables import LEVEL_STYLES, Fitting, Layout, plain_table, usage_bar
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 # From this width on there is room for the change beside the trend.
 _WIDE = 108

@@ -7,10 +7,10 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, count, day
+from arawn_cli.output.format import amount, day
 from arawn_cli.output.report_data import MAX_SESSIONS, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.timestamps import DAY
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 NO_HISTORY = "No history yet: trends and forecasts appear after some hours of disk-check runs."
 

@@ -28,9 +28,9 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, count, day, minute
+from arawn_cli.output.format import age, amount, day, minute
 from arawn_cli.timestamps import parse
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red", Level.UNKNOWN: "magenta"}
 

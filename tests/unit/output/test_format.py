@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from rich.filesize import decimal
 
 from arawn_cli.events import Unit
-from arawn_cli.output.format import age, amount, count, day, minute, second
+from arawn_cli.output.format import age, amount, day, minute, second
 from arawn_cli.timestamps import DAY, SECOND, parse
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 NOW = parse("2026-03-18T09:30:07.5Z")
 
