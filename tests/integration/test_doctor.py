@@ -220,6 +220,8 @@ def test_an_unread_configuration_of_the_owner_is_a_finding_whose_fix_names_it(
     of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(of_another.parents[3]))
+    # The account exists in this process alone, so neither its timers nor those of this machine can be examined.
+    monkeypatch.setattr("arawn_cli.cli.doctor.installed_places", lambda *_: [])
     root = of_another.parents[2] / ".arawn"
     output = Output(format="json", verbose=False, quiet=False)
     run_doctor(Flags(base_path=str(root)), output)
