@@ -69,12 +69,17 @@ class Confirmation:
 
     @classmethod
     def from_options(cls, *, yes: bool, force: bool) -> Confirmation:
-        """Return the confirmation for the options; questions are asked on the terminal, if there is one."""
+        """Return the confirmation for the options.
+
+        Questions are asked on the terminal, if there is one.
+        """
         is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
         return cls(yes, force, (lambda question: confirmed(names.escape(question))) if is_interactive else None)
 
     def agreed(self, changes: Sequence[Change]) -> list[Change]:
-        """Show the changes, and return those to make: each that touches the text of others needs `--force` or its own answer.
+        """Show the changes, and return those to make.
+
+        A change of the text of others needs `--force` or its own answer.
 
         Raises:
             UsageError: nobody can be asked, and `--yes` is missing.
@@ -99,7 +104,9 @@ class Confirmation:
 
 
 def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, options: Sequence[str] = ()) -> None:
-    """Show what would change in a place, ask, write the files and start the timers. Files that are up to date are kept.
+    """Show what would change in a place, ask, write the files and start the timers.
+
+    Files that are up to date are kept.
 
     `options` name the configuration, for the commands in the last message.
 
@@ -143,7 +150,9 @@ def remove(place: Place, confirmation: Confirmation) -> None:
 
 
 def remove_first(places: Sequence[Place], confirmation: Confirmation) -> None:
-    """Remove the files from the first place that has some and that this account can change. Name the other places that have some.
+    """Remove the files from the first place that has some and that this account can change.
+
+    Name the other places that have some.
 
     Raises:
         UsageError, RefusedError, ScheduleError: as `remove`.
@@ -209,7 +218,11 @@ def _files(changes: Sequence[Change]) -> str:
 
 
 def _test(place: Place, test: Callable[[Place], bool]) -> bool:
-    """Return the result of a test. Wrong marker lines count as true, so that the next step reports them; other errors count as false."""
+    """Return the result of a test.
+
+    Wrong marker lines count as true, so that the next step reports them; other errors count as
+    false.
+    """
     try:
         return test(place)
     except MarkersError:
@@ -316,7 +329,10 @@ def schedule_status(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show last and next runs, and whether the installed timers match the configuration. Exit with 1 if not, or if a run failed."""
+    """Show last and next runs, and whether the installed timers match the configuration.
+
+    Exit with 1 if not, or if a run failed.
+    """
     flags = Flags(config=config, base_path=base_path, root=root)
     shown = Output(format=output.value, verbose=verbose, quiet=quiet)
     configure_logging(shown)
@@ -348,7 +364,10 @@ def schedule_serve(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM; runs in progress are finished first."""
+    """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM.
+
+    Runs in progress are finished first.
+    """
     if not cloacina:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
     from arawn_cli.cli import cloacina as workflows

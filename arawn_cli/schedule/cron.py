@@ -29,7 +29,9 @@ def cron_file(settings: Settings) -> str:
 
 
 def cron_block(settings: Settings) -> str:
-    """Return lines for an account's own crontab. They set no variable, because it would apply to the lines below, too.
+    """Return lines for an account's own crontab.
+
+    They set no variable, because it would apply to the lines below, too.
 
     Raises:
         ConfigurationError: cron has no times for an interval, or a line cannot hold a path.

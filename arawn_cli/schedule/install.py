@@ -26,7 +26,10 @@ _CRON_DIRECTORY = Path("/etc/cron.d")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the schedule of a root is installed. `manager` is None for cron, which rereads its files by itself."""
+    """Where the schedule of a root is installed.
+
+    `manager` is None for cron, which rereads its files by itself.
+    """
 
     scheduler: Scheduler
     scope: Scope
@@ -52,14 +55,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The options that name a scheduler and a scope; `user` is None without `--user` and `--system`."""
+    """The options that name a scheduler and a scope.
+
+    `user` is None without `--user` and `--system`.
+    """
 
     systemd: bool
     cron: bool
     user: bool | None
 
     def preferred(self) -> tuple[Scheduler, Scope]:
-        """Return the named scheduler and scope. Default: systemd if it runs, and the system scope for root.
+        """Return the named scheduler and scope.
+
+        Default: systemd if it runs, and the system scope for root.
 
         Raises:
             UsageError: both schedulers are named.
@@ -71,7 +79,10 @@ class Selection:
         return Scheduler.CRON if use_cron else Scheduler.SYSTEMD, Scope.USER if user else Scope.SYSTEM
 
     def places(self, environment: Mapping[str, str], root_name: str | None) -> Iterator[Place]:
-        """Yield the places that the options allow, the preferred one first. Nothing can be installed in them without settings."""
+        """Yield the places that the options allow, the preferred one first.
+
+        They have no settings, so they are good for queries and removal only.
+        """
         scheduler, scope = self.preferred()
         schedulers = [scheduler] if self.systemd or self.cron else sorted(Scheduler, key=lambda each: each is not scheduler)
         scopes = [scope] if self.user is not None else sorted(Scope, key=lambda each: each is not scope)
@@ -80,7 +91,10 @@ class Selection:
 
 
 def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str], root_name: str | None) -> Place:
-    """Return the place of a scheduler, a scope and a root; without settings, for queries and removal only."""
+    """Return the place of a scheduler, a scope and a root.
+
+    Without settings it is good for queries and removal only.
+    """
     if scheduler is Scheduler.CRON and scope is Scope.SYSTEM:
         return Place(scheduler, scope, FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),)), None, root_name)
     if scheduler is Scheduler.CRON:
@@ -128,7 +142,10 @@ def require_access(place: Place) -> None:
 
 
 def timers_to_start(place: Place) -> list[str]:
-    """Return the timers that do not run as their files say, or would not after the next boot; [] for cron."""
+    """Return the timers that do not run as their files say, or would not after the next boot.
+
+    Cron needs no start, so it has none.
+    """
     manager = place.manager
     if manager is None:
         return []
@@ -142,7 +159,9 @@ def timers_to_start(place: Place) -> list[str]:
 
 
 def apply_install(place: Place, changes: Sequence[Change]) -> None:
-    """Write the files and start the timers. A timer that is running is only restarted if its own file changed.
+    """Write the files and start the timers.
+
+    A timer that is running is only restarted if its own file changed.
 
     Raises:
         ScheduleError: a step failed; earlier ones are done.
@@ -191,7 +210,10 @@ def _timers(root_name: str | None) -> tuple[str, ...]:
 
 
 def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
-    """Return the units of a root. All roots share the notifier: it is included if no other root has timers there."""
+    """Return the units of a root.
+
+    All roots share the notifier: it is included if no other root has timers there.
+    """
     timers = _timers(root_name)
     names = tuple(name for timer in timers for name in units_of(timer))
     try:
@@ -203,7 +225,10 @@ def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
 
 
 def _state_directory(settings: Settings) -> StateDirectory | None:
-    """Return the state directory, unless systemd creates it: a unit cannot write to a directory that does not exist."""
+    """Return the state directory, unless systemd creates it.
+
+    A unit cannot write to a directory that does not exist.
+    """
     if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings) is not None):
         return None
     if settings.scope is Scope.USER:

@@ -1,6 +1,7 @@
-"""How often a job runs, in systemd's words, in cron's and in Cloacina's.
+"""Convert intervals to the times of systemd, cron and Cloacina.
 
-An interval is what `[maintenance.schedule]` holds: a duration such as `5m`, or a calendar word of systemd.time(7).
+An interval is a value of `[maintenance.schedule]`: a duration such as `5m`, or a calendar word of
+systemd.time(7).
 """
 
 from __future__ import annotations
@@ -15,20 +16,12 @@ from arawn_cli.events import JobName
 from arawn_cli.units import seconds_of
 
 MINUTE = 60
-
-
 HOUR = 3600
-
-
 DAY = 86_400
 
-
 _LONGEST_DELAY = HOUR
-
-
 _FIRST_AFTER_BOOT = 15 * MINUTE
-
-
+# The longest time that each word can mean.
 _WORD_SECONDS = {
     "minutely": MINUTE,
     "hourly": HOUR,
@@ -40,19 +33,18 @@ _WORD_SECONDS = {
     "yearly": 366 * DAY,
     "annually": 366 * DAY,
 }
-
-
-# By name: some count the days from Sunday as 0, some as 1.
+# Names, because schedulers differ in whether Sunday is 0 or 1.
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
-
-
-# In the night, and past the hours that summer time skips or repeats: 2 or 3, east of Berlin and Paris.
+# At night, but not in an hour that daylight saving time skips or repeats, such as 2 or 3.
 _NIGHT_HOURS = (4, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class CronTime:
-    """The five time fields of a crontab line (crontab(5)), each `*`, `first-last/step`, a number, or numbers with commas."""
+    """The five time fields of a crontab line (crontab(5)).
+
+    Each is `*`, `first-last/step`, a number, or numbers with commas.
+    """
 
     minute: str
     hour: str = "*"
@@ -64,7 +56,7 @@ class CronTime:
         return f"{self.minute} {self.hour} {self.day} {self.month} {self.weekday}"
 
     def next_after(self, moment: datetime) -> datetime:
-        """The first minute after a moment at which cron starts the line."""
+        """Return the first minute after a moment at which cron starts the line."""
         time = moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
         while not self._day_matches(time):
             time = time.replace(hour=0, minute=0) + timedelta(days=1)
@@ -79,17 +71,22 @@ class CronTime:
 
 
 def period(interval: str) -> int:
-    """Seconds from one run to the next, the longest that the interval can mean."""
+    """Return the longest time between two runs in seconds."""
     return _WORD_SECONDS.get(interval) or seconds_of(interval)
 
 
 def delay(interval: str) -> int:
-    """Seconds by which a run may start late, so that many machines do not start at one moment."""
+    """Return the longest random delay of a run in seconds.
+
+    It keeps many machines from starting at once.
+    """
     return min(max(period(interval) // 10, 1), _LONGEST_DELAY)
 
 
 def calendar(interval: str) -> str | None:
-    """Return the calendar expression (systemd.time(7)) of an interval; None if the interval does not divide a minute, hour or day evenly.
+    """Return the calendar expression (systemd.time(7)) of an interval.
+
+    Return None if the interval does not divide a minute, hour or day evenly.
 
     systemd makes up for a missed calendar time; other intervals count from the previous run.
     """
@@ -113,13 +110,13 @@ def first_after_boot(interval: str) -> int:
 
 
 def cron_time(interval: str, job: JobName, host: str, root: str) -> CronTime:
-    """When cron runs a job.
+    """Return when cron runs a job.
 
-    The minute, and for what runs less often than hourly the hour, come from a hash of host, root and job: the same
-    each time, and another on another machine.
+    The minute, and the hour of a job that runs less often than hourly, derive from a hash of host,
+    root and job. They are always the same on one machine and differ between machines.
 
     Raises:
-        ConfigurationError: cron has no lines for this duration.
+        ConfigurationError: cron has no evenly spaced times for this duration.
     """
     number = int.from_bytes(hashlib.sha256("\0".join((host, root, job)).encode("utf-8", "surrogateescape")).digest()[:8], "big")
     minute, hour = str(number % 60), str(_NIGHT_HOURS[number // 60 % len(_NIGHT_HOURS)])
@@ -138,12 +135,13 @@ def cron_time(interval: str, job: JobName, host: str, root: str) -> CronTime:
 
 
 def cloacina_time(interval: str, job: JobName, root: str) -> str:
-    """When Cloacina runs a job, in UTC: a crontab line's fields with the second in front.
+    """Return when Cloacina runs a job, in UTC: the second, then the fields of a crontab line.
 
-    Minute and hour come from a hash of root and job alone, so that all machines of a database say the same.
+    Minute and hour derive from a hash of root and job only, so that all machines of one database
+    agree.
 
     Raises:
-        ConfigurationError: there is no such expression for this duration.
+        ConfigurationError: there is no expression for this duration.
     """
     seconds = 0 if interval in _WORD_SECONDS else seconds_of(interval)
     if 0 < seconds < MINUTE and MINUTE % seconds == 0:

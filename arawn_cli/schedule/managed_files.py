@@ -43,13 +43,19 @@ class UsageError(ArawnCliError):
 
 
 def with_header(body: str, created: Sequence[str] = ()) -> str:
-    """Return the text of a file: the first line, with the hash of the body and the created directories, and the body."""
+    """Return the text of a file: its first line, and the body.
+
+    The first line holds the hash of the body and the directories that were created with the file.
+    """
     digest = hashlib.sha256(body.encode()).hexdigest()
     return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(created))}\n{body}"
 
 
 def condition_of(text: str | None, body: str | None) -> Condition:
-    """Compare an installed text with the body that it should have; without a body, an unedited text is outdated."""
+    """Compare an installed text with the body that it should have.
+
+    Without a body, an unedited text is outdated.
+    """
     if text is None:
         return Condition.MISSING
     header = _HEADER.match(text)
@@ -63,7 +69,10 @@ def condition_of(text: str | None, body: str | None) -> Condition:
 
 
 def created_directories(text: str | None) -> tuple[str, ...]:
-    """Return the directories that the first line of a text lists, outermost first; () if there is no such line."""
+    """Return the directories that the first line of a text lists, outermost first.
+
+    Return () if there is no such line.
+    """
     header = _HEADER.match(text or "")
     if header is None:
         return ()
@@ -76,7 +85,10 @@ def created_directories(text: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one file or crontab. `before` and `after` are its whole text, or None if it does not exist."""
+    """A change of one file or crontab.
+
+    `before` and `after` are its whole text, or None if it does not exist.
+    """
 
     place: str
     name: str
@@ -101,7 +113,10 @@ class Change:
 
 
 class Store(Protocol):
-    """Where the files of a schedule are: a directory, or a crontab. Each method raises ScheduleError."""
+    """Where the files of a schedule are: a directory, or a crontab.
+
+    Each method raises ScheduleError.
+    """
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
         """Return a change for each body that is not installed as it is."""
@@ -124,7 +139,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that the jobs need and this tool creates, with mode 0700 and the account's numeric ids as owner."""
+    """A directory that the jobs need and this tool creates, with mode 0700.
+
+    `user` and `group` are the numeric ids of its owner.
+    """
 
     path: Path
     user: int
@@ -148,7 +166,10 @@ class FileStore:
     stamps: Path | None = None
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
-        """Return a change for each body that is not installed as it is; `apply` adds the first line."""
+        """Return a change for each body that is not installed as it is.
+
+        `apply` adds the first line.
+        """
         changes = [self._change(name, body) for name, body in bodies.items()]
         return [change for change in changes if change.condition is not Condition.CURRENT]
 
@@ -162,7 +183,9 @@ class FileStore:
         return {name: condition_of(self.read(name), body) for name, body in bodies.items()}
 
     def read(self, name: str) -> str | None:
-        """Return the text of a file. A symbolic link, which masks a unit, is described instead: it is never followed.
+        """Return the text of a file.
+
+        A symbolic link, which masks a unit, is described instead: it is never followed.
 
         Raises:
             ScheduleError: the file exists and is not readable.
@@ -185,10 +208,13 @@ class FileStore:
             return None
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Write and remove files. The first file that is written lists the directories that are created.
+        """Write and remove files.
+
+        The first file that is written lists the directories that are created.
 
         Raises:
-            ScheduleError: a file or directory cannot be changed, or a file is not as it was when the changes were computed.
+            ScheduleError: a file or directory cannot be changed, or a file has changed since the
+                changes were computed.
         """
         for change in changes:
             if self.read(change.name) != change.before:
@@ -216,7 +242,10 @@ class FileStore:
         return Change(str(self.directory / name), name, text, body, condition_of(text, body))
 
     def _create_directories(self) -> tuple[str, ...]:
-        """Create the directory and the state directory; return all that did not exist, outermost first."""
+        """Create the directory and the state directory.
+
+        Return all that did not exist, outermost first.
+        """
         wanted = (self.directory, self.stamps, self.state.path if self.state else None)
         missing = [path for directory in wanted if directory for path in _missing(directory)]
         os.makedirs(self.directory, exist_ok=True)

@@ -1,4 +1,7 @@
-"""Check what the account of the jobs can access, as that account: root's own access says nothing about it."""
+"""Check what the account of the jobs can access, as that account.
+
+Root's own access says nothing about it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
 
 
 def can_access(account: Account, test: str, path: Path) -> bool | None:
-    """Return whether an account passes a test of test(1), `-r`, `-w` or `-x`, on a path; None if this process cannot find out."""
+    """Return whether an account passes a test of test(1), `-r`, `-w` or `-x`, on a path.
+
+    Return None if this process cannot find out.
+    """
     entry = pwd.getpwnam(account.name)
     if entry.pw_uid == os.geteuid():
         return os.access(path, _MODES[test])
@@ -40,7 +46,7 @@ def inaccessible_program(settings: Settings) -> list[Path]:
 
 
 def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
-    """Return the other files that the jobs need, that exist, and that their account cannot access."""
+    """Return the other existing files that the jobs need and their account cannot access."""
     workstreams = settings.root / WORKSTREAMS
     tests = [("-r", path) for path in settings.reads if path != Path(settings.account.home)]
     for directory in (workstreams, workstreams / SCRATCH, workstreams / SCRATCH / SESSIONS):

@@ -1,4 +1,4 @@
-"""Settings of a schedule, from the configuration: account, command, paths, intervals, network access."""
+"""Derive the settings of a schedule from the configuration."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class NetworkAccess(StrEnum):
 
 
 def suffixed(name: str, root_name: str | None) -> str:
-    """Return the name of a unit, file or directory for a root: those of a named root end with its name."""
+    """Return the name of a unit, file or directory for a root.
+
+    Those of a named root end with its name.
+    """
     return name if root_name is None else f"{name}-{root_name}"
 
 
@@ -60,7 +63,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One of the two jobs. `interval` is a duration or a calendar word, `timeout` a duration of systemd.time(7)."""
+    """One of the two jobs.
+
+    `interval` is a duration or a calendar word, `timeout` a duration of systemd.time(7).
+    """
 
     name: JobName
     interval: str
@@ -80,14 +86,16 @@ class Settings:
 
     Attributes:
         command: the words that start the program.
-        options: the options of each job: `--config`, and `--root` or `--base-path` unless the configuration names the root.
+        options: the options of each job: `--config`, and `--root` or `--base-path` unless the
+            configuration names the root.
         root: Arawn's root, without symbolic links.
         reads: the paths that a job reads beside the root: program, configuration, certificates.
         state: the state directory; None if systemd creates it, or it is in the home of the account.
         metrics: the directory of the metrics file, or None.
         token_file: the file with the relay's token, or None.
         logger: the path of logger(1), or None if it is not installed.
-        namespaces: whether the account can create user namespaces, which most confinement of its own units needs.
+        namespaces: whether the account can create user namespaces, which most confinement of its
+            own units needs.
         root_name: the name of the root, or None for the main root.
     """
 
@@ -121,7 +129,10 @@ class Settings:
 
     @property
     def home(self) -> str | None:
-        """Return the directory that `%h` means in these units; None for system units, where it is root's home."""
+        """Return the directory that `%h` means in these units.
+
+        Return None for system units, where it is root's home.
+        """
         return self.account.home if self.scope is Scope.USER else None
 
 
@@ -129,7 +140,8 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
     """Return the settings of a scope. The jobs of a system schedule run as the owner of the root.
 
     Raises:
-        ConfigurationError, RefusedError: the root is missing or unsafe, or its owner has no account.
+        ConfigurationError, RefusedError: the root is missing or unsafe, or its owner has no
+            account.
     """
     with opened_root(config.root) as opened:
         root = opened.path
@@ -159,20 +171,23 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
 
 
 def command() -> tuple[str, ...]:
-    """Return the command that starts this installation: its script beside the interpreter, else the interpreter and the module."""
+    """Return the command that starts this installation.
+
+    It is the script beside the interpreter, else the interpreter and the module.
+    """
     script = Path(sys.executable).with_name("arawn-cli")
     return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")
 
 
 def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """Return warnings of a configuration of the owner that is not read, and of a token that the timers will not have."""
+    """Return warnings of a configuration that is not read, and of a token that timers lack."""
     return [
         warning for warning in (ignored_config_warning(config.root, config.file), token_warning(config, environment)) if warning is not None
     ]
 
 
 def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
-    """Return a warning if the relay's token is in an environment variable, which timers do not have."""
+    """Return a warning if the relay's token is in an environment variable, which timers lack."""
     if config.relay and not config.relay.token_file and environment.get(VARIABLE):
         return f"the relay's token is in ${VARIABLE}, which timers do not have: name a file with maintenance.relay.token_file"
     return None
@@ -203,7 +218,9 @@ def _account(root: Path, scope: Scope) -> Account:
 
 
 def _refuse_another_home(config: Config, account: Account) -> None:
-    """Refuse a named root below `~` if the jobs have another home: they get its name and would resolve `~` themselves.
+    """Refuse a named root below `~` if the jobs have another home.
+
+    They get its name and resolve `~` themselves.
 
     Raises:
         ConfigurationError: the jobs would use another directory.
@@ -217,7 +234,10 @@ def _refuse_another_home(config: Config, account: Account) -> None:
 
 
 def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """Return the options that make another account use this configuration: it would resolve `~` and search for a root differently."""
+    """Return the options that make another account use this configuration.
+
+    It would resolve `~` and search for a root differently.
+    """
     options = ("--config", str(config.file)) if config.file else ()
     if config.root_name is not None:
         return (*options, "--root", config.root_name)

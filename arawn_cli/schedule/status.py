@@ -82,10 +82,11 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class StatusInput:
-    """What a status depends on: configuration, settings, the current time in nanoseconds, and the host name.
+    """What a status depends on. `now` is in nanoseconds since the epoch.
 
     Attributes:
-        options: the options of the command line that name the configuration, for commands in messages.
+        options: the options of the command line that name the configuration, for commands in
+            messages.
     """
 
     config: Config
@@ -119,7 +120,7 @@ def statuses(place: Place, given: StatusInput) -> Iterator[JobStatus]:
     """Yield the status of each job in a place.
 
     Raises:
-        ConfigurationError, ScheduleError: the files cannot be rendered, or the installed ones cannot be read.
+        ConfigurationError, ScheduleError: files cannot be rendered, or installed ones cannot be read.
     """
     conditions = place.store.conditions(bodies_of(place.scheduler, given.settings))
     for job in given.settings.jobs:
@@ -180,7 +181,10 @@ def installed_places(config: Config, flags: Flags, environment: Mapping[str, str
 
 
 def state_directory_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
-    """Return the state directory that the scheduled jobs use. It can differ from the one of this shell."""
+    """Return the state directory that the scheduled jobs use.
+
+    It can differ from the one of this shell.
+    """
     if settings.state is not None:
         return settings.state
     if scheduler is Scheduler.SYSTEMD:
@@ -202,7 +206,7 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> LastRun | No
 
 
 def history_directory(config: Config, flags: Flags, environment: Mapping[str, str]) -> tuple[Path, str | None]:
-    """Return the state directory that holds the history of the root, and a warning if that of the timers is not readable.
+    """Return the state directory with the history of the root, and a warning if it is not readable.
 
     It is the directory of this shell, unless timers keep the history of the root elsewhere.
     """

@@ -27,7 +27,7 @@ _HIDDEN_BY_PRIVATE_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - only compared
 
 
 def units(settings: Settings) -> dict[str, str]:
-    """Return the text of each unit by its file name: a service and a timer for each job, and the notifier.
+    """Return the units by file name: a service and a timer for each job, and the notifier.
 
     Raises:
         ConfigurationError: a unit cannot hold a path of the settings.
@@ -43,7 +43,9 @@ def units(settings: Settings) -> dict[str, str]:
 
 
 def state_name(settings: Settings) -> str | None:
-    """Return the name below /var/lib that systemd creates for the account; None if the state is elsewhere.
+    """Return the name below /var/lib that systemd creates for the account.
+
+    Return None if the state is elsewhere.
 
     Each named root has its own name, because it may belong to another account, and systemd gives
     the directory to the account that used it last.
@@ -96,6 +98,9 @@ def _timer_variables(job: Job) -> dict[str, object]:
 
 
 def _any_below(paths: Iterable[Path], directories: Iterable[str]) -> bool:
-    """Return whether a path is below a directory, or below the target of a symbolic link there, which systemd hides too."""
+    """Return whether a path is below a directory.
+
+    If the directory is a symbolic link, systemd hides its target, too.
+    """
     places = [place for directory in directories for place in (directory, os.path.realpath(directory))]
     return any(path.is_relative_to(place) for path in paths for place in places)

@@ -1,4 +1,7 @@
-"""Edit an account's own crontab: only the block of one root, between two marker lines, belongs to this tool."""
+"""Edit an account's own crontab.
+
+Only the block of one root, between two marker lines, belongs to this tool.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,22 @@ from arawn_cli.schedule.managed_files import (
 
 BLOCK = "crontab"
 
-# Recognised by the first words, so that a marker is found even if an editor changed the rest or wrote CRLF line ends.
+# Recognised by the first words, so that a marker is found even if an editor changed the rest or
+# wrote CRLF line ends.
 _MARKER = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
 _CREATED = "the crontab"  # listed as created if the account had no crontab before
 
 
 class MarkersError(ScheduleError):
-    """The marker lines of a crontab do not enclose one block, so it is not known which lines are this tool's."""
+    """The marker lines of a crontab do not enclose one block.
+
+    It is not known which lines are this tool's.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class CrontabStore:
-    """The crontab of the current account, read and written by crontab(1), and the block of one root in it."""
+    """The block of one root in the current account's crontab, accessed with crontab(1)."""
 
     account: str
     root_name: str | None = None
@@ -48,7 +55,10 @@ class CrontabStore:
         return [self._change(crontab, f"{begin}{with_header(body, created)}# END {self._marker}\n", condition)]
 
     def changes_to_remove(self) -> list[Change]:
-        """Return a change of the crontab if it has a block. A crontab that only held the block is removed if this tool created it."""
+        """Return a change of the crontab if it has a block.
+
+        A crontab that only held the block is removed if this tool created it.
+        """
         block = self.read(BLOCK)
         if block is None:
             return []
@@ -82,7 +92,8 @@ class CrontabStore:
         """Pass the new crontab to crontab(1), which checks and installs it.
 
         Raises:
-            ScheduleError: crontab(1) fails, or the crontab has changed since the changes were computed.
+            ScheduleError: crontab(1) fails, or the crontab has changed since the changes were
+                computed.
         """
         for change in changes:
             if self._crontab() != change.before:

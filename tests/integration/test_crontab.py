@@ -16,7 +16,10 @@ from tests.support.tree import SampleTree
 
 @pytest.fixture
 def own_crontab(environment: dict[str, str]) -> Callable[..., Run]:
-    """Commands with a crontab(1) of the test; tests/system/test_installation.py has the real one."""
+    """Run commands with the crontab(1) of the tests.
+
+    The real one is in tests/system/test_installation.py.
+    """
 
     def call(*command: object, stdin: str = "") -> Run:
         done = subprocess.run([*map(str, command)], input=stdin, capture_output=True, text=True, env=environment, check=False)

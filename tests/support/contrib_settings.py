@@ -1,4 +1,7 @@
-"""Settings of the files in contrib/; `python -m tests.support.contrib_settings` renders them again."""
+"""Settings of the files in contrib/.
+
+`python -m tests.support.contrib_settings` renders them again.
+"""
 
 from __future__ import annotations
 

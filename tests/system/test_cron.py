@@ -23,7 +23,10 @@ needs_cron = needs(FAKETIME is not None and all(shutil.which(name) for name in (
 
 
 class Cron:
-    """A real cron whose clock is the mtime of a file, and whose sleeps end at once: each minute is handed to it."""
+    """A real cron whose clock is the mtime of a file, and whose sleeps end at once.
+
+    Each minute is handed to it.
+    """
 
     def __init__(self, machine: Machine, start: datetime) -> None:
         self._machine = machine
@@ -59,7 +62,10 @@ class Cron:
                 time.sleep(0.0003)
 
     def stop(self) -> list[str]:
-        """Ends cron, once its jobs have ended; what the jobs were, in the order in which they were started."""
+        """Ends cron, once its jobs have ended.
+
+        What the jobs were, in the order in which they were started.
+        """
         self._machine.output("pkill", "-o", "-x", "cron")
         self._machine.until(lambda: self._machine.run("pgrep", "-x", "cron").returncode == 1)
         self._tracer.wait()
@@ -75,7 +81,10 @@ class Cron:
 
 @needs_cron
 def test_a_day_of_cron_has_288_checks_and_one_cleanup(machine: Machine) -> None:
-    """What the lines run is a stub here: 289 real runs in five seconds say nothing more about the lines."""
+    """What the lines run is a stub here.
+
+    289 real runs in five seconds say nothing more about the lines.
+    """
     install(machine, "--cron")
     lines = machine.path("/etc/cron.d/arawn-cli")
     stub = machine.path("/opt/arawn-cli/bin/stub")

@@ -1,4 +1,7 @@
-"""Units and crontabs of a booted machine: installed, edited, read again by systemd, and removed to the last byte."""
+"""Units and crontabs of a booted machine.
+
+Installed, edited, read again by systemd, and removed to the last byte.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ def relay(machine: Machine) -> Iterator[Callable[[], list[list[object]]]]:
 
 @pytest.mark.parametrize("power", ["CAP_NET_BIND_SERVICE", "CAP_WAKE_ALARM"])
 def test_what_the_kernel_hides_from_the_service_keeps_every_session(machine: Machine, power: str) -> None:
-    """A server with a capability is hidden from a service of its account without; an agent that guards itself stops nothing."""
+    """A server with a capability is hidden from a service of its account without.
+
+    An agent that guards itself stops nothing.
+    """
     install(machine)
     for name in ("old", "served"):
         session(machine, name, 30)

@@ -153,7 +153,10 @@ def test_timers_of_two_roots_of_two_accounts_run_beside_each_other_and_go_alone(
 
 @pytest.mark.parametrize("powers", ["", "CAP_WAKE_ALARM"])
 def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: str) -> None:
-    """Cleanup sees who stands in a session; the check is confined in a user namespace. From systemd 254 on the manager has that power."""
+    """Cleanup sees who stands in a session; the check is confined in a user namespace.
+
+    From systemd 254 on the manager has that power.
+    """
     machine.path(FILE).unlink()
     drop_in = machine.path(f"{UNITS}/user@.service.d/powers.conf")
     drop_in.parent.mkdir()

@@ -1,6 +1,7 @@
 """Keep commands that tests start away from the accounts, units and crontabs of this machine.
 
-Python imports this module at its start if `PYTHONPATH` names its directory, as the fixture `environment` does.
+Python imports this module at its start if `PYTHONPATH` names its directory, as the fixture
+`environment` does.
 `bin/` has stand-ins for systemctl(1) and crontab(1).
 """
 

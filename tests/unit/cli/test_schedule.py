@@ -1,4 +1,4 @@
-"""What `schedule install` and `schedule remove` ask before they change files, and how `schedule status` is printed."""
+"""What `schedule install` and `remove` ask before they change files; how `status` is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Paths as units and crontabs spell them; tests/system/test_{installation,cron}.py show that systemd and cron read them back."""
+"""Paths as units and crontabs spell them.
+
+Tests/system/test_{installation,cron}.py show that systemd and cron read them back.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ words = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1)
 
 
 def as_cron_reads(line: str) -> str:
-    """What cron hands to the shell, as do_command.c of Debian's cron takes a line apart: the first `%` that is not escaped ends it."""
+    """What cron hands to the shell, as do_command.c of Debian's cron takes a line apart.
+
+    The first `%` that is not escaped ends it.
+    """
     command, escaped = "", False
     for character in line:
         if escaped:
