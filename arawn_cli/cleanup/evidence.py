@@ -1,18 +1,20 @@
-"""When each scratch session was last used, as Arawn recorded it: message log and database row together."""
+"""Read when each scratch session was last used, as Arawn recorded it: messages and database rows."""
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arawn_cli.arawn import database, messages
 from arawn_cli.arawn.database import SessionRow
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS
-from arawn_cli.cleanup.sessions import TurnEvidence
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root
+from arawn_cli.cleanup.plan import Policy
+from arawn_cli.cleanup.sessions import ScratchSession, TurnEvidence
+from arawn_cli.config.loader import Config, database_of
 from arawn_cli.errors import Failure
 from arawn_cli.fs.openat import opened_directory, opened_file
 from arawn_cli.names import is_valid_id
@@ -20,34 +22,40 @@ from arawn_cli.sqlite import DatabaseUnreadableError, signature
 from arawn_cli.timestamps import latest
 
 
+def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, now: int) -> Evidence:
+    """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch."""
+    ids = {session.name for session in listed if is_valid_id(session.name)}
+    return Evidence(root.workstreams, database_of(config, root), ids, Policy.of(config).cutoff(now))
+
+
 @dataclass(slots=True)
 class _Source:
-    """One `messages.jsonl`, and how far it has been read; no mark as long as it is not there."""
+    """The `messages.jsonl` of a workstream, and the position up to which it was read; None while it does not exist."""
 
     workstream_id: str
     mark: messages.Mark | None = None
     failure: Failure | None = None
 
 
-class Activity:
-    """The record of turns: read once for a plan, and looked at again for single sessions later.
+class Evidence:
+    """The evidence of all sessions: read once for the plan, and again for each session before it is removed.
 
-    A session whose row names another workstream is looked for in that workstream's messages too.
-    Safe to use from several threads.
+    If the row of a session names another workstream, that workstream's messages are read, too.
+    Several threads may use it.
     """
 
     def __init__(self, workstreams: int, database_path: Path | None, sessions: Collection[str], cutoff: int) -> None:
-        """Reads the evidence of the sessions.
+        """Read the evidence of these sessions.
 
         Args:
             workstreams: descriptor of `<root>/workstreams`.
-            sessions: ids of the sessions that are asked about.
-            database_path: Arawn's database, or None where there is none.
-            cutoff: instant before which a turn need not be found; see `messages.read`.
+            database_path: Arawn's database, or None without one.
+            sessions: ids of the sessions.
+            cutoff: older turns need not be found; see `messages.read`.
         """
         self._workstreams = workstreams
         self._database = database_path
-        self._rows_shown = database_path.name if database_path else ""
+        self._database_name = database_path.name if database_path else ""
         self._sessions = frozenset(sessions)
         self._cutoff = cutoff
         self._newest: dict[str, int] = {}
@@ -60,10 +68,10 @@ class Activity:
         self._sources = {SCRATCH: _Source(SCRATCH)}
         self._read_all_messages()
 
-    def evidence(self, session: str) -> TurnEvidence:
-        """What has been read about a session so far."""
+    def of(self, session: str) -> TurnEvidence:
+        """Return the evidence of a session that was read so far."""
         row = self._rows.get(session)
-        own = Failure("parse", f"{self._rows_shown} row {session}", errno.EINVAL, "a time is not RFC 3339")
+        own = Failure("parse", f"{self._database_name} row {session}", errno.EINVAL, "a time is not RFC 3339")
         return TurnEvidence(
             self._newest.get(session),
             row.newest if row else None,
@@ -71,25 +79,29 @@ class Activity:
             (*((own,) if row and row.unreadable else ()), *self._failures_of(row)),
         )
 
+    def add_to(self, sessions: Iterable[ScratchSession]) -> list[ScratchSession]:
+        """Return the sessions with their evidence."""
+        return [replace(session, evidence=self.of(session.name)) for session in sessions]
+
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The sources that could not be read and may have told of any session."""
+        """The sources that could not be read and concern all sessions."""
         return tuple(failure for failure in (self._database_failure, self._sources[SCRATCH].failure) if failure)
 
     def _failures_of(self, row: SessionRow | None) -> tuple[Failure, ...]:
-        """What could not be read of the workstream that a session has moved to."""
+        """Return why the messages of the workstream that a row names could not be read."""
         source = self._sources.get(row.workstream_id) if row and row.workstream_id != SCRATCH else None
         return (source.failure,) if source and source.failure else ()
 
-    def look_again(self, session: str) -> TurnEvidence:
-        """The evidence after reading what the server has written since."""
+    def reread(self, session: str) -> TurnEvidence:
+        """Read what the server has written since, and return the evidence of a session."""
         with self._lock:
             if self._database is not None:
                 current = signature(self._database)
                 if current != self._signature:
                     self._read_rows({session})
             self._read_all_messages()
-            return self.evidence(session)
+            return self.of(session)
 
     def _read_rows(self, sessions: Collection[str]) -> None:
         if self._database is None or not sessions:
@@ -97,10 +109,10 @@ class Activity:
         try:
             self._rows.update(database.session_rows(self._database, sessions))
         except DatabaseUnreadableError as error:
-            self._database_failure = Failure("sqlite3", self._rows_shown, errno.EIO, str(error))
+            self._database_failure = Failure("sqlite3", self._database_name, errno.EIO, str(error))
 
     def _read_all_messages(self) -> None:
-        """Reads scratch's messages, and those of every workstream that a row names by now."""
+        """Read the messages of scratch and of every workstream that a row names."""
         named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
         for name in sorted(named - self._sources.keys()):
             self._sources[name] = _Source(name)

@@ -1,4 +1,4 @@
-"""A plan on disk: what one run would remove, for a person to look at and a later run to carry out."""
+"""Write a plan to a file, for a person to read, and read it again, for a run that removes only what it lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRIVATE = 0o600
 
 
 class PlannedSession(BaseModel):
-    """One session of a plan; `last_activity_ns` is nanoseconds since the epoch, null when nothing tells of it."""
+    """One session of a plan. `last_activity_ns` is in nanoseconds since the epoch, null if unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,7 +36,7 @@ class PlannedSession(BaseModel):
     reason: str
 
     def matches(self, session: ScratchSession) -> bool:
-        """Whether a session is still what was planned to go."""
+        """Whether a session is still as it was when its removal was planned."""
         identity: Identity = (self.device, self.inode)
         size = session.usage.apparent_bytes if session.usage else None
         planned = (identity, self.last_activity_ns, self.bytes)
@@ -44,7 +44,7 @@ class PlannedSession(BaseModel):
 
 
 class PlanFile(BaseModel):
-    """A plan: for one root, made at one time, with every scratch session in it."""
+    """A plan for one root, with every scratch session."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -55,17 +55,17 @@ class PlanFile(BaseModel):
     sessions: tuple[PlannedSession, ...] = Field(strict=False)
 
 
-def to_be_written(path: Path) -> AtomicFile:
-    """The file that a plan goes to; only its account reads it, as it names sessions.
+def plan_output(path: Path) -> AtomicFile:
+    """Return the file for a plan. Only its owner can read it, because it names sessions.
 
     Raises:
-        ConfigurationError: it shows already that it cannot be written there.
+        ConfigurationError: a file cannot be written there.
     """
     return AtomicFile(path, "the plan", _PRIVATE)
 
 
-def text_of(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:
-    """A plan as its file has it."""
+def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:
+    """Return a plan as JSON text."""
     plan = PlanFile(
         version=VERSION,
         root=escape(str(root)),
@@ -76,12 +76,12 @@ def text_of(root: Path, decisions: Iterable[Decision], older_than_days: int, now
     return plan.model_dump_json(indent=2) + "\n"
 
 
-def read(path: Path, root: Path) -> dict[str, PlannedSession]:
-    """The sessions of a plan, by id.
+def read_plan(path: Path, root: Path) -> dict[str, PlannedSession]:
+    """Return the sessions of a plan by id.
 
     Raises:
-        ConfigurationError: the file cannot be read or is no plan.
-        RefusedError: it is of another version, or for another root.
+        ConfigurationError: the file cannot be read or is not a plan.
+        RefusedError: it has another version, or is for another root.
     """
     try:
         text = path.read_bytes()
@@ -91,10 +91,10 @@ def read(path: Path, root: Path) -> dict[str, PlannedSession]:
         plan = PlanFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        if place == "version":
-            raise RefusedError(f"{path} is a plan of another version than {VERSION}: make a new one with --plan-out") from error
-        raise ConfigurationError(f"{path} is no plan: {escape(place)}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        if key == "version":
+            raise RefusedError(f"{path} is a plan of another version than {VERSION}: write a new one with --plan-out") from error
+        raise ConfigurationError(f"{path} is not a plan: {escape(key)}: {first['msg']}") from error
     if plan.root != escape(str(root)):
         raise RefusedError(f"{path} is a plan for {plan.root}, not for {root}: nothing removed")
     return {session.session_id: session for session in plan.sessions}

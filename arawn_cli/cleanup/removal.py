@@ -1,57 +1,63 @@
-"""Moving sessions out of `sessions/`: the last look before each, the atomic rename, and the look after it.
-
-A session is renamed into the trash and taken apart there. Right before the
-rename it is looked at again; right after it, when no path leads into it any more,
-once more, and a session that was used in between goes back to its place.
-"""
+"""Move sessions to the trash: check, rename atomically, check again, undo the rename if the session was used in between."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
-from arawn_cli.cleanup.trash import Sessions, TrashDirectory, check_trash_writable, gone, name_for, open_trash, settled
+from arawn_cli.cleanup.evidence import Evidence
+from arawn_cli.cleanup.plan import revalidate
+from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
+from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
+from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
-from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, mounted_in
+from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, directories_with_mounts
 from arawn_cli.fs.measure import Usage, measure
-from arawn_cli.fs.mounts import lies_inside, mount_points
+from arawn_cli.fs.mounts import has_mount
 from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory, require_writable
 from arawn_cli.locks import try_lock
 
-# Sessions renamed between two scans of the processes; each holds a descriptor and its lock meanwhile.
-_BATCH = 32
+# Sessions between two scans of the processes. Each has an open descriptor, which holds its lock.
+_BATCH_MAX = 32
 
-
-_NOT_THE_SAME = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-
-
-Look = Callable[[ScratchSession, int, str], Decision]
-"""The plan for a session, made again from what it is now at a name in an open directory."""
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(slots=True)
-class _Hand:
-    """A session in hand; its lock is held until the batch ends. `name` is the one it has in the trash."""
+class Candidate:
+    """A session that is being removed; its lock is held until its batch ends.
+
+    Attributes:
+        usage: its usage when it was last checked.
+        trash_name: its name in the trash, once it was moved there.
+    """
 
     session: ScratchSession
-    usage: Usage
-    name: str = ""
+    usage: Usage = field(default_factory=Usage)
+    trash_name: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """Device and inode of the session."""
+        return self.session.identity
 
 
-class Remover:
-    """Removes due sessions, or in a dry run says what it would remove, by the same checks."""
+class SessionRemover:
+    """Remove due sessions; in a dry run make the same checks, and report the sessions that would be removed.
+
+    A step for one session returns the outcome if the removal of this session ends there, else None.
+    """
 
     def __init__(
         self,
-        sessions: Sessions,
-        look: Look,
+        sessions: SessionsDirectory,
+        evidence: Evidence,
         clock: Callable[[], int],
         stopping: Callable[[], bool],
         *,
@@ -59,9 +65,9 @@ class Remover:
         dry_run: bool,
         threads: int,
     ) -> None:
-        """`purge` takes removed sessions apart at once, by so many threads; without it they stay in the trash."""
+        """With `purge`, delete the sessions at once, with so many threads; else they stay in the trash."""
         self._sessions = sessions
-        self._look = look
+        self._evidence = evidence
         self._clock = clock
         self._stopping = stopping
         self._purge = purge
@@ -70,180 +76,207 @@ class Remover:
         self._patience_secs = PATIENCE_SECS
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
-        """What becomes of each due session, one after the other; once stopping, no further one is begun."""
-        for start in range(0, len(due), _BATCH):
+        """Yield the outcome of each due session. After a signal, no other session is begun."""
+        for start in range(0, len(due), _BATCH_MAX):
             if self._stopping():
                 return
-            with ExitStack() as stack:
-                yield from self._batch(due[start : start + _BATCH], stack)
+            with ExitStack() as resources:
+                yield from self._remove_batch(due[start : start + _BATCH_MAX], resources)
 
-    def _batch(self, due: Sequence[ScratchSession], stack: ExitStack) -> Iterator[Outcome]:
-        hands: list[_Hand] = []
-        for session in due:
+    def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
+        # Lock each session, and check that it was not used since the plan was made.
+        candidates: list[Candidate] = []
+        for session in batch:
             if self._stopping():
                 break
-            examined = self._examine(session, stack)
-            if isinstance(examined, Outcome):
-                yield examined
+            candidate = Candidate(session)
+            if outcome := self._lock_and_recheck(candidate, resources):
+                yield outcome
             else:
-                hands.append(examined)
-        try:
-            obstacles = _obstacles(hands, self._patience_secs)
-        except OSError as error:
-            self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
-            yield from (_in_doubt(hand.session, error) for hand in hands)
-            return
-        yield from (_skipped(hand.session, reason) for hand in hands if (reason := obstacles.get(hand.session.identity)))
-        if free := [hand for hand in hands if hand.session.identity not in obstacles]:
-            yield from self._carried_out(free, stack)
+                candidates.append(candidate)
 
-    def _carried_out(self, free: Sequence[_Hand], stack: ExitStack) -> Iterator[Outcome]:
-        """What becomes of sessions that nothing speaks against."""
+        # Keep the sessions that a process or a mount uses.
+        in_use = self._sessions_in_use(candidates)
+        yield from in_use.values()
+        candidates = [candidate for candidate in candidates if candidate.identity not in in_use]
+        if not candidates:
+            return
+
+        # Open the trash; a dry run only checks that it could.
+        trash: TrashDirectory | None = None
         try:
-            place = None if self._dry_run else stack.enter_context(open_trash(self._sessions))
-            if place is None:
+            if self._dry_run:
                 check_trash_writable(self._sessions)
+            else:
+                trash = resources.enter_context(open_trash(self._sessions))
         except OSError as error:
-            failure = Failure.of("openat", f"{self._sessions.shown}/../.trash", error)
-            yield from (_failed(hand.session, failure) for hand in free)
+            failure = Failure.of("open", f"{self._sessions.shown}/../.trash", error)
+            yield from (_failed(candidate.session, failure) for candidate in candidates)
             return
-        if place is None:
-            yield from (self._would_go(hand) for hand in free)
+        if trash is None:
+            yield from (self._check_rename(candidate) or self._removed(candidate, Action.WOULD_DELETE) for candidate in candidates)
+            return
+
+        # From here on the sessions that are not confirmed are moved back; outcomes follow when that is done.
+        confirmed, outcomes = self._move_to_trash(candidates, trash)
+        yield from outcomes
+        if self._purge:
+            yield from self._delete(confirmed, trash)
         else:
-            yield from self._remove(free, place)
+            yield from (self._removed(candidate, Action.DELETED) for candidate in confirmed)
 
-    def _would_go(self, hand: _Hand) -> Outcome:
-        """A directory that moves to another parent has to be writable itself."""
-        try:
-            require_writable(hand.session.name, self._sessions.descriptor)
-        except OSError as error:
-            return self._not_renamed(hand, error)
-        return self._gone(hand, Action.WOULD_DELETE)
-
-    def _examine(self, session: ScratchSession, stack: ExitStack) -> _Hand | Outcome:
-        """The last look before the rename: a session in hand, or what speaks against removing it."""
+    def _lock_and_recheck(self, candidate: Candidate, resources: ExitStack) -> Outcome | None:
+        session = candidate.session
         try:
             descriptor = open_directory(session.name, self._sessions.descriptor)
-            stack.callback(os.close, descriptor)
-            if identity_of(os.fstat(descriptor)) != session.identity or not self._sessions.stand():
-                return _skipped(session, Reason.CHANGED_SINCE_PLAN)
+            resources.callback(os.close, descriptor)
+            if identity_of(os.fstat(descriptor)) != session.identity or not self._sessions.is_in_place():
+                return _kept(session, Reason.CHANGED_SINCE_PLAN)
             if not try_lock(descriptor):
-                return _skipped(session, Reason.LOCKED)
-            path = f"{self._sessions.path}/{session.name}"
-            if any(lies_inside(mount, path) for mount in mount_points()):
-                return _skipped(session, Reason.MOUNT_INSIDE)
-            now = self._look(session, self._sessions.descriptor, session.name)
+                return _kept(session, Reason.LOCKED)
+            if has_mount(f"{self._sessions.path}/{session.name}"):
+                return _kept(session, Reason.MOUNT_INSIDE)
+            return self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name), candidate)
         except OSError as error:
-            if error.errno in _NOT_THE_SAME:
-                return _skipped(session, Reason.CHANGED_SINCE_PLAN)
-            return _failed(session, Failure.of("openat", f"{self._sessions.shown}/{session.name}", error))
-        return _Hand(session, now.session.usage) if now.goes and now.session.usage else _skipped(now.session, now.reason)
+            if error.errno in _REPLACED:
+                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+            return _failed(session, Failure.of("check", f"{self._sessions.shown}/{session.name}", error))
 
-    def _remove(self, free: Sequence[_Hand], place: TrashDirectory) -> Iterator[Outcome]:
-        moved: list[_Hand] = []
-        for hand in free:
+    def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
+        if not decision.is_removal or not decision.session.usage:
+            return _kept(decision.session, decision.reason)
+        candidate.usage = decision.session.usage
+        return None
+
+    def _sessions_in_use(self, candidates: Sequence[Candidate]) -> dict[Identity, Outcome]:
+        """Return the outcomes of the sessions that a mount or a process uses; of all, if that cannot be found out."""
+        sessions = {candidate.identity: candidate.session for candidate in candidates}
+        if not sessions:
+            return {}
+        try:
+            in_use = dict.fromkeys(directories_with_mounts(sessions), Reason.MOUNT_INSIDE)
+            in_use |= dict.fromkeys(directories_in_use(sessions, self._patience_secs), Reason.IN_USE)
+        except OSError as error:
+            self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
+            failure = Failure.of("check", error.filename or "/proc", error)
+            return {identity: _activity_unknown(session, failure) for identity, session in sessions.items()}
+        return {identity: _kept(session, in_use[identity]) for identity, session in sessions.items() if identity in in_use}
+
+    def _check_rename(self, candidate: Candidate) -> Outcome | None:
+        """Check that a session could be moved: its `..` changes, so the directory itself must be writable."""
+        try:
+            require_writable(candidate.session.name, self._sessions.descriptor)
+        except OSError as error:
+            return self._not_renamed(candidate, error)
+        return None
+
+    def _move_to_trash(self, candidates: Sequence[Candidate], trash: TrashDirectory) -> tuple[list[Candidate], list[Outcome]]:
+        """Move sessions to the trash, and move back those that were used until then."""
+        # Rename each session. No path leads into it any more; a process may still have it open.
+        moved: list[Candidate] = []
+        outcomes: list[Outcome] = []
+        for candidate in candidates:
             if self._stopping():
                 break
-            refusal = self._rename(hand, place)
-            if refusal:
-                yield refusal
+            if outcome := self._rename(candidate, trash):
+                outcomes.append(outcome)
             else:
-                moved.append(hand)
-        try:
-            obstacles = _obstacles(moved, self._patience_secs)
-        except OSError as error:
-            yield from [self._put_back(hand, place) or _in_doubt(hand.session, error) for hand in moved]
-            return
-        verdicts = [self._settle(hand, place, obstacles) for hand in moved]
-        yield from (verdict for verdict in verdicts if verdict)
-        gone = [hand for hand, verdict in zip(moved, verdicts, strict=True) if not verdict]
-        if not self._purge:
-            yield from (self._gone(hand, Action.DELETED) for hand in gone)
-            return
-        large = any(hand.usage.files >= PARALLEL_MIN_FILES for hand in gone)
-        with thread_pool(self._threads if large else 0) as files, thread_pool(min(self._threads, len(gone))) as sessions:
-            run_map = map if sessions is None else sessions.map
-            yield from run_map(lambda hand: self._take_apart(hand, place, files), gone)
+                moved.append(candidate)
 
-    def _rename(self, hand: _Hand, place: TrashDirectory) -> Outcome | None:
-        hand.name = name_for(hand.session.name, self._clock(), prefix=place.prefix)
+        # Check all again.
+        in_use = self._sessions_in_use(moved)
+        confirmed: list[Candidate] = []
+        for candidate in moved:
+            blocked = in_use.get(candidate.identity) or self._recheck_in_trash(candidate, trash) or self._confirm(candidate, trash)
+            if blocked:
+                outcomes.append(self._put_back(candidate, trash) or blocked)
+            else:
+                confirmed.append(candidate)
+        return confirmed, outcomes
+
+    def _rename(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        name = candidate.session.name
+        candidate.trash_name = pending_name(name, self._clock(), prefix=trash.prefix)
         try:
-            os.rename(hand.session.name, hand.name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=place.descriptor)
+            os.rename(name, candidate.trash_name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=trash.descriptor)
         except OSError as error:
-            if error.errno in _NOT_THE_SAME:
-                return _skipped(hand.session, Reason.CHANGED_SINCE_PLAN)
+            if error.errno in _REPLACED:
+                return _kept(candidate.session, Reason.CHANGED_SINCE_PLAN)
             if error.errno == errno.EBUSY:
-                return _skipped(hand.session, Reason.MOUNT_INSIDE)
-            return self._not_renamed(hand, error)
+                return _kept(candidate.session, Reason.MOUNT_INSIDE)
+            return self._not_renamed(candidate, error)
         return None
 
-    def _not_renamed(self, hand: _Hand, error: OSError) -> Outcome:
-        return _failed(hand.session, Failure.of("renameat", f"{self._sessions.shown}/{hand.session.name}", error))
-
-    def _settle(self, hand: _Hand, place: TrashDirectory, obstacles: Mapping[Identity, Reason]) -> Outcome | None:
-        """The look after the rename: a session that somebody reached before it goes back."""
+    def _recheck_in_trash(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        session = candidate.session
         try:
-            now = self._reached(hand, place, obstacles)
-            if now.goes and now.session.usage:
-                hand.usage = now.session.usage
-                final = gone(hand.name) if self._purge else settled(hand.name)
-                os.rename(hand.name, final, src_dir_fd=place.descriptor, dst_dir_fd=place.descriptor)
-                hand.name = final
-                return None
+            if identity_at(candidate.trash_name, trash.descriptor) != session.identity or not self._sessions.is_in_place():
+                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+            if has_mount(f"{trash.path}/{candidate.trash_name}"):
+                return _kept(session, Reason.MOUNT_INSIDE)
+            return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name), candidate)
         except OSError as error:
-            return self._put_back(hand, place) or _failed(hand.session, Failure.of("openat", f"{place.shown}/{hand.name}", error))
-        return self._put_back(hand, place) or _skipped(now.session, now.reason)
+            return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
 
-    def _reached(self, hand: _Hand, place: TrashDirectory, obstacles: Mapping[Identity, Reason]) -> Decision:
-        if identity_at(hand.name, place.descriptor) != hand.session.identity or not self._sessions.stand():
-            return Decision(hand.session, Reason.CHANGED_SINCE_PLAN)
-        if any(lies_inside(mount, f"{place.path}/{hand.name}") for mount in mount_points()):
-            return Decision(hand.session, Reason.MOUNT_INSIDE)
-        if obstacle := obstacles.get(hand.session.identity):
-            return Decision(hand.session, obstacle)
-        return self._look(hand.session, place.descriptor, hand.name)
-
-    def _put_back(self, hand: _Hand, place: TrashDirectory) -> Outcome | None:
-        """Undoes the rename; where the name is taken again by now, the session stays held in the trash, whole."""
+    def _confirm(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        """Change the state of an entry, so that no later run moves it back."""
+        name = deleting_name(candidate.trash_name) if self._purge else confirmed_name(candidate.trash_name)
         try:
-            os.rename(hand.name, hand.session.name, src_dir_fd=place.descriptor, dst_dir_fd=self._sessions.descriptor)
+            os.rename(candidate.trash_name, name, src_dir_fd=trash.descriptor, dst_dir_fd=trash.descriptor)
         except OSError as error:
-            return _failed(hand.session, Failure.of("renameat", f"{place.shown}/{hand.name}", error))
+            return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
+        candidate.trash_name = name
         return None
 
-    def _take_apart(self, hand: _Hand, place: TrashDirectory, files: ThreadPoolExecutor | None) -> Outcome:
-        pool = files if hand.usage.files >= PARALLEL_MIN_FILES else None
-        failures = delete_tree(place.descriptor, hand.name, f"{place.shown}/{hand.name}", self._stopping, pool)
+    def _put_back(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        """Undo the rename. If that fails, the session stays in the trash, whole, and the next run tries again."""
+        try:
+            os.rename(candidate.trash_name, candidate.session.name, src_dir_fd=trash.descriptor, dst_dir_fd=self._sessions.descriptor)
+        except OSError as error:
+            return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
+        return None
+
+    def _delete(self, confirmed: Sequence[Candidate], trash: TrashDirectory) -> Iterator[Outcome]:
+        """Delete several sessions at a time, and the files of a large one with several threads."""
+        any_large = any(candidate.usage.files >= PARALLEL_MIN_FILES for candidate in confirmed)
+        with (
+            thread_pool(self._threads if any_large else 0) as file_pool,
+            thread_pool(min(self._threads, len(confirmed))) as session_pool,
+        ):
+            run_all = map if session_pool is None else session_pool.map
+            yield from run_all(lambda candidate: self._delete_session(candidate, trash, file_pool), confirmed)
+
+    def _delete_session(self, candidate: Candidate, trash: TrashDirectory, file_pool: ThreadPoolExecutor | None) -> Outcome:
+        shown = f"{trash.shown}/{candidate.trash_name}"
+        pool = file_pool if candidate.usage.files >= PARALLEL_MIN_FILES else None
+        failures = delete_tree(trash.descriptor, candidate.trash_name, shown, self._stopping, pool)
         if not failures and not self._stopping():
-            return self._gone(hand, Action.DELETED)
-        left = measure(place.descriptor, hand.name, f"{place.shown}/{hand.name}")
-        freed = freed_bytes(hand.usage, left)
+            return self._removed(candidate, Action.DELETED)
+        freed = freed_bytes(candidate.usage, measure(trash.descriptor, candidate.trash_name, shown))
         if failures:
-            return Outcome(hand.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
-        return Outcome(hand.session, Action.DELETED, Reason.EXPIRED, freed)
+            return Outcome(candidate.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
+        return Outcome(candidate.session, Action.DELETED, Reason.EXPIRED, freed)
 
-    def _gone(self, hand: _Hand, action: Action) -> Outcome:
-        return Outcome(hand.session, action, Reason.EXPIRED, hand.usage.freed_bytes if self._purge else 0)
+    def _removed(self, candidate: Candidate, action: Action) -> Outcome:
+        return Outcome(candidate.session, action, Reason.EXPIRED, candidate.usage.freed_bytes if self._purge else 0)
 
-
-def _obstacles(hands: Sequence[_Hand], patience_secs: float) -> dict[Identity, Reason]:
-    """Which of the sessions have a live process or a mount in them, asked once for all."""
-    directories = {hand.session.identity for hand in hands}
-    if not directories:
-        return {}
-    mounted = dict.fromkeys(mounted_in(directories), Reason.MOUNT_INSIDE)
-    return mounted | dict.fromkeys(directories_in_use(directories, patience_secs), Reason.IN_USE)
+    def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
+        return _failed(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
 
 
-def _skipped(session: ScratchSession, reason: Reason) -> Outcome:
+def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str) -> Decision:
+    """Decide again on a planned session, which is the entry `name` of an open directory now."""
+    return revalidate(session, evidence.reread(session.name), measure(directory, name, session.name))
+
+
+def _kept(session: ScratchSession, reason: Reason) -> Outcome:
     return Outcome(session, Action.KEPT, reason)
 
 
-def _in_doubt(session: ScratchSession, error: OSError) -> Outcome:
-    """A session of which nobody can tell whether it is in use; the failure is one for all."""
-    failure = Failure.of("readlink", error.filename or "/proc", error)
+def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:
+    """Keep a session because nobody knows whether it is in use; the failure is the same for all."""
     evidence = replace(session.evidence, shared_failures=(*session.evidence.shared_failures, failure))
-    return _skipped(replace(session, evidence=evidence), Reason.ACTIVITY_UNKNOWN)
+    return _kept(replace(session, evidence=evidence), Reason.ACTIVITY_UNKNOWN)
 
 
 def _failed(session: ScratchSession, failure: Failure) -> Outcome:

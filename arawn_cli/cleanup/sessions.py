@@ -1,22 +1,55 @@
-"""Scratch sessions: what is known about each, and the decision."""
+"""List the scratch sessions, and describe each with its evidence, decision and outcome."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS, WORKSTREAMS, Root
+from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.measure import Usage
-from arawn_cli.fs.openat import FileKind, Identity
+from arawn_cli.fs.mounts import is_below, mount_points
+from arawn_cli.fs.openat import FileKind, Identity, entries, identity_at, is_same_directory
 from arawn_cli.timestamps import latest
 
 
 @dataclass(frozen=True, slots=True)
-class TurnEvidence:
-    """When a session was used, as Arawn recorded it.
+class SessionsDirectory:
+    """The open directory `workstreams/scratch/sessions`, and its identity."""
 
-    What could not be read may have told of a later use: `shared_failures` of any session,
-    `own_failures` of this one.
+    root: Root
+    descriptor: int
+    identity: Identity
+
+    @property
+    def shown(self) -> str:
+        """Its path below the root."""
+        return "/".join((WORKSTREAMS, SCRATCH, SESSIONS))
+
+    @property
+    def path(self) -> str:
+        """Its absolute path."""
+        return f"{self.root.path}/{self.shown}"
+
+    def is_in_place(self) -> bool:
+        """Whether it is still scratch's. Arawn promotes scratch by renaming its directory.
+
+        Raises:
+            OSError: as `is_same_directory`.
+        """
+        return is_same_directory(self.identity, self.root.workstreams, (SCRATCH, SESSIONS))
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEvidence:
+    """When a session was used, as Arawn recorded it, in nanoseconds since the epoch.
+
+    Attributes:
+        last_turn: its newest message.
+        row: the newest time in its database row.
+        shared_failures: sources that could not be read and concern all sessions.
+        own_failures: sources that could not be read and concern this one.
     """
 
     last_turn: int | None = None
@@ -39,7 +72,9 @@ class TurnEvidence:
 class ScratchSession:
     """An entry of `scratch/sessions/`.
 
-    `has_mount` tells of a mount point at or below it; `usage` is None as long as it has not been measured.
+    Attributes:
+        has_mount: whether it or something below it is a mount point.
+        usage: None until it is measured.
     """
 
     name: str
@@ -51,28 +86,30 @@ class ScratchSession:
 
     @property
     def last_activity(self) -> int | None:
-        """The newest of all evidence, or None when there is none."""
+        """The newest of all evidence, in nanoseconds since the epoch, or None without any."""
         return latest(self.evidence.newest, self.usage.newest_mtime if self.usage else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the plan says of one session: it goes when the reason is `expired`."""
+    """The decision on one session, with its reason."""
 
     session: ScratchSession
     reason: Reason
 
     @property
-    def goes(self) -> bool:
+    def is_removal(self) -> bool:
         """Whether the session is to be removed."""
         return self.reason is Reason.EXPIRED
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one session.
+    """The outcome for one session.
 
-    `freed_bytes` is what the filesystem got back, zero for a session that waits in the trash.
+    Attributes:
+        freed_bytes: apparent bytes that the filesystem got back; 0 for a session in the trash.
+        failures: what failed with this session.
     """
 
     session: ScratchSession
@@ -80,3 +117,23 @@ class Outcome:
     reason: Reason
     freed_bytes: int = 0
     failures: tuple[Failure, ...] = ()
+
+
+def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
+    """Return the entries of the directory without the trash, neither measured nor with evidence.
+
+    Raises:
+        OSError: the directory or the mount table cannot be read.
+    """
+    mounts = mount_points()
+    listed: list[ScratchSession] = []
+    for entry in entries(sessions.descriptor):
+        if is_trash(entry.name):
+            continue
+        try:
+            identity = identity_at(entry.name, sessions.descriptor)
+        except FileNotFoundError:
+            continue  # somebody removed it since it was listed
+        has_mount = any(is_below(mount, f"{sessions.path}/{entry.name}") for mount in mounts)
+        listed.append(ScratchSession(entry.name, entry.kind, identity, has_mount))
+    return listed

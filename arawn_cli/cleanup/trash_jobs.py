@@ -1,4 +1,4 @@
-"""The use case `trash`: what cleanup removed and is not taken apart yet, to look at, bring back, or free."""
+"""Run `trash list`, `trash restore` and `trash purge`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS, Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import TrashEntry, locked, purge, put_back, waiting
+from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back
+from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
@@ -35,22 +36,22 @@ class TrashResult:
 
 @dataclass(frozen=True, slots=True)
 class _Trash:
-    """An open root whose trash is looked at or changed."""
+    """The open root whose trash is listed or changed."""
 
     config: Config
     context: RunContext
     root: Root
 
-    def found(self) -> tuple[list[TrashEntry], bool]:
-        """What waits, and whether every place could be read; one that could not is logged."""
-        entries, failures = waiting(self.root)
+    def entries(self) -> tuple[list[TrashEntry], bool]:
+        """Return the entries, oldest first, and whether every directory could be read; log those that could not."""
+        entries, failures = list_trash_entries(self.root)
         for failure in failures:
             log.error("%s", failure)
         return entries, not failures
 
     def report_measured(self, entry: TrashEntry, action: TrashAction) -> TrashEntryEvent:
         """Measure an entry, and emit and return its event."""
-        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.names)], 1)
+        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1)
         return self.report(entry, action, usage.apparent_bytes, usage.files)
 
     def report(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
@@ -63,10 +64,10 @@ class _Trash:
             session_id=escape(entry.session),
             action=action,
             removed_at=timestamps.render(entry.removed_at),
-            held=entry.held,
+            held=entry.state is TrashState.PENDING,
             bytes=size,
             files=files,
-            path=escape("/".join((WORKSTREAMS, *entry.names))),
+            path=escape("/".join((WORKSTREAMS, *entry.path))),
         )
         self.context.emit(event)
         return event
@@ -76,20 +77,23 @@ def list_trash(config: Config, context: RunContext) -> TrashResult:
     """Emit an event for each entry, oldest first. The result has failed if a part of the trash cannot be read."""
     with opened_root(config.root) as root:
         trash = _Trash(config, context, root)
-        found, complete = trash.found()
-        events = [trash.report_measured(entry, TrashAction.BEING_PURGED if entry.gone else TrashAction.LISTED) for entry in found]
+        entries, complete = trash.entries()
+        events = [
+            trash.report_measured(entry, TrashAction.BEING_PURGED if entry.state is TrashState.DELETING else TrashAction.LISTED)
+            for entry in entries
+        ]
     return TrashResult(tuple(events), complete)
 
 
 def restore(config: Config, context: RunContext, session: str) -> TrashResult:
     """Move the last removed session of this id back into `sessions/`; overwrite nothing there."""
     with _opened(config, context) as trash:
-        candidates = [entry for entry in trash.found()[0] if entry.session == session and not entry.gone]
+        candidates = [entry for entry in trash.entries()[0] if entry.session == session and entry.state is not TrashState.DELETING]
         if not candidates:
             log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), trash.root.path)
             return TrashResult((), succeeded=False)
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
-        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
+        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1)
         failure = put_back(trash.root, entry, used=True)
         if failure:
             log.error("session %s stays in the trash: %s", escape(session), failure)
@@ -100,23 +104,28 @@ def restore(config: Config, context: RunContext, session: str) -> TrashResult:
         return TrashResult((event,), succeeded=failure is None)
 
 
-def empty(config: Config, context: RunContext, older_than_days: int) -> TrashResult:
+def purge_trash(config: Config, context: RunContext, older_than_days: int) -> TrashResult:
     """Delete the sessions that have been in the trash for more than some days.
 
-    A session that an interrupted run holds is left to the next cleanup, which decides anew.
+    The next cleanup moves the PENDING entries of an interrupted run back, so they are left alone.
     """
-    limit = context.clock() - older_than_days * timestamps.DAY
+    cutoff = context.clock() - older_than_days * timestamps.DAY
     with _opened(config, context) as trash:
-        found, complete = trash.found()
-        due = [entry for entry in found if entry.gone or (not entry.held and (entry.removed_at < limit or not older_than_days))]
-        events = [_purged(trash, entry) for entry in due if not context.stopping()]
+        entries, complete = trash.entries()
+        due = [
+            entry
+            for entry in entries
+            if entry.state is TrashState.DELETING
+            or (entry.state is TrashState.CONFIRMED and (entry.removed_at < cutoff or not older_than_days))
+        ]
+        events = [_purge(trash, entry) for entry in due if not context.stopping()]
     return TrashResult(tuple(events), complete and all(event.action is not TrashAction.FAILED for event in events))
 
 
-def _purged(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
+def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
     if trash.config.dry_run:
         return trash.report_measured(entry, TrashAction.WOULD_PURGE)
-    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.names)], 1)
+    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1)
     purged = purge(trash.root, entry, trash.context.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
@@ -126,6 +135,6 @@ def _purged(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
 
 @contextmanager
 def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
-    """The trash of a root, while no other run changes it."""
+    """Open the trash of a root and lock it; in a dry run only test the lock."""
     with opened_root(config.root) as root, opened_sessions(root) as sessions, locked(sessions, root, hold=not config.dry_run):
         yield _Trash(config, context, root)

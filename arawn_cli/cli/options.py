@@ -27,7 +27,8 @@ def root_names(context: typer.Context, incomplete: str) -> list[str]:
 def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     """The ids of the sessions that wait in the trash."""
     from arawn_cli.arawn.layout import opened_root
-    from arawn_cli.cleanup.trash import waiting
+    from arawn_cli.cleanup.trash import list_trash_entries
+    from arawn_cli.cleanup.trash_entry import TrashState
     from arawn_cli.config.loader import Flags, load
     from arawn_cli.errors import ArawnCliError
 
@@ -35,8 +36,9 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     with suppress(ArawnCliError, OSError):
         config = load(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")), os.environ)
         with opened_root(config.root) as root:
-            found, _failures = waiting(root)
-        return sorted({entry.session for entry in found if not entry.gone and entry.session.startswith(incomplete)})
+            entries, _failures = list_trash_entries(root)
+        restorable = {entry.session for entry in entries if entry.state is not TrashState.DELETING}
+        return sorted(session for session in restorable if session.startswith(incomplete))
     return []
 
 

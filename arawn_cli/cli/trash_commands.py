@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from arawn_cli.cleanup.trash_jobs import empty, list_trash, restore
+from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
 from arawn_cli.cli.options import (
     BasePathOption,
     ConfigOption,
@@ -83,7 +83,7 @@ def trash_purge(
     """Delete removed sessions from the trash for good, and free their space."""
     flags = Flags(config=config, base_path=base_path, dry_run=dry_run, root=root)
     shown = Output(format=output, verbose=verbose, quiet=quiet)
-    run = run_job(flags, shown, partial(empty, older_than_days=older_than_days))
+    run = run_job(flags, shown, partial(purge_trash, older_than_days=older_than_days))
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and shown.resolved() == "table":
         typer.echo("Nothing to purge.")
     raise typer.Exit(run.exit_code)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
-from arawn_cli.cleanup.trash import is_ours, parse
+from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config, database_of
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure
@@ -171,7 +171,7 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
             Subtree((*names, entry.name)),
             entry_area,
             session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
-            is_trash=is_directory and (in_trash or is_ours(entry.name)) and parse(names, entry.name) is not None,
+            is_trash=is_directory and (in_trash or is_trash(entry.name)) and parse_entry(names, entry.name) is not None,
         )
 
 

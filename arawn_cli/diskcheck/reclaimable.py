@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from arawn_cli.arawn.layout import Root, opened_sessions
-from arawn_cli.cleanup.decisions import activity_of, decisions_on, list_sessions, policy_of, removal_limit_of, with_evidence
-from arawn_cli.cleanup.sessions import Decision, ScratchSession
-from arawn_cli.cleanup.trash import Sessions
+from arawn_cli.cleanup.evidence import read_evidence
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
+from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.fs.in_use import directories_in_use, mounted_in
+from arawn_cli.fs.in_use import directories_in_use, directories_with_mounts
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.fs.openat import identity_of
 
@@ -25,9 +25,9 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
         with opened_sessions(root) as descriptor:
             if descriptor is None:
                 return []
-            listed = list_sessions(Sessions(root, descriptor, identity_of(os.fstat(descriptor))))
-            known = with_evidence(listed, activity_of(listed, config, root, now))
-            return decisions_on(known, measured, policy_of(config), now)
+            listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
+            sessions = read_evidence(listed, config, root, now).add_to(listed)
+            return decide_all(sessions, measured, Policy.of(config), now)
     except (ArawnCliError, OSError):
         return None
 
@@ -38,9 +38,11 @@ def removable_sessions(config: Config, decisions: Sequence[Decision]) -> list[Sc
     Raises:
         OSError: it cannot be determined which directories are in use.
     """
-    planned = [] if removal_limit_of(config).exceeded_by(decisions) else [decision.session for decision in decisions if decision.goes]
+    if RemovalLimit.of(config).exceeded_by(decisions):
+        return []
+    planned = [decision.session for decision in decisions if decision.is_removal]
     directories = {session.identity for session in planned}
-    in_use = directories_in_use(directories) | mounted_in(directories) if directories else frozenset()
+    in_use = directories_in_use(directories) | directories_with_mounts(directories) if directories else frozenset()
     return [session for session in planned if session.identity not in in_use]
 
 

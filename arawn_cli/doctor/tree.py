@@ -9,7 +9,7 @@ from shlex import quote
 
 from arawn_cli.arawn.database import workstream_rows
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import locked, waiting
+from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config, database_of
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
@@ -98,12 +98,12 @@ def _lock(root: Root, sessions: int | None) -> Finding:
 
 
 def _trash(config: Config, root: Root, now: int, shell: Shell) -> Finding:
-    entries, failures = waiting(root)
+    entries, failures = list_trash_entries(root)
     if failures:
         return fail("trash", str(failures[0]), f"ls -la {quote(f'{root.path}/{WORKSTREAMS}/{SCRATCH}')}")
     if not entries:
         return ok("trash", "empty")
-    used = combined(measure_all(root.workstreams, [Subtree(entry.names) for entry in entries], 1)).apparent_bytes
+    used = combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], 1)).apparent_bytes
     detail = f"{count(len(entries), 'removed session')}, {size(used)}"
     # The next run after an entry's time is up purges it; it has a day for that.
     purge_before = now - (config.maintenance.cleanup.trash_days + 1) * DAY

@@ -12,20 +12,33 @@ from arawn_cli.names import escape
 
 
 def mount_points() -> frozenset[str]:
-    """Every mount point of this process's view, bind mounts on the same filesystem included."""
+    """Return every mount point that this process sees, bind mounts included.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
     return frozenset(partition.mountpoint for partition in psutil.disk_partitions(all=True))
 
 
-def lies_inside(path: str, directory: str) -> bool:
+def is_below(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory or something below it."""
     return path == directory or path.startswith(f"{directory}/")
 
 
-def filesystem_of(path: Path) -> Filesystem:
-    """Space and inodes of the filesystem at an absolute path; a filesystem without inode counts tells zeros.
+def has_mount(directory: str) -> bool:
+    """Whether the directory with this absolute path, or something below it, is a mount point.
 
     Raises:
-        OSError: the path cannot be looked at.
+        OSError: as `mount_points`.
+    """
+    return any(is_below(mount, directory) for mount in mount_points())
+
+
+def filesystem_of(path: Path) -> Filesystem:
+    """Return space and inodes of the filesystem at an absolute path; 0 inodes if it does not count them.
+
+    Raises:
+        OSError: the path cannot be read.
     """
     space = psutil.disk_usage(str(path))
     inodes = os.statvfs(path)
@@ -41,5 +54,5 @@ def filesystem_of(path: Path) -> Filesystem:
 
 
 def _mount_point(path: str) -> str:
-    holding = [mount for mount in mount_points() if mount == "/" or lies_inside(path, mount)]
-    return max(holding, key=len, default="/")
+    above = [mount for mount in mount_points() if mount == "/" or is_below(path, mount)]
+    return max(above, key=len, default="/")

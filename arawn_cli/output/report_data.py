@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arawn_cli.arawn.layout import opened_root
-from arawn_cli.cleanup.decisions import removal_limit_of
+from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -267,11 +267,11 @@ def _sessions(
             SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
             for name, usage in measured.sessions.items()
         ], None
-    over_removal_limit = removal_limit_of(config).exceeded_by(decisions) is not None
+    over_removal_limit = RemovalLimit.of(config).exceeded_by(decisions) is not None
     sessions = []
     for decision in decisions:
         session, reason = decision.session, decision.reason
-        if decision.goes and session.name not in removed:
+        if decision.is_removal and session.name not in removed:
             reason = Reason.REMOVAL_LIMIT if over_removal_limit else Reason.IN_USE
         if reason in NO_SESSION:
             continue

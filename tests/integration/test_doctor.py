@@ -124,7 +124,7 @@ def test_hidden_processes_warn(run: Callable[..., Run], tree: SampleTree) -> Non
         process.kill()
     found = next(event for event in done.of_type("doctor_check") if event["check"] == "processes")
     assert found["status"] == "warn"
-    assert "the kernel hides what " in str(found["detail"])
+    assert "the kernel hides the open files of " in str(found["detail"])
     assert "scratch-cleanup --dry-run" in str(found["fix"])
 
 

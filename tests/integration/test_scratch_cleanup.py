@@ -89,7 +89,7 @@ def test_the_removal_limit_stops_the_whole_run_with_77_and_force_goes_on(run: Ru
     for arguments in (("--dry-run",), ()):
         done = clean(run, tree, "--config", config, *arguments)
         assert (done.code, done.last["sessions_kept"], done.last["sessions_cleaned"]) == (77, {"removal_limit": 3}, 0)
-        assert "3 of 3 sessions would go" in done.stderr
+        assert "3 of 3 sessions are due" in done.stderr
     assert len(os.listdir(tree.sessions)) == 3
     assert clean(run, tree, "--config", config, "--force").last["sessions_cleaned"] == 3
 
@@ -138,7 +138,7 @@ def test_the_second_of_two_runs_at_once_exits_75(run: RunCommand, tree: SampleTr
     for arguments in ((), ("--dry-run",)):
         done = clean(run, tree, *arguments)
         assert (done.code, done.stdout) == (75, "")
-        assert "another run is at work" in done.stderr
+        assert "another run holds the lock" in done.stderr
     holder.communicate("\n")
     assert clean(run, tree).sessions("deleted") == {"s"}
 
@@ -262,7 +262,7 @@ def test_a_dry_run_on_the_tree_of_another_says_whose_it_is_and_promises_nothing(
     assert snapshot(tree.root) == before
     owner = pwd.getpwuid(65534).pw_name
     first = dry.stderr.splitlines()[0]
-    assert first.startswith(f"WARNING: this account may not change {tree.sessions} or the trash of it (Permission denied)")
+    assert first.startswith(f"WARNING: this account has no permission to change {tree.sessions} or its trash (Permission denied)")
     assert first.endswith(f"it belongs to {owner}: run this as that account, or with sudo")
     assert clean(run, tree, "--dry-run").sessions("would_delete") == {"old"}
 

@@ -1,4 +1,4 @@
-"""Something that happens right before each look of a cleanup at a session."""
+"""Something that happens right before a cleanup checks a planned session again."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from arawn_cli.cleanup import job
-from arawn_cli.cleanup.evidence import Activity
+from arawn_cli.cleanup import removal
+from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
-
-Look = Callable[[ScratchSession, int, str], Decision]
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None]) -> None:
-    """Lets something happen right before each look at a session, told the name it has then."""
-    original = job._look_with
+    """Call `disturbance` right before each check of a session, with its present name."""
+    original = removal.recheck
 
-    def with_disturbance(activity: Activity) -> Look:
-        look: Look = original(activity)
+    def disturbed(session: ScratchSession, evidence: Evidence, directory: int, name: str) -> Decision:
+        disturbance(name)
+        return original(session, evidence, directory, name)
 
-        def disturbed(session: ScratchSession, directory: int, name: str) -> Decision:
-            disturbance(name)
-            return look(session, directory, name)
-
-        return disturbed
-
-    monkeypatch.setattr(job, "_look_with", with_disturbance)
+    monkeypatch.setattr(removal, "recheck", disturbed)

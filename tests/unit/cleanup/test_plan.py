@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, approved, block_all, decide, reason_without_files, revalidate, sessions_to_measure
+from arawn_cli.cleanup.plan import (
+    Policy,
+    RemovalLimit,
+    block_all,
+    decide,
+    keep_unapproved,
+    reason_without_files,
+    revalidate,
+    sessions_to_measure,
+)
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import Reason
@@ -70,8 +79,8 @@ def test_each_rule_gives_its_reason(found: ScratchSession, reason: Reason) -> No
 
 
 @given(sessions)
-def test_nothing_younger_than_the_cutoff_goes_and_nothing_goes_in_doubt(found: ScratchSession) -> None:
-    if decide(found, POLICY, NOW).goes:
+def test_nothing_younger_than_the_cutoff_is_removed_and_nothing_in_doubt(found: ScratchSession) -> None:
+    if decide(found, POLICY, NOW).is_removal:
         assert found.usage is not None
         assert found.last_activity is not None
         assert found.last_activity < CUTOFF
@@ -83,12 +92,12 @@ def test_nothing_younger_than_the_cutoff_goes_and_nothing_goes_in_doubt(found: S
 
 
 @given(st.lists(sessions))
-def test_a_plan_parts_its_input_in_those_that_go_and_those_that_stay(found: list[ScratchSession]) -> None:
+def test_a_plan_has_a_decision_for_each_session(found: list[ScratchSession]) -> None:
     decisions = [decide(one, POLICY, NOW) for one in found]
     assert [decision.session for decision in decisions] == found
     for decision in decisions:
-        assert decision.goes == (decision.reason is Reason.EXPIRED)
-    assert all(decide(one, POLICY, NOW).goes <= (one in sessions_to_measure(found, POLICY, NOW)) for one in found)
+        assert decision.is_removal == (decision.reason is Reason.EXPIRED)
+    assert all(decide(one, POLICY, NOW).is_removal <= (one in sessions_to_measure(found, POLICY, NOW)) for one in found)
 
 
 def test_the_cutoff_is_so_many_days_before_now() -> None:
@@ -103,8 +112,8 @@ def test_only_what_turns_and_rows_leave_open_is_measured() -> None:
 
 @given(sessions, st.integers(1, 60), st.integers(1, 60))
 def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more: int) -> None:
-    if decide(found, Policy(days + more), NOW).goes:
-        assert decide(found, Policy(days), NOW).goes
+    if decide(found, Policy(days + more), NOW).is_removal:
+        assert decide(found, Policy(days), NOW).is_removal
 
 
 @pytest.mark.parametrize(
@@ -120,39 +129,39 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
         (TurnEvidence(5 * DAY, shared_failures=FAILURE), Usage(newest_mtime=7 * DAY), Reason.ACTIVITY_UNKNOWN),
     ],
 )
-def test_a_plan_made_again_holds_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
+def test_a_removal_is_valid_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
     again = revalidate(planned, evidence, usage)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
 
-def test_what_was_planned_without_being_measured_does_not_go() -> None:
+def test_what_was_planned_without_being_measured_is_kept() -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5))
     assert revalidate(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
 
 
-def test_a_plan_holds_for_what_was_approved_and_changes_nothing_else() -> None:
+def test_only_approved_removals_stay_in_a_plan() -> None:
     decisions = [Decision(session(), Reason.EXPIRED), Decision(session(name="b"), Reason.EXPIRED), Decision(session(), Reason.ACTIVE)]
-    kept_back = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN)
-    assert approved(decisions, lambda one: one.name == "a") == [decisions[0], kept_back, decisions[2]]
+    kept = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN)
+    assert keep_unapproved(decisions, lambda one: one.name == "a") == [decisions[0], kept, decisions[2]]
 
 
 @pytest.mark.parametrize(
-    ("going", "staying", "limit", "exceeded"),
+    ("removals", "kept", "limit", "exceeded"),
     [
         (3, 0, RemovalLimit(), None),
         (3, 7, RemovalLimit(max_sessions=3), None),
-        (4, 6, RemovalLimit(max_sessions=3), "4 of 10 sessions would go, more than max_sessions = 3 allows"),
+        (4, 6, RemovalLimit(max_sessions=3), "4 of 10 sessions are due, more than max_sessions = 3 allows"),
         (5, 5, RemovalLimit(max_percent=50), None),
-        (6, 5, RemovalLimit(max_percent=50), "6 of 11 sessions would go, more than max_percent = 50 allows"),
-        (101, 899, RemovalLimit(max_percent=10), "101 of 1000 sessions would go, more than max_percent = 10 allows"),
-        (6, 5, RemovalLimit(5, 50), "6 of 11 sessions would go, more than max_sessions = 5 and max_percent = 50 allow"),
+        (6, 5, RemovalLimit(max_percent=50), "6 of 11 sessions are due, more than max_percent = 50 allows"),
+        (101, 899, RemovalLimit(max_percent=10), "101 of 1000 sessions are due, more than max_percent = 10 allows"),
+        (6, 5, RemovalLimit(5, 50), "6 of 11 sessions are due, more than max_sessions = 5 and max_percent = 50 allow"),
         (0, 0, RemovalLimit(1, 1), None),
     ],
 )
-def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(going: int, staying: int, limit: RemovalLimit, exceeded: str | None) -> None:
-    decisions = [*[Decision(session(), Reason.EXPIRED)] * going, *[Decision(session(), Reason.ACTIVE)] * staying]
+def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(removals: int, kept: int, limit: RemovalLimit, exceeded: str | None) -> None:
+    decisions = [*[Decision(session(), Reason.EXPIRED)] * removals, *[Decision(session(), Reason.ACTIVE)] * kept]
     decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
     assert limit.exceeded_by(decisions) == exceeded
-    assert not any(decision.goes for decision in block_all(decisions))
-    assert sum(decision.reason is Reason.REMOVAL_LIMIT for decision in block_all(decisions)) == going
+    assert not any(decision.is_removal for decision in block_all(decisions))
+    assert sum(decision.reason is Reason.REMOVAL_LIMIT for decision in block_all(decisions)) == removals

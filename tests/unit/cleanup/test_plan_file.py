@@ -15,7 +15,7 @@ from tests.support.tree import SampleTree, set_age, write
 
 @pytest.fixture
 def plan(run: RunCommand, tree: SampleTree, tmp_path: Path) -> Path:
-    """The plan of a dry run over two sessions that would go and one that stays."""
+    """The plan of a dry run with two removals and one session that is kept."""
     tree.session("a", files={"f": 10}, age_days=30)
     tree.session("b", files={"f": 20}, age_days=40)
     tree.session("new", files={"f": 1}, age_days=1)
@@ -64,8 +64,8 @@ def test_a_session_recreated_under_a_planned_name_stays(run: RunCommand, tree: S
     [
         ({"version": 2}, 77, "another version"),
         ({"root": "/elsewhere"}, 77, "a plan for /elsewhere"),
-        ({"sessions": [{"session_id": "a"}]}, 78, "is no plan"),
-        ({"more": 1}, 78, "is no plan"),
+        ({"sessions": [{"session_id": "a"}]}, 78, "is not a plan"),
+        ({"more": 1}, 78, "is not a plan"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cleanup.trash import gone, name_for, settled
+from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.support.in_process import cleaned
@@ -26,7 +26,7 @@ def keeping(tmp_path: Path) -> Path:
 
 
 def removed(tree: SampleTree, session: str, days: float, size: int = 10) -> Path:
-    directory = tree.sessions.parent / ".trash" / settled(name_for(session, tree.ago(days)))
+    directory = tree.sessions.parent / ".trash" / confirmed_name(pending_name(session, tree.ago(days)))
     write(directory / "work" / "f", size)
     return directory
 
@@ -56,7 +56,7 @@ def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> N
     removed(tree, "young", 1, 20)
     removed(tree, "old", 9, 3000)
     begun = removed(tree, "begun", 3)
-    begun.rename(begun.with_name(gone(begun.name)))
+    begun.rename(begun.with_name(deleting_name(begun.name)))
     shown = run("trash", "list", "--base-path", tree.root, "--format", "table", COLUMNS="120").stdout
     cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in shown.splitlines() if line[0] in "┃│"]
     day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(tree.ago(9) // SECOND))
@@ -64,7 +64,7 @@ def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> N
     assert [row[0] for row in cells[2:]] == ["begun (being purged)", "young"]
 
 
-def test_an_empty_trash_is_said_to_people_and_nothing_to_machines(run: RunCommand, tree: SampleTree) -> None:
+def test_an_empty_trash_prints_a_sentence_for_people_and_nothing_for_programs(run: RunCommand, tree: SampleTree) -> None:
     for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing to purge.\n")):
         assert run("trash", command, "--base-path", tree.root, "--format", "table").stdout == sentence
         assert run("trash", command, "--base-path", tree.root).stdout == ""
@@ -134,18 +134,18 @@ def test_purge_frees_what_is_old_enough_and_a_dry_run_only_names_it(run: RunComm
     assert not young.exists()
 
 
-def test_a_held_session_is_not_purged_by_hand(run: RunCommand, tree: SampleTree) -> None:
-    held = tree.sessions.parent / ".trash" / name_for("s", time.time_ns())
-    write(held / "f", 1)
+def test_a_pending_session_is_not_purged_by_the_command(run: RunCommand, tree: SampleTree) -> None:
+    pending = tree.sessions.parent / ".trash" / pending_name("s", time.time_ns())
+    write(pending / "f", 1)
     assert run("trash", "purge", "--base-path", tree.root).events == []
-    assert held.exists()
+    assert pending.exists()
 
 
-def test_what_a_killed_run_had_begun_to_take_apart_is_never_restored_and_always_finished(
+def test_what_a_killed_run_had_begun_to_delete_is_never_restored_and_always_finished(
     run: RunCommand, tree: SampleTree, keeping: Path
 ) -> None:
     begun = removed(tree, "s", 1)
-    begun.rename(begun.with_name(gone(begun.name)))
+    begun.rename(begun.with_name(deleting_name(begun.name)))
     assert run("trash", "list", "--base-path", tree.root).last["action"] == "being_purged"
     done = run("trash", "restore", "s", "--base-path", tree.root)
     assert (done.code, os.listdir(tree.sessions)) == (1, [])

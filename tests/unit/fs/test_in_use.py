@@ -90,7 +90,7 @@ def test_a_run_from_which_the_kernel_hides_what_its_own_account_holds_removes_no
         done = run("scratch-cleanup", "--base-path", tree.root, mode, prefix=prefix)
         process.kill()
     assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown"})
-    assert done.stderr.count("the kernel hides what ") == 1
+    assert done.stderr.count("the kernel hides the open files of ") == 1
     assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
 
 
@@ -194,6 +194,6 @@ def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeyp
         waits.append(patience_secs)
         raise PermissionError(errno.EACCES, "hidden", "/proc/1")
 
-    monkeypatch.setattr(removal, "occupied", hidden)
+    monkeypatch.setattr(removal, "directories_in_use", hidden)
     assert cleaned(tree)[0].sessions_kept == {"activity_unknown": 70}
     assert (waits[0], set(waits[1:])) == (PATIENCE_SECS, {0})

@@ -1,10 +1,13 @@
-"""What happens between the plan and the rename, and after it."""
+"""Removing sessions: what happens between the plan and the rename, and after it."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,11 +16,15 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cleanup import removal
-from arawn_cli.cleanup.sessions import ScratchSession
+from arawn_cli.fs import mounts as mounts_module
+from arawn_cli.fs.openat import Identity
 from tests.conftest import Run, needs_namespaces
 from tests.support.disturbance import disturb
+from tests.support.errors import os_error
 from tests.support.in_process import cleaned
 from tests.support.tree import SampleTree, write
+
+# ---- Use between the plan and the removal
 
 
 def test_a_turn_after_planning_keeps_the_session(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +36,7 @@ def test_a_turn_after_planning_keeps_the_session(tree: SampleTree, monkeypatch: 
 
 
 @pytest.mark.parametrize("evidence", ["turn", "row", "file"])
-def test_use_between_the_last_look_and_the_rename_puts_the_session_back(
+def test_use_between_the_last_check_and_the_rename_puts_the_session_back(
     tree: SampleTree, monkeypatch: pytest.MonkeyPatch, evidence: str
 ) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
@@ -52,7 +59,7 @@ def test_use_between_the_last_look_and_the_rename_puts_the_session_back(
     assert not (tree.sessions.parent / ".trash").exists()
 
 
-def test_a_session_recreated_while_it_was_held_is_lost_on_neither_side(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_recreated_while_it_is_pending_is_lost_on_neither_side(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
 
     def recreate(name: str) -> None:
@@ -62,42 +69,42 @@ def test_a_session_recreated_while_it_was_held_is_lost_on_neither_side(tree: Sam
 
     disturb(monkeypatch, recreate)
     summary, _ = cleaned(tree)
-    assert (summary.sessions_cleaned, [failure.operation for failure in summary.failures]) == (0, ["renameat"])
+    assert (summary.sessions_cleaned, [failure.operation for failure in summary.failures]) == (0, ["rename"])
     monkeypatch.undo()
     again, _ = cleaned(tree)
-    assert [failure.operation for failure in again.failures] == ["renameat"]
-    held = os.listdir(tree.sessions.parent / ".trash")
-    assert len(held) == 1
-    assert (tree.sessions.parent / ".trash" / held[0] / "work" / "f").exists()
+    assert [failure.operation for failure in again.failures] == ["rename"]
+    pending = os.listdir(tree.sessions.parent / ".trash")
+    assert len(pending) == 1
+    assert (tree.sessions.parent / ".trash" / pending[0] / "work" / "f").exists()
     assert (tree.sessions / "s" / "work" / "new").exists()
 
 
 @pytest.mark.parametrize("kind", ["link", "folder"])
 def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
-    original = removal.Remover._examine
+    original = removal.SessionRemover._lock_and_recheck
 
-    def replace(self: removal.Remover, session: ScratchSession, stack: ExitStack) -> object:
+    def replace(self: removal.SessionRemover, candidate: removal.Candidate, resources: ExitStack) -> object:
         (tree.sessions / "s").rename(tree.root / "elsewhere")
         if kind == "link":
             (tree.sessions / "s").symlink_to(tree.root / "elsewhere")
         else:
             tree.session("s", files={"other": 1}, age_days=30)
-        return original(self, session, stack)
+        return original(self, candidate, resources)
 
-    monkeypatch.setattr(removal.Remover, "_examine", replace)
+    monkeypatch.setattr(removal.SessionRemover, "_lock_and_recheck", replace)
     summary, _ = cleaned(tree)
     assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (tree.root / "elsewhere" / "work" / "f").exists()
     assert (tree.sessions / "s").exists()
 
 
-@pytest.mark.parametrize("step", ["_examine", "_settle"])
+@pytest.mark.parametrize("step", ["_lock_and_recheck", "_recheck_in_trash"])
 def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_says_so(
     tree: SampleTree, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
-    original = getattr(removal.Remover, step)
+    original = getattr(removal.SessionRemover, step)
 
     def without_descriptors(*arguments: object) -> object:
         usual = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -107,7 +114,7 @@ def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_s
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
-    monkeypatch.setattr(removal.Remover, step, without_descriptors)
+    monkeypatch.setattr(removal.SessionRemover, step, without_descriptors)
     summary, _ = cleaned(tree)
     assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.EMFILE])
     assert (tree.sessions / "s" / "work" / "f").exists()
@@ -119,10 +126,10 @@ def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
 ) -> None:
     for name in ("s", "t"):
         tree.session(name, files={"f": 1}, age_days=30)
-    looked: list[str] = []
-    disturb(monkeypatch, looked.append)
-    summary, events = cleaned(tree, stopping=lambda: bool(looked))
-    assert (summary.sessions_cleaned, len(looked)) == (0, 1)
+    checked: list[str] = []
+    disturb(monkeypatch, checked.append)
+    summary, events = cleaned(tree, stopping=lambda: bool(checked))
+    assert (summary.sessions_cleaned, len(checked)) == (0, 1)
     assert [event.type for event in events] == ["scratch_cleanup"]
     assert "stopped by a signal; inactive sessions left for the next run: 2" in told.text
     assert sorted(os.listdir(tree.sessions)) == ["s", "t"]
@@ -191,3 +198,150 @@ def test_a_session_with_the_longest_name_goes(run: Callable[..., Run], tree: Sam
     tree.session("x" * 255, files={"f": 1}, age_days=30)
     assert run("scratch-cleanup", "--base-path", tree.root).code == 0
     assert os.listdir(tree.sessions) == []
+
+
+# ---- Failing renames, processes and mounts
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [(errno.EBUSY, {"mount_inside": 1}), (errno.ENOENT, {"changed_since_plan": 1}), (errno.EIO, {})],
+)
+def test_a_rename_that_fails_leaves_the_session_in_its_place(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, number: int, kept: dict[str, int]
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+
+    def renaming(*_: object, **__: object) -> None:
+        raise os_error(number)
+
+    monkeypatch.setattr(os, "rename", renaming)
+    summary, _ = cleaned(tree)
+    monkeypatch.undo()
+    assert (summary.sessions_kept, summary.sessions_cleaned) == (kept, 0)
+    assert [failure.operation for failure in summary.failures] == ([] if kept else ["rename"])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+@pytest.mark.parametrize("scan", [1, 2])
+def test_processes_that_cannot_be_read_keep_the_session_whole(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, scan: int) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    scans: list[None] = []
+
+    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
+        scans.append(None)
+        if len(scans) == scan:
+            raise os_error(errno.ENFILE)
+        return frozenset()
+
+    monkeypatch.setattr(removal, "directories_in_use", directories_in_use)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.ENFILE])
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+@pytest.mark.parametrize("seen", ["in_use", "mount_inside"])
+def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, seen: str) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+    identity = (session.stat().st_dev, session.stat().st_ino)
+    calls: list[None] = []
+
+    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
+        calls.append(None)
+        return frozenset({identity}) if seen == "in_use" and len(calls) == 2 else frozenset()
+
+    def mounts() -> frozenset[str]:
+        pending = list(tree.workstreams.rglob("held.s.*"))
+        return frozenset(f"{path}/work" for path in pending) if seen == "mount_inside" else frozenset()
+
+    monkeypatch.setattr(removal, "directories_in_use", directories_in_use)
+    monkeypatch.setattr(mounts_module, "mount_points", mounts)
+    assert cleaned(tree)[0].sessions_kept == {seen: 1}
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
+def test_a_mount_that_shows_only_after_planning_keeps_the_session_in_its_place(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+    monkeypatch.setattr(mounts_module, "mount_points", lambda: frozenset({f"{session}/work"}))
+    monkeypatch.setattr(os, "rename", None)
+    assert cleaned(tree)[0].sessions_kept == {"mount_inside": 1}
+    assert (session / "work" / "f").exists()
+
+
+# ---- Another process at the same time
+
+
+ROUNDS = int(os.environ.get("RACE_ROUNDS", "10"))
+
+_USER = """
+import fcntl, json, os, random, sys, threading, time
+sessions = sys.argv[1]
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+old = time.time_ns() - 30 * 86_400 * 10**9
+chance = random.Random(7)
+used, lost_locks, locks, made = [], 0, 0, 0
+
+def file_of(session):
+    return os.path.join(session, "work", "f")
+
+def make():
+    global made
+    made += 1
+    top = f"{sessions}/s{made}"
+    file = file_of(top)
+    os.makedirs(os.path.dirname(file))
+    open(file, "w").close()
+    for path in (file, os.path.dirname(file), top):
+        os.utime(path, ns=(old, old))
+
+for _ in range(30):
+    make()
+os.write(1, b"ready\\n")
+while not stop.is_set():
+    if len(os.listdir(sessions)) < 120:
+        make()
+    name = f"{sessions}/{chance.choice(os.listdir(sessions) or ['none'])}"
+    try:
+        if chance.random() < 0.5:
+            with open(file_of(name), "a") as file:
+                file.write("used")
+                file.flush()
+                own = os.fstat(file.fileno()).st_ino
+            # It is in its place after it was used: from now on it must stay.
+            if os.stat(file_of(name)).st_ino == own:
+                used.append(file_of(name))
+        else:
+            lock = os.open(name, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.stat(name).st_ino == os.fstat(lock).st_ino:
+                    locks += 1
+                    time.sleep(0.002)
+                    lost_locks += not os.path.exists(name)
+            finally:
+                os.close(lock)
+    except (FileNotFoundError, BlockingIOError):
+        pass  # removed, or locked by the cleanup
+print(json.dumps({"used": used, "locks": locks, "lost_locks": lost_locks, "made": made}))
+"""
+
+
+def test_nothing_that_is_used_or_locked_is_lost_while_cleanup_runs_in_a_loop(tree: SampleTree) -> None:
+    user = subprocess.Popen([sys.executable, "-c", _USER, str(tree.sessions)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert user.stdout
+    os.read(user.stdout.fileno(), 6)
+    removed = 0
+    for _ in range(ROUNDS):
+        tree.now = time.time_ns()
+        summary, _ = cleaned(tree)
+        assert not summary.failures
+        removed += summary.sessions_cleaned
+    printed, _ = user.communicate("stop\n")
+    result = json.loads(printed)
+    assert removed > 0
+    assert result["used"]
+    assert result["locks"]
+    assert [path for path in result["used"] if not os.path.exists(path)] == []
+    assert result["lost_locks"] == 0

@@ -1,0 +1,104 @@
+"""Name the entries of the trash. The name of an entry holds its session, its time and its state."""
+
+from __future__ import annotations
+
+import calendar
+import os
+import re
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from arawn_cli.arawn.layout import TRASH
+from arawn_cli.timestamps import SECOND
+
+SESSIONS_PREFIX = f"{TRASH}."
+"""Begins the name of an entry in `sessions/` itself: on a full disk no trash directory can be created."""
+
+_NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
+_TIME = "%Y%m%dT%H%M%SZ"
+# `+` ends an id that was cut to make room for the rest of the name; no id contains it.
+_NAME = re.compile(r"(?:\.trash\.)?(held\.|gone\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.([0-9a-f]{8})", re.ASCII)
+
+
+class TrashState(StrEnum):
+    """The state of an entry. The value begins its name.
+
+        sessions/ID --rename--> PENDING --checks passed--> CONFIRMED --purge--> DELETING --> deleted
+             ^                     |                           |
+             +-- used meanwhile ---+                           |
+             +-- trash restore --------------------------------+
+
+    After each step a killed run can be continued: the next cleanup moves a PENDING entry back and
+    decides anew, and finishes a DELETING one. With `trash_days = 0` a PENDING entry is DELETING at
+    once.
+    """
+
+    PENDING = "held."
+    CONFIRMED = ""
+    DELETING = "gone."
+
+
+@dataclass(frozen=True, slots=True)
+class TrashEntry:
+    """An entry of the trash.
+
+    Attributes:
+        directory: the path from `workstreams/` to the directory that contains it.
+        session: the id that it had; a cut one ends with `+`.
+        removed_at: nanoseconds since the epoch, in whole seconds.
+    """
+
+    directory: tuple[str, ...]
+    name: str
+    session: str
+    removed_at: int
+    state: TrashState
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The path from `workstreams/` to the entry."""
+        return (*self.directory, self.name)
+
+
+def pending_name(session: str, removed_at: int, *, prefix: str = "") -> str:
+    """Return a new name for a session that is removed now.
+
+    An id that is too long is cut. A later run could not move such an entry back, so it is CONFIRMED
+    at once.
+    """
+    stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
+    tail = f".{stamp}.{os.urandom(4).hex()}"
+    room = _NAME_MAX - len(prefix) - len(TrashState.PENDING) - len(tail)
+    if len(session) <= room:
+        return f"{prefix}{TrashState.PENDING}{session}{tail}"
+    return f"{prefix}{session[: room - 1]}+{tail}"
+
+
+def confirmed_name(name: str) -> str:
+    """Return the name of a PENDING entry once it is CONFIRMED."""
+    return name.replace(TrashState.PENDING, "", 1)
+
+
+def deleting_name(name: str) -> str:
+    """Return the name of an entry in any state once it is DELETING."""
+    prefix = SESSIONS_PREFIX if name.startswith(SESSIONS_PREFIX) else ""
+    rest = name.removeprefix(prefix).removeprefix(TrashState.PENDING).removeprefix(TrashState.DELETING)
+    return f"{prefix}{TrashState.DELETING}{rest}"
+
+
+def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
+    """Return the entry of this name, or None if this tool did not create it."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        removed_at = calendar.timegm(time.strptime(match[3], _TIME)) * SECOND
+    except ValueError:
+        return None
+    return TrashEntry(directory, name, match[2], removed_at, TrashState(match[1] or ""))
+
+
+def is_trash(name: str) -> bool:
+    """Whether a name in `sessions/` is the trash directory, or an entry of the trash."""
+    return name == TRASH or (name.startswith(SESSIONS_PREFIX) and _NAME.fullmatch(name) is not None)
