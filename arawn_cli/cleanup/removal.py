@@ -154,8 +154,8 @@ class SessionRemover:
         if not sessions:
             return {}
         try:
-            in_use = dict.fromkeys(directories_with_mounts(sessions), Reason.MOUNT_INSIDE)
-            in_use |= dict.fromkeys(directories_in_use(sessions, self._patience_secs), Reason.IN_USE)
+            in_use = dict.fromkeys(directories_in_use(sessions, self._patience_secs), Reason.IN_USE)
+            in_use |= dict.fromkeys(directories_with_mounts(sessions), Reason.MOUNT_INSIDE)
         except OSError as error:
             self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
             failure = Failure.of("check", error.filename or "/proc", error)

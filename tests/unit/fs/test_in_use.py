@@ -70,14 +70,14 @@ def test_a_process_that_sees_the_session_elsewhere_is_found(tree: SampleTree, tm
 
 
 IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user")
-WITHOUT_A_LOOK_INTO_OTHERS = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
+WITHOUT_PTRACE = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all")
 
 
 @pytest.mark.parametrize(
     "prefix",
     [
         pytest.param(IN_A_NAMESPACE, marks=needs_user_namespaces, id="user-namespace"),
-        pytest.param(WITHOUT_A_LOOK_INTO_OTHERS, marks=needs_setpriv, id="fewer-powers"),
+        pytest.param(WITHOUT_PTRACE, marks=needs_setpriv, id="fewer-powers"),
     ],
 )
 @pytest.mark.parametrize("mode", ["--dry-run", "--no-dry-run"])
@@ -124,13 +124,17 @@ def test_a_session_with_a_mount_inside_is_skipped_whole(run: Callable[..., Run],
 
 
 @needs_namespaces
-def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
+@pytest.mark.parametrize("used", [False, True], ids=["", "in-use"])
+def test_a_mount_made_through_another_path_is_the_reason_even_if_a_process_uses_the_session(
+    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, used: bool
+) -> None:
     directory = tree.session("s", files={"f": 1, "m/x": 1}, age_days=30)
     other, outside = tmp_path / "other", tmp_path / "outside"
     other.mkdir()
     write(outside / "precious", 1)
-    order = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory / 'work' / 'm'}"
-    prefix = ("unshare", "-m", "sh", "-c", f'{order}; exec "$@"', "sh")
+    mounts = f"mount --bind {tree.root} {other} && mount --make-rprivate / && mount --bind {outside} {directory / 'work' / 'm'}"
+    process = f"cd {directory if used else '/'} && exec sleep 60"
+    prefix = ("unshare", "-m", "sh", "-c", f'{mounts}; ({process}) & "$@"; code=$?; kill $!; exit $code', "sh")
     done = run("scratch-cleanup", "--base-path", other, prefix=prefix)
     assert done.reasons() == {"s": "mount_inside"}, done.stderr
     assert (directory / "work" / "f").exists()
@@ -140,7 +144,7 @@ def test_a_mount_made_through_another_path_of_the_tree_is_seen(run: Callable[...
 ACCOUNT = 64_000 + os.getpid() % 1_000
 WITH_A_POWER = ("setpriv", f"--reuid={ACCOUNT}", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
 BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
-LOOK = """
+SCAN = """
 import os, sys
 from arawn_cli.fs import in_use
 
@@ -171,13 +175,13 @@ def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str]
 
 
 @needs_setpriv
-def test_a_process_that_is_hidden_for_a_moment_is_looked_at_once_it_is_not(tmp_path: Path) -> None:
+def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: Path) -> None:
     """As is a child of a service manager that has powers, until it is what it was made for."""
     tmp_path.chmod(0o755)
-    look = (sys.executable, "-c", LOOK, *identity_of(tmp_path.stat()), ACCOUNT)
+    scan = (sys.executable, "-c", SCAN, *identity_of(tmp_path.stat()), ACCOUNT)
     with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, tell, hear):
         assert hear.readline() == "\n"
-        with talking_to(*look, directory=Path("/")) as (_, go_on, told):
+        with talking_to(*scan, directory=Path("/")) as (_, go_on, told):
             assert told.readline() == "hidden\n"
             print(file=tell, flush=True)
             wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
