@@ -66,13 +66,10 @@ class Shell:
         configuration and root. `located=False` is for commands that accept only `--root`.
         """
         if account is None or account == _current_account():
-            program, options = "arawn-cli" if _is_on_path() else shlex.join(command()), self.flags.located
-        else:
-            program = shlex.join(command())
-            options = options_of(self.config, self.flags, self.environment, self.config.root.absolute())
-        line = f"{program} {shlex.join((*words, *(options if located else self.flags.named)))}"
-        if account is None or account == _current_account():
-            return line
+            program = "arawn-cli" if _is_on_path() else shlex.join(command())
+            return f"{program} {shlex.join((*words, *(self.flags.located if located else self.flags.named)))}"
+        options = options_of(self.config, self.flags, self.environment, self.config.root.absolute()) if located else self.flags.named
+        line = shlex.join((*command(), *words, *options))
         if os.geteuid() == 0:  # there may be no sudo; su sets HOME as well
             return f"su -s /bin/sh {shlex.quote(account)} -c {shlex.quote(line)}"
         return f"sudo {line}" if account == ROOT else f"sudo -u {shlex.quote(account)} {line}"
