@@ -69,10 +69,7 @@ class Confirmation:
 
     @classmethod
     def from_options(cls, *, yes: bool, force: bool) -> Confirmation:
-        """Return the confirmation for the options.
-
-        Questions are asked on the terminal, if there is one.
-        """
+        """Return the confirmation for the options. Without a terminal, nobody is asked."""
         is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
         return cls(yes, force, (lambda question: confirmed(names.escape(question))) if is_interactive else None)
 
@@ -150,9 +147,7 @@ def remove(place: Place, confirmation: Confirmation) -> None:
 
 
 def remove_first(places: Sequence[Place], confirmation: Confirmation) -> None:
-    """Remove the files from the first place that has some and that this account can change.
-
-    Name the other places that have some.
+    """Remove the files from the first place that this account can change, and name the others.
 
     Raises:
         UsageError, RefusedError, ScheduleError: as `remove`.
@@ -218,14 +213,10 @@ def _files(changes: Sequence[Change]) -> str:
 
 
 def _test(place: Place, test: Callable[[Place], bool]) -> bool:
-    """Return the result of a test.
-
-    Wrong marker lines count as true, so that the next step reports them; other errors count as
-    false.
-    """
+    """Return the result of a test; on an error, false."""
     try:
         return test(place)
-    except MarkersError:
+    except MarkersError:  # true, so that the next step reports it
         return True
     except SchedulerMissingError as error:
         log.debug("%s", error)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arawn_cli.events import JobName
 from arawn_cli.schedule.cron import CRON_FILE, cron_block, cron_file
-from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, Store, UsageError
+from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager, systemd_runs
 from arawn_cli.schedule.systemd import NOTIFIER, state_name, units
@@ -26,14 +26,11 @@ _CRON_DIRECTORY = Path("/etc/cron.d")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the schedule of a root is installed.
-
-    `manager` is None for cron, which rereads its files by itself.
-    """
+    """Where the schedule of a root is installed. Cron needs no manager: it rereads its files."""
 
     scheduler: Scheduler
     scope: Scope
-    store: Store
+    store: FileStore | CrontabStore
     manager: Manager | None
     root_name: str | None = None
 
@@ -55,10 +52,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The options that name a scheduler and a scope.
-
-    `user` is None without `--user` and `--system`.
-    """
+    """The options that name a scheduler and a scope; `user` is None without either option."""
 
     systemd: bool
     cron: bool
@@ -79,10 +73,7 @@ class Selection:
         return Scheduler.CRON if use_cron else Scheduler.SYSTEMD, Scope.USER if user else Scope.SYSTEM
 
     def places(self, environment: Mapping[str, str], root_name: str | None) -> Iterator[Place]:
-        """Yield the places that the options allow, the preferred one first.
-
-        They have no settings, so they are good for queries and removal only.
-        """
+        """Yield the places that the options allow, without settings, the preferred one first."""
         scheduler, scope = self.preferred()
         schedulers = [scheduler] if self.systemd or self.cron else sorted(Scheduler, key=lambda each: each is not scheduler)
         scopes = [scope] if self.user is not None else sorted(Scope, key=lambda each: each is not scope)
@@ -91,10 +82,7 @@ class Selection:
 
 
 def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str], root_name: str | None) -> Place:
-    """Return the place of a scheduler, a scope and a root.
-
-    Without settings it is good for queries and removal only.
-    """
+    """Return the place of a scheduler, a scope and a root; without settings, not for installing."""
     if scheduler is Scheduler.CRON and scope is Scope.SYSTEM:
         return Place(scheduler, scope, FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),)), None, root_name)
     if scheduler is Scheduler.CRON:
@@ -142,10 +130,7 @@ def require_access(place: Place) -> None:
 
 
 def timers_to_start(place: Place) -> list[str]:
-    """Return the timers that do not run as their files say, or would not after the next boot.
-
-    Cron needs no start, so it has none.
-    """
+    """Return the timers that do not run as their files say, or would not after the next boot."""
     manager = place.manager
     if manager is None:
         return []
@@ -210,10 +195,7 @@ def _timers(root_name: str | None) -> tuple[str, ...]:
 
 
 def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
-    """Return the units of a root.
-
-    All roots share the notifier: it is included if no other root has timers there.
-    """
+    """Return the units of a root, with the shared notifier if no other root has timers there."""
     timers = _timers(root_name)
     names = tuple(name for timer in timers for name in units_of(timer))
     try:
@@ -225,10 +207,7 @@ def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
 
 
 def _state_directory(settings: Settings) -> StateDirectory | None:
-    """Return the state directory, unless systemd creates it.
-
-    A unit cannot write to a directory that does not exist.
-    """
+    """Return the state directory that has to exist before a unit can write to it."""
     if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings) is not None):
         return None
     if settings.scope is Scope.USER:

@@ -76,10 +76,7 @@ def period(interval: str) -> int:
 
 
 def delay(interval: str) -> int:
-    """Return the longest random delay of a run in seconds.
-
-    It keeps many machines from starting at once.
-    """
+    """Return the longest random delay in seconds, which keeps machines from starting at once."""
     return min(max(period(interval) // 10, 1), _LONGEST_DELAY)
 
 

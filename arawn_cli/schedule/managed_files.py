@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
@@ -25,7 +24,7 @@ _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\
 
 
 class ScheduleError(ArawnCliError):
-    """A step of an installation, a removal or a query failed; earlier steps are done."""
+    """A step failed; earlier steps are done."""
 
     exit_code = ExitCode.PARTIAL
 
@@ -43,19 +42,13 @@ class UsageError(ArawnCliError):
 
 
 def with_header(body: str, created: Sequence[str] = ()) -> str:
-    """Return the text of a file: its first line, and the body.
-
-    The first line holds the hash of the body and the directories that were created with the file.
-    """
+    """Return a body with its first line: the hash of the body, and the created directories."""
     digest = hashlib.sha256(body.encode()).hexdigest()
     return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(created))}\n{body}"
 
 
 def condition_of(text: str | None, body: str | None) -> Condition:
-    """Compare an installed text with the body that it should have.
-
-    Without a body, an unedited text is outdated.
-    """
+    """Compare an installed text with its body. Without a body, an unedited text is outdated."""
     if text is None:
         return Condition.MISSING
     header = _HEADER.match(text)
@@ -69,10 +62,7 @@ def condition_of(text: str | None, body: str | None) -> Condition:
 
 
 def created_directories(text: str | None) -> tuple[str, ...]:
-    """Return the directories that the first line of a text lists, outermost first.
-
-    Return () if there is no such line.
-    """
+    """Return the directories that the first line of a text lists, outermost first, or ()."""
     header = _HEADER.match(text or "")
     if header is None:
         return ()
@@ -85,10 +75,7 @@ def created_directories(text: str | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one file or crontab.
-
-    `before` and `after` are its whole text, or None if it does not exist.
-    """
+    """A change of the whole text of a file or crontab; None means that it does not exist."""
 
     place: str
     name: str
@@ -112,37 +99,9 @@ class Change:
         return difflib.unified_diff(before, after, old, new, lineterm="")
 
 
-class Store(Protocol):
-    """Where the files of a schedule are: a directory, or a crontab.
-
-    Each method raises ScheduleError.
-    """
-
-    def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
-        """Return a change for each body that is not installed as it is."""
-
-    def changes_to_remove(self) -> list[Change]:
-        """Return a change for each installed file, except foreign ones."""
-
-    def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """Return the condition of each body's file."""
-
-    def read(self, name: str) -> str | None:
-        """Return the installed text, or None."""
-
-    def installed_at(self, name: str) -> int | None:
-        """Return when it was written, in nanoseconds since the epoch; None if that is not known."""
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Make the changes, unless the files have changed in the meantime."""
-
-
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that the jobs need and this tool creates, with mode 0700.
-
-    `user` and `group` are the numeric ids of its owner.
-    """
+    """A directory that the jobs need and this tool creates, with mode 0700 and this owner."""
 
     path: Path
     user: int
@@ -166,10 +125,7 @@ class FileStore:
     stamps: Path | None = None
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
-        """Return a change for each body that is not installed as it is.
-
-        `apply` adds the first line.
-        """
+        """Return a change for each body that is not installed. `apply` adds the first line."""
         changes = [self._change(name, body) for name, body in bodies.items()]
         return [change for change in changes if change.condition is not Condition.CURRENT]
 
@@ -177,10 +133,6 @@ class FileStore:
         """Return a change for each installed file, except foreign ones."""
         changes = [self._change(name, None) for name in self.names]
         return [change for change in changes if change.condition not in (Condition.MISSING, Condition.FOREIGN)]
-
-    def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """Return the condition of each body's file."""
-        return {name: condition_of(self.read(name), body) for name, body in bodies.items()}
 
     def read(self, name: str) -> str | None:
         """Return the text of a file.
@@ -242,10 +194,7 @@ class FileStore:
         return Change(str(self.directory / name), name, text, body, condition_of(text, body))
 
     def _create_directories(self) -> tuple[str, ...]:
-        """Create the directory and the state directory.
-
-        Return all that did not exist, outermost first.
-        """
+        """Create the directories. Return those that did not exist, outermost first."""
         wanted = (self.directory, self.stamps, self.state.path if self.state else None)
         missing = [path for directory in wanted if directory for path in _missing(directory)]
         os.makedirs(self.directory, exist_ok=True)

@@ -1,7 +1,4 @@
-"""Check what the account of the jobs can access, as that account.
-
-Root's own access says nothing about it.
-"""
+"""Check, as the account of the jobs, what it can access: root can access everything."""
 
 from __future__ import annotations
 
@@ -20,10 +17,7 @@ _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
 
 
 def can_access(account: Account, test: str, path: Path) -> bool | None:
-    """Return whether an account passes a test of test(1), `-r`, `-w` or `-x`, on a path.
-
-    Return None if this process cannot find out.
-    """
+    """Return whether `test -r`, `-w` or `-x` succeeds for an account; None if that is not known."""
     entry = pwd.getpwnam(account.name)
     if entry.pw_uid == os.geteuid():
         return os.access(path, _MODES[test])

@@ -34,10 +34,7 @@ def unit_word(text: object, home: str | None = None, prefix: str = "") -> str:
 
 
 def unit_command(words: Sequence[str], home: str | None = None) -> str:
-    """Return a command for `ExecStart=`.
-
-    The prefix `:` turns off variables if a word contains `$`.
-    """
+    """Return a command for `ExecStart=`. A `:` in front turns off variables if a word has a `$`."""
     prefix = ":" if any("$" in word for word in words) else ""
     return prefix + " ".join(unit_word(word, home) for word in words)
 
@@ -87,9 +84,6 @@ def refuse_unprintable(text: str, place: str) -> None:
 
 
 def _cron_word(word: str) -> str:
-    """Quote a word for cron and the shell.
-
-    Each escaped `%` is outside the quotes, where the shell keeps no backslash.
-    """
     refuse_unprintable(word, "a crontab")
+    # Each escaped `%` is outside the quotes: inside, the shell would keep the backslash.
     return "\\%".join(shlex.quote(part) if part else "" for part in word.split("%")) or "''"

@@ -46,10 +46,7 @@ class NetworkAccess(StrEnum):
 
 
 def suffixed(name: str, root_name: str | None) -> str:
-    """Return the name of a unit, file or directory for a root.
-
-    Those of a named root end with its name.
-    """
+    """Return a name of a unit, file or directory, with the name of the root at its end."""
     return name if root_name is None else f"{name}-{root_name}"
 
 
@@ -63,10 +60,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One of the two jobs.
-
-    `interval` is a duration or a calendar word, `timeout` a duration of systemd.time(7).
-    """
+    """One of the two jobs; `timeout` is a duration of systemd.time(7)."""
 
     name: JobName
     interval: str
@@ -129,10 +123,7 @@ class Settings:
 
     @property
     def home(self) -> str | None:
-        """Return the directory that `%h` means in these units.
-
-        Return None for system units, where it is root's home.
-        """
+        """Return the directory that `%h` means in user units; None for system units."""
         return self.account.home if self.scope is Scope.USER else None
 
 
@@ -147,6 +138,12 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         root = opened.path
     schedule, account = config.maintenance.schedule, _account(root, scope)
     _refuse_another_home(config, account)
+    program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
+    # Without --config, a job searches the home of its account.
+    named = (config.file or Path(account.home), config.database, config.relay.ca_file if config.relay else None)
+    network = NetworkAccess.NONE
+    if config.relay is not None:
+        network = NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY
     keeps_state = bool(config.maintenance.state_dir) or scope is Scope.USER
     return Settings(
         scope=scope,
@@ -154,11 +151,11 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         command=command(),
         options=options_of(config, flags, environment, root),
         root=root,
-        reads=_reads(config, account),
+        reads=(*program, *(path for path in named if path)),
         state=config.state_directory.absolute() if keeps_state else None,
         metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
-        network=_network_access(config),
+        network=network,
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,
@@ -171,10 +168,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
 
 
 def command() -> tuple[str, ...]:
-    """Return the command that starts this installation.
-
-    It is the script beside the interpreter, else the interpreter and the module.
-    """
+    """Return the script beside the interpreter, else the interpreter and the module."""
     script = Path(sys.executable).with_name("arawn-cli")
     return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")
 
@@ -234,29 +228,13 @@ def _refuse_another_home(config: Config, account: Account) -> None:
 
 
 def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """Return the options that make another account use this configuration.
-
-    It would resolve `~` and search for a root differently.
-    """
+    """Return the options that make another account, with another home, use this configuration."""
     options = ("--config", str(config.file)) if config.file else ()
     if config.root_name is not None:
         return (*options, "--root", config.root_name)
     paths = config.tables.paths.base_path or config.tables.workstream.data_dir or ""
     of_file = root_source(config, flags, environment) not in ("--base-path", "$ARAWN_BASE_PATH", DEFAULT)
     return options if of_file and not paths.startswith("~") else (*options, "--base-path", str(root))
-
-
-def _reads(config: Config, account: Account) -> tuple[Path, ...]:
-    # Without --config, a job searches the home of its account.
-    program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
-    named = (config.file or Path(account.home), config.database, config.relay.ca_file if config.relay else None)
-    return (*program, *(path for path in named if path))
-
-
-def _network_access(config: Config) -> NetworkAccess:
-    if config.relay is None:
-        return NetworkAccess.NONE
-    return NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY
 
 
 def _can_create_namespaces() -> bool:

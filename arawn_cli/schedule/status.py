@@ -18,12 +18,13 @@ from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rend
 from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
+from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, state_name
 from arawn_cli.schedule.user_crontab import BLOCK, MarkersError
 from arawn_cli.sqlite import DatabaseUnreadableError, query
-from arawn_cli.state import FILE, StateUnavailableError, key_of
+from arawn_cli.state import FILE, key_of
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,10 @@ def statuses(place: Place, given: StatusInput) -> Iterator[JobStatus]:
     """Yield the status of each job in a place.
 
     Raises:
-        ConfigurationError, ScheduleError: files cannot be rendered, or installed ones cannot be read.
+        ConfigurationError, ScheduleError: files cannot be rendered or read.
     """
-    conditions = place.store.conditions(bodies_of(place.scheduler, given.settings))
+    bodies = bodies_of(place.scheduler, given.settings)
+    conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
     for job in given.settings.jobs:
         of_job = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(of_job, key=_WORST_LAST.index)
@@ -181,10 +183,7 @@ def installed_places(config: Config, flags: Flags, environment: Mapping[str, str
 
 
 def state_directory_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
-    """Return the state directory that the scheduled jobs use.
-
-    It can differ from the one of this shell.
-    """
+    """Return the state directory of the scheduled jobs. This shell's can be another."""
     if settings.state is not None:
         return settings.state
     if scheduler is Scheduler.SYSTEMD:
@@ -199,7 +198,9 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> LastRun | No
         DatabaseUnreadableError, OSError: the state cannot be read.
     """
     path = state_directory / FILE
-    if not path.exists():
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
     return next((LastRun(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)
@@ -221,31 +222,15 @@ def history_directory(config: Config, flags: Flags, environment: Mapping[str, st
     for each in found:
         directory = state_directory_of(each.place.scheduler, each.settings, config)
         try:
-            if _has_run(directory, each.settings.root):
+            if any(last_run_of(directory, job, each.settings.root) for job in JobName):
                 return directory, None
-        except StateUnavailableError:
+        except (DatabaseUnreadableError, OSError):
             command = " ".join(("sudo arawn-cli report", *flags.named))
             return own, (
                 f"the timers keep their history in {directory}, which this account cannot read: "
                 f"trends and alerts are those of its own runs; {command} shows theirs"
             )
     return own, None
-
-
-def _has_run(state_directory: Path, root: Path) -> bool:
-    """Return whether a state directory records a run on a root.
-
-    Raises:
-        StateUnavailableError: it cannot be read.
-    """
-    path = state_directory / FILE
-    try:
-        os.stat(path)
-        return bool(query(path, "SELECT 1 FROM runs WHERE root = ?", (key_of(root),)))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (DatabaseUnreadableError, OSError) as error:
-        raise StateUnavailableError(f"{path} cannot be read: {error}") from error
 
 
 def _systemd_state(place: Place, manager: Manager, given: StatusInput, job: Job, condition: Condition) -> _SchedulerState:

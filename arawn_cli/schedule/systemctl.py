@@ -27,8 +27,7 @@ def systemd_runs() -> bool:
 class Manager:
     """The service manager of the system, or of the current account.
 
-    Each method raises SchedulerMissingError without systemctl(1), and ScheduleError if it cannot be
-    run.
+    Each method raises ScheduleError if systemctl(1) is missing or cannot be run.
     """
 
     scope: Scope
@@ -69,10 +68,7 @@ class Manager:
         return self._run([question, unit]).stdout.strip()
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
-        """Return properties of a unit with its drop-ins, times as `@seconds`.
-
-        Return {} if the manager cannot be reached.
-        """
+        """Return properties of a unit, times as `@seconds`; {} without a manager."""
         done = self._run(["show", "--timestamp=unix", f"--property={','.join(names)}", unit])
         return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
@@ -91,10 +87,7 @@ class Manager:
         return next((time for time in times if isinstance(time, int) and time > 0), None)
 
     def linger_command(self) -> str | None:
-        """Return the command that keeps this account's timers running after it logs out.
-
-        It calls loginctl(1). Return None if none is needed.
-        """
+        """Return the command that keeps timers running after logout, or None (loginctl(1))."""
         account = pwd.getpwuid(os.getuid()).pw_name
         if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
             return None

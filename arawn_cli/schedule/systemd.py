@@ -98,9 +98,6 @@ def _timer_variables(job: Job) -> dict[str, object]:
 
 
 def _any_below(paths: Iterable[Path], directories: Iterable[str]) -> bool:
-    """Return whether a path is below a directory.
-
-    If the directory is a symbolic link, systemd hides its target, too.
-    """
+    """Return whether a path is below a directory, or below its target if it is a link."""
     places = [place for directory in directories for place in (directory, os.path.realpath(directory))]
     return any(path.is_relative_to(place) for path in paths for place in places)

@@ -1,7 +1,4 @@
-"""Edit an account's own crontab.
-
-Only the block of one root, between two marker lines, belongs to this tool.
-"""
+"""Edit the block of one root in an account's own crontab, between two marker lines."""
 
 from __future__ import annotations
 
@@ -12,14 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.events import Condition
-from arawn_cli.schedule.managed_files import (
-    Change,
-    ScheduleError,
-    SchedulerMissingError,
-    condition_of,
-    created_directories,
-    with_header,
-)
+from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, created_directories, with_header
 
 BLOCK = "crontab"
 
@@ -30,10 +20,7 @@ _CREATED = "the crontab"  # listed as created if the account had no crontab befo
 
 
 class MarkersError(ScheduleError):
-    """The marker lines of a crontab do not enclose one block.
-
-    It is not known which lines are this tool's.
-    """
+    """The marker lines of a crontab do not enclose one block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +42,7 @@ class CrontabStore:
         return [self._change(crontab, f"{begin}{with_header(body, created)}# END {self._marker}\n", condition)]
 
     def changes_to_remove(self) -> list[Change]:
-        """Return a change of the crontab if it has a block.
-
-        A crontab that only held the block is removed if this tool created it.
-        """
+        """Return a change if there is a block. A crontab that this tool created is not left empty."""
         block = self.read(BLOCK)
         if block is None:
             return []
@@ -67,10 +51,6 @@ class CrontabStore:
         if not change.after and _CREATED in created_directories(block):
             return [Change(change.place, BLOCK, change.before, None, condition)]
         return [change]
-
-    def conditions(self, bodies: Mapping[str, str]) -> dict[str, Condition]:
-        """Return the condition of the block."""
-        return {BLOCK: condition_of(self.read(BLOCK), bodies[BLOCK])}
 
     def read(self, name: str) -> str | None:
         """Return the text of the block between its markers, or None.
