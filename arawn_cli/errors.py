@@ -7,6 +7,7 @@ import logging
 import os
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from arawn_cli.names import escape
 
@@ -99,6 +100,10 @@ def log_error(error: BaseException) -> ExitCode:
             return ExitCode.INTERNAL
 
 
+Operation = Literal["open", "list", "measure", "read", "parse", "query", "check", "rename", "delete"]
+"""What failed: `check` is whether a session may be removed, `query` reads Arawn's database."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed operation on one file, kept as a value so that the run continues.
@@ -107,13 +112,13 @@ class Failure:
     number does not say.
     """
 
-    operation: str
+    operation: Operation
     path: str
     errno: int
     detail: str = ""
 
     @classmethod
-    def of(cls, operation: str, path: str, error: OSError) -> Failure:
+    def of(cls, operation: Operation, path: str, error: OSError) -> Failure:
         """Make a failure of an OSError. Without a number it counts as EIO; a text that differs from the number's is kept."""
         number = error.errno or errno.EIO
         text = error.strerror or ""

@@ -147,7 +147,12 @@ class FailureReport:
     """An operation that failed. The run continued with the rest."""
 
     session_id: str | None = field(metadata=doc("the session concerned; null for none or several"))
-    operation: str = field(metadata=doc("the system call, or `sqlite3` for the database"))
+    operation: str = field(
+        metadata=doc(
+            "what failed: to `open`, `list`, `read`, `rename` or `delete` a file or directory, to `measure` its size and time, to `parse` "
+            "a time, to `query` Arawn's database, or to `check` whether a session may be removed"
+        )
+    )
     path: str = field(metadata=doc("path of the file, relative to the root; bytes that do not print are escaped as `\\xNN`"))
     errno: int = field(metadata=doc("number of the error, as in errno(3)"))
     message: str = field(metadata=doc("the error in words"))

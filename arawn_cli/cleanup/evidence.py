@@ -109,7 +109,7 @@ class Evidence:
         try:
             self._rows.update(database.session_rows(self._database, sessions))
         except DatabaseUnreadableError as error:
-            self._database_failure = Failure("sqlite3", self._database_name, errno.EIO, str(error))
+            self._database_failure = Failure("query", self._database_name, errno.EIO, str(error))
 
     def _read_all_messages(self) -> None:
         """Read the messages of scratch and of every workstream that a row names."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS, Root, workstream_entries
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
-from arawn_cli.errors import Failure, LockedError
+from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import has_mount, mount_points
@@ -224,7 +224,7 @@ class Purged:
 def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int) -> Purged:
     """Delete an entry. The next cleanup tries again what failed."""
     shown = "/".join((WORKSTREAMS, *entry.path))
-    operation = "check"
+    operation: Operation = "check"
     try:
         if has_mount(f"{root.path}/{shown}"):
             raise OSError(errno.EBUSY, "a mount inside")

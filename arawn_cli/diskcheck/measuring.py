@@ -139,13 +139,13 @@ def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[F
     path = database_of(config, root)
     if path is None and config.maintenance.pressure.limits:
         missing = "not found, so it is unknown which workstream has a limit by its title"
-        return [], (Failure("sqlite3", DATABASE, errno.ENOENT, missing),)
+        return [], (Failure("query", DATABASE, errno.ENOENT, missing),)
     if path is None:
         return [], ()
     try:
         return workstream_rows(path), ()
     except DatabaseUnreadableError as error:
-        return [], (Failure("sqlite3", path.name, errno.EIO, str(error)),)
+        return [], (Failure("query", path.name, errno.EIO, str(error)),)
 
 
 def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:

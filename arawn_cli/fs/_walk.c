@@ -273,7 +273,7 @@ static void measure_entry(struct worker *worker, size_t depth, const char *name)
     struct level *level = &worker->levels[depth - 1];
     struct stat status;
     if (fstatat(level->descriptor, name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0)
-        record_finding(worker, "stat", depth, name, errno);
+        record_finding(worker, "measure", depth, name, errno);
     else if (S_ISDIR(status.st_mode)) /* the filesystem lists no types */
         add_names(worker->walk, &level->pending, name, strlen(name) + 1);
     else
@@ -540,7 +540,7 @@ static void measure_subtree(struct worker *worker, size_t index)
     if (holder < 0) {
         record_finding(worker, "open", 0, "", errno);
     } else if (fstatat(holder, name, &top, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
-        record_finding(worker, "stat", 0, "", errno);
+        record_finding(worker, "measure", 0, "", errno);
     } else if (subtree->shallow || !S_ISDIR(top.st_mode)) {
         count_entry(worker, &top);
     } else {

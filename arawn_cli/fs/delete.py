@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Barrier
 
-from arawn_cli.errors import Failure
+from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Descent
 
@@ -245,12 +245,12 @@ class _Deletion:
     def _descriptor(self) -> int:
         return self._descent.descriptor if self._descent.depth else self._parent
 
-    def _fail(self, operation: str, name: str | None, error: OSError) -> None:
+    def _fail(self, operation: Operation, name: str | None, error: OSError) -> None:
         """Record a failure at the entry `name` of the current directory, or at that directory itself."""
         self._current.blocked = True
         self._record(operation, self._path(self._current, name), error)
 
-    def _record(self, operation: str, shown: str, error: OSError) -> None:
+    def _record(self, operation: Operation, shown: str, error: OSError) -> None:
         if len(self._failures) < _LISTED_MAX:
             self._failures.append(Failure.of(operation, shown, error))
         else:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from arawn_cli.errors import Failure
+from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND, latest
@@ -124,7 +124,7 @@ class UsageAccumulator:
         self.apparent += links.apparent
         self.allocated += links.allocated
 
-    def add_failure(self, operation: str, path: str, error: OSError) -> None:
+    def add_failure(self, operation: Operation, path: str, error: OSError) -> None:
         """Add a failure, unless the entry was removed in the meantime."""
         if not isinstance(error, FileNotFoundError):
             self.failures.append(Failure.of(operation, path, error))
@@ -172,7 +172,7 @@ def combined(usages: Iterable[Usage]) -> Usage:
 _Sums = tuple[int, int, int, int, int, tuple[int, int] | None]
 _Links = list[tuple[int, int, int, int, int, int]]
 
-NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]], list[bytes]]
+NativeUsage = tuple[_Sums, _Links, list[tuple[Operation, bytes, int]], list[bytes]]
 """The usage of a subtree as `_measure.c` returns it.
 
 - Apparent and allocated bytes, files and directories, all without files of several names; the size
@@ -323,7 +323,7 @@ def _walk_subtree(start: int, subtree: Subtree) -> Usage:
         return _failed("open", subtree.path, error)
 
 
-def _failed(operation: str, path: str, error: OSError) -> Usage:
+def _failed(operation: Operation, path: str, error: OSError) -> Usage:
     accumulator = UsageAccumulator()
     accumulator.add_failure(operation, path, error)
     return accumulator.result()
@@ -338,7 +338,7 @@ def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
     try:
         top = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except OSError as error:
-        return _failed("stat", path, error)
+        return _failed("measure", path, error)
     accumulator = UsageAccumulator()
     if shallow or not stat.S_ISDIR(top.st_mode):
         accumulator.add_entry(top)
@@ -379,6 +379,6 @@ def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: i
                     else:
                         accumulator.add_entry(entry.stat(follow_symlinks=False))
                 except OSError as error:
-                    accumulator.add_failure("stat", descent.path(entry.name), error)
+                    accumulator.add_failure("measure", descent.path(entry.name), error)
     except OSError as error:
         accumulator.add_failure("list", descent.path(), error)

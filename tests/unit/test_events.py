@@ -112,7 +112,7 @@ def test_the_keys_of_what_events_hold_are_pinned(events: dict[str, dict[str, obj
         name: set(keys.split()) for name, keys in PART_KEYS.items()
     }
     check = events["disk_check"]
-    failed = json.loads(to_json(replace(checked(tree)[0].summary, failures=(report_failure(Failure("openat", "x", 13)),))))
+    failed = json.loads(to_json(replace(checked(tree)[0].summary, failures=(report_failure(Failure("open", "x", 13)),))))
     for name, written in (("Filesystem", check["filesystem"]), ("ForeignEntry", first(check["foreign"]))):
         assert isinstance(written, dict)
         assert set(written) == set(PART_KEYS[name].split())

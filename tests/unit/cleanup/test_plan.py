@@ -25,7 +25,7 @@ NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))
 CUTOFF = POLICY.cutoff(NOW)
 MINUTE = 60 * SECOND
-FAILURE = (Failure("openat", "x", 13),)
+FAILURE = (Failure("open", "x", 13),)
 
 ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
 sessions = st.builds(

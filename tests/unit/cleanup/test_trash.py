@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
+from tests.support.errors import os_error
 from tests.support.in_process import cleaned
 from tests.support.tree import SampleTree, write
 
@@ -173,3 +175,18 @@ def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunComm
     tree.sessions.rmdir()
     assert run("trash", "purge", "--base-path", tree.root).code == 75
     os.close(directory)
+
+
+@pytest.mark.parametrize(("call", "operation"), [("rename", "rename"), ("unlink", "delete")])
+def test_a_failed_purge_names_the_operation_that_failed(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, call: str, operation: str
+) -> None:
+    removed(tree, "s", 9)
+
+    def failing(*_: object, **__: object) -> None:
+        raise os_error(errno.EIO)
+
+    monkeypatch.setattr(os, call, failing)
+    summary, _ = cleaned(tree)
+    assert [(failure.operation, failure.errno) for failure in summary.failures] == [(operation, errno.EIO)]
+    assert summary.bytes_reclaimed == 0

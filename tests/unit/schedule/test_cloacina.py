@@ -257,8 +257,8 @@ def test_a_run_that_finds_another_one_is_no_failure(environment: dict[str, str],
 
 
 def test_a_run_names_its_first_failure() -> None:
-    failures = [{"operation": "unlinkat", "path": "a/b", "message": "Operation not permitted"}] * 2
-    with pytest.raises(FailedRunError, match=r"2 failures, the first: unlinkat a/b: Operation not permitted"):
+    failures = [{"operation": "delete", "path": "a/b", "message": "Operation not permitted"}] * 2
+    with pytest.raises(FailedRunError, match=r"2 failures, the first: delete a/b: Operation not permitted"):
         outcome_of(1, json.dumps({"type": "scratch_cleanup", "failures": failures}).encode(), None)
 
 
