@@ -323,7 +323,7 @@ class ScheduleStatus(Event):
     scope: str = field(metadata=doc("whose timers: `system` or `user`; for Cloacina the kind of database, `sqlite` or `postgresql`"))
     installed: Condition = field(
         metadata=doc(
-            "state of its files: `outdated` does not match the configuration, `edited` was changed by hand, `foreign` is not this tool's"
+            "state of its files: `outdated` does not match the configuration, `edited` was changed by hand, `foreign` is another program's"
         )
     )
     enabled: bool = field(metadata=doc("whether the scheduler will start it"))

@@ -33,14 +33,14 @@ _SESSION_ID = re.compile(rb'"session_id"\s*:\s*"([A-Za-z0-9_-]+)"')
 
 
 class OtherMessagesError(OSError):
-    """The file is not the one of the mark, or is shorter than the mark."""
+    """The file is not the one of the position, or is shorter."""
 
     def __init__(self) -> None:
         super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class LogPosition:
     """How far a file has been read: its identity, and the offset after its last complete line."""
 
     identity: Identity
@@ -56,19 +56,19 @@ class Turns:
 
     newest: dict[str, int]
     unreadable_lines: int
-    mark: Mark
+    position: LogPosition
 
 
-def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | None = None) -> Turns:
+def read(descriptor: int, sessions: Collection[str], cutoff: int, since: LogPosition | None = None) -> Turns:
     """Return the newest turn of each of the sessions in an open `messages.jsonl`.
 
     Reading stops when every session has a turn at or after the cutoff, or when at least 256 lines
     in a row, of 2 MiB together, are older. A session whose last turn is further back is missing in
-    the result. With `since`, only what was appended after that mark is read.
+    the result. With `since`, only what was appended after that position is read.
 
     Raises:
         OSError: reading fails.
-        OtherMessagesError: the mark does not belong to this file.
+        OtherMessagesError: the position does not belong to this file.
 
     """
     status = os.fstat(descriptor)
@@ -83,7 +83,7 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: Mark | 
         if reading.is_complete():
             break
         reading.take(line)
-    return Turns(reading.newest, reading.unreadable, Mark(identity_of(status), behind))
+    return Turns(reading.newest, reading.unreadable, LogPosition(identity_of(status), behind))
 
 
 def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:

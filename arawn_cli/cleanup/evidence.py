@@ -33,7 +33,7 @@ class _Source:
     """The `messages.jsonl` of a workstream, and the position up to which it was read; None while it does not exist."""
 
     workstream_id: str
-    mark: messages.Mark | None = None
+    position: messages.LogPosition | None = None
     failure: Failure | None = None
 
 
@@ -124,15 +124,15 @@ class Evidence:
             with ExitStack() as stack:
                 directory = stack.enter_context(opened_directory(self._workstreams, source.workstream_id))
                 descriptor = stack.enter_context(opened_file(MESSAGES, directory))
-                turns = messages.read(descriptor, self._sessions, self._cutoff, source.mark)
+                turns = messages.read(descriptor, self._sessions, self._cutoff, source.position)
         except FileNotFoundError as error:
-            if source.mark is not None:
+            if source.position is not None:
                 source.failure = _failure(source, error)
             return
         except OSError as error:
             source.failure = _failure(source, error)
             return
-        source.mark = turns.mark
+        source.position = turns.position
         self.unreadable_lines += turns.unreadable_lines
         for session, turn in turns.newest.items():
             self._newest[session] = latest(self._newest.get(session), turn) or turn

@@ -105,8 +105,8 @@ def redact(text: str) -> str:
 def redact_value(value: str) -> str:
     """Return a value, which may be a malformed URL, without user, password and query."""
     shown = _BEFORE_AT.sub(r"\1***@", value)
-    before, mark, _ = shown.partition("?") if "?" in shown else shown.partition("#")
-    return f"{before}?***" if mark else shown
+    before, separator, _ = shown.partition("?") if "?" in shown else shown.partition("#")
+    return f"{before}?***" if separator else shown
 
 
 def _is_host(host: str) -> bool:

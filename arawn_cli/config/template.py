@@ -21,7 +21,7 @@ _HEAD = """\
 
 
 def template() -> str:
-    """Return the text of the file. It is also valid if the comment mark of any key is removed."""
+    """Return the text of the file. It is also valid with any of its keys uncommented."""
     return "\n".join([_HEAD, *_table(ConfigFile, "")])
 
 

@@ -22,7 +22,7 @@ _SIMILARITY = 0.8
 
 _HINTS = {
     "paths.cleanup.scratch_cleanup_days": "to stop cleanup, disable its timer or crontab line instead",
-    "maintenance.relay.token": "a secret never stands in this file: name a file that holds it with maintenance.relay.token_file",
+    "maintenance.relay.token": "keep the token in a file of its own, and name that with maintenance.relay.token_file",
 }
 
 _SIZE = 'a size such as "5GiB", or a number of bytes'

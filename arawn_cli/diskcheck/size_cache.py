@@ -21,7 +21,7 @@ from zlib import crc32
 from arawn_cli.arawn import messages
 from arawn_cli.arawn.database import session_rows
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SESSIONS, Root
-from arawn_cli.arawn.messages import Mark
+from arawn_cli.arawn.messages import LogPosition
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
@@ -50,7 +50,7 @@ class SizeCache:
     """The stored sizes of a root by session, and the end of scratch's messages at that time."""
 
     sizes: Mapping[str, CachedSize] = field(default_factory=dict)
-    position: Mark | None = None
+    position: LogPosition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ReusedSizes:
     stored: SizeCache = field(default_factory=SizeCache)
     current: Mapping[str, CachedSize] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    position: Mark | None = None
+    position: LogPosition | None = None
 
     @property
     def usages(self) -> dict[str, Usage]:
@@ -151,7 +151,7 @@ def read(state: State, root: Path) -> SizeCache:
             "list[tuple[str, int, str, int, int, int, int, int, int | None]]", rows
         )
     }
-    return SizeCache(sizes, next((Mark(_identity(text), position) for text, position in positions), None))
+    return SizeCache(sizes, next((LogPosition(_identity(text), position) for text, position in positions), None))
 
 
 def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: SizeCache) -> None:
@@ -243,7 +243,7 @@ def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
         return
 
 
-def _used_since(root: Root, position: Mark | None, sessions: frozenset[str]) -> tuple[Mark, set[str]]:
+def _used_since(root: Root, position: LogPosition | None, sessions: frozenset[str]) -> tuple[LogPosition, set[str]]:
     """Return the end of scratch's messages, and the sessions with a turn since `position`.
 
     All sessions count as used without a position, or if the file was replaced.
@@ -258,8 +258,8 @@ def _used_since(root: Root, position: Mark | None, sessions: frozenset[str]) -> 
             except messages.OtherMessagesError:
                 pass
             else:
-                return turns.mark, set(turns.newest)
-        return messages.read(descriptor, (), 0).mark, set(sessions)
+                return turns.position, set(turns.newest)
+        return messages.read(descriptor, (), 0).position, set(sessions)
 
 
 def _sessions_of_other_workstreams(database: Path | None, sessions: frozenset[str]) -> set[str]:

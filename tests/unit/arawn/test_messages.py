@@ -95,19 +95,19 @@ def test_an_unreadable_line_is_dated_by_the_newest_of_the_lines_after_it(tmp_pat
 def test_only_what_was_appended_is_read_after_a_mark(tmp_path: Path) -> None:
     path = tmp_path / "m"
     with opened(path, line("a", NOW - 30 * timestamps.DAY) + b'{"torn') as descriptor:
-        mark = messages.read(descriptor, ("a",), CUTOFF).mark
+        position = messages.read(descriptor, ("a",), CUTOFF).position
         with path.open("ab") as file:
             file.write(b'": 1}\n' + line("a", NOW))
-        assert messages.read(descriptor, ("a",), CUTOFF, mark).newest == {"a": NOW}
+        assert messages.read(descriptor, ("a",), CUTOFF, position).newest == {"a": NOW}
 
 
 def test_a_file_that_shrank_below_the_mark_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m"
     with opened(path, line("a", NOW)) as descriptor:
-        mark = messages.read(descriptor, ("a",), CUTOFF).mark
+        position = messages.read(descriptor, ("a",), CUTOFF).position
         os.truncate(path, 3)
         with pytest.raises(OSError, match=r"[Ss]tale"):
-            messages.read(descriptor, ("a",), CUTOFF, mark)
+            messages.read(descriptor, ("a",), CUTOFF, position)
 
 
 def test_lines_longer_than_many_blocks_are_whole(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_hole_as_large_as_a_disk_is_read_in_bounded_memory_and_hides_no_turn(t
     code = (
         "import os, resource, sys; from arawn_cli.arawn import messages; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "turns = messages.read(os.open(sys.argv[1], os.O_RDONLY), ('a', 'b', 'c'), 0);"
-        "print(sorted(turns.newest), turns.mark.offset, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10)"
+        "print(sorted(turns.newest), turns.position.offset, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert done.stdout == f"['a', 'b'] {len(line('a', NOW))} True\n", done.stderr
