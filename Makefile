@@ -78,7 +78,8 @@ lock:
 	PYTHONWARNINGS=ignore build/lock/bin/python $(PIP) install . --group dev
 	{ echo '# The versions that the tests run with; make lock renews them.'; build/lock/bin/python -m pip freeze --exclude arawn-cli; } > tests/constraints.txt
 
-# The program as it is installed from the wheel, beside du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper, as far as they are there; BENCH holds more options.
+# Compare the program as installed from the wheel with du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper if they are installed.
+# BENCH adds options, for example BENCH='--baseline /old/venv/bin/arawn-cli --cold'.
 bench: package
 	$(BIN)/python -m benchmarks.peers --program dist/venv/bin/arawn-cli $(BENCH)
 

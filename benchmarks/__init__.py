@@ -1,1 +1,1 @@
-"""How fast the jobs are, beside other tools and over a year; scripts to run by hand, and no tests."""
+"""Speed of the jobs, beside other tools and over a year: scripts to run by hand, not tests."""

@@ -1,8 +1,10 @@
-"""Both jobs beside the tools that do the like, in turn, as whole processes: medians, ratios and peak memory.
+"""Compare both jobs with other tools, or with another version, as whole processes in turn.
 
-python -m benchmarks.peers [--program PATH] [--files N ...] [--runs N] [--cold] [--remove N] [--folder PATH]
+python -m benchmarks.peers [--program PATH] [--baseline PATH] [--files N ...] [--runs N] [--cold]
+                           [--remove N] [--folder PATH]
 
-Writes peers.json and peers.md beside the trees. What is not installed is left out. Dropping caches takes root.
+Writes medians, ratios and peak memory to peers.json and peers.md beside the trees. Tools that are
+not installed are left out. Dropping caches needs root.
 """
 
 from __future__ import annotations
@@ -11,77 +13,163 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import trees
 
 _OURS = "arawn-cli"
-_CAT = "/proc/sys/vm/drop_caches"
+_BASELINE = "baseline"
+_STARTUP_RUNS = 20
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+Commands = Mapping[str, Sequence[str]]
+"""Command lines by name. Times are compared with the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The runs of one command on one tree: median seconds and KiB of peak memory, and its time as a share of the first peer's."""
+    """The medians of a command: seconds, seconds of processor time, and peak KiB.
+
+    `ratio` is its time divided by that of the first command of the case.
+    """
 
     case: str
     command: str
     seconds: float
+    processor_seconds: float
     peak_kib: int
     ratio: float
 
 
-def measuring(program: str, root: Path, state: Path, *extra: str) -> dict[str, list[str]]:
-    """The commands that measure a tree, the one that ours is held to first."""
-    ours = [program, "disk-check", "--base-path", str(root), "--format", "none", *extra]
-    top = str(root)
-    peers = {"du": ["du", "-s", top], "gdu": ["gdu", "-npc", top], "ncdu": ["ncdu", "-0", "-o", "/dev/null", top]}
-    state.mkdir(exist_ok=True)
-    return {**{name: line for name, line in peers.items() if shutil.which(line[0])}, _OURS: ours}
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The programs to compare, and how."""
+
+    programs: Mapping[str, str]
+    folder: Path
+    runs: int
+
+    def ours(self, *arguments: str) -> dict[str, list[str]]:
+        """Return a command line of each program, the baseline first."""
+        return {name: [program, *arguments] for name, program in self.programs.items()}
+
+    def check(self, root: Path, *options: str) -> dict[str, list[str]]:
+        """Return the command lines of a check."""
+        return self.ours("disk-check", "--base-path", str(root), "--format", "none", *options)
+
+    def compare(self, case: str, commands: Commands, prepare: str = "", runs: int = 0) -> Iterator[Row]:
+        """Run the commands in turn and yield a row for each.
+
+        `prepare` is `cold`, or a number of files to build before each run.
+        """
+        samples: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
+        warming = 0 if prepare else 1  # the first round finds cold caches
+        for number in range(warming + (runs or self.runs)):
+            for name, line in commands.items():
+                if prepare == "cold":
+                    os.sync()
+                    _DROP_CACHES.write_text("3\n")
+                elif prepare:
+                    trees.inactive(self.folder, "removed", int(prepare))
+                sample = self._run(name, line)
+                if number >= warming:
+                    samples[name].append(sample)
+        medians = {name: [statistics.median(values) for values in zip(*taken, strict=True)] for name, taken in samples.items()}
+        first = next(iter(medians.values()))[0]
+        for name, (seconds, processor, kib) in medians.items():
+            row = Row(case, name, round(seconds, 3), round(processor, 3), int(kib), round(seconds / first, 2))
+            print(f"{row.case}: {row.command} {_cell(row)}", file=sys.stderr, flush=True)  # all cases may take an hour
+            yield row
+
+    def _run(self, name: str, line: Sequence[str]) -> tuple[float, float, int]:
+        """Return seconds, processor seconds, and peak KiB by time(1): it inherits no larger peak."""
+        state = self.folder / "state" / name
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        report = state / "time.txt"
+        environment = {**os.environ, "STATE_DIRECTORY": str(state)}
+        started, used = time.perf_counter(), _processor_seconds()
+        subprocess.run(["time", "-o", report, "-f", "%M", *line], stdout=subprocess.DEVNULL, env=environment, check=True)
+        return time.perf_counter() - started, _processor_seconds() - used, int(report.read_text())
 
 
-def removing(program: str, folder: Path) -> dict[str, list[str]]:
-    """The commands that remove the sessions of the tree `removed` in a folder."""
-    root = folder / "removed"
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _installed(commands: Commands) -> dict[str, Sequence[str]]:
+    return {name: line for name, line in commands.items() if shutil.which(line[0])}
+
+
+def startup(benchmark: Benchmark) -> Iterator[Row]:
+    """Measure the start: `--version`, and a check of an empty root with and without a relay."""
+    root = benchmark.folder / "empty"
+    (root / "workstreams").mkdir(mode=0o700, parents=True, exist_ok=True)
+    limits = "".join(
+        f"{kind}_{level}_percent = 100\n" for kind, level in (("filesystem", "critical"), ("inode", "warning"), ("inode", "critical"))
+    )
+    for name, relay in (("without a relay", ""), ("with a relay", '[maintenance.relay]\nurl = "http://127.0.0.1:9/"\n')):
+        config = benchmark.folder / f"{name.replace(' ', '-')}.toml"
+        config.write_text(f"[maintenance.pressure]\nfilesystem_warning_percent = 99\n{limits}{relay}")
+        yield from benchmark.compare(f"check of an empty root {name}", benchmark.check(root, "--config", str(config)), runs=_STARTUP_RUNS)
+    yield from benchmark.compare("`--version`", benchmark.ours("--version"), runs=_STARTUP_RUNS)
+
+
+def measuring(benchmark: Benchmark, counts: Sequence[int], *, cold: bool) -> Iterator[Row]:
+    """Measure trees of these numbers of files, and the largest with sizes from the check before."""
+    for files in counts:
+        root = trees.tree(benchmark.folder, files)
+        top = str(root)
+        peers = _installed({"du": ["du", "-s", top], "gdu": ["gdu", "-npc", top], "ncdu": ["ncdu", "-0", "-o", "/dev/null", top]})
+        for caches in ("warm", "cold") if cold else ("warm",):
+            commands = {**peers, **benchmark.check(root)}
+            yield from benchmark.compare(f"measure {files:,} files, {caches}", commands, prepare="cold" if caches == "cold" else "")
+    config = benchmark.folder / "remeasure.toml"
+    config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
+    root = trees.sessions(benchmark.folder, max(counts))
+    commands = {**_installed({"du": ["du", "-s", str(root)]}), **benchmark.check(root, "--config", str(config))}
+    yield from benchmark.compare(f"measure {max(counts):,} files in sessions, with sizes of the check before", commands)
+
+
+def planning(benchmark: Benchmark, files: int) -> Iterator[Row]:
+    """Plan a cleanup, without messages and with many."""
+    for name, root in (
+        ("no messages", trees.tree(benchmark.folder, files)),
+        ("1 GiB of messages", trees.with_messages(benchmark.folder, files, 1 << 30, recent=1 << 20)),
+    ):
+        commands = benchmark.ours("scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none")
+        yield from benchmark.compare(f"plan {files:,} files, {name}", commands)
+
+
+def removing(benchmark: Benchmark, files: int) -> Iterator[Row]:
+    """Remove inactive sessions with this number of files."""
+    root = benchmark.folder / "removed"
     sessions = str(root / "workstreams" / "scratch" / "sessions")
-    rules = folder / "tmpfiles.conf"
+    rules = benchmark.folder / "tmpfiles.conf"
     rules.write_text(f"e {sessions} - - - mM:7d\n")
-    peers = {
-        "rm": ["rm", "-rf", sessions],
-        "systemd-tmpfiles": ["systemd-tmpfiles", "--clean", str(rules)],
-        "tmpreaper": ["tmpreaper", "--mtime", "--mtime-dir", "7d", sessions],
-    }
-    ours = [program, "scratch-cleanup", "--base-path", str(root), "--format", "none", "--force"]
-    return {**{name: line for name, line in peers.items() if shutil.which(line[0])}, _OURS: ours}
-
-
-def compared(case: str, commands: dict[str, list[str]], runs: int, state: Path, prepare: Sequence[str] = ()) -> Iterator[Row]:
-    """Runs the commands in turn and tells of each; `prepare` names what is done before each run: `cold`, or a folder to fill."""
-    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in commands}
-    warming = 0 if prepare else 1  # a first round that finds nothing as the others do
-    for number in range(warming + runs):
-        for name, line in commands.items():
-            for step in prepare:
-                _prepare(step)
-            sample = _run(line, state)
-            if number >= warming:
-                taken[name].append(sample)
-    medians = {name: (statistics.median(s for s, _ in samples), max(kib for _, kib in samples)) for name, samples in taken.items()}
-    first = next(iter(medians.values()))[0]
-    for name, (seconds, kib) in medians.items():
-        yield Row(case, name, round(seconds, 3), kib, round(seconds / first, 2))
+    peers = _installed(
+        {
+            "rm": ["rm", "-rf", sessions],
+            "systemd-tmpfiles": ["systemd-tmpfiles", "--clean", str(rules)],
+            "tmpreaper": ["tmpreaper", "--mtime", "--mtime-dir", "7d", sessions],
+        }
+    )
+    ours = benchmark.ours("scratch-cleanup", "--base-path", str(root), "--format", "none", "--force")
+    yield from benchmark.compare(f"remove {files:,} files", {**peers, **ours}, prepare=str(files))
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
-    """The rows as a table: a line for each case, a column for each command, ours first; in brackets the share of the first peer's time."""
-    commands = [_OURS, *dict.fromkeys(row.command for row in rows if row.command != _OURS)]
+    """Return a table with a line per case and a column per command; ratios are in brackets."""
+    commands = sorted(dict.fromkeys(row.command for row in rows), key=lambda command: command not in (_OURS, _BASELINE))
     cells = {(row.case, row.command): _cell(row) for row in rows}
     lines = [f"{machine}\n", f"| | {' | '.join(f'`{command}`' for command in commands)} |", "|---" * (len(commands) + 1) + "|"]
     for case in dict.fromkeys(row.case for row in rows):
@@ -90,77 +178,19 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
 
 
 def _cell(row: Row) -> str:
-    return f"{row.seconds:.2f} s ({row.ratio:.2f}), {row.peak_kib / 1024:.0f} MiB"
+    return f"{row.seconds:.3f} s ({row.ratio:.2f}), processor {row.processor_seconds:.3f} s, {row.peak_kib / 1024:.0f} MiB"
 
 
-def machine(program: str) -> str:
-    """What the figures were taken on; of Python, the one that the program runs on."""
-    told = subprocess.run([program, "--version", "-v"], capture_output=True, text=True, check=True).stdout
-    return f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}, {', '.join(told.splitlines())}"
-
-
-def _told(rows: Iterable[Row]) -> Iterator[Row]:
-    """Each row as it comes, on standard error: the whole may take an hour."""
-    for row in rows:
-        print(f"{row.case}: {row.command} {_cell(row)}", file=sys.stderr, flush=True)
-        yield row
-
-
-def _cases(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[Row]:
-    for files in options.files:
-        root = trees.tree(folder, files)
-        yield from compared(f"measure {files:,}, warm", measuring(options.program, root, state), options.runs, state)
-        if options.cold:
-            yield from compared(f"measure {files:,}, cold", measuring(options.program, root, state), options.runs, state, ["cold"])
-    if options.files:
-        yield from _remembering(options, trees.sessions(folder, max(options.files)), state)
-        yield from _reading(options, folder, state)
-    if options.remove:
-        commands = removing(options.program, folder)
-        yield from compared(f"remove {options.remove:,}", commands, options.runs, state, [f"{folder}:{options.remove}"])
-
-
-def _remembering(options: argparse.Namespace, root: Path, state: Path) -> Iterator[Row]:
-    config = state / "remembering.toml"
-    config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
-    commands = measuring(options.program, root, state, "--config", str(config))
-    chosen = {name: commands[name] for name in ("du", _OURS) if name in commands}
-    yield from compared(f"measure {max(options.files):,} in sessions, remembered", chosen, options.runs, state)
-
-
-def _reading(options: argparse.Namespace, folder: Path, state: Path) -> Iterator[Row]:
-    """A plan, which reads messages and measures nothing that they keep."""
-    files = min(options.files)
-    for name, root in (
-        ("no messages", trees.tree(folder, files)),
-        ("1 GiB of messages", trees.with_messages(folder, files, 1 << 30, recent=1 << 20)),
-    ):
-        line = [options.program, "scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none"]
-        yield from compared(f"plan {files:,}, {name}", {_OURS: line}, options.runs, state)
-
-
-def _prepare(step: str) -> None:
-    if step == "cold":
-        os.sync()
-        Path(_CAT).write_text("3\n")
-    else:
-        folder, _, files = step.rpartition(":")
-        trees.inactive(Path(folder), "removed", int(files))
-
-
-def _run(line: Sequence[str], state: Path) -> tuple[float, int]:
-    """Seconds, and peak KiB as time(1) tells it: a process that is started by a larger one inherits its peak."""
-    told = state / "time.txt"
-    environment = {**os.environ, "STATE_DIRECTORY": str(state)}
-    started = time.perf_counter()
-    subprocess.run(["time", "-o", told, "-f", "%M", *line], stdout=subprocess.DEVNULL, env=environment, check=True)
-    return time.perf_counter() - started, int(told.read_text())
+def _machine(program: str) -> str:
+    version = subprocess.run([program, "--version", "-v"], capture_output=True, text=True, check=True).stdout
+    return f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}, {', '.join(version.splitlines())}"
 
 
 def main() -> None:
-    """From options to files and standard output."""
+    """Run all cases and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=str(Path(sys.executable).with_name(_OURS)))
+    parser.add_argument("--baseline", help="another arawn-cli to run in turn with the program")
     parser.add_argument("--files", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
@@ -169,13 +199,18 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if options.folder.lstat().st_uid != os.geteuid() or options.folder.is_symlink():
-        parser.error(f"{options.folder} is not this account's own folder: name another with --folder")
-    state = options.folder / "state"
-    state.mkdir(mode=0o700, exist_ok=True)
-    rows = list(_told(_cases(options, options.folder, state)))
-    place = machine(options.program)
-    text = markdown(rows, place)
-    (options.folder / "peers.json").write_text(json.dumps({"machine": place, "rows": [asdict(row) for row in rows]}, indent=1))
+        parser.error(f"{options.folder} does not belong to this account: name another folder with --folder")
+    baseline = {_BASELINE: options.baseline} if options.baseline else {}
+    benchmark = Benchmark({**baseline, _OURS: options.program}, options.folder, options.runs)
+    rows = list(startup(benchmark))
+    if options.files:
+        rows += measuring(benchmark, options.files, cold=options.cold)
+        rows += planning(benchmark, min(options.files))
+    if options.remove:
+        rows += removing(benchmark, options.remove)
+    machine = _machine(options.program)
+    text = markdown(rows, machine)
+    (options.folder / "peers.json").write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1))
     (options.folder / "peers.md").write_text(text)
     print(text)
 

@@ -19,7 +19,7 @@ _DAY = 86_400
 
 
 def tree(folder: Path, files: int) -> Path:
-    """A root with so many files: half in scratch sessions, half in workstreams, 45 to a directory, two levels down."""
+    """Return a root with so many files: half in scratch sessions, half in workstreams."""
     root = folder / f"files-{files}"
     if not root.exists():
         half = files // 2
@@ -29,7 +29,7 @@ def tree(folder: Path, files: int) -> Path:
 
 
 def sessions(folder: Path, files: int) -> Path:
-    """A root whose scratch sessions hold so many files, built once; its messages are empty."""
+    """Return a root whose scratch sessions contain so many files, and without messages."""
     root = folder / f"sessions-{files}"
     if not root.exists():
         _build(root, [(_session_places(), files)])
@@ -38,7 +38,7 @@ def sessions(folder: Path, files: int) -> Path:
 
 
 def inactive(folder: Path, name: str, files: int) -> Path:
-    """A root whose scratch sessions hold so many files, all of them old enough to go; built anew at each call."""
+    """Return a root whose scratch sessions contain so many files and are inactive, built anew."""
     root = folder / name
     shutil.rmtree(root, ignore_errors=True)
     _build(root, [(_session_places(), files)])
@@ -48,7 +48,7 @@ def inactive(folder: Path, name: str, files: int) -> Path:
 
 
 def with_messages(folder: Path, files: int, size: int, *, recent: int) -> Path:
-    """As `tree`, with messages of `size` bytes in scratch's log, of which the last `recent` bytes are from today."""
+    """Return a root as `tree`, with messages of `size` bytes, the last `recent` from today."""
     root = folder / f"messages-{files}-{size}"
     if not root.exists():
         shutil.copytree(tree(folder, files), root, symlinks=True)

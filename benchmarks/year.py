@@ -1,9 +1,10 @@
-"""A year of checks every five minutes on one state file: how large it grows, and what it costs a check.
+"""A year of checks every five minutes on one state file: its size, and the time that it takes.
 
     python -m benchmarks.year [--days 365] [--workstreams 30] [--sessions 100]
 
-Nothing is measured: the usages are made up, and the clock is stepped. What is timed is all that a check does with its
-state: opening the file, reading alerts and history, the forecasts, and the one transaction.
+Nothing is measured: usages are invented and the clock is set. The time is that of everything a
+check does with its state: opening the file, reading alerts and history, forecasts, and the
+transaction.
 """
 
 from __future__ import annotations
