@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.errors import ArawnCliError, ConfigurationError
+from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
 from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 INSTALL = ("arawn-cli", "schedule", "install")
 
-_LOCKED = "75"
 _MICROSECOND = 1_000
 _WORST_LAST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
 
@@ -257,7 +256,7 @@ def _systemd_state(place: Place, manager: Manager, given: StatusInput, job: Job,
     result = None
     if exited is not None:
         result = RunResult.SUCCESS if properties.get("Result") == "success" else RunResult.FAILED
-        if result is RunResult.SUCCESS and properties.get("ExecMainStatus") == _LOCKED:
+        if result is RunResult.SUCCESS and properties.get("ExecMainStatus") == str(ExitCode.LOCKED.value):
             result = RunResult.LOCKED
     next_run = None if upcoming is None else upcoming * _MICROSECOND
     return _SchedulerState(is_enabled and is_active, next_run, exited or triggered, result, tuple(problems))

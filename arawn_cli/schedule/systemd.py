@@ -77,7 +77,7 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
         "job": job,
         "cleanup": cleanup,
         "home": settings.home,
-        "command": (*settings.command, job.name, *settings.options, "--unless-running"),
+        "command": (*settings.command, job.name, *settings.options),
         "network": settings.network,
         "credential": CREDENTIAL,
         "state_name": state_name(settings),

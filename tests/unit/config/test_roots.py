@@ -129,6 +129,6 @@ def test_timers_whose_account_has_another_home_are_told_to_write_it_out(run: Run
     lab.root.rename(tmp_path / "home" / "lab")
     path = written(tmp_path / "c.toml", {"name": "lab", "path": "~/lab"})
     words = ("schedule", "show", "--systemd", "--config", path, "--root", "lab")
-    assert f"--config {path} --root lab --unless-running" in run(*words, "--user").stdout
+    assert f"--config {path} --root lab\n" in run(*words, "--user").stdout
     done = run(*words, "--system", PYTHONPATH="")  # the account has its own home again
     assert (done.code, "path of the root lab begins with ~" in done.stderr) == (78, True)

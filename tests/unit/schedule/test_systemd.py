@@ -126,7 +126,7 @@ def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:
     assert texts.keys() & units(SYSTEM).keys() == {"arawn-notify@.service"}
     assert texts["arawn-notify@.service"] == units(SYSTEM)["arawn-notify@.service"]
     service = texts["arawn-disk-check-lab.service"]
-    assert "/usr/local/bin/arawn-cli disk-check --config /etc/arawn/config.toml --root lab --unless-running\n" in service
+    assert "/usr/local/bin/arawn-cli disk-check --config /etc/arawn/config.toml --root lab\n" in service
     assert "Description=Check the disk usage of Arawn's workstreams (lab)\n" in service
     assert "StateDirectory=arawn-cli-lab\n" in service
     assert "StateDirectory=lab-state\n" in units(replace(named, state=Path("/var/lib/lab-state")))["arawn-disk-check-lab.service"]
