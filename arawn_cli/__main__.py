@@ -1,36 +1,24 @@
-"""The console script, and `python -m arawn_cli`: the program, and how a process that is started 288 times a day begins and ends at once.
-
-Everything that importing makes lives as long as the program. Looking through it for garbage, and taking it apart object by object
-at the end, frees nothing that the kernel does not.
-"""
+"""The console script, and `python -m arawn_cli`. Timers start it 288 times a day, so it starts and ends fast."""
 
 import gc
 import os
 import sys
 from contextlib import suppress
-
-_OBJECTS_OF_A_START = 200_000
-"""Several times what a start makes; a run that makes more is looked through as ever."""
+from typing import NoReturn
 
 
-def main() -> None:
-    """Runs the program, and ends with its exit code."""
-    gc.set_threshold(_OBJECTS_OF_A_START)
+def main() -> NoReturn:
+    """Run the program and end with its exit code."""
+    # Imports create objects that live as long as the program: a collection during the start frees nothing.
+    # The threshold is several times their number, so a long run is collected as usual. Saves about 10 ms.
+    gc.set_threshold(200_000)
     from arawn_cli.cli.app import main as run
 
-    try:
-        run()
-    except SystemExit as ended:
-        _leave(ended.code)
-        raise
-
-
-def _leave(code: object) -> None:
-    """Ends the process; standard output has been flushed, and a log that nobody takes any more changes no exit code."""
-    if not isinstance(code, int):
-        return
+    code = run()
+    # Standard output has been flushed. If standard error cannot be written, the exit code stays the same.
     with suppress(OSError):
         sys.stderr.flush()
+    # Freeing every object before the exit takes 30 to 45 ms; the kernel frees them anyway.
     os._exit(code)
 
 

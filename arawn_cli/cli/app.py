@@ -112,12 +112,10 @@ def _top(
         raise typer.Exit(ExitCode.USAGE)
 
 
-def main() -> None:
-    """Run the command that the arguments name, and end with its exit code."""
+def main() -> int:
+    """Run the command that the arguments name, and return its exit code."""
     _reopen_closed_streams()
     replace_stdout()
-    # Looking for plugins reads the metadata of every package that is installed, at each start.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = _run()
         sys.stdout.flush()
@@ -127,7 +125,7 @@ def main() -> None:
         code = ExitCode.USAGE
     if _is_for_nagios(sys.argv) and code not in range(4):
         code = 3
-    raise SystemExit(code)
+    return code
 
 
 def _run() -> int:

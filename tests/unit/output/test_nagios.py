@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from arawn_cli.errors import Failure
 from arawn_cli.events import Level
 from arawn_cli.output import nagios
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs, needs_setpriv
 from tests.support.in_process import checked
+from tests.support.relay_fixtures import free_port
 from tests.support.tree import SampleTree
 
 NEGATE = Path("/usr/lib/nagios/plugins/negate")
@@ -52,6 +55,48 @@ def test_a_check_that_could_not_read_all_is_unknown(run: RunCommand, filled: Sam
     assert done.code == 3
     assert done.stdout.startswith("DISK UNKNOWN - incomplete, 1 failure: ")
     assert "Permission denied" in done.stdout
+
+
+@pytest.mark.parametrize(("limit", "code", "word"), [(10**6, 3, "UNKNOWN"), (3_000, 3, "UNKNOWN"), (100, 2, "CRITICAL")])
+def test_metrics_that_cannot_be_written_leave_only_critical(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], tmp_path: Path, limit: int, code: int, word: str
+) -> None:
+    file = config(limit=limit, metrics={"textfile_dir": str(tmp_path / "missing")})
+    done = run("disk-check", "--base-path", filled.root, "--config", file, "--format", "nagios")
+    assert (done.code, done.stdout.startswith(f"DISK {word} - ")) == (code, True)
+    assert "the metrics could not be written" in done.stdout
+
+
+@pytest.mark.parametrize(("limit", "code", "word"), [(3_000, 3, "UNKNOWN"), (100, 2, "CRITICAL")])
+def test_a_lost_event_leaves_only_critical(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], limit: int, code: int, word: str
+) -> None:
+    relay = {"url": f"http://127.0.0.1:{free_port()}/", "deadline_secs": 1}
+    file = config(limit=limit, relay=relay, state_dir="/dev/null/state")
+    done = run("disk-check", "--base-path", filled.root, "--config", file, "--format", "nagios")
+    assert (done.code, done.stdout.startswith(f"DISK {word} - ")) == (code, True)
+    assert "events neither delivered nor stored: 1" in done.stdout
+
+
+@pytest.mark.parametrize("option", [("--fail-on", "warning"), ("--unless-running",)])
+def test_options_that_change_the_exit_code_are_refused(run: RunCommand, filled: SampleTree, option: tuple[str, ...]) -> None:
+    done = run("disk-check", "--base-path", filled.root, "--format", "nagios", *option)
+    assert (done.code, done.stdout) == (3, "DISK UNKNOWN - wrong options, see standard error\n")
+
+
+def test_a_problem_beside_the_measurement_leaves_only_critical(tree: SampleTree) -> None:
+    result, _ = checked(tree)
+    for level, shown, code in (
+        (Level.OK, "UNKNOWN", 3),
+        (Level.WARNING, "UNKNOWN", 3),
+        (Level.UNKNOWN, "UNKNOWN", 3),
+        (Level.CRITICAL, "CRITICAL", 2),
+    ):
+        for complete, problems in ((True, ["KeyError: 'x'"]), (False, [])):
+            summary = replace(result.summary, level=level, complete=complete)
+            measured = replace(result, summary=summary, measurements=replace(result.measurements, failures=(Failure("open", "x", 13),)))
+            line, return_code = nagios.status(measured, problems)
+            assert (line.startswith(f"DISK {shown} - "), return_code) == (True, code)
 
 
 @needs_negate
