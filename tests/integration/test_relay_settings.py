@@ -22,7 +22,7 @@ pytestmark = needs_nchan
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"token": "s3cret"}, "a secret never stands in this file"),
+        ({"token": "s3cret"}, "keep the token in a file of its own"),
         (
             {"url": "ftp://ann:s3cret@relay.example/"},
             "maintenance.relay.url: found 'ftp://***@relay.example/'; allowed: an address such as",
