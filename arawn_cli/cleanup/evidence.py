@@ -1,4 +1,4 @@
-"""Read when each scratch session was last used, as Arawn recorded it: messages and database rows."""
+"""Read when each scratch session was last used: Arawn's messages and database rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, 
 
 @dataclass(slots=True)
 class _Source:
-    """The `messages.jsonl` of a workstream, and the position up to which it was read; None while it does not exist."""
+    """The messages of a workstream. `mark` is where reading ended; None if there are none yet."""
 
     workstream_id: str
     position: messages.LogPosition | None = None
@@ -38,7 +38,7 @@ class _Source:
 
 
 class Evidence:
-    """The evidence of all sessions: read once for the plan, and again for each session before it is removed.
+    """The evidence of all sessions, read for the plan and again before each removal.
 
     If the row of a session names another workstream, that workstream's messages are read, too.
     Several threads may use it.

@@ -160,7 +160,7 @@ class _Cleanup:
         self._remove([decision.session for decision in decisions if decision.is_removal], remover)
 
     def _put_back_pending(self) -> list[TrashEntry]:
-        """Move the pending entries of an interrupted run back, to decide anew; return the other entries."""
+        """Move back what an interrupted run left PENDING; return the other entries."""
         entries, failures = list_trash_entries(self._root)
         for failure in failures:
             self._record_failure(failure)
@@ -176,7 +176,7 @@ class _Cleanup:
         return [entry for entry in entries if entry.state is not TrashState.PENDING]
 
     def _purge_due(self, entries: Sequence[TrashEntry]) -> None:
-        """Purge the entries that were in the trash long enough, and those of which a part is deleted."""
+        """Purge the entries that were in the trash long enough, and those that are DELETING."""
         days = self._config.maintenance.cleanup.trash_days
         for entry in entries:
             if self._context.stopping() or self._config.dry_run:
@@ -248,7 +248,7 @@ class _Cleanup:
         self._context.emit(event)
 
     def _record_failure(self, failure: Failure, session: str | None = None) -> None:
-        """Log and count a failure that belongs to no outcome; one that concerns several sessions only once."""
+        """Log and count a failure that belongs to no outcome, or to several: only once."""
         report = report_failure(failure, session)
         if report not in self._shared_failures:
             self._shared_failures.add(report)

@@ -1,4 +1,4 @@
-"""Decide which sessions are removed: pure functions of sessions, policy and time. Each decision has a reason."""
+"""Decide which sessions are removed, and why: pure functions of sessions, policy and time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Policy:
         return cls(config.older_than_days, config.maintenance.cleanup.protect)
 
     def cutoff(self, now: int) -> int:
-        """Return the time from which on activity keeps a session; both in nanoseconds since the epoch."""
+        """Return the time from which on activity keeps a session, in nanoseconds as `now`."""
         return now - self.older_than_days * DAY
 
 
@@ -70,12 +70,12 @@ class RemovalLimit:
 
 
 def sessions_to_measure(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
-    """Return the sessions that cannot be decided without their files; the others need not be measured."""
+    """Return the sessions that cannot be decided without measuring their files."""
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
 
 
 def decide_all(sessions: Iterable[ScratchSession], measured: Mapping[str, Usage], policy: Policy, now: int) -> list[Decision]:
-    """Decide on sessions with evidence. `measured` are usages by session id, at least of `sessions_to_measure`."""
+    """Decide on sessions with evidence; `measured` has the usage of `sessions_to_measure` by id."""
     return [decide(replace(session, usage=measured.get(session.name)), policy, now) for session in sessions]
 
 
@@ -119,7 +119,7 @@ def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reaso
 
 
 def keep_unapproved(decisions: Iterable[Decision], is_approved: Callable[[ScratchSession], bool]) -> list[Decision]:
-    """Return the plan without the removals that were not approved for the sessions as they are now."""
+    """Return the plan with only those removals that are approved for the sessions as they are."""
     return [
         replace(decision, reason=Reason.CHANGED_SINCE_PLAN) if decision.is_removal and not is_approved(decision.session) else decision
         for decision in decisions
@@ -132,7 +132,7 @@ def block_all(decisions: Iterable[Decision]) -> list[Decision]:
 
 
 def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
-    """Decide again on a planned removal, with new evidence and usage: it is still a removal only if nothing has changed."""
+    """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
     if not evidence.complete or not usage.complete:
         return Decision(fresh, Reason.ACTIVITY_UNKNOWN)

@@ -1,4 +1,4 @@
-"""Write a plan to a file, for a person to read, and read it again, for a run that removes only what it lists."""
+"""Write a plan for people to approve, and read it for a run that removes only what it lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRIVATE = 0o600
 
 
 class PlannedSession(BaseModel):
-    """One session of a plan. `last_activity_ns` is in nanoseconds since the epoch, null if unknown."""
+    """One session of a plan. `last_activity_ns` is nanoseconds since the epoch, null if unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

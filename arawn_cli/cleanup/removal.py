@@ -1,4 +1,4 @@
-"""Move sessions to the trash: check, rename atomically, check again, undo the rename if the session was used in between."""
+"""Remove sessions: check, rename into the trash, check again, undo the rename if one was used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Candidate:
 
 
 class SessionRemover:
-    """Remove due sessions; in a dry run make the same checks, and report the sessions that would be removed.
+    """Remove due sessions; a dry run makes the same checks, and reports what would be removed.
 
     A step for one session returns the outcome if the removal of this session ends there, else None.
     """
@@ -65,7 +65,7 @@ class SessionRemover:
         dry_run: bool,
         threads: int,
     ) -> None:
-        """With `purge`, delete the sessions at once, with so many threads; else they stay in the trash."""
+        """With `purge`, `threads` delete the sessions at once; else they stay in the trash."""
         self._sessions = sessions
         self._evidence = evidence
         self._clock = clock
@@ -117,7 +117,8 @@ class SessionRemover:
             yield from (self._check_rename(candidate) or self._removed(candidate, Action.WOULD_DELETE) for candidate in candidates)
             return
 
-        # From here on the sessions that are not confirmed are moved back; outcomes follow when that is done.
+        # From here on the sessions that are not confirmed are moved back; outcomes follow when that
+        # is done.
         confirmed, outcomes = self._move_to_trash(candidates, trash)
         yield from outcomes
         if self._purge:
@@ -149,7 +150,7 @@ class SessionRemover:
         return None
 
     def _sessions_in_use(self, candidates: Sequence[Candidate]) -> dict[Identity, Outcome]:
-        """Return the outcomes of the sessions that a mount or a process uses; of all, if that cannot be found out."""
+        """Return the outcomes of sessions in use by a mount or process; of all, if unknown."""
         sessions = {candidate.identity: candidate.session for candidate in candidates}
         if not sessions:
             return {}
@@ -163,7 +164,7 @@ class SessionRemover:
         return {identity: _kept(session, in_use[identity]) for identity, session in sessions.items() if identity in in_use}
 
     def _check_rename(self, candidate: Candidate) -> Outcome | None:
-        """Check that a session could be moved: its `..` changes, so the directory itself must be writable."""
+        """Check that a session could be moved: it must be writable, because its `..` changes."""
         try:
             require_writable(candidate.session.name, self._sessions.descriptor)
         except OSError as error:
@@ -229,7 +230,7 @@ class SessionRemover:
         return None
 
     def _put_back(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        """Undo the rename. If that fails, the session stays in the trash, whole, and the next run tries again."""
+        """Undo the rename. If that fails, the session stays PENDING for the next run."""
         try:
             os.rename(candidate.trash_name, candidate.session.name, src_dir_fd=trash.descriptor, dst_dir_fd=self._sessions.descriptor)
         except OSError as error:

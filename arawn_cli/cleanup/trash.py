@@ -24,9 +24,10 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
-    """Lock a root: BSD locks on `workstreams` and `sessions`. A dry run only tests them (`hold` is false).
+    """Lock a root: BSD locks on `workstreams` and `sessions`. Without `hold`, only test them.
 
-    `sessions` may be missing, and Arawn moves it away when it promotes scratch; `workstreams` stays.
+    `sessions` may be missing, and Arawn moves it away when it promotes scratch; `workstreams`
+    stays.
 
     Raises:
         LockedError: another run holds the lock.
@@ -60,12 +61,12 @@ class TrashDirectory:
 
 @contextmanager
 def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
-    """Open the trash directory beside `sessions`, or inside if that is a mount; create it if it is missing.
+    """Open or create the trash directory beside `sessions`, or inside if that is a mount.
 
     If the disk has no space for a directory, use `sessions` itself.
 
     Raises:
-        OSError: it can be neither created nor opened; ELOOP or ENOTDIR if something else has its name.
+        OSError: that failed; ELOOP or ENOTDIR if something else has its name.
     """
     names = _parent_of_trash(sessions)
     with opened_directory(sessions.root.workstreams, *names) as parent:
@@ -86,7 +87,7 @@ def _parent_of_trash(sessions: SessionsDirectory) -> tuple[str, ...]:
 
 
 def _create_trash(parent: int) -> bool:
-    """Create the trash directory, for the owner of `parent`, if it is missing; false if there is no space."""
+    """Create the trash directory for the owner of `parent`; false if the disk has no space."""
     try:
         os.mkdir(TRASH, 0o700, dir_fd=parent)
     except FileExistsError:
@@ -118,7 +119,7 @@ def check_trash_writable(sessions: SessionsDirectory) -> None:
 
 
 def missing_permission(sessions: SessionsDirectory) -> str | None:
-    """Say that this account cannot remove any session, and who can; None if it can, or if something else is wrong."""
+    """Say who can remove sessions, if this account has no permission; else None."""
     try:
         check_trash_writable(sessions)
     except OSError as error:
@@ -167,7 +168,7 @@ def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
 
 
 def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
-    """Return the directories in a trash directory, or in `sessions` those of the trash; none if it is missing."""
+    """Return the directories in a trash directory; of `sessions`, only those of the trash."""
     try:
         with opened_directory(root.workstreams, *path) as descriptor:
             listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]

@@ -13,7 +13,7 @@ from arawn_cli.arawn.layout import TRASH
 from arawn_cli.timestamps import SECOND
 
 SESSIONS_PREFIX = f"{TRASH}."
-"""Begins the name of an entry in `sessions/` itself: on a full disk no trash directory can be created."""
+"""Begins the name of an entry in `sessions/`, if a full disk has no space for a trash directory."""
 
 _NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
 _TIME = "%Y%m%dT%H%M%SZ"

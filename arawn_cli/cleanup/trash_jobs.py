@@ -43,7 +43,7 @@ class _Trash:
     root: Root
 
     def entries(self) -> tuple[list[TrashEntry], bool]:
-        """Return the entries, oldest first, and whether every directory could be read; log those that could not."""
+        """Return the entries, oldest first, and whether all could be listed; log the failures."""
         entries, failures = list_trash_entries(self.root)
         for failure in failures:
             log.error("%s", failure)
@@ -74,7 +74,7 @@ class _Trash:
 
 
 def list_trash(config: Config, context: RunContext) -> TrashResult:
-    """Emit an event for each entry, oldest first. The result has failed if a part of the trash cannot be read."""
+    """Emit an event for each entry, oldest first; fail if not all of the trash can be read."""
     with opened_root(config.root) as root:
         trash = _Trash(config, context, root)
         entries, complete = trash.entries()

@@ -30,10 +30,11 @@ _LISTED_MAX = 64  # failures of one tree that are reported one by one
 
 @contextmanager
 def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Yield a pool with so many running threads, or None for fewer than two or if the system refuses to start one.
+    """Yield a pool of running threads; None for fewer than two, or if one cannot be started.
 
-    All threads start here, because `submit` of a pool that cannot start a thread raises after it has queued the task
-    (TasksMax= of systemd, RLIMIT_NPROC, pids.max of a container). The threads leave signals to the main thread.
+    All threads start here, because `submit` of a pool that cannot start a thread raises after it
+    has queued the task (TasksMax= of systemd, RLIMIT_NPROC, pids.max of a container). The threads
+    leave signals to the main thread.
     """
     if threads < 2:
         yield None
@@ -58,10 +59,11 @@ def _block_signals() -> None:
 def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool], pool: ThreadPoolExecutor | None = None) -> list[Failure]:
     """Delete the entry `name` of the open directory `parent`, and everything below it.
 
-    An entry that cannot be deleted stays, with the directories above it, and is reported; everything else is deleted.
-    Another filesystem is not entered. Once `stopping` returns true, each thread finishes its current file and the rest
-    stays, which is no failure. With a `pool`, several threads delete files while this one goes through the directories;
-    none of its tasks waits for another.
+    An entry that cannot be deleted stays, with the directories above it, and is reported;
+    everything else is deleted. Another filesystem is not entered. Once `stopping` returns true,
+    each thread finishes its current file and the rest stays, which is no failure. With a `pool`,
+    several threads delete files while this one goes through the directories; none of its tasks
+    waits for another.
     """
     try:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -77,7 +79,7 @@ def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool]
 
 
 def freed_bytes(before: Usage, left: Usage) -> int:
-    """Return the apparent bytes that deleting a tree gave back, by its usage before and after; 0 if the rest is not known."""
+    """Return the apparent bytes that deleting a tree gave back; 0 if what is left is unknown."""
     if not left.complete or left.other_filesystems:
         return 0
     return max(before.freed_bytes - left.freed_bytes, 0)
@@ -113,8 +115,9 @@ _NotDeleted = list[tuple[str, OSError]]
 class _Deletion:
     """The deletion of one tree in one traversal.
 
-    On entering a directory, its files are handed to the pool; then its subdirectories are entered; then it is left. It is
-    removed from the directory above it once its last file is deleted; the pool works on the next ones meanwhile.
+    On entering a directory, its files are handed to the pool; then its subdirectories are entered;
+    then it is left. It is removed from the directory above it once its last file is deleted; the
+    pool works on the next ones meanwhile.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class _Deletion:
         self._unlisted = 0
 
     def run(self, name: str) -> list[Failure]:
-        """Delete the tree as far as possible; return the first failures, the last of them with the number of the others."""
+        """Delete the tree as far as possible; return the first failures and a count."""
         try:
             self._enter(_Directory(name, self._current))
             while not self._stopping() and self._step():
@@ -195,7 +198,7 @@ class _Deletion:
             self._current.emptied.append(left)
 
     def _remove_emptied(self) -> None:
-        """Remove the subdirectories that were left; those that are not empty after all are entered again."""
+        """Remove the subdirectories that were left; enter those again that are not empty."""
         current = self._current
         emptied, current.emptied = current.emptied, []
         for directory in emptied:
@@ -217,7 +220,7 @@ class _Deletion:
                     self._fail("delete", directory.name, error)
 
     def _delete_files(self, names: list[str]) -> None:
-        """Delete files of the current directory: in the pool, if there is one and a descriptor for the task."""
+        """Delete files of the current directory, in the pool if a descriptor is free."""
         current = self._current
         descriptor = None
         if self._pool is not None and len(names) >= _CHUNK_MIN:
@@ -246,7 +249,7 @@ class _Deletion:
         return self._descent.descriptor if self._descent.depth else self._parent
 
     def _fail(self, operation: Operation, name: str | None, error: OSError) -> None:
-        """Record a failure at the entry `name` of the current directory, or at that directory itself."""
+        """Record a failure at the current directory, or at its entry `name`."""
         self._current.blocked = True
         self._record(operation, self._path(self._current, name), error)
 
@@ -273,7 +276,7 @@ def _delete_files_and_close(directory: int, names: Sequence[str], stopping: Call
 
 
 def _delete_files(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> _NotDeleted:
-    """Delete files of an open directory. One that became a directory meanwhile stays; the next round enters it."""
+    """Delete files. One that became a directory meanwhile stays; the next round enters it."""
     not_deleted: _NotDeleted = []
     for name in names:
         if stopping():

@@ -1,4 +1,4 @@
-"""Writing a file in one step: whoever reads it sees the old one or the whole new one."""
+"""Write a file in one step: readers see the old content or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ _READABLE = 0o644
 
 
 class AtomicFile:
-    """A file to be written, its links resolved. What is no regular file, a pipe or a device, is written to as it is."""
+    """A file to be written, with its links resolved. A pipe or a device is written in place."""
 
     def __init__(self, path: Path, what: str, mode: int = _READABLE) -> None:
-        """`what` names the content in errors, `mode` is that of a regular file; nothing is changed yet.
+        """Check that the file can be written, and change nothing.
+
+        Args:
+            path: the file; it need not exist.
+            what: the content, for error messages.
+            mode: the permissions of a regular file.
 
         Raises:
-            ConfigurationError: it shows already that it cannot be written there.
+            ConfigurationError: it cannot be written.
         """
         self._path = path
         self._what = what
@@ -31,15 +36,15 @@ class AtomicFile:
             if self._target.is_symlink():
                 raise OSError(errno.ELOOP, "its links form a loop")
             self._in_place = self._target.exists() and not self._target.is_file()
-            self._look()
+            self._check_writable()
         except OSError as error:
             raise self._refusal(error) from error
 
     def write(self, text: str) -> None:
-        """Writes the file as UTF-8.
+        """Write the file as UTF-8.
 
         Raises:
-            ConfigurationError: it cannot be written there; what stood there stays.
+            ConfigurationError: it cannot be written; the old content stays.
         """
         try:
             if self._in_place:
@@ -49,7 +54,7 @@ class AtomicFile:
         except OSError as error:
             raise self._refusal(error) from error
 
-    def _look(self) -> None:
+    def _check_writable(self) -> None:
         if self._target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if self._in_place:
@@ -58,17 +63,17 @@ class AtomicFile:
         if not stat.S_ISDIR(parent.stat().st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, f"no files can be made in {parent}")
+            raise PermissionError(errno.EACCES, f"no permission to create files in {parent}")
 
     def _refusal(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
 def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
-    """Puts a file with a text in place of the one before, once all of it is on the disk; lone surrogates are bytes of names.
+    """Replace a file once the new content is on the disk. Surrogate escapes are written as bytes.
 
     Raises:
-        OSError: that cannot be done; what stood there stays.
+        OSError: that failed; the old content stays.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
@@ -82,7 +87,7 @@ def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
         with suppress(OSError):
             os.unlink(name)
         raise
-    with suppress(OSError):  # a directory that may be written and not read: the file is there, if the machine stays up a moment
+    with suppress(OSError):  # the directory may be writable but not readable; the file is complete
         _sync(path.parent)
 
 

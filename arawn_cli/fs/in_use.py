@@ -14,8 +14,11 @@ from arawn_cli.fs.openat import Identity, identity_of
 from arawn_cli.names import escape
 
 PATIENCE_SECS = 0.5
-"""How long to wait for a hidden process. The child of a service manager is hidden until it has dropped its capabilities:
-41 ms at most of 187 that were observed."""
+"""How long to wait for hidden processes.
+
+The child of a service manager is hidden until it drops its capabilities: of 187 that were watched,
+for 41 ms at most.
+"""
 
 _RETRY_SECS = 0.01
 
@@ -34,12 +37,13 @@ class _HiddenError(OSError):
 def directories_in_use(directories: Collection[Identity], patience_secs: float = PATIENCE_SECS) -> frozenset[Identity]:
     """Return the directories in which a process has its working directory, program or an open file.
 
-    Directories are compared by identity, on the way up from each file that a process uses, in the process's own view of
-    the mounts. So a path that a container or a bind mount spells differently is found, too. Without root, other users'
-    processes are not visible. A hidden process of this account is tried again for `patience_secs`.
+    Directories are compared by identity, on the way up from each file that a process uses, in the
+    process's own view of the mounts. So a path that a container or a bind mount spells differently
+    is found, too. Without root, other users' processes are not visible. A hidden process of this
+    account is tried again for `patience_secs`.
 
     Raises:
-        OSError: the processes cannot be read, or not all that this account should see, so nothing is known.
+        OSError: not all processes can be read that this account should see; nothing is known.
     """
     found: set[Identity] = set()
     seen: set[Identity] = set()
@@ -59,7 +63,8 @@ def directories_with_mounts(directories: Collection[Identity]) -> frozenset[Iden
     seen: set[Identity] = set()
     devices = {device for device, _ in directories}
     for mount in mount_points():
-        # The mount point itself leads into the other filesystem; the directory above it is in this one.
+        # The mount point itself leads into the other filesystem; the directory above it is in this
+        # one.
         found |= _ancestors_among(directories, os.path.dirname(mount), devices, seen)
     return frozenset(found)
 
@@ -111,9 +116,10 @@ def _process_paths(process: int) -> Iterator[str]:
 def _raise_if_hidden(process: int, error: OSError) -> None:
     """Ignore a process that has ended, or that this run need not see.
 
-    A run must see the processes of its own account, and root must see all. The kernel hides them from a run in a user
-    namespace, and from one with fewer capabilities (ptrace(2), user_namespaces(7)). A process that the kernel guards
-    from its own account, such as a set-uid program, is shown as root's. The account's own service manager may be hidden.
+    A run must see the processes of its own account, and root must see all. The kernel hides them
+    from a run in a user namespace, and from one with fewer capabilities (ptrace(2),
+    user_namespaces(7)). A process that the kernel guards from its own account, such as a set-uid
+    program, is shown as root's. The account's own service manager may be hidden.
 
     Raises:
         _HiddenError: this run should see the process.
@@ -140,8 +146,8 @@ def _raise_if_hidden(process: int, error: OSError) -> None:
 def _is_service_manager(process: int, owner: int, status: Mapping[str, str]) -> bool:
     """Whether a process is the service manager of an account, which has no file of a session open.
 
-    From version 254 on, `systemd --user` may wake the machine (systemd's NEWS). This capability hides it from its own
-    account.
+    From version 254 on, `systemd --user` may wake the machine (systemd's NEWS). This capability
+    hides it from its own account.
     """
     if status["Name"] != "systemd" or status["PPid"] != "1" or int(status["CapPrm"], 16) & ~(1 << _CAP_WAKE_ALARM):
         return False
@@ -163,7 +169,7 @@ def _status_of(process: int) -> dict[str, str]:
 
 
 def _ignore(error: OSError) -> None:
-    """Ignore what ended meanwhile or belongs to another account; raise any other error, after which nothing is known."""
+    """Ignore what ended meanwhile or belongs to another account; raise any other error."""
     if error.errno not in _IGNORED:
         raise error
 
@@ -171,8 +177,8 @@ def _ignore(error: OSError) -> None:
 def _ancestors_among(directories: Collection[Identity], path: str, devices: Collection[int], seen: set[Identity]) -> set[Identity]:
     """Return the directories of the collection that are at or above a path.
 
-    `seen` are directories whose ancestors were compared before; it is extended. The way up ends at a filesystem that is
-    none of `devices`, so that no other one is read.
+    `seen` are directories whose ancestors were compared before; it is extended. The way up ends at
+    a filesystem that is none of `devices`, so that no other one is read.
     """
     try:
         current = os.open(path, _PATH_ONLY)

@@ -35,7 +35,7 @@ def has_mount(directory: str) -> bool:
 
 
 def filesystem_of(path: Path) -> Filesystem:
-    """Return space and inodes of the filesystem at an absolute path; 0 inodes if it does not count them.
+    """Return space and inodes of the filesystem at an absolute path; 0 inodes if not counted.
 
     Raises:
         OSError: the path cannot be read.

@@ -1,4 +1,4 @@
-"""Every system call on the way of removal fails, or is the last one, at each of its first occurrences.
+"""Make each system call of a removal fail, or the last one before a kill, at its first occurrences.
 
 What must hold is checked by code that shares nothing with the package but the
 builder of the tree.
@@ -44,17 +44,17 @@ class Field:
         self.untouched = snapshot(self.canary)
 
     def check(self) -> None:
-        """Nothing outside has changed, and what stands in `sessions/` is whole."""
+        """Nothing outside has changed, and each session in `sessions/` is whole."""
         assert snapshot(self.canary) == self.untouched
-        for name in self.standing():
+        for name in self.remaining():
             assert self._contents(name) == self.whole[name]
-        if not self.held():
-            assert set(STAYING) <= self.standing()
+        if not self.pending():
+            assert set(STAYING) <= self.remaining()
 
-    def standing(self) -> set[str]:
+    def remaining(self) -> set[str]:
         return {name for name in os.listdir(self.tree.sessions) if not name.startswith(".")}
 
-    def held(self) -> list[Path]:
+    def pending(self) -> list[Path]:
         return [path for path in self.tree.workstreams.rglob("*") if path.name.startswith((".trash.held.", "held."))]
 
     def trash(self) -> list[Path]:
@@ -79,7 +79,7 @@ def clean(field: Field, environment: dict[str, str], *prefix: str) -> subprocess
 
 
 def first_on_the_tree(field: Field, environment: dict[str, str], call: str, trace: Path) -> int:
-    """How many calls of the main thread come before the first that names the tree, in a run that changes nothing."""
+    """Count the calls of the main thread before the first that names the tree, in a dry run."""
     order = ("strace", "-f", "-y", "-qq", "-o", str(trace), "-e", f"trace={call}")
     subprocess.run(
         [*order, str(COMMAND), "scratch-cleanup", "--dry-run", "--base-path", str(field.tree.root)],
@@ -120,12 +120,12 @@ def test_a_fault_in_any_call_harms_nothing_and_is_made_good_by_the_next_run(
             fired += 1
             if done.returncode == 0:
                 assert not re.search(r'"failures":\[\{', done.stdout)
-                for name in set(DUE) & field.standing():
+                for name in set(DUE) & field.remaining():
                     assert re.search(f'"session_id":"{name}","action":"kept"', done.stdout), (inject, done.stdout)
                 assert not field.trash()
             assert "Traceback" not in done.stderr
             again = clean(field, environment)
             assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (inject, again.stderr)
-            assert field.standing() == set(STAYING)
+            assert field.remaining() == set(STAYING)
             assert field.trash() == []
     assert fired, "none of the faults happened"
