@@ -141,7 +141,7 @@ class _Deletion:
             while not self._stopping() and self._step():
                 pass
         except OSError as error:  # the directory above cannot be opened again, or this one was moved away
-            self._fail("open", "..", error)
+            self._fail("open", self._current, "..", error)
         finally:
             while self._tasks:
                 self._finish_task()
@@ -162,8 +162,10 @@ class _Deletion:
             self._enter(_Directory(pending.pop(), current))
         elif current.emptied:
             self._remove_emptied()
-        elif self._descent.depth:
-            self._leave()
+        elif current.above is not None:
+            self._descent.leave()
+            self._current = current.above
+            self._current.emptied.append(current)
         else:
             return False
         return True
@@ -175,11 +177,11 @@ class _Deletion:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._fail("open", directory.name, error)
+            self._fail("open", self._current, directory.name, error)
             return
         if status.st_dev != self._device:
             self._descent.leave()
-            self._fail("open", directory.name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
+            self._fail("open", self._current, directory.name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
             return
         self._current = directory
         try:
@@ -188,14 +190,7 @@ class _Deletion:
                     return
                 self._delete_files(names)
         except OSError as error:
-            self._fail("list", None, error)
-
-    def _leave(self) -> None:
-        self._descent.leave()
-        left = self._current
-        if left.above is not None:
-            self._current = left.above
-            self._current.emptied.append(left)
+            self._fail("list", directory, None, error)
 
     def _remove_emptied(self) -> None:
         """Remove the subdirectories that were left; enter those again that are not empty."""
@@ -217,7 +212,7 @@ class _Deletion:
                 if error.errno == errno.ENOTEMPTY and directory.round < _ROUNDS_MAX:
                     current.refilled.append(_Directory(directory.name, current, directory.round + 1))
                 else:
-                    self._fail("delete", directory.name, error)
+                    self._fail("delete", current, directory.name, error)
 
     def _delete_files(self, names: list[str]) -> None:
         """Delete files of the current directory, in the pool if a descriptor is free."""
@@ -227,7 +222,8 @@ class _Deletion:
             with suppress(OSError):
                 descriptor = os.dup(self._descriptor())
         if self._pool is None or descriptor is None:
-            self._keep(current, _delete_files(self._descriptor(), names, self._stopping))
+            for name, error in _delete_files(self._descriptor(), names, self._stopping):
+                self._fail("delete", current, name, error)
             return
         while len(self._tasks) >= _CHUNKS_MAX:
             self._finish_task()
@@ -238,34 +234,24 @@ class _Deletion:
         """Wait for the oldest task."""
         directory, task = self._tasks.popleft()
         directory.tasks -= 1
-        self._keep(directory, task.result())
-
-    def _keep(self, directory: _Directory, not_deleted: _NotDeleted) -> None:
-        for name, error in not_deleted:
-            directory.blocked = True
-            self._record("delete", self._path(directory, name), error)
+        for name, error in task.result():
+            self._fail("delete", directory, name, error)
 
     def _descriptor(self) -> int:
         return self._descent.descriptor if self._descent.depth else self._parent
 
-    def _fail(self, operation: Operation, name: str | None, error: OSError) -> None:
-        """Record a failure at the current directory, or at its entry `name`."""
-        self._current.blocked = True
-        self._record(operation, self._path(self._current, name), error)
-
-    def _record(self, operation: Operation, shown: str, error: OSError) -> None:
-        if len(self._failures) < _LISTED_MAX:
-            self._failures.append(Failure.of(operation, shown, error))
-        else:
+    def _fail(self, operation: Operation, directory: _Directory, name: str | None, error: OSError) -> None:
+        """Record a failure at a directory or at its entry `name`; the directory stays."""
+        directory.blocked = True
+        if len(self._failures) >= _LISTED_MAX:
             self._unlisted += 1
-
-    def _path(self, directory: _Directory, name: str | None) -> str:
-        """Return the path of a directory of the tree, or of the entry `name` in it, for people."""
+            return
         names = [] if name is None else [name]
-        while directory.above is not None:
-            names.append(directory.name)
-            directory = directory.above
-        return "/".join([self._shown, *reversed(names[:-1])])
+        above: _Directory | None = directory
+        while above is not None and above.above is not None:
+            names.append(above.name)
+            above = above.above
+        self._failures.append(Failure.of(operation, "/".join([self._shown, *reversed(names[:-1])]), error))
 
 
 def _delete_files_and_close(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> _NotDeleted:
