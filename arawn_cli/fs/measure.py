@@ -12,7 +12,6 @@ import resource
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
@@ -183,34 +182,27 @@ NativeUsage = tuple[_Sums, _Links, list[tuple[Operation, bytes, int]], list[byte
 """
 
 
-class Native(Protocol):
-    """The extension module `_measure`."""
-
-    def measure(
-        self, start: int, subtrees: tuple[tuple[bytes, bool], ...], threads: int, advance: Callable[[int], None], /
-    ) -> list[NativeUsage] | None:
-        """Measure subtrees as `measure_all` does; return None if no thread can be started.
-
-        A subtree is its names, separated by NUL, and whether it is shallow.
-        """
+NativeMeasure = Callable[[int, tuple[tuple[bytes, bool], ...], int, Callable[[int], None]], list[NativeUsage] | None]
+"""`measure_all` in C. A subtree is its names, separated by NUL, and whether it is shallow. Returns
+None if no thread can be started."""
 
 
-def load() -> Native | None:
-    """Return the extension module, or None if it was not built."""
+def load() -> NativeMeasure | None:
+    """Return the function of the extension module, or None if it was not built for this version."""
     try:
-        from arawn_cli.fs import _measure
+        from arawn_cli.fs._measure import measure
     except ImportError:
         return None
-    return _measure if hasattr(_measure, "measure") else None  # else it was built for another version
+    return measure
 
 
-module = load()
-"""The extension module, or None if it was not built."""
+native = load()
+"""The native implementation, or None."""
 
 
 def measuring_method() -> str:
     """Return how trees are measured, for people."""
-    return "measures in Python: the native module was not built" if module is None else "measures natively, on every core"
+    return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
 
 
 # ---- Measuring
@@ -220,16 +212,18 @@ def measuring_method() -> str:
 class Subtree:
     """A file or directory to measure.
 
-    `names` is its path from the start directory. `shallow` leaves out everything below it.
+    `names` is its path from the start directory. `shallow` leaves out everything below it. `shown`
+    is its path in failures, if not the path from the start directory.
     """
 
     names: tuple[str, ...]
     shallow: bool = False
+    shown: str = ""
 
     @property
     def path(self) -> str:
-        """The path relative to the start directory."""
-        return "/".join(self.names)
+        """The path in failures."""
+        return self.shown or "/".join(self.names)
 
 
 def _ignore_progress(_finished: int) -> None:
@@ -241,13 +235,7 @@ def measure(parent: int, name: str, path: str) -> Usage:
 
     `path` is the path of the entry in failures.
     """
-    if module is not None:
-        found = module.measure(parent, ((os.fsencode(name), False),), 1, _ignore_progress)
-        if found is not None:
-            usage = _usage_of(found[0], path)
-            if not _lacked_descriptors(usage):
-                return usage
-    return walk(parent, name, path)
+    return measure_all(parent, [Subtree((name,), shown=path)], 1)[0]
 
 
 def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _ignore_progress) -> list[Usage]:
@@ -259,11 +247,11 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     each subtree in Python. It runs in the calling thread; an exception in it, or in a signal
     handler, stops the walk.
     """
-    if module is not None:
+    if native is not None:
         given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-        found = module.measure(start, given, threads, advance)
+        found = native(start, given, threads, advance)
         if found is not None:
-            usages = [_usage_of(native, subtree.path) for native, subtree in zip(found, subtrees, strict=True)]
+            usages = [_usage_of(result, subtree.path) for result, subtree in zip(found, subtrees, strict=True)]
             return [
                 _walk_subtree(start, subtree) if _lacked_descriptors(usage) else usage
                 for usage, subtree in zip(usages, subtrees, strict=True)
@@ -287,8 +275,8 @@ def threads_for(configured: int) -> int:
     return max(min(wanted, descriptors // _DESCRIPTORS_PER_THREAD), 1)
 
 
-def _usage_of(native: NativeUsage, path: str) -> Usage:
-    (apparent, allocated, files, directories, largest, time), links, failures, others = native
+def _usage_of(result: NativeUsage, path: str) -> Usage:
+    (apparent, allocated, files, directories, largest, time), links, failures, others = result
     newest = None if time is None else time[0] * SECOND + time[1]
     if not (links or failures or others):
         return Usage(apparent, allocated, files, directories, largest, newest)

@@ -30,7 +30,7 @@ def load(path: str) -> None:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    measure.module = module
+    measure.native = module.measure
 
 
 def random_tree(top: Path, chance: random.Random, files: int) -> None:
@@ -95,12 +95,12 @@ def linked_names(top: Path, names: int) -> None:
 
 def measure_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[list[Usage], list[Usage]]:
     """Return the answers of the native module and of Python."""
-    module, native = measure.module, measure_all(start, subtrees, threads)
-    measure.module = None
+    native, result = measure.native, measure_all(start, subtrees, threads)
+    measure.native = None
     try:
-        return native, measure_all(start, subtrees, 1)
+        return result, measure_all(start, subtrees, 1)
     finally:
-        measure.module = module
+        measure.native = native
 
 
 def check_equal(directory: Path) -> None:

@@ -31,7 +31,9 @@ def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configur
     assert cleaned(tree, config=config)[0].bytes_reclaimed == 1000
 
 
-def test_the_trash_counts_as_reclaimable_and_a_pulled_brake_does_not(tree: SampleTree, configured: Callable[..., Path]) -> None:
+def test_the_trash_counts_as_reclaimable_and_sessions_above_the_removal_limit_do_not(
+    tree: SampleTree, configured: Callable[..., Path]
+) -> None:
     config = configured(total_gb=0.001, cleanup={"trash_days": 5, "max_sessions": 1})
     tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
     tree.session("old", files={"f": 700}, age_days=30)

@@ -122,7 +122,7 @@ def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Pa
     assert files_bytes(tree, config, 1) == (2100, 3600)
 
 
-def test_a_session_whose_turns_stand_elsewhere_is_always_measured(tree: SampleTree, deep: Path, config: Path) -> None:
+def test_a_session_with_turns_in_another_workstream_is_always_measured(tree: SampleTree, deep: Path, config: Path) -> None:
     tree.workstream("ws", "Other", {})
     tree.session_row("one", tree.ago(9), workstream="ws")
     files_bytes(tree, config)

@@ -23,7 +23,7 @@ from tests.support.exercise_native import check_equal, linked_names, measure_bot
 SOURCES = sorted(Path(measure.__file__).parent.glob("*.c"))
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 
-needs_native = needs(measure.module is not None, "the native module")
+needs_native = needs(measure.native is not None, "the native module")
 needs_compiler = needs(shutil.which("gcc") is not None and HEADER.exists(), "gcc and Python's headers")
 
 COMPARE = (
@@ -120,12 +120,12 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
 
 
 def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) -> None:
-    if measure.module is None:
+    if measure.native is None:
         pytest.skip("needs the native module")
     linked_names(tmp_path / "top", 1200)
     start = os.open(tmp_path, os.O_RDONLY)
     try:
-        result = measure.module.measure(start, ((b"top", False),), 1, lambda _finished: None)
+        result = measure.native(start, ((b"top", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
     assert result is not None
@@ -151,9 +151,9 @@ def test_python_measures_if_no_thread_can_be_started(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "file").write_bytes(b"12345")
     code = (
-        "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all, module\n"
+        "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all, native\n"
         "start, steps = os.open(sys.argv[1], os.O_RDONLY), []\n"
-        "print(module.measure(start, ((b'top', False),), 4, steps.append), steps)\n"
+        "print(native(start, ((b'top', False),), 4, steps.append), steps)\n"
         "(usage,) = measure_all(start, [Subtree(('top',))], 4, steps.append)\n"
         "print(usage == measure(start, 'top', 'top'), usage.apparent_bytes, steps)\n"
     )
@@ -182,11 +182,11 @@ def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
     """`advance` is a method of list, so no Python code runs that would handle the signal."""
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, signal, sys; from arawn_cli.fs.measure import module\n"
+        "import os, signal, sys; from arawn_cli.fs.measure import native\n"
         "signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))\n"
         "start, subtrees, finished = os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, []\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
-        "try: module.measure(start, subtrees, 2, finished.append)\n"
+        "try: native(start, subtrees, 2, finished.append)\n"
         "except InterruptedError: print(sum(finished) < len(subtrees))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -197,14 +197,14 @@ def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
 def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, sys, pathlib; from arawn_cli.fs.measure import module\n"
+        "import os, sys, pathlib; from arawn_cli.fs.measure import native\n"
         "masks = set()\n"
-        "def look(finished):\n"
+        "def check(finished):\n"
         "    for task in pathlib.Path('/proc/self/task').iterdir():\n"
         "        if int(task.name) != os.getpid():\n"
         "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
         "    if masks: raise InterruptedError\n"
-        "try: module.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, look)\n"
+        "try: native(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, check)\n"
         "except InterruptedError: print(*{int(mask.split()[1], 16) >> 14 & 1 for mask in masks}, signal.pthread_sigmask(0, ()))\n"
     )
     done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
@@ -212,12 +212,12 @@ def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
 
 
 def test_a_name_with_a_slash_is_rejected(tmp_path: Path) -> None:
-    if measure.module is None:
+    if measure.native is None:
         pytest.skip("needs the native module")
     start = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match="slash"):
-            measure.module.measure(start, ((b"../../etc", False),), 1, lambda _finished: None)
+            measure.native(start, ((b"../../etc", False),), 1, lambda _finished: None)
     finally:
         os.close(start)
 
