@@ -1,4 +1,7 @@
-"""The console script, and `python -m arawn_cli`. Timers start it 288 times a day, so it starts and ends fast."""
+"""The console script, and `python -m arawn_cli`.
+
+Timers start it 288 times a day, so it starts and ends fast.
+"""
 
 import gc
 import os
@@ -9,13 +12,13 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the program and end with its exit code."""
-    # Imports create objects that live as long as the program: a collection during the start frees nothing.
-    # The threshold is several times their number, so a long run is collected as usual. Saves about 10 ms.
+    # Imports create objects that live as long as the program: collecting garbage meanwhile frees
+    # nothing. The threshold is several times their number. This saves about 10 ms.
     gc.set_threshold(200_000)
     from arawn_cli.cli.app import main as run
 
     code = run()
-    # Standard output has been flushed. If standard error cannot be written, the exit code stays the same.
+    # Standard output is flushed already. If standard error cannot be written, the exit code stays.
     with suppress(OSError):
         sys.stderr.flush()
     # Freeing every object before the exit takes 30 to 45 ms; the kernel frees them anyway.

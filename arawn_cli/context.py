@@ -1,4 +1,4 @@
-"""Everything outside a job: clocks, host, environment, state, events, progress, and the request to stop."""
+"""Everything outside a job: clocks, host, environment, state, events, progress, stop signal."""
 
 from __future__ import annotations
 

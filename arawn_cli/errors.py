@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class ExitCode(IntEnum):
     """The exit codes of every command.
 
-    The numbers from 64 on are those of sysexits.h; 130 and 143 are 128 plus the number of the signal, as
-    in a shell.
+    The numbers from 64 on are those of sysexits.h; 130 and 143 are 128 plus the number of the
+    signal, as in a shell.
     """
 
     DONE = 0
@@ -108,8 +108,8 @@ Operation = Literal["open", "list", "measure", "read", "parse", "query", "check"
 class Failure:
     """A failed operation on one file, kept as a value so that the run continues.
 
-    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail` adds what the
-    number does not say.
+    `path` is escaped and relative to the root; `errno` is the kernel's number; `detail` adds what
+    the number does not say.
     """
 
     operation: Operation
@@ -119,7 +119,10 @@ class Failure:
 
     @classmethod
     def of(cls, operation: Operation, path: str, error: OSError) -> Failure:
-        """Make a failure of an OSError. Without a number it counts as EIO; a text that differs from the number's is kept."""
+        """Make a failure of an OSError.
+
+        Without a number it counts as EIO. A text that differs from the number's is kept.
+        """
         number = error.errno or errno.EIO
         text = error.strerror or ""
         return cls(operation, escape(path), number, "" if text == os.strerror(number) else text)

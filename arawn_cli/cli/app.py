@@ -1,4 +1,4 @@
-"""Define the program: its commands, and how errors, wrong options and closed streams become exit codes."""
+"""Define the program: its commands, and the exit codes of errors and wrong options."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
     return parameters
 
 
-# The module and the function of each command, and the module of each group. A start imports only the one that it runs.
+# The module and function of each command, and the module of each group.
+# A start imports only the one that it runs.
 _COMMANDS = {
     "scratch-cleanup": ("cleanup", "scratch_cleanup"),
     "disk-check": ("diskcheck", "disk_check"),
@@ -67,9 +68,9 @@ _GROUPS = {"trash": "trash_commands", "schedule": "schedule", "config": "config"
 
 
 def program(first: str = "") -> typer.Typer:
-    """Return the program with all commands, or only with the one that `first`, the first argument, names.
+    """Return the program with all commands, or only with the one that the argument `first` names.
 
-    `--version` needs none.
+    `--version` needs no command.
     """
     app = typer.Typer(
         name="arawn-cli",
@@ -133,7 +134,8 @@ def _run() -> int:
     try:
         program(sys.argv[1] if len(sys.argv) > 1 else "")()
     except SystemExit as ended:
-        # The return code 2 of a plugin means critical. Wrong options, which do not end by typer.Exit, are unknown.
+        # The return code 2 of a plugin means critical. Wrong options do not end by typer.Exit: they
+        # are unknown.
         if ended.code == ExitCode.USAGE and not isinstance(ended.__context__, typer.Exit) and _is_for_nagios(sys.argv):
             typer.echo("DISK UNKNOWN - wrong options, see standard error")
             return 3
@@ -146,8 +148,8 @@ def _is_for_nagios(arguments: list[str]) -> bool:
 
 
 def _reopen_closed_streams() -> None:
-    """Open closed standard streams on /dev/null: otherwise the next file that is opened would take their number."""
+    """Open closed standard streams on /dev/null; else the next file would get their number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - it lives as long as the program
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open until the end

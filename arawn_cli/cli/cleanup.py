@@ -63,7 +63,8 @@ def scratch_cleanup(
 ) -> None:
     """Remove scratch sessions that nobody has used for a given number of days.
 
-    A session is removed only if its last turn, its database row and every file in it are older than the cutoff.
+    A session is removed only if its last turn, its database row and every file in it are older than
+    the cutoff.
     """
     flags = Flags(
         config=config,

@@ -19,7 +19,7 @@ from arawn_cli.schedule.status import is_healthy
 
 
 def show(flags: Flags, output: Output, database: str | None) -> None:
-    """Print one workflow a line, with its expression. The database is shown without its password."""
+    """Print one workflow per line, with its cron expression; hide the password of the database."""
     configs = _configs(flags)
     place = database_from(database, os.environ, configs[0].state_directory)
     workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
@@ -29,7 +29,10 @@ def show(flags: Flags, output: Output, database: str | None) -> None:
 
 
 def status(flags: Flags, output: Output, database: str | None) -> ExitCode:
-    """Print the status of each workflow. Return 1 if one differs from the configuration, or its last run failed."""
+    """Print the status of each workflow.
+
+    Return 1 if one differs from the configuration, or its last run failed.
+    """
     configs = _configs(flags)
     place = database_from(database, os.environ, configs[0].state_directory)
     workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)

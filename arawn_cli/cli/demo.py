@@ -154,7 +154,7 @@ def demo(
     finally:
         if not keep:
             shutil.rmtree(folder)
-    console.print(f"\nThe tree stays in {folder}." if keep else "\nThe sample tree is removed again; --keep leaves it in place.")
+    console.print(f"\nThe sample tree is in {folder}." if keep else "\nThe sample tree was removed. --keep keeps it.")
     raise typer.Exit(next((code for code in codes if code), ExitCode.DONE))
 
 

@@ -14,7 +14,7 @@ import typer
 
 
 def root_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The names of `[[maintenance.roots]]`."""
+    """Return the names of `[[maintenance.roots]]`, for completion."""
     from arawn_cli.config.loader import Flags, named_roots
     from arawn_cli.errors import ArawnCliError
 
@@ -25,7 +25,7 @@ def root_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
-    """The ids of the sessions that wait in the trash."""
+    """Return the ids of the sessions in the trash, for completion."""
     from arawn_cli.arawn.layout import opened_root
     from arawn_cli.cleanup.trash import list_trash_entries
     from arawn_cli.cleanup.trash_entry import TrashState
@@ -43,7 +43,7 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
 
 
 class Format(str, Enum):
-    """How results are printed."""
+    """The formats of results."""
 
     AUTO = "auto"
     TABLE = "table"
@@ -67,7 +67,7 @@ class Output:
 
 
 def _one_root(context: typer.Context, value: str | None) -> str | None:
-    """Refuses a second way to say the root; whichever of both options comes last finds the other."""
+    """Refuse --root together with --base-path; the later of both options finds the other."""
     if value is not None and any(context.params.get(name) is not None for name in ("base_path", "root")):
         raise typer.BadParameter("--root and --base-path exclude each other")
     return value
@@ -101,17 +101,17 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors onl
 
 
 RelayUrlOption = Annotated[
-    str | None, typer.Option("--relay-url", metavar="URL", help="Relay that gets the events, instead of the configured one.")
+    str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead of the configured one.")
 ]
 
 
-NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Send nothing to a relay, and keep nothing to send later.")]
+NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Do not send events to a relay, or save them to be sent later.")]
 
 
 UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
 
 
-FORMATS = "table: for people. json: one event a line. none: print nothing, log only. auto: table on a terminal, else json."
+FORMATS = "table: for people. json: one event per line. none: print nothing. auto: table on a terminal, else json."
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help=FORMATS)]

@@ -51,7 +51,8 @@ _LOWEST = 7
 def lower_priority(maintenance: Maintenance) -> None:
     """Lower the CPU and disk priority of this process to the configured values; never raise them.
 
-    Some containers do not allow it. Then the priority stays as it is, and the other one is still lowered.
+    Some containers do not allow it: a priority that cannot be lowered stays, and the other one is
+    still lowered.
     """
     process = psutil.Process()
     for lower in (_lower_cpu, _lower_disk):
@@ -71,7 +72,7 @@ def _lower_disk(process: psutil.Process, maintenance: Maintenance) -> None:
         return
     idle, best_effort = psutil.IOPRIO_CLASS_IDLE, psutil.IOPRIO_CLASS_BE
     current = process.ionice().ioclass
-    # If a systemd unit has set the class already, do not set it again: the unit may forbid the call.
+    # If a systemd unit has set the class already, do not set it again: it may forbid the call.
     if maintenance.io_class == "idle" and current != idle:
         process.ionice(idle)
     elif maintenance.io_class == "best-effort" and current not in (idle, best_effort):

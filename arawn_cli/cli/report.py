@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -37,16 +36,16 @@ def report(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show usage against limits, its trend and forecast, the scratch sessions, and what cleanup would remove next.
+    """Show usage, limits, trend, forecast and scratch sessions, and what cleanup would remove next.
 
-    It measures now and changes nothing; trends and alerts come from earlier runs of disk-check.
+    It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
     flags = Flags(config=config, base_path=base_path, dry_run=True, no_relay=True, root=root)
     output = Output(format="table", verbose=verbose, quiet=quiet)
 
     def job(config: Config, context: RunContext) -> Report:
         """Gather the report from the history that the timers keep, if they keep it elsewhere."""
-        directory, problem = history_directory(config, flags, os.environ)
+        directory, problem = history_directory(config, flags, context.environment)
         with closing(State(directory, context.clock)) as state:
             return gather(config, replace(context, state=state), days, [problem] if problem else [])
 

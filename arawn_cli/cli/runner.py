@@ -1,4 +1,8 @@
-"""Run a job: load the configuration, open what the job needs, deliver its events, write metrics, derive the exit code."""
+"""Run a job.
+
+Load the configuration, open what the job needs, run it, deliver its events, write its metrics, and
+derive the exit code.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,8 @@ class JobRun(Generic[Result]):
 
     Attributes:
         result: what the job returned, or None if an error or a signal ended it first.
-        exit_code: the exit code of the run: lost events outweigh a signal, which outweighs the result.
-        problems: what went wrong beside the result, each as a sentence; without any, the run is complete.
+        exit_code: of the run. Lost events outweigh a signal, which outweighs the result.
+        problems: what went wrong beside the result, as sentences; without any, the run is complete.
     """
 
     result: Result | None = None
@@ -56,7 +60,8 @@ class JobRun(Generic[Result]):
 def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Result], *, unless_running: bool = False) -> JobRun[Result]:
     """Run a job and return how it ended; errors are logged and become the exit code.
 
-    With `unless_running`, a run that finds another one in progress ends with exit code 0, without an error in the log.
+    With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
+    error is logged.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()
@@ -105,7 +110,7 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
 
 
 class EventOutput:
-    """Write events to standard output until that fails. A failure is logged, and does not stop the run."""
+    """Write events to standard output. If that fails, log it and write no more; the run goes on."""
 
     def __init__(self, write: Callable[[Event], None]) -> None:
         self._write = write
@@ -138,7 +143,7 @@ def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
-    """Return the delivery of events to the relay, if there is one. It is imported only then, to start faster."""
+    """Return the delivery of events to the relay, if there is one; it is imported only then."""
     if config.relay is None:
         return None
     from arawn_cli.delivery.sending import delivery_for

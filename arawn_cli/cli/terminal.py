@@ -90,7 +90,7 @@ class _JournalFormatter(logging.Formatter):
 
 @cache
 def stderr_console() -> Console | None:
-    """Return the console of standard error, shared by log and progress, or None if it is not a terminal."""
+    """Return the console of standard error, for log and progress; None if it is not a terminal."""
     if not sys.stderr.isatty():
         return None
     from rich.console import Console
@@ -99,7 +99,7 @@ def stderr_console() -> Console | None:
 
 
 def progress_for(output: Output) -> AbstractContextManager[Progress]:
-    """Return the progress display, or one that shows nothing without a terminal or with `--quiet`.
+    """Return the progress display; without a terminal or with `--quiet` it shows nothing.
 
     JSON lines on the same terminal would break the display, so there is none beside them.
     """

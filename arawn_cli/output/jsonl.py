@@ -9,7 +9,7 @@ from arawn_cli.events import Event, to_json
 
 
 def json_lines(stream: TextIO) -> Callable[[Event], None]:
-    """Return a function that writes an event as one line and flushes it, so that a reader sees it at once."""
+    """Return a function that writes an event as one line, and flushes it for the reader."""
 
     def write(event: Event) -> None:
         stream.write(to_json(event) + "\n")

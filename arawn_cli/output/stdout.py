@@ -13,8 +13,9 @@ from arawn_cli.errors import OutputLostError
 class Stdout(io.TextIOWrapper):
     """Standard output of this program.
 
-    A reader that closes the pipe (`| head`) has seen enough: later output is discarded, without an error.
-    Any other failure, such as a full disk, is raised as `OutputLostError`, also by every later `write`.
+    A reader that closes the pipe (`| head`) has seen enough: later output is discarded, without an
+    error. Any other failure, such as a full disk, is raised as `OutputLostError`, also by every
+    later `write`.
     """
 
     def __init__(self, original: TextIO) -> None:
@@ -47,7 +48,7 @@ class Stdout(io.TextIOWrapper):
         """Write what the buffer holds.
 
         Raises:
-            OutputLostError: it cannot be written. This is raised once: the interpreter flushes again at exit.
+            OutputLostError: it cannot be written. Raised once: the interpreter flushes at exit, too.
         """
         try:
             super().flush()
