@@ -38,10 +38,10 @@ def test_an_account_without_a_manager_is_told_what_its_login_lacks(run: Callable
     assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("scheduler", "mend"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])
+@pytest.mark.parametrize(("scheduler", "fix"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])
 def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
-    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, scheduler: str, mend: str
+    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, scheduler: str, fix: str
 ) -> None:
     found = run("schedule", "install", scheduler, "--user", "--yes", "--base-path", tree.root, PATH=str(tmp_path))
     assert found.code == 2
-    assert mend in " ".join(found.stderr.split())
+    assert fix in " ".join(found.stderr.split())

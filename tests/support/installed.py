@@ -54,7 +54,7 @@ def install(machine: Machine, *flags: str, user: str | None = None) -> None:
 
 
 def files(machine: Machine) -> dict[str, tuple[object, ...]]:
-    """Everything that stands in the places where installing could leave something: mode, owner, content."""
+    """Return mode, owner and content of everything where an installation could leave something."""
     found: dict[str, tuple[object, ...]] = {}
     for top in WATCHED:
         for directory, _, names in os.walk(machine.path(top)):

@@ -39,7 +39,7 @@ class Machine:
     outer: subprocess.Popen[bytes]
 
     def start(self, *command: str, user: str | None = None) -> subprocess.Popen[str]:
-        """Starts a command inside, as root or as an account with its own manager at hand."""
+        """Start a command inside, as root or as an account that can reach its own manager."""
         enter = ["nsenter", "-t", str(self.init), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
         if user is None and "COVERAGE_PROCESS_CONFIG" in os.environ:

@@ -1,4 +1,4 @@
-"""A real cron whose clock the test turns: how often it runs the jobs, and when it mails."""
+"""A real cron whose clock the test sets: how often it runs the jobs, and when it mails."""
 
 from __future__ import annotations
 
@@ -62,10 +62,7 @@ class Cron:
                 time.sleep(0.0003)
 
     def stop(self) -> list[str]:
-        """Ends cron, once its jobs have ended.
-
-        What the jobs were, in the order in which they were started.
-        """
+        """End cron after its jobs have ended; return the jobs in the order of their start."""
         self._machine.output("pkill", "-o", "-x", "cron")
         self._machine.until(lambda: self._machine.run("pgrep", "-x", "cron").returncode == 1)
         self._tracer.wait()
@@ -81,10 +78,7 @@ class Cron:
 
 @needs_cron
 def test_a_day_of_cron_has_288_checks_and_one_cleanup(machine: Machine) -> None:
-    """What the lines run is a stub here.
-
-    289 real runs in five seconds say nothing more about the lines.
-    """
+    """The lines run a stub: 289 real runs would show nothing more about them."""
     install(machine, "--cron")
     lines = machine.path("/etc/cron.d/arawn-cli")
     stub = machine.path("/opt/arawn-cli/bin/stub")

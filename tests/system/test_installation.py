@@ -82,16 +82,16 @@ def test_a_path_full_of_syntax_reaches_the_command_as_it_is(machine: Machine) ->
 def test_timers_that_end_with_the_login_are_told_with_what_the_account_may_type(machine: Machine) -> None:
     machine.path(FILE).unlink()
     machine.output("sh", "-c", f"mv {ROOT} /home/arawn/.arawn; systemctl start user@{ARAWN}.service")
-    mend = "sudo loginctl enable-linger arawn"
+    fix = "sudo loginctl enable-linger arawn"
     try:
         for _ in range(2):
-            assert mend in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
+            assert fix in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
         status = machine.run(COMMAND, "schedule", "status", user="arawn")
-        assert (status.returncode, status.stdout.count(f"stop when it logs out: run {mend}")) == (1, 2)
+        assert (status.returncode, status.stdout.count(f"stop when it logs out: run {fix}")) == (1, 2)
         checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", user="arawn").stdout.splitlines()]
-        assert {check["fix"] for check in checks if check.get("check") == "disk-check timer"} == {mend}
+        assert {check["fix"] for check in checks if check.get("check") == "disk-check timer"} == {fix}
         machine.output("touch", "/var/lib/systemd/linger/arawn")
-        assert mend not in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
+        assert fix not in machine.output(COMMAND, "schedule", "install", "--user", "--yes", user="arawn")
         machine.output(COMMAND, "schedule", "remove", "--yes", user="arawn")
     finally:
         machine.output(
@@ -103,6 +103,6 @@ def test_a_configuration_of_the_owner_that_is_its_alone_is_mended_as_root(machin
     own = "/home/arawn/.config/arawn/config.toml"
     machine.output("sh", "-c", f"chmod 755 /home/arawn; install -D -m 600 -o arawn /dev/null {own}")
     checks = [json.loads(line) for line in machine.run(COMMAND, "doctor", "--base-path", ROOT, user="nobody").stdout.splitlines()]
-    (mend,) = [check["fix"] for check in checks if check.get("check") == "configuration of the owner"]
-    assert mend.startswith(f"sudo {COMMAND} doctor --config {own} --base-path {ROOT}")
+    (fix,) = [check["fix"] for check in checks if check.get("check") == "configuration of the owner"]
+    assert fix.startswith(f"sudo {COMMAND} doctor --config {own} --base-path {ROOT}")
     machine.output("rm", "-r", "/home/arawn/.config")

@@ -1,4 +1,4 @@
-"""What the services of a booted systemd see, read and write, and what is told before they fail for want of it."""
+"""What the services of a booted systemd can see, read and write, and which problems are reported."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Relay).serve_forever()
 
 @contextmanager
 def relay(machine: Machine) -> Iterator[Callable[[], list[list[object]]]]:
-    """A relay inside that keeps what it is told, and looks for the token in every environment when it is."""
+    """A relay inside that keeps its requests, and searches all environments for the token."""
     log = machine.path("/run/relay.log")
     log.write_text("")
     process = machine.start("/opt/arawn-cli/bin/python3", "-c", RELAY)
@@ -114,11 +114,11 @@ def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine:
     table = 'url = "http://127.0.0.1:8099/pub"\ntoken_file = "/etc/arawn/relay.token"\nevents = ["disk_check", "scratch_cleanup"]\n'
     configure(machine, f"[maintenance.relay]\n{table}")
     install(machine)
-    with relay(machine) as told:
+    with relay(machine) as requests:
         for job in ("scratch-cleanup", "disk-check"):
             machine.output("systemctl", "start", f"arawn-{job}.service")
         doctor = machine.run(COMMAND, "doctor")
-        posts = told()
+        posts = requests()
     assert [(token, seen) for token, _, seen in posts] == [("Bearer tok-3", [])] * 2
     assert [json.loads(str(body))["type"] for _, body, _ in posts] == ["scratch_cleanup", "disk_check"]
     assert "tok-3" not in show(machine, "arawn-disk-check.service", "Environment")

@@ -1,4 +1,4 @@
-"""Timers of a booted systemd that fire, are made up for and fail, of each account that can have them."""
+"""Timers of a booted systemd: they elapse, catch up and fail, for each account that can have them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_timers_of_two_roots_of_two_accounts_run_beside_each_other_and_go_alone(
 
 @pytest.mark.parametrize("powers", ["", "CAP_WAKE_ALARM"])
 def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: str) -> None:
-    """Cleanup sees who stands in a session; the check is confined in a user namespace.
+    """Cleanup sees which sessions are in use; the check is confined in a user namespace.
 
     From systemd 254 on the manager has that power.
     """

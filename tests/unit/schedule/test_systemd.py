@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.schedule.install import bodies_of
-from arawn_cli.schedule.settings import Account, NetworkAccess, Scheduler, Settings
+from arawn_cli.schedule.settings import Account, NetworkAccess, Settings
 from arawn_cli.schedule.systemd import units
 from tests.conftest import COMMAND, needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -26,7 +25,6 @@ CLOACINA = CONTRIB / "systemd" / "system" / "arawn-cloacina.service"
 UNCONFINED = CONTRIB / "systemd" / "user" / "arawn-scratch-cleanup.service"
 
 needs_systemd = needs(shutil.which("systemd-analyze") is not None, "systemd-analyze")
-needs_crontab = needs(shutil.which("crontab") is not None, "crontab")
 
 
 def shown(path: Path) -> str:
@@ -130,7 +128,6 @@ def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:
     assert "Description=Check the disk usage of Arawn's workstreams (lab)\n" in service
     assert "StateDirectory=arawn-cli-lab\n" in service
     assert "StateDirectory=lab-state\n" in units(replace(named, state=Path("/var/lib/lab-state")))["arawn-disk-check-lab.service"]
-    assert set(bodies_of(Scheduler.CRON, named)) == {"arawn-cli-lab"}
 
 
 def test_an_account_keeps_state_where_its_shell_says() -> None:
@@ -150,19 +147,8 @@ def test_no_unit_of_cleanup_has_a_user_namespace() -> None:
 def test_the_calendars_are_daily_and_every_five_minutes(timer: Path, tmp_path: Path) -> None:
     calendar = re.search(r"^OnCalendar=(.*)$", timer.read_text(), re.MULTILINE)
     assert calendar
-    told = analyse("system", tmp_path, "calendar", calendar[1]).stdout
-    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in told
-
-
-@needs_crontab
-def test_cron_accepts_the_crontab_lines(tmp_path: Path) -> None:
-    user = CONTRIB / "cron" / "crontab.user"
-    system = (CONTRIB / "cron" / "arawn-cli").read_text()
-    without_user = tmp_path / "crontab"
-    without_user.write_text(re.sub(r"^(\S+ \S+ \S+ \S+ \S+) arawn ", r"\1 ", system, flags=re.MULTILINE))
-    for path in (user, without_user):
-        subprocess.run(["crontab", "-n", str(path)], check=True, capture_output=True)
-        assert path.read_text().endswith("\n")
+    normalized = analyse("system", tmp_path, "calendar", calendar[1]).stdout
+    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in normalized
 
 
 def test_units_of_an_account_name_the_command_of_its_own_manager() -> None:

@@ -1,0 +1,112 @@
+"""What `schedule status` reports of systemd's timers, with a systemctl(1) of the test."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.events import Condition, JobName, RunResult
+from arawn_cli.schedule import systemctl
+from arawn_cli.schedule.install import Place, bodies_of
+from arawn_cli.schedule.managed_files import FileStore, with_header
+from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.status import JobStatus, StatusInput, is_healthy, last_run_of, statuses
+from tests.support.contrib_settings import SYSTEM
+from tests.support.doctor_inputs import config_of
+from tests.support.tree import SampleTree
+
+NOW = 1_800_000_000 * 10**9
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+*is-enabled*) echo enabled ;;
+*is-active*) echo {active} ;;
+*Result*) printf '%s\\n' Result={result} ExecMainStatus={code} ExecMainExitTimestamp=@1799990000 ;;
+*NeedDaemonReload*) echo NeedDaemonReload={reload} ;;
+*LastTriggerUSec*) echo LastTriggerUSec=@1799980000 ;;
+*list-timers*) echo '[{{"unit":"arawn-disk-check.timer","next":1800000300000000}}]' ;;
+esac
+"""
+
+
+@pytest.fixture
+def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobStatus]:
+    """The status of the disk check, from the answers of systemctl(1) and edits of the installed files."""
+    units = tmp_path / "units"
+    units.mkdir()
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(systemctl, "_BOOTED", str(units))
+
+    def report(
+        *, active: str = "active", result: str = "success", code: int = 0, reload: str = "no", edits: dict[str, str | None] | None = None
+    ) -> JobStatus:
+        script = tmp_path / "bin" / "systemctl"
+        script.write_text(SYSTEMCTL.format(active=active, result=result, code=code, reload=reload))
+        script.chmod(0o755)
+        settings = replace(SYSTEM, root=tree.root)
+        bodies = bodies_of(Scheduler.SYSTEMD, settings)
+        for name, text in {**{name: with_header(body) for name, body in bodies.items()}, **(edits or {})}.items():
+            if text is not None:
+                (units / name).write_text(text)
+        place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemctl.Manager(Scope.SYSTEM))
+        return list(statuses(place, StatusInput(config_of(tree), settings, NOW, socket.gethostname())))[1]
+
+    return report
+
+
+def test_a_timer_that_runs_as_configured_is_healthy(reported: Callable[..., JobStatus]) -> None:
+    event = reported().event
+    assert is_healthy(event)
+    assert (event.installed, event.enabled, event.result, event.problems) == (Condition.CURRENT, True, RunResult.SUCCESS, ())
+    assert (event.next_run, event.last_run) == ("2027-01-15T08:05:00.000000Z", "2027-01-15T05:13:20.000000Z")
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "expected", "healthy"),
+    [("success", 75, RunResult.LOCKED, True), ("exit-code", 77, RunResult.FAILED, False), ("timeout", 0, RunResult.FAILED, False)],
+)
+def test_the_result_of_the_last_run(reported: Callable[..., JobStatus], result: str, code: int, expected: RunResult, healthy: bool) -> None:
+    event = reported(result=result, code=code).event
+    assert (event.result, is_healthy(event)) == (expected, healthy)
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem", "command"),
+    [
+        ({"active": "inactive"}, "arawn-disk-check.timer is enabled but not running", "systemctl enable --now arawn-disk-check.timer"),
+        ({"reload": "yes"}, "arawn-disk-check.timer has changed since systemd read it", "systemctl daemon-reload"),
+        (
+            {"edits": {"arawn-notify@.service": None}},
+            "arawn-notify@.service is missing: nobody is notified of a failed run",
+            "arawn-cli schedule install --systemd --system",
+        ),
+        (
+            {"edits": {"arawn-disk-check.service": with_header("of another configuration\n")}},
+            "the installed schedule does not match the configuration",
+            "arawn-cli schedule install --systemd --system",
+        ),
+        (
+            {"edits": {"arawn-disk-check.service": with_header("x\n") + "edited\n"}},
+            "the installed schedule was edited by hand and does not match the configuration",
+            "arawn-cli schedule install --systemd --system",
+        ),
+    ],
+    ids=["not running", "not read", "no notifier", "outdated", "edited"],
+)
+def test_each_problem_names_the_command_that_fixes_it(
+    reported: Callable[..., JobStatus], answers: dict[str, object], problem: str, command: str
+) -> None:
+    found = reported(**answers)
+    assert (found.problems[0].text, found.problems[0].command, is_healthy(found.event)) == (problem, command, False)
+    assert found.event.problems[0] == f"{problem}: run {command}"
+
+
+def test_a_state_without_runs_and_without_a_file_has_no_last_run(tmp_path: Path) -> None:
+    assert last_run_of(tmp_path / "missing", JobName.DISK_CHECK, tmp_path) is None
+    (tmp_path / "file").touch()
+    assert last_run_of(tmp_path / "file", JobName.DISK_CHECK, tmp_path) is None
