@@ -32,6 +32,7 @@ ISOLATED = Path(__file__).parent / "support" / "isolated"
 
 TIME_LIMITS = {"slow": 600, "long": 3600, "engine": 900}  # seconds for one test with its fixtures; pyproject.toml has that of others
 _STDERR = pytest.StashKey[int]()
+_VARIABLES = ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM")  # systemd.exec(5)
 
 
 def needs(condition: bool, what: str) -> pytest.MarkDecorator:
@@ -52,8 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real standard error: pytest redirects its descriptor while a test runs."""
+    """Keep the real standard error, which pytest redirects while a test runs, and drop variables that arawn-cli reads."""
     config.stash[_STDERR] = os.dup(2)
+    for name in [name for name in os.environ if name.startswith(("ARAWN_", "XDG_")) or name in _VARIABLES]:
+        if name != "ARAWN_TEST_CACHE":
+            del os.environ[name]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -98,12 +98,13 @@ def test_a_version_costs_no_import_of_a_client() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["https", "wss"])
-def test_a_check_with_nothing_to_send_imports_no_client(site: Site, scheme: str) -> None:
+def test_a_check_with_nothing_to_send_imports_no_client(site: Site, environment: dict[str, str], scheme: str) -> None:
     site.configure(f"{scheme}://relay.example/pub", events=["scratch_cleanup"])
     code = "import sys\nfrom arawn_cli.cli.app import main; assert main() == 0\n"
     code += "print([name for name in ('urllib3', 'websockets', 'ssl') if name in sys.modules])"
     python = [str(COMMAND.with_name("python")), "-c", code]
-    done = subprocess.run([*python, "disk-check", "--config", site.file, "--format", "none"], check=False, capture_output=True, text=True)
+    command = [*python, "disk-check", "--config", str(site.file), "--format", "none"]
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "[]\n", 3)  # three levels that rise
 
 

@@ -1,4 +1,4 @@
-"""Keep commands that tests start away from the accounts, units and crontabs of this machine.
+"""Keep commands that tests start away from the accounts, configuration, units and crontabs of this machine.
 
 Python imports this module at its start if `PYTHONPATH` names its directory, as the fixture
 `environment` does.
@@ -19,6 +19,7 @@ from types import ModuleType
 _HOME = os.environ.get("HOME", "/nonexistent")
 _MACHINE = Path(_HOME, "machine")
 _PLACES: dict[str, dict[str, object]] = {
+    "arawn_cli.config.loader": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
     "arawn_cli.schedule.systemctl": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
 }
@@ -46,8 +47,11 @@ class _Places(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             for name, place in _PLACES[fullname].items():
-                assert hasattr(module, name)
+                replaced = getattr(module, name)
                 setattr(module, name, place)
+                for value in vars(module).values():  # defaults of parameters, too
+                    defaults = getattr(value, "__kwdefaults__", None) or {}
+                    defaults.update({key: place for key, default in defaults.items() if default is replaced})
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -18,7 +18,7 @@ from arawn_cli.diskcheck.limits import FIXED
 from arawn_cli.events import DiskPressure, Level
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv, needs_strace, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs, needs_namespaces, needs_setpriv, needs_strace, snapshot
 from tests.support.in_process import checked, cleaned
 from tests.support.limits import MIB, configured, reported_levels
 from tests.support.tree import SampleTree, write
@@ -112,6 +112,7 @@ def test_a_dry_run_reports_the_same_as_a_real_one_and_writes_nothing(tree: Sampl
 
 
 @needs_namespaces
+@needs(shutil.which("mkfs.ext4") is not None, "mkfs.ext4")
 def test_the_filesystem_is_judged_as_an_ordinary_user_sees_it(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
     """An ext4 with a fifth of its blocks kept for root: nearly full for everyone else, though a quarter of it is free."""
     image = tmp_path / "image"
