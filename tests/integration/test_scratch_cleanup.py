@@ -34,7 +34,7 @@ def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> 
     assert clean(run, tree, "--older-than-days", 9).reasons() == {"s": "expired"}
 
 
-def test_what_is_no_session_directory_stays_and_is_told(run: RunCommand, tree: SampleTree) -> None:
+def test_what_is_not_a_session_directory_is_kept_and_reported(run: RunCommand, tree: SampleTree) -> None:
     outside = tree.root / "outside"
     write(outside / "precious", 10)
     (tree.sessions / "linked").symlink_to(outside)
@@ -48,7 +48,7 @@ def test_what_is_no_session_directory_stays_and_is_told(run: RunCommand, tree: S
     assert (outside / "precious").exists()
 
 
-def test_a_session_with_links_inside_goes_and_their_targets_survive(run: RunCommand, tree: SampleTree) -> None:
+def test_a_session_with_links_inside_is_removed_and_their_targets_survive(run: RunCommand, tree: SampleTree) -> None:
     outside = tree.root / "outside"
     write(outside / "precious", 10)
     directory = tree.session("s", files={"f": 1}, age_days=30)
@@ -156,7 +156,7 @@ def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleT
     assert os.listdir(promoted / ".trash") == ["not-ours"]
 
 
-def test_a_session_that_a_killed_run_held_goes_back_and_is_judged_anew(run: RunCommand, tree: SampleTree) -> None:
+def test_a_session_that_a_killed_run_left_pending_is_moved_back_and_decided_anew(run: RunCommand, tree: SampleTree) -> None:
     for name, age in (("used", 1), ("unused", 30)):
         tree.session(name, files={"f": 5}, age_days=age)
         (tree.sessions.parent / ".trash").mkdir(exist_ok=True)
@@ -179,8 +179,8 @@ def test_two_hundred_sessions_are_cleaned_while_a_server_appends_turns_and_rows(
     assert writer.stdout
     os.read(writer.stdout.fileno(), 6)
     done = clean(run, tree)
-    said, _ = writer.communicate("stop\n")
-    turned = set(said.split())
+    printed, _ = writer.communicate("stop\n")
+    turned = set(printed.split())
     left = set(os.listdir(tree.sessions))
     assert done.code == 0, done.stderr
     assert "s0" in turned
@@ -204,7 +204,7 @@ while not stop.is_set():
     name = f"s{number % 200}"
     tree.turn(name, time.time_ns())
     tree.session_row(f"other-{number}", time.time_ns())
-    if (sessions / name).is_dir():  # it stands after its turn was written, so it must stand for good
+    if (sessions / name).is_dir():  # it exists after its turn was written, so it must stay
         turned.add(name)
     if number == 0:
         os.write(1, b"ready\\n")

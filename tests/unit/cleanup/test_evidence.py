@@ -1,4 +1,4 @@
-"""What is known of a session's use, in trees and databases of every state: what keeps it, and what does not."""
+"""Evidence of use, in trees and databases of every state: what keeps a session."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_session_with_a_file_touched_an_hour_ago_stays(run: RunCommand, tree: 
 
 @pytest.mark.parametrize("row", [True, False])
 @pytest.mark.parametrize("message", [True, False])
-def test_a_session_old_by_all_evidence_goes(run: RunCommand, tree: SampleTree, row: bool, message: bool) -> None:
+def test_a_session_old_by_all_evidence_is_removed(run: RunCommand, tree: SampleTree, row: bool, message: bool) -> None:
     tree.session("s", files={"f": 10, "sub/g": 5}, age_days=30)
     if row:
         tree.session_row("s", tree.ago(30), tree.ago(29))
@@ -86,7 +86,7 @@ def test_on_random_trees_nothing_younger_goes_and_a_dry_run_changes_nothing(
 ) -> None:
     from tests.support.in_process import cleaned
 
-    # Time goes on between the making of a tree and its cleaning: what stands at the cutoff passes it.
+    # A tree gets older between its making and its cleaning, so nothing may be right at the cutoff.
     assume(not any(age is not None and abs(age - days) < 0.001 for known in ages for age in known))
     tree = SampleTree(tmp_path_factory.mktemp("random") / "arawn", time.time_ns())
     for number, (files, row, turn) in enumerate(ages):
@@ -152,7 +152,7 @@ def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: Sampl
 
 
 @needs_setpriv
-def test_a_folder_that_cannot_be_read_in_a_session_that_stays_is_told(run: RunCommand, tree: SampleTree) -> None:
+def test_a_folder_that_cannot_be_read_in_a_kept_session_is_reported(run: RunCommand, tree: SampleTree) -> None:
     directory = tree.session("s", files={"closed/f": 1, "g": 1}, age_days=1)
     os.chown(directory / "work" / "closed", 65534, 65534)
     (directory / "work" / "closed").chmod(0o700)

@@ -28,10 +28,10 @@ def plan(run: RunCommand, tree: SampleTree, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_plan_tells_everything_of_each_session(plan: Path, tree: SampleTree) -> None:
-    told = json.loads(plan.read_text())
-    assert (told["version"], told["root"], told["older_than_days"]) == (1, str(tree.root), 7)
-    by_id = {session.pop("session_id"): session for session in told["sessions"]}
+def test_a_plan_describes_each_session(plan: Path, tree: SampleTree) -> None:
+    written = json.loads(plan.read_text())
+    assert (written["version"], written["root"], written["older_than_days"]) == (1, str(tree.root), 7)
+    by_id = {session.pop("session_id"): session for session in written["sessions"]}
     status = (tree.sessions / "a").stat()
     assert {key: by_id["a"][key] for key in ("device", "inode", "bytes", "reason")} == {
         "device": status.st_dev,
@@ -43,7 +43,7 @@ def test_a_plan_tells_everything_of_each_session(plan: Path, tree: SampleTree) -
     assert {key: by_id[key]["reason"] for key in by_id} == {"a": "expired", "b": "expired", "new": "recent_files"}
 
 
-def test_only_what_still_matches_a_plan_goes_and_the_others_are_told(run: RunCommand, tree: SampleTree, plan: Path) -> None:
+def test_only_sessions_that_still_match_a_plan_are_removed(run: RunCommand, tree: SampleTree, plan: Path) -> None:
     write(tree.sessions / "b" / "work" / "g", 5)
     set_age(tree.sessions / "b", tree.ago(20))
     tree.session("c", files={"f": 1}, age_days=50)
@@ -60,7 +60,7 @@ def test_a_session_recreated_under_a_planned_name_stays(run: RunCommand, tree: S
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "said"),
+    ("change", "code", "message"),
     [
         ({"version": 2}, 77, "another version"),
         ({"root": "/elsewhere"}, 77, "a plan for /elsewhere"),
@@ -69,12 +69,12 @@ def test_a_session_recreated_under_a_planned_name_stays(run: RunCommand, tree: S
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(
-    run: RunCommand, tree: SampleTree, plan: Path, change: dict[str, object], code: int, said: str
+    run: RunCommand, tree: SampleTree, plan: Path, change: dict[str, object], code: int, message: str
 ) -> None:
     plan.write_text(json.dumps({**json.loads(plan.read_text()), **change}))
     done = run("scratch-cleanup", "--base-path", tree.root, "--apply", plan)
     assert (done.code, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(os.listdir(tree.sessions)) == 3
 
 

@@ -1,4 +1,4 @@
-"""Sessions with locks, processes, open files or mounts inside, and what of it the kernel shows to whom."""
+"""Sessions with locks, processes, open files or mounts inside, as far as the kernel shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.relay_fixtures import wait_until
 from tests.support.tree import SampleTree, write
 
 
-def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
+def test_a_locked_session_is_kept_in_both_modes(tree: SampleTree) -> None:
     directory = os.open(tree.session("s", files={"f": 1}, age_days=30), os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_SH)
     for dry_run in (True, False):
@@ -33,7 +33,7 @@ def test_a_locked_session_is_skipped_in_both_modes(tree: SampleTree) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "work"])
-def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTree, inside: str) -> None:
+def test_a_session_with_a_process_in_it_is_kept_in_both_modes(tree: SampleTree, inside: str) -> None:
     directory = tree.session("s", files={"f": 1}, age_days=30)
     process = subprocess.Popen(["sleep", "60"], cwd=directory / inside)
     try:
@@ -45,10 +45,10 @@ def test_a_session_with_a_process_in_it_is_skipped_in_both_modes(tree: SampleTre
     assert cleaned(tree)[0].sessions_cleaned == 1
 
 
-@pytest.mark.parametrize("held", ["work/f", "work", "."])
-def test_a_session_with_an_open_file_or_directory_in_it_is_skipped(tree: SampleTree, held: str) -> None:
+@pytest.mark.parametrize("opened", ["work/f", "work", "."])
+def test_a_session_with_an_open_file_or_directory_in_it_is_kept(tree: SampleTree, opened: str) -> None:
     directory = tree.session("s", files={"f": 1}, age_days=30)
-    with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / held], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(["sh", "-c", 'exec 9<"$1"; echo; exec sleep 60', "sh", directory / opened], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
         assert cleaned(tree)[0].sessions_kept == {"in_use": 1}
@@ -107,7 +107,7 @@ def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..
 
 @needs_namespaces
 @pytest.mark.parametrize("mount", ["mount -t tmpfs tmpfs {inside}", "mount --bind {outside} {inside}"])
-def test_a_session_with_a_mount_inside_is_skipped_whole(run: Callable[..., Run], tree: SampleTree, mount: str) -> None:
+def test_a_session_with_a_mount_inside_is_kept_whole(run: Callable[..., Run], tree: SampleTree, mount: str) -> None:
     directory = tree.session("s", files={"f": 1, "mnt/x": 1}, age_days=30)
     tree.session("t", files={"f": 1}, age_days=30)
     outside = tree.root / "outside"
@@ -143,7 +143,7 @@ def test_a_mount_made_through_another_path_is_the_reason_even_if_a_process_uses_
 # An account without other processes: a hidden one of a parallel test would count, too.
 ACCOUNT = 64_000 + os.getpid() % 1_000
 WITH_A_POWER = ("setpriv", f"--reuid={ACCOUNT}", "--clear-groups", "--inh-caps=+wake_alarm", "--ambient-caps=+wake_alarm")
-BECOMES_VISIBLE = "echo; read -r told; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
+BECOMES_VISIBLE = "echo; read -r line; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
 SCAN = """
 import os, sys
 from arawn_cli.fs import in_use
@@ -179,14 +179,14 @@ def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: 
     """As is a child of a service manager that has powers, until it is what it was made for."""
     tmp_path.chmod(0o755)
     scan = (sys.executable, "-c", SCAN, *identity_of(tmp_path.stat()), ACCOUNT)
-    with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, tell, hear):
-        assert hear.readline() == "\n"
-        with talking_to(*scan, directory=Path("/")) as (_, go_on, told):
-            assert told.readline() == "hidden\n"
-            print(file=tell, flush=True)
+    with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, stdin, stdout):
+        assert stdout.readline() == "\n"
+        with talking_to(*scan, directory=Path("/")) as (_, scan_stdin, scan_stdout):
+            assert scan_stdout.readline() == "hidden\n"
+            print(file=stdin, flush=True)
             wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
-            print(file=go_on, flush=True)
-            assert told.readline() == "in use\n"
+            print(file=scan_stdin, flush=True)
+            assert scan_stdout.readline() == "in use\n"
 
 
 def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
