@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.layout import SCRATCH
+from arawn_cli.arawn.layout import SCRATCH, Generation
 from arawn_cli.sqlite import query
 from arawn_cli.timestamps import latest
 
@@ -16,12 +16,17 @@ from arawn_cli.timestamps import latest
 class WorkstreamRow:
     """A row of the table `workstreams`.
 
-    `sessions` is the number of rows in `sessions` that name it.
+    Attributes:
+        id: the name of its directory: in 0.0 the id of the row, on main its name.
+        title: the title in 0.0; on main the display name.
+        sessions: the number of rows in `sessions` that name it.
+        archived: whether it is archived.
     """
 
     id: str
     title: str
     sessions: int = 0
+    archived: bool = False
 
     @property
     def is_scratch(self) -> bool:
@@ -44,26 +49,45 @@ class SessionRow:
     unreadable: bool
 
 
-def workstream_rows(path: Path) -> list[WorkstreamRow]:
+_WORKSTREAMS = {
+    Generation.V0: "SELECT id, title, state = 'archived', (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w",
+    Generation.MAIN: (
+        "SELECT name, nullif(display_name, ''), archived, (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w"
+    ),
+}
+# The workstream of a session is the name of its directory. On main NULL stands for scratch.
+_SESSIONS = {
+    Generation.V0: "SELECT id, workstream_id, started_at, ended_at FROM sessions",
+    Generation.MAIN: (
+        "SELECT s.id, CASE WHEN s.workstream_id IS NULL THEN 'scratch' ELSE coalesce(w.name, s.workstream_id) END, s.created_at "
+        "FROM sessions s LEFT JOIN workstreams w ON w.id = s.workstream_id"
+    ),
+}
+
+
+def workstream_rows(path: Path, generation: Generation) -> list[WorkstreamRow]:
     """Return all rows of `workstreams`.
 
     Raises:
         DatabaseUnreadableError: the file is not a database, lacks the table, or cannot be opened.
     """
-    counted = "SELECT id, title, (SELECT COUNT(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams AS w"
-    rows = query(path, counted, ())
-    return [WorkstreamRow(_text(id_), _text(id_ if title is None else title), int(_text(count))) for id_, title, count in rows]
+    rows = query(path, _WORKSTREAMS[generation], ())
+    return [
+        WorkstreamRow(_text(id_), _text(id_ if title is None else title), int(_text(count)), archived=bool(archived))
+        for id_, title, archived, count in rows
+    ]
 
 
-def session_rows(path: Path, wanted: Collection[str]) -> dict[str, SessionRow]:
+def session_rows(path: Path, generation: Generation, wanted: Collection[str]) -> dict[str, SessionRow]:
     """Return the rows of `sessions` with the wanted ids, by id.
 
     Raises:
         DatabaseUnreadableError: as `workstream_rows`.
     """
-    columns = "SELECT id, workstream_id, started_at, ended_at FROM sessions"
-    one = f"{columns} WHERE id IN (?, CAST(? AS BLOB))"
-    rows = query(path, one, (*wanted, *wanted)) if len(wanted) == 1 else query(path, columns, ())
+    statement = _SESSIONS[generation]
+    column = "id" if generation is Generation.V0 else "s.id"
+    one = f"{statement} WHERE {column} IN (?, CAST(? AS BLOB))"
+    rows = query(path, one, (*wanted, *wanted)) if len(wanted) == 1 else query(path, statement, ())
     found = (_session(*row) for row in rows)
     return {row.id: row for row in found if row.id in wanted}
 

@@ -1,23 +1,25 @@
-"""Open Arawn's root after checking that it is safe to use, and list its workstreams."""
+"""Describe where each generation of Arawn keeps workstreams and sessions, and find out which one wrote a tree.
+
+Arawn 0.0 keeps the scratch sessions in `scratch/sessions/<id>/work/` and the turns of all of them in
+`scratch/messages.jsonl`. Arawn's main branch keeps each in `scratch/<uuid>/`, with its own
+`messages.jsonl`.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
-import pwd
-import stat
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
+from arawn_cli.errors import ConfigurationError
+from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import is_valid_id
+from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 WORKSTREAMS = "workstreams"
-DATABASE = "workstreams.db"
-"""Name of Arawn's database in its root, unless another one is configured."""
 SCRATCH = "scratch"
 SESSIONS = "sessions"
 PRODUCTION = "production"
@@ -25,164 +27,110 @@ WORK = "work"
 MESSAGES = "messages.jsonl"
 TRASH = ".trash"
 
+DATABASE_V0 = "workstreams.db"
+DATABASE_MAIN = "arawn.db"
+DATABASES = (DATABASE_V0, DATABASE_MAIN)
+"""Names of Arawn's databases."""
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Generation(StrEnum):
+    """The generations of Arawn, by the name that messages use."""
+
+    V0 = "Arawn 0.0"
+    MAIN = "Arawn (main branch)"
+
 
 @dataclass(frozen=True, slots=True)
-class Root:
-    """An open root that passed the checks.
+class Layout:
+    """Where a generation keeps scratch sessions below `workstreams/`.
 
     Attributes:
-        path: its absolute path, with links resolved.
-        workstreams: descriptor of `<root>/workstreams`.
+        sessions: names from `workstreams/` to the directory that holds the scratch sessions.
+        kept: name in a session directory that its chat needs: a directory in 0.0, a file on main.
     """
 
-    path: Path
-    workstreams: int
+    generation: Generation
+    sessions: tuple[str, ...]
+    kept: str
+
+    def is_session(self, name: str, kind: FileKind) -> bool:
+        """Return whether an entry of the directory of sessions can be one, or should be reported as foreign.
+
+        On main, Arawn keeps its own files (`memory.db`) beside the sessions.
+        """
+        return self.generation is Generation.V0 or kind is not FileKind.FILE or is_uuid(name)
 
 
-@contextmanager
-def opened_root(path: Path) -> Iterator[Root]:
-    """Check a root and open it.
+V0 = Layout(Generation.V0, (SCRATCH, SESSIONS), WORK)
+MAIN = Layout(Generation.MAIN, (SCRATCH,), MESSAGES)
 
-    All later steps start from its descriptor, so that no path is followed twice.
+
+def is_uuid(name: str) -> bool:
+    """Return whether a name is a UUID, as Arawn's main branch names sessions."""
+    return _UUID.fullmatch(name) is not None
+
+
+def find_layout(workstreams: int, path: Path, database: Path | None) -> Layout:
+    """Return the layout of an open `workstreams/` directory.
+
+    The columns of the database decide. Without a readable database, the tree decides. An empty tree
+    is that of a new server.
 
     Raises:
-        ConfigurationError: it is missing, not a directory, or cannot be read.
-        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
-            it.
-
+        ConfigurationError: the tree has the signs of both generations, or of none.
     """
-    resolved = _resolve(path)
-    _refuse_unsafe(resolved)
+    if database is not None and (layout := _of_database(database)) is not None:
+        return layout
     try:
-        descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        signs = set(_signs(workstreams))
+        empty = not entries(workstreams)
     except OSError as error:
-        raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot list {path}: {error.strerror}") from error
+    if empty:
+        return MAIN if database is not None and database.name == DATABASE_MAIN else V0
+    if len(signs) == 1:
+        return V0 if signs == {Generation.V0} else MAIN
+    found = "both generations of Arawn" if signs else "neither generation of Arawn"
+    raise ConfigurationError(
+        f"{path} has the files of {found} ({Generation.V0}: scratch/{SESSIONS}/ or NAME/{PRODUCTION}/, NAME/{WORK}/ or NAME/{MESSAGES}; "
+        f"{Generation.MAIN}: NAME/UUID/{MESSAGES}), and no database says which it is: name the right root with --base-path, "
+        "or Arawn's database with [maintenance] database"
+    )
+
+
+def _of_database(path: Path) -> Layout | None:
+    """Return the layout by the columns of the table `workstreams`, or None if they cannot be read."""
     try:
-        workstreams = _open_own(WORKSTREAMS, descriptor, resolved / WORKSTREAMS)
-    finally:
-        os.close(descriptor)
-    if workstreams is None:
-        raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
-    try:
-        yield Root(resolved, workstreams)
-    finally:
-        os.close(workstreams)
-
-
-def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:
-    """Return the ids of the workstream directories, and all other (foreign) entries."""
-    ids: list[str] = []
-    foreign: list[Entry] = []
-    for entry in entries(root.workstreams):
-        if entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name):
-            ids.append(entry.name)
-        else:
-            foreign.append(entry)
-    return ids, foreign
-
-
-@contextmanager
-def opened_sessions(root: Root) -> Iterator[int | None]:
-    """Yield a descriptor of `workstreams/scratch/sessions`, or None if it does not exist.
-
-    Raises:
-        RefusedError: `scratch` or `sessions` is a link or not a directory, or everyone can write to
-            it.
-        ConfigurationError: it cannot be read.
-
-    """
-    below = root.path / WORKSTREAMS / SCRATCH
-    scratch = _open_own(SCRATCH, root.workstreams, below)
-    if scratch is None:
-        yield None
-        return
-    try:
-        sessions = _open_own(SESSIONS, scratch, below / SESSIONS)
-    finally:
-        os.close(scratch)
-    try:
-        yield sessions
-    finally:
-        if sessions is not None:
-            os.close(sessions)
-
-
-def _open_own(name: str, parent: int, shown: Path) -> int | None:
-    """Open a directory of Arawn's, or return None if it does not exist.
-
-    `shown` is its path for messages.
-    """
-    try:
-        descriptor = open_directory(name, parent)
-    except FileNotFoundError:
+        rows = query(path, "SELECT name FROM pragma_table_info('workstreams')", (), text=str)
+    except DatabaseUnreadableError:
         return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise RefusedError(f"{shown} is a link or not a directory: refused, name the folder itself") from error
-        raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
-    if _everyone_can_write(os.fstat(descriptor)):
-        os.close(descriptor)
-        raise RefusedError(_writable_by_everyone(shown))
-    return descriptor
+    columns = {name for (name,) in rows}
+    return V0 if "title" in columns else MAIN if "name" in columns else None
 
 
-def _resolve(path: Path) -> Path:
-    try:
-        return path.resolve(strict=True)
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"the root {path} does not exist; name Arawn's folder with --base-path, or correct its path in the configuration"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
-    except RuntimeError as error:
-        raise ConfigurationError(f"cannot use the root {path}: its links form a loop") from error
-
-
-def _refuse_unsafe(root: Path) -> None:
-    """Refuse a root that cannot be intended, or that others could replace.
-
-    Links to it are resolved before.
-    """
-    if not root.is_dir():
-        raise ConfigurationError(f"the root {root} is not a directory")
-    if root == Path("/"):
-        raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
-    status = root.stat()
-    if root in _home_directories(status.st_uid):
-        raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")
-    if _everyone_can_write(status):
-        raise RefusedError(_writable_by_everyone(root))
-    for parent in root.parents:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise RefusedError(f"{parent}, above the root, is writable by everyone, who could put another root in its place")
-
-
-def _home_directories(owner: int) -> set[Path]:
-    homes = {os.path.expanduser("~")}
-    for user in (owner, os.getuid()):
+def _signs(workstreams: int) -> Iterator[Generation]:
+    """Yield the generations whose files are in the tree."""
+    for entry in entries(workstreams):
+        if entry.kind is not FileKind.DIRECTORY or not is_valid_id(entry.name):
+            continue
         try:
-            homes.add(pwd.getpwuid(user).pw_dir)
-        except KeyError:
-            continue  # an account without an entry has no home to protect
-    return {Path(home).resolve() for home in homes if home not in ("", "/")}
+            with opened_directory(workstreams, entry.name) as directory:
+                for inner in entries(directory):
+                    is_directory = inner.kind is FileKind.DIRECTORY
+                    is_scratch_sessions = (entry.name, inner.name) == (SCRATCH, SESSIONS)
+                    if inner.name == MESSAGES or (is_directory and (inner.name in (PRODUCTION, WORK) or is_scratch_sessions)):
+                        yield Generation.V0
+                    elif is_directory and is_uuid(inner.name) and _has_messages(directory, inner.name):
+                        yield Generation.MAIN
+        except OSError:
+            continue  # measuring and listing report it; the other workstreams decide
 
 
-def _remedy(path: Path) -> str:
-    """Return what to name instead of a folder that is not a root.
-
-    Most often that is the folder above it.
-    """
-    if path.name == WORKSTREAMS:
-        return f"the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
-    return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
-
-
-def _everyone_can_write(status: os.stat_result) -> bool:
-    """Return whether everyone may write to a file."""
-    return bool(status.st_mode & stat.S_IWOTH)
-
-
-def _writable_by_everyone(path: Path) -> str:
-    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {path}"
+def _has_messages(workstream: int, session: str) -> bool:
+    try:
+        os.stat(f"{session}/{MESSAGES}", dir_fd=workstream, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from arawn_cli.arawn import database, messages
 from arawn_cli.arawn.database import SessionRow
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS
+from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.plan import Policy
 from arawn_cli.cleanup.sessions import ScratchSession, TurnEvidence
-from arawn_cli.config.loader import Config, database_of
+from arawn_cli.config.loader import Config
 from arawn_cli.errors import Failure
 from arawn_cli.fs.openat import opened_directory, opened_file
 from arawn_cli.names import is_valid_id
@@ -25,7 +25,7 @@ from arawn_cli.timestamps import latest
 def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, now: int) -> Evidence:
     """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch."""
     ids = {session.name for session in listed if is_valid_id(session.name)}
-    return Evidence(root.workstreams, database_of(config, root), ids, Policy.of(config).cutoff(now))
+    return Evidence(root, ids, Policy.of(config).cutoff(now))
 
 
 @dataclass(slots=True)
@@ -44,18 +44,18 @@ class Evidence:
     Several threads may use it.
     """
 
-    def __init__(self, workstreams: int, database_path: Path | None, sessions: Collection[str], cutoff: int) -> None:
+    def __init__(self, root: Root, sessions: Collection[str], cutoff: int) -> None:
         """Read the evidence of these sessions.
 
         Args:
-            workstreams: descriptor of `<root>/workstreams`.
-            database_path: Arawn's database, or None without one.
+            root: the open root.
             sessions: ids of the sessions.
             cutoff: older turns need not be found; see `messages.read`.
         """
-        self._workstreams = workstreams
-        self._database = database_path
-        self._database_name = database_path.name if database_path else ""
+        self._workstreams = root.workstreams
+        self._generation = root.layout.generation
+        self._database = root.database
+        self._database_name = root.database.name if root.database else ""
         self._sessions = frozenset(sessions)
         self._cutoff = cutoff
         self._newest: dict[str, int] = {}
@@ -63,7 +63,7 @@ class Evidence:
         self._database_failure: Failure | None = None
         self._lock = threading.Lock()
         self.unreadable_lines = 0
-        self._signature = signature(database_path) if database_path else ()
+        self._signature = signature(root.database) if root.database else ()
         self._read_rows(self._sessions)
         self._sources = {SCRATCH: _Source(SCRATCH)}
         self._read_all_messages()
@@ -107,7 +107,7 @@ class Evidence:
         if self._database is None or not sessions:
             return
         try:
-            self._rows.update(database.session_rows(self._database, sessions))
+            self._rows.update(database.session_rows(self._database, self._generation, sessions))
         except DatabaseUnreadableError as error:
             self._database_failure = Failure("query", self._database_name, errno.EIO, str(error))
 

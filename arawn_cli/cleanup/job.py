@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import Root, opened_root, opened_sessions
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions
 from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
@@ -60,7 +60,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
         LockedError: another run is in progress.
     """
     started = context.monotonic()
-    with opened_root(config.root) as root, opened_sessions(root) as descriptor:
+    with opened_root(config.root, config.databases) as root, opened_sessions(root) as descriptor:
         if not config.force:
             refuse_earlier_clock(context.state, JobName.SCRATCH_CLEANUP, root.path, context.clock())
         with locked(descriptor, root, hold=not config.dry_run):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, WORKSTREAMS, Root
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS, WORKSTREAMS
+from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason

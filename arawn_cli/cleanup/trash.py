@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS, Root, workstream_entries
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS
+from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation

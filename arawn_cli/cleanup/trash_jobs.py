@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.layout import WORKSTREAMS, Root, opened_root, opened_sessions
+from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions
 from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
@@ -75,7 +76,7 @@ class _Trash:
 
 def list_trash(config: Config, context: RunContext) -> TrashResult:
     """Emit an event for each entry, oldest first; fail if not all of the trash can be read."""
-    with opened_root(config.root) as root:
+    with opened_root(config.root, config.databases) as root:
         trash = _Trash(config, context, root)
         entries, complete = trash.entries()
         events = [
@@ -136,5 +137,9 @@ def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
 @contextmanager
 def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
     """Open the trash of a root and lock it; in a dry run only test the lock."""
-    with opened_root(config.root) as root, opened_sessions(root) as sessions, locked(sessions, root, hold=not config.dry_run):
+    with (
+        opened_root(config.root, config.databases) as root,
+        opened_sessions(root) as sessions,
+        locked(sessions, root, hold=not config.dry_run),
+    ):
         yield _Trash(config, context, root)

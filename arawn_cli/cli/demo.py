@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.layout import DATABASE, MESSAGES, SCRATCH, SESSIONS, WORK, WORKSTREAMS
+from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, SCRATCH, SESSIONS, WORK, WORKSTREAMS
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.errors import ConfigurationError, ExitCode
@@ -49,7 +49,7 @@ class SampleTree:
         self.workstreams = root / WORKSTREAMS
         self.sessions = self.workstreams / SCRATCH / SESSIONS
         self.messages = self.workstreams / SCRATCH / MESSAGES
-        self.database = root / DATABASE
+        self.database = root / DATABASE_V0
         self.sessions.mkdir(parents=True)
         for directory in (root, self.workstreams, self.workstreams / SCRATCH, self.sessions):
             directory.chmod(0o755)

@@ -26,7 +26,7 @@ def root_names(context: typer.Context, incomplete: str) -> list[str]:
 
 def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of the sessions in the trash, for completion."""
-    from arawn_cli.arawn.layout import opened_root
+    from arawn_cli.arawn.root import opened_root
     from arawn_cli.cleanup.trash import list_trash_entries
     from arawn_cli.cleanup.trash_entry import TrashState
     from arawn_cli.config.loader import Flags, load
@@ -35,7 +35,7 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     given = context.params
     with suppress(ArawnCliError, OSError):
         config = load(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")), os.environ)
-        with opened_root(config.root) as root:
+        with opened_root(config.root, config.databases) as root:
             entries, _failures = list_trash_entries(root)
         restorable = {entry.session for entry in entries if entry.state is not TrashState.DELETING}
         return sorted(session for session in restorable if session.startswith(incomplete))

@@ -5,7 +5,6 @@ A flag takes precedence over the environment, the environment over the file, the
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 import platformdirs
 from pydantic import ValidationError
 
-from arawn_cli.arawn.layout import DATABASE, WORKSTREAMS, Root
+from arawn_cli.arawn.layout import DATABASE_MAIN, DATABASE_V0, WORKSTREAMS
 from arawn_cli.config import relay_url
 from arawn_cli.config.paths import PathBase, expand_user
 from arawn_cli.config.relay_url import Address
@@ -103,7 +102,7 @@ class Config:
 
     file: Path | None
     root: Path
-    database: Path | None
+    databases: tuple[Path, ...]
     older_than_days: int
     dry_run: bool
     force: bool
@@ -138,7 +137,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     return Config(
         file=file,
         root=root,
-        database=_database(tables, base, "[workstream] database" if flags.root is None else f"database of the root {flags.root}"),
+        databases=_databases(flags, environment, tables, base, root),
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if flags.older_than_days is None else flags.older_than_days,
         dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
         force=flags.force,
@@ -210,12 +209,6 @@ def default_config_path(environment: Mapping[str, str]) -> Path:
     if named := environment.get("ARAWN_CONFIG"):
         return expand_user(named, "ARAWN_CONFIG").absolute()
     return _default_directory(environment).absolute() / "config.toml"
-
-
-def database_of(config: Config, root: Root) -> Path | None:
-    """Return the path of Arawn's database with links resolved, or None if it does not exist."""
-    path = config.database or root.path / DATABASE
-    return path.resolve() if os.path.lexists(path) else None
 
 
 def _exists(path: Path) -> bool:
@@ -294,13 +287,26 @@ def _named_root(value: str, source: str, base: PathBase) -> Path:
     return base.path(value, source)
 
 
-def _database(tables: ConfigFile, base: PathBase, source: str) -> Path | None:
-    if tables.workstream.database is None:
-        return None
-    path = base.path(tables.workstream.database, source)
-    if not path.is_file():
-        raise ConfigurationError(f"{source}: {path} does not exist, or is not a file")
-    return path
+def _databases(flags: Flags, environment: Mapping[str, str], tables: ConfigFile, base: PathBase, root: Path) -> tuple[Path, ...]:
+    """Return the places where the database of a root can be, first match first.
+
+    A configured database belongs to the root of the same file or entry. One beside the configuration
+    file belongs only to the root that this file configures.
+
+    Raises:
+        ConfigurationError: the configured database is missing.
+    """
+    by_option = flags.root is None and (flags.base_path is not None or environment.get("ARAWN_BASE_PATH") is not None)
+    if tables.workstream.database is not None and not by_option:
+        source = "[workstream] database" if flags.root is None else f"database of the root {flags.root}"
+        path = base.path(tables.workstream.database, source)
+        if not path.is_file():
+            raise ConfigurationError(f"{source}: {path} does not exist, or is not a file")
+        return (path,)
+    places = [root / DATABASE_V0, root / DATABASE_MAIN, root.parent / DATABASE_V0]
+    if flags.root is None and not by_option:
+        places.append(base.directory / DATABASE_V0)
+    return tuple(places)
 
 
 def _state_directory(environment: Mapping[str, str], tables: ConfigFile, base: PathBase) -> Path:

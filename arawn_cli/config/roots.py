@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.arawn.layout import DATABASE, WORKSTREAMS
+from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
 from arawn_cli.config.paths import PathBase
 from arawn_cli.config.schema import ConfigFile, NamedRoot, WorkstreamStore
 from arawn_cli.config.validation import format_value, nearest
@@ -144,7 +144,7 @@ def _owners(document: Mapping[str, object]) -> Iterator[_Owner]:
 def _default_databases(owners: list[_Owner], base: PathBase) -> dict[str, str]:
     """Return the databases that are used by default, with the keys of their roots."""
     unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
-    return {base.normal(os.path.join(path.text, DATABASE)): path.key for path in unnamed}
+    return {base.normal(os.path.join(path.text, DATABASE_V0)): path.key for path in unnamed}
 
 
 def _table(value: object) -> dict[str, object]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arawn_cli import runs
-from arawn_cli.arawn.layout import SCRATCH, Root, opened_root
-from arawn_cli.config.loader import Config, database_of
+from arawn_cli.arawn.layout import SCRATCH
+from arawn_cli.arawn.root import Root, opened_root
+from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck import history as usage_history
@@ -98,7 +99,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
     """
     started = context.monotonic()
     now = context.clock()
-    with opened_root(config.root) as root, check_lock(root, hold=not config.dry_run):
+    with opened_root(config.root, config.databases) as root, check_lock(root, hold=not config.dry_run):
         reused = _reused_sizes(root, config, context, now)
         measurements = measure_root(root, config, context, reused.usages if reused else {})
         scopes = scopes_of(config, measurements)
@@ -178,7 +179,7 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
         return None
     from arawn_cli.diskcheck.size_cache import load_reusable
 
-    return load_reusable(root, database_of(config, root), context.state, hours, now)
+    return load_reusable(root, context.state, hours, now)
 
 
 def _reclaimable(

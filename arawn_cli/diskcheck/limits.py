@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from arawn_cli.arawn.database import WorkstreamRow
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, Root
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS
+from arawn_cli.arawn.root import Root
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage
 from arawn_cli.diskcheck.measuring import Measurements

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
-from arawn_cli.arawn.layout import DATABASE, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Root, workstream_entries
+from arawn_cli.arawn.layout import DATABASE_V0, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK
+from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
-from arawn_cli.config.loader import Config, database_of
+from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure
 from arawn_cli.events import Filesystem
@@ -136,14 +137,14 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
 
 
 def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
-    path = database_of(config, root)
+    path = root.database
     if path is None and config.maintenance.pressure.limits:
         missing = "not found, so it is unknown which workstream has a limit by its title"
-        return [], (Failure("query", DATABASE, errno.ENOENT, missing),)
+        return [], (Failure("query", DATABASE_V0, errno.ENOENT, missing),)
     if path is None:
         return [], ()
     try:
-        return workstream_rows(path), ()
+        return workstream_rows(path, root.layout.generation), ()
     except DatabaseUnreadableError as error:
         return [], (Failure("query", path.name, errno.EIO, str(error)),)
 

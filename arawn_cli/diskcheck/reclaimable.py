@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from arawn_cli.arawn.layout import Root, opened_sessions
+from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions

@@ -20,8 +20,9 @@ from zlib import crc32
 
 from arawn_cli.arawn import messages
 from arawn_cli.arawn.database import session_rows
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SESSIONS, Root
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SESSIONS
 from arawn_cli.arawn.messages import LogPosition
+from arawn_cli.arawn.root import Root
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
@@ -88,7 +89,7 @@ class ReusedSizes:
         store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.position))
 
 
-def load_reusable(root: Root, database: Path | None, state: State, hours: int, now: int) -> ReusedSizes:
+def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes:
     """Return the sizes that can be reused at `now` (nanoseconds), at most so many hours old.
 
     Return none if it is unknown which sessions were used.
@@ -98,7 +99,7 @@ def load_reusable(root: Root, database: Path | None, state: State, hours: int, n
         fingerprints = dict(_fingerprints(root))
         sessions = frozenset(fingerprints)
         position, used = _used_since(root, stored.position, sessions)
-        used |= _sessions_of_other_workstreams(database, sessions)
+        used |= _sessions_of_other_workstreams(root, sessions)
     except (StateUnavailableError, DatabaseUnreadableError, OSError) as error:
         log.info("every session is measured: %s", error)
         return ReusedSizes()
@@ -262,11 +263,11 @@ def _used_since(root: Root, position: LogPosition | None, sessions: frozenset[st
         return messages.read(descriptor, (), 0).position, set(sessions)
 
 
-def _sessions_of_other_workstreams(database: Path | None, sessions: frozenset[str]) -> set[str]:
+def _sessions_of_other_workstreams(root: Root, sessions: frozenset[str]) -> set[str]:
     """Return the sessions whose turns may be in another workstream's messages.
 
     Raises:
         DatabaseUnreadableError: the rows cannot be read.
     """
-    rows = session_rows(database, sessions) if database is not None and sessions else {}
+    rows = session_rows(root.database, root.layout.generation, sessions) if root.database is not None and sessions else {}
     return {row.id for row in rows.values() if row.workstream_id != SCRATCH}

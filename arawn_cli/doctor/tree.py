@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from shlex import quote
 
 from arawn_cli.arawn.database import workstream_rows
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Root, opened_root, opened_sessions
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions
 from arawn_cli.cleanup.trash import list_trash_entries, locked
-from arawn_cli.config.loader import Config, database_of
+from arawn_cli.config.loader import Config
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName
@@ -27,7 +28,7 @@ _BLOCK = 4096
 def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     """Run all checks of the tree. Without a usable root the only finding is that of the root."""
     try:
-        with opened_root(config.root) as root, opened_sessions(root) as sessions:
+        with opened_root(config.root, config.databases) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
             yield ok("measuring", measuring_method())
             yield _database(config, root)
@@ -51,12 +52,12 @@ def _root(root: Root, shell: Shell) -> Finding:
 
 
 def _database(config: Config, root: Root) -> Finding:
-    path = database_of(config, root)
+    path = root.database
     if path is None:
         key = "[workstream] database" if config.root_name is None else f"database of the root {config.root_name}"
         return warn("database", f"none found for {root.path}: ages depend on messages and files alone", comment(f"set {key}"))
     try:
-        rows = workstream_rows(path)
+        rows = workstream_rows(path, root.layout.generation)
     except DatabaseUnreadableError as error:
         return fail("database", f"{error}: every session in it is kept", f"namei -l {quote(str(path))}  # shows who may read it")
     return ok("database", f"{path} is readable, with {count(len(rows), 'workstream')}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import opened_root
+from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
@@ -196,7 +196,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
     """
     now = context.clock()
     problems = list(unread)
-    with opened_root(config.root) as root:
+    with opened_root(config.root, config.databases) as root:
         measured = measure_root(root, config, context, {})
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         decisions = decisions_now(root, config, measured.sessions, now)

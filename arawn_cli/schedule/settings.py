@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import arawn_cli
-from arawn_cli.arawn.layout import opened_root
+from arawn_cli.arawn.root import opened_root
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.config.sources import DEFAULT, root_source
@@ -134,13 +134,14 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         ConfigurationError, RefusedError: the root is missing or unsafe, or its owner has no
             account.
     """
-    with opened_root(config.root) as opened:
+    with opened_root(config.root, config.databases) as opened:
         root = opened.path
     schedule, account = config.maintenance.schedule, _account(root, scope)
     _refuse_another_home(config, account)
     program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
     # Without --config, a job searches the home of its account.
-    named = (config.file or Path(account.home), config.database, config.relay.ca_file if config.relay else None)
+    database = next((path for path in config.databases if path.exists()), None)
+    named = (config.file or Path(account.home), database, config.relay.ca_file if config.relay else None)
     network = NetworkAccess.NONE
     if config.relay is not None:
         network = NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY

@@ -36,7 +36,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_defaults_are_arawns(home: Path) -> None:
     config = load(Flags(base_path="/srv/arawn"), {}, system_file=NOWHERE)
-    assert (config.file, config.root, config.database) == (None, Path("/srv/arawn"), None)
+    assert (config.file, config.root) == (None, Path("/srv/arawn"))
+    assert config.databases == (Path("/srv/arawn/workstreams.db"), Path("/srv/arawn/arawn.db"), Path("/srv/workstreams.db"))
     assert (config.older_than_days, config.dry_run) == (7, False)
     assert (config.total_limit_bytes, config.workstream_limit_bytes, config.session_limit_bytes) == (10 * GIB, GIB, 200 * 1024**2)
 
@@ -72,7 +73,7 @@ def test_paths_in_a_file_are_relative_to_it(home: Path, tmp_path: Path) -> None:
     (tmp_path / "my.db").touch()
     path = configured(tmp_path, "[workstream]\ndata_dir = 'tree'\ndatabase = 'my.db'\n")
     config = load(Flags(config=path), {})
-    assert (config.root, config.database) == (tmp_path / "tree", tmp_path / "my.db")
+    assert (config.root, config.databases) == (tmp_path / "tree", (tmp_path / "my.db",))
 
 
 def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
     own = {"total_warning_gb": 50.0, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"]}
     path.write_text(tomli_w.dumps({"paths": MAIN, "maintenance": {**maintenance, "roots": [{"name": "lab", "path": "/lab", **own}]}}))
     config = of_lab(path)
-    assert (config.root, config.root_name, config.database, config.older_than_days) == (Path("/lab"), "lab", None, 10)
+    assert (config.root, config.root_name, config.older_than_days) == (Path("/lab"), "lab", 10)
     assert (config.total_limit_bytes, config.workstream_limit_bytes) == (50 * GIB, GIB)
     assert config.maintenance.pressure.limits == {"blog": GIB, "thesis": 8 * GIB}
     assert config.maintenance.cleanup.protect == ("keep-*", "lab-*")

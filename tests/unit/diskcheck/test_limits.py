@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arawn_cli.arawn.database import WorkstreamRow
-from arawn_cli.arawn.layout import opened_root
+from arawn_cli.arawn.root import opened_root
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
 from tests.support.tree import SampleTree
@@ -32,5 +32,5 @@ def test_a_scope_has_vanished_if_its_directory_does_not_exist(tree: SampleTree) 
     kept = {"blog", "workstream:total", "session:here", "link"}
     vanished = {"gone", "workstream:inodes", "session:gone", "inodes", "session:../../blog", "session:", "../blog", "workstream:"}
     found = [ScopeUsage(scope, scope, 1, 1, 2, complete=True) for scope in ("total", "filesystem")]
-    with opened_root(tree.root) as root:
+    with opened_root(tree.root, (tree.database,)) as root:
         assert vanished_scopes(root, kept | vanished | {"total", "filesystem"}, found) == vanished

@@ -1,0 +1,182 @@
+"""Open Arawn's root after checking that it is safe to use."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from arawn_cli.arawn.layout import WORKSTREAMS, Layout, find_layout
+from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
+from arawn_cli.names import is_valid_id
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """An open root that passed the checks.
+
+    Attributes:
+        path: its absolute path, with links resolved.
+        workstreams: descriptor of `<root>/workstreams`; of the root itself for a new server, which
+            has not created that directory yet.
+        layout: where the generation of Arawn that wrote it keeps its files.
+        database: Arawn's database, with links resolved, or None if there is none.
+    """
+
+    path: Path
+    workstreams: int
+    layout: Layout
+    database: Path | None
+
+
+@contextmanager
+def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
+    """Check a root and open it.
+
+    All later steps start from its descriptor, so that no path is followed twice. `databases` are the
+    places where Arawn's database can be, first match first.
+
+    Raises:
+        ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown layout.
+        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to it.
+    """
+    resolved = _resolve(path)
+    _refuse_unsafe(resolved)
+    database = next((place.resolve() for place in databases if os.path.lexists(place)), None)
+    try:
+        descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
+    try:
+        workstreams = _open_own(WORKSTREAMS, descriptor, resolved / WORKSTREAMS)
+        if workstreams is None and database is not None and not entries(descriptor):
+            workstreams = os.dup(descriptor)
+    finally:
+        os.close(descriptor)
+    if workstreams is None:
+        raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
+    try:
+        yield Root(resolved, workstreams, find_layout(workstreams, resolved / WORKSTREAMS, database), database)
+    finally:
+        os.close(workstreams)
+
+
+def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:
+    """Return the ids of the workstream directories, and all other (foreign) entries."""
+    ids: list[str] = []
+    foreign: list[Entry] = []
+    for entry in entries(root.workstreams):
+        if entry.kind is FileKind.DIRECTORY and is_valid_id(entry.name):
+            ids.append(entry.name)
+        else:
+            foreign.append(entry)
+    return ids, foreign
+
+
+@contextmanager
+def opened_sessions(root: Root) -> Iterator[int | None]:
+    """Yield a descriptor of the directory of the scratch sessions, or None if it does not exist.
+
+    Raises:
+        RefusedError: a directory on the way is a link or not a directory, or everyone can write to it.
+        ConfigurationError: it cannot be read.
+    """
+    shown = root.path / WORKSTREAMS
+    with ExitStack() as stack:
+        directory = root.workstreams
+        for name in root.layout.sessions:
+            shown /= name
+            inner = _open_own(name, directory, shown)
+            if inner is None:
+                yield None
+                return
+            stack.callback(os.close, inner)
+            directory = inner
+        yield directory
+
+
+def _open_own(name: str, parent: int, shown: Path) -> int | None:
+    """Open a directory of Arawn's, or return None if it does not exist.
+
+    `shown` is its path for messages.
+    """
+    try:
+        descriptor = open_directory(name, parent)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise RefusedError(f"{shown} is a link or not a directory: refused, name the folder itself") from error
+        raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
+    if _everyone_can_write(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise RefusedError(_writable_by_everyone(shown))
+    return descriptor
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve(strict=True)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"the root {path} does not exist; name Arawn's folder with --base-path, or correct its path in the configuration"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot use the root {path}: its links form a loop") from error
+
+
+def _refuse_unsafe(root: Path) -> None:
+    """Refuse a root that cannot be intended, or that others could replace.
+
+    Links to it are resolved before.
+    """
+    if not root.is_dir():
+        raise ConfigurationError(f"the root {root} is not a directory")
+    if root == Path("/"):
+        raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
+    status = root.stat()
+    if root in _home_directories(status.st_uid):
+        raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")
+    if _everyone_can_write(status):
+        raise RefusedError(_writable_by_everyone(root))
+    for parent in root.parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise RefusedError(f"{parent}, above the root, is writable by everyone, who could put another root in its place")
+
+
+def _home_directories(owner: int) -> set[Path]:
+    homes = {os.path.expanduser("~")}
+    for user in (owner, os.getuid()):
+        try:
+            homes.add(pwd.getpwuid(user).pw_dir)
+        except KeyError:
+            continue  # an account without an entry has no home to protect
+    return {Path(home).resolve() for home in homes if home not in ("", "/")}
+
+
+def _remedy(path: Path) -> str:
+    """Return what to name instead of a folder that is not a root.
+
+    Most often that is the folder above it.
+    """
+    if path.name == WORKSTREAMS:
+        return f"the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
+    return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
+
+
+def _everyone_can_write(status: os.stat_result) -> bool:
+    """Return whether everyone may write to a file."""
+    return bool(status.st_mode & stat.S_IWOTH)
+
+
+def _writable_by_everyone(path: Path) -> str:
+    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {path}"
