@@ -24,7 +24,7 @@ SOURCES = sorted(Path(measure.__file__).parent.glob("*.c"))
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 
 needs_native = needs(measure.native is not None, "the native module")
-needs_compiler = needs(shutil.which("gcc") is not None and HEADER.exists(), "gcc and Python's headers")
+needs_compiler = needs(bool(SOURCES) and shutil.which("gcc") is not None and HEADER.exists(), "the C sources, gcc and Python's headers")
 
 COMPARE = (
     "import os, sys; from arawn_cli.fs.measure import Subtree; from tests.support.exercise_native import measure_both;"
