@@ -25,7 +25,8 @@ coverage: $(VENV)/tools
 	$(BIN)/python -m pytest -n auto -m 'not long' --cov --cov-report= tests
 	@$(BIN)/coverage report
 
-# Test both jobs with an installation that was built without a compiler. CI= skips the tests of the native module.
+# Test both jobs with an installation that was built without a compiler.
+# CI= skips the tests of the native module.
 PLAIN := build/without-native
 test-without-native: $(VENV)/tools
 	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
@@ -39,11 +40,12 @@ test-without-native: $(VENV)/tools
 JOB_TESTS := tests/unit/cleanup tests/unit/diskcheck tests/unit/fs tests/system/test_faults.py \
   $(wildcard tests/integration/test_*cleanup*.py tests/integration/test_disk_check*.py)
 
-# Run Cloacina in a Debian 13 root, which is built once below $$ARAWN_TEST_CACHE, else ~/.cache. Needs root and debootstrap.
+# Run Cloacina in a Debian 13 root, which is built once below $$ARAWN_TEST_CACHE, else ~/.cache.
+# Needs root and debootstrap.
 test-cloacina: $(VENV)/tools
 	$(BIN)/python -m pytest -n 2 -m engine tests/system
 
-# The sdist, which has all that git has, the wheel that is made from it, and the program installed from that.
+# Build the sdist, which must contain all files in git, build the wheel from it, and install that.
 package: $(VENV)/tools
 	rm -rf dist
 	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
@@ -64,14 +66,14 @@ lint: $(VENV)/tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Known weaknesses in what is installed, by the advisory data of the package index: where that knows of none in an old pip, it cannot be
-# reached, which pip-audit's exit code does not tell from a finding.
+# Search the installed versions for known vulnerabilities. pip-audit's exit code is the same for a
+# finding and for a failed connection, so a pip with known vulnerabilities is searched first.
 AUDIT := $(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement
 audit: $(VENV)/tools
 	@if echo pip==9.0.1 | $(AUDIT) /dev/stdin 2>&1 | grep '^Found' >/dev/null; then $(AUDIT) tests/constraints.txt; \
-	else echo 'audit: the advisory data cannot be reached; nothing was audited'; fi
+	else echo 'audit: cannot reach the advisory data; nothing was audited'; fi
 
-# The newest versions of everything that the tests take.
+# Renew the versions that the tests use.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python $(PIP) install 'pip>=25.1'
@@ -103,7 +105,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml tests/constraints.txt $(wil
 	PYTHONWARNINGS=ignore $(BIN)/python $(PIP) install --constraint tests/constraints.txt --editable .
 	@touch $@
 
-# pip learnt --group in 25.1, later than the pip of the Debian release that is oldest here.
+# pip has --group from 25.1 on; Debian 12 has an older pip.
 $(VENV)/tools: $(VENV)/installed
 	$(BIN)/python $(PIP) install 'pip>=25.1'
 	$(BIN)/python $(PIP) install --constraint tests/constraints.txt --group dev

@@ -1,4 +1,4 @@
-"""Real trees and the real command for all tests."""
+"""Fixtures for all tests, limits of their time, and conditions for skipping them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.register_assert_rewrite(
     "tests.support.installed", "tests.support.relay_fixtures", "tests.support.relay_site", "tests.support.simulated_relay"
 )
 
-# Every example builds a real tree, whose time says nothing.
+# Every example builds a real tree, so its duration varies.
 settings.register_profile("trees", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("trees")
 
@@ -36,7 +36,7 @@ _VARIABLES = ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM")  # s
 
 
 def needs(condition: bool, what: str) -> pytest.MarkDecorator:
-    """Skips a test where something is missing; on CI nothing may be."""
+    """Skip a test if something is missing; on CI, fail instead."""
     if os.environ.get("CI") == "true" and not condition:
         raise RuntimeError(f"CI lacks {what}")
     return pytest.mark.skipif(not condition, reason=f"needs {what}")
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real standard error, which pytest redirects while a test runs, and drop variables that arawn-cli reads."""
+    """Keep the real stderr, which pytest redirects, and drop variables that arawn-cli reads."""
     config.stash[_STDERR] = os.dup(2)
     for name in [name for name in os.environ if name.startswith(("ARAWN_", "XDG_")) or name in _VARIABLES]:
         if name != "ARAWN_TEST_CACHE":
@@ -72,15 +72,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact(node: pytest.Item) -> None:
-    """Limit the teardown of a failed test, too: both pytest and pytest-timeout cancel their timers here."""
+    """Limit the teardown of a failed test: pytest and pytest-timeout cancel their timers here."""
     if isinstance(node, pytest.Item):
         _end_process_later(node)
 
 
 def _end_process_later(item: pytest.Item) -> None:
-    """Exit, with the stacks of all threads, unless cancelled: pytest-xdist reports the test as failed and starts another worker.
+    """Print the stacks of all threads and exit, unless cancelled; xdist starts another worker.
 
-    pytest-timeout raises in the test once. That does not help if the test is in C code, or waits again while it cleans up.
+    pytest-timeout raises in the test once. That does not help if the test is in C code, or waits
+    again while it cleans up.
     """
     mark = item.get_closest_marker("timeout")
     assert mark is not None
@@ -99,13 +100,13 @@ needs_namespaces = needs(os.getuid() == 0 and works("unshare", "--mount", "true"
 needs_user_namespaces = needs(os.getuid() == 0 and works("unshare", "--user", "--map-root-user", "true"), "root and user namespaces")
 needs_chattr = needs(os.getuid() == 0 and shutil.which("chattr") is not None, "root and chattr")
 
-# Root that may no more than an ordinary user where a file is somebody else's.
+# Root without the capabilities to access other accounts' files.
 WITHOUT_FILE_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command printed and how it ended."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -134,7 +135,7 @@ RunCommand = Callable[..., Run]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A clean environment: its own home, no configuration, and no units or crontabs of this machine."""
+    """A clean environment with its own home, and no configuration or timers of this machine."""
     kept = {key: value for key, value in os.environ.items() if key == "LANG" or key.startswith("COV")}
     home = tmp_path / "home"
     home.mkdir()
@@ -149,10 +150,10 @@ def tree(tmp_path: Path) -> SampleTree:
 
 @pytest.fixture
 def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Run]:
-    """The installed command, with its output."""
+    """Run the installed command."""
 
     def call(*arguments: object, prefix: tuple[str, ...] = (), traced: bool = False, timeout: float = 60, **extra: str) -> Run:
-        """`traced` leaves out the measuring of coverage, which makes system calls of its own."""
+        """`traced` does not measure coverage, which makes system calls, too."""
         base = {key: value for key, value in environment.items() if not (traced and key.startswith("COV"))}
         done = subprocess.run(
             [*prefix, str(COMMAND), *(str(argument) for argument in arguments)],
@@ -169,7 +170,7 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Run]:
 
 
 def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
-    """Every name below a folder with its type, mode, size, mtime, inode and content; independent of the package."""
+    """Return mode, size, mtime, inode and content of every path below a directory."""
     found: dict[str, tuple[object, ...]] = {}
     for directory, directories, files in os.walk(top):
         for name in (*directories, *files, "."):
@@ -185,7 +186,7 @@ def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
 
 
 def make_deep(top: Path, levels: int) -> None:
-    """Folders in each other, deeper than any path can name, with one empty file at the bottom."""
+    """Make nested directories, deeper than any path can name, with one empty file at the bottom."""
     top.mkdir()
     here = os.open(top, os.O_RDONLY)
     for _ in range(levels):
@@ -199,7 +200,7 @@ def make_deep(top: Path, levels: int) -> None:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The package's records, which a command in the same process may have turned away from the root."""
+    """The package's log records; a command in the same process may have stopped propagating."""
     logging.getLogger("arawn_cli").propagate = True
     caplog.set_level(logging.INFO, "arawn_cli")
     return caplog

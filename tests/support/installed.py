@@ -1,4 +1,4 @@
-"""The program as it is installed on the private machine: its configuration, sessions and timers, and what they leave behind."""
+"""The program on the private machine: configuration, sessions, timers, and changed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private machine for tests: systemd as PID 1 of namespaces of its own, on an overlay of this one. Root only."""
+"""A private machine: systemd as PID 1 of its own namespaces, on an overlay of /. Needs root."""
 
 from __future__ import annotations
 

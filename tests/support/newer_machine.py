@@ -1,4 +1,4 @@
-"""A Debian 13 for tests: its glibc loads Cloacina's wheel, and it has PostgreSQL. Made once and kept; root only."""
+"""A Debian 13 root whose glibc loads Cloacina's wheel, with PostgreSQL. Built once; needs root."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _POSTGRES = "/usr/lib/postgresql/17/bin"
 
 @dataclass(frozen=True)
 class NewerMachine:
-    """A root with Debian 13; commands in it see one folder of the tests' at its own path, and this package."""
+    """A Debian 13 root. Commands in it see this package and the directory of a test."""
 
     root: Path
     folder: Path
 
     def start(self, *command: object, log: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
-        """Starts a command inside, whose process is the one returned; its output goes to `log`.out and `log`.err."""
+        """Start a command inside. Its output goes to `log`.out and `log`.err."""
         words = ["unshare", "--mount", str(HERE / "enter"), str(self.root), str(REPOSITORY), str(self.folder), "--", *map(str, command)]
         path = "/usr/sbin:/usr/bin:/sbin:/bin"
         environment = {"PATH": path, "HOME": str(self.folder), "LC_ALL": "C.UTF-8", "PYTHONPATH": f"{MEASURED}:{REPOSITORY}", **extra}
@@ -45,14 +45,14 @@ class NewerMachine:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
 
     def run(self, *command: object, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside to its end."""
+        """Run a command inside to its end."""
         process = self.start(*command, log=None, **extra)
         stdout, stderr = process.communicate(timeout=120)
         return subprocess.CompletedProcess([], process.returncode, stdout.decode(), stderr.decode())
 
     @contextmanager
     def postgres(self, password: str) -> Iterator[str]:
-        """A PostgreSQL on this machine's loopback, as the URL of an empty database of its own account."""
+        """Run a PostgreSQL server on the loopback. Yield the URL of an empty database."""
         port = free_port()
         settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=/run/pg -c fsync=off"
         script = f"""
@@ -71,11 +71,11 @@ class NewerMachine:
 
 
 def why_not() -> str | None:
-    """What keeps a Debian 13 from being made here, or None."""
+    """Return why a Debian 13 root cannot be built here, or None."""
     if os.getuid() != 0:
-        return "root makes the Debian 13 that Cloacina needs"
+        return "needs root to build a Debian 13 for Cloacina"
     missing = [program for program in ("debootstrap", "unshare", "chroot", "apt-get") if shutil.which(program) is None]
-    return f"making a Debian 13 takes {', '.join(missing)}" if missing else None
+    return f"needs {', '.join(missing)} to build a Debian 13" if missing else None
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def debian13() -> Path:
             [HERE / "build", cache / "debian13", sys.executable, *requirements], capture_output=True, text=True, check=False
         )
     if not (cache / "debian13").exists():
-        pytest.skip(f"a Debian 13 cannot be made here: {done.stderr[-400:]}")
+        pytest.skip(f"cannot build a Debian 13: {done.stderr[-400:]}")
     assert done.returncode == 0, done.stderr
     return cache / "debian13"
 

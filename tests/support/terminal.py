@@ -22,7 +22,7 @@ def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int,
 
 
 def answered(environment: dict[str, str], question: bytes, keys: bytes, *words: object) -> tuple[int, str]:
-    """Run a command on a controlling terminal of 500 columns and press `keys` when it asks `question`.
+    """Run a command on a terminal of 500 columns and press `keys` when it asks `question`.
 
     Return its exit code and everything it drew.
     """

@@ -1,4 +1,4 @@
-"""Cloacina itself, in a Debian 13 of its own: what `schedule serve` does with SQLite on one machine, and with PostgreSQL on several."""
+"""`schedule serve` with Cloacina: SQLite on one machine, PostgreSQL on several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FORGOTTEN = ("id", "timestamp", "duration_ms", "filesystem", "last_activity", "
 
 
 class Service:
-    """A `schedule serve` in the foreground, and what it has said."""
+    """A `schedule serve` in the foreground, with its log and events."""
 
     def __init__(self, machine: NewerMachine, config: Path, name: str, **extra: str) -> None:
         self.log = machine.folder / name
@@ -47,7 +47,7 @@ class Service:
         return [json.loads(line) for line in Path(f"{self.log}.out").read_text().splitlines()]
 
     def runs(self, outcome: str = "done") -> list[tuple[str, str]]:
-        """The runs that it did, by workflow and when they were due."""
+        """Return workflow and due time of each run with an outcome."""
         found = [match for match in _DUE.finditer(self.said) if match["outcome"].startswith(outcome)]
         return [(match["workflow"], match["due"]) for match in found]
 
@@ -59,7 +59,7 @@ class Service:
         try:
             return self.process.wait(60)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there:\n{self.said[-3000:]}") from None
+            raise AssertionError(f"still running:\n{self.said[-3000:]}") from None
 
 
 Serve = Callable[..., Service]
@@ -67,7 +67,7 @@ Serve = Callable[..., Service]
 
 @pytest.fixture
 def serve(newer: NewerMachine) -> Iterator[Serve]:
-    """Starts services, and sees that none outlives its test."""
+    """Start services that end with the test."""
     started: list[Service] = []
 
     def start(config: Path, name: str, **extra: str) -> Service:
@@ -81,7 +81,7 @@ def serve(newer: NewerMachine) -> Iterator[Serve]:
 
 
 def a_tree(folder: Path) -> SampleTree:
-    """A root with a session that goes, one that stays, and a workstream above its limit."""
+    """A root with an expired session, an active one, and a workstream above its limit."""
     tree = SampleTree(folder, time.time_ns())
     tree.session("old-one", files={"a": 5_000, "b/c": 10}, age_days=30)
     tree.session("new-one", files={"a": 7_000}, age_days=1)
@@ -91,7 +91,7 @@ def a_tree(folder: Path) -> SampleTree:
 
 
 def configured(file: Path, *, root: Path, state: Path, interval: str = "2s") -> Path:
-    """A configuration whose limits the sample tree exceeds, with a relay that nobody answers for."""
+    """A configuration whose limits the sample tree exceeds, with a relay that does not answer."""
     file.write_text(f"""
 [paths]
 base_path = "{root}"
@@ -115,7 +115,7 @@ def names_below(top: Path) -> set[str]:
 
 
 def essence(events: list[dict[str, object]], root: Path) -> list[dict[str, object]]:
-    """Events without what differs from run to run, and with the root by one name."""
+    """Return events without the fields that differ between runs, and with one name for the root."""
     plain = [{key: value for key, value in event.items() if key not in _FORGOTTEN} for event in events]
     found: list[dict[str, object]] = json.loads(json.dumps(plain).replace(str(root), "ROOT"))
     return found
@@ -131,7 +131,7 @@ def rows(file: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
 
 
-def test_both_jobs_fire_and_leave_what_the_commands_leave(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
+def test_both_jobs_run_and_have_the_same_results_as_the_commands(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
     by_command, by_engine = a_tree(tmp_path / "commands"), a_tree(tmp_path / "engine")
     plain = configured(tmp_path / "commands.toml", root=by_command.root, state=tmp_path / "state-of-commands")
     served = configured(tmp_path / "engine.toml", root=by_engine.root, state=tmp_path / "state-of-engine")
@@ -157,7 +157,7 @@ def test_both_jobs_fire_and_leave_what_the_commands_leave(newer: NewerMachine, s
     assert essence(kept[-1:], by_engine.root) == essence(outbox(tmp_path / "state-of-commands"), by_command.root)
 
 
-def test_a_restart_keeps_the_schedules_and_makes_up_once_for_what_was_missed(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
+def test_a_restart_keeps_the_schedules_and_runs_once_for_all_missed_runs(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
     tree = a_tree(tmp_path / "arawn")
     state = tmp_path / "state"
     config = configured(tmp_path / "c.toml", root=tree.root, state=state)
@@ -192,7 +192,7 @@ def test_a_restart_keeps_the_schedules_and_makes_up_once_for_what_was_missed(new
     assert len(rows(state / "cloacina.db", schedules)) == 2
 
 
-def test_a_signal_lets_the_run_in_hand_end(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
+def test_a_signal_lets_the_active_run_end(newer: NewerMachine, serve: Serve, tmp_path: Path) -> None:
     tree = a_tree(tmp_path / "arawn")
     large(tree, "large", 40_000)
     service = serve(configured(tmp_path / "c.toml", root=tree.root, state=tmp_path / "state"), "service")
@@ -252,7 +252,7 @@ def test_two_machines_share_the_runs_of_three_roots_and_take_over_from_each_othe
 
 
 def overlaps(services: list[Service]) -> list[tuple[object, ...]]:
-    """Runs of one job on one root that began before the one before had ended, by the events at their ends."""
+    """Return the runs of one job on one root that began before the previous one had ended."""
     spans: dict[tuple[object, ...], list[tuple[int, int]]] = {}
     for event in chain.from_iterable(service.events for service in services):
         if event["type"] in ("disk_check", "scratch_cleanup"):
@@ -262,7 +262,7 @@ def overlaps(services: list[Service]) -> list[tuple[object, ...]]:
 
 
 def threads_that_take(number: signal.Signals, service: Service) -> set[int]:
-    """The threads of a service that do not block a signal (proc_pid_status(5))."""
+    """Return the threads of a service that do not block a signal (proc_pid_status(5))."""
     found = {}
     for thread in Path(f"/proc/{service.process.pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
@@ -278,7 +278,7 @@ def is_cleaning(service: Service, root: str) -> bool:
 
 
 def large(tree: SampleTree, session: str, files: int) -> None:
-    """A session whose removal takes a while."""
+    """Make a session whose removal takes a while."""
     directory = tree.session(session, files={}, age_days=30) / "work"
     for number in range(files):
         (directory / f"{number}").touch()

@@ -22,12 +22,12 @@ _WAIT = "SELECT pg_advisory_lock(%s)"
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock on the connection that holds it; None with SQLite, where the job's own lock is enough."""
+    """A lock by the connection that holds it. None with SQLite: the job's own lock suffices."""
 
     connection: Connection | None
 
     def is_held(self) -> bool:
-        """Return whether the server still answers. If not, another machine may have the lock already."""
+        """Return whether the server still answers. If not, another machine may have the lock."""
         if self.connection is None:
             return True
         try:

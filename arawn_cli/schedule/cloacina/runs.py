@@ -19,10 +19,11 @@ from arawn_cli.events import Reason, RunResult
 from arawn_cli.schedule.cloacina.run_locks import Lock
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""The signals that end a service. All of its threads block them, and child processes inherit that."""
+"""The signals that end a service. All its threads block them, and child processes inherit that."""
 
-# The child takes SIGTERM and SIGINT again, and the kernel kills it when the thread that started it ends (prctl(2),
-# PR_SET_PDEATHSIG): Cloacina gives the runs of a dead service to another machine. The shell ends if the service died before that.
+# Cloacina gives the runs of a dead service to another machine, so no run may outlive its service.
+# env(1) unblocks SIGTERM and SIGINT. With setpriv(1), the kernel kills the run when the thread that
+# started it ends (PR_SET_PDEATHSIG, prctl(2)). sh exits if the service died before that was set.
 _PREFIX = ("env", "--default-signal=TERM,INT", "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
 _CHECK_SECONDS = 5.0
 _ENDING_SECONDS = 60.0
@@ -40,7 +41,7 @@ class ServiceEndingError(ArawnCliError):
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended that did not fail: `done`, or `locked` without a summary. `summary` is the run's last event."""
+    """The end of a run that did not fail: `done` with its last event, or `locked` without."""
 
     outcome: str
     summary: Mapping[str, object] | None
@@ -107,7 +108,7 @@ class RunPool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=self._environment,
-            process_group=0,  # Ctrl-C goes to the service alone
+            process_group=0,  # only the service gets Ctrl-C
         )
         output = _Forwarder(cast("IO[bytes]", process.stdout), self._stdout, self._writing)
         self._processes.add(process)
@@ -124,7 +125,7 @@ class RunPool:
 
 
 class _Forwarder(threading.Thread):
-    """Copies lines to a descriptor and keeps the last one. If that fails, it closes the source: its writer notices."""
+    """Copy lines to a descriptor and keep the last one. Close the source if that fails."""
 
     def __init__(self, source: IO[bytes], target: int, writing: threading.Lock) -> None:
         super().__init__(name="run-output", daemon=True)
@@ -187,7 +188,7 @@ def outcome_of(status: int, last_line: bytes, stopped: str | None) -> RunOutcome
 
 
 def _details(status: int, summary: Mapping[str, object] | None) -> str:
-    """Return the part of a summary that explains an exit status, or where to look if it has none."""
+    """Return the part of a summary that explains an exit status, or a reference to the log."""
     failures, kept = (summary or {}).get("failures"), (summary or {}).get("sessions_kept")
     if status == ExitCode.PARTIAL and isinstance(failures, list) and failures:
         return f"{len(failures)} failures, the first: {failures[0]['operation']} {failures[0]['path']}: {failures[0]['message']}"

@@ -48,7 +48,7 @@ _TABLES = "SELECT name FROM sqlite_master WHERE name = 'workflow_executions'"
 
 
 class EngineError(ArawnCliError):
-    """Cloacina, its database or PostgreSQL's client is missing or does not work; no session was touched."""
+    """Cloacina, its database or psycopg is missing or does not work; no session was touched."""
 
     exit_code = ExitCode.CONFIG
 
@@ -82,7 +82,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The newest run of a workflow that ended: start time (RFC 3339, UTC), error if it failed, context."""
+    """A workflow's newest run that ended: start (RFC 3339, UTC), error if it failed, context."""
 
     began: str
     error: str | None
@@ -127,7 +127,7 @@ class EngineDatabase:
         return connection
 
     def schedules(self) -> list[Registered]:
-        """Return all cron schedules, also those of other programs; none if there is no database yet.
+        """Return all cron schedules, other programs' too; none if there is no database yet.
 
         Raises:
             EngineError: the database cannot be read.
@@ -228,7 +228,7 @@ def _checked(url: str, source: str) -> EngineDatabase:
 
 
 def _password(url: str) -> str:
-    """Return the password in a URL, still escaped; the whole URL if it cannot be parsed and may hold one."""
+    """Return the password in a URL, still escaped; all of a URL that cannot be parsed."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Run the Cloacina engine until a signal: load it, forward its log, register the workflows, serve."""
+"""Run the Cloacina engine until a signal: load it, forward its log, register workflows, serve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load_engine() -> ModuleType:
 
 
 def why_unloadable(error: ImportError, glibc: tuple[int, ...] | None) -> str:
-    """Return in one sentence why the engine cannot be loaded and what to do; `glibc` is the version of this machine."""
+    """Return why the engine cannot be loaded and what to do; `glibc` is this machine's version."""
     missing = isinstance(error, ModuleNotFoundError) and error.name == "cloaca"
     if glibc is not None and glibc < _GLIBC:
         needed, found = (".".join(str(part) for part in version) for version in (_GLIBC, glibc))
@@ -58,9 +58,10 @@ def why_unloadable(error: ImportError, glibc: tuple[int, ...] | None) -> str:
 def serve(
     engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, state_directory: Path, environment: Mapping[str, str]
 ) -> None:
-    """Run the workflows when they are due, until SIGTERM or SIGINT. A second signal ends the active runs.
+    """Run the workflows when they are due, until SIGTERM or SIGINT.
 
-    `environment` is what the runs get; this process's own changes.
+    A second signal ends the active runs. `environment` is that of the runs; this process's own
+    changes.
 
     Raises:
         EngineError: the engine does not start, or its database cannot be used.
@@ -82,7 +83,7 @@ def serve(
     except OSError as error:
         raise EngineError(f"cannot create {error.filename}: {error.strerror}") from error
     os.environ["TMPDIR"] = str(temporary)  # Cloacina makes a directory for packages there, readable by everyone
-    # A long run blocks one thread of Cloacina's runtime (Tokio), which has one for each processor by default.
+    # A run blocks one thread of Cloacina's runtime (Tokio), whose default is one per processor.
     os.environ["TOKIO_WORKER_THREADS"] = str(len(workflows) + _OWN_THREADS)
     # Threads inherit the mask, so that none takes a signal before this one waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -115,7 +116,7 @@ def serve(
 
 
 def _forward_stdout(without_secrets: Callable[[str], str]) -> int:
-    """Log what Cloacina writes to standard output, where only events belong. Return the descriptor of the real one."""
+    """Log what Cloacina writes to standard output. Return the real one, for events."""
     os.environ.setdefault("RUST_LOG", "warn")  # Cloacina's log level (tracing's EnvFilter)
     os.environ["NO_COLOR"] = "1"
     sys.stdout.flush()

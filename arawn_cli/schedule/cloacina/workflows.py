@@ -53,7 +53,7 @@ class RefusedContextError(ArawnCliError):
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """One job on one root (None for the main one): its name and time in Cloacina, and the command's arguments."""
+    """One job on one root (None: the main one), its name and time in Cloacina, its arguments."""
 
     name: str
     cron: str
@@ -64,7 +64,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The changes that make the schedules of a database those that are wanted, by name or id, with the expression."""
+    """Changes of schedules: (name, cron) to register, (id, cron) to update, id to delete."""
 
     register: tuple[tuple[str, str], ...]
     update: tuple[tuple[str, str], ...]
@@ -107,10 +107,10 @@ def is_ours(workflow: str) -> bool:
 
 
 def arguments_with(workflow: Workflow, context: Mapping[str, object]) -> list[str]:
-    """Return a workflow's arguments with the options that a context adds; of the same option, the last counts.
+    """Return a workflow's arguments and the options that a context adds; the last one counts.
 
     Raises:
-        RefusedContextError: the context has another key, or a value that the command would not take.
+        RefusedContextError: a key is not allowed, or the command would not take its value.
     """
     fixed = {"base_path": workflow.root is not None, "older_than_days": workflow.job is JobName.DISK_CHECK}
     allowed = [key for key in _ALLOWED if not fixed.get(key)]
@@ -133,7 +133,7 @@ def arguments_with(workflow: Workflow, context: Mapping[str, object]) -> list[st
 
 
 def changes_to(wanted: Mapping[str, str], found: Iterable[Mapping[str, object]]) -> Changes:
-    """Return the changes after which each wanted workflow has one schedule, with its expression; a right one stays as it is."""
+    """Return the changes that leave one schedule for each wanted workflow; a right one stays."""
     kept: set[str] = set()
     update, delete = [], []
     for schedule in found:
@@ -148,7 +148,7 @@ def changes_to(wanted: Mapping[str, str], found: Iterable[Mapping[str, object]])
 
 
 def define(engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase, pool: RunPool) -> None:
-    """Define the workflows in this process's engine. A failed task is retried after one minute and after two."""
+    """Define the workflows in this process's engine. A failed task is retried twice."""
     for workflow in workflows:
         with engine.WorkflowBuilder(workflow.name) as builder:
             builder.description(f"arawn-cli {workflow.job}")
@@ -186,8 +186,8 @@ def _task(workflow: Workflow, database: EngineDatabase, pool: RunPool) -> Callab
 class Runner:
     """Cloacina's runner, which begins what is due as soon as it exists.
 
-    Its cron recovery stays off: it takes a run that began long ago for lost, even if it still works.
-    The runs of a dead service are found by its heartbeat.
+    Its cron recovery stays off: it takes a run that began long ago for lost, even if it is active.
+    The heartbeat of a dead service shows which runs are lost.
     """
 
     def __init__(self, engine: ModuleType, database: EngineDatabase) -> None:

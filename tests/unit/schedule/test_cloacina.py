@@ -49,7 +49,7 @@ def test_serve_needs_an_engine_by_name(run: Command, tree: SampleTree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "glibc", "told"),
+    ("error", "glibc", "expected"),
     [
         (MISSING, (2, 41), "is not installed"),
         (MISSING, (2, 36), "needs glibc 2.38, and this machine has 2.36: on a newer one"),
@@ -62,8 +62,8 @@ def test_serve_needs_an_engine_by_name(run: Command, tree: SampleTree) -> None:
         (MISSING, None, "is not installed"),
     ],
 )
-def test_an_engine_that_cannot_be_loaded_costs_one_clear_sentence(error: ImportError, glibc: tuple[int, ...] | None, told: str) -> None:
-    assert told in why_unloadable(error, glibc)
+def test_an_engine_that_cannot_be_loaded_is_one_sentence(error: ImportError, glibc: tuple[int, ...] | None, expected: str) -> None:
+    assert expected in why_unloadable(error, glibc)
     assert "schedule install" in why_unloadable(error, glibc)
     assert "\n" not in why_unloadable(error, glibc)
 
@@ -81,7 +81,7 @@ def test_no_command_but_serve_imports_the_engine(environment: dict[str, str], tr
     assert done.stderr.strip() == "imported:"
 
 
-def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Command, tree: SampleTree, tmp_path: Path) -> None:
+def test_show_prints_the_workflows_and_their_times_without_the_engine(run: Command, tree: SampleTree, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f"""
         paths.base_path = "{tree.root}"
@@ -106,11 +106,11 @@ def test_show_tells_the_workflows_and_their_times_without_the_engine(run: Comman
         (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: outcome_of(0, b"", None).outcome}), RunResult.LOCKED),
     ],
 )
-def test_a_result_is_told_in_the_words_of_the_other_schedulers(last: LastRun | None, result: RunResult | None) -> None:
+def test_results_have_the_same_names_as_with_other_schedulers(last: LastRun | None, result: RunResult | None) -> None:
     assert result_of(last) is result
 
 
-def test_status_of_what_was_never_served_says_so(run: Command, tree: SampleTree) -> None:
+def test_workflows_that_are_not_registered_are_missing(run: Command, tree: SampleTree) -> None:
     done = run("schedule", "status", "--cloacina", "--base-path", tree.root)
     assert done.code == 1
     assert {(event["scheduler"], event["installed"]) for event in done.events} == {("cloacina", "missing")}
@@ -139,7 +139,7 @@ def test_the_database_comes_from_the_option_a_credential_the_environment_or_the_
             database_from(wrong, {}, tmp_path)
 
 
-def test_a_database_is_shown_and_told_without_its_secrets() -> None:
+def test_a_database_is_shown_and_logged_without_its_secrets() -> None:
     database = EngineDatabase("postgresql://user:p%40ss@host:5432/arawn?password=other")
     assert str(database) == "postgresql://host:5432/arawn"
     assert "p%40ss" not in repr(database)
@@ -147,7 +147,7 @@ def test_a_database_is_shown_and_told_without_its_secrets() -> None:
 
 
 @pytest.mark.parametrize("secret", ["se/cret@h", "pa#ssw@h", "?secret@h", "p@ss@h"])
-def test_a_password_that_cannot_be_told_apart_is_refused_and_not_repeated(run: Command, tree: SampleTree, secret: str) -> None:
+def test_a_password_with_unescaped_characters_is_refused_and_not_repeated(run: Command, tree: SampleTree, secret: str) -> None:
     url = f"postgresql://u:{secret}/db"
     for arguments, environment in ((("--database", url), {}), ((), {"ARAWN_CLOACINA_URL": url})):
         done = run("schedule", "show", "--cloacina", *arguments, "--base-path", tree.root, **environment)
