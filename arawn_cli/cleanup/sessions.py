@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, WORKSTREAMS
+from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
@@ -17,7 +17,7 @@ from arawn_cli.timestamps import latest
 
 @dataclass(frozen=True, slots=True)
 class SessionsDirectory:
-    """The open directory `workstreams/scratch/sessions`, and its identity."""
+    """The open directory of the scratch sessions, and its identity."""
 
     root: Root
     descriptor: int
@@ -26,7 +26,7 @@ class SessionsDirectory:
     @property
     def shown(self) -> str:
         """Its path below the root."""
-        return "/".join((WORKSTREAMS, SCRATCH, SESSIONS))
+        return "/".join((WORKSTREAMS, *self.root.layout.sessions))
 
     @property
     def path(self) -> str:
@@ -34,12 +34,12 @@ class SessionsDirectory:
         return f"{self.root.path}/{self.shown}"
 
     def is_in_place(self) -> bool:
-        """Whether it is still scratch's. Arawn promotes scratch by renaming its directory.
+        """Whether it is still scratch's. Arawn 0.0 promotes scratch by renaming its directory.
 
         Raises:
             OSError: as `is_same_directory`.
         """
-        return is_same_directory(self.identity, self.root.workstreams, (SCRATCH, SESSIONS))
+        return is_same_directory(self.identity, self.root.workstreams, self.root.layout.sessions)
 
 
 @dataclass(frozen=True, slots=True)

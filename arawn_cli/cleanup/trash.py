@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, WORKSTREAMS
+from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
@@ -84,7 +84,7 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
 
 def _parent_of_trash(sessions: SessionsDirectory) -> tuple[str, ...]:
     """Return the path from `workstreams/` to the directory that contains the trash."""
-    return (SCRATCH, SESSIONS) if sessions.path in mount_points() else (SCRATCH,)
+    return sessions.root.layout.sessions if sessions.path in mount_points() else (SCRATCH,)
 
 
 def _create_trash(parent: int) -> bool:
@@ -149,7 +149,7 @@ def _account(user: int) -> str:
 def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
     """Return all entries of the trash, oldest first, and the directories that could not be read.
 
-    Every workstream may have trash, because Arawn promotes scratch by renaming its directory.
+    In 0.0 every workstream may have trash, because Arawn promotes scratch by renaming its directory.
     """
     found: list[TrashEntry] = []
     failures: list[Failure] = []
@@ -157,8 +157,11 @@ def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
         ids, _ = workstream_entries(root)
     except OSError as error:
         return [], [Failure.of("list", WORKSTREAMS, error)]
+    _, *inner = root.layout.sessions
     for workstream in ids:
-        for directory in ((workstream, TRASH), (workstream, SESSIONS, TRASH), (workstream, SESSIONS)):
+        if root.layout.generation is not Generation.V0 and workstream != SCRATCH:
+            continue  # everything in it is the agent's
+        for directory in dict.fromkeys(((workstream, TRASH), (workstream, *inner, TRASH), (workstream, *inner))):
             try:
                 names = _directories_of_trash(root, directory)
             except OSError as error:
@@ -169,13 +172,13 @@ def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
 
 
 def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
-    """Return the directories in a trash directory; of `sessions`, only those of the trash."""
+    """Return the directories in a trash directory; in a directory of sessions, only those of the trash."""
     try:
         with opened_directory(root.workstreams, *path) as descriptor:
             listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [name for name in listed if is_trash(name)] if path[-1] == SESSIONS else listed
+    return [name for name in listed if is_trash(name)] if path[-1] != TRASH else listed
 
 
 def trash_usage(root: Root) -> Usage:
@@ -186,14 +189,14 @@ def trash_usage(root: Root) -> Usage:
 
 
 def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | None:
-    """Move an entry back into the `sessions` directory of its workstream; overwrite nothing there.
+    """Move an entry back to the sessions of its workstream; overwrite nothing there.
 
     With `used` it gets the current time, so that the next cleanup keeps it.
     """
     try:
         with (
             opened_directory(root.workstreams, *entry.directory) as source,
-            opened_directory(root.workstreams, entry.directory[0], SESSIONS) as target,
+            opened_directory(root.workstreams, entry.directory[0], *root.layout.sessions[1:]) as target,
         ):
             if entry.session.endswith("+"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from arawn_cli.arawn.database import WorkstreamRow
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS
 from arawn_cli.arawn.root import Root
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage
@@ -115,7 +114,7 @@ def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsag
 def _directory_exists(root: Root, scope: str) -> bool:
     """Whether the directory of a session or workstream exists, or may exist."""
     if scope.startswith(SESSION):
-        names, name = f"{SCRATCH}/{SESSIONS}/", scope.removeprefix(SESSION)
+        names, name = "/".join((*root.layout.sessions, "")), scope.removeprefix(SESSION)
     else:
         names, name = "", scope.removeprefix(_WORKSTREAM)
     if not is_valid_id(name):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import arawn_cli
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SESSIONS, WORKSTREAMS
+from arawn_cli.arawn.layout import MAIN, MESSAGES, SCRATCH, V0, WORKSTREAMS
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, Settings
 
 _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
@@ -43,7 +43,8 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
     """Return the other existing files that the jobs need and their account cannot access."""
     workstreams = settings.root / WORKSTREAMS
     tests = [("-r", path) for path in settings.reads if path != Path(settings.account.home)]
-    for directory in (workstreams, workstreams / SCRATCH, workstreams / SCRATCH / SESSIONS):
+    # The sessions of both generations: only those that exist are tested.
+    for directory in (workstreams, workstreams.joinpath(*MAIN.sessions), workstreams.joinpath(*V0.sessions)):
         tests += [(test, directory) for test in _MODES]
     tests.append(("-r", workstreams / SCRATCH / MESSAGES))
     # systemd reads the token of system services as root.
