@@ -273,8 +273,12 @@ def threads_that_take(number: signal.Signals, service: Service) -> set[int]:
 
 def is_cleaning(service: Service, root: str) -> bool:
     """Return whether a service runs a cleanup of a root."""
-    commands = [child.cmdline() for child in psutil.Process(service.process.pid).children()]
-    return any("scratch-cleanup" in command and f"--root={root}" in command for command in commands)
+    for child in psutil.Process(service.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            command = child.cmdline()
+            if "scratch-cleanup" in command and f"--root={root}" in command:
+                return True
+    return False
 
 
 def large(tree: SampleTree, session: str, files: int) -> None:
