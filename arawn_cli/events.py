@@ -191,12 +191,17 @@ class DiskPressure(Event):
             "(after `workstream:` if the id is one of these words)"
         )
     )
-    usage_mb: int = field(metadata=doc("`usage_bytes` in millions, rounded down"))
-    limit_mb: int = field(metadata=doc("`limit_bytes` in millions, rounded down"))
-    workstream_id: str = field(metadata=doc("the same as `scope`, in the key that Arawn's client reads"))
+    usage_mb: float = field(metadata=doc("`usage_bytes` in millions, with up to three decimals"))
+    limit_mb: float = field(metadata=doc("`limit_bytes` in millions, with up to three decimals"))
+    workstream_id: str = field(
+        metadata=doc(
+            "the scope in the key by which Arawn's client tells alerts apart; for a named root after its name and `/`, as in `lab/scratch`"
+        )
+    )
     workstream_name: str = field(
         metadata=doc(
-            "name of the scope for people: the title of a workstream (of scratch for a session), a mount point, or `all workstreams`"
+            "name of the scope for people, as Arawn's client shows it: the title of a workstream, `Scratch session` and the (shortened) "
+            "id, `Filesystem` or `Inodes of` and the mount point, or `all workstreams`; for a named root it ends with its name in brackets"
         )
     )
     usage_bytes: int = field(metadata=doc("usage of the scope in `unit`: bytes by the configured `measure`, or inodes"))
@@ -389,9 +394,9 @@ def rendered(instant: int | None) -> str | None:
     return None if instant is None else timestamps.render(instant)
 
 
-def megabytes(size: int) -> int:
-    """Return whole millions of bytes, rounded down."""
-    return size // 1_000_000
+def megabytes(size: int) -> float:
+    """Return millions of bytes, rounded to three decimals."""
+    return round(size / 1_000_000, 3)
 
 
 def percent_of(usage: int, limit: int) -> int:

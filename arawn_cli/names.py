@@ -1,10 +1,11 @@
-"""Recognise Arawn's ids among names on disk, and make any name printable."""
+"""Recognise Arawn's ids among names on disk, shorten them, and make any name printable."""
 
 from __future__ import annotations
 
 import re
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def is_valid_id(name: str) -> bool:
@@ -13,6 +14,16 @@ def is_valid_id(name: str) -> bool:
     Arawn's rule: not empty, only ASCII letters, digits, `-` and `_`, not beginning with `-`.
     """
     return _ID.fullmatch(name) is not None
+
+
+def is_uuid(name: str) -> bool:
+    """Return whether a name is a UUID, as Arawn makes them for sessions and workstreams."""
+    return _UUID.fullmatch(name) is not None
+
+
+def shortened(id_: str) -> str:
+    """Return an id for people: the first eight digits of a UUID, anything else in full."""
+    return f"{id_[:8]}…" if is_uuid(id_) else id_
 
 
 def escape(name: str) -> str:

@@ -120,9 +120,10 @@ With `--format nagios` a disk check exits with the codes of a monitoring plugin,
 def _events_page() -> str:
     parts = [
         "# Events",
-        "One JSON object per line. Times are RFC 3339 in UTC. Numbers are integers of at least 0. Bytes by the configured `measure` are\n"
-        "apparent or allocated sizes, as `[maintenance.pressure] measure` says. Later versions may add keys and values: readers should\n"
-        "ignore unknown ones. [schema/events.schema.json](schema/events.schema.json) has the same for programs. Written by `make docs`.",
+        "One JSON object per line. Times are RFC 3339 in UTC. Numbers are at least 0, and integers except for `usage_mb` and `limit_mb`.\n"
+        "Bytes by the configured `measure` are apparent or allocated sizes, as `[maintenance.pressure] measure` says. Later versions may\n"
+        "add keys and values: readers should ignore unknown ones. [schema/events.schema.json](schema/events.schema.json) has the same for\n"
+        "programs. Written by `make docs`.",
         "## Every event",
         _event_table(Event, ()),
     ]
@@ -152,7 +153,7 @@ def _type_name(hint: object) -> str:
         return "object of counts" if get_origin(hint) is dict else f"list of {_type_name(arguments[0])}"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return ", ".join(f"`{member.value}`" for member in hint)
-    names: dict[object, str] = {str: "string", int: "integer", bool: "true or false", type(None): "null"}
+    names: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "true or false", type(None): "null"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 

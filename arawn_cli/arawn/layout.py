@@ -8,7 +8,6 @@ Arawn 0.0 keeps the scratch sessions in `scratch/sessions/<id>/work/` and the tu
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
-from arawn_cli.names import is_valid_id
+from arawn_cli.names import is_uuid, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 WORKSTREAMS = "workstreams"
@@ -31,8 +30,6 @@ DATABASE_V0 = "workstreams.db"
 DATABASE_MAIN = "arawn.db"
 DATABASES = (DATABASE_V0, DATABASE_MAIN)
 """Names of Arawn's databases."""
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Generation(StrEnum):
@@ -65,11 +62,6 @@ class Layout:
 
 V0 = Layout(Generation.V0, (SCRATCH, SESSIONS), WORK)
 MAIN = Layout(Generation.MAIN, (SCRATCH,), MESSAGES)
-
-
-def is_uuid(name: str) -> bool:
-    """Return whether a name is a UUID, as Arawn's main branch names sessions."""
-    return _UUID.fullmatch(name) is not None
 
 
 def find_layout(workstreams: int, path: Path, database: Path | None) -> Layout:

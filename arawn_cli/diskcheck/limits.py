@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from arawn_cli.arawn.database import WorkstreamRow
@@ -18,7 +19,7 @@ from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules
 from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
-from arawn_cli.names import is_valid_id
+from arawn_cli.names import is_valid_id, shortened
 from arawn_cli.state import MAX_INTEGER
 from arawn_cli.units import seconds_of
 
@@ -71,19 +72,24 @@ def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, .
     """Return every scope with a certain limit, and log limits for unknown workstreams.
 
     Without the rows of the database it is unknown which workstream has a limit by its title.
+    Workstreams with the same title get their ids into their names.
     """
     limits = config.maintenance.pressure.limits
     if measurements.rows_known:
         for key in unmatched_limits((tree.row for tree in measurements.workstreams), limits):
             log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
     scopes = [_tree(config, TOTAL, "all workstreams", measurements.total, config.total_limit_bytes)]
+    titles = Counter(tree.row.title for tree in measurements.workstreams)
     for tree in measurements.workstreams:
         if measurements.rows_known or not limits or tree.row.id in limits:
-            scopes.append(_tree(config, scope_of(tree.row.id), tree.row.title, tree.total, limit_of(config, tree.row)))
+            title = tree.row.title if titles[tree.row.title] == 1 else f"{tree.row.title}, {shortened(tree.row.id)}"
+            scopes.append(_tree(config, scope_of(tree.row.id), title, tree.total, limit_of(config, tree.row)))
     for tree in measurements.workstreams:
         if tree.row.is_scratch:
             for session, usage in tree.sessions.items():
-                scopes.append(_tree(config, f"{SESSION}{session}", tree.row.title, usage, config.session_limit_bytes))
+                scopes.append(
+                    _tree(config, f"{SESSION}{session}", f"Scratch session {shortened(session)}", usage, config.session_limit_bytes)
+                )
     return (*scopes, *_filesystem(config, measurements.filesystem))
 
 
@@ -98,11 +104,12 @@ def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
     space = filesystem.used_bytes + filesystem.free_bytes
     if space:
         limit, critical = pressure.filesystem_warning_percent * space // 100, pressure.filesystem_critical_percent * space // 100
-        yield ScopeUsage(FILESYSTEM, filesystem.mountpoint, filesystem.used_bytes, limit, critical, complete=True)
+        yield ScopeUsage(FILESYSTEM, f"Filesystem {filesystem.mountpoint}", filesystem.used_bytes, limit, critical, complete=True)
     if filesystem.total_inodes:
         inodes = filesystem.used_inodes + filesystem.free_inodes
         limit, critical = pressure.inode_warning_percent * inodes // 100, pressure.inode_critical_percent * inodes // 100
-        yield ScopeUsage(INODES, filesystem.mountpoint, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
+        name = f"Inodes of {filesystem.mountpoint}"
+        yield ScopeUsage(INODES, name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
 
 
 def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:

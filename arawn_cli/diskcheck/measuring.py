@@ -6,7 +6,7 @@ import errno
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE_V0, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK
@@ -91,7 +91,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     """Measure a root, and log failures and everything in it that does not count.
 
     The scratch sessions in `reused` are not measured again. A workstream without a row has its id
-    as title. A workstream without a directory has no usage.
+    as title, scratch is `Scratch`. A workstream without a directory has no usage.
 
     Raises:
         OSError: `workstreams/` cannot be listed.
@@ -110,8 +110,8 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         if part.session is not None:
             sessions[part.subtree.names[0]][part.session] = usage
 
-    known = {row.id: row for row in rows if is_valid_id(row.id)}
-    unknown = {name: WorkstreamRow(name, name) for name in ids if name not in known}
+    known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
+    unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
     total = combined(usages)
     measurements = Measurements(
         workstreams=tuple(
@@ -134,6 +134,11 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     for path in total.other_filesystems:
         log.info("workstreams/%s is another filesystem: not counted", path)
     return measurements
+
+
+def _titled(row: WorkstreamRow) -> WorkstreamRow:
+    """Return a row with the title that Arawn 0.0 gives scratch, if it is scratch without a title of its own."""
+    return replace(row, title="Scratch") if row.is_scratch and row.title == row.id else row
 
 
 def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:

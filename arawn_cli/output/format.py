@@ -6,6 +6,7 @@ Instants are nanoseconds since the epoch. All times are shown in UTC.
 from __future__ import annotations
 
 from arawn_cli import timestamps
+from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Unit
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import size
@@ -14,6 +15,11 @@ from arawn_cli.units import size
 def amount(number: int, unit: Unit) -> str:
     """Return bytes with their unit, or inodes with separators: `1.5 MB`, `1,234`."""
     return size(number) if unit is Unit.BYTES else f"{number:,}"
+
+
+def scope_label(scope: str, name: str) -> str:
+    """Return a scope for people: a scratch session with its whole id, anything else by its name."""
+    return f"Scratch session {scope.removeprefix(SESSION)}" if scope.startswith(SESSION) else name
 
 
 def age(instant: int | None, now: int) -> str:

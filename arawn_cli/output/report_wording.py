@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.alerts import Transition
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, day
+from arawn_cli.output.format import amount, day, scope_label
 from arawn_cli.output.report_data import MAX_SESSIONS, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
@@ -116,10 +115,7 @@ def areas(workstream: WorkstreamReport) -> str:
 
 def transition_scope(transition: Transition) -> str:
     """Return the scope of a change of level by the name that people know."""
-    if transition.scope.startswith(SESSION):
-        return f"session {escape(transition.scope.removeprefix(SESSION))}"
-    prefix = {FILESYSTEM: "filesystem ", INODES: "inodes of "}.get(transition.scope, "")
-    return prefix + escape(transition.name)
+    return escape(scope_label(transition.scope, transition.name))
 
 
 def transition_usage(transition: Transition) -> str:

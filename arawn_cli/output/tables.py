@@ -28,7 +28,7 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute
+from arawn_cli.output.format import age, amount, day, minute, scope_label
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -237,10 +237,10 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
 
 
 def _pressure_sentence(event: DiskPressure) -> Text:
-    name = f" ({escape(event.workstream_name)})" if event.workstream_name != event.scope else ""
+    label = escape(scope_label(event.scope, event.workstream_name))
     percent = event.usage_bytes * 100 // max(event.limit_bytes, 1)
     usage, limit = _amount_with_unit(event.usage_bytes, event.unit), _amount_with_unit(event.limit_bytes, event.unit)
-    text = f"{event.level}: {escape(event.scope)}{name} uses {usage}, {percent}% of {limit}"
+    text = f"{event.level}: {label} uses {usage}, {percent}% of {limit}"
     if event.forecast_days is not None:
         text += f"; critical in {count(event.forecast_days, 'day')}"
     if event.reclaimable_bytes:

@@ -34,7 +34,7 @@ def test_two_subscribers_and_a_late_one_get_each_event_byte_for_byte(site: Site,
 
 
 def test_both_message_types_of_arawn_can_read_an_event(site: Site, shared_nchan: Nchan, channel: str) -> None:
-    server = {"type": str, "level": str, "scope": str, "usage_mb": int, "limit_mb": int, "timestamp": str}
+    server = {"type": str, "level": str, "scope": str, "usage_mb": float, "limit_mb": float, "timestamp": str}
     client = {"workstream_id": str, "workstream_name": str, "level": str, "usage_bytes": int, "limit_bytes": int, "percent": int}
     site.configure(shared_nchan.url(f"/pub/{channel}"))
     site.check()

@@ -54,6 +54,30 @@ def test_a_session_is_judged_by_the_database_of_its_own_root(
     assert run("scratch-cleanup", "--config", path).reasons() == {"shared": "expired"}
 
 
+def test_alerts_of_two_roots_have_ids_and_names_of_their_own(
+    run: RunCommand, tree: SampleTree, lab: SampleTree, config: Callable[..., Path]
+) -> None:
+    """Arawn's client replaces an alert by another one with the same `workstream_id`."""
+    for each in (tree, lab):
+        each.workstream("blog", "My blog", {"work/f": 3_000_000})
+        each.session("7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11", files={"f": 3_000_000}, age_days=1)
+    path = config(maintenance={"pressure": {"limits": {"blog": 1_000_000, "scratch": 1_000_000}}})
+    path.write_text(path.read_text() + "[paths.usage]\nsession_warning_mb = 1\n")
+    found = {}
+    for arguments in ((), ("--root", "lab")):
+        for event in run("disk-check", "--config", path, *arguments).of_type("disk_pressure"):
+            found[event["workstream_id"]] = (event["scope"], event["workstream_name"])
+    session = "session:7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11"
+    assert found == {
+        "blog": ("blog", "My blog"),
+        "scratch": ("scratch", "Scratch"),
+        session: (session, "Scratch session 7b1f3a52…"),
+        "lab/blog": ("blog", "My blog (lab)"),
+        "lab/scratch": ("scratch", "Scratch (lab)"),
+        f"lab/{session}": (session, "Scratch session 7b1f3a52… (lab)"),
+    }
+
+
 def test_a_database_of_a_root_that_is_not_there_is_an_error_for_that_root_alone(
     run: RunCommand, config: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from arawn_cli.cleanup.trash_jobs import list_trash
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import Failure
-from arawn_cli.events import Event, percent_of, report_failure, to_json
+from arawn_cli.events import Event, megabytes, percent_of, report_failure, to_json
 from arawn_cli.output.json_schema import EVENTS, PARTS, events_schema
 from tests.conftest import Run
 from tests.support.in_process import NOWHERE, checked, cleaned, context
@@ -153,14 +153,20 @@ def test_the_keys_of_what_commands_about_the_timers_write_are_pinned(run: Callab
     assert found == {name: COMMON | set(keys.split()) for name, keys in COMMAND_KEYS.items()}
 
 
-def test_numbers_of_disk_pressure_are_unsigned_integers_and_the_percentage_fits_in_a_byte(events: dict[str, dict[str, object]]) -> None:
+def test_numbers_of_disk_pressure_are_not_negative_and_the_percentage_fits_in_a_byte(events: dict[str, dict[str, object]]) -> None:
     event = events["disk_pressure"]
-    for key in ("usage_mb", "limit_mb", "usage_bytes", "limit_bytes", "percent"):
-        value = event[key]
-        assert type(value) is int
-        assert value >= 0
+    kinds = {"usage_mb": float, "limit_mb": float, "usage_bytes": int, "limit_bytes": int, "percent": int}
+    assert {key: type(event[key]) for key in kinds} == kinds
+    assert all(float(str(event[key])) >= 0 for key in kinds)
     assert event["percent"] == 255
     assert event["scope"] == event["workstream_id"] == "session:s"
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(0, "0.0"), (499, "0.0"), (1_000_000, "1.0"), (1_234_567, "1.235"), (2**63, "9223372036854.775")]
+)
+def test_millions_have_up_to_three_decimals(size: int, shown: str) -> None:
+    assert json.dumps(megabytes(size)) == shown
 
 
 @given(st.integers(0, 2**63), st.integers(1, 2**63))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.names import escape, is_valid_id
+from arawn_cli.names import escape, is_valid_id, shortened
 
 
 @pytest.mark.parametrize("name", ["a", "A-1_b", "_x", "0", "7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11"])
@@ -18,6 +18,11 @@ def test_arawn_ids_are_valid(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "-a", ".", "..", ".trash", "a b", "a/b", "ä", "a\n", "٣", "a.b"])
 def test_anything_else_is_foreign(name: str) -> None:
     assert not is_valid_id(name)
+
+
+def test_a_uuid_is_shortened_and_any_other_id_is_not() -> None:
+    assert shortened("7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11") == "7b1f3a52…"
+    assert shortened("a-very-long-name-of-a-session-that-is-no-uuid") == "a-very-long-name-of-a-session-that-is-no-uuid"
 
 
 def _unescape(text: str) -> bytes:

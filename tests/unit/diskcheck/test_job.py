@@ -60,7 +60,7 @@ def test_a_session_that_was_cleaned_recovers(tree: SampleTree, configured: Calla
     _, events = checked(tree, config)
     assert reported_levels(events) == {"session:big": Level.OK}
     (recovered,) = (event for event in events if isinstance(event, DiskPressure))
-    assert (recovered.usage_bytes, recovered.limit_bytes, recovered.workstream_name) == (0, MIB, "Scratch")
+    assert (recovered.usage_bytes, recovered.limit_bytes, recovered.workstream_name) == (0, MIB, "Scratch session big")
     assert reported_levels(checked(tree, config)[1]) == {}
 
 
@@ -134,7 +134,7 @@ def test_the_filesystem_is_judged_as_an_ordinary_user_sees_it(run: RunCommand, t
     assert filesystem["used_bytes"] / filesystem["total_bytes"] < 0.80 < filesystem["used_bytes"] / usable
     assert (event["scope"], event["level"], event["unit"]) == ("filesystem", "warning", "bytes")
     assert (event["usage_bytes"], event["limit_bytes"]) == (filesystem["used_bytes"], usable * 80 // 100)
-    assert event["workstream_name"] == str(place)
+    assert event["workstream_name"] == f"Filesystem {place}"
 
 
 @needs_namespaces

@@ -6,6 +6,8 @@ from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
+from arawn_cli.fs.mounts import filesystem_of
+from tests.support.in_process import checked
 from tests.support.tree import SampleTree
 
 
@@ -21,6 +23,29 @@ def test_a_workstream_with_the_name_of_a_fixed_scope_has_a_scope_with_a_prefix()
         "workstream:filesystem",
         "workstream:inodes",
         "workstream:total",
+    ]
+
+
+def test_names_of_scopes_are_readable_and_differ(tree: SampleTree) -> None:
+    ids = ("7b1f3a52-9c6e-4d0b-8f27-1a5f0c3e9d11", "c2d84e90-55a1-4b7c-9e3d-60f1b2a7c8e4")
+    for id_ in ids:
+        tree.workstream(id_, "Blog", {"work/f": 1})
+    tree.workstream("thesis", "Thesis", {"work/f": 1})
+    for session in ("one", *ids):
+        tree.session(session, files={"f": 1}, age_days=1)
+    mountpoint = filesystem_of(tree.root).mountpoint
+    names = [verdict.usage.name for verdict in checked(tree)[0].verdicts]
+    assert names == [
+        "all workstreams",
+        "Blog, 7b1f3a52…",
+        "Blog, c2d84e90…",
+        "Scratch",
+        "Thesis",
+        "Scratch session 7b1f3a52…",
+        "Scratch session c2d84e90…",
+        "Scratch session one",
+        f"Filesystem {mountpoint}",
+        f"Inodes of {mountpoint}",
     ]
 
 
