@@ -67,6 +67,8 @@ def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> 
         found["paths.cleanup.dry_run"] = (flags.dry_run, "--dry-run")
     if flags.relay_url is not None:
         found["maintenance.relay.url"] = (flags.relay_url, "--relay-url")
+    if config.maintenance.cleanup.keep_chats is None:
+        found["maintenance.cleanup.keep_chats"] = ("true on Arawn's main branch, false on 0.0", None)
     from_systemd = not config.maintenance.state_dir and bool(environment.get("STATE_DIRECTORY"))
     found["maintenance.state_dir"] = (str(config.state_directory), "$STATE_DIRECTORY" if from_systemd else None)
     return found
