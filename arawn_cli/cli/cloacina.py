@@ -12,9 +12,8 @@ from arawn_cli.cli.schedule import print_statuses
 from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.errors import ExitCode
 from arawn_cli.schedule.cloacina import service
-from arawn_cli.schedule.cloacina.engine_status import statuses
-from arawn_cli.schedule.cloacina.schedules import database_from
-from arawn_cli.schedule.cloacina.workflows import workflows_of
+from arawn_cli.schedule.cloacina.engine_database import database_from
+from arawn_cli.schedule.cloacina.workflows import statuses, workflows_of
 from arawn_cli.schedule.status import is_healthy
 
 

@@ -1,16 +1,17 @@
-"""Read Cloacina's database: the registered schedules and the last runs.
+"""Access Cloacina's database: the registered schedules, the last runs, and locks between machines.
 
 Reading does not start Cloacina, which would begin every run that is due.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -41,9 +42,7 @@ JOIN (SELECT workflow_name, MAX(created_at) AS newest FROM workflow_executions
 LEFT JOIN task_executions t ON t.workflow_execution_id = w.id
 LEFT JOIN contexts c ON c.id = w.context_id
 """
-_UNFINISHED = """
-SELECT s.workflow_name, e.scheduled_time FROM schedule_executions e JOIN schedules s ON s.id = e.schedule_id WHERE e.completed_at IS NULL
-"""
+_UNFINISHED = "SELECT 1 FROM schedule_executions WHERE completed_at IS NULL LIMIT 1"
 _TABLES = "SELECT name FROM sqlite_master WHERE name = 'workflow_executions'"
 
 
@@ -53,18 +52,11 @@ class EngineError(ArawnCliError):
     exit_code = ExitCode.CONFIG
 
 
-class Cursor(Protocol):
-    """The part of psycopg's cursor that is used here."""
-
-    def fetchall(self) -> list[tuple[object, ...]]:
-        """Return all rows."""
-
-
 class Connection(Protocol):
     """The part of psycopg's connection that is used here."""
 
-    def execute(self, statement: str, parameters: tuple[object, ...] = ()) -> Cursor:
-        """Run one statement."""
+    def execute(self, statement: str, parameters: tuple[object, ...] = ()) -> Iterable[tuple[object, ...]]:
+        """Run one statement. Return its rows."""
 
     def close(self) -> None:
         """Close the connection. The server releases its locks."""
@@ -113,18 +105,34 @@ class EngineDatabase:
             text = text.replace(secret, "***") if secret else text
         return text
 
-    def connect(self) -> Connection:
-        """Connect to PostgreSQL.
+    @contextmanager
+    def locked(self, name: str, *, wait: bool = False) -> Iterator[Callable[[], bool] | None]:
+        """Hold a lock across all machines that share a PostgreSQL.
+
+        The jobs' own locks (flock) do not work across machines: NFS has none for directories. An
+        SQLite database belongs to one machine, where they are enough: nothing is locked in it.
+
+        Yield a function that returns whether the lock is still held, which it is not once the
+        connection is lost. Yield None if another machine has the lock, unless `wait` is set.
 
         Raises:
-            EngineError: psycopg is missing, or the server cannot be reached.
+            EngineError: the database cannot be used.
         """
-        driver = postgres_driver()
-        try:
-            connection: Connection = driver.connect(self.url, autocommit=True, options=_SERVER_OPTIONS, **_CLIENT_OPTIONS)
-        except driver.Error as error:
-            raise EngineError(f"the database {self} cannot be reached: {self.without_secrets(error)}") from error
-        return connection
+        if self.file is not None:
+            yield lambda: True
+            return
+        # A signed 64-bit number, which differs from those of other programs in the same database.
+        key = int.from_bytes(hashlib.sha256(f"arawn-cli\0{name}".encode()).digest()[:8], "big", signed=True)
+        with self._connected() as connection:
+            ((taken,),) = connection.execute("SELECT pg_advisory_lock(%s)" if wait else "SELECT pg_try_advisory_lock(%s)", (key,))
+
+            def is_held() -> bool:
+                try:
+                    return list(connection.execute("SELECT 1")) != []
+                except postgres_driver().Error:
+                    return False
+
+            yield is_held if wait or taken else None
 
     def schedules(self) -> list[Registered]:
         """Return all cron schedules, other programs' too; none if there is no database yet.
@@ -151,13 +159,13 @@ class EngineDatabase:
             found[str(name)] = LastRun(timestamp_of(began) or "", failure, context if isinstance(context, dict) else {})
         return found
 
-    def unfinished(self) -> set[tuple[str, str | None]]:
-        """Return workflow and due time of each scheduled run that has no recorded end.
+    def has_unfinished_runs(self) -> bool:
+        """Return whether a scheduled run has no recorded end.
 
         Raises:
             EngineError: the database cannot be read.
         """
-        return {(str(workflow), timestamp_of(due)) for workflow, due in self._select(_UNFINISHED)}
+        return bool(self._select(_UNFINISHED))
 
     def _select(self, statement: str) -> list[tuple[object, ...]]:
         if self.file is not None:
@@ -165,14 +173,25 @@ class EngineDatabase:
                 return query(self.file, statement, (), text=str) if self.file.exists() and query(self.file, _TABLES, ()) else []
             except (DatabaseUnreadableError, OSError) as error:
                 raise EngineError(f"the database {self} cannot be read: {error}") from error
-        driver = postgres_driver()
-        with closing(self.connect()) as connection:
+        with self._connected() as connection:
             try:
-                return list(connection.execute(statement).fetchall())
-            except driver.errors.UndefinedTable:
+                return list(connection.execute(statement))
+            except postgres_driver().errors.UndefinedTable:
                 return []
-            except driver.Error as error:
-                raise EngineError(f"the database {self} cannot be read: {self.without_secrets(error)}") from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Connect to PostgreSQL.
+
+        Raises:
+            EngineError: psycopg is missing, or the server cannot be reached or reports an error.
+        """
+        driver = postgres_driver()
+        try:
+            with closing(driver.connect(self.url, autocommit=True, options=_SERVER_OPTIONS, **_CLIENT_OPTIONS)) as connection:
+                yield connection
+        except driver.Error as error:
+            raise EngineError(f"the database {self} cannot be used: {self.without_secrets(error)}") from error
 
 
 def database_from(option: str | None, environment: Mapping[str, str], state_directory: Path) -> EngineDatabase:
