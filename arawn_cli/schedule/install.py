@@ -88,12 +88,12 @@ def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, envi
     if scheduler is Scheduler.CRON:
         return Place(scheduler, scope, CrontabStore(pwd.getpwuid(os.getuid()).pw_name, root_name), None, root_name)
     if scope is Scope.SYSTEM:
-        directory, stamps = _SYSTEM_UNITS, None
-    else:
-        directory = _xdg_directory(environment, "XDG_CONFIG_HOME", ".config") / "systemd" / "user"
-        stamps = _xdg_directory(environment, "XDG_DATA_HOME", ".local/share") / "systemd" / "timers"
+        directory = _SYSTEM_UNITS
+    else:  # a relative directory is ignored, as the XDG specification demands
+        named = environment.get("XDG_CONFIG_HOME", "")
+        directory = (Path(named) if named.startswith("/") else Path.home() / ".config") / "systemd" / "user"
     state = _state_directory(settings) if settings else None
-    return Place(scheduler, scope, FileStore(directory, _unit_names(directory, root_name), state, stamps), Manager(scope), root_name)
+    return Place(scheduler, scope, FileStore(directory, _unit_names(directory, root_name), state), Manager(scope), root_name)
 
 
 def bodies_of(scheduler: Scheduler, settings: Settings) -> dict[str, str]:
@@ -214,9 +214,3 @@ def _state_directory(settings: Settings) -> StateDirectory | None:
         return StateDirectory(settings.state, os.getuid(), os.getgid())
     account = pwd.getpwnam(settings.account.name)
     return StateDirectory(settings.state, account.pw_uid, account.pw_gid)
-
-
-def _xdg_directory(environment: Mapping[str, str], variable: str, default: str) -> Path:
-    """Return a base directory. A relative one is ignored, as the XDG specification demands."""
-    value = environment.get(variable, "")
-    return Path(value) if value.startswith("/") else Path.home() / default

@@ -1,18 +1,16 @@
 """Write and remove the files of a schedule, and detect edits by others.
 
 The first line of each file holds the hash of the rest, so that an edited file is never overwritten
-or removed unasked. It also lists the directories that were created with the file.
+or removed unasked.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
 from arawn_cli.fs.files import write_atomic
 
-_HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64}) made=(\[.*\])\n", re.ASCII)
+_HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
 
 
 class ScheduleError(ArawnCliError):
@@ -41,10 +39,9 @@ class UsageError(ArawnCliError):
     exit_code = ExitCode.USAGE
 
 
-def with_header(body: str, created: Sequence[str] = ()) -> str:
-    """Return a body with its first line: the hash of the body, and the created directories."""
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f"# arawn-cli schedule sha256={digest} made={json.dumps(list(created))}\n{body}"
+def with_header(body: str) -> str:
+    """Return a body with its first line, the hash of the body."""
+    return f"# arawn-cli schedule sha256={hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
 
 def condition_of(text: str | None, body: str | None) -> Condition:
@@ -59,18 +56,6 @@ def condition_of(text: str | None, body: str | None) -> Condition:
         return Condition.CURRENT
     is_unedited = hashlib.sha256(installed.encode("utf-8", "surrogateescape")).hexdigest() == header[1]
     return Condition.OUTDATED if is_unedited else Condition.EDITED
-
-
-def created_directories(text: str | None) -> tuple[str, ...]:
-    """Return the directories that the first line of a text lists, outermost first, or ()."""
-    header = _HEADER.match(text or "")
-    if header is None:
-        return ()
-    try:
-        created = json.loads(header[2])
-    except ValueError:
-        return ()
-    return tuple(path for path in created if isinstance(path, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +100,11 @@ class FileStore:
     Attributes:
         names: all files that this tool may have there.
         state: the directory to create with the files, if systemd does not.
-        stamps: a directory that systemd creates for the files; if it is new, it is removed with
-            them as soon as it is empty.
     """
 
     directory: Path
     names: Collection[str]
     state: StateDirectory | None = None
-    stamps: Path | None = None
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
         """Return a change for each body that is not installed. `apply` adds the first line."""
@@ -160,9 +142,7 @@ class FileStore:
             return None
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Write and remove files.
-
-        The first file that is written lists the directories that are created.
+        """Write and remove files. Directories that were created stay.
 
         Raises:
             ScheduleError: a file or directory cannot be changed, or a file has changed since the
@@ -171,46 +151,24 @@ class FileStore:
         for change in changes:
             if self.read(change.name) != change.before:
                 raise ScheduleError(f"{change.place} was changed in the meantime, and is kept: run this again")
-        written = [change for change in changes if change.after is not None]
-        removed = [change for change in changes if change.after is None]
         try:
-            created = self._create_directories() if written else ()
-            try:
-                for change in written:
-                    listed = (*created_directories(change.before), *created)
-                    write_atomic(Path(change.place), with_header(change.after or "", listed))
-                    created = ()
-            except OSError:
-                _remove_empty(created)
-                raise
-            for change in removed:
-                os.unlink(change.place)
+            for change in changes:
+                if change.after is None:
+                    os.unlink(change.place)
+                    continue
+                self._create_directories()
+                write_atomic(Path(change.place), with_header(change.after))
         except OSError as error:
             raise ScheduleError(f"cannot change {error.filename}: {error.strerror}") from error
-        _remove_empty({path for change in removed for path in created_directories(change.before)})
 
     def _change(self, name: str, body: str | None) -> Change:
         text = self.read(name)
         return Change(str(self.directory / name), name, text, body, condition_of(text, body))
 
-    def _create_directories(self) -> tuple[str, ...]:
-        """Create the directories. Return those that did not exist, outermost first."""
-        wanted = (self.directory, self.stamps, self.state.path if self.state else None)
-        missing = [path for directory in wanted if directory for path in _missing(directory)]
+    def _create_directories(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
         if self.state:
-            for path in _missing(self.state.path):
-                os.mkdir(path, 0o700)
-                os.chown(path, self.state.user, self.state.group)
-        return tuple(dict.fromkeys(str(path) for path in missing))
-
-
-def _missing(path: Path) -> list[Path]:
-    """Return the directories that do not exist on the way to a path, outermost first."""
-    return [each for each in reversed((path, *path.parents)) if not os.path.lexists(each)]
-
-
-def _remove_empty(directories: Collection[str]) -> None:
-    for path in sorted(directories, key=len, reverse=True):
-        with suppress(OSError):  # others use it by now, or it is gone
-            os.rmdir(path)
+            for path in reversed((self.state.path, *self.state.path.parents)):
+                if not os.path.lexists(path):
+                    os.mkdir(path, 0o700)
+                    os.chown(path, self.state.user, self.state.group)

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.events import Condition
-from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, created_directories, with_header
+from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, with_header
 
 BLOCK = "crontab"
 
 # Recognised by the first words, so that a marker is found even if an editor changed the rest or
 # wrote CRLF line ends.
 _MARKER = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
-_CREATED = "the crontab"  # listed as created if the account had no crontab before
 
 
 class MarkersError(ScheduleError):
@@ -37,20 +36,13 @@ class CrontabStore:
         condition = condition_of(block, body)
         if condition is Condition.CURRENT:
             return []
-        created = created_directories(block) if crontab is not None else (_CREATED,)
         begin = f"# BEGIN {self._marker}: managed by arawn-cli; do not edit between BEGIN and END\n"
-        return [self._change(crontab, f"{begin}{with_header(body, created)}# END {self._marker}\n", condition)]
+        return [self._change(crontab, f"{begin}{with_header(body)}# END {self._marker}\n", condition)]
 
     def changes_to_remove(self) -> list[Change]:
-        """Return a change if there is a block. A crontab that this tool created is not left empty."""
+        """Return a change if there is a block. A crontab that would be empty is removed."""
         block = self.read(BLOCK)
-        if block is None:
-            return []
-        condition = condition_of(block, None)
-        change = self._change(self._crontab(), "", condition)
-        if not change.after and _CREATED in created_directories(block):
-            return [Change(change.place, BLOCK, change.before, None, condition)]
-        return [change]
+        return [] if block is None else [self._change(self._crontab(), "", condition_of(block, None))]
 
     def read(self, name: str) -> str | None:
         """Return the text of the block between its markers, or None.
@@ -94,7 +86,7 @@ class CrontabStore:
             after = before[: markers[0].start()] + block + before[markers[1].end() :]
         else:
             after = before + ("\n" if before and not before.endswith("\n") else "") + block
-        return Change(f"crontab of {self.account}", BLOCK, crontab, after, condition)
+        return Change(f"crontab of {self.account}", BLOCK, crontab, after or None, condition)
 
     def _markers(self, crontab: str) -> list[re.Match[str]]:
         """Return the begin and the end of this root's block; [] if there is none."""

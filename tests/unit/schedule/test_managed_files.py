@@ -14,10 +14,8 @@ from arawn_cli.schedule.managed_files import (
     ScheduleError,
     StateDirectory,
     condition_of,
-    created_directories,
     with_header,
 )
-from tests.conftest import snapshot
 
 BODY = {"unit": "a\nb\n"}
 _PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
@@ -41,7 +39,7 @@ def long_directory(tmp_path: Path, spare: int) -> Path:
 
 
 def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
-    text = with_header("a\nb\n", ("/x/y z",))
+    text = with_header("a\nb\n")
     assert condition_of(None, "a\nb\n") is Condition.MISSING
     assert condition_of(text, "a\nb\n") is Condition.CURRENT
     assert condition_of(text, "new\n") is Condition.OUTDATED
@@ -49,28 +47,17 @@ def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
     assert condition_of(text.replace("b", "c"), "a\nb\n") is Condition.EDITED
     assert condition_of(text.replace("b", "c"), "a\nc\n") is Condition.CURRENT
     assert condition_of("a\nb\n", "a\nb\n") is Condition.FOREIGN
-    assert created_directories(text) == ("/x/y z",)
-    assert created_directories("# arawn-cli schedule sha256=" + "0" * 64 + " made=[\n") == ()
 
 
-def test_created_directories_are_removed_and_others_stay(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    before = {path: entry[0] for path, entry in snapshot(tmp_path).items()}
+def test_a_state_directory_is_created_for_the_jobs_alone_and_stays(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "a" / "state", os.getuid(), os.getgid())
-    store = FileStore(tmp_path / "there" / "config" / "units", ("unit", "other"), state)
+    store = FileStore(tmp_path / "config" / "units", ("unit", "other"), state)
     install(store, BODY)
-    assert (tmp_path / "a" / "state").stat().st_mode & 0o777 == 0o700
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/state")] == [0o700, 0o700]
     install(store, {"unit": "c\n"})
     remove(store)
-    assert {path: entry[0] for path, entry in snapshot(tmp_path).items()} == before
-
-
-def test_a_created_directory_that_others_use_by_now_stays(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "units", ("unit",))
-    install(store, BODY)
-    (tmp_path / "units" / "mine").touch()
-    remove(store)
-    assert os.listdir(tmp_path / "units") == ["mine"]
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+    assert state.path.is_dir()
 
 
 def test_a_foreign_file_is_not_removed(tmp_path: Path) -> None:
@@ -95,13 +82,6 @@ def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tm
     directory = long_directory(tmp_path, 10)  # enough for `/unit`, and not for its temporary name
     with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(directory))}/.*unit.*: File name too long$"):
         install(FileStore(directory, ("unit",)), BODY)
-    assert os.listdir(directory) == []
-
-
-def test_directories_that_were_created_for_a_file_are_removed_if_it_cannot_be_written(tmp_path: Path) -> None:
-    directory = long_directory(tmp_path, 14)
-    with pytest.raises(ScheduleError, match="File name too long"):
-        install(FileStore(directory / "new", ("unit",)), BODY)
     assert os.listdir(directory) == []
 
 
