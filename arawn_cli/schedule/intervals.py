@@ -58,12 +58,8 @@ class CronTime:
     def next_after(self, moment: datetime) -> datetime:
         """Return the first minute after a moment at which cron starts the line."""
         time = moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
-        while not self._day_matches(time):
-            time = time.replace(hour=0, minute=0) + timedelta(days=1)
-        while not (_matches(self.hour, time.hour) and _matches(self.minute, time.minute)):
-            time += timedelta(minutes=1)
-            if (time.hour, time.minute) == (0, 0):
-                return self.next_after(time - timedelta(minutes=1))
+        while not (is_day := self._day_matches(time)) or not (_matches(self.hour, time.hour) and _matches(self.minute, time.minute)):
+            time = time + timedelta(minutes=1) if is_day else time.replace(hour=0, minute=0) + timedelta(days=1)
         return time
 
     def _day_matches(self, time: datetime) -> bool:
