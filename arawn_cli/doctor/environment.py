@@ -6,6 +6,7 @@ import ctypes
 import os
 import pwd
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -154,18 +155,6 @@ def clock_finding(shell: Shell) -> Finding:
     return warn("clock", "not synchronised; ages depend on it", shell.as_root(fix))
 
 
-class _Timex(ctypes.Structure):
-    """The start of `struct timex` of adjtimex(2), and room for the rest."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("frequency", ctypes.c_long),
-        ("maximum_error", ctypes.c_long),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
 def is_synchronised() -> bool:
     """Return whether the maximum error of the clock is known and small. The clock is only read.
 
@@ -173,8 +162,10 @@ def is_synchronised() -> bool:
         OSError: the kernel does not report it, as in some containers.
     """
     library = ctypes.CDLL(None, use_errno=True)
-    state = _Timex()
-    if library.adjtimex(ctypes.byref(state)) < 0:
+    state = ctypes.create_string_buffer(512)  # larger than `struct timex`; mode 0 only reads
+    if library.adjtimex(state) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return bool(state.maximum_error < _MAX_ERROR_MICROSECONDS)
+    # adjtimex(2): the fields are modes, offset, freq, maxerror, and others.
+    *_, maximum_error = struct.unpack_from("@I3l", state)
+    return bool(maximum_error < _MAX_ERROR_MICROSECONDS)
