@@ -38,13 +38,13 @@ from arawn_cli.doctor.environment import (
     token_findings,
 )
 from arawn_cli.doctor.findings import Finding, Shell, comment, fail, warn
-from arawn_cli.doctor.timers import run_command, state_directory, timer_findings
+from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
 from arawn_cli.output.jsonl import json_lines
 from arawn_cli.schedule.settings import own_account
-from arawn_cli.schedule.status import installed_places
+from arawn_cli.schedule.status import installed_schedules
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
@@ -92,14 +92,12 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     tree = list(tree_findings(config, now, shell))
     yield from tree
     root_fails = any(finding.check == "root" and finding.status is Status.FAIL for finding in tree)
-    installed = [] if root_fails else installed_places(config, shell.flags, shell.environment)
+    installed = [] if root_fails else installed_schedules(config, shell.flags, shell.environment)
     # State and outbox are those of the timers, if there are any.
-    directory = state_directory(installed, config)
-    if installed:
-        account, by_systemd = installed[0].settings.account, installed[0].is_state_created_by_systemd
-        run_check = run_command(installed[0], JobName.DISK_CHECK, shell)
-    else:
-        account, by_systemd, run_check = own_account(), False, shell.arawn_cli(JobName.DISK_CHECK)
+    directory = installed[0].state_directory if installed else config.state_directory
+    account = installed[0].settings.account if installed else own_account()
+    run_check = run_command(installed[0], JobName.DISK_CHECK, shell) if installed else shell.arawn_cli(JobName.DISK_CHECK)
+    by_systemd = bool(installed) and installed[0].is_state_created_by_systemd
     yield from state_findings(directory, account, shell, created_by_systemd=by_systemd)
     yield outbox_finding(directory, shell, run_check)
     yield relay_finding(config, shell.environment, shell)
@@ -108,7 +106,7 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     if root_fails:
         yield warn("timers", "not checked: the root is unusable", comment("fix the root first"))
     else:
-        yield from timer_findings(installed, config, now, socket.gethostname(), shell)
+        yield from timer_findings(installed, now, shell)
 
 
 def _print_text(settings: list[Setting], findings: list[Finding]) -> None:

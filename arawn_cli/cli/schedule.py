@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from arawn_cli.schedule.install import Place, Selection, apply_install, apply_re
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
 from arawn_cli.schedule.permissions import access_problems
 from arawn_cli.schedule.settings import Scope, settings_from, warnings_of
-from arawn_cli.schedule.status import StatusInput, is_healthy, is_installed, statuses
+from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.schedule.user_crontab import MarkersError
 from arawn_cli.timestamps import parse
 
@@ -337,8 +336,8 @@ def schedule_status(
     used = next((place for place in selection.places(os.environ, root) if _test(place, is_installed)), None)
     scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
     settings = settings_from(loaded, flags, os.environ, scope)
-    given = StatusInput(loaded, settings, time.time_ns(), socket.gethostname(), flags.located)
-    found = [each.event for each in statuses(place_of(scheduler, scope, settings, os.environ, root), given)]
+    schedule = schedule_of(scheduler, settings, loaded, os.environ)
+    found = [each.event for each in statuses(schedule, time.time_ns(), flags.located)]
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(access_problems(settings, scheduler))
         found = [replace(status, problems=(*status.problems, *problems)) for status in found]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from shlex import quote
 
 from arawn_cli import timestamps
-from arawn_cli.config.loader import Config
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, fail, ok, warn
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
@@ -21,12 +19,10 @@ from arawn_cli.schedule.permissions import inaccessible_files, inaccessible_prog
 from arawn_cli.schedule.settings import Scheduler, Scope, suffixed
 from arawn_cli.schedule.status import (
     INSTALL,
-    InstalledPlace,
     JobStatus,
-    StatusInput,
+    Schedule,
     is_healthy,
     last_run_of,
-    state_directory_of,
     statuses,
 )
 from arawn_cli.schedule.systemctl import systemd_runs
@@ -41,7 +37,7 @@ _GRACE_SECS = 600
 _MAILER_PATH = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 
 
-def timer_findings(installed: list[InstalledPlace], config: Config, now: int, host: str, shell: Shell) -> Iterator[Finding]:
+def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterator[Finding]:
     """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
         fix = f"{shell.arawn_cli('schedule', 'install', account=ROOT)}  # or {shell.arawn_cli('schedule', 'install', '--user')}"
@@ -59,18 +55,12 @@ def timer_findings(installed: list[InstalledPlace], config: Config, now: int, ho
             yield fail("timers", each.error, "crontab -e")
             continue
         yield _account(each, shell)
-        given = StatusInput(config, each.settings, now, host)
-        for status in statuses(each.place, given):
+        for status in statuses(each, now):
             yield _timer(status, each, shell)
-            yield _last_success(status.event, each, given, shell)
+            yield _last_success(status.event, each, now, shell)
 
 
-def state_directory(installed: list[InstalledPlace], config: Config) -> Path:
-    """Return the state directory of the timers, or without timers that of a run in this shell."""
-    return state_directory_of(installed[0].place.scheduler, installed[0].settings, config) if installed else config.state_directory
-
-
-def run_command(each: InstalledPlace, job: JobName, shell: Shell) -> str:
+def run_command(each: Schedule, job: JobName, shell: Shell) -> str:
     """Return the command that runs a job now as its timer would."""
     if each.place.scheduler is Scheduler.CRON:
         return shell.arawn_cli(job, account=each.settings.account.name)
@@ -90,7 +80,7 @@ def _cron_daemon(shell: Shell) -> Finding:
     return ok("cron", "running")
 
 
-def _account(each: InstalledPlace, shell: Shell) -> Finding:
+def _account(each: Schedule, shell: Shell) -> Finding:
     """Check whether the account of the jobs can access what they need."""
     name = each.settings.account.name
     if program := inaccessible_program(each.settings):
@@ -102,7 +92,7 @@ def _account(each: InstalledPlace, shell: Shell) -> Finding:
     return ok("account", f"the jobs run as {name}")
 
 
-def _timer(found: JobStatus, each: InstalledPlace, shell: Shell) -> Finding:
+def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     status = found.event
     check = f"{status.job} timer"
     if is_healthy(status):
@@ -123,17 +113,17 @@ def _timer(found: JobStatus, each: InstalledPlace, shell: Shell) -> Finding:
     return fail(check, "its last run failed", f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u {unit} -n 50")
 
 
-def _last_success(status: ScheduleStatus, each: InstalledPlace, given: StatusInput, shell: Shell) -> Finding:
+def _last_success(status: ScheduleStatus, each: Schedule, now: int, shell: Shell) -> Finding:
     check, run = f"{status.job} last success", run_command(each, status.job, shell)
     last = timestamps.parse(status.last_run) if status.result == RunResult.SUCCESS and status.last_run is not None else None
     try:
-        recorded = last_run_of(state_directory_of(each.place.scheduler, each.settings, given.config), status.job, each.settings.root)
+        recorded = last_run_of(each.state_directory, status.job, each.settings.root)
     except (DatabaseUnreadableError, OSError) as error:
         if last is None:
             reason = error.strerror if isinstance(error, OSError) else error
             return warn(check, f"unknown: its record cannot be read: {reason}", shell.arawn_cli("doctor", account=ROOT))
         recorded = None
-    if recorded is not None and recorded.at > given.now + TOLERANCE:
+    if recorded is not None and recorded.at > now + TOLERANCE:
         detail = f"the last run is recorded for {second(recorded.at)}, which is in the future: the clock is wrong now, or was then"
         if status.job is not JobName.SCRATCH_CLEANUP:
             return warn(check, detail, "date")
@@ -144,7 +134,7 @@ def _last_success(status: ScheduleStatus, each: InstalledPlace, given: StatusInp
     job = next(job for job in each.settings.jobs if job.name == status.job)
     file = suffixed(CRON_FILE, job.root_name) if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer"
     since = last or each.place.store.installed_at(file)
-    overdue = since is not None and given.now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
+    overdue = since is not None and now > since + (_PERIODS_UNTIL_OVERDUE * period(job.interval) + _GRACE_SECS) * SECOND
     if last is not None and overdue:
         return fail(check, f"{second(last)}, overdue: it runs {job.interval}", run)
     if last is not None:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -43,15 +43,17 @@ class LastRun:
 
 
 @dataclass(frozen=True, slots=True)
-class InstalledPlace:
-    """A place that holds a schedule, and the settings that it would be rendered from now.
+class Schedule:
+    """A place, and the settings that its files would be rendered from now.
 
     Attributes:
+        state_directory: the state directory of the scheduled jobs. This shell's can be another.
         error: why the lines of a crontab cannot be told from its user's; None if they can.
     """
 
     place: Place
     settings: Settings
+    state_directory: Path
     error: str | None = None
 
     @property
@@ -81,26 +83,6 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusInput:
-    """What a status depends on. `now` is in nanoseconds since the epoch.
-
-    Attributes:
-        options: the options of the command line that name the configuration, for commands in
-            messages.
-    """
-
-    config: Config
-    settings: Settings
-    now: int
-    host: str
-    options: tuple[str, ...] = ()
-
-    def install_command(self, place: Place) -> str:
-        """Return the command that installs the schedule again."""
-        return shlex.join((*INSTALL, *place.flags, *self.options))
-
-
-@dataclass(frozen=True, slots=True)
 class _SchedulerState:
     """What a scheduler knows of a job; times in nanoseconds since the epoch."""
 
@@ -116,22 +98,50 @@ def is_healthy(status: ScheduleStatus) -> bool:
     return status.installed is Condition.CURRENT and status.enabled and status.result != RunResult.FAILED and not status.problems
 
 
-def statuses(place: Place, given: StatusInput) -> Iterator[JobStatus]:
-    """Yield the status of each job in a place.
+def schedule_of(scheduler: Scheduler, settings: Settings, config: Config, environment: Mapping[str, str]) -> Schedule:
+    """Return the schedule of some settings, installed or not."""
+    place = place_of(scheduler, settings.scope, settings, environment, settings.root_name)
+    if settings.state is not None:
+        directory = settings.state
+    elif scheduler is Scheduler.SYSTEMD:
+        directory = SYSTEM_STATE / suffixed(STATE, settings.root_name)
+    else:  # a system schedule, whose jobs use the home of their account
+        directory = Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
+    return Schedule(place, settings, directory)
+
+
+def statuses(schedule: Schedule, now: int, options: tuple[str, ...] = ()) -> Iterator[JobStatus]:
+    """Yield the status of each job; `now` is in nanoseconds since the epoch.
+
+    `options` name the configuration, for the commands in messages.
 
     Raises:
         ConfigurationError, ScheduleError: files cannot be rendered or read.
     """
-    bodies = bodies_of(place.scheduler, given.settings)
+    place, settings = schedule.place, schedule.settings
+    install = shlex.join((*INSTALL, *place.flags, *options))
+    bodies = bodies_of(place.scheduler, settings)
     conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
-    for job in given.settings.jobs:
+    for job in settings.jobs:
         of_job = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(of_job, key=_WORST_LAST.index)
-        state = _systemd_state(place, place.manager, given, job, condition) if place.manager else _cron_state(place, given, job, condition)
+        is_present = condition is not Condition.MISSING
+        problems = []
+        if condition is Condition.OUTDATED:
+            problems.append(Problem("the installed schedule does not match the configuration", install))
+        if condition in (Condition.EDITED, Condition.FOREIGN):
+            problems.append(Problem("the installed schedule was edited by hand and does not match the configuration", install))
+        if place.manager is not None:
+            state = _systemd_state(place.manager, job, is_present)
+            if is_present and place.store.read(NOTIFIER) is None:
+                problems.append(Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", install))
+        else:
+            state = _cron_state(schedule, job, is_present, now)
+        problems += state.problems
         event = ScheduleStatus(
-            timestamp=timestamps.render(given.now),
-            host=given.host,
-            root=given.config.root_name,
+            timestamp=timestamps.render(now),
+            host=settings.host,
+            root=settings.root_name,
             dry_run=False,
             job=job.name,
             scheduler=place.scheduler.value,
@@ -141,9 +151,9 @@ def statuses(place: Place, given: StatusInput) -> Iterator[JobStatus]:
             next_run=rendered(state.next_run),
             last_run=rendered(state.last_run),
             result=state.result,
-            problems=tuple(map(str, state.problems)),
+            problems=tuple(map(str, problems)),
         )
-        yield JobStatus(event, state.problems)
+        yield JobStatus(event, tuple(problems))
 
 
 def is_installed(place: Place) -> bool:
@@ -156,8 +166,8 @@ def is_installed(place: Place) -> bool:
     return any(place.store.read(name) is not None for name in names)
 
 
-def installed_places(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[InstalledPlace]:
-    """Return every place that holds a schedule of the root, those of the system first.
+def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Schedule]:
+    """Return every installed schedule of the root, those of the system first.
 
     Raises:
         RefusedError: the root is unsafe.
@@ -170,24 +180,15 @@ def installed_places(config: Config, flags: Flags, environment: Mapping[str, str
             log.debug("%s", error)
             continue
         for scheduler in Scheduler:
-            place = place_of(scheduler, scope, settings, environment, config.root_name)
+            schedule = schedule_of(scheduler, settings, config, environment)
             try:
-                if is_installed(place):
-                    found.append(InstalledPlace(place, settings))
+                if is_installed(schedule.place):
+                    found.append(schedule)
             except MarkersError as error:
-                found.append(InstalledPlace(place, settings, str(error)))
+                found.append(replace(schedule, error=str(error)))
             except ArawnCliError as error:
                 log.debug("%s", error)
     return found
-
-
-def state_directory_of(scheduler: Scheduler, settings: Settings, config: Config) -> Path:
-    """Return the state directory of the scheduled jobs. This shell's can be another."""
-    if settings.state is not None:
-        return settings.state
-    if scheduler is Scheduler.SYSTEMD:
-        return SYSTEM_STATE / suffixed(STATE, settings.root_name)
-    return Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
 
 
 def last_run_of(state_directory: Path, job: JobName, root: Path) -> LastRun | None:
@@ -214,40 +215,37 @@ def history_directory(config: Config, flags: Flags, environment: Mapping[str, st
     if config.maintenance.state_dir or environment.get("STATE_DIRECTORY"):
         return own, None
     try:
-        found = installed_places(config, flags, environment)
+        found = installed_schedules(config, flags, environment)
     except ArawnCliError as error:
         log.debug("%s", error)
         return own, None
     for each in found:
-        directory = state_directory_of(each.place.scheduler, each.settings, config)
         try:
-            if any(last_run_of(directory, job, each.settings.root) for job in JobName):
-                return directory, None
+            if any(last_run_of(each.state_directory, job, each.settings.root) for job in JobName):
+                return each.state_directory, None
         except (DatabaseUnreadableError, OSError):
             command = " ".join(("sudo arawn-cli report", *flags.named))
             return own, (
-                f"the timers keep their history in {directory}, which this account cannot read: "
+                f"the timers keep their history in {each.state_directory}, which this account cannot read: "
                 f"trends and alerts are those of its own runs; {command} shows theirs"
             )
     return own, None
 
 
-def _systemd_state(place: Place, manager: Manager, given: StatusInput, job: Job, condition: Condition) -> _SchedulerState:
+def _systemd_state(manager: Manager, job: Job, is_present: bool) -> _SchedulerState:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
     properties = manager.properties(service, "Result", "ExecMainStatus", "ExecMainExitTimestamp")
     is_enabled = manager.query("is-enabled", timer) == "enabled"
     is_running = manager.is_running()
     is_active = is_running and manager.query("is-active", timer) == "active"
-    problems = list(_condition_problems(condition, given.install_command(place)))
-    if condition is not Condition.MISSING:
+    problems = []
+    if is_present:
         if is_enabled != is_active and is_running:
             state = "is enabled but not running" if is_enabled else "is running but not enabled"
             problems.append(Problem(f"{timer} {state}", f"{manager.systemctl} enable --now {timer}"))
         for unit in units_of(timer):
             if manager.needs_reload(unit):
                 problems.append(Problem(f"{unit} has changed since systemd read it", f"{manager.systemctl} daemon-reload"))
-        if place.store.read(NOTIFIER) is None:
-            problems.append(Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", given.install_command(place)))
         if command := manager.linger_command():
             problems.append(Problem("timers of this account stop when it logs out", command))
     exited = _nanoseconds(properties.get("ExecMainExitTimestamp", ""))
@@ -262,33 +260,24 @@ def _systemd_state(place: Place, manager: Manager, given: StatusInput, job: Job,
     return _SchedulerState(is_enabled and is_active, next_run, exited or triggered, result, tuple(problems))
 
 
-def _cron_state(place: Place, given: StatusInput, job: Job, condition: Condition) -> _SchedulerState:
-    settings, is_present, is_running = given.settings, condition is not Condition.MISSING, cron_runs()
-    problems = list(_condition_problems(condition, given.install_command(place)))
-    if is_present and not is_running:
-        problems.append(Problem("cron is not running", START_CRON))
+def _cron_state(schedule: Schedule, job: Job, is_present: bool, now: int) -> _SchedulerState:
+    settings, is_running = schedule.settings, cron_runs()
     next_run = None
     if is_present and is_running:
         time = cron_time(job.interval, job.name, settings.host, str(settings.root))
         # In local time, as cron counts: an hour may be skipped or repeated until then.
-        upcoming = time.next_after(datetime.fromtimestamp(given.now / timestamps.SECOND))
+        upcoming = time.next_after(datetime.fromtimestamp(now / timestamps.SECOND))
         next_run = int(upcoming.timestamp()) * timestamps.SECOND
     try:
-        last = last_run_of(state_directory_of(place.scheduler, settings, given.config), job.name, settings.root)
+        last = last_run_of(schedule.state_directory, job.name, settings.root)
     except (DatabaseUnreadableError, OSError) as error:
         log.info("the last run of %s is not known: %s", job.name, error)
         last = None
     result = None
     if last is not None:
         result = RunResult.SUCCESS if last.at == last.success_at else RunResult.FAILED
-    return _SchedulerState(is_present and is_running, next_run, last.at if last else None, result, tuple(problems))
-
-
-def _condition_problems(condition: Condition, install_command: str) -> Iterator[Problem]:
-    if condition is Condition.OUTDATED:
-        yield Problem("the installed schedule does not match the configuration", install_command)
-    if condition in (Condition.EDITED, Condition.FOREIGN):
-        yield Problem("the installed schedule was edited by hand and does not match the configuration", install_command)
+    problems = (Problem("cron is not running", START_CRON),) if is_present and not is_running else ()
+    return _SchedulerState(is_present and is_running, next_run, last.at if last else None, result, problems)
 
 
 def _nanoseconds(text: str) -> int | None:

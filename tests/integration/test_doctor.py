@@ -37,7 +37,7 @@ from arawn_cli.schedule.cron import cron_file
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
-from arawn_cli.schedule.status import InstalledPlace
+from arawn_cli.schedule.status import Schedule
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_root, needs_user_namespaces, snapshot
@@ -221,7 +221,7 @@ def test_an_unread_configuration_of_the_owner_is_a_finding_whose_fix_names_it(
 ) -> None:
     monkeypatch.setenv("HOME", str(of_another.parents[3]))
     # The account exists in this process alone, so neither its timers nor those of this machine can be examined.
-    monkeypatch.setattr("arawn_cli.cli.doctor.installed_places", lambda *_: [])
+    monkeypatch.setattr("arawn_cli.cli.doctor.installed_schedules", lambda *_: [])
     root = of_another.parents[2] / ".arawn"
     output = Output(format="json", verbose=False, quiet=False)
     run_doctor(Flags(base_path=str(root)), output)
@@ -276,7 +276,7 @@ def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: Sam
 
 
 def test_no_timers_fail_with_the_command_that_installs_them(tree: SampleTree) -> None:
-    (finding,) = timer_findings([], config_of(tree), 0, "host", shell_of(tree))
+    (finding,) = timer_findings([], 0, shell_of(tree))
     assert finding.status is Status.FAIL
     assert finding.fix is not None
     assert finding.fix.endswith(f"schedule install --user --base-path {tree.root}")
@@ -304,7 +304,7 @@ def cron_findings(
     settings = replace(own, state=directory / "state")
     place = Place(Scheduler.CRON, Scope.SYSTEM, FileStore(directory, ("arawn-cli",)), None)
     (directory / "arawn-cli").write_text(with_header(cron_file(settings)))
-    found = timer_findings([InstalledPlace(place, settings)], config_of(tree), now, settings.host, shell_of(tree))
+    found = timer_findings([Schedule(place, settings, directory / "state")], now, shell_of(tree))
     return {finding.check: finding for finding in found}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,8 @@ from arawn_cli.schedule import systemctl
 from arawn_cli.schedule.install import Place, bodies_of
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Scheduler, Scope
-from arawn_cli.schedule.status import JobStatus, StatusInput, is_healthy, last_run_of, statuses
+from arawn_cli.schedule.status import JobStatus, Schedule, is_healthy, last_run_of, statuses
 from tests.support.contrib_settings import SYSTEM
-from tests.support.doctor_inputs import config_of
 from tests.support.tree import SampleTree
 
 NOW = 1_800_000_000 * 10**9
@@ -54,7 +52,7 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             if text is not None:
                 (units / name).write_text(text)
         place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemctl.Manager(Scope.SYSTEM))
-        return list(statuses(place, StatusInput(config_of(tree), settings, NOW, socket.gethostname())))[1]
+        return list(statuses(Schedule(place, settings, tmp_path), NOW))[1]
 
     return report
 
