@@ -60,7 +60,7 @@ class RunPool:
             process.terminate()
 
     def run(self, arguments: Sequence[str], is_held: Callable[[], bool], seconds: float) -> Mapping[str, object] | None:
-        """Run `arawn-cli` with some arguments for at most so many seconds, and while a lock is held.
+        """Run `arawn-cli` with some arguments while a lock is held, at most so many seconds.
 
         Its events go to the service's standard output, its log to the service's standard error.
 
