@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from arawn_cli import timestamps
 from arawn_cli.errors import StoppedError
@@ -16,8 +15,8 @@ from arawn_cli.events import Event
 from arawn_cli.state import State
 
 
-class Progress(Protocol):
-    """Show the progress of a job. Every call is cheap and may show nothing."""
+class Progress:
+    """Show the progress of a job: nothing here, a bar in the subclass for terminals."""
 
     def start(self, what: str, total: int) -> None:
         """Begin a stage of `total` steps, and end the previous one."""
@@ -29,21 +28,8 @@ class Progress(Protocol):
         """End the last stage and clear the display."""
 
 
-class NoProgress:
-    """Show nothing."""
-
-    def start(self, what: str, total: int) -> None:
-        """Begin a stage."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Count steps as done."""
-
-    def end(self) -> None:
-        """End the last stage."""
-
-
-class EventOutbox(Protocol):
-    """Store events until they are sent to the relay."""
+class EventOutbox:
+    """Store events until they are sent: nowhere here, since there is no relay or in a dry run."""
 
     def store(self, event: Event) -> None:
         """Store an event, in memory if the state file cannot be written."""
@@ -54,16 +40,6 @@ class EventOutbox(Protocol):
         Raises:
             StateUnavailableError: an earlier event could not be stored, and must not be overtaken.
         """
-
-
-class NoOutbox:
-    """Store nothing: there is no relay, or the run is a dry run."""
-
-    def store(self, event: Event) -> None:
-        """Store nothing."""
-
-    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-        """Store nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +60,8 @@ class RunContext:
 
     state: State
     show: Callable[[Event], None]
-    outbox: EventOutbox = field(default_factory=NoOutbox)
-    progress: Progress = field(default_factory=NoProgress)
+    outbox: EventOutbox = field(default_factory=EventOutbox)
+    progress: Progress = field(default_factory=Progress)
     stopping: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns

@@ -19,7 +19,7 @@ from arawn_cli.cli.options import Output
 from arawn_cli.cli.process import Signals, lower_priority
 from arawn_cli.cli.terminal import configure_logging, progress_for
 from arawn_cli.config.loader import Config, Flags, load
-from arawn_cli.context import NoOutbox, Progress, RunContext
+from arawn_cli.context import EventOutbox, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event
 from arawn_cli.output.jsonl import json_lines
@@ -75,7 +75,7 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
             context = RunContext(
                 state=state,
                 show=standard_output.emit,
-                outbox=delivery or NoOutbox(),
+                outbox=delivery or EventOutbox(),
                 progress=progress,
                 stopping=signals.stopping,
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from arawn_cli.cli.options import Output
-from arawn_cli.context import NoProgress, Progress
+from arawn_cli.context import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def progress_for(output: Output) -> AbstractContextManager[Progress]:
     """
     console = stderr_console()
     if console is None or output.quiet or (output.resolved() == "json" and sys.stdout.isatty()):
-        return nullcontext(NoProgress())
+        return nullcontext(Progress())
     from arawn_cli.output.tables import TerminalProgress
 
     return TerminalProgress(console)

@@ -13,6 +13,7 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 
 from arawn_cli.config.loader import Config, RelayTarget
+from arawn_cli.context import EventOutbox
 from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
 from arawn_cli.delivery.outbox import Outbox, QueuedEvent
@@ -257,7 +258,7 @@ class DeliverySettings:
 
 
 @dataclass(slots=True)
-class Delivery:
+class Delivery(EventOutbox):
     """Store the events of one run, and send them when it ends.
 
     Once an event could not be stored, all later ones are held in an outbox in memory: the order in

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import progress
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from arawn_cli.context import Progress
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import (
     IN_RECENT_USE,
@@ -50,13 +51,13 @@ _WIDE = 100
 _UNLIMITED = 10_000
 
 
-class TerminalProgress:
+class TerminalProgress(Progress):
     """A progress bar on a terminal. It shows one stage at a time and disappears at the end."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task: TaskID | None = None
+        columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn()
+        self._progress = progress.Progress(*columns, progress.TimeElapsedColumn(), console=console, transient=True)
+        self._task: progress.TaskID | None = None
 
     def __enter__(self) -> TerminalProgress:
         self._progress.start()
