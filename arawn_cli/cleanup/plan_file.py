@@ -25,7 +25,7 @@ _PRIVATE = 0o600
 class PlannedSession(BaseModel):
     """One session of a plan. `last_activity_ns` is nanoseconds since the epoch, null if unknown."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     session_id: str
     device: Annotated[int, Field(ge=0)]
@@ -46,7 +46,7 @@ class PlannedSession(BaseModel):
 class PlanFile(BaseModel):
     """A plan for one root, with every scratch session."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     version: Literal[1]
     root: str

@@ -238,7 +238,7 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
     """Return the path of the file, the base of its paths, and its tables."""
     path = find_config(named, environment, system_file)
     if path is None:
-        return None, PathBase(_default_directory(environment)), ConfigFile()
+        return None, PathBase(_default_directory(environment)), ConfigFile.model_construct()
     base = PathBase.of_file(path)
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8"))
