@@ -232,17 +232,26 @@ class WorkstreamUsage(Event):
     """The disk usage of one workstream."""
 
     type: str = field(default="workstream_usage", metadata=doc("type of the event"))
-    workstream_id: str = field(metadata=doc("its id in Arawn's database, or the name of its directory"))
-    workstream_name: str = field(metadata=doc("its title in Arawn's database, or its id if it has no title"))
+    workstream_id: str = field(metadata=doc("the name of its directory: its id in Arawn's database, on Arawn's main branch its name"))
+    workstream_name: str = field(
+        metadata=doc("its title in Arawn's database, on Arawn's main branch its display name; its id if it has no title")
+    )
     is_scratch: bool = field(metadata=doc("whether it is the workstream of the scratch sessions"))
-    production_bytes: int = field(metadata=doc("bytes of `production/`, by the configured `measure`"))
-    work_bytes: int = field(metadata=doc("bytes of `work/` and `sessions/` together, by the configured `measure`"))
+    production_bytes: int = field(
+        metadata=doc("bytes of `production/`, by the configured `measure`; 0 on Arawn's main branch, which has no such directory")
+    )
+    work_bytes: int = field(
+        metadata=doc(
+            "bytes of `work/` and `sessions/` together, by the configured `measure`; on Arawn's main branch, of the agent's files and the "
+            "session directories"
+        )
+    )
     total_bytes: int = field(
         metadata=doc("bytes of all of it, by the configured `measure`; a file that is linked from several areas counts once")
     )
     limit_bytes: int = field(metadata=doc("limit in bytes; above it the level is `warning`"))
     percent: int = field(metadata=doc("`total_bytes` in percent of the limit, rounded down, at most 255"))
-    other_bytes: int = field(metadata=doc("bytes of everything else, such as messages and trash, by the configured `measure`"))
+    other_bytes: int = field(metadata=doc("bytes of everything else, such as messages, `memory.db` and trash, by the configured `measure`"))
     allocated_bytes: int = field(metadata=doc("bytes of the disk blocks of all of it, including directories"))
     largest_file_bytes: int = field(metadata=doc("apparent size in bytes of its largest file, 0 if it has none"))
     files: int = field(metadata=doc("number of regular files, each inode once"))
@@ -263,6 +272,12 @@ class DiskCheck(Event):
     percent: int = field(metadata=doc("`total_usage_bytes` in percent of the limit, rounded down, at most 255"))
     workstreams: int = field(metadata=doc("number of workstreams in the database or on disk"))
     pressure_events: int = field(metadata=doc("number of `disk_pressure` events of this check"))
+    own_files_bytes: int | None = field(
+        metadata=doc(
+            "bytes of Arawn's own files, by the configured `measure`: everything in its directory except the workstreams, so they are not "
+            "in the total; null if the directory is not known, or not Arawn's alone"
+        )
+    )
     filesystem: Filesystem = field(metadata=doc("the filesystem of the root"))
     trash_bytes: int = field(metadata=doc("bytes of removed sessions in the trash, by the configured `measure`; part of the total"))
     sample_age_secs: int = field(metadata=doc("age in seconds of the oldest measurement in the total; 0 if all were made in this check"))

@@ -143,7 +143,7 @@ def _refuse_unsafe(root: Path) -> None:
     if root == Path("/"):
         raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
     status = root.stat()
-    if root in _home_directories(status.st_uid):
+    if root in home_directories(status.st_uid):
         raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")
     if _everyone_can_write(status):
         raise RefusedError(_writable_by_everyone(root))
@@ -153,7 +153,8 @@ def _refuse_unsafe(root: Path) -> None:
             raise RefusedError(f"{parent}, above the root, is writable by everyone, who could put another root in its place")
 
 
-def _home_directories(owner: int) -> set[Path]:
+def home_directories(owner: int) -> set[Path]:
+    """Return the home directories of an account, of the current one and of `$HOME`."""
     homes = {os.path.expanduser("~")}
     for user in (owner, os.getuid()):
         try:

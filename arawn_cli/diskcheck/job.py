@@ -135,6 +135,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
             workstreams=len(measurements.workstreams),
             pressure_events=sum(verdict.notify for verdict in verdicts),
             filesystem=measurements.filesystem,
+            own_files_bytes=size_in(config, measurements.own_files.total) if measurements.own_files else None,
             trash_bytes=size_in(config, measurements.trash),
             sample_age_secs=total.sample_age_secs,
             complete=not measurements.failures,

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
-from arawn_cli.arawn.layout import DATABASE_V0, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK
+from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
+from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
@@ -27,14 +28,19 @@ log = logging.getLogger(__name__)
 
 _OTHER = "other"
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
+_MEMORY = "memory.db"  # on main, each workstream has one, with files of SQLite beside it
 
 
 @dataclass(frozen=True, slots=True)
 class WorkstreamTree:
-    """The usage of a workstream by area, and of each of its session directories by id.
+    """The usage of a workstream by area, and of its session directories.
 
-    `work` is `work/` and `sessions/` together. `other` is everything else, for example messages.
-    The trash belongs to the area that it lies in.
+    In 0.0 `work` is `work/` and `sessions/` together; `other` is everything else, for example
+    messages. On main `work` is the agent's files and the session directories, and `other` is
+    `memory.db`, messages beside them, and the trash; there is no `production`. In 0.0 the trash
+    belongs to the area that it lies in.
+
+    `sessions` are the scratch sessions by id, and in 0.0 those left in a promoted workstream.
     """
 
     row: WorkstreamRow
@@ -56,6 +62,7 @@ class Measurements:
     Attributes:
         workstreams: every workstream that has a directory or a row in the database.
         foreign: entries of `workstreams/` that are not Arawn's, by escaped name.
+        own_files: Arawn's own files, which are not in the total; None if it is not known where.
         total: everything in `workstreams/`.
         trash: removed sessions, which count in their workstream, too.
         filesystem: the filesystem of the root.
@@ -65,6 +72,7 @@ class Measurements:
 
     workstreams: tuple[WorkstreamTree, ...]
     foreign: dict[str, Usage]
+    own_files: OwnFiles | None
     total: Usage
     trash: Usage
     filesystem: Filesystem
@@ -101,7 +109,9 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     ids, foreign = workstream_entries(root)
     parts = [part for workstream in ids for part in _parts(root, (workstream,), _OTHER)]
     parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
-    usages = _measure_parts(root, parts, threads_for(config.maintenance.threads), context, reused)
+    threads = threads_for(config.maintenance.threads)
+    usages = _measure_parts(root, parts, threads, context, reused)
+    own_files = measure_own_files(root, threads, context)
 
     areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
     sessions: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
@@ -121,10 +131,11 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
             for name, row in sorted({**known, **unknown}.items())
         ),
         foreign={escape(entry.name): combined(areas[entry.name, _OTHER]) for entry in foreign},
+        own_files=own_files,
         total=total,
         trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
         filesystem=filesystem_of(root.path),
-        failures=(*database_failures, *total.failures),
+        failures=(*database_failures, *total.failures, *(own_files.total.failures if own_files else ())),
         rows_known=not database_failures,
     )
     for failure in measurements.failures:
@@ -157,7 +168,8 @@ def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[F
 def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
     """Yield a directory without its contents and a part for each entry, also in sessions and trash.
 
-    A directory that cannot be listed is one part. Measuring it reports the failure.
+    A directory that cannot be listed is one part. Measuring it reports the failure. On main only
+    scratch has sessions and trash: everything else in a workstream is the agent's.
     """
     try:
         with opened_directory(root.workstreams, *names) as directory:
@@ -166,19 +178,32 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
         yield _Part(Subtree(names), area)
         return
     yield _Part(Subtree(names, shallow=True), area)
-    in_workstream, in_sessions, in_trash = len(names) == 1, names[1:] == (SESSIONS,), names[-1] == TRASH
+    is_v0 = root.layout.generation is Generation.V0
+    has_sessions = is_v0 or names[0] == SCRATCH
+    in_workstream, in_trash = len(names) == 1, names[-1] == TRASH
+    in_sessions = has_sessions and names[1:] == root.layout.sessions[1:]
     for entry in listed:
         is_directory = entry.kind is FileKind.DIRECTORY
-        entry_area = _AREAS.get(entry.name, area) if in_workstream else area
-        if is_directory and not in_trash and (entry.name == TRASH or (in_workstream and entry.name == SESSIONS)):
+        entry_area = _area_of(root, names[0], entry.name) if in_workstream else area
+        is_inner = (entry.name == TRASH and has_sessions) or (entry.name == SESSIONS and in_workstream and is_v0)
+        if is_directory and not in_trash and is_inner:
             yield from _parts(root, (*names, entry.name), entry_area)
             continue
+        in_place_of_trash = is_directory and has_sessions and (in_trash or is_trash(entry.name))
         yield _Part(
             Subtree((*names, entry.name)),
             entry_area,
             session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
-            is_trash=is_directory and (in_trash or is_trash(entry.name)) and parse_entry(names, entry.name) is not None,
+            is_trash=in_place_of_trash and parse_entry(names, entry.name) is not None,
         )
+
+
+def _area_of(root: Root, workstream: str, name: str) -> str:
+    """Return the area of an entry of a workstream."""
+    if root.layout.generation is Generation.V0:
+        return _AREAS.get(name, _OTHER)
+    is_other = name == MESSAGES or name.startswith(_MEMORY) or (name == TRASH and workstream == SCRATCH)
+    return _OTHER if is_other else WORK
 
 
 def _measure_parts(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:

@@ -257,6 +257,8 @@ def _check_sentence(summary: DiskCheck) -> Text:
     )
     if summary.forecast_days is not None:
         text += f"; the total reaches its next limit in {count(summary.forecast_days, 'day')}"
+    if summary.own_files_bytes:
+        text += f"; Arawn's own files: {size(summary.own_files_bytes)}"
     if summary.foreign:
         text += f"; foreign files: {size(sum(entry.bytes for entry in summary.foreign))}"
     if not summary.complete:

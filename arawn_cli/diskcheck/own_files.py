@@ -1,0 +1,139 @@
+"""Measure Arawn's own files: everything in its directory except the workstreams.
+
+These are databases, models, logs and feed mirrors. No cleanup removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS, Generation
+from arawn_cli.arawn.root import Root, home_directories
+from arawn_cli.context import RunContext
+from arawn_cli.errors import Failure
+from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
+from arawn_cli.fs.openat import entries, opened_directory
+from arawn_cli.names import escape
+
+_SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")  # of files that SQLite keeps beside a database
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """The usage of Arawn's own files.
+
+    Attributes:
+        directory: Arawn's directory.
+        entries: the usage of each of its entries by escaped name, that of a directory with `/`. A
+            database includes the files that SQLite keeps beside it.
+        failure: why the directory could not be listed, or None.
+    """
+
+    directory: Path
+    entries: dict[str, Usage]
+    failure: Failure | None = None
+
+    @property
+    def total(self) -> Usage:
+        """All entries; a file linked from several of them counts once."""
+        listing = () if self.failure is None else (Usage(failures=(self.failure,)),)
+        return combined((*self.entries.values(), *listing))
+
+
+def own_directory(root: Root) -> Path | None:
+    """Return Arawn's directory, or None if it is not known or not Arawn's alone.
+
+    On main it is the root. Arawn 0.0 keeps its database in its configuration directory, which may
+    be anywhere. A home directory, a directory in `/` and one that everyone can write to have other
+    files, too.
+    """
+    if root.layout.generation is Generation.MAIN:
+        return root.path
+    if root.database is None or root.database.name != DATABASE_V0:
+        return None
+    directory = root.database.parent
+    if directory == root.path:
+        return directory
+    try:
+        status = directory.stat()
+    except OSError:
+        return None
+    is_shared = len(directory.parts) < 3 or status.st_mode & stat.S_IWOTH or directory in home_directories(status.st_uid)
+    return None if is_shared else directory
+
+
+def measure_own_files(root: Root, threads: int, context: RunContext) -> OwnFiles | None:
+    """Measure Arawn's own files, or return None if its directory is not known.
+
+    No link is followed and no other filesystem entered.
+
+    Raises:
+        StoppedError: a signal asked the run to end.
+    """
+    directory = own_directory(root)
+    return None if directory is None else measure_entries(directory, root.path / WORKSTREAMS, threads, context)
+
+
+def measure_entries(directory: Path, excluded: Path, threads: int, context: RunContext) -> OwnFiles:
+    """Measure each entry of a directory, without a directory that may be below it.
+
+    Raises:
+        StoppedError: a signal asked the run to end.
+    """
+    inner = excluded.relative_to(directory).parts if excluded.is_relative_to(directory) else ()
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return OwnFiles(directory, {}, Failure.of("open", str(directory), error))
+    usages: defaultdict[str, list[Usage]] = defaultdict(list)
+    try:
+        parts = list(_parts(descriptor, directory, inner))
+        context.progress.start("measuring Arawn's own files", len(parts))
+        measured = measure_all(descriptor, [subtree for _, subtree in parts], threads, context.advance_or_stop)
+    except OSError as error:
+        return OwnFiles(directory, {}, Failure.of("list", str(directory), error))
+    finally:
+        os.close(descriptor)
+    for (name, _), usage in zip(parts, measured, strict=True):
+        usages[name].append(usage)
+    return OwnFiles(directory, {name: combined(parts) for name, parts in usages.items()})
+
+
+def _parts(descriptor: int, directory: Path, excluded: tuple[str, ...]) -> Iterator[tuple[str, Subtree]]:
+    """Yield the subtrees of an open directory without the one with this path below it.
+
+    Each has the name of the entry of the directory that it belongs to.
+
+    Raises:
+        OSError: a directory cannot be listed.
+    """
+    device = os.fstat(descriptor).st_dev
+    for depth in range(max(len(excluded), 1)):
+        above = excluded[:depth]
+        with opened_directory(descriptor, ".", *above) as listed:
+            if os.fstat(listed).st_dev != device:
+                return
+            for entry in entries(listed):
+                if (*above, entry.name) == excluded[: depth + 1]:
+                    continue
+                try:
+                    status = os.stat(entry.name, dir_fd=listed, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if status.st_dev == device:
+                    names = (*above, entry.name)
+                    shown = _shown(names[0], is_directory=depth > 0 or stat.S_ISDIR(status.st_mode))
+                    yield shown, Subtree(names, shown=f"{directory}/{'/'.join(names)}")
+
+
+def _shown(name: str, *, is_directory: bool) -> str:
+    """Return the name of an entry, or that of the database that a file of SQLite belongs to."""
+    if is_directory:
+        return f"{escape(name)}/"
+    suffix = next((suffix for suffix in _SQLITE_SUFFIXES if name.endswith(f".db{suffix}")), "")
+    return escape(name.removesuffix(suffix))
