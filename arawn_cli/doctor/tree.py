@@ -67,16 +67,14 @@ def _messages(root: Root) -> Finding:
     path = f"{root.path}/{WORKSTREAMS}/{SCRATCH}/{MESSAGES}"
     try:
         descriptor = os.open(f"{SCRATCH}/{MESSAGES}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root.workstreams)
+        try:
+            os.read(descriptor, _BLOCK)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return ok("messages", f"{path} does not exist yet: no scratch session had a turn")
     except OSError as error:
-        return fail("messages", f"cannot open {path}: {error.strerror}; every session is kept", f"namei -l {quote(path)}")
-    try:
-        os.read(descriptor, _BLOCK)
-    except OSError as error:
-        return fail("messages", f"cannot read {path}: {error.strerror}; every session is kept", f"ls -ld {quote(path)}")
-    finally:
-        os.close(descriptor)
+        return fail("messages", f"cannot read {path}: {error.strerror}; every session is kept", f"namei -l {quote(path)}")
     return ok("messages", f"{path} is readable")
 
 
