@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 # more.
 TOLERANCE = 60 * SECOND
 
+READ = "SELECT last_run, last_success, removed_sessions, reclaimed_bytes FROM runs WHERE job = ? AND root = ?"
+"""The columns of a `Run`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -36,8 +39,7 @@ def read(state: State, job: JobName, root: Path) -> Run | None:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    statement = "SELECT last_run, last_success, removed_sessions, reclaimed_bytes FROM runs WHERE job = ? AND root = ?"
-    rows = state.select(statement, (job, key_of(root)))
+    rows = state.select(READ, (job, key_of(root)))
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 

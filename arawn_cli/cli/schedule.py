@@ -20,16 +20,17 @@ from arawn_cli import names
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
 from arawn_cli.output.jsonl import json_lines
+from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
-from arawn_cli.schedule.permissions import access_problems
-from arawn_cli.schedule.settings import Scope, settings_from, warnings_of
+from arawn_cli.schedule.permissions import inaccessible_files, inaccessible_program
+from arawn_cli.schedule.settings import Scheduler, Scope, Settings, settings_from, token_warning
 from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
-from arawn_cli.schedule.user_crontab import MarkersError
 from arawn_cli.timestamps import parse
 
 log = logging.getLogger(__name__)
@@ -224,6 +225,11 @@ def _test(place: Place, test: Callable[[Place], bool]) -> bool:
     return False
 
 
+def _access_problems(settings: Settings, scheduler: Scheduler) -> list[str]:
+    paths = (*inaccessible_program(settings), *inaccessible_files(settings, scheduler))
+    return [f"{settings.account.name}, the account of the jobs, cannot access {path}: they would fail" for path in paths]
+
+
 def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: bool) -> bool:
     if cloacina and (systemd or cron):
         raise typer.BadParameter("--cloacina excludes --systemd and --cron: the jobs would run twice", param_hint="--cloacina")
@@ -279,8 +285,13 @@ def schedule_install(
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     loaded = load(flags, os.environ)
     settings = settings_from(loaded, flags, os.environ, scope)
-    for warning in (*warnings_of(loaded, os.environ), *access_problems(settings, scheduler)):
-        log.warning("%s", warning)
+    for warning in (
+        ignored_config_warning(loaded.root, loaded.file),
+        token_warning(loaded, os.environ),
+        *_access_problems(settings, scheduler),
+    ):
+        if warning is not None:
+            log.warning("%s", warning)
     place = place_of(scheduler, scope, settings, os.environ, root)
     install(place, bodies_of(scheduler, settings), Confirmation.from_options(yes=yes, force=force), flags.located)
 
@@ -339,7 +350,7 @@ def schedule_status(
     schedule = schedule_of(scheduler, settings, loaded, os.environ)
     found = [each.event for each in statuses(schedule, time.time_ns(), flags.located)]
     if any(status.installed is not Condition.MISSING for status in found):
-        problems = tuple(access_problems(settings, scheduler))
+        problems = tuple(_access_problems(settings, scheduler))
         found = [replace(status, problems=(*status.problems, *problems)) for status in found]
     print_statuses(found, shown)
     raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)

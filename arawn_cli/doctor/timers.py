@@ -123,14 +123,14 @@ def _last_success(status: ScheduleStatus, each: Schedule, now: int, shell: Shell
             reason = error.strerror if isinstance(error, OSError) else error
             return warn(check, f"unknown: its record cannot be read: {reason}", shell.arawn_cli("doctor", account=ROOT))
         recorded = None
-    if recorded is not None and recorded.at > now + TOLERANCE:
-        detail = f"the last run is recorded for {second(recorded.at)}, which is in the future: the clock is wrong now, or was then"
+    if recorded is not None and recorded.last_run > now + TOLERANCE:
+        detail = f"the last run is recorded for {second(recorded.last_run)}, which is in the future: the clock is wrong now, or was then"
         if status.job is not JobName.SCRATCH_CLEANUP:
             return warn(check, detail, "date")
         again = shell.arawn_cli(status.job, "--force", account=each.settings.account.name)
         return fail(check, f"{detail}; {status.job} refuses to run", f"date; {again}  # once the clock is right")
-    if recorded is not None and recorded.success_at is not None:
-        last = recorded.success_at
+    if recorded is not None and recorded.last_success is not None:
+        last = recorded.last_success
     job = next(job for job in each.settings.jobs if job.name == status.job)
     file = suffixed(CRON_FILE, job.root_name) if each.place.scheduler is Scheduler.CRON else f"{job.unit}.timer"
     since = last or each.place.store.installed_at(file)

@@ -1,15 +1,28 @@
-"""Write crontab lines."""
+"""Write crontab lines, and edit the block of one root in an account's own crontab."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import psutil
 
+from arawn_cli.events import Condition
 from arawn_cli.schedule.intervals import cron_time
+from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, with_header
 from arawn_cli.schedule.quoting import cron_command, cron_line, refuse_unprintable
 from arawn_cli.schedule.settings import Job, Scope, Settings
 
 CRON_FILE = "arawn-cli"
 START_CRON = "service cron start"
+BLOCK = "crontab"
+
+# Recognised by the first words, so that a marker is found even if an editor changed the rest or
+# wrote CRLF line ends.
+_MARKER = re.compile(r"^# (BEGIN|END) arawn-cli schedule(?: of root ([A-Za-z0-9_-]+))?[^\n]*(?:\n|\Z)", re.MULTILINE)
 
 
 def cron_file(settings: Settings) -> str:
@@ -39,11 +52,6 @@ def cron_block(settings: Settings) -> str:
     return "# Only warnings and errors are logged, so cron mails only problems, to this account or to MAILTO.\n" + _lines(settings)
 
 
-def cron_runs() -> bool:
-    """Return whether a cron daemon is running."""
-    return any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
-
-
 def _lines(settings: Settings) -> str:
     return "".join(f"{cron_line(_line(settings, job))}\n" for job in settings.jobs)
 
@@ -57,3 +65,122 @@ def _line(settings: Settings, job: Job) -> str:
     if settings.logger is None:
         return " ".join([*words, cron_command((*command, "--format", "none"))])
     return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command((settings.logger, "-t", job.unit))])
+
+
+def cron_runs() -> bool:
+    """Return whether a cron daemon is running."""
+    return any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
+
+
+class MarkersError(ScheduleError):
+    """The marker lines of a crontab do not enclose one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrontabStore:
+    """The block of one root in the current account's crontab, accessed with crontab(1)."""
+
+    account: str
+    root_name: str | None = None
+
+    def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
+        """Return a change of the crontab if its block is not as it should be."""
+        body = bodies[BLOCK]
+        crontab, block = self._crontab(), self.read(BLOCK)
+        condition = condition_of(block, body)
+        if condition is Condition.CURRENT:
+            return []
+        begin = f"# BEGIN {self._marker}: managed by arawn-cli; do not edit between BEGIN and END\n"
+        return [self._change(crontab, f"{begin}{with_header(body)}# END {self._marker}\n", condition)]
+
+    def changes_to_remove(self) -> list[Change]:
+        """Return a change if there is a block. A crontab that would be empty is removed."""
+        block = self.read(BLOCK)
+        return [] if block is None else [self._change(self._crontab(), "", condition_of(block, None))]
+
+    def read(self, name: str) -> str | None:
+        """Return the text of the block between its markers, or None.
+
+        Raises:
+            ScheduleError: crontab(1) fails.
+            MarkersError: there is not exactly one begin with an end after it. Lines outside of a
+                block would run in addition to a new one.
+        """
+        crontab = self._crontab() or ""
+        markers = self._markers(crontab)
+        return crontab[markers[0].end() : markers[1].start()] if markers else None
+
+    def installed_at(self, name: str) -> int | None:
+        """Return None: only cron can read the time of its spool files."""
+        return None
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Pass the new crontab to crontab(1), which checks and installs it.
+
+        Raises:
+            ScheduleError: crontab(1) fails, or the crontab has changed since the changes were
+                computed.
+        """
+        for change in changes:
+            if self._crontab() != change.before:
+                raise ScheduleError(f"the {change.place} was changed in the meantime, and is kept: run this again")
+            if change.after is None:
+                _crontab("-r")
+            else:
+                _crontab("-", text=change.after)
+
+    @property
+    def _marker(self) -> str:
+        return "arawn-cli schedule" if self.root_name is None else f"arawn-cli schedule of root {self.root_name}"
+
+    def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
+        before = crontab or ""
+        markers = self._markers(before)
+        if markers:
+            after = before[: markers[0].start()] + block + before[markers[1].end() :]
+        else:
+            after = before + ("\n" if before and not before.endswith("\n") else "") + block
+        return Change(f"crontab of {self.account}", BLOCK, crontab, after or None, condition)
+
+    def _markers(self, crontab: str) -> list[re.Match[str]]:
+        """Return the begin and the end of this root's block; [] if there is none."""
+        found = list(_MARKER.finditer(crontab))
+        own = [index for index, marker in enumerate(found) if marker[2] == self.root_name]
+        markers = [found[index] for index in own]
+        if [marker[1] for marker in markers] not in ([], ["BEGIN", "END"]) or (own and own[1] != own[0] + 1):
+            raise MarkersError(
+                f"the crontab of {self.account} should have one line '# BEGIN {self._marker}' and one line '# END {self._marker}' "
+                "after it, and no other block between: correct it with crontab -e"
+            )
+        return markers
+
+    def _crontab(self) -> str | None:
+        return _crontab("-l")
+
+
+def _crontab(action: str, text: str | None = None) -> str | None:
+    """Run crontab(1). Return its output, or None if the account has no crontab.
+
+    Raises:
+        SchedulerMissingError: there is no crontab(1).
+        ScheduleError: it fails.
+    """
+    try:
+        done = subprocess.run(
+            ["crontab", action],
+            input=None if text is None else text.encode("utf-8", "surrogateescape"),
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise SchedulerMissingError("crontab is not installed: install cron, or use --systemd") from error
+    except OSError as error:
+        raise ScheduleError(f"cannot run crontab: {error.strerror}") from error
+    message = " ".join(done.stderr.decode("utf-8", "replace").split())
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "surrogateescape")
+    if "no crontab for" in message:
+        return None
+    raise ScheduleError(f"crontab {action} failed: {message}")

@@ -12,12 +12,11 @@ from itertools import product
 from pathlib import Path
 
 from arawn_cli.events import JobName
-from arawn_cli.schedule.cron import CRON_FILE, cron_block, cron_file
+from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.systemctl import Manager, systemd_runs
 from arawn_cli.schedule.systemd import NOTIFIER, state_name, units
-from arawn_cli.schedule.user_crontab import BLOCK, CrontabStore
 
 _TIMER = re.compile(rf"arawn-({'|'.join(JobName)})(-.+)?\.timer")
 _SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -210,7 +209,4 @@ def _state_directory(settings: Settings) -> StateDirectory | None:
     """Return the state directory that has to exist before a unit can write to it."""
     if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings) is not None):
         return None
-    if settings.scope is Scope.USER:
-        return StateDirectory(settings.state, os.getuid(), os.getgid())
-    account = pwd.getpwnam(settings.account.name)
-    return StateDirectory(settings.state, account.pw_uid, account.pw_gid)
+    return StateDirectory(settings.state, settings.account.name)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import pwd
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +88,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that the jobs need and this tool creates, with mode 0700 and this owner."""
+    """A directory that the jobs need and this tool creates, with mode 0700, for this account."""
 
     path: Path
-    user: int
-    group: int
+    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,4 +172,4 @@ class FileStore:
             for path in reversed((self.state.path, *self.state.path.parents)):
                 if not os.path.lexists(path):
                     os.mkdir(path, 0o700)
-                    os.chown(path, self.state.user, self.state.group)
+                    shutil.chown(path, self.state.account, pwd.getpwnam(self.state.account).pw_gid)

@@ -6,7 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import arawn_cli
@@ -51,12 +51,6 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
     if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER):
         tests.append(("-r", settings.token_file))
     return _inaccessible(settings.account, tests)
-
-
-def access_problems(settings: Settings, scheduler: Scheduler) -> Iterator[str]:
-    """Yield a sentence for each path that the jobs need and their account cannot access."""
-    for path in (*inaccessible_program(settings), *inaccessible_files(settings, scheduler)):
-        yield f"{settings.account.name}, the account of the jobs, cannot access {path}: they would fail"
 
 
 def _inaccessible(account: Account, tests: Iterable[tuple[str, Path]]) -> list[Path]:

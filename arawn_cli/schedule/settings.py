@@ -16,7 +16,6 @@ from pathlib import Path
 import arawn_cli
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.config.sources import DEFAULT, root_source
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError
@@ -172,13 +171,6 @@ def command() -> tuple[str, ...]:
     """Return the script beside the interpreter, else the interpreter and the module."""
     script = Path(sys.executable).with_name("arawn-cli")
     return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")
-
-
-def warnings_of(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """Return warnings of a configuration that is not read, and of a token that timers lack."""
-    return [
-        warning for warning in (ignored_config_warning(config.root, config.file), token_warning(config, environment)) if warning is not None
-    ]
 
 
 def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:

@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
-from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
+from arawn_cli.runs import READ, Run
+from arawn_cli.schedule.cron import BLOCK, CRON_FILE, START_CRON, MarkersError, cron_runs
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
 from arawn_cli.schedule.systemctl import Manager
 from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, state_name
-from arawn_cli.schedule.user_crontab import BLOCK, MarkersError
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE, key_of
 
@@ -32,14 +33,6 @@ INSTALL = ("arawn-cli", "schedule", "install")
 
 _MICROSECOND = 1_000
 _WORST_LAST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
-
-
-@dataclass(frozen=True, slots=True)
-class LastRun:
-    """When a job last ran on a root, and when it last succeeded, in nanoseconds since the epoch."""
-
-    at: int
-    success_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +184,7 @@ def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, 
     return found
 
 
-def last_run_of(state_directory: Path, job: JobName, root: Path) -> LastRun | None:
+def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
     """Return the last run of a job; None if none is recorded.
 
     Raises:
@@ -202,8 +195,8 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> LastRun | No
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    rows = query(path, "SELECT last_run, last_success FROM runs WHERE job = ? AND root = ?", (job, key_of(root)))
-    return next((LastRun(run, success if isinstance(success, int) else None) for run, success in rows if isinstance(run, int)), None)
+    rows = query(path, READ, (job, key_of(root)))
+    return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 
 def history_directory(config: Config, flags: Flags, environment: Mapping[str, str]) -> tuple[Path, str | None]:
@@ -275,9 +268,9 @@ def _cron_state(schedule: Schedule, job: Job, is_present: bool, now: int) -> _Sc
         last = None
     result = None
     if last is not None:
-        result = RunResult.SUCCESS if last.at == last.success_at else RunResult.FAILED
+        result = RunResult.SUCCESS if last.last_run == last.last_success else RunResult.FAILED
     problems = (Problem("cron is not running", START_CRON),) if is_present and not is_running else ()
-    return _SchedulerState(is_present and is_running, next_run, last.at if last else None, result, problems)
+    return _SchedulerState(is_present and is_running, next_run, last.last_run if last else None, result, problems)
 
 
 def _nanoseconds(text: str) -> int | None:

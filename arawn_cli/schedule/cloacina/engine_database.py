@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,14 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from arawn_cli.delivery.credentials import secret_of
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
+from arawn_cli.events import RunResult
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 # Only from a checkout: a package index may have another program under this name.
 EXTRA = f"`{shlex.quote(sys.executable)} -m pip install '.[cloacina]'` in a checkout"
+OUTCOME = "outcome"
+"""The key of a task's context that holds `done` or `locked`."""
 CREDENTIAL = "cloacina-url"
 VARIABLE = "ARAWN_CLOACINA_URL"
 
@@ -74,11 +78,11 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """A workflow's newest run that ended: start (RFC 3339, UTC), error if it failed, context."""
+    """A workflow's newest run that ended: start (RFC 3339, UTC), result, error if it failed."""
 
-    began: str
+    began: str | None
+    result: RunResult
     error: str | None
-    context: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ class EngineDatabase:
     def without_secrets(self, error: Exception | str) -> str:
         """Return an error in one line, with the URL and the password in it replaced."""
         text = " ".join(str(error).split())
-        password = _password(self.url)
-        for secret in (self.url, password, unquote(password)):
+        passwords = _passwords(self.url)
+        for secret in (self.url, *passwords, *map(unquote, passwords)):
             text = text.replace(secret, "***") if secret else text
         return text
 
@@ -150,13 +154,14 @@ class EngineDatabase:
             EngineError: the database cannot be read.
         """
         found = {}
-        for name, status, began, error, value in self._select(_ENDED):
+        for name, status, began, error, context in self._select(_ENDED):
             try:
-                context = json.loads(str(value))
-            except ValueError:
-                context = None
+                outcome = json.loads(str(context)).get(OUTCOME)
+            except (ValueError, AttributeError):  # no context, or no object
+                outcome = None
+            result = RunResult.LOCKED if outcome == RunResult.LOCKED else RunResult.SUCCESS
             failure = str(error or "failed") if status == "Failed" else None
-            found[str(name)] = LastRun(timestamp_of(began) or "", failure, context if isinstance(context, dict) else {})
+            found[str(name)] = LastRun(timestamp_of(began), RunResult.FAILED if failure else result, failure)
         return found
 
     def has_unfinished_runs(self) -> bool:
@@ -203,17 +208,28 @@ def database_from(option: str | None, environment: Mapping[str, str], state_dire
     Raises:
         ConfigurationError: the URL is not one of Cloacina's, or has a password on the command line.
     """
+    secret = secret_of(environment, CREDENTIAL, VARIABLE) if option is None else None
     if option is not None:
-        if _password(option):
-            raise ConfigurationError(
-                "--database holds a password, which every account can read in the list of processes: "
-                f"put the URL into ${VARIABLE} or into the credential {CREDENTIAL}"
-            )
-        return _checked(option, "--database")
-    secret = secret_of(environment, CREDENTIAL, VARIABLE)
-    if secret is not None:
-        return _checked(secret.value, f"the credential {CREDENTIAL} or ${VARIABLE}")
-    return EngineDatabase(f"{_SQLITE}{state_directory.absolute() / 'cloacina.db'}")
+        url, source = option, "--database"
+    elif secret is not None:
+        url, source = secret.value, f"the credential {CREDENTIAL} or ${VARIABLE}"
+    else:
+        return EngineDatabase(f"{_SQLITE}{state_directory.absolute() / 'cloacina.db'}")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{source} is not a URL") from error
+    if option is not None and any(_passwords(url)):
+        raise ConfigurationError(
+            "--database holds a password, which every account can read in the list of processes: "
+            f"put the URL into ${VARIABLE} or into the credential {CREDENTIAL}"
+        )
+    # A password with unescaped characters would be split in the wrong place, and part of it shown.
+    if parts.fragment or "#" in url or url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1:
+        raise ConfigurationError(f"{source} is ambiguous: in user and password write / as %2F, ? as %3F, # as %23 and @ as %40")
+    if url.startswith(_POSTGRES) or (url.startswith(f"{_SQLITE}/") and "?" not in url):
+        return EngineDatabase(url)
+    raise ConfigurationError(f"{source} is not a database URL: use sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
 def postgres_driver() -> ModuleType:
@@ -233,24 +249,7 @@ def timestamp_of(value: object) -> str | None:
     return None if value is None else f"{str(value)[:19].replace(' ', 'T')}Z"
 
 
-def _checked(url: str, source: str) -> EngineDatabase:
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"{source} is not a URL") from error
-    # A password with unescaped characters would be split in the wrong place, and part of it shown.
-    if parts.fragment or "#" in url or url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1:
-        raise ConfigurationError(f"{source} is ambiguous: in user and password write / as %2F, ? as %3F, # as %23 and @ as %40")
-    if url.startswith(_POSTGRES) or (url.startswith(f"{_SQLITE}/") and "?" not in url):
-        return EngineDatabase(url)
-    raise ConfigurationError(f"{source} is not a database URL: use sqlite:///PATH or postgresql://USER@HOST/NAME")
-
-
-def _password(url: str) -> str:
-    """Return the password in a URL, still escaped; all of a URL that cannot be parsed."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url if "@" in url else ""
-    named = parse_qs(parts.query)
-    return parts.password or named.get("password", named.get("sslpassword", [""]))[0]
+def _passwords(url: str) -> list[str]:
+    """Return the passwords in a URL as they are written there."""
+    parts = urlsplit(url)
+    return [parts.password or "", *re.findall(r"password=([^&]+)", parts.query)]

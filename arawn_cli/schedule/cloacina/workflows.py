@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.events import Condition, JobName, ScheduleStatus
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, LastRun, Registered
 from arawn_cli.schedule.intervals import cloacina_time
-
-OUTCOME = "outcome"
 
 _PREFIXES = {JobName.SCRATCH_CLEANUP: "arawn_scratch_cleanup", JobName.DISK_CHECK: "arawn_disk_check"}
 _SERVE = "arawn-cli schedule serve --cloacina"
@@ -138,20 +136,11 @@ def statuses(database: EngineDatabase, workflows: Sequence[Workflow], now: int, 
                 enabled=schedule is not None and schedule.enabled,
                 next_run=schedule.next_run if schedule else None,
                 last_run=last.began if last else None,
-                result=result_of(last),
+                result=last.result if last else None,
                 problems=tuple(_problems(workflow, schedule, last)),
             )
         )
     return found
-
-
-def result_of(last: LastRun | None) -> RunResult | None:
-    """Return the result of a run; None if none has ended."""
-    if last is None:
-        return None
-    if last.error is not None:
-        return RunResult.FAILED
-    return RunResult.LOCKED if last.context.get(OUTCOME) == RunResult.LOCKED else RunResult.SUCCESS
 
 
 def _problems(workflow: Workflow, schedule: Registered | None, last: LastRun | None) -> Iterable[str]:

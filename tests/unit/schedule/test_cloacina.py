@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -23,7 +25,7 @@ from arawn_cli.schedule.cloacina import runs
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, EngineError, LastRun, database_from
 from arawn_cli.schedule.cloacina.runs import ENDING, FailedRunError, RunPool, summary_of
 from arawn_cli.schedule.cloacina.service import load_engine
-from arawn_cli.schedule.cloacina.workflows import OUTCOME, RefusedContextError, Workflow, arguments_with, changes_to, result_of
+from arawn_cli.schedule.cloacina.workflows import RefusedContextError, Workflow, arguments_with, changes_to
 from arawn_cli.schedule.intervals import cloacina_time
 from tests.conftest import Run
 from tests.support.relay_fixtures import wait_until
@@ -88,16 +90,29 @@ def test_show_prints_the_workflows_and_their_times_without_the_engine(run: Comma
 
 
 @pytest.mark.parametrize(
-    ("last", "result"),
+    ("status", "context", "result", "error"),
     [
-        (None, None),
-        (LastRun("2026-01-01T00:00:00Z", "the removal limit keeps 2 sessions", {}), RunResult.FAILED),
-        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: "done"}), RunResult.SUCCESS),
-        (LastRun("2026-01-01T00:00:00Z", None, {OUTCOME: "locked"}), RunResult.LOCKED),
+        ("Failed", None, RunResult.FAILED, "the removal limit keeps 2 sessions"),
+        ("Completed", '{"outcome": "done"}', RunResult.SUCCESS, None),
+        ("Completed", '{"outcome": "locked"}', RunResult.LOCKED, None),
+        ("Completed", "[]", RunResult.SUCCESS, None),
     ],
 )
-def test_results_have_the_same_names_as_with_other_schedulers(last: LastRun | None, result: RunResult | None) -> None:
-    assert result_of(last) is result
+def test_results_have_the_same_names_as_with_other_schedulers(
+    tmp_path: Path, status: str, context: str | None, result: RunResult, error: str | None
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "cloacina.db")) as connection, connection:
+        connection.executescript("""
+            CREATE TABLE workflow_executions (id, workflow_name, status, started_at, created_at, context_id);
+            CREATE TABLE task_executions (workflow_execution_id, last_error);
+            CREATE TABLE contexts (id, value);
+            INSERT INTO workflow_executions VALUES (1, 'arawn_disk_check', 'Completed', '2025-01-01 00:00:00.5', 1, NULL);
+        """)
+        connection.execute("INSERT INTO workflow_executions VALUES (2, 'arawn_disk_check', ?, '2026-01-01 00:00:00.5', 2, 3)", (status,))
+        connection.execute("INSERT INTO task_executions VALUES (2, ?)", (error,))
+        connection.execute("INSERT INTO contexts VALUES (3, ?)", (context,))
+    found = database_from(None, {}, tmp_path).last_runs()
+    assert found == {"arawn_disk_check": LastRun("2026-01-01T00:00:00Z", result, error)}
 
 
 def test_workflows_that_are_not_registered_are_missing(run: Command, tree: SampleTree) -> None:

@@ -1,4 +1,4 @@
-"""Crontab lines are accepted by cron, and log or mail as they should."""
+"""Crontab lines are accepted by cron, log or mail as they should, and leave the user's lines alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
-from arawn_cli.schedule.cron import cron_block, cron_file
+import pytest
+
+from arawn_cli.events import Condition
+from arawn_cli.schedule.cron import CrontabStore, MarkersError, cron_block, cron_file
 from arawn_cli.schedule.install import bodies_of
+from arawn_cli.schedule.managed_files import ScheduleError
 from arawn_cli.schedule.settings import Scheduler
 from tests.conftest import needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER
@@ -41,3 +46,55 @@ def test_results_go_to_the_system_log_if_there_is_a_logger() -> None:
 
 def test_each_named_root_has_its_own_file() -> None:
     assert set(bodies_of(Scheduler.CRON, replace(SYSTEM, root_name="lab"))) == {"arawn-cli-lab"}
+
+
+BLOCK = "# BEGIN arawn-cli schedule: touched\n* * * * * x\n# END arawn-cli schedule\n"
+
+
+class Crontab(CrontabStore):
+    """A crontab whose text changes each time that it is read, as far as there are more texts."""
+
+    texts: ClassVar[list[str | None]] = []
+
+    def _crontab(self) -> str | None:
+        return self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+
+
+@pytest.mark.parametrize("lines", [BLOCK[:-27], BLOCK[36:], BLOCK + BLOCK], ids=["no-end", "no-begin", "twice"])
+def test_lines_that_would_run_in_addition_to_the_block_are_an_error(lines: str) -> None:
+    Crontab.texts = [lines]
+    crontab = Crontab("me")
+    for query in (lambda: crontab.read("crontab"), crontab.changes_to_remove, lambda: crontab.changes_to_install({"crontab": "x\n"})):
+        with pytest.raises(MarkersError, match="correct it with crontab -e"):
+            query()
+
+
+def test_a_block_around_the_block_of_another_root_is_an_error() -> None:
+    inner = BLOCK.replace("schedule", "schedule of root lab")
+    begin, rest = BLOCK.split("\n", 1)
+    Crontab.texts = [f"{begin}\n{inner}{rest}"]
+    with pytest.raises(MarkersError, match="no other block between"):
+        Crontab("me").changes_to_remove()
+    assert Crontab("me", "lab").read("crontab") == "* * * * * x\n"
+    Crontab.texts = [BLOCK + inner]
+    assert [(Crontab("me", name).changes_to_remove()[0].after) for name in (None, "lab")] == [inner, BLOCK]
+
+
+def test_a_block_with_other_line_ends_is_found_and_foreign() -> None:
+    Crontab.texts = [BLOCK.replace("\n", "\r\n")]
+    (change,) = Crontab("me").changes_to_install({"crontab": "x\n"})
+    assert (change.condition, change.after and change.after.count("# BEGIN")) == (Condition.FOREIGN, 1)
+
+
+def test_a_last_line_without_an_end_stays_a_line() -> None:
+    Crontab.texts = ["1 1 * * * mine"]
+    (change,) = Crontab("me").changes_to_install({"crontab": "x\n"})
+    assert change.after is not None
+    assert change.after.startswith("1 1 * * * mine\n# BEGIN")
+
+
+def test_a_crontab_that_changed_in_the_meantime_is_kept() -> None:
+    Crontab.texts = ["mine\n", "mine\n", "mine, and more\n"]
+    (change,) = Crontab("me").changes_to_install({"crontab": "x\n"})
+    with pytest.raises(ScheduleError, match="changed in the meantime"):
+        Crontab("me").apply([change])

@@ -16,6 +16,7 @@ from arawn_cli.schedule.managed_files import (
     condition_of,
     with_header,
 )
+from arawn_cli.schedule.settings import own_account
 
 BODY = {"unit": "a\nb\n"}
 _PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
@@ -50,7 +51,7 @@ def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
 
 
 def test_a_state_directory_is_created_for_the_jobs_alone_and_stays(tmp_path: Path) -> None:
-    state = StateDirectory(tmp_path / "a" / "state", os.getuid(), os.getgid())
+    state = StateDirectory(tmp_path / "a" / "state", own_account().name)
     store = FileStore(tmp_path / "config" / "units", ("unit", "other"), state)
     install(store, BODY)
     assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/state")] == [0o700, 0o700]
