@@ -122,8 +122,12 @@ def require_access(place: Place) -> None:
     """
     if place.scope is Scope.SYSTEM and os.geteuid() != 0:
         raise UsageError("only root can change the system's timers: use sudo, or --user for timers of this account")
-    if place.manager is not None:
-        place.manager.require_user_manager()
+    # System units can be enabled while no manager is running.
+    if place.manager is not None and place.scope is Scope.USER and not place.manager.is_running():
+        raise UsageError(
+            "the systemd manager of this account cannot be reached: log in as the account itself, not through sudo, with pam_systemd "
+            f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
+        )
     if isinstance(place.store, FileStore) and place.scheduler is Scheduler.CRON and not place.store.directory.is_dir():
         raise SchedulerMissingError(f"{place.store.directory} does not exist: install cron, or use --systemd")
 

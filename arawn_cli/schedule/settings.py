@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import arawn_cli
 from arawn_cli.arawn.root import opened_root
@@ -34,14 +35,6 @@ class Scope(StrEnum):
 
     SYSTEM = "system"
     USER = "user"
-
-
-class NetworkAccess(StrEnum):
-    """Which connections the jobs need: none without a relay, else to this machine or to any."""
-
-    NONE = "none"
-    LOOPBACK = "loopback"
-    ANY = "any"
 
 
 def suffixed(name: str, root_name: str | None) -> str:
@@ -86,6 +79,8 @@ class Settings:
         state: the state directory; None if systemd creates it, or it is in the home of the account.
         metrics: the directory of the metrics file, or None.
         token_file: the file with the relay's token, or None.
+        network: the connections that the jobs need: none without a relay, else to this machine or
+            to any.
         logger: the path of logger(1), or None if it is not installed.
         namespaces: whether the account can create user namespaces, which most confinement of its
             own units needs.
@@ -101,7 +96,7 @@ class Settings:
     state: Path | None
     metrics: Path | None
     token_file: Path | None
-    network: NetworkAccess
+    network: Literal["none", "loopback", "any"]
     nice: int
     io_class: str
     cleanup: str
@@ -141,9 +136,6 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
     # Without --config, a job searches the home of its account.
     database = next((path for path in config.databases if path.exists()), None)
     named = (config.file or Path(account.home), database, config.relay.ca_file if config.relay else None)
-    network = NetworkAccess.NONE
-    if config.relay is not None:
-        network = NetworkAccess.LOOPBACK if config.relay.address.is_loopback else NetworkAccess.ANY
     keeps_state = bool(config.maintenance.state_dir) or scope is Scope.USER
     return Settings(
         scope=scope,
@@ -155,7 +147,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         state=config.state_directory.absolute() if keeps_state else None,
         metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
-        network=network,
+        network="none" if config.relay is None else "loopback" if config.relay.address.is_loopback else "any",
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,

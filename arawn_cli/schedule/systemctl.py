@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError, UsageError
+from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError
 from arawn_cli.schedule.settings import Scope
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
@@ -40,18 +40,6 @@ class Manager:
     def is_running(self) -> bool:
         """Return whether the manager can be reached."""
         return systemd_runs() if self.scope is Scope.SYSTEM else self._run(["show-environment"]).returncode == 0
-
-    def require_user_manager(self) -> None:
-        """Refuse an account without a manager. System units can be enabled while none is running.
-
-        Raises:
-            UsageError: the manager of this account cannot be reached.
-        """
-        if self.scope is Scope.USER and not self.is_running():
-            raise UsageError(
-                "the systemd manager of this account cannot be reached: log in as the account itself, not through sudo, with pam_systemd "
-                f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
-            )
 
     def call(self, *arguments: str) -> None:
         """Run a command.

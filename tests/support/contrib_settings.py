@@ -11,7 +11,7 @@ from pathlib import Path
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.schedule.cron import cron_block, cron_file
 from arawn_cli.schedule.managed_files import with_header
-from arawn_cli.schedule.settings import Account, NetworkAccess, Scope, Settings
+from arawn_cli.schedule.settings import Account, Scope, Settings
 from arawn_cli.schedule.systemd import units
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
@@ -26,7 +26,7 @@ SYSTEM = Settings(
     state=None,
     metrics=None,
     token_file=None,
-    network=NetworkAccess.ANY,
+    network="any",
     nice=Maintenance().nice,
     io_class=Maintenance().io_class,
     cleanup=Maintenance().schedule.scratch_cleanup,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.schedule.settings import Account, NetworkAccess, Settings
+from arawn_cli.schedule.settings import Account, Settings
 from arawn_cli.schedule.systemd import units
 from tests.conftest import COMMAND, needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -74,11 +74,11 @@ def test_the_exposure_of_a_service_is_1_5_or_better(service: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "settings",
     [
-        replace(SYSTEM, network=NetworkAccess.NONE),
-        replace(SYSTEM, network=NetworkAccess.LOOPBACK, token_file=Path("/etc/arawn/relay.token")),
+        replace(SYSTEM, network="none"),
+        replace(SYSTEM, network="loopback", token_file=Path("/etc/arawn/relay.token")),
         replace(SYSTEM, root=Path("/home/arawn/.arawn"), state=Path("/home/arawn/state"), metrics=Path("/var/lib/node")),
-        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", network=NetworkAccess.LOOPBACK),  # noqa: S108 - PrivateTmp= would hide it
-        replace(USER, network=NetworkAccess.NONE),
+        replace(SYSTEM, root=Path("/var/tmp/arawn"), io_class="none", network="loopback"),  # noqa: S108 - PrivateTmp= would hide it
+        replace(USER, network="none"),
     ],
     ids=["no-relay", "relay-here", "in-a-home", "in-tmp", "user"],
 )
