@@ -421,6 +421,6 @@ def megabytes(size: int) -> float:
 def percent_of(usage: int, limit: int) -> int:
     """Return usage in percent of a limit, rounded down, at most `PERCENT_MAX`.
 
-    A limit below 1 counts as 1.
+    Without a limit, which is 0, it is 0.
     """
-    return min(usage * 100 // max(limit, 1), PERCENT_MAX)
+    return min(usage * 100 // limit, PERCENT_MAX) if limit else 0

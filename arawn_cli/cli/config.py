@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -19,7 +20,8 @@ from rich.text import Text
 from arawn_cli import names, timestamps
 from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import SYSTEM_FILE, Flags, default_config_path, find_config, load
+from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
 from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.config.template import template
 from arawn_cli.errors import ConfigurationError, RefusedError
@@ -71,7 +73,7 @@ def config_init(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the configuration of your account.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking; a backup is kept beside it.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""
@@ -100,14 +102,38 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    AtomicFile(path, "the configuration").write(template())
-    sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out\n")
+    output = AtomicFile(path, "the configuration")
+    backup = _back_up(Path(os.path.realpath(path)))
+    output.write(template())
+    kept = "" if backup is None else f"; the previous file is {names.escape(str(backup))}"
+    sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out{kept}\n")
+
+
+def _back_up(file: Path) -> Path | None:
+    """Keep a file that will be replaced under a name that is free, and return that; None if there is no file.
+
+    Raises:
+        ConfigurationError: no backup can be made.
+    """
+    if not file.is_file():
+        return None
+    numbers = ("", *(f".{number}" for number in range(1, 1000)))
+    backup = next((path for number in numbers if not os.path.lexists(path := Path(f"{file}.bak{number}"))), None)
+    if backup is None:
+        raise ConfigurationError(f"cannot keep a backup of {file}: there are too many already; remove some of {file}.bak*")
+    try:
+        shutil.copy2(file, backup)
+        if os.geteuid() == 0:
+            os.chown(backup, file.stat().st_uid, file.stat().st_gid)
+    except OSError as error:
+        raise ConfigurationError(f"cannot keep a backup of {file} as {backup}: {error.strerror}") from error
+    return backup
 
 
 def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
     """Ask before a file is replaced, or before a new one hides the one that is in effect."""
     if os.path.lexists(path):
-        problem, question = f"{path} exists", "and Arawn may read it too. Replace it?"
+        problem, question = f"{path} exists", "and Arawn may read it too. Replace it, and keep a backup?"
     elif in_effect not in (None, path):
         problem, question = (
             f"{in_effect} is in effect only while {path} does not exist",

@@ -165,13 +165,13 @@ def build(folder: Path, now: int) -> Path:
     tree.workstream(_THESIS, "Thesis", {"production/thesis.pdf": 2 * _MB, "work/data/survey.csv": 21 * _MB})
     _add_sessions(tree)
     config = folder / "config.toml"
-    limits = {"total_warning_gb": 0.1, "workstream_warning_gb": 0.01, "session_warning_mb": 4}
     tables = {
-        "paths": {"base_path": str(tree.root), "usage": limits, "cleanup": {"scratch_cleanup_days": 7}},
+        "paths": {"usage": {"session_warning_mb": 4}, "cleanup": {"scratch_cleanup_days": 7}},
         "maintenance": {
+            "root": str(tree.root),
             "state_dir": str(folder / "state"),
             "cleanup": {"protect": ["keep-*"]},
-            "pressure": {"limits": {"My blog": "20MiB"}},
+            "pressure": {"total": "0.1GiB", "workstream": "0.01GiB", "limits": {"My blog": "20MiB"}},
         },
     }
     config.write_text(tomli_w.dumps(tables))

@@ -28,7 +28,8 @@ from arawn_cli.cli.options import (
 )
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.config.sources import DEFAULT, Setting, settings_of
+from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
+from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.doctor.environment import (
     clock_finding,
     configuration_findings,
@@ -75,6 +76,8 @@ def run_doctor(flags: Flags, output: Output) -> ExitCode:
         config = load(flags, os.environ)
         settings = settings_of(config, flags, os.environ)
         findings = list(_findings(Shell(config, flags, os.environ)))
+    except RootNotFoundError as error:
+        findings = [fail("root", str(error), comment("set [maintenance] root, or try arawn-cli doctor --base-path PATH"))]
     except ArawnCliError as error:
         fix = "fix the file, or choose another with --config or a root with --base-path; the other checks depend on it"
         findings = [fail("configuration", str(error), comment(fix))]

@@ -13,18 +13,22 @@ from pathlib import Path
 
 from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
 from arawn_cli.config.paths import PathBase
-from arawn_cli.config.schema import ConfigFile, NamedRoot, WorkstreamStore
+from arawn_cli.config.schema import ConfigFile, NamedRoot
 from arawn_cli.config.validation import format_value, nearest
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.names import escape
 
-_USAGE = ("total_warning_gb", "workstream_warning_gb", "session_warning_mb")
+_USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
+"""The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
+
+_SIZES = (*_USAGE.values(), "own_files")
 
 OVERRIDDEN_KEYS = {
-    "path": "paths.base_path",
-    "database": "workstream.database",
+    "path": "maintenance.root",
+    "database": "maintenance.database",
     "scratch_cleanup_days": "paths.cleanup.scratch_cleanup_days",
     **{key: f"paths.usage.{key}" for key in _USAGE},
+    **{key: f"maintenance.pressure.{key}" for key in _SIZES},
     "limits": "maintenance.pressure.limits",
     "protect": "maintenance.cleanup.protect",
 }
@@ -70,19 +74,21 @@ def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFi
         raise ConfigurationError(_unknown_root(tables, name, file))
     entry, paths, maintenance = tables.maintenance.roots[index], tables.paths, tables.maintenance
     own_paths = {
-        "base_path": entry.path,
         "usage": paths.usage.model_copy(update=_own_values(entry, *_USAGE)),
         "cleanup": paths.cleanup.model_copy(update=_own_values(entry, "scratch_cleanup_days")),
     }
+    # A limit of this root in whole GiB takes precedence over a general one of any size.
+    sizes = {size: None for key, size in _USAGE.items() if getattr(entry, key) is not None} | _own_values(entry, *_SIZES)
     protect = {"protect": (*maintenance.cleanup.protect, *entry.protect)} if entry.protect else {}
     limits = {"limits": {**maintenance.pressure.limits, **entry.limits}} if entry.limits else {}
     own_maintenance = {
         "cleanup": maintenance.cleanup.model_copy(update=protect),
-        "pressure": maintenance.pressure.model_copy(update=limits),
+        "pressure": maintenance.pressure.model_copy(update={**sizes, **limits}),
+        "root": entry.path,
+        "database": entry.database,
     }
     return ConfigFile(
         paths=paths.model_copy(update=own_paths),
-        workstream=WorkstreamStore.model_validate(_own_values(entry, "database")),
         maintenance=maintenance.model_copy(update=own_maintenance),
     )
 
@@ -99,7 +105,7 @@ def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: Pa
     for entry in tables.maintenance.roots:
         if entry.name != name and base.normal(entry.path) in found:
             raise ConfigurationError(f"{root} is the root {entry.name}, which has its own rules: use --root {entry.name}")
-    main = tables.paths.base_path or tables.workstream.data_dir
+    main = tables.maintenance.root or tables.paths.base_path or tables.workstream.data_dir
     if name is not None and main is not None and base.normal(main) in found:
         raise ConfigurationError(f"the root {name} is also the main root, {main}, with other rules: remove one of them from the file")
 
@@ -134,11 +140,14 @@ def _owners(document: Mapping[str, object]) -> Iterator[_Owner]:
     main = {"path": ("workstream.data_dir", workstream.get("data_dir")), "database": ("workstream.database", workstream.get("database"))}
     if "base_path" in paths:
         main["path"] = ("paths.base_path", paths["base_path"])
+    for key, own in (("path", "root"), ("database", "database")):
+        if maintenance.get(own):
+            main[key] = (f"maintenance.{own}", maintenance[own])
     yield {key: _Value(dotted, value) for key, (dotted, value) in main.items() if isinstance(value, str)}
     entries = maintenance.get("roots")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         values = ((key, _table(entry).get(key)) for key in ("name", "path", "database"))
-        yield {key: _Value(f"maintenance.roots[{index}].{key}", value) for key, value in values if isinstance(value, str)}
+        yield {key: _Value(f"maintenance.roots[{index}].{key}", value) for key, value in values if isinstance(value, str) and value}
 
 
 def _default_databases(owners: list[_Owner], base: PathBase) -> dict[str, str]:

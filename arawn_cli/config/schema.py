@@ -1,9 +1,9 @@
 """Define the keys of the configuration file: type, allowed values, default and description.
 
-`[paths]` and `[workstream]` are Arawn's tables and mean what they mean to Arawn. `[maintenance]`
-belongs to this tool. An unknown key in them is an error, because a misspelt key would silently mean
-the default, also for the age at which sessions are deleted. Only `[workstream]` may have more keys,
-since Arawn reads others there.
+`[paths]`, `[workstream]` and `[storage]` are Arawn's tables and mean what they mean to Arawn. They
+may have more keys, which Arawn reads. A value of a type that Arawn does not expect makes Arawn drop
+the whole file, so these types are checked strictly. `[maintenance]` belongs to this tool. An
+unknown key in it is an error, because a misspelt key would silently mean the default.
 
 The descriptions appear in the file that `config init` writes, in the JSON Schema and in the docs.
 """
@@ -54,10 +54,20 @@ def _check_size(value: ByteSize) -> ByteSize:
     return value
 
 
+def _check_size_or_zero(value: ByteSize) -> ByteSize:
+    if not 0 <= value < _SIZE_MAX:
+        raise ValueError('a size below 8EiB, or "0" for no limit')
+    return value
+
+
 def _check_relay_url(value: str) -> str:
     if value:
         relay_url.parse(value)
     return value
+
+
+def _check_database(value: str) -> str:
+    return _check_fixed_path(value) if value else value
 
 
 def _check_fixed_path(value: str) -> str:
@@ -74,10 +84,12 @@ Interval = Annotated[
 ]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
+FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Size = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size)]
+SizeOrZero = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size_or_zero)]
 Percent = Annotated[int, Field(ge=1, le=100)]
-Amount = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 EventType = Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"]
@@ -89,47 +101,61 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
-class UsageLimits(_Table):
+class _ArawnTable(_Table):
+    """A table of Arawn's, which may have keys that this tool does not read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class UsageLimits(_ArawnTable):
     """`[paths.usage]`: limits for the level warning, in the binary units that Arawn uses."""
 
-    total_warning_gb: Amount = Field(default=10.0, description="GiB that all workstreams together may use")
-    workstream_warning_gb: Amount = Field(default=1.0, description="GiB that one workstream may use")
-    session_warning_mb: Amount = Field(default=200.0, description="MiB that one scratch session may use")
+    total_warning_gb: Amount = Field(default=10, description="GiB that all workstreams together may use; 0 is no limit")
+    workstream_warning_gb: Amount = Field(default=1, description="GiB that one workstream may use; 0 is no limit")
+    session_warning_mb: Amount = Field(default=200, description="MiB that one scratch session may use; 0 is no limit")
 
 
-class CleanupDefaults(_Table):
+class CleanupDefaults(_ArawnTable):
     """`[paths.cleanup]`."""
 
     scratch_cleanup_days: Days = Field(default=7, description="days without use after which a scratch session is inactive, at least 1")
     dry_run: bool = Field(default=False, description="only show what scratch-cleanup would do")
 
 
-class Paths(_Table):
+class Paths(_ArawnTable):
     """`[paths]`."""
 
     base_path: NonEmpty | None = Field(
         default=None,
         examples=["~/.arawn"],
-        description="Arawn's root; else [workstream] data_dir, else ~/.arawn or workstreams/ beside this file",
+        description="a place to look for Arawn's root, which Arawn's documents name; its server does not read it",
     )
     usage: UsageLimits = UsageLimits.model_construct()
     cleanup: CleanupDefaults = CleanupDefaults.model_construct()
 
 
-class WorkstreamStore(_Table):
-    """`[workstream]`: Arawn's database and its data directory."""
-
-    model_config = ConfigDict(extra="ignore")
+class WorkstreamStore(_ArawnTable):
+    """`[workstream]`: the database and the data directory of Arawn 0.0."""
 
     database: NonEmpty | None = Field(
         default=None,
         examples=["workstreams.db"],
-        description="Arawn's database, relative to the folder of this file; else workstreams.db in the root, if it exists",
+        description="database of Arawn 0.0, relative to the folder of this file",
     )
     data_dir: NonEmpty | None = Field(
         default=None,
         examples=["workstreams"],
-        description="Arawn's root, relative to the folder of this file, if paths.base_path is not set",
+        description="root of Arawn 0.0, relative to the folder of this file",
+    )
+
+
+class Storage(_ArawnTable):
+    """`[storage]` of Arawn's main branch."""
+
+    data_dir: NonEmpty | None = Field(
+        default=None,
+        examples=["/srv/arawn"],
+        description="data directory of Arawn's main branch, relative to the folder of this file",
     )
 
 
@@ -154,6 +180,20 @@ class Cleanup(_Table):
 class Pressure(_Table):
     """`[maintenance.pressure]`."""
 
+    total: SizeOrZero | None = Field(
+        default=None, examples=["10GiB"], description="replaces paths.usage.total_warning_gb by any size; 0 is no limit"
+    )
+    workstream: SizeOrZero | None = Field(
+        default=None, examples=["1GiB"], description="replaces paths.usage.workstream_warning_gb by any size; 0 is no limit"
+    )
+    session: SizeOrZero | None = Field(
+        default=None, examples=["200MiB"], description="replaces paths.usage.session_warning_mb by any size; 0 is no limit"
+    )
+    own_files: SizeOrZero | None = Field(
+        default=None,
+        examples=["20GiB"],
+        description="limit of Arawn's own files, which are all files in its directory except the workstreams; else they have no level",
+    )
     measure: Literal["apparent", "allocated"] = Field(
         default="apparent", description="how to count bytes: apparent size, as Arawn does, or allocated blocks"
     )
@@ -227,15 +267,19 @@ class NamedRoot(_Table):
         pattern=ROOT_NAME, max_length=64, examples=["lab"], description="ASCII letters, digits, - and _, not beginning with -, at most 64"
     )
     path: FixedPath = Field(examples=["/srv/lab/arawn"], description="the root: an absolute path, or one that begins with ~")
-    database: FixedPath | None = Field(
+    database: FixedDatabase | None = Field(
         default=None,
         examples=["/srv/lab/workstreams.db"],
-        description="its database: an absolute path, or one that begins with ~; else workstreams.db in the root, if it exists",
+        description='its database: an absolute path, one that begins with ~, or "" if there is none; else the one in or beside the root',
     )
     scratch_cleanup_days: Days | None = Field(default=None, examples=[30], description="replaces paths.cleanup.scratch_cleanup_days")
-    total_warning_gb: Amount | None = Field(default=None, examples=[100.0], description="replaces paths.usage.total_warning_gb")
-    workstream_warning_gb: Amount | None = Field(default=None, examples=[10.0], description="replaces paths.usage.workstream_warning_gb")
-    session_warning_mb: Amount | None = Field(default=None, examples=[500.0], description="replaces paths.usage.session_warning_mb")
+    total_warning_gb: Amount | None = Field(default=None, examples=[100], description="replaces paths.usage.total_warning_gb")
+    workstream_warning_gb: Amount | None = Field(default=None, examples=[10], description="replaces paths.usage.workstream_warning_gb")
+    session_warning_mb: Amount | None = Field(default=None, examples=[500], description="replaces paths.usage.session_warning_mb")
+    total: SizeOrZero | None = Field(default=None, examples=["100GiB"], description="replaces total_warning_gb by any size")
+    workstream: SizeOrZero | None = Field(default=None, examples=["10GiB"], description="replaces workstream_warning_gb by any size")
+    session: SizeOrZero | None = Field(default=None, examples=["500MiB"], description="replaces session_warning_mb by any size")
+    own_files: SizeOrZero | None = Field(default=None, examples=["20GiB"], description="replaces maintenance.pressure.own_files")
     limits: dict[str, Size] = Field(
         default={},
         examples=[{"thesis": "50GiB"}],
@@ -253,6 +297,16 @@ class Metrics(_Table):
 class Maintenance(_Table):
     """`[maintenance]`."""
 
+    root: FilePath = Field(
+        default="",
+        examples=["/srv/arawn"],
+        description="Arawn's root, the folder that holds workstreams/; needed if an Arawn server can write to several places",
+    )
+    database: FilePath | None = Field(
+        default=None,
+        examples=["workstreams.db"],
+        description='Arawn\'s database, relative to the folder of this file; "" if there is none; else the one in or beside the root',
+    )
     state_dir: str = Field(
         default="", description="folder for levels, history and outbox; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"
     )
@@ -267,17 +321,17 @@ class Maintenance(_Table):
     pressure: Pressure = Pressure.model_construct()
     relay: Relay = Relay.model_construct()
     schedule: Schedule = Schedule.model_construct()
-    roots: tuple[NamedRoot, ...] = Field(default=(), strict=False, description="more roots, each with a name")
     metrics: Metrics = Metrics.model_construct()
+    # Last, so that in the file of `config init` its keys without its header repeat no key.
+    roots: tuple[NamedRoot, ...] = Field(default=(), strict=False, description="more roots, each with a name")
 
 
-class ConfigFile(_Table):
+class ConfigFile(_ArawnTable):
     """A configuration file. Tables that are not named here belong to Arawn."""
-
-    model_config = ConfigDict(extra="ignore")
 
     paths: Paths = Paths.model_construct()
     workstream: WorkstreamStore = WorkstreamStore.model_construct()
+    storage: Storage = Storage.model_construct()
     maintenance: Maintenance = Maintenance.model_construct()
 
 

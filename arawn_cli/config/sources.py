@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.lookup import DEFAULT
 from arawn_cli.config.relay_url import redact_value
 from arawn_cli.config.roots import ADDED_KEYS, OVERRIDDEN_KEYS, index_of
-
-DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,6 @@ def settings_of(config: Config, flags: Flags, environment: Mapping[str, str]) ->
     return found
 
 
-def root_source(config: Config, flags: Flags, environment: Mapping[str, str]) -> str:
-    """Return the source of the root, `default` if it was found in a default place."""
-    if flags.root is not None:
-        return _key_of_root(config, flags.root, "path")
-    if flags.base_path is not None:
-        return "--base-path"
-    if "ARAWN_BASE_PATH" in environment:
-        return "$ARAWN_BASE_PATH"
-    is_set = config.tables.paths.base_path is not None or config.tables.workstream.data_dir is not None
-    return str(config.file) if is_set else DEFAULT
-
-
 def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> dict[str, tuple[object, str | None]]:
     """Return values that come from elsewhere, with their source, or None for that of the file."""
     found: dict[str, tuple[object, str | None]] = {}
@@ -60,7 +47,11 @@ def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> 
         entry = config.tables.maintenance.roots[index_of(config.tables, config.root_name) or 0]
         for key in entry.model_fields_set & OVERRIDDEN_KEYS.keys():
             found[OVERRIDDEN_KEYS[key]] = (values[OVERRIDDEN_KEYS[key]], _key_of_root(config, config.root_name, key))
-    found["paths.base_path"] = (str(config.root), root_source(config, flags, environment))
+    else:
+        found["maintenance.root"] = (str(config.root), config.root_source)
+    if config.tables.maintenance.database is None:
+        database = next((str(place) for place in config.databases if place.exists()), None)
+        found["maintenance.database"] = (database, DEFAULT)
     if flags.older_than_days is not None:
         found["paths.cleanup.scratch_cleanup_days"] = (flags.older_than_days, "--older-than-days")
     if flags.dry_run is not None:

@@ -15,9 +15,13 @@ from pydantic.fields import FieldInfo
 from arawn_cli.config.schema import ConfigFile, tables_in
 
 _HEAD = """\
-# Arawn's configuration: [paths] and [workstream] are Arawn's own, [maintenance] is arawn-cli's.
-# Each line that is commented out shows the default, or an example for a key that has none.
+## Arawn's configuration: [paths] and [workstream] are Arawn's own, [maintenance] is arawn-cli's.
+## Each line with a single # shows the default, or an example for a key that has none.
+## Arawn reads the whole file: it accepts any of these lines without its #.
 """
+
+_NOT_SHOWN = ("storage",)
+"""Tables of another file, `arawn.toml`, which has no default that could be shown."""
 
 
 def template() -> str:
@@ -49,6 +53,8 @@ def _table(table: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in fields:
         key, shown = f"{prefix}{name}", example(field)
         inner = next(tables_in(field.annotation), None)
+        if key in _NOT_SHOWN:
+            continue
         if isinstance(shown, BaseModel):
             yield f"[{key}]"
             yield from _table(type(shown), f"{key}.")
@@ -65,4 +71,5 @@ def _table(table: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _comment(field: FieldInfo) -> Iterator[str]:
-    yield from (f"# {line}" for line in textwrap.wrap(field.description or "", width=100))
+    # Two signs, so that a description is still a comment if somebody uncomments all lines.
+    yield from (f"## {line}" for line in textwrap.wrap(field.description or "", width=100))

@@ -7,21 +7,46 @@ the nearest known one.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from arawn_cli.config.relay_url import redact_value
-from arawn_cli.config.schema import ConfigFile, WorkstreamStore, fields_of
+from arawn_cli.config.schema import Cleanup, CleanupDefaults, ConfigFile, Paths, Pressure, Storage, UsageLimits, WorkstreamStore, fields_of
 from arawn_cli.names import escape
 
-# Arawn may have a table or key of any name. One that is this similar to ours is taken for a
-# misspelling.
+# Arawn's tables may have keys of any name. One that is this similar to ours is taken for a
+# misspelling. Arawn documents every key of the tables of _CLOSED, so less is needed there.
 _SIMILARITY = 0.8
+_SIMILARITY_CLOSED = 0.6
+_CLOSED = ("paths.usage", "paths.cleanup")
+
+_ARAWN_TABLES: dict[str, type[BaseModel]] = {
+    "": ConfigFile,
+    "paths": Paths,
+    "paths.usage": UsageLimits,
+    "paths.cleanup": CleanupDefaults,
+    "workstream": WorkstreamStore,
+    "storage": Storage,
+}
+
+# Keys that belong into one of these tables and are in another one below [paths].
+_NEVER_ELSEWHERE: dict[str, type[BaseModel]] = {
+    "paths.usage": UsageLimits,
+    "paths.cleanup": CleanupDefaults,
+    "maintenance.cleanup": Cleanup,
+    "maintenance.pressure": Pressure,
+}
 
 _HINTS = {
     "paths.cleanup.scratch_cleanup_days": "to stop cleanup, disable its timer or crontab line instead",
+    **{
+        f"{table}.{key}": f"for any other size, such as 512MiB, set {ours} instead, which Arawn does not read"
+        for key, name in (("total_warning_gb", "total"), ("workstream_warning_gb", "workstream"), ("session_warning_mb", "session"))
+        for table, ours in (("paths.usage", f"[maintenance.pressure] {name}"), ("maintenance.roots", f"{name} of the same root"))
+    },
     "maintenance.relay.token": "keep the token in a file of its own, and name that with maintenance.relay.token_file",
 }
 
@@ -54,18 +79,32 @@ def describe_errors(error: ValidationError) -> list[str]:
 
 
 def find_misspellings(document: Mapping[str, object]) -> list[str]:
-    """Return one line for each top-level table or key of `[workstream]` that resembles ours."""
+    """Return one line for each unknown key of Arawn's tables that resembles a key that is read."""
     lines = []
-    workstream = document.get("workstream")
-    for prefix, found, known in (
-        ("", document, ConfigFile.model_fields),
-        ("workstream.", workstream if isinstance(workstream, dict) else {}, WorkstreamStore.model_fields),
-    ):
-        for key in found:
-            near = nearest(key, known, _SIMILARITY)
-            if key not in known and near is not None:
-                lines.append(f"{escape(prefix + key)}: unknown, and too similar to {prefix}{near} to be ignored")
+    for prefix, table in _ARAWN_TABLES.items():
+        known = table.model_fields
+        for key in _keys_of(document, prefix):
+            if key not in known and (near := _misspelt(prefix, key, known)) is not None:
+                lines.append(f"{escape(f'{prefix}.{key}'.lstrip('.'))}: unknown, and too similar to {near} to be ignored")
     return lines
+
+
+def _keys_of(document: Mapping[str, object], prefix: str) -> list[str]:
+    """Return the keys of the table with this dotted key, none if it is not a table."""
+    table: object = document
+    for name in filter(None, prefix.split(".")):
+        table = table.get(name) if isinstance(table, dict) else None
+    return list(table) if isinstance(table, dict) else []
+
+
+def _misspelt(prefix: str, key: str, known: Iterable[str]) -> str | None:
+    """Return the dotted key that an unknown key is taken for, or None if it is Arawn's."""
+    if prefix.startswith("paths"):
+        for other, fields in _NEVER_ELSEWHERE.items():
+            if key in fields.model_fields:
+                return f"{other}.{key}"
+    near = nearest(key, known, _SIMILARITY_CLOSED if prefix in _CLOSED else _SIMILARITY)
+    return None if near is None else f"{prefix}.{near}".lstrip(".")
 
 
 def nearest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
@@ -81,7 +120,7 @@ def format_value(value: object) -> str:
 
 def _describe(detail: ErrorDetails) -> str:
     key = escape("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip("."))
-    hint = _HINTS.get(key)
+    hint = _HINTS.get(re.sub(r"\[\d+\]", "", key))
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key; {hint or f'the nearest known key is {_nearest_key(key)}'}"
     template = _ALLOWED.get(detail["type"])

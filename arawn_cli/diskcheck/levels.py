@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from arawn_cli.events import Level, Unit
+from arawn_cli.state import MAX_INTEGER
 from arawn_cli.timestamps import SECOND
 
 TOTAL = "total"
@@ -28,7 +29,7 @@ class ScopeUsage:
     """The usage of a scope and its limits, in `unit`.
 
     `scope` is one of `limits.FIXED`, `session:<id>`, or the scope of a workstream. `limit` is the
-    limit of a warning. If `complete` is false, the usage is a lower bound. `sample_age_secs` is the
+    limit of a warning, 0 for none. If `complete` is false, the usage is a lower bound. `sample_age_secs` is the
     age of the oldest part of the measurement.
     """
 
@@ -42,7 +43,9 @@ class ScopeUsage:
     sample_age_secs: int = 0
 
     def threshold(self, level: Level) -> int:
-        """Return the usage above which a level begins."""
+        """Return the usage above which a level begins; without a limit no usage is above it."""
+        if not self.limit:
+            return MAX_INTEGER
         return self.critical if level is Level.CRITICAL else self.limit
 
 
@@ -167,9 +170,7 @@ def _is_repeat_due(notified_at: int | None, rules: Rules, now: int) -> bool:
 
 def level_of(usage: ScopeUsage) -> Level:
     """Return the level of the usage alone. At a limit is not above it."""
-    if usage.usage > usage.critical:
-        return Level.CRITICAL
-    return Level.WARNING if usage.usage > usage.limit else Level.OK
+    return next((level for level in (Level.CRITICAL, Level.WARNING) if usage.usage > usage.threshold(level)), Level.OK)
 
 
 def worst(levels: Iterable[Level]) -> Level:
@@ -183,5 +184,7 @@ def reaches(level: Level, threshold: Level) -> bool:
 
 
 def next_limit(usage: ScopeUsage, level: Level) -> int | None:
-    """Return the next limit that a scope at `level` can exceed, or None above both."""
+    """Return the next limit that a scope at `level` can exceed, or None above both or without one."""
+    if not usage.limit:
+        return None
     return {Level.OK: usage.limit, Level.WARNING: usage.critical}.get(worst((level, level_of(usage))))

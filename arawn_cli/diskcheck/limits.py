@@ -42,7 +42,7 @@ def freed_in(config: Config, usage: Usage) -> int:
 
 
 def limit_of(config: Config, row: WorkstreamRow) -> int:
-    """Return the warning limit of a workstream in bytes."""
+    """Return the warning limit of a workstream in bytes, 0 for none."""
     return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
 
 
@@ -69,7 +69,7 @@ def scope_of(workstream: str) -> str:
 
 
 def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, ...]:
-    """Return every scope with a certain limit, and log limits for unknown workstreams.
+    """Return every scope whose limit is certain, and log limits for unknown workstreams.
 
     Without the rows of the database it is unknown which workstream has a limit by its title.
     Workstreams with the same title get their ids into their names.

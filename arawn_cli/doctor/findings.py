@@ -65,7 +65,7 @@ class Shell:
         """
         if account is None or pwd.getpwnam(account).pw_uid == os.geteuid():
             return shlex.join((*command(), *words, *(self.flags.located if located else self.flags.named)))
-        options = options_of(self.config, self.flags, self.environment, self.config.root.absolute()) if located else self.flags.named
+        options = options_of(self.config, self.config.root.absolute()) if located else self.flags.named
         sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)
         return shlex.join((*sudo, *command(), *words, *options))
 

@@ -57,7 +57,7 @@ def _worst(verdicts: Sequence[Verdict], level: Level) -> str:
 
 
 def _excess(verdict: Verdict) -> float:
-    return verdict.usage.usage / max(verdict.usage.limit, 1)
+    return verdict.usage.usage / verdict.usage.limit if verdict.usage.limit else 0.0
 
 
 def _usage_of_limit(usage: ScopeUsage) -> str:
@@ -72,7 +72,8 @@ def _usage_of_limit(usage: ScopeUsage) -> str:
 def _performance(usage: ScopeUsage) -> str:
     """Return `'scope'=usage;warning;critical;0`, in bytes (`B`) or as bare numbers of inodes."""
     unit = "B" if usage.unit is Unit.BYTES else ""
-    return f"'{usage.scope}'={usage.usage}{unit};{usage.limit};{usage.critical};0"
+    thresholds = f"{usage.limit};{usage.critical}" if usage.limit else ";"
+    return f"'{usage.scope}'={usage.usage}{unit};{thresholds};0"
 
 
 def _plain(text: str) -> str:

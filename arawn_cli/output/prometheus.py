@@ -104,11 +104,12 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
     verdicts = [verdict for verdict in checked.verdicts if not verdict.is_ok_session]
     sizes = [verdict.usage for verdict in verdicts if verdict.usage.unit is Unit.BYTES]
     yield Metric("scope_usage_bytes", "Bytes that a scope uses.", [({"scope": usage.scope}, usage.usage) for usage in sizes])
+    limited = [usage for usage in sizes if usage.limit]
     yield Metric(
-        "scope_limit_bytes", "Bytes above which a scope is at warning.", [({"scope": usage.scope}, usage.limit) for usage in sizes]
+        "scope_limit_bytes", "Bytes above which a scope is at warning.", [({"scope": usage.scope}, usage.limit) for usage in limited]
     )
     yield Metric(
-        "scope_critical_bytes", "Bytes above which a scope is critical.", [({"scope": usage.scope}, usage.critical) for usage in sizes]
+        "scope_critical_bytes", "Bytes above which a scope is critical.", [({"scope": usage.scope}, usage.critical) for usage in limited]
     )
     levels = [({"scope": verdict.usage.scope}, _LEVELS.index(verdict.level)) for verdict in verdicts]
     yield Metric("scope_level", "Level of a scope: 0 ok, 1 warning, 2 critical.", levels)

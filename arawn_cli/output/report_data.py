@@ -64,7 +64,7 @@ class ScopeReport:
     @property
     def percent(self) -> int:
         """Usage as a whole percentage of the limit, rounded down."""
-        return self.usage.usage * 100 // max(self.usage.limit, 1)
+        return self.usage.usage * 100 // self.usage.limit if self.usage.limit else 0
 
     def curve(self, hours: int, steps: int) -> list[float | None]:
         """Return the usage at equal steps of the last `hours`, from 0 (least) to 1 (largest).

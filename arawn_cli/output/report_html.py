@@ -159,7 +159,7 @@ def chart(report: Report) -> Chart | None:
         present=round(100 * (last - first) / hours, 2),
         amounts=tuple(_height_tick(amount, top) for amount in _round_amounts(top)),
         days=_days(first, hours),
-        limits=tuple(_height_tick(limit, top) for limit in {total.usage.limit, total.usage.critical} if limit <= top),
+        limits=tuple(_height_tick(limit, top) for limit in {total.usage.limit, total.usage.critical} if 0 < limit <= top),
     )
 
 

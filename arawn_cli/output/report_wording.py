@@ -53,7 +53,9 @@ def used(scope: ScopeReport) -> str:
 
 def limit(scope: ScopeReport) -> str:
     """Return the warning limit."""
-    return "unknown" if scope.level is Level.UNKNOWN else amount(scope.usage.limit, scope.usage.unit)
+    if scope.level is Level.UNKNOWN:
+        return "unknown"
+    return amount(scope.usage.limit, scope.usage.unit) if scope.usage.limit else "no limit"
 
 
 def share(scope: ScopeReport) -> str:

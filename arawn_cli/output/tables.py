@@ -229,9 +229,9 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
             Text(escape(usage.workstream_name)),
             *([size(part) for part in (usage.production_bytes, usage.work_bytes, usage.other_bytes)] if areas else []),
             Text(size(usage.total_bytes) + ("" if usage.complete else " at least"), style=style),
-            size(usage.limit_bytes),
+            size(usage.limit_bytes) if usage.limit_bytes else "",
             usage_bar(usage.percent, style),
-            f"{usage.total_bytes * 100 // usage.limit_bytes}%",
+            f"{usage.total_bytes * 100 // usage.limit_bytes}%" if usage.limit_bytes else "",
             *(["-" if usage.forecast_days is None else f"{usage.forecast_days} d"] if has_forecast else []),
         )
     return table

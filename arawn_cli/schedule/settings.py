@@ -17,7 +17,6 @@ from typing import Literal
 import arawn_cli
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.sources import DEFAULT, root_source
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
@@ -72,8 +71,7 @@ class Settings:
 
     Attributes:
         command: the words that start the program.
-        options: the options of each job: `--config`, and `--root` or `--base-path` unless the
-            configuration names the root.
+        options: the options of each job: `--config`, and `--root` or `--base-path`.
         root: Arawn's root, without symbolic links.
         reads: the paths that a job reads beside the root: program, configuration, certificates.
         state: the state directory; None if systemd creates it, or it is in the home of the account.
@@ -129,19 +127,18 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
             account.
     """
     with opened_root(config.root, config.databases) as opened:
-        root = opened.path
+        root, database = opened.path, opened.database
     schedule, account = config.maintenance.schedule, _account(root, scope)
     _refuse_another_home(config, account)
     program = (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), Path(arawn_cli.__file__).parent)
     # Without --config, a job searches the home of its account.
-    database = next((path for path in config.databases if path.exists()), None)
     named = (config.file or Path(account.home), database, config.relay.ca_file if config.relay else None)
     keeps_state = bool(config.maintenance.state_dir) or scope is Scope.USER
     return Settings(
         scope=scope,
         account=account,
         command=command(),
-        options=options_of(config, flags, environment, root),
+        options=options_of(config, root),
         root=root,
         reads=(*program, *(path for path in named if path)),
         state=config.state_directory.absolute() if keeps_state else None,
@@ -204,7 +201,7 @@ def _refuse_another_home(config: Config, account: Account) -> None:
     Raises:
         ConfigurationError: the jobs would use another directory.
     """
-    path = config.tables.paths.base_path or ""
+    path = config.tables.maintenance.root
     if config.root_name is not None and path.partition("/")[0] == "~" and account.home != os.path.expanduser("~").rstrip("/"):
         raise ConfigurationError(
             f"path of the root {config.root_name} begins with ~, which is {account.home} for {account.name}, the account of the jobs: "
@@ -212,14 +209,13 @@ def _refuse_another_home(config: Config, account: Account) -> None:
         )
 
 
-def options_of(config: Config, flags: Flags, environment: Mapping[str, str], root: Path) -> tuple[str, ...]:
-    """Return the options that make another account, with another home, use this configuration."""
+def options_of(config: Config, root: Path) -> tuple[str, ...]:
+    """Return the options that make another account, with another home, use this configuration.
+
+    The root is always named: a new directory must not become another candidate for the timers.
+    """
     options = ("--config", str(config.file)) if config.file else ()
-    if config.root_name is not None:
-        return (*options, "--root", config.root_name)
-    paths = config.tables.paths.base_path or config.tables.workstream.data_dir or ""
-    of_file = root_source(config, flags, environment) not in ("--base-path", "$ARAWN_BASE_PATH", DEFAULT)
-    return options if of_file and not paths.startswith("~") else (*options, "--base-path", str(root))
+    return (*options, *(("--base-path", str(root)) if config.root_name is None else ("--root", config.root_name)))
 
 
 def _can_create_namespaces() -> bool:

@@ -31,8 +31,9 @@ def refused(run: RunCommand, tree: SampleTree, code: int, *arguments: object, **
 def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     message = refused(run, tree, 78)
     home = tmp_path / "home"
-    assert f"neither {home}/.arawn/workstreams/ nor {home}/.config/arawn/workstreams/workstreams/ exists" in message
+    assert f"no workstreams/ in any of {home}/.config/arawn/workstreams, {home}/.arawn; " in message
     assert "--base-path" in message
+    assert "arawn-cli demo" in message
     assert message.count("\n") == 1
 
 
@@ -52,19 +53,31 @@ def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand
         ("[paths.usage]\ntotal_warning_gb = nan\n", "total_warning_gb: found nan"),
         (
             "[paths.cleanup]\nscratch_cleanup_day = 70\n",
-            "paths.cleanup.scratch_cleanup_day: unknown key; the nearest known key is paths.cleanup.scratch_cleanup_days",
+            "paths.cleanup.scratch_cleanup_day: unknown, and too similar to paths.cleanup.scratch_cleanup_days to be ignored",
         ),
-        ("[paths.cleanup]\ntrash_days = 3\n", "the nearest known key is maintenance.cleanup.trash_days"),
+        ("[paths.cleanup]\ntrash_days = 3\n", "too similar to maintenance.cleanup.trash_days to be ignored"),
+        ("[paths]\nscratch_cleanup_days = 90\n", "too similar to paths.cleanup.scratch_cleanup_days to be ignored"),
+        ("[paths]\nclean_up = 1\n", "too similar to paths.cleanup to be ignored"),
+        ("[maintenance]\nroots_ = 1\n", "maintenance.roots_: unknown key; the nearest known key is maintenance.roots"),
         ("[maintenence.cleanup]\ntrash_days = 3\n", "maintenence: unknown, and too similar to maintenance to be ignored"),
         ("[path.cleanup]\nscratch_cleanup_days = 90\n", "path: unknown, and too similar to paths to be ignored"),
-        ("[paths.usage]\ntotal_warning_gb = 1e308\n", "total_warning_gb: found 1e+308; allowed: 1000000000 or less"),
-        ("[paths.usage]\ntotal_warning_gb = '10'\n", "total_warning_gb: found '10'; allowed: a number such as 2.5, without quotes"),
-        ("[paths.usage]\ntotal_warning_gb = 0\n", "total_warning_gb: found 0; allowed: a number above 0"),
+        ("[paths.usage]\ntotal_warning_gb = 9_999_999_999\n", "total_warning_gb: found 9999999999; allowed: 1000000000 or less"),
+        ("[paths.usage]\ntotal_warning_gb = '10'\n", "total_warning_gb: found '10'; allowed: a whole number such as 7"),
+        ("[paths.usage]\ntotal_warning_gb = 10.0\n", "total_warning_gb: found 10.0; allowed: a whole number such as 7"),
+        ("[paths.usage]\ntotal_warning_gb = 0.5\n", "set [maintenance.pressure] total instead, which Arawn does not read"),
+        ("[paths.usage]\nworkstream_warning_gb = 0.5\n", "set [maintenance.pressure] workstream instead"),
+        ("[paths.usage]\nsession_warning_mb = 0.5\n", "set [maintenance.pressure] session instead"),
+        ("[paths.usage]\ntotal_warning_gb = -1\n", "total_warning_gb: found -1; allowed: 0 or more"),
+        (
+            "[[maintenance.roots]]\nname = 'lab'\npath = '/lab'\nsession_warning_mb = 0.5\n",
+            "maintenance.roots[0].session_warning_mb: found 0.5; allowed: a whole number such as 7, without quotes or a point; "
+            "for any other size, such as 512MiB, set session of the same root instead",
+        ),
         ("[paths.cleanup]\ndry_run = 'yes'\n", "dry_run: found 'yes'; allowed: true or false, without quotes"),
         ("[maintenance.pressure]\nfilesystem_warning_percent = 96\n", "filesystem_critical_percent at or above filesystem_warning_percent"),
         ("x = " + "[" * 5000, "is not valid TOML"),
         ("[workstream]\ndatabse = 'x'\n", "workstream.databse: unknown, and too similar to workstream.database to be ignored"),
-        ("[workstream]\ndatabase = 'gone.db'\n", "gone.db does not exist"),
+        ("[workstream]\ndata_dir = 'arawn'\ndatabase = 'gone.db'\n", "gone.db does not exist"),
         ("[maintenance.cleanup]\nprotect = 'x'\n", "protect: found 'x'; allowed: a list in square brackets"),
         ("[maintenance.pressure]\nlimits = 3\n", "limits: found 3; allowed: a table"),
         ("[maintenance]\nrelay = 3\n", "maintenance.relay: found 3; allowed: a table"),
@@ -112,8 +125,15 @@ def test_a_configuration_that_was_asked_for_and_is_missing_is_an_error(run: RunC
     gone = tmp_path / "gone" / "config.toml"
     assert str(gone) in refused(run, tree, 78, "--base-path", tree.root, "--config", gone)
     for command in COMMANDS:
-        for extra in ({"ARAWN_CONFIG": str(gone)}, {"ARAWN_CONFIG_DIR": str(gone.parent)}):
-            assert run(command, "--base-path", tree.root, **extra).code == 78
+        assert run(command, "--base-path", tree.root, ARAWN_CONFIG=str(gone)).code == 78
+
+
+def test_a_directory_named_for_the_configuration_may_have_none(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    (tmp_path / "home" / ".config" / "arawn").mkdir(parents=True)
+    (tmp_path / "home" / ".config" / "arawn" / "config.toml").write_text("not TOML")
+    for variable in ("ARAWN_CONFIG_DIR", "ARAWN_DATA_DIR"):
+        read = run("scratch-cleanup", "--base-path", tree.root, **{variable: str(tmp_path / "gone")})
+        assert read.code == (0 if variable == "ARAWN_CONFIG_DIR" else 78)
 
 
 def test_an_arawn_toml_in_the_current_directory_is_not_read(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
@@ -264,7 +284,7 @@ def test_a_plugin_called_wrong_is_unknown_also_where_nothing_takes_its_line(run:
 def test_a_log_that_nobody_takes_changes_no_exit_code(run: RunCommand, tree: SampleTree, tmp_path: Path, lost: str) -> None:
     tree.workstream("blog", "My blog", {"work/f": 5000})
     config = tmp_path / "c.toml"
-    config.write_text("[paths.usage]\ntotal_warning_gb = 1e-9\n")
+    config.write_text("[maintenance.pressure]\ntotal = 1\n")
     prefix = ("bash", "-c", lost)
     assert run("disk-check", "--base-path", tree.root, "--config", config, "--fail-on", "warning", prefix=prefix).code == 3
     assert run("disk-check", "--config", tmp_path / "none", prefix=prefix).code == 78

@@ -31,7 +31,7 @@ def test_a_written_file_with_all_its_keys_is_read_without_a_word(run: Command, t
     file = tmp_path / "config.toml"
     text = (
         re.sub(r"^# (?=\[|\w+ = )", "", template(), flags=re.MULTILINE)
-        .replace("~/.arawn", str(tree.root))
+        .replace('"/srv/arawn"', f'"{tree.root}"')
         .replace("/srv/lab/", f"{tmp_path}/lab/")
     )
     file.write_text(re.sub(r"^(database|data_dir|textfile_dir|state_dir) = .*\n", "", text, flags=re.MULTILINE))
@@ -52,8 +52,13 @@ def test_init_leaves_a_file_that_is_there_unless_forced(run: Command, tmp_path: 
     assert done.code == 77
     assert "--force" in done.stderr
     assert file.read_text() == "[llm]\n"
-    assert run("config", "init", file, "--force").code == 0
-    assert file.read_text() == template()
+    file.chmod(0o600)
+    for number, before in enumerate(("[llm]\n", template())):
+        backup = tmp_path / ("config.toml.bak.1" if number else "config.toml.bak")
+        done = run("config", "init", file, "--force")
+        assert (done.code, f"the previous file is {backup}\n" in done.stdout) == (0, True)
+        assert (file.read_text(), backup.read_text()) == (template(), before)
+    assert (tmp_path / "config.toml.bak").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(("key", "code", "said"), [(b"\x04", 77, ": not changed"), (b"\x03", 130, "interrupted")], ids=["Ctrl-D", "Ctrl-C"])
@@ -67,10 +72,11 @@ def test_init_takes_the_end_of_the_input_for_a_no_and_ends_when_interrupted(
 
 
 def test_init_hides_the_systems_file_only_after_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system, own = tmp_path / "etc.toml", tmp_path / "config" / "arawn" / "config.toml"
+    system, own = tmp_path / "etc.toml", tmp_path / ".config" / "arawn" / "config.toml"
     system.touch()
     monkeypatch.setattr(config, "SYSTEM_FILE", system)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
     with pytest.raises(RefusedError, match=re.escape(f"{system} is in effect only while {own} does not exist")):
         write_config(None, None, overwrite=False)
     with pytest.raises(RefusedError):
@@ -109,7 +115,7 @@ def test_show_tells_each_value_its_source_and_no_secret(run: Command, tree: Samp
     assert "hunter" not in done.stdout + done.stderr
     told = {str(event["key"]): (event["value"], event["source"]) for event in done.of_type("effective_setting")}
     assert set(told) == {key for key, field in fields_of(ConfigFile) if field.description and not key.startswith("maintenance.roots.")}
-    assert told["paths.base_path"] == (json.dumps(str(tree.root)), "--base-path")
+    assert told["maintenance.root"] == (json.dumps(str(tree.root)), "--base-path")
     assert told["paths.cleanup.scratch_cleanup_days"] == ("9", str(file))
     assert told["maintenance.nice"] == ("10", "default")
 

@@ -85,7 +85,7 @@ def test_the_filesystem_is_told_as_psutil_sees_it(run: RunCommand, filled: Sampl
 
 
 def test_scopes_above_their_limit_raise_pressure_that_both_clients_read(run: RunCommand, filled: SampleTree, tmp_path: Path) -> None:
-    config = limited(tmp_path, "[paths.usage]\nsession_warning_mb = 0.0005\n[maintenance.pressure.limits]\n'My blog' = 900000\n")
+    config = limited(tmp_path, "[maintenance.pressure]\nsession = '0.0005MiB'\n[maintenance.pressure.limits]\n'My blog' = 900000\n")
     done = check(run, filled, "--config", config)
     events = done.of_type("disk_pressure")
     assert {event["scope"]: event["level"] for event in events} == {"blog": "warning", "session:one": "critical"}

@@ -89,7 +89,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     assert done.last["fail"] == 1
     sources = {event["key"]: (event["value"], event["source"]) for event in done.of_type("effective_setting")}
     assert sources["paths.cleanup.scratch_cleanup_days"] == ("9", str(config))
-    assert sources["paths.base_path"] == (json.dumps(str(tree.root)), "$ARAWN_BASE_PATH")
+    assert sources["maintenance.root"] == (json.dumps(str(tree.root)), "$ARAWN_BASE_PATH")
     assert sources["maintenance.nice"] == ("10", "default")
 
 
@@ -207,7 +207,7 @@ def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(public_d
 
 def test_a_configured_dry_run_and_a_missing_root_hide_no_other_finding(run: Callable[..., Run], tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("[paths]\nbase_path = '/nowhere'\n[paths.cleanup]\ndry_run = true\n")
+    config.write_text("[maintenance]\nroot = '/nowhere'\n[paths.cleanup]\ndry_run = true\n")
     done = run("doctor", "--config", config)
     checks = {str(event["check"]): event["status"] for event in done.of_type("doctor_check")}
     assert done.code == 1
@@ -240,8 +240,8 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     environment = {"STATE_DIRECTORY": "/var/lib/x"}
     flags = Flags(config=file, older_than_days=3, dry_run=True)
     found = {setting.key: setting for setting in settings_of(load(flags, environment), flags, environment)}
-    assert found["paths.base_path"].source == str(file)
-    assert found["paths.cleanup.scratch_cleanup_days"] == type(found["paths.base_path"])(
+    assert found["maintenance.root"].source == str(file)
+    assert found["paths.cleanup.scratch_cleanup_days"] == type(found["maintenance.root"])(
         "paths.cleanup.scratch_cleanup_days", "3", "--older-than-days"
     )
     assert found["paths.cleanup.dry_run"].source == "--dry-run"
@@ -255,14 +255,14 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     "text",
     [
         "[paths.cleanup]\nscratch_cleanup_days = 0\n",
-        "[paths]\nbase_path = '/nowhere'\n",
+        "[maintenance]\nroot = '/nowhere'\n",
         "[paths.cleanup]\ndry_run = true\n[maintenance.relay]\nurl = 'http://127.0.0.1:1/x'\n",
     ],
     ids=["wrong file", "no root", "dry run, no relay"],
 )
 def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, text: str) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(text if "base_path" in text else f"{text}[paths]\nbase_path = '{tree.root}'\n")
+    config.write_text(text if "root" in text else f"{text}[paths]\nbase_path = '{tree.root}'\n")
     fixes = [str(event["fix"]) for event in run("doctor", "--config", config).of_type("doctor_check") if event["fix"]]
     assert fixes
     for fix in fixes:

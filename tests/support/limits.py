@@ -10,6 +10,7 @@ import tomli_w
 
 from arawn_cli.events import DiskPressure, Event, Level
 
+GIB = 1024**3
 MIB = 1024**2
 
 
@@ -19,16 +20,14 @@ def configured(tmp_path: Path) -> Callable[..., Path]:
 
     def make(*, session_mb: float = 200.0, total_gb: float = 10.0, cleanup: dict[str, object] | None = None, **pressure: object) -> Path:
         path = tmp_path / "c.toml"
-        usage = {"session_warning_mb": session_mb, "total_warning_gb": total_gb}
+        sizes = {"session": int(session_mb * MIB), "total": int(total_gb * GIB)}
         calm = {
             "filesystem_warning_percent": 99,
             "filesystem_critical_percent": 100,
             "inode_warning_percent": 100,
             "inode_critical_percent": 100,
         }
-        path.write_text(
-            tomli_w.dumps({"paths": {"usage": usage}, "maintenance": {"cleanup": cleanup or {}, "pressure": {**calm, **pressure}}})
-        )
+        path.write_text(tomli_w.dumps({"maintenance": {"cleanup": cleanup or {}, "pressure": {**calm, **sizes, **pressure}}}))
         return path
 
     return make

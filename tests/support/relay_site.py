@@ -32,10 +32,9 @@ class Site:
 
     def configure(self, url: object, **relay: object) -> None:
         table = {"url": url, "token_file": str(self.token_file), "timeout_secs": 1.0, "deadline_secs": 1.5, **relay}
-        limits = {"total_warning_gb": 0.000005, "workstream_warning_gb": 0.000002}
+        limits = {"total": "0.000005GiB", "workstream": "0.000002GiB"}
         tables = {
-            "paths": {"base_path": str(self.tree.root), "usage": limits},
-            "maintenance": {"state_dir": str(self.state), "relay": table},
+            "maintenance": {"root": str(self.tree.root), "state_dir": str(self.state), "pressure": limits, "relay": table},
         }
         self.file.write_text(tomli_w.dumps(tables))
 

@@ -26,7 +26,7 @@ def config(tmp_path: Path, tree: SampleTree, lab: SampleTree) -> Callable[..., P
         path = tmp_path / "c.toml"
         roots = [{"name": "lab", "path": str(lab.root), **own}]
         tables = {"state_dir": str(tmp_path / "state"), "roots": roots, **(maintenance or {})}
-        path.write_text(tomli_w.dumps({"paths": {"base_path": str(tree.root)}, "maintenance": tables}))
+        path.write_text(tomli_w.dumps({"maintenance": {"root": str(tree.root), **tables}}))
         return path
 
     return write

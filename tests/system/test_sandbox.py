@@ -127,7 +127,7 @@ def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine:
 
 
 def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
-    configure(machine, "[paths.usage]\nsession_warning_mb = 0.0001\n")
+    configure(machine, "[maintenance.pressure]\nsession = 104\n")
     session(machine, "large", 1)
     install(machine)
     machine.output("systemctl", "start", "arawn-disk-check.service")

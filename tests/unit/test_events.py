@@ -95,7 +95,7 @@ def first(written: object) -> object:
 def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
     """One event of each type, as it is written."""
     config = tmp_path / "c.toml"
-    config.write_text("[paths.usage]\nsession_warning_mb = 0.0001\n[maintenance.cleanup]\ntrash_days = 1\n")
+    config.write_text("[maintenance.pressure]\nsession = 104\n[maintenance.cleanup]\ntrash_days = 1\n")
     tree.session("s", files={"f": 1000}, age_days=30)
     (tree.root / "workstreams" / "not Arawn's").touch()
     told = [*checked(tree, config)[1], *cleaned(tree, config=config)[1], *in_trash(tree)]

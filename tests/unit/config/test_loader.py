@@ -47,12 +47,25 @@ def test_the_first_file_of_the_search_order_is_read(home: Path, tmp_path: Path) 
         return load(flags, environment, system_file=system).older_than_days
 
     def text(number: int) -> str:
-        return f"[paths]\nbase_path = '/x'\n[paths.cleanup]\nscratch_cleanup_days = {number}\n"
+        return f"[maintenance]\nroot = '/x'\n[paths.cleanup]\nscratch_cleanup_days = {number}\n"
 
     system = configured(tmp_path / "etc", text(5))
     assert days(Flags(), {}) == 5
     configured(home / ".config" / "arawn", text(4))
     assert days(Flags(), {}) == 4
+    (home / ".arawn").mkdir()
+    of_main = home / ".arawn" / "arawn.toml"
+    of_main.write_text(text(6))
+    assert days(Flags(), {}) == 4
+    named = tmp_path / "data" / "arawn.toml"
+    named.parent.mkdir()
+    named.write_text(text(7))
+    assert days(Flags(), {"ARAWN_DATA_DIR": str(named.parent)}) == 4
+    (home / ".config" / "arawn" / "config.toml").unlink()
+    assert days(Flags(), {}) == 6
+    assert days(Flags(), {"ARAWN_DATA_DIR": str(named.parent)}) == 7
+    of_main.unlink()
+    assert days(Flags(), {}) == 5
     environment = {"ARAWN_CONFIG_DIR": str(configured(tmp_path / "dir", text(3)).parent)}
     assert days(Flags(), environment) == 3
     environment["ARAWN_CONFIG"] = str(configured(tmp_path / "named", text(2)))
@@ -61,7 +74,7 @@ def test_the_first_file_of_the_search_order_is_read(home: Path, tmp_path: Path) 
 
 
 def test_flags_win_over_the_environment_over_the_file(home: Path, tmp_path: Path) -> None:
-    path = configured(tmp_path, "[paths]\nbase_path = '/file'\n[paths.cleanup]\nscratch_cleanup_days = 3\ndry_run = true\n")
+    path = configured(tmp_path, "[maintenance]\nroot = '/file'\n[paths.cleanup]\nscratch_cleanup_days = 3\ndry_run = true\n")
     assert load(Flags(config=path), {}).root == Path("/file")
     assert load(Flags(config=path), {"ARAWN_BASE_PATH": "/env"}).root == Path("/env")
     config = load(Flags(config=path, base_path="/flag", older_than_days=9, dry_run=False), {"ARAWN_BASE_PATH": "/env"})
@@ -71,6 +84,7 @@ def test_flags_win_over_the_environment_over_the_file(home: Path, tmp_path: Path
 
 def test_paths_in_a_file_are_relative_to_it(home: Path, tmp_path: Path) -> None:
     (tmp_path / "my.db").touch()
+    (tmp_path / "tree" / "workstreams").mkdir(parents=True)
     path = configured(tmp_path, "[workstream]\ndata_dir = 'tree'\ndatabase = 'my.db'\n")
     config = load(Flags(config=path), {})
     assert (config.root, config.databases) == (tmp_path / "tree", (tmp_path / "my.db",))
@@ -80,14 +94,13 @@ def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:
     path = configured(tmp_path, "")
     with pytest.raises(ConfigurationError, match="no Arawn root found"):
         load(Flags(config=path), {})
-    SampleTree(tmp_path / "workstreams", 0)
-    assert load(Flags(config=path), {}).root == tmp_path / "workstreams"
-    SampleTree(home / ".arawn", 0)
-    assert load(Flags(config=path), {}).root == home / ".arawn"
+    tree = SampleTree(tmp_path / "workstreams", 0)
+    found = load(Flags(config=path), {})
+    assert (found.root, found.root_source) == (tree.root, "default")
 
 
 def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
-    path = configured(tmp_path, "[paths]\nbase_path='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\n")
+    path = configured(tmp_path, "[maintenance]\nroot='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\n")
     assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700}
 
 
@@ -120,7 +133,7 @@ def test_the_home_in_a_file_of_another_account_is_that_of_the_other(of_another: 
 def test_the_home_in_a_file_of_root_is_that_of_the_account_that_reads_it(of_another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(of_another, 0, 0)
     monkeypatch.setenv("HOME", "/home/reader")
-    of_another.write_text('paths.base_path = "~/.arawn"')
+    of_another.write_text('maintenance.root = "~/.arawn"')
     assert load(Flags(config=of_another), {}).root == Path("/home/reader/.arawn")
 
 

@@ -18,11 +18,11 @@ from tests.support.two_roots import lab
 __all__ = ["lab"]
 
 GIB = 1024**3
-MAIN = {"base_path": "/srv/arawn", "cleanup": {"scratch_cleanup_days": 10}}
+MAIN = {"cleanup": {"scratch_cleanup_days": 10}}
 
 
 def written(path: Path, *roots: Mapping[str, object], **tables: object) -> Path:
-    path.write_text(tomli_w.dumps({"paths": MAIN, **tables, "maintenance": {"roots": list(roots)}}))
+    path.write_text(tomli_w.dumps({"paths": MAIN, **tables, "maintenance": {"root": "/srv/arawn", "roots": list(roots)}}))
     return path
 
 
@@ -39,11 +39,12 @@ def wrong(path: Path) -> str:
 def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     maintenance = {
+        "root": "/srv/arawn",
         "nice": 3,
         "cleanup": {"protect": ["keep-*"], "trash_days": 4, "max_sessions": 9},
         "pressure": {"for_checks": 2, "limits": {"blog": "1GiB", "thesis": "2GiB"}},
     }
-    own = {"total_warning_gb": 50.0, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"]}
+    own = {"total_warning_gb": 50, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"]}
     path.write_text(tomli_w.dumps({"paths": MAIN, "maintenance": {**maintenance, "roots": [{"name": "lab", "path": "/lab", **own}]}}))
     config = of_lab(path)
     assert (config.root, config.root_name, config.older_than_days) == (Path("/lab"), "lab", 10)
@@ -63,18 +64,18 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
     path = written(
         tmp_path / "c.toml",
         other,
-        {"name": "lab", "path": "/lab", "session_warning_mb": 7.0, "protect": ["y"]},
+        {"name": "lab", "path": "/lab", "session_warning_mb": 7, "protect": ["y"]},
         workstream={"data_dir": "x"},
     )
     flags = Flags(config=path, root="lab")
     found = {setting.key: (setting.value, setting.source) for setting in settings_of(load(flags, {}), flags, {"ARAWN_BASE_PATH": "/env"})}
-    assert found["paths.base_path"] == ('"/lab"', f"{path}: maintenance.roots[1].path")
-    assert found["paths.usage.session_warning_mb"] == ("7.0", f"{path}: maintenance.roots[1].session_warning_mb")
+    assert found["maintenance.root"] == ('"/lab"', f"{path}: maintenance.roots[1].path")
+    assert found["paths.usage.session_warning_mb"] == ("7", f"{path}: maintenance.roots[1].session_warning_mb")
     protect = ('["y"]', f"{path}: maintenance.cleanup.protect and maintenance.roots[1].protect")
     assert found["maintenance.cleanup.protect"] == protect
     assert found["paths.cleanup.scratch_cleanup_days"] == ("10", str(path))
-    assert found["workstream.database"] == found["workstream.data_dir"] == ("null", "default")
-    assert found["paths.usage.total_warning_gb"] == ("10.0", "default")
+    assert found["maintenance.database"] == ("null", "default")
+    assert found["paths.usage.total_warning_gb"] == ("10", "default")
 
 
 @pytest.mark.parametrize(
@@ -93,13 +94,13 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
             {"path": "/one/../one/"},
             "maintenance.roots[1].path: found '/one/../one/'; allowed: a path of its own, but maintenance.roots[0].path has the same",
         ),
-        ({"path": "/srv/arawn"}, "a path of its own, but paths.base_path has the same"),
+        ({"path": "/srv/arawn"}, "a path of its own, but maintenance.root has the same"),
         (
             {"path": "/one/workstreams/scratch/sessions/x/work"},
             "allowed: a path that is not below the workstreams of maintenance.roots[0].path",
         ),
         ({"database": "/one/workstreams.db"}, "allowed: a database of its own, but maintenance.roots[0].path has the same"),
-        ({"database": "/srv/arawn/workstreams.db"}, "a database of its own, but paths.base_path has the same"),
+        ({"database": "/srv/arawn/workstreams.db"}, "a database of its own, but maintenance.root has the same"),
         ({"scratch_cleanup_days": 0}, "maintenance.roots[1].scratch_cleanup_days: found 0"),
         ({"scratch_cleanup_day": 3}, "scratch_cleanup_day: unknown key; the nearest known key is maintenance.roots.scratch_cleanup_days"),
         ({"trash_days": 3}, "maintenance.roots[1].trash_days: unknown key; the nearest known key is maintenance.cleanup.trash_days"),

@@ -87,7 +87,7 @@ def test_days_are_counted_up_and_end_with_the_year() -> None:
 
 def test_a_check_says_when_the_next_limit_is_reached(tree: SampleTree, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text("[paths.usage]\ntotal_warning_gb = 0.0001\n[maintenance.pressure.limits]\nblog = 10_000\n")
+    config.write_text("[maintenance.pressure]\ntotal = '0.0001GiB'\n[maintenance.pressure.limits]\nblog = 10_000\n")
     tree.workstream("blog", "My blog", {})
     for hour in range(49):
         write(tree.workstreams / "blog" / "work" / "f", 250 * hour)

@@ -80,8 +80,7 @@ def test_the_largest_file_of_what_nobody_used_is_remembered_too(tree: SampleTree
 
 
 def test_a_scope_is_as_old_as_the_oldest_sample_in_it(tree: SampleTree, deep: Path, config: Path) -> None:
-    usage = "total_warning_gb = 1e-9\nworkstream_warning_gb = 1e-9\nsession_warning_mb = 1e-6\n"
-    config.write_text(f"[paths.usage]\n{usage}{config.read_text()}")
+    config.write_text(f"{config.read_text()}total = 1\nworkstream = 1\nsession = 1\n")
     tree.workstream("blog", "My blog", {"work/f": 1000})
     files_bytes(tree, config)
     tree.turn("one", tree.now + HOUR)

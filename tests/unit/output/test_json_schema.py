@@ -25,7 +25,7 @@ Command = Callable[..., Run]
         ("[llm]\nmodel = 1\n[workstream]\nother = 1\n", True),
         ('[maintenance.pressure.limits]\nblog = "5GiB"\n', True),
         ("[paths.cleanup]\nscratch_cleanup_days = 0\n", False),
-        ("[paths.cleanup]\nscratch_days = 1\n", False),
+        ("[paths.usage]\ntotal_warning_gb = 0.5\n", False),
         ('[maintenance.schedule]\ndisk_check = "soon"\n', False),
         ('[maintenance.schedule]\ndisk_check = "weekly"\n', True),
         ('[maintenance.pressure]\nrepeat_interval = "6 hours"\n', False),
