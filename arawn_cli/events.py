@@ -54,6 +54,7 @@ class Reason(StrEnum):
     ACTIVE = "active"
     RECENT_FILES = "recent_files"
     PROTECTED = "protected"
+    ATTACHED = "attached"
     LOCKED = "locked"
     IN_USE = "in_use"
     MOUNT_INSIDE = "mount_inside"
@@ -314,6 +315,12 @@ class ScratchCleanup(Event):
     bytes_reclaimed: int = field(
         metadata=doc(
             "apparent bytes that were freed, or in a dry run would be, also by purging earlier removals; without what is in the trash"
+        )
+    )
+    database_found: bool = field(
+        metadata=doc(
+            "whether there is a database of Arawn's; without one, a session counts as attached if one of its turns is in the messages of a "
+            "workstream"
         )
     )
     cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))

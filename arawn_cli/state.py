@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 100
+SCHEMA_VERSION = 101
 """`PRAGMA user_version` of the file. Builds before the first release used 1 to 5."""
 
 MAX_INTEGER = 2**63 - 1
@@ -113,7 +113,8 @@ CREATE TABLE sizes (
     PRIMARY KEY (root, session)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE log_positions (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT
+-- The messages of each workstream.
+CREATE TABLE log_positions (root TEXT NOT NULL, identity TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (root, identity)) STRICT
 """
 
 _TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})

@@ -49,6 +49,19 @@ class SessionRow:
     unreadable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRows:
+    """What the table `sessions` says.
+
+    Attributes:
+        rows: the wanted rows by id.
+        workstreams_with_turns: the workstreams of all rows that record turns. Only 0.0 counts them.
+    """
+
+    rows: dict[str, SessionRow]
+    workstreams_with_turns: frozenset[str]
+
+
 _WORKSTREAMS = {
     Generation.V0: "SELECT id, title, state = 'archived', (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w",
     Generation.MAIN: (
@@ -57,9 +70,9 @@ _WORKSTREAMS = {
 }
 # The workstream of a session is the name of its directory. On main NULL stands for scratch.
 _SESSIONS = {
-    Generation.V0: "SELECT id, workstream_id, started_at, ended_at FROM sessions",
+    Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions",
     Generation.MAIN: (
-        "SELECT s.id, CASE WHEN s.workstream_id IS NULL THEN 'scratch' ELSE coalesce(w.name, s.workstream_id) END, s.created_at "
+        "SELECT s.id, CASE WHEN s.workstream_id IS NULL THEN 'scratch' ELSE coalesce(w.name, s.workstream_id) END, 0, s.created_at "
         "FROM sessions s LEFT JOIN workstreams w ON w.id = s.workstream_id"
     ),
 }
@@ -78,21 +91,23 @@ def workstream_rows(path: Path, generation: Generation) -> list[WorkstreamRow]:
     ]
 
 
-def session_rows(path: Path, generation: Generation, wanted: Collection[str]) -> dict[str, SessionRow]:
-    """Return the rows of `sessions` with the wanted ids, by id.
+def session_rows(path: Path, generation: Generation, wanted: Collection[str]) -> SessionRows:
+    """Return what the table `sessions` says about the wanted ids, read in one transaction.
 
     Raises:
         DatabaseUnreadableError: as `workstream_rows`.
     """
-    statement = _SESSIONS[generation]
-    column = "id" if generation is Generation.V0 else "s.id"
-    one = f"{statement} WHERE {column} IN (?, CAST(? AS BLOB))"
-    rows = query(path, one, (*wanted, *wanted)) if len(wanted) == 1 else query(path, statement, ())
-    found = (_session(*row) for row in rows)
-    return {row.id: row for row in found if row.id in wanted}
+    rows: dict[str, SessionRow] = {}
+    with_turns: set[str] = set()
+    for id_, workstream_id, has_turns, *times in query(path, _SESSIONS[generation], ()):
+        if has_turns:
+            with_turns.add(_text(workstream_id))
+        if (name := _text(id_)) in wanted:
+            rows[name] = _session(name, workstream_id, *times)
+    return SessionRows(rows, frozenset(with_turns))
 
 
-def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
+def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:
     readable: list[int] = []
     unreadable = False
     for value in times:
@@ -102,7 +117,7 @@ def _session(id_: object, workstream_id: object, *times: object) -> SessionRow:
             readable.append(timestamps.parse(_text(value)))
         except ValueError:
             unreadable = True
-    return SessionRow(_text(id_), _text(workstream_id), latest(*readable), unreadable)
+    return SessionRow(id_, _text(workstream_id), latest(*readable), unreadable)
 
 
 def _text(value: object) -> str:

@@ -52,6 +52,10 @@ class Layout:
     sessions: tuple[str, ...]
     kept: str
 
+    def is_session_id(self, name: str) -> bool:
+        """Return whether this generation gives sessions such names."""
+        return is_valid_id(name) if self.generation is Generation.V0 else is_uuid(name)
+
     def is_session(self, name: str, kind: FileKind) -> bool:
         """Return whether an entry of the directory of sessions can be one, or should be reported as foreign.
 

@@ -52,11 +52,14 @@ class Turns:
     """The newest turn of each session, in nanoseconds since the epoch.
 
     `unreadable_lines` is the number of lines that are not messages, without a torn last line.
+
+    `any_message` is whether one of the lines that were read is a message.
     """
 
     newest: dict[str, int]
     unreadable_lines: int
     position: LogPosition
+    any_message: bool
 
 
 def read(descriptor: int, sessions: Collection[str], cutoff: int, since: LogPosition | None = None) -> Turns:
@@ -83,7 +86,7 @@ def read(descriptor: int, sessions: Collection[str], cutoff: int, since: LogPosi
         if reading.is_complete():
             break
         reading.take(line)
-    return Turns(reading.newest, reading.unreadable, LogPosition(identity_of(status), behind))
+    return Turns(reading.newest, reading.unreadable, LogPosition(identity_of(status), behind), reading.any_message)
 
 
 def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -144,7 +147,7 @@ class _Reading:
         self._old_bytes = 0
         self._old_lines = 0
         self.newest: dict[str, int] = {}
-        self._read_any = False
+        self.any_message = False
         self.unreadable = 0
 
     def is_complete(self) -> bool:
@@ -161,9 +164,9 @@ class _Reading:
                 self._found(name.decode("ascii"), max(self._following))
             return
         session, timestamp = message
-        if not self._read_any:
+        if not self.any_message:
             self._following.clear()
-            self._read_any = True
+            self.any_message = True
         self._following.append(timestamp)
         old = timestamp < self._cutoff
         self._old_bytes = self._old_bytes + len(line) if old else 0

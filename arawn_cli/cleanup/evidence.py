@@ -5,43 +5,29 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Collection, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from arawn_cli.arawn import database, messages
-from arawn_cli.arawn.database import SessionRow
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS
+from arawn_cli.arawn.database import SessionRows, session_rows
+from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
 from arawn_cli.arawn.root import Root
+from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.plan import Policy
 from arawn_cli.cleanup.sessions import ScratchSession, TurnEvidence
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import Failure
-from arawn_cli.fs.openat import opened_directory, opened_file
-from arawn_cli.names import is_valid_id
-from arawn_cli.sqlite import DatabaseUnreadableError, signature
-from arawn_cli.timestamps import latest
+from arawn_cli.sqlite import DatabaseUnreadableError, Signature, signature
 
 
 def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, now: int) -> Evidence:
     """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch."""
-    ids = {session.name for session in listed if is_valid_id(session.name)}
-    return Evidence(root, ids, Policy.of(config).cutoff(now))
-
-
-@dataclass(slots=True)
-class _Source:
-    """The messages of a workstream. `mark` is where reading ended; None if there are none yet."""
-
-    workstream_id: str
-    position: messages.LogPosition | None = None
-    failure: Failure | None = None
+    return Evidence(root, {session.name for session in listed if not session.is_foreign}, Policy.of(config).cutoff(now))
 
 
 class Evidence:
     """The evidence of all sessions, read for the plan and again before each removal.
 
-    If the row of a session names another workstream, that workstream's messages are read, too.
-    Several threads may use it.
+    A turn counts in the messages of any workstream, with or without a database row. Several threads
+    may use it.
     """
 
     def __init__(self, root: Root, sessions: Collection[str], cutoff: int) -> None:
@@ -52,31 +38,34 @@ class Evidence:
             sessions: ids of the sessions.
             cutoff: older turns need not be found; see `messages.read`.
         """
-        self._workstreams = root.workstreams
-        self._generation = root.layout.generation
-        self._database = root.database
-        self._database_name = root.database.name if root.database else ""
+        self._root = root
         self._sessions = frozenset(sessions)
-        self._cutoff = cutoff
-        self._newest: dict[str, int] = {}
-        self._rows: dict[str, SessionRow] = {}
+        self._rows = SessionRows({}, frozenset())
+        self._signature: Signature = ()
         self._database_failure: Failure | None = None
+        self._no_evidence: Failure | None = None
         self._lock = threading.Lock()
-        self.unreadable_lines = 0
-        self._signature = signature(root.database) if root.database else ()
-        self._read_rows(self._sessions)
-        self._sources = {SCRATCH: _Source(SCRATCH)}
-        self._read_all_messages()
+        self._read_rows()
+        self._messages = messages_reader(root, self._sessions, cutoff, self._rows.workstreams_with_turns)
+        self._messages.read(decided=[row.id for row in self._rows.rows.values() if row.newest is not None and row.newest >= cutoff])
+        if self._sessions and root.database is None and not self._messages.found and not self._messages.failures:
+            missing = "there are neither messages nor a database: nothing records when a session was used"
+            self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
 
     def of(self, session: str) -> TurnEvidence:
         """Return the evidence of a session that was read so far."""
-        row = self._rows.get(session)
-        own = Failure("parse", f"{self._database_name} row {session}", errno.EINVAL, "a time is not RFC 3339")
+        row = self._rows.rows.get(session)
+        own: list[Failure] = []
+        if row and row.unreadable and self._root.database:
+            own.append(Failure("parse", f"{self._root.database.name} row {session}", errno.EINVAL, "a time is not RFC 3339"))
+        if session in self._messages.own_failures:
+            own.append(self._messages.own_failures[session])
         return TurnEvidence(
-            self._newest.get(session),
+            self._messages.newest.get(session),
             row.newest if row else None,
             self.failures,
-            (*((own,) if row and row.unreadable else ()), *self._failures_of(row)),
+            tuple(own),
+            is_attached=(row is not None and row.workstream_id != SCRATCH) or session in self._messages.attached,
         )
 
     def add_to(self, sessions: Iterable[ScratchSession]) -> list[ScratchSession]:
@@ -86,57 +75,28 @@ class Evidence:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The sources that could not be read and concern all sessions."""
-        return tuple(failure for failure in (self._database_failure, self._sources[SCRATCH].failure) if failure)
+        return tuple(failure for failure in (self._database_failure, self._no_evidence, *self._messages.failures.values()) if failure)
 
-    def _failures_of(self, row: SessionRow | None) -> tuple[Failure, ...]:
-        """Return why the messages of the workstream that a row names could not be read."""
-        source = self._sources.get(row.workstream_id) if row and row.workstream_id != SCRATCH else None
-        return (source.failure,) if source and source.failure else ()
+    @property
+    def unreadable_lines(self) -> int:
+        """Number of lines that are not messages."""
+        return self._messages.unreadable_lines
 
     def reread(self, session: str) -> TurnEvidence:
         """Read what the server has written since, and return the evidence of a session."""
         with self._lock:
-            if self._database is not None:
-                current = signature(self._database)
-                if current != self._signature:
-                    self._read_rows({session})
-            self._read_all_messages()
+            if self._root.database is not None and signature(self._root.database) != self._signature:
+                self._read_rows()
+            self._messages.reread(session)
             return self.of(session)
 
-    def _read_rows(self, sessions: Collection[str]) -> None:
-        if self._database is None or not sessions:
+    def _read_rows(self) -> None:
+        """Read the rows of all sessions in one transaction."""
+        path = self._root.database
+        if path is None or not self._sessions:
             return
+        self._signature = signature(path)
         try:
-            self._rows.update(database.session_rows(self._database, self._generation, sessions))
+            self._rows = session_rows(path, self._root.layout.generation, self._sessions)
         except DatabaseUnreadableError as error:
-            self._database_failure = Failure("query", self._database_name, errno.EIO, str(error))
-
-    def _read_all_messages(self) -> None:
-        """Read the messages of scratch and of every workstream that a row names."""
-        named = {row.workstream_id for row in self._rows.values() if is_valid_id(row.workstream_id)}
-        for name in sorted(named - self._sources.keys()):
-            self._sources[name] = _Source(name)
-        for source in self._sources.values():
-            self._read_messages(source)
-
-    def _read_messages(self, source: _Source) -> None:
-        try:
-            with ExitStack() as stack:
-                directory = stack.enter_context(opened_directory(self._workstreams, source.workstream_id))
-                descriptor = stack.enter_context(opened_file(MESSAGES, directory))
-                turns = messages.read(descriptor, self._sessions, self._cutoff, source.position)
-        except FileNotFoundError as error:
-            if source.position is not None:
-                source.failure = _failure(source, error)
-            return
-        except OSError as error:
-            source.failure = _failure(source, error)
-            return
-        source.position = turns.position
-        self.unreadable_lines += turns.unreadable_lines
-        for session, turn in turns.newest.items():
-            self._newest[session] = latest(self._newest.get(session), turn) or turn
-
-
-def _failure(source: _Source, error: OSError) -> Failure:
-    return Failure.of("read", f"{WORKSTREAMS}/{source.workstream_id}/{MESSAGES}", error)
+            self._database_failure = Failure("query", path.name, errno.EIO, str(error))

@@ -129,6 +129,8 @@ class _Cleanup:
         evidence = read_evidence(listed, self._config, self._root, self._now)
         for failure in evidence.failures:
             self._record_failure(failure)
+        if listed and self._root.database is None:
+            log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
         if evidence.unreadable_lines:
             log.info("%d lines of messages.jsonl are not messages", evidence.unreadable_lines)
 
@@ -268,6 +270,7 @@ class _Cleanup:
             sessions_checked=len(self._outcomes),
             sessions_cleaned=len(cleaned),
             bytes_reclaimed=freed,
+            database_found=self._root.database is not None,
             cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
             sessions_kept=dict(sorted(kept.items())),
             failures=tuple(self._failures),

@@ -11,7 +11,6 @@ from arawn_cli.config.loader import Config
 from arawn_cli.events import NO_SESSION, Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
-from arawn_cli.names import is_valid_id
 from arawn_cli.timestamps import DAY, SECOND
 
 # A turn that a running server writes while the run reads is later than the run's `now`.
@@ -89,7 +88,7 @@ def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
 
 def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> Reason | None:
     """Return the reason that keeps a session whatever its files are, or None if they decide."""
-    if not is_valid_id(session.name):
+    if session.is_foreign:
         return Reason.FOREIGN_NAME
     if session.kind is not FileKind.DIRECTORY:
         return Reason.NOT_A_DIRECTORY
@@ -100,6 +99,8 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.FUTURE_TIMESTAMP
     if newest is not None and newest >= policy.cutoff(now):
         return Reason.ACTIVE
+    if session.evidence.is_attached:
+        return Reason.ATTACHED
     if session.has_mount:
         return Reason.MOUNT_INSIDE
     return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
@@ -136,6 +137,8 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
     fresh = replace(planned, evidence=evidence, usage=usage)
     if not evidence.complete or not usage.complete:
         return Decision(fresh, Reason.ACTIVITY_UNKNOWN)
+    if evidence.is_attached:
+        return Decision(fresh, Reason.ATTACHED)
     if usage.other_filesystems:
         return Decision(fresh, Reason.MOUNT_INSIDE)
     same = fresh.last_activity == planned.last_activity and _contents(usage) == _contents(planned.usage)

@@ -51,12 +51,14 @@ class TurnEvidence:
         row: the newest time in its database row.
         shared_failures: sources that could not be read and concern all sessions.
         own_failures: sources that could not be read and concern this one.
+        is_attached: whether it belongs to a workstream other than scratch.
     """
 
     last_turn: int | None = None
     row: int | None = None
     shared_failures: tuple[Failure, ...] = ()
     own_failures: tuple[Failure, ...] = ()
+    is_attached: bool = False
 
     @property
     def complete(self) -> bool:
@@ -71,11 +73,12 @@ class TurnEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ScratchSession:
-    """An entry of `scratch/sessions/`.
+    """An entry of the directory of the scratch sessions.
 
     Attributes:
         has_mount: whether it or something below it is a mount point.
         usage: None until it is measured.
+        is_foreign: whether Arawn gives no session such a name.
     """
 
     name: str
@@ -84,6 +87,7 @@ class ScratchSession:
     has_mount: bool = False
     evidence: TurnEvidence = TurnEvidence()
     usage: Usage | None = None
+    is_foreign: bool = False
 
     @property
     def last_activity(self) -> int | None:
@@ -121,20 +125,21 @@ class Outcome:
 
 
 def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
-    """Return the entries of the directory without the trash, neither measured nor with evidence.
+    """Return the sessions and foreign entries of the directory, neither measured nor with evidence.
 
     Raises:
         OSError: the directory or the mount table cannot be read.
     """
+    layout = sessions.root.layout
     mounts = mount_points()
     listed: list[ScratchSession] = []
     for entry in entries(sessions.descriptor):
-        if is_trash(entry.name):
+        if is_trash(entry.name) or not layout.is_session(entry.name, entry.kind):
             continue
         try:
             identity = identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
         has_mount = any(is_below(mount, f"{sessions.path}/{entry.name}") for mount in mounts)
-        listed.append(ScratchSession(entry.name, entry.kind, identity, has_mount))
+        listed.append(ScratchSession(entry.name, entry.kind, identity, has_mount, is_foreign=not layout.is_session_id(entry.name)))
     return listed

@@ -161,7 +161,8 @@ def demo(
 def build(folder: Path, now: int) -> Path:
     """Create the sample tree in `<folder>/arawn`, and a configuration; return its path."""
     tree = SampleTree(folder / "arawn", now)
-    tree.workstream(_BLOG, "My blog", {"production/site.tar": 6 * _MB, "work/drafts/photos.bin": 9 * _MB, "messages.jsonl": 40_000})
+    tree.workstream(_BLOG, "My blog", {"production/site.tar": 6 * _MB, "work/drafts/photos.bin": 9 * _MB})
+    tree.turn(None, tree.ago(2), "hello " * 6_633, workstream=_BLOG)
     tree.workstream(_THESIS, "Thesis", {"production/thesis.pdf": 2 * _MB, "work/data/survey.csv": 21 * _MB})
     _add_sessions(tree)
     config = folder / "config.toml"

@@ -1,7 +1,8 @@
 """Reuse the sizes of scratch sessions from earlier checks if the sessions were not used since.
 
-Only used with `remeasure_hours`. A session is measured again if it had a turn since the last check,
-if its fingerprint changed, or if its size is too old.
+Only used with `remeasure_hours`, and only for Arawn 0.0, whose messages tell which sessions had a
+turn since the last check. A session is measured again if it had one, if its fingerprint changed, or
+if its size is too old.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from typing import cast
 from zlib import crc32
 
 from arawn_cli.arawn import messages
-from arawn_cli.arawn.database import session_rows
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SESSIONS
+from arawn_cli.arawn.layout import MESSAGES, Generation
 from arawn_cli.arawn.messages import LogPosition
-from arawn_cli.arawn.root import Root
+from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.fs.measure import Usage
-from arawn_cli.fs.openat import Identity, opened_directory, opened_file
+from arawn_cli.fs.openat import Identity, identity_of, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
-from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
 from arawn_cli.timestamps import SECOND
 
@@ -48,10 +47,10 @@ class CachedSize:
 
 @dataclass(frozen=True, slots=True)
 class SizeCache:
-    """The stored sizes of a root by session, and the end of scratch's messages at that time."""
+    """The stored sizes of a root by session, and the ends of all messages at that time."""
 
     sizes: Mapping[str, CachedSize] = field(default_factory=dict)
-    position: LogPosition | None = None
+    positions: frozenset[LogPosition] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +62,14 @@ class ReusedSizes:
         stored: the cache before the check.
         current: reused sizes by session.
         fingerprints: of all sessions, from before anything was measured.
-        position: the end of scratch's messages, from before anything was measured.
+        positions: the ends of the messages of all workstreams, from before anything was measured.
     """
 
     now: int = 0
     stored: SizeCache = field(default_factory=SizeCache)
     current: Mapping[str, CachedSize] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    position: LogPosition | None = None
+    positions: frozenset[LogPosition] = frozenset()
 
     @property
     def usages(self) -> dict[str, Usage]:
@@ -86,7 +85,7 @@ class ReusedSizes:
             for session, usage in measured.items()
             if session not in self.current and session in self.fingerprints and is_cacheable(usage)
         }
-        store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.position))
+        store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.positions))
 
 
 def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes:
@@ -94,13 +93,14 @@ def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes
 
     Return none if it is unknown which sessions were used.
     """
+    if root.layout.generation is not Generation.V0:
+        log.info("every session is measured: only Arawn 0.0 records which ones were used")
+        return ReusedSizes()
     try:
         stored = read(state, root.path)
         fingerprints = dict(_fingerprints(root))
-        sessions = frozenset(fingerprints)
-        position, used = _used_since(root, stored.position, sessions)
-        used |= _sessions_of_other_workstreams(root, sessions)
-    except (StateUnavailableError, DatabaseUnreadableError, OSError) as error:
+        positions, used = _used_since(root, stored.positions, frozenset(fingerprints))
+    except (StateUnavailableError, OSError) as error:
         log.info("every session is measured: %s", error)
         return ReusedSizes()
     current = {
@@ -108,7 +108,7 @@ def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes
         for session, size in stored.sizes.items()
         if session in fingerprints and session not in used and is_current(session, size, fingerprints[session], now, hours * _HOUR)
     }
-    return ReusedSizes(now, stored, current, fingerprints, position)
+    return ReusedSizes(now, stored, current, fingerprints, positions)
 
 
 def is_cacheable(usage: Usage) -> bool:
@@ -152,7 +152,7 @@ def read(state: State, root: Path) -> SizeCache:
             "list[tuple[str, int, str, int, int, int, int, int, int | None]]", rows
         )
     }
-    return SizeCache(sizes, next((LogPosition(_identity(text), position) for text, position in positions), None))
+    return SizeCache(sizes, frozenset(LogPosition(_identity(text), position) for text, position in positions))
 
 
 def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: SizeCache) -> None:
@@ -169,11 +169,12 @@ def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: 
             if before.sizes.get(session) is not size
         ],
     )
-    if after.position is None:
+    if not after.positions or after.positions != before.positions:
         connection.execute("DELETE FROM log_positions WHERE root = ?", (key,))
-    elif after.position != before.position:
-        device, inode = after.position.identity
-        connection.execute("INSERT OR REPLACE INTO log_positions VALUES (?, ?, ?)", (key, f"{device}:{inode}", after.position.offset))
+        connection.executemany(
+            "INSERT INTO log_positions VALUES (?, ?, ?)",
+            [(key, f"{position.identity[0]}:{position.identity[1]}", position.offset) for position in after.positions],
+        )
 
 
 def _identity(text: str) -> Identity:
@@ -229,7 +230,7 @@ def _directories(parent: int, most: int | None = None) -> list[os.DirEntry[str]]
 
 def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
     try:
-        with opened_directory(root.workstreams, SCRATCH, SESSIONS) as directory:
+        with opened_directory(root.workstreams, *root.layout.sessions) as directory:
             for name in (entry.name for entry in _directories(directory)):
                 if not is_valid_id(name):
                     continue
@@ -244,30 +245,27 @@ def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
         return
 
 
-def _used_since(root: Root, position: LogPosition | None, sessions: frozenset[str]) -> tuple[LogPosition, set[str]]:
-    """Return the end of scratch's messages, and the sessions with a turn since `position`.
+def _used_since(root: Root, positions: frozenset[LogPosition], sessions: frozenset[str]) -> tuple[frozenset[LogPosition], set[str]]:
+    """Return the ends of the messages of all workstreams, and the sessions with a turn since `positions`.
 
-    All sessions count as used without a position, or if the file was replaced.
-
-    Raises:
-        OSError: the messages cannot be read.
-    """
-    with opened_directory(root.workstreams, SCRATCH) as directory, opened_file(MESSAGES, directory) as descriptor:
-        if position is not None:
-            try:
-                turns = messages.read(descriptor, sessions, 0, position)
-            except messages.OtherMessagesError:
-                pass
-            else:
-                return turns.position, set(turns.newest)
-        return messages.read(descriptor, (), 0).position, set(sessions)
-
-
-def _sessions_of_other_workstreams(root: Root, sessions: frozenset[str]) -> set[str]:
-    """Return the sessions whose turns may be in another workstream's messages.
+    All sessions count as used if one of the files is new, was replaced or does not exist any more.
 
     Raises:
-        DatabaseUnreadableError: the rows cannot be read.
+        OSError: messages cannot be read.
     """
-    rows = session_rows(root.database, root.layout.generation, sessions) if root.database is not None and sessions else {}
-    return {row.id for row in rows.values() if row.workstream_id != SCRATCH}
+    known = {position.identity: position for position in positions}
+    ends: set[LogPosition] = set()
+    used: set[str] = set()
+    for workstream in workstream_entries(root)[0]:
+        try:
+            with opened_directory(root.workstreams, workstream) as directory, opened_file(MESSAGES, directory) as descriptor:
+                since = known.pop(identity_of(os.fstat(descriptor)), None)
+                if since is None or os.fstat(descriptor).st_size < since.offset:
+                    used |= sessions
+                    since = None
+                turns = messages.read(descriptor, sessions if since else (), 0, since)
+        except FileNotFoundError:
+            continue
+        ends.add(turns.position)
+        used |= turns.newest.keys()
+    return frozenset(ends), used | (sessions if known or not ends else set())

@@ -60,9 +60,9 @@ def test_rows_are_read_while_a_server_has_the_log_open_and_nothing_is_written(tr
     with Server(tree.database) as server:
         server.say(insert("a"))
         before = snapshot(tree.root)
-        assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"})) == {"a"}
+        assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"}).rows) == {"a"}
         server.say(insert("b"))
-        assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"})) == {"a", "b"}
+        assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"}).rows) == {"a", "b"}
         server.say("SELECT 1")
         changed = {path for path, state in snapshot(tree.root).items() if before.get(path) != state}
     assert {Path(path).name for path in changed} <= {"workstreams.db-wal", "workstreams.db-shm"}
@@ -80,7 +80,7 @@ def test_rows_that_a_crashed_server_left_in_the_log_are_read(tree: SampleTree) -
         server.say("die")
     assert (tree.root / "workstreams.db-wal").stat().st_size > 0
     before = snapshot(tree.root)
-    assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"})) == {"a"}
+    assert set(database.session_rows(tree.database, Generation.V0, {"a", "b"}).rows) == {"a"}
     assert snapshot(tree.root) == before
 
 
@@ -88,7 +88,7 @@ def test_the_newest_time_of_a_row_counts_and_an_unreadable_one_is_told(tree: Sam
     tree.session_row("a", tree.ago(60), tree.ago(3))
     with Server(tree.database) as server:
         server.say(insert("b", started="last week"))
-    rows = database.session_rows(tree.database, Generation.V0, {"a", "b"})
+    rows = database.session_rows(tree.database, Generation.V0, {"a", "b"}).rows
     assert rows["a"].newest == tree.ago(3) // 1000 * 1000
     assert (rows["b"].newest, rows["b"].unreadable) == (None, True)
 
@@ -110,6 +110,6 @@ def test_a_missing_database_is_unreadable_and_not_made(tmp_path: Path) -> None:
 def test_a_rollback_journal_database_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "workstreams.db"
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("CREATE TABLE sessions (id, workstream_id, started_at, ended_at)")
-        connection.execute("INSERT INTO sessions VALUES ('a', 'scratch', '1970-01-01T00:00:01Z', NULL)")
-    assert database.session_rows(path, Generation.V0, {"a", "z"})["a"].newest == timestamps.SECOND
+        connection.execute("CREATE TABLE sessions (id, workstream_id, started_at, ended_at, turn_count)")
+        connection.execute("INSERT INTO sessions VALUES ('a', 'scratch', '1970-01-01T00:00:01Z', NULL, NULL)")
+    assert database.session_rows(path, Generation.V0, {"a", "z"}).rows["a"].newest == timestamps.SECOND

@@ -117,15 +117,125 @@ def test_a_database_behind_a_link_is_read_with_its_log(run: RunCommand, tree: Sa
         assert clean(run, tree).reasons() == {"s": "active"}
 
 
-def test_unreadable_messages_of_one_workstream_concern_only_the_sessions_that_moved_there(run: RunCommand, tree: SampleTree) -> None:
+def test_unreadable_messages_of_any_workstream_keep_every_session(run: RunCommand, tree: SampleTree) -> None:
     tree.workstream("blog", "My blog", {})
     (tree.workstreams / "blog" / "messages.jsonl").symlink_to("/etc/passwd")
-    for name in ("moved", "stayed"):
+    for name in ("one", "two"):
         tree.session(name, files={"f": 1}, age_days=30)
-    tree.session_row("moved", tree.ago(30), workstream="blog")
+    tree.session("attached", files={"f": 1}, age_days=30)
+    tree.session_row("attached", tree.ago(30), workstream="blog")
     done = clean(run, tree)
-    assert (done.code, done.reasons()) == (1, {"moved": "activity_unknown", "stayed": "expired"})
-    assert done.stderr.count("workstreams/blog/messages.jsonl") == 1
+    assert (done.code, done.reasons()) == (1, {"one": "activity_unknown", "two": "activity_unknown", "attached": "attached"})
+    assert done.stderr.count("read workstreams/blog/messages.jsonl") == 1
+    assert str(done.last["failures"]).count("'path': 'workstreams/blog/messages.jsonl'") == 1
+
+
+def test_a_turn_in_any_workstream_keeps_a_session_without_a_row(run: RunCommand, tree: SampleTree) -> None:
+    tree.workstream("blog", "My blog", {})
+    (tree.workstreams / "no-row").mkdir()
+    for name, workstream in (("a", "blog"), ("b", "no-row"), ("c", "blog")):
+        tree.session(name, files={"f": 1}, age_days=30)
+        tree.turn(name, tree.ago(1 / 24 if name != "c" else 20), workstream=workstream)
+    assert clean(run, tree).reasons() == {"a": "active", "b": "active", "c": "expired"}
+
+
+def test_messages_behind_a_linked_workstream_prove_nothing(run: RunCommand, tree: SampleTree) -> None:
+    away = tree.root.parent / "away"
+    away.mkdir()
+    (tree.workstreams / "blog").symlink_to(away)
+    tree.session("s", files={"f": 1}, age_days=30)
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
+
+
+def test_a_session_whose_row_names_a_workstream_is_attached(run: RunCommand, tree: SampleTree) -> None:
+    tree.workstream("blog", "My blog", {})
+    for name, workstream in (("a", "blog"), ("b", "a-workstream-that-is-gone"), ("c", "scratch")):
+        tree.session(name, files={"f": 1}, age_days=30)
+        tree.session_row(name, tree.ago(30), workstream=workstream)
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"a": "attached", "b": "attached", "c": "expired"})
+
+
+def test_a_session_that_is_attached_in_mid_run_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.support.disturbance import disturb
+    from tests.support.in_process import cleaned
+
+    tree.workstream("blog", "My blog", {})
+    for name in ("a", "b"):
+        tree.session(name, files={"f": 1}, age_days=30)
+        tree.session_row(name, tree.ago(30))
+
+    def attach(name: str) -> None:
+        if name.startswith("held.b"):
+            tree.session_row("b", tree.ago(30), workstream="blog")
+
+    disturb(monkeypatch, attach)
+    summary, _ = cleaned(tree)
+    assert (summary.cleaned_session_ids, summary.sessions_kept) == (("a",), {"attached": 1})
+    assert os.listdir(tree.sessions) == ["b"]
+
+
+def test_a_turn_in_a_workstream_that_is_created_in_mid_run_keeps_a_session(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.support.disturbance import disturb
+    from tests.support.in_process import cleaned
+
+    tree.session("s", files={"f": 1}, age_days=30)
+
+    def turn(name: str) -> None:
+        if name.startswith("held."):
+            (tree.workstreams / "new").mkdir()
+            tree.turn("s", tree.now, workstream="new")
+
+    disturb(monkeypatch, turn)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_kept == {"changed_since_plan": 1}
+    assert os.listdir(tree.sessions) == ["s"]
+
+
+def test_without_a_database_a_turn_in_a_workstream_attaches_a_session(run: RunCommand, tree: SampleTree) -> None:
+    tree.workstream("blog", "My blog", {})
+    for name in ("attached", "old"):
+        tree.session(name, files={"f": 1}, age_days=300)
+        tree.turn(name, tree.ago(299))
+    tree.turn("attached", tree.ago(298), workstream="blog")
+    # The turn above is far behind what is read of a file to find what is recent.
+    for _ in range(300):
+        tree.turn("other", tree.ago(200), content="x" * 10_000, workstream="blog")
+    tree.database.unlink()
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"attached": "attached", "old": "expired"})
+    assert done.stderr.count("no database") == 1
+    assert done.last["database_found"] is False
+
+
+def test_without_a_database_and_messages_every_session_stays(run: RunCommand, tree: SampleTree) -> None:
+    tree.database.unlink()
+    assert clean(run, tree).code == 0, "without sessions nothing is in doubt"
+    tree.session("s", files={"f": 1}, age_days=300)
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
+    assert done.stderr.count("neither messages nor a database") == 1
+
+
+@pytest.mark.parametrize("where", ["scratch", "blog"])
+@pytest.mark.parametrize("state", ["missing", "empty", "renamed", "no message"])
+def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree, where: str, state: str) -> None:
+    tree.workstream("blog", "My blog", {})
+    tree.session("s", files={"f": 1}, age_days=30)
+    tree.session_row("other", tree.ago(30), workstream=where)
+    path = tree.workstreams / where / "messages.jsonl"
+    assert clean(run, tree, "--dry-run").reasons() == {"s": "expired"}
+    if state in ("missing", "empty"):
+        with closing(sqlite3.connect(tree.database)) as server, server:
+            server.execute("UPDATE sessions SET turn_count = 2")
+    if state in ("empty", "no message"):
+        path.write_bytes(b"" if state == "empty" else b"\0" * 5000)
+    if state == "renamed":
+        path.with_name("messages.jsonl.1").touch()
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
+    assert f"read workstreams/{where}/messages.jsonl" in done.stderr
 
 
 @pytest.mark.parametrize("lost", ["messages", "database"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +32,13 @@ FAILURE = (Failure("open", "x", 13),)
 ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
 sessions = st.builds(
     ScratchSession,
-    st.sampled_from(["a", "keep-me", "-bad", "b.c"]),
+    st.sampled_from(["a", "keep-me"]),
     st.sampled_from(FileKind),
     st.just((1, 2)),
     st.booleans(),
-    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE])),
+    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE]), st.booleans()),
     st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
+    st.booleans(),
 )
 
 
@@ -56,7 +59,10 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (session(mtime=NOW + MINUTE), Reason.RECENT_FILES),
         (session(mtime=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
         (session(name="keep-me"), Reason.PROTECTED),
-        (session(name="-bad"), Reason.FOREIGN_NAME),
+        (replace(session(name="-bad"), is_foreign=True), Reason.FOREIGN_NAME),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(is_attached=True)), Reason.ATTACHED),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(CUTOFF, is_attached=True)), Reason.ACTIVE),
+        (ScratchSession("keep-me", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(is_attached=True)), Reason.PROTECTED),
         (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
         (
@@ -87,6 +93,8 @@ def test_nothing_younger_than_the_cutoff_is_removed_and_nothing_in_doubt(found: 
         assert found.usage.complete
         assert found.evidence.complete
         assert not found.has_mount
+        assert not found.evidence.is_attached
+        assert not found.is_foreign
         assert found.name == "a"
         assert found.kind is FileKind.DIRECTORY
 
@@ -126,6 +134,7 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, files=1), Reason.CHANGED_SINCE_PLAN),
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
+        (TurnEvidence(5 * DAY, is_attached=True), Usage(newest_mtime=7 * DAY), Reason.ATTACHED),
         (TurnEvidence(5 * DAY, shared_failures=FAILURE), Usage(newest_mtime=7 * DAY), Reason.ACTIVITY_UNKNOWN),
     ],
 )

@@ -6,18 +6,22 @@ import sqlite3
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from arawn_cli.config.loader import Flags, load
 from arawn_cli.diskcheck import size_cache
+from arawn_cli.diskcheck.job import check
 from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
 from arawn_cli.state import FILE
 from arawn_cli.timestamps import DAY, SECOND
-from tests.support.in_process import checked, reported
+from tests.support import arawn_servers
+from tests.support.in_process import checked, context, reported
 from tests.support.tree import SampleTree, write
 
 HOUR = 3600 * SECOND
@@ -121,12 +125,44 @@ def test_a_session_that_was_replaced_is_measured_anew(tree: SampleTree, deep: Pa
     assert files_bytes(tree, config, 1) == (2100, 3600)
 
 
-def test_a_session_with_turns_in_another_workstream_is_always_measured(tree: SampleTree, deep: Path, config: Path) -> None:
+def test_a_turn_in_another_workstream_has_a_session_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     tree.workstream("ws", "Other", {})
-    tree.session_row("one", tree.ago(9), workstream="ws")
+    tree.turn(None, tree.ago(1), workstream="ws")
+    files_bytes(tree, config)
+    tree.turn("one", tree.now + HOUR, workstream="ws")
+    grow(deep, 5000)
+    assert files_bytes(tree, config, 2) == (6000, 7200)
+    grow(deep, 9000)
+    assert files_bytes(tree, config, 3) == (6000, 10800)
+
+
+@pytest.mark.parametrize("change", ["new", "removed"])
+def test_messages_of_a_workstream_that_are_new_or_removed_have_everything_measured_anew(
+    tree: SampleTree, deep: Path, config: Path, change: str
+) -> None:
+    tree.workstream("ws", "Other", {})
+    if change == "removed":
+        tree.turn(None, tree.ago(1), workstream="ws")
     files_bytes(tree, config)
     grow(deep, 5000)
-    assert files_bytes(tree, config, 1) == (6000, 3600)
+    if change == "removed":
+        (tree.workstreams / "ws" / "messages.jsonl").unlink()
+    else:
+        tree.turn(None, tree.ago(1), workstream="ws")
+    assert files_bytes(tree, config, 1) == (6000, 0)
+
+
+def test_on_main_every_session_is_measured(tmp_path: Path, config: Path) -> None:
+    server = arawn_servers.extract("main-stopped", tmp_path / "home")
+    last_day = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()) * SECOND
+    settings = load(
+        Flags(config=config, base_path=str(server.root)), {"HOME": str(server.home), "STATE_DIRECTORY": str(tmp_path / "state")}
+    )
+    for hours in (0, 1):
+        events: list[Event] = []
+        now = last_day + hours * HOUR
+        check(settings, context(now, events, settings.state_directory))
+        assert next(event for event in events if isinstance(event, DiskCheck)).sample_age_secs == 0
 
 
 def test_other_messages_have_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
@@ -138,13 +174,11 @@ def test_other_messages_have_everything_measured_anew(tree: SampleTree, deep: Pa
     assert files_bytes(tree, config, 2) == (6000, 3600), "and are gone on from"
 
 
-@pytest.mark.parametrize("broken", ["messages", "database"])
-def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, deep: Path, config: Path, broken: str) -> None:
+def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config)
     grow(deep, 5000)
-    path = tree.messages if broken == "messages" else tree.database
-    path.unlink()
-    path.mkdir()
+    tree.messages.unlink()
+    tree.messages.mkdir()
     assert files_bytes(tree, config, 1) == (6000, 0)
 
 
