@@ -138,5 +138,7 @@ def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
             return Tables(Console(), verbose=output.verbose, first=progress.end).emit
         case "json":
             return print_event
-        case _:
+        case "none":
             return lambda _event: None
+        case other:
+            raise ValueError(f"no output prints the format {other}")
