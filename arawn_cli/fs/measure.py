@@ -80,6 +80,19 @@ class Usage:
         """Allocated bytes that deleting the trees frees."""
         return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.found < file.names)
 
+    def without_file(self, status: os.stat_result) -> Usage:
+        """Return the usage without one regular file of the trees. It still counts for the newest mtime."""
+        identity = identity_of(status)
+        links = self.linked.get(identity)
+        apparent, allocated = (links.apparent, links.allocated) if links else (status.st_size, status.st_blocks * _BLOCK)
+        return replace(
+            self,
+            apparent_bytes=max(self.apparent_bytes - apparent, 0),
+            allocated_bytes=max(self.allocated_bytes - allocated, 0),
+            files=max(self.files - 1, 0),
+            linked={other: file for other, file in self.linked.items() if other != identity},
+        )
+
 
 @dataclass(slots=True)
 class UsageAccumulator:
