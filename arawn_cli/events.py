@@ -62,10 +62,19 @@ class Reason(StrEnum):
     FOREIGN_NAME = "foreign_name"
     ACTIVITY_UNKNOWN = "activity_unknown"
     FUTURE_TIMESTAMP = "future_timestamp"
+    CANNOT_MOVE = "cannot_move"
     CHANGED_SINCE_PLAN = "changed_since_plan"
     REMOVAL_LIMIT = "removal_limit"
     EXPIRED = "expired"
     IO_ERROR = "io_error"
+
+
+class ChatResult(StrEnum):
+    """What a removal means for the chats of the sessions."""
+
+    KEPT = "kept"
+    WITHOUT_FILES = "without_files"
+    DELETED = "deleted"
 
 
 IN_RECENT_USE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
@@ -321,6 +330,12 @@ class ScratchCleanup(Event):
         metadata=doc(
             "whether there is a database of Arawn's; without one, a session counts as attached if one of its turns is in the messages of a "
             "workstream"
+        )
+    )
+    chats: ChatResult = field(
+        metadata=doc(
+            "what a removal means for the chat: it is `kept` (keep_chats), it goes on `without_files` and can never write one again "
+            "(Arawn 0.0), or it is `deleted` with its history (Arawn's main branch)"
         )
     )
     cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
+from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
@@ -96,6 +97,7 @@ class _Cleanup:
         self._root = root
         self._now = context.clock()
         self._policy = Policy.of(config)
+        self._needs = ChatNeeds.to_keep(config, root.layout)
         self._threads = threads_for(config.maintenance.threads)
         self._approved = None if config.apply is None else read_plan(config.apply, root.path)
         self._plan_output = None if config.plan_out is None else plan_output(config.plan_out)
@@ -158,6 +160,8 @@ class _Cleanup:
             purge=self._config.maintenance.cleanup.trash_days == 0,
             dry_run=self._config.dry_run,
             threads=self._threads,
+            needs=self._needs,
+            cannot_exchange=self._why_no_exchange(decisions, descriptor),
         )
         self._remove([decision.session for decision in decisions if decision.is_removal], remover)
 
@@ -197,7 +201,14 @@ class _Cleanup:
         self._context.progress.start("measuring", len(undecided))
         usages = measure_all(descriptor, [Subtree((session.name,)) for session in undecided], self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
+        sessions, measured = removable(sessions, measured, descriptor, self._needs)
         return decide_all(sessions, measured, self._policy, self._now)
+
+    def _why_no_exchange(self, decisions: Sequence[Decision], descriptor: int) -> OSError | None:
+        """Return why a real run could not keep chats, None in a real run, which will see."""
+        if not self._config.dry_run or self._needs is None or not any(decision.is_removal for decision in decisions):
+            return None
+        return why_chats_cannot_be_kept(self._config, self._root, descriptor, self._needs)
 
     def _keep_unapproved(self, decisions: list[Decision]) -> list[Decision]:
         """Return the plan as far as the file of `--apply` approves it."""
@@ -271,6 +282,7 @@ class _Cleanup:
             sessions_cleaned=len(cleaned),
             bytes_reclaimed=freed,
             database_found=self._root.database is not None,
+            chats=chat_result(self._config, self._root.layout),
             cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
             sessions_kept=dict(sorted(kept.items())),
             failures=tuple(self._failures),

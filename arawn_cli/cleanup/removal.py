@@ -6,17 +6,19 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
+from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
 from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.plan import revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
-from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
+from arawn_cli.cleanup.trash_entry import Exchanged, confirmed_name, deleting_name, parse_entry, pending_name
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange
 from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, directories_with_mounts
 from arawn_cli.fs.measure import Usage, measure
 from arawn_cli.fs.mounts import has_mount
@@ -36,11 +38,17 @@ class Candidate:
     Attributes:
         usage: its usage when it was last checked.
         trash_name: its name in the trash, once it was moved there.
+        needs: what its chat needs, if that stays; None if the whole session is removed.
+        exchanged: the record of the exchange, if it was exchanged.
+        descriptor: its open directory.
     """
 
     session: ScratchSession
     usage: Usage = field(default_factory=Usage)
     trash_name: str = ""
+    needs: ChatNeeds | None = None
+    exchanged: Exchanged | None = None
+    descriptor: int = -1
 
     @property
     def identity(self) -> Identity:
@@ -64,8 +72,14 @@ class SessionRemover:
         purge: bool,
         dry_run: bool,
         threads: int,
+        needs: ChatNeeds | None,
+        cannot_exchange: OSError | None,
     ) -> None:
-        """With `purge`, `threads` delete the sessions at once; else they stay in the trash."""
+        """With `purge`, `threads` delete the sessions at once; else they stay in the trash.
+
+        `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why the
+        filesystem cannot do that.
+        """
         self._sessions = sessions
         self._evidence = evidence
         self._clock = clock
@@ -73,6 +87,8 @@ class SessionRemover:
         self._purge = purge
         self._dry_run = dry_run
         self._threads = threads
+        self._needs = needs
+        self._cannot_exchange = cannot_exchange
         self._patience_secs = PATIENCE_SECS
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
@@ -137,11 +153,22 @@ class SessionRemover:
                 return _kept(session, Reason.LOCKED)
             if has_mount(f"{self._sessions.path}/{session.name}"):
                 return _kept(session, Reason.MOUNT_INSIDE)
-            return self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name), candidate)
+            if blocked := self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name, self._needs), candidate):
+                return blocked
         except OSError as error:
             if error.errno in _REPLACED:
                 return _kept(session, Reason.CHANGED_SINCE_PLAN)
             return _failed(session, Failure.of("check", f"{self._sessions.shown}/{session.name}", error))
+        candidate.descriptor = descriptor
+        if self._needs is None:
+            return None
+        try:
+            if not check_preparable(descriptor, self._needs):
+                return None
+        except OSError as error:
+            return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
+        candidate.needs = self._needs
+        return None if self._cannot_exchange is None else self._not_exchanged(candidate, self._cannot_exchange)
 
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
@@ -179,7 +206,7 @@ class SessionRemover:
         for candidate in candidates:
             if self._stopping():
                 break
-            if outcome := self._rename(candidate, trash):
+            if outcome := self._exchange(candidate, trash) if candidate.needs else self._rename(candidate, trash):
                 outcomes.append(outcome)
             else:
                 moved.append(candidate)
@@ -208,6 +235,57 @@ class SessionRemover:
             return self._not_renamed(candidate, error)
         return None
 
+    def _exchange(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        """Exchange a session for a directory that holds what its chat needs."""
+        session, needs = candidate.session, candidate.needs
+        if needs is None:
+            raise AssertionError("only a session whose chat is kept is exchanged")
+        if self._cannot_exchange is not None:  # this run has tried it
+            return self._not_exchanged(candidate, self._cannot_exchange)
+        name = pending_name(session.name, self._clock(), prefix=trash.prefix, exchanged=True)
+        try:
+            name = prepare(candidate.descriptor, needs, trash.descriptor, name)
+        except OSError as error:
+            if error.errno in _REPLACED:
+                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+            if error.errno in CANNOT_EXCHANGE:
+                return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
+            return self._not_renamed(candidate, error)
+        entry = parse_entry((), name)
+        candidate.exchanged = entry.exchanged if entry else None
+        candidate.trash_name = name
+        places = self._places(candidate, trash)
+        try:
+            if places.exchange():
+                if identity_at(name, trash.descriptor) == session.identity:
+                    return None
+                exchange(session.name, self._sessions.descriptor, name, trash.descriptor)
+            places.complete()
+        except OSError as error:
+            with suppress(OSError):
+                if identity_at(name, trash.descriptor)[1] == places.record.directory:
+                    discard(trash.descriptor, name, needs)
+            if error.errno in CANNOT_EXCHANGE:
+                self._cannot_exchange = error
+                return self._not_exchanged(candidate, error)
+            if error.errno == errno.EBUSY:
+                return _kept(session, Reason.MOUNT_INSIDE)
+            if error.errno not in _REPLACED:
+                return self._not_renamed(candidate, error)
+        return _kept(session, Reason.CHANGED_SINCE_PLAN)
+
+    def _places(self, candidate: Candidate, trash: TrashDirectory) -> Places:
+        if candidate.needs is None or candidate.exchanged is None:
+            raise AssertionError("the session was not exchanged")
+        return Places(
+            self._sessions.descriptor, candidate.session.name, trash.descriptor, candidate.trash_name, candidate.needs, candidate.exchanged
+        )
+
+    def _not_exchanged(self, candidate: Candidate, error: OSError) -> Outcome:
+        """Keep a session because the filesystem cannot exchange directories; the failure is the same for all."""
+        failure = Failure.of("rename", self._sessions.shown, OSError(error.errno, cannot_exchange_text(error)))
+        return _kept(_with_shared_failure(candidate.session, failure), Reason.CANNOT_MOVE)
+
     def _recheck_in_trash(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         session = candidate.session
         try:
@@ -215,7 +293,9 @@ class SessionRemover:
                 return _kept(session, Reason.CHANGED_SINCE_PLAN)
             if has_mount(f"{trash.path}/{candidate.trash_name}"):
                 return _kept(session, Reason.MOUNT_INSIDE)
-            return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name), candidate)
+            if candidate.needs and not self._places(candidate, trash).has_same_messages():
+                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+            return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name, self._needs), candidate)
         except OSError as error:
             return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
 
@@ -230,8 +310,11 @@ class SessionRemover:
         return None
 
     def _put_back(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        """Undo the rename. If that fails, the session stays PENDING for the next run."""
+        """Undo the rename or exchange. If that fails, the session stays PENDING for the next run."""
         try:
+            if candidate.needs:
+                self._places(candidate, trash).bring_back(self._sessions.root, pending=True)
+                return None
             os.rename(candidate.trash_name, candidate.session.name, src_dir_fd=trash.descriptor, dst_dir_fd=self._sessions.descriptor)
         except OSError as error:
             return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
@@ -265,9 +348,10 @@ class SessionRemover:
         return _failed(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
 
 
-def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str) -> Decision:
+def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
     """Decide again on a planned session, which is the entry `name` of an open directory now."""
-    return revalidate(session, evidence.reread(session.name), measure(directory, name, session.name))
+    usage = without_needs(measure(directory, name, session.name), directory, name, needs)
+    return revalidate(session, evidence.reread(session.name), usage)
 
 
 def _kept(session: ScratchSession, reason: Reason) -> Outcome:
@@ -276,8 +360,16 @@ def _kept(session: ScratchSession, reason: Reason) -> Outcome:
 
 def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:
     """Keep a session because nobody knows whether it is in use; the failure is the same for all."""
+    return _kept(_with_shared_failure(session, failure), Reason.ACTIVITY_UNKNOWN)
+
+
+def _with_shared_failure(session: ScratchSession, failure: Failure) -> ScratchSession:
     evidence = replace(session.evidence, shared_failures=(*session.evidence.shared_failures, failure))
-    return _kept(replace(session, evidence=evidence), Reason.ACTIVITY_UNKNOWN)
+    return replace(session, evidence=evidence)
+
+
+def _cannot_move(session: ScratchSession, failure: Failure) -> Outcome:
+    return Outcome(session, Action.KEPT, Reason.CANNOT_MOVE, failures=(failure,))
 
 
 def _failed(session: ScratchSession, failure: Failure) -> Outcome:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
+from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.sessions import SessionsDirectory
-from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
+from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
@@ -191,7 +192,8 @@ def trash_usage(root: Root) -> Usage:
 def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | None:
     """Move an entry back to the sessions of its workstream; overwrite nothing there.
 
-    With `used` it gets the current time, so that the next cleanup keeps it.
+    If its chat was kept, exchange it for the directory in place, and move everything that was written
+    there since into it. With `used` it gets the current time, so that the next cleanup keeps it.
     """
     try:
         with (
@@ -200,15 +202,28 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | 
         ):
             if entry.session.endswith("+"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            with suppress(FileNotFoundError):
-                os.stat(entry.session, dir_fd=target, follow_symlinks=False)
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             if used:
                 os.utime(entry.name, dir_fd=source, follow_symlinks=False)
-            os.rename(entry.name, entry.session, src_dir_fd=source, dst_dir_fd=target)
+            if not _exists(entry.session, target):
+                os.rename(entry.name, entry.session, src_dir_fd=source, dst_dir_fd=target)
+            elif entry.exchanged is None:
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            else:
+                places = Places(target, entry.session, source, entry.name, ChatNeeds.of(root.layout), entry.exchanged)
+                places.bring_back(root, pending=entry.state is TrashState.PENDING)
+            if used:
+                os.utime(entry.session, dir_fd=target, follow_symlinks=False)
     except OSError as error:
         return Failure.of("rename", "/".join((WORKSTREAMS, *entry.path)), error)
     return None
+
+
+def _exists(name: str, parent: int) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

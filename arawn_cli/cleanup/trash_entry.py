@@ -16,9 +16,14 @@ SESSIONS_PREFIX = f"{TRASH}."
 """Begins the name of an entry in `sessions/`, if a full disk has no space for a trash directory."""
 
 _NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
+_EXCHANGED_MAX = 3 * 17  # bytes that the record of an exchange adds to a name
 _TIME = "%Y%m%dT%H%M%SZ"
 # `+` ends an id that was cut to make room for the rest of the name; no id contains it.
-_NAME = re.compile(r"(?:\.trash\.)?(held\.|gone\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.([0-9a-f]{8})", re.ASCII)
+_NAME = re.compile(
+    r"(?:\.trash\.)?(held\.|gone\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.[0-9a-f]{8}"
+    r"(?:-([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9a-f]{1,16}))?",
+    re.ASCII,
+)
 
 
 class TrashState(StrEnum):
@@ -32,11 +37,29 @@ class TrashState(StrEnum):
     After each step a killed run can be continued: the next cleanup moves a PENDING entry back and
     decides anew, and finishes a DELETING one. With `trash_days = 0` a PENDING entry is DELETING at
     once.
+
+    If the session's directory was exchanged for one that its chat needs (see `chats`), PENDING is
+    also its state before the exchange, and while it is put back.
     """
 
     PENDING = "held."
     CONFIRMED = ""
     DELETING = "gone."
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What the name of an entry records if the session's directory was exchanged for another.
+
+    Attributes:
+        directory: inode of the directory that was put in the session's place.
+        messages: inode of the `messages.jsonl` that both had then, or 0.
+        size: its size in bytes.
+    """
+
+    directory: int
+    messages: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class TrashEntry:
         directory: the path from `workstreams/` to the directory that contains it.
         session: the id that it had; a cut one ends with `+`.
         removed_at: nanoseconds since the epoch, in whole seconds.
+        exchanged: None if nothing was put in its place.
     """
 
     directory: tuple[str, ...]
@@ -54,6 +78,7 @@ class TrashEntry:
     session: str
     removed_at: int
     state: TrashState
+    exchanged: Exchanged | None = None
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -61,18 +86,26 @@ class TrashEntry:
         return (*self.directory, self.name)
 
 
-def pending_name(session: str, removed_at: int, *, prefix: str = "") -> str:
-    """Return a new name for a session that is removed now.
+def pending_name(session: str, removed_at: int, *, prefix: str = "", exchanged: bool = False) -> str:
+    """Return a new name for a session that is removed now, with room for the record of an exchange.
 
     An id that is too long is cut. A later run could not move such an entry back, so it is CONFIRMED
     at once.
     """
     stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
     tail = f".{stamp}.{os.urandom(4).hex()}"
-    room = _NAME_MAX - len(prefix) - len(TrashState.PENDING) - len(tail)
+    room = _NAME_MAX - len(prefix) - len(TrashState.PENDING) - len(tail) - (_EXCHANGED_MAX if exchanged else 0)
     if len(session) <= room:
         return f"{prefix}{TrashState.PENDING}{session}{tail}"
     return f"{prefix}{session[: room - 1]}+{tail}"
+
+
+def exchanged_name(name: str, exchanged: Exchanged) -> str:
+    """Return the name of an entry, PENDING unless it is cut, with this record of an exchange."""
+    prefix = SESSIONS_PREFIX if name.startswith(SESSIONS_PREFIX) else ""
+    rest, _, unique = name.removeprefix(prefix).removeprefix(TrashState.PENDING).rpartition(".")
+    state = "" if "+" in rest else TrashState.PENDING
+    return f"{prefix}{state}{rest}.{unique[:8]}-{exchanged.directory:x}-{exchanged.messages:x}-{exchanged.size:x}"
 
 
 def confirmed_name(name: str) -> str:
@@ -96,7 +129,8 @@ def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
         removed_at = calendar.timegm(time.strptime(match[3], _TIME)) * SECOND
     except ValueError:
         return None
-    return TrashEntry(directory, name, match[2], removed_at, TrashState(match[1] or ""))
+    exchanged = Exchanged(*(int(match[number], 16) for number in (4, 5, 6))) if match[4] else None
+    return TrashEntry(directory, name, match[2], removed_at, TrashState(match[1] or ""), exchanged)
 
 
 def is_trash(name: str) -> bool:

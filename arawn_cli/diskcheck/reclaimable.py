@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
+from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
@@ -27,6 +28,7 @@ def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now
                 return []
             listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
             sessions = read_evidence(listed, config, root, now).add_to(listed)
+            sessions, measured = removable(sessions, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
             return decide_all(sessions, measured, Policy.of(config), now)
     except (ArawnCliError, OSError):
         return None

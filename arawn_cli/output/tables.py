@@ -16,6 +16,7 @@ from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import (
     IN_RECENT_USE,
     Action,
+    ChatResult,
     DiskCheck,
     DiskPressure,
     Event,
@@ -201,9 +202,18 @@ def _session_cells(session: ScratchSessionEvent) -> dict[str, Text]:
     }
 
 
+_CHATS = {
+    ChatResult.KEPT: "Their chats are kept.",
+    ChatResult.WITHOUT_FILES: "Their chats can never write files again (see keep_chats).",
+    ChatResult.DELETED: "The history of their chats is deleted, too (see keep_chats).",
+}
+
+
 def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     verb, freed = ("Would remove", "would free") if summary.dry_run else ("Removed", "freed")
     text = f"{verb} {count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked:,}, {freed} {size(summary.bytes_reclaimed)}."
+    if summary.sessions_cleaned:
+        text += f" {_CHATS[summary.chats]}"
     if summary.sessions_kept:
         text += " Kept: " + ", ".join(f"{number:,} {reason}" for reason, number in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from arawn_cli.cleanup import removal
+from arawn_cli.cleanup.chats import ChatNeeds
 from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 
@@ -15,8 +16,8 @@ def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None])
     """Call `disturbance` right before each check of a session, with its present name."""
     original = removal.recheck
 
-    def disturbed(session: ScratchSession, evidence: Evidence, directory: int, name: str) -> Decision:
+    def disturbed(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
         disturbance(name)
-        return original(session, evidence, directory, name)
+        return original(session, evidence, directory, name, needs)
 
     monkeypatch.setattr(removal, "recheck", disturbed)

@@ -15,6 +15,7 @@ from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
+from tests.support.main_tree import MainTree
 from tests.support.tree import SampleTree
 
 NOWHERE = Path("/nonexistent/config.toml")
@@ -28,7 +29,7 @@ def context(now: int, events: list[Event], state_directory: Path, *, ended: int 
 
 
 def cleaned(
-    tree: SampleTree,
+    tree: SampleTree | MainTree,
     *,
     days: int = 7,
     dry_run: bool = False,
@@ -64,7 +65,7 @@ def reported(tree: SampleTree, config: Path | None = None) -> Report:
     return gather(settings, context(tree.now, [], settings.state_directory), 14)
 
 
-def _environment(tree: SampleTree) -> dict[str, str]:
+def _environment(tree: SampleTree | MainTree) -> dict[str, str]:
     """An environment whose configuration directory is empty, but there."""
     empty = tree.root.parent / "config" / "config.toml"
     empty.parent.mkdir(exist_ok=True)
