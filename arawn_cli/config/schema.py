@@ -210,7 +210,9 @@ class Pressure(_Table):
         default="0s", description="time before an unchanged level is reported again, such as 6h; 0s reports it at every check"
     )
     remeasure_hours: int = Field(
-        default=0, ge=0, description="hours for which disk-check may reuse the measured size of an unchanged session; 0 measures always"
+        default=0,
+        ge=0,
+        description="hours for which disk-check may reuse the measured size of an unchanged session of Arawn 0.0; 0 measures always",
     )
     limits: dict[str, Size] = Field(
         default={}, examples=[{"my-blog": "5GiB"}], description="limit of a workstream for the level warning, by id or title"
