@@ -8,7 +8,7 @@ Arawn 0.0 keeps the scratch sessions in `scratch/sessions/<id>/work/` and the tu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -64,36 +64,79 @@ class Layout:
         return self.generation is Generation.V0 or kind is not FileKind.FILE or is_uuid(name)
 
 
+SUPPORTED = "Arawn 0.0 (tag v0.0.0) and Arawn's main branch (tested with commit 5e085e4)"
+"""The supported versions of Arawn, for people."""
+
 V0 = Layout(Generation.V0, (SCRATCH, SESSIONS), WORK)
 MAIN = Layout(Generation.MAIN, (SCRATCH,), MESSAGES)
 
+_SIGNS = (
+    f"{Generation.V0}: {SCRATCH}/{SESSIONS}/ or NAME/{PRODUCTION}/, NAME/{WORK}/ or NAME/{MESSAGES}; "
+    f"{Generation.MAIN}: NAME/UUID/{MESSAGES}"
+)
+_REMEDY = "name the right root with --base-path, or Arawn's database with [maintenance] database"
 
-def find_layout(workstreams: int, path: Path, database: Path | None) -> Layout:
-    """Return the layout of an open `workstreams/` directory.
 
-    The columns of the database decide. Without a readable database, the tree decides. An empty tree
-    is that of a new server.
+def find_layout(workstreams: int, path: Path, databases: Sequence[Path]) -> tuple[Layout, Path | None]:
+    """Return the layout of an open `workstreams/` directory, and the database that belongs to it.
+
+    The columns of the database decide, without a readable one the tree. If both generations left a
+    database, the tree decides which one is in use. An empty tree is that of a new server.
+
+    Args:
+        workstreams: descriptor of the directory.
+        path: its path, for messages.
+        databases: the existing databases that can belong to it, first match first.
+
+    Raises:
+        ConfigurationError: the tree has the signs of both generations, or of none, or contradicts
+            the database.
+    """
+    layouts = {database: _of_database(database) for database in databases}
+    known = {layout for layout in layouts.values() if layout is not None}
+    try:
+        if len(known) == 1:
+            layout = known.pop()
+            _refuse_contradiction(workstreams, path, layout, next(place for place, found in layouts.items() if found == layout))
+        else:
+            layout = _of_tree(workstreams, path, databases)
+    except OSError as error:
+        raise ConfigurationError(f"cannot list {path}: {error.strerror}") from error
+    return layout, next((database for database, found in layouts.items() if found in (layout, None)), None)
+
+
+def _of_tree(workstreams: int, path: Path, databases: Sequence[Path]) -> Layout:
+    """Return the layout by what lies in the tree.
 
     Raises:
         ConfigurationError: the tree has the signs of both generations, or of none.
+        OSError: the tree cannot be listed.
     """
-    if database is not None and (layout := _of_database(database)) is not None:
-        return layout
-    try:
-        signs = set(_signs(workstreams))
-        empty = not entries(workstreams)
-    except OSError as error:
-        raise ConfigurationError(f"cannot list {path}: {error.strerror}") from error
-    if empty:
-        return MAIN if database is not None and database.name == DATABASE_MAIN else V0
+    signs = set(_signs(workstreams))
+    if not signs and not entries(workstreams):
+        return MAIN if databases and databases[0].name == DATABASE_MAIN else V0
     if len(signs) == 1:
         return V0 if signs == {Generation.V0} else MAIN
     found = "both generations of Arawn" if signs else "neither generation of Arawn"
-    raise ConfigurationError(
-        f"{path} has the files of {found} ({Generation.V0}: scratch/{SESSIONS}/ or NAME/{PRODUCTION}/, NAME/{WORK}/ or NAME/{MESSAGES}; "
-        f"{Generation.MAIN}: NAME/UUID/{MESSAGES}), and no database says which it is: name the right root with --base-path, "
-        "or Arawn's database with [maintenance] database"
-    )
+    raise ConfigurationError(f"{path} has the files of {found} ({_SIGNS}), and no database says which it is: {_REMEDY}")
+
+
+def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database: Path) -> None:
+    """Check that the tree is not that of the other generation, whose sessions would not be found.
+
+    A workstream of the main branch holds any files of its agent, so only `scratch/` can tell that
+    a tree is not of the main branch.
+
+    Raises:
+        ConfigurationError: it is.
+        OSError: the tree cannot be listed.
+    """
+    other = Generation.MAIN if layout == V0 else Generation.V0
+    is_scratch_of_v0 = any(_exists(f"{SCRATCH}/{name}", workstreams) for name in (SESSIONS, MESSAGES))
+    if is_scratch_of_v0 is not (layout == V0) and set(_signs(workstreams)) == {other}:
+        raise ConfigurationError(
+            f"{path} has the files of {other} ({_SIGNS}), but {database} is a database of {layout.generation}: {_REMEDY}"
+        )
 
 
 def _of_database(path: Path) -> Layout | None:
@@ -118,15 +161,15 @@ def _signs(workstreams: int) -> Iterator[Generation]:
                     is_scratch_sessions = (entry.name, inner.name) == (SCRATCH, SESSIONS)
                     if inner.name == MESSAGES or (is_directory and (inner.name in (PRODUCTION, WORK) or is_scratch_sessions)):
                         yield Generation.V0
-                    elif is_directory and is_uuid(inner.name) and _has_messages(directory, inner.name):
+                    elif is_directory and is_uuid(inner.name) and _exists(f"{inner.name}/{MESSAGES}", directory):
                         yield Generation.MAIN
         except OSError:
             continue  # measuring and listing report it; the other workstreams decide
 
 
-def _has_messages(workstream: int, session: str) -> bool:
+def _exists(name: str, parent: int) -> bool:
     try:
-        os.stat(f"{session}/{MESSAGES}", dir_fd=workstream, follow_symlinks=False)
-    except FileNotFoundError:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True

@@ -43,28 +43,40 @@ def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
     places where Arawn's database can be, first match first.
 
     Raises:
-        ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown layout.
+        ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown
+            layout.
         RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to it.
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
-    database = next((place.resolve() for place in databases if os.path.lexists(place)), None)
+    existing = list(dict.fromkeys(place.resolve() for place in databases if os.path.lexists(place)))
     try:
         descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
     try:
         workstreams = _open_own(WORKSTREAMS, descriptor, resolved / WORKSTREAMS)
-        if workstreams is None and database is not None and not entries(descriptor):
+        if workstreams is None and existing and not entries(descriptor):
             workstreams = os.dup(descriptor)
     finally:
         os.close(descriptor)
     if workstreams is None:
         raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
     try:
-        yield Root(resolved, workstreams, find_layout(workstreams, resolved / WORKSTREAMS, database), database)
+        yield Root(resolved, workstreams, *find_layout(workstreams, resolved / WORKSTREAMS, existing))
     finally:
         os.close(workstreams)
+
+
+def reason_for_no_sessions(root: Root) -> str:
+    """Return why a root has no directory of scratch sessions.
+
+    Raises:
+        OSError: the workstreams cannot be listed.
+    """
+    if entries(root.workstreams):
+        return f"this {root.layout.generation} has created no directories for scratch sessions"
+    return f"this {root.layout.generation} is new, and has no workstreams yet"
 
 
 def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:

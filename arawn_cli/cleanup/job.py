@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arawn_cli.arawn.root import Root, opened_root, opened_sessions
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure
@@ -115,7 +115,7 @@ class _Cleanup:
         # Undo what an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
         if descriptor is None:
-            log.info("%s has no scratch sessions", self._root.path)
+            log.info("%s has no scratch sessions: %s", self._root.path, reason_for_no_sessions(self._root))
             self._purge_due(entries)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))

@@ -68,12 +68,19 @@ def expand_user(value: str, source: str) -> Path:
 
 
 def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
-    """Return the configuration file of the account that owns a root, unless it is in use."""
+    """Return the configuration file of the account that owns a root, unless it is in use.
+
+    The file of Arawn's main branch always exists, so it counts only if it has settings of this tool.
+    """
     try:
-        own = Path(pwd.getpwuid(root.stat().st_uid).pw_dir, ".config", "arawn", "config.toml")
+        home = Path(pwd.getpwuid(root.stat().st_uid).pw_dir)
+        own = home / ".config" / "arawn" / "config.toml"
+        if not own.exists():
+            own = home / ".arawn" / "arawn.toml"
+            if b"maintenance" not in own.read_bytes():
+                return None
         if used is not None and own.samefile(used):
             return None
-        own.stat()
     except (OSError, KeyError):
         return None
     return own

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from shlex import quote
 
 from arawn_cli.arawn.database import workstream_rows
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS
-from arawn_cli.arawn.root import Root, opened_root, opened_sessions
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SUPPORTED, WORKSTREAMS
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
@@ -31,6 +31,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     try:
         with opened_root(config.root, config.databases) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
+            yield _arawn(root, sessions)
             yield ok("measuring", measuring_method())
             yield _database(config, root)
             yield _messages(root)
@@ -40,7 +41,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             if sessions is not None and (finding := _chats(config, root, sessions)):
                 yield finding
     except ArawnCliError as error:
-        fix = "try arawn-cli doctor --base-path PATH with Arawn's directory, then set [paths] base_path to it"
+        fix = "try arawn-cli doctor --base-path PATH with Arawn's directory, then set [maintenance] root to it"
         if config.root_name is not None:
             fix = f"set path of the root {config.root_name} in {config.file} to Arawn's directory"
         yield fail("root", str(error), comment(fix))
@@ -54,10 +55,15 @@ def _root(root: Root, shell: Shell) -> Finding:
     return ok("root", f"{root.path} is an Arawn root and safe to use")
 
 
+def _arawn(root: Root, sessions: int | None) -> Finding:
+    reason = f"; {reason_for_no_sessions(root)}, so there is nothing to remove" if sessions is None else ""
+    return ok("arawn", f"found {root.layout.generation}{reason}; supported are {SUPPORTED}")
+
+
 def _database(config: Config, root: Root) -> Finding:
     path = root.database
     if path is None:
-        key = "[workstream] database" if config.root_name is None else f"database of the root {config.root_name}"
+        key = "[maintenance] database" if config.root_name is None else f"database of the root {config.root_name}"
         return warn("database", f"none found for {root.path}: ages depend on messages and files alone", comment(f"set {key}"))
     try:
         rows = workstream_rows(path, root.layout.generation)

@@ -69,6 +69,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     expected = {
         "configuration",
         "root",
+        "arawn",
         "measuring",
         "database",
         "messages",
