@@ -201,8 +201,8 @@ class DiskPressure(Event):
     level: Level = field(metadata=doc("current level of the scope: `ok` after it has recovered; never `unknown`"))
     scope: str = field(
         metadata=doc(
-            "the scope: `total`, `filesystem`, `inodes`, `session:` and the id of a scratch session, or the id of a workstream "
-            "(after `workstream:` if the id is one of these words)"
+            "the scope: `total`, `own_files`, `filesystem`, `inodes`, `session:` and the id of a scratch session, or the id of a "
+            "workstream (after `workstream:` if the id is one of these words)"
         )
     )
     usage_mb: float = field(metadata=doc("`usage_bytes` in millions, with up to three decimals"))
@@ -215,7 +215,8 @@ class DiskPressure(Event):
     workstream_name: str = field(
         metadata=doc(
             "name of the scope for people, as Arawn's client shows it: the title of a workstream, `Scratch session` and the (shortened) "
-            "id, `Filesystem` or `Inodes of` and the mount point, or `all workstreams`; for a named root it ends with its name in brackets"
+            "id, `Filesystem` or `Inodes of` and the mount point, `all workstreams`, or `Arawn's own files`; for a named root it ends with "
+            "its name in brackets"
         )
     )
     usage_bytes: int = field(metadata=doc("usage of the scope in `unit`: bytes by the configured `measure`, or inodes"))
@@ -242,9 +243,17 @@ class WorkstreamUsage(Event):
     """The disk usage of one workstream."""
 
     type: str = field(default="workstream_usage", metadata=doc("type of the event"))
-    workstream_id: str = field(metadata=doc("the name of its directory: its id in Arawn's database, on Arawn's main branch its name"))
+    workstream_id: str = field(
+        metadata=doc(
+            "the name of its directory: its id in Arawn's database, on Arawn's main branch its name; for a named root after its name and "
+            "`/`, as in `disk_pressure`"
+        )
+    )
     workstream_name: str = field(
-        metadata=doc("its title in Arawn's database, on Arawn's main branch its display name; its id if it has no title")
+        metadata=doc(
+            "its title in Arawn's database, on Arawn's main branch its display name; its id if it has no title; for a named root it ends "
+            "with its name in brackets"
+        )
     )
     is_scratch: bool = field(metadata=doc("whether it is the workstream of the scratch sessions"))
     production_bytes: int = field(

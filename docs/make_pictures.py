@@ -25,7 +25,7 @@ from arawn_cli.cli.demo import SampleTree, build
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.diskcheck import job, measuring
 from arawn_cli.events import Event, Filesystem
-from arawn_cli.output.report_data import Report, gather
+from arawn_cli.output.report_data import DirectoryReport, Report, gather
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from arawn_cli.output.tables import Tables
@@ -64,6 +64,7 @@ SESSIONS = {
     "sort-old-mail": (0.073, 9.3),
     "wordcount": (0.0004, 16.5),
 }
+OWN_FILES = (("workstreams.db", 310_000_000), ("logs/", 42_000_000))
 
 
 def main(arguments: list[str]) -> None:
@@ -136,7 +137,8 @@ def _report(folder: Path) -> Report:
             job.check(settings, context(now, [], settings.state_directory))
     with patch.object(measuring, "filesystem_of", lambda _path: _filesystem(0)):
         report = gather(settings, context(NOW, [], settings.state_directory), DAYS)
-    return replace(report, host="studio", root="/srv/arawn")
+    own_files = DirectoryReport("/srv/arawn", OWN_FILES, sum(size for _, size in OWN_FILES), complete=True)
+    return replace(report, host="studio", root="/srv/arawn", own_files=own_files, backups=None)
 
 
 def _filesystem(days_ago: float) -> Filesystem:

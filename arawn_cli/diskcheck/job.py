@@ -246,6 +246,15 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
             levels_log.info("%s stays at %s: %s", usage.scope, verdict.level, amounts)
 
 
+def _id_in(config: Config, scope: str) -> str:
+    """Return an id that no other root of the same file has. Arawn's client tells alerts apart by it."""
+    return scope if config.root_name is None else f"{config.root_name}/{scope}"
+
+
+def _name_in(config: Config, name: str) -> str:
+    return name if config.root_name is None else f"{name} ({config.root_name})"
+
+
 def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
     total = tree.total
     limit = limit_of(config, tree.row)
@@ -254,8 +263,8 @@ def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, fore
         host=context.host,
         root=config.root_name,
         dry_run=config.dry_run,
-        workstream_id=tree.row.id,
-        workstream_name=tree.row.title,
+        workstream_id=_id_in(config, tree.row.id),
+        workstream_name=_name_in(config, tree.row.title),
         is_scratch=tree.row.is_scratch,
         production_bytes=size_in(config, tree.production),
         work_bytes=size_in(config, tree.work),
@@ -295,8 +304,8 @@ def _pressure_events(
                 scope=usage.scope,
                 usage_mb=megabytes(usage.usage),
                 limit_mb=megabytes(usage.limit),
-                workstream_id=usage.scope if config.root_name is None else f"{config.root_name}/{usage.scope}",
-                workstream_name=usage.name if config.root_name is None else f"{usage.name} ({config.root_name})",
+                workstream_id=_id_in(config, usage.scope),
+                workstream_name=_name_in(config, usage.name),
                 usage_bytes=usage.usage,
                 limit_bytes=usage.limit,
                 percent=percent_of(usage.usage, usage.limit),

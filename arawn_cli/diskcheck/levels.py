@@ -18,6 +18,7 @@ from arawn_cli.timestamps import SECOND
 TOTAL = "total"
 FILESYSTEM = "filesystem"
 INODES = "inodes"
+OWN_FILES = "own_files"
 SESSION = "session:"
 """Prefix of the scope of a scratch session. No workstream id contains a colon."""
 

@@ -1,6 +1,7 @@
 """The scopes that a check watches, each with its usage and limits.
 
-The total, every workstream, every scratch session, and the space and inodes of the filesystem.
+The total, every workstream, every scratch session, Arawn's own files, and the space and inodes of the
+filesystem.
 To add a scope, add its name to `levels.py`, to FIXED here if every root has it, and its usage to
 `scopes_of`.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.root import Root
 from arawn_cli.config.loader import Config
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, Rules, ScopeUsage
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, Rules, ScopeUsage
 from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
@@ -25,8 +26,8 @@ from arawn_cli.units import seconds_of
 
 log = logging.getLogger(__name__)
 
-FIXED = frozenset({TOTAL, FILESYSTEM, INODES})
-"""Scopes that every root has. A workstream may have such an id, so its scope gets a prefix."""
+FIXED = frozenset({TOTAL, OWN_FILES, FILESYSTEM, INODES})
+"""Scopes that a root has apart from its workstreams and sessions. A workstream may have such an id, so its scope gets a prefix."""
 
 _WORKSTREAM = "workstream:"
 
@@ -79,6 +80,9 @@ def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, .
         for key in unmatched_limits((tree.row for tree in measurements.workstreams), limits):
             log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
     scopes = [_tree(config, TOTAL, "all workstreams", measurements.total, config.total_limit_bytes)]
+    if measurements.own_files is not None:
+        limit = config.maintenance.pressure.own_files or 0
+        scopes.append(_tree(config, OWN_FILES, "Arawn's own files", measurements.own_files.total, limit))
     titles = Counter(tree.row.title for tree in measurements.workstreams)
     for tree in measurements.workstreams:
         if measurements.rows_known or not limits or tree.row.id in limits:
@@ -113,8 +117,11 @@ def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
 
 
 def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:
-    """Return the scopes that were not found because their directory does not exist any more."""
-    missing = set(scopes) - {usage.scope for usage in found}
+    """Return the scopes that were not found because their directory does not exist any more.
+
+    If Arawn's own files were not found, it is unknown where they are.
+    """
+    missing = set(scopes) - {usage.scope for usage in found} - {OWN_FILES}
     return {scope for scope in missing if scope in FIXED or not _directory_exists(root, scope)}
 
 

@@ -41,9 +41,12 @@ class WorkstreamTree:
     belongs to the area that it lies in.
 
     `sessions` are the scratch sessions by id, and in 0.0 those left in a promoted workstream.
+
+    `has_row` is whether it has a row in the database, None if there is none or it cannot be read.
     """
 
     row: WorkstreamRow
+    has_row: bool | None
     production: Usage
     work: Usage
     other: Usage
@@ -122,11 +125,17 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
 
     known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
+    is_known = root.database is not None and not database_failures
     total = combined(usages)
     measurements = Measurements(
         workstreams=tuple(
             WorkstreamTree(
-                row, combined(areas[name, PRODUCTION]), combined(areas[name, WORK]), combined(areas[name, _OTHER]), sessions[name]
+                row,
+                name in known if is_known else None,
+                combined(areas[name, PRODUCTION]),
+                combined(areas[name, WORK]),
+                combined(areas[name, _OTHER]),
+                sessions[name],
             )
             for name, row in sorted({**known, **unknown}.items())
         ),

@@ -6,6 +6,7 @@ These are databases, models, logs and feed mirrors. No cleanup removes them.
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
 from arawn_cli.fs.openat import entries, opened_directory
 from arawn_cli.names import escape
 
+_BACKUPS = ".arawn-backups"
 _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")  # of files that SQLite keeps beside a database
 
 
@@ -77,6 +79,23 @@ def measure_own_files(root: Root, threads: int, context: RunContext) -> OwnFiles
     """
     directory = own_directory(root)
     return None if directory is None else measure_entries(directory, root.path / WORKSTREAMS, threads, context)
+
+
+def measure_backups(root: Root, threads: int, context: RunContext) -> OwnFiles | None:
+    """Measure the backups of Arawn, or return None if the account of the root has none that can be read.
+
+    They are in `.arawn-backups` in the home directory of the account.
+
+    Raises:
+        StoppedError: a signal asked the run to end.
+    """
+    owner = root.path.stat().st_uid
+    try:
+        home = Path.home() if owner == os.geteuid() else Path(pwd.getpwuid(owner).pw_dir)
+    except (KeyError, RuntimeError):  # no such account, or it has no home
+        return None
+    found = measure_entries(home / _BACKUPS, root.path / WORKSTREAMS, threads, context)
+    return None if found.failure else found
 
 
 def measure_entries(directory: Path, excluded: Path, threads: int, context: RunContext) -> OwnFiles:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
+from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
@@ -20,15 +22,19 @@ from arawn_cli.diskcheck.history import CheckHistory, equal_steps, load_history,
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
+from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, removable_sessions
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
-from arawn_cli.fs.measure import Usage, combined
+from arawn_cli.fs.measure import Usage, combined, threads_for
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
 
 MAX_SESSIONS = 8
 """Sessions that one list of a report shows."""
+
+MAX_DIRECTORIES = 12
+"""Directories that one list of a report shows."""
 
 MAX_ALERTS = 12
 """Alerts that a report shows."""
@@ -127,6 +133,41 @@ class NextCleanup:
     over_removal_limit: bool
 
 
+class OrphanKind(StrEnum):
+    """Why no cleanup covers a directory."""
+
+    ATTACHED = "files of a session that belongs to a workstream"
+    SESSIONS = "sessions of a promoted scratch"
+    NO_ROW = "not in Arawn's database"
+    ARCHIVED = "archived"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A directory that probably nobody needs, and that no cleanup covers.
+
+    Attributes:
+        path: its path, relative to the root.
+        title: the title of its workstream, or the id of a scratch session.
+    """
+
+    kind: OrphanKind
+    path: str
+    title: str
+    size: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryReport:
+    """A directory of Arawn's beside the workstreams: its entries by name, the largest first."""
+
+    path: str
+    entries: tuple[tuple[str, int], ...]
+    size: int
+    complete: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The figures of a root at one instant.
@@ -136,6 +177,9 @@ class Report:
         workstreams: the largest first.
         space, inodes: None if the filesystem does not count them.
         sessions: every scratch session, in no order.
+        orphans: directories that no cleanup covers, the largest first.
+        own_files: Arawn's own files, or None if their directory is not known.
+        backups: Arawn's backups, or None if there are none that can be read.
         cleanup: None if nothing is known about the next cleanup.
         transitions: changes of level in the period, newest first.
         problems: what could not be read, as sentences. All figures leave it out.
@@ -155,6 +199,9 @@ class Report:
     trash: int
     foreign: int
     sessions: tuple[SessionReport, ...]
+    orphans: tuple[Orphan, ...]
+    own_files: DirectoryReport | None
+    backups: DirectoryReport | None
     cleanup: NextCleanup | None
     transitions: tuple[Transition, ...]
     problems: tuple[str, ...]
@@ -199,6 +246,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
     with opened_root(config.root, config.databases) as root:
         measured = measure_root(root, config, context, {})
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
+        backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         decisions = decisions_now(root, config, measured.sessions, now)
         try:
             transitions = alerts.read_transitions(context.state, root.path, alerts.TRANSITIONS_KEPT)
@@ -224,6 +272,9 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         trash=size_in(config, measured.trash),
         foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
         sessions=tuple(sessions),
+        orphans=_orphans(config, root.layout, measured, decisions or ()),
+        own_files=_directory(config, measured.own_files),
+        backups=_directory(config, backups),
         cleanup=cleanup,
         transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
         problems=(*map(str, measured.failures), *problems),
@@ -254,6 +305,34 @@ def _workstreams(config: Config, measured: Measurements, scopes: dict[str, Scope
             scope = ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
         found.append(WorkstreamReport(tree.row.id, scope, *(size_in(config, part) for part in (tree.production, tree.work, tree.other))))
     return tuple(sorted(found, key=lambda workstream: workstream.scope.usage.usage, reverse=True))
+
+
+def _orphans(config: Config, layout: Layout, measured: Measurements, decisions: Sequence[Decision]) -> tuple[Orphan, ...]:
+    """Return what no cleanup covers. What is inside another one of them is not listed again."""
+    found = []
+    for tree in measured.workstreams:
+        path = f"{WORKSTREAMS}/{tree.row.id}"
+        if tree.row.is_scratch:
+            continue
+        if tree.row.archived or tree.has_row is False:
+            kind = OrphanKind.ARCHIVED if tree.row.archived else OrphanKind.NO_ROW
+            found.append((kind, path, tree.row.title, tree.total))
+        elif tree.sessions:
+            found.append((OrphanKind.SESSIONS, f"{path}/{SESSIONS}", tree.row.title, combined(tree.sessions.values())))
+    for decision in decisions:
+        session = decision.session
+        if session.evidence.is_attached:
+            path = "/".join((WORKSTREAMS, *layout.sessions, session.name))
+            found.append((OrphanKind.ATTACHED, path, session.name, measured.sessions.get(session.name, Usage())))
+    orphans = [Orphan(kind, path, title, size_in(config, usage), usage.complete) for kind, path, title, usage in found]
+    return tuple(sorted(orphans, key=lambda orphan: orphan.size, reverse=True))
+
+
+def _directory(config: Config, files: OwnFiles | None) -> DirectoryReport | None:
+    if files is None:
+        return None
+    sizes = sorted(((name, size_in(config, usage)) for name, usage in files.entries.items()), key=lambda entry: entry[1], reverse=True)
+    return DirectoryReport(str(files.directory), tuple(sizes), size_in(config, files.total), files.total.complete)
 
 
 def _sessions(

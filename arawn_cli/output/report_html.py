@@ -12,7 +12,7 @@ from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.output import report_wording
 from arawn_cli.output.format import age, day, minute
-from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport
+from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
 
@@ -107,6 +107,7 @@ def page(report: Report) -> str:
         chart_size=CHART,
         max_sessions=MAX_SESSIONS,
         max_alerts=MAX_ALERTS,
+        max_directories=MAX_DIRECTORIES,
     )
 
 

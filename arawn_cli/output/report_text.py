@@ -15,7 +15,7 @@ from arawn_cli.events import Level
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
 from arawn_cli.output.format import age, day, minute
-from arawn_cli.output.report_data import MAX_ALERTS, MAX_SESSIONS, Report, ScopeReport, SessionReport
+from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport, SessionReport
 from arawn_cli.output.tables import LEVEL_STYLES, Fitting, Layout, plain_table, usage_bar
 from arawn_cli.units import count, size
 
@@ -29,6 +29,12 @@ _SESSION_LAYOUTS = (
     Layout(("session", "size", "last activity", "cleanup"), lines=False),
     Layout(("session", "size", "activity", "cleanup"), lines=False),
 )
+
+_ORPHAN_LAYOUTS = (
+    Layout(("directory", "of", "size", "why"), lines=False),
+    Layout(("directory", "size", "why"), lines=False),
+)
+_ENTRY_LAYOUTS = (Layout(("entry", "size"), lines=False),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
         yield _heading("Oldest scratch sessions")
         yield _session_table(report.oldest(), report)
     yield from _cleanup(report)
+    yield from _orphans(report)
+    yield from _own_files(report)
     yield from _alerts(report)
 
 
@@ -145,6 +153,37 @@ def _cleanup(report: Report) -> Iterator[RenderableType]:
         yield Text(f"  and {count(number, 'session')} more", style="dim")
 
 
+def _orphans(report: Report) -> Iterator[RenderableType]:
+    yield _heading("Not covered by any cleanup")
+    if not report.orphans:
+        yield Text(words.NO_ORPHANS, style="dim")
+        return
+    rows = [
+        {
+            "directory": Text(escape(orphan.path)),
+            "of": Text(escape(orphan.title)),
+            "size": Text(words.at_least(orphan.size, complete=orphan.complete)),
+            "why": Text(orphan.kind),
+        }
+        for orphan in report.orphans[:MAX_DIRECTORIES]
+    ]
+    yield Fitting(rows, _ORPHAN_LAYOUTS)
+    yield from _more(len(report.orphans) - MAX_DIRECTORIES)
+
+
+def _own_files(report: Report) -> Iterator[RenderableType]:
+    for title, directory in words.directories(report):
+        yield _heading(title)
+        rows = [{"entry": Text(name), "size": Text(size(number))} for name, number in directory.entries[:MAX_DIRECTORIES]]
+        yield Fitting(rows, _ENTRY_LAYOUTS)
+        yield from _more(len(directory.entries) - MAX_DIRECTORIES)
+
+
+def _more(number: int) -> Iterator[Text]:
+    if number > 0:
+        yield Text(f"  and {number:,} more", style="dim")
+
+
 def _alerts(report: Report) -> Iterator[RenderableType]:
     yield _heading(f"Alerts of the last {count(report.days, 'day')}")
     if not report.transitions:
@@ -155,8 +194,7 @@ def _alerts(report: Report) -> Iterator[RenderableType]:
             (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
             f"  {words.transition_scope(transition)}, {words.transition_usage(transition)}",
         )
-    if len(report.transitions) > MAX_ALERTS:
-        yield Text(f"  and {len(report.transitions) - MAX_ALERTS:,} more", style="dim")
+    yield from _more(len(report.transitions) - MAX_ALERTS)
 
 
 def _heading(text: str) -> Padding:

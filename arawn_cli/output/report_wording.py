@@ -7,7 +7,7 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, scope_label
-from arawn_cli.output.report_data import MAX_SESSIONS, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
+from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 
@@ -15,12 +15,15 @@ NO_HISTORY = "No history yet: trends and forecasts appear after some hours of di
 
 NO_ALERTS = "No alerts in this period."
 
+NO_ORPHANS = "Nothing: every directory belongs to a workstream in use, or to scratch."
+
 UNKNOWN_CLEANUP = "The next cleanup is unknown."
 
 DUE_NOW = "due now"
 
 _KEPT = {
     Reason.PROTECTED: "protected",
+    Reason.ATTACHED: "in a workstream",
     Reason.IN_USE: "in use",
     Reason.LOCKED: "in use",
     Reason.MOUNT_INSIDE: "mount inside",
@@ -49,6 +52,21 @@ def incomplete(report: Report) -> str:
 def used(scope: ScopeReport) -> str:
     """Return the usage, with `at least` if it is incomplete."""
     return ("" if scope.usage.complete else "at least ") + amount(scope.usage.usage, scope.usage.unit)
+
+
+def at_least(number: int, *, complete: bool) -> str:
+    """Return a size, with `at least` if it is incomplete."""
+    return ("" if complete else "at least ") + size(number)
+
+
+def directories(report: Report) -> list[tuple[str, DirectoryReport]]:
+    """Return Arawn's directories beside the workstreams, each with a title."""
+    titled = (("Arawn's own files", report.own_files), ("Arawn's backups", report.backups))
+    return [
+        (f"{title}, {at_least(directory.size, complete=directory.complete)} in {escape(directory.path)}", directory)
+        for title, directory in titled
+        if directory is not None
+    ]
 
 
 def limit(scope: ScopeReport) -> str:

@@ -236,7 +236,7 @@ def _usage_table(usages: list[WorkstreamUsage], summary: DiskCheck, levels: dict
     if has_forecast:
         table.add_column("limit in", justify="right", no_wrap=True)
     for usage in sorted(usages, key=lambda event: event.total_bytes, reverse=True):
-        style = LEVEL_STYLES[levels.get(scope_of(usage.workstream_id), Level.OK)]
+        style = LEVEL_STYLES[levels.get(scope_of(usage.workstream_id.removeprefix(f"{usage.root}/")), Level.OK)]
         table.add_row(
             Text(escape(usage.workstream_name)),
             *([size(part) for part in (usage.production_bytes, usage.work_bytes, usage.other_bytes)] if areas else []),

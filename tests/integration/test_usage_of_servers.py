@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCommand
-from tests.support.arawn_servers import MAIN, V0, V0_WORKSTREAMS, Server, extract
+from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
+from tests.support.arawn_servers import MAIN, MAIN_SESSIONS, V0, V0_SESSIONS, V0_WORKSTREAMS, Server, extract
 from tests.support.tree import write
 
 Areas = dict[object, tuple[object, ...]]
@@ -100,3 +104,116 @@ def test_a_limit_by_display_name_applies(run: RunCommand, server: Server, tmp_pa
     done = run("disk-check", "--base-path", server.root, "--config", config, HOME=str(server.home))
     (event,) = done.of_type("disk_pressure")
     assert (event["workstream_id"], event["workstream_name"], event["level"]) == ("tracked", "Tracked things", "warning")
+
+
+# What no cleanup covers
+
+
+def not_covered(run: RunCommand, server: Server) -> list[str]:
+    """Return the lines of a report about what no cleanup covers: path, title, size and reason."""
+    before = snapshot(server.home)
+    done = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200")
+    assert (done.code, done.stderr) == (0, "")
+    assert snapshot(server.home) == before
+    (text,) = re.findall(r"Not covered by any cleanup *\n(.*?)^ *\n", done.stdout, re.DOTALL | re.MULTILINE)
+    return [" | ".join(re.split("  +", line.strip())) for line in text.splitlines()[1:]]
+
+
+@pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
+def test_sessions_of_a_promoted_scratch_and_archived_workstreams_are_listed(run: RunCommand, server: Server) -> None:
+    promoted, archived = V0_WORKSTREAMS["From scratch"], V0_WORKSTREAMS["Old stuff"]
+    assert not_covered(run, server) == [
+        f"workstreams/{promoted}/sessions | From scratch | 440 bytes | sessions of a promoted scratch",
+        f"workstreams/{archived} | Old stuff | 0 bytes | archived",
+    ]
+
+
+@pytest.mark.parametrize("server", ["main-stopped", "main-live"], indirect=True)
+def test_files_of_a_promoted_session_that_stay_in_scratch_are_listed(run: RunCommand, server: Server) -> None:
+    left = MAIN_SESSIONS["B"]
+    assert not_covered(run, server) == [
+        f"workstreams/scratch/{left} | {left} | 220 bytes | files of a session that belongs to a workstream"
+    ]
+
+
+@pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
+def test_files_of_an_attached_session_and_a_workstream_without_a_row_are_listed(run: RunCommand, server: Server) -> None:
+    """A copy in which B, which is attached to Thesis, has a directory, and a workstream was deleted from the database."""
+    workstreams, attached = server.root / "workstreams", V0_SESSIONS["B"]
+    write(server.scratch / attached / "work" / "f", 3000)
+    write(workstreams / "deleted" / "work" / "f", 50_000)
+    assert not_covered(run, server)[:2] == [
+        "workstreams/deleted | deleted | 50.0 kB | not in Arawn's database",
+        f"workstreams/scratch/sessions/{attached} | {attached} | 3.0 kB | files of a session that belongs to a workstream",
+    ]
+
+
+@pytest.mark.parametrize("server", ["main-stopped"], indirect=True)
+def test_archived_workstreams_of_main_are_listed(run: RunCommand, server: Server) -> None:
+    """A copy in which thesis is archived."""
+    with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
+        connection.execute("UPDATE workstreams SET archived = 1 WHERE name = 'thesis'")
+    assert not_covered(run, server)[0] == "workstreams/thesis | thesis | 422.2 kB | archived"
+
+
+@pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
+def test_without_a_database_no_workstream_counts_as_deleted(run: RunCommand, server: Server) -> None:
+    server.database.unlink()
+    (promoted,) = not_covered(run, server)
+    assert promoted.startswith(f"workstreams/{V0_WORKSTREAMS['From scratch']}/sessions | ")
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"), [("v0-fresh", []), ("main-fresh", []), ("v0-stock", ["Old stuff | 0 bytes | archived"])], indirect=["server"]
+)
+def test_a_report_on_a_tree_without_sessions(run: RunCommand, server: Server, expected: list[str]) -> None:
+    assert [line.partition(" | ")[2] for line in not_covered(run, server)] == expected
+
+
+# Arawn's own files
+
+
+@pytest.mark.parametrize("server", ["main-stopped"], indirect=True)
+def test_own_files_and_backups_are_listed(run: RunCommand, server: Server) -> None:
+    """A copy with feed mirrors, logs and backups."""
+    write(server.root / "data" / "mail" / "f", 3_000_000)
+    write(server.root / "logs" / "arawn.log", 20_000)
+    write(server.home / ".arawn-backups" / "monday.tar", 2_000)
+    (server.home / ".arawn-backups" / "link").symlink_to(server.root / "data")
+    text = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200").stdout
+    own, _, backups = text.partition("Arawn's own files")[2].partition("Arawn's backups")
+    entries = [tuple(line.split(maxsplit=1)) for line in own.splitlines()[2:] if line.strip()]
+    assert entries[0] == ("data/", "3.0 MB")
+    assert {name for name, _ in entries} == {"data/", "logs/", "memory.db", "arawn.db", "projections.db", "arawn.toml", "token_usage.jsonl"}
+    assert backups.startswith(f", 2.0 kB in {server.home}/.arawn-backups")
+    page = run("report", "--base-path", server.root, "--html", "-", HOME=str(server.home)).stdout
+    assert "Arawn&#39;s own files" in page
+    assert "monday.tar" in page
+
+
+@needs_setpriv
+@pytest.mark.parametrize("server", ["main-stopped"], indirect=True)
+def test_backups_that_cannot_be_read_are_left_out(run: RunCommand, server: Server) -> None:
+    write(server.home / ".arawn-backups" / "f", 10)
+    os.chown(server.home / ".arawn-backups", 12345, 12345)
+    (server.home / ".arawn-backups").chmod(0o700)
+    done = run("report", "--base-path", server.root, HOME=str(server.home), prefix=WITHOUT_FILE_POWERS)
+    assert done.code == 0, done.stdout
+    assert "Arawn's backups" not in done.stdout
+
+
+@pytest.mark.parametrize("server", ["v0-stopped", "main-live"], indirect=True)
+def test_own_files_have_a_level_only_with_a_limit(run: RunCommand, server: Server, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    arguments = ("disk-check", "--base-path", server.root, "--config", config)
+    config.write_text("[maintenance.pressure]\nown_files = 1000\ntotal = 1000\n")
+    done = run(*arguments, HOME=str(server.home))
+    size = done.last["own_files_bytes"]
+    found = {event["scope"]: event for event in done.of_type("disk_pressure")}
+    own = found["own_files"]
+    assert (own["level"], own["usage_bytes"], own["limit_bytes"]) == ("critical", size, 1000)
+    assert (own["workstream_id"], own["workstream_name"]) == ("own_files", "Arawn's own files")
+    assert found["total"]["usage_bytes"] == apparent(server.root / "workstreams"), "they are not part of the total"
+    config.write_text("")
+    assert [event["level"] for event in run(*arguments, HOME=str(server.home)).of_type("disk_pressure")] == ["ok", "ok"]
+    assert run(*arguments, HOME=str(server.home)).of_type("disk_pressure") == []

@@ -11,7 +11,16 @@ from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import Sample
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage
 from arawn_cli.events import Filesystem, Level, Reason, Unit
-from arawn_cli.output.report_data import NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
+from arawn_cli.output.report_data import (
+    DirectoryReport,
+    NextCleanup,
+    Orphan,
+    OrphanKind,
+    Report,
+    ScopeReport,
+    SessionReport,
+    WorkstreamReport,
+)
 from arawn_cli.output.report_text import renderables
 from arawn_cli.timestamps import DAY, SECOND, parse
 
@@ -68,6 +77,9 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         trash=0,
         foreign=0,
         sessions=(old, new),
+        orphans=(Orphan(OrphanKind.ARCHIVED, f"workstreams/{name}", name, 4 * MB, complete=True),),
+        own_files=DirectoryReport(f"/srv/{name}", (("models/", 6 * MB), ("arawn.db", MB)), 7 * MB, complete=False),
+        backups=None,
         cleanup=NextCleanup((old,), 3 * MB, (new,), over_removal_limit=False),
         transitions=(Transition(NOW - DAY, "blog", name, Unit.BYTES, 101 * MB, 100 * MB, Level.OK, Level.WARNING),),
         problems=(),

@@ -22,6 +22,7 @@ def test_a_workstream_with_the_name_of_a_fixed_scope_has_a_scope_with_a_prefix()
         "blog",
         "workstream:filesystem",
         "workstream:inodes",
+        "workstream:own_files",
         "workstream:total",
     ]
 
@@ -37,6 +38,7 @@ def test_names_of_scopes_are_readable_and_differ(tree: SampleTree) -> None:
     names = [verdict.usage.name for verdict in checked(tree)[0].verdicts]
     assert names == [
         "all workstreams",
+        "Arawn's own files",
         "Blog, 7b1f3a52…",
         "Blog, c2d84e90…",
         "Scratch",

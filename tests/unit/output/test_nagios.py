@@ -19,7 +19,7 @@ from tests.support.tree import SampleTree
 
 NEGATE = Path("/usr/lib/nagios/plugins/negate")
 needs_negate = needs(NEGATE.exists(), "monitoring-plugins-basic")
-STATUS_LINE = re.compile(r"DISK (OK|WARNING|CRITICAL|UNKNOWN) - [^|\n]+( \| ('[^'=]+'=\d+B?;\d+;\d+;0 ?)+)?\n")
+STATUS_LINE = re.compile(r"DISK (OK|WARNING|CRITICAL|UNKNOWN) - [^|\n]+( \| ('[^'=]+'=\d+B?;\d*;\d*;0 ?)+)?\n")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_the_status_line_and_the_return_code(
     assert f"DISK {text}" in done.stdout
     assert f"'blog'=3500B;{limit};{2 * limit};0" in done.stdout
     assert "'inodes'=" in done.stdout
+    assert re.search(r"'own_files'=\d+B;;;0 ", done.stdout)
     assert "session:" not in done.stdout
 
 

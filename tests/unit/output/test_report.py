@@ -40,6 +40,10 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "12 d ago",
         "2026-03-17 09:30",
         "101.0 MB of 100.0 MB",
+        "workstreams/My blog",
+        "archived",
+        "Arawn's own files, at least 7.0 MB in /srv/My blog",
+        "models/",
     ):
         assert piece in said, piece
 
