@@ -5,30 +5,30 @@ BIN := $(VENV)/bin
 
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-slow test-long coverage test-without-native test-pythons test-cloacina package lint audit lock bench docs pictures clean
+.PHONY: help demo test test-slow test-long coverage test-without-native test-pythons test-cloacina package lint audit lock bench docs pictures clean
 
-demo: $(VENV)/installed
+help: ## List the targets.
+	@sed -n 's/^\([a-z][a-z-]*\):.* ## /\1\t/p' Makefile | expand -t 20
+
+demo: $(VENV)/installed ## Run the program on a sample tree.
 	@$(BIN)/arawn-cli demo
 
-test: $(VENV)/tools
+test: $(VENV)/tools ## Run the quick tests on all cores.
 	$(BIN)/python -m pytest -n auto -m 'not slow and not long and not engine' tests
 
-test-slow: $(VENV)/tools
+test-slow: $(VENV)/tools ## Run the tests with systemd, cron, a relay, faults and sanitizers.
 	$(BIN)/python -m pytest -n auto -m slow tests
 
-# Complete fault matrices: about an hour.
-test-long: $(VENV)/tools
+test-long: $(VENV)/tools ## Run complete fault matrices (about an hour).
 	$(BIN)/python -m pytest -n auto -m long tests
 
-# The lines that no test reaches, child processes and private machines included.
-coverage: $(VENV)/tools
+coverage: $(VENV)/tools ## List the lines that no test reaches, child processes and private machines included.
 	$(BIN)/python -m pytest -n auto -m 'not long' --cov --cov-report= tests
 	@$(BIN)/coverage report
 
-# Test both jobs with an installation that was built without a compiler.
 # CI= skips the tests of the native module.
 PLAIN := build/without-native
-test-without-native: $(VENV)/tools
+test-without-native: $(VENV)/tools ## Test both jobs with an installation that was built without a compiler.
 	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
 	$(PYTHON) -m venv --without-pip $(PLAIN)/venv
 	PYTHONWARNINGS=ignore CC=false $(BIN)/python $(PIP) --python $(PLAIN)/venv/bin/python install --no-deps .
@@ -42,11 +42,11 @@ JOB_TESTS := tests/unit/cleanup tests/unit/diskcheck tests/unit/fs tests/system/
 
 # Run Cloacina in a Debian 13 root, which is built once below $$ARAWN_TEST_CACHE, else ~/.cache.
 # Needs root and debootstrap.
-test-cloacina: $(VENV)/tools
+test-cloacina: $(VENV)/tools ## Test with Cloacina in a Debian 13 root (needs root and debootstrap).
 	$(BIN)/python -m pytest -n 2 -m engine tests/system
 
 # Build the sdist, which must contain all files in git, build the wheel from it, and install that.
-package: $(VENV)/tools
+package: $(VENV)/tools ## Build sdist and wheel, and install the wheel.
 	rm -rf dist
 	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
 	tar -tzf dist/*.tar.gz | sed 's,[^/]*/,,' > dist/packed
@@ -56,11 +56,10 @@ package: $(VENV)/tools
 	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
 
-# Test both jobs with the wheel on every other Python of this machine from 3.11 on.
-test-pythons: package
+test-pythons: package ## Test both jobs with the wheel on every other Python of this machine.
 	tests/support/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
 
-lint: $(VENV)/tools
+lint: $(VENV)/tools ## Run ruff, mypy --strict and import-linter.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -69,32 +68,28 @@ lint: $(VENV)/tools
 # Search the installed versions for known vulnerabilities. pip-audit's exit code is the same for a
 # finding and for a failed connection, so a pip with known vulnerabilities is searched first.
 AUDIT := $(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement
-audit: $(VENV)/tools
+audit: $(VENV)/tools ## Search the installed versions for known vulnerabilities.
 	@if echo pip==9.0.1 | $(AUDIT) /dev/stdin 2>&1 | grep '^Found' >/dev/null; then $(AUDIT) tests/constraints.txt; \
 	else echo 'audit: cannot reach the advisory data; nothing was audited'; fi
 
-# Renew the versions that the tests use.
-lock:
+lock: ## Renew the versions that the tests use.
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python $(PIP) install 'pip>=25.1'
 	PYTHONWARNINGS=ignore build/lock/bin/python $(PIP) install . --group dev
 	{ echo '# The versions that the tests run with; make lock renews them.'; build/lock/bin/python -m pip freeze --exclude arawn-cli; } > tests/constraints.txt
 
-# Compare the program as installed from the wheel with du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper if they are installed.
 # BENCH adds options, for example BENCH='--baseline /old/venv/bin/arawn-cli --cold'.
-bench: package
+bench: package ## Compare the installed program with du, gdu, ncdu, rm, systemd-tmpfiles and tmpreaper.
 	$(BIN)/python -m benchmarks.peers --program dist/venv/bin/arawn-cli $(BENCH)
 
-# What the docs and the man page say of commands, keys, events and exit codes, and what terminals show.
-docs: $(VENV)/tools
+docs: $(VENV)/tools ## Generate what docs, schemas and the man page say of commands, keys, events and exit codes.
 	PYTHONPATH=. $(BIN)/python docs/generate.py
 	PYTHONPATH=. $(BIN)/python docs/make_pictures.py
 
-# All pictures; that of the page takes chromium.
-pictures: $(VENV)/tools
+pictures: $(VENV)/tools ## Draw all pictures again (needs chromium).
 	PYTHONPATH=. $(BIN)/python docs/make_pictures.py --page
 
-clean:
+clean: ## Remove everything that the other targets made.
 	rm -rf $(VENV) build *.egg-info arawn_cli/fs/*.so .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:

@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from arawn_cli.config import relay_url
+from arawn_cli.config import relay_url, schema
 from arawn_cli.delivery.http import HttpClient
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, DeliverySettings
+from arawn_cli.delivery.sending import Delivery
 from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.state import State
 from tests.support.relay_fixtures import build
@@ -46,7 +46,7 @@ def send(directory: Path, url: str, events: int) -> None:
     address = relay_url.parse(url)
     relay = WebSocketClient(address, None, None, "") if address.is_websocket else HttpClient(address, None, None, time.time)
     outbox = Outbox(State(directory, time.time_ns), events)
-    delivery = Delivery(outbox, DeliverySettings(("disk_pressure",), 5, 600), lambda: relay, lambda: False)
+    delivery = Delivery(outbox, schema.Relay(deadline_secs=600), lambda: relay, lambda: False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
     stats = delivery.finish()

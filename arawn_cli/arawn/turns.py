@@ -65,7 +65,10 @@ class MessagesReader(ABC):
 
     @abstractmethod
     def read(self, decided: Collection[str] = ()) -> None:
-        """Read all messages; `decided` are sessions that other evidence keeps."""
+        """Read all messages; `decided` are sessions that other evidence keeps.
+
+        Without any session only check that the messages can be read.
+        """
 
     @abstractmethod
     def reread(self, session: str) -> None:
@@ -109,11 +112,9 @@ class _Lines(MessagesReader):
         self._files: dict[str, _File] = {}
 
     def read(self, decided: Collection[str] = ()) -> None:
-        if not self._sessions:
-            return
         self._read_file(SCRATCH)
         active = {session for session, turn in self.newest.items() if turn >= self._cutoff}
-        if self._sessions - active - set(decided) or self._root.database is None:
+        if not self._sessions or self._sessions - active - set(decided) or self._root.database is None:
             self._read_others()
 
     def reread(self, session: str) -> None:
@@ -137,7 +138,7 @@ class _Lines(MessagesReader):
                 status = os.fstat(descriptor)
                 cutoff = self._cutoff if workstream == SCRATCH else self._cutoff_elsewhere
                 turns = messages.read(descriptor, self._sessions, cutoff, known.position if known else None)
-                if known is None and status.st_size and not turns.any_message:
+                if known is None and self._sessions and status.st_size and not turns.any_message:
                     raise OSError(errno.EBADMSG, "no line of it is a message")
         except OSError as error:
             if known is not None or not isinstance(error, FileNotFoundError):
@@ -168,8 +169,7 @@ class _Files(MessagesReader):
     """Arawn's main branch: one file for each session. Only its mtime is needed."""
 
     def read(self, decided: Collection[str] = ()) -> None:
-        if self._sessions:
-            self._read(self._sessions)
+        self._read(self._sessions)
 
     def reread(self, session: str) -> None:
         self._read({session})
@@ -183,6 +183,8 @@ class _Files(MessagesReader):
                         self._take(directory, session)
                     except OSError as error:
                         self.own_failures[session] = Failure.of("read", "/".join((WORKSTREAMS, *scratch, session, MESSAGES)), error)
+        except FileNotFoundError:
+            pass  # a new server, or somebody removed it: there is no session
         except OSError as error:
             self._fail(scratch, error)
         for workstream in self._other_workstreams():

@@ -47,8 +47,10 @@ class Evidence:
         self._lock = threading.Lock()
         self._read_rows()
         self._messages = messages_reader(root, self._sessions, cutoff, self._rows.workstreams_with_turns)
+        if not self._sessions:
+            return
         self._messages.read(decided=[row.id for row in self._rows.rows.values() if row.newest is not None and row.newest >= cutoff])
-        if self._sessions and root.database is None and not self._messages.found and not self._messages.failures:
+        if root.database is None and not self._messages.found and not self._messages.failures:
             missing = "there are neither messages nor a database: nothing records when a session was used"
             self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
 

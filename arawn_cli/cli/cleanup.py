@@ -9,19 +9,7 @@ from typing import Annotated
 import typer
 
 from arawn_cli.cleanup.job import CleanupResult, clean
-from arawn_cli.cli.options import (
-    BasePathOption,
-    ConfigOption,
-    Format,
-    FormatOption,
-    NoRelayOption,
-    Output,
-    QuietOption,
-    RelayUrlOption,
-    RootOption,
-    UnlessRunningOption,
-    VerboseOption,
-)
+from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.paths import ignored_config_warning
@@ -31,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def scratch_cleanup(
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
+    config: options.ConfigOption = None,
+    base_path: options.BasePathOption = None,
+    root: options.RootOption = None,
     dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Show what would be removed, and change nothing.")] = None,
     older_than_days: Annotated[
         int | None,
@@ -54,12 +42,12 @@ def scratch_cleanup(
     force: Annotated[
         bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a clock that was set back would stop it.")
     ] = False,
-    output: FormatOption = Format.AUTO,
-    relay_url: RelayUrlOption = None,
-    no_relay: NoRelayOption = False,
-    unless_running: UnlessRunningOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    output: options.FormatOption = options.Format.AUTO,
+    relay_url: options.RelayUrlOption = None,
+    no_relay: options.NoRelayOption = False,
+    unless_running: options.UnlessRunningOption = False,
+    verbose: options.VerboseOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Remove scratch sessions that nobody has used for a given number of days.
 
@@ -84,5 +72,5 @@ def scratch_cleanup(
             log.warning("%s", problem)
         return clean(config, context)
 
-    run = run_job(flags, Output(format=output, verbose=verbose, quiet=quiet), job, unless_running=unless_running)
+    run = run_job(flags, options.Output(format=output, verbose=verbose, quiet=quiet), job, unless_running=unless_running)
     raise typer.Exit(run.exit_code)

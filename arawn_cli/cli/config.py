@@ -28,7 +28,7 @@ from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
-from arawn_cli.output.jsonl import json_lines
+from arawn_cli.output.jsonl import print_event
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -165,9 +165,8 @@ def print_settings(settings: Iterable[Setting], console: Console) -> None:
 
 def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:
     """Print one event for each value. `root` is the name of their root."""
-    write = json_lines(sys.stdout)
     timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
     for each in settings:
-        write(
+        print_event(
             EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
         )

@@ -164,23 +164,7 @@ def build(folder: Path, now: int) -> Path:
     tree.workstream(_BLOG, "My blog", {"production/site.tar": 6 * _MB, "work/drafts/photos.bin": 9 * _MB})
     tree.turn(None, tree.ago(2), "hello " * 6_633, workstream=_BLOG)
     tree.workstream(_THESIS, "Thesis", {"production/thesis.pdf": 2 * _MB, "work/data/survey.csv": 21 * _MB})
-    _add_sessions(tree)
-    config = folder / "config.toml"
-    tables = {
-        "paths": {"usage": {"session_warning_mb": 4}, "cleanup": {"scratch_cleanup_days": 7}},
-        "maintenance": {
-            "root": str(tree.root),
-            "state_dir": str(folder / "state"),
-            "cleanup": {"protect": ["keep-*"]},
-            "pressure": {"total": "0.1GiB", "workstream": "0.01GiB", "limits": {"My blog": "20MiB"}},
-        },
-    }
-    config.write_text(tomli_w.dumps(tables))
-    return config
-
-
-def _add_sessions(tree: SampleTree) -> None:
-    """Add sessions of several ages, with different evidence of their last use."""
+    # Sessions of several ages, with different evidence of their last use.
     tree.session("old-and-forgotten", files={"report.md": 12_000, "dataset.csv": 3 * _MB}, age_days=41)
     tree.session("no-row-no-message", files={"notes.txt": 700}, age_days=30)
     tree.session("long-lived", files={"model.bin": 5 * _MB}, age_days=60)
@@ -194,6 +178,18 @@ def _add_sessions(tree: SampleTree) -> None:
     tree.turn("yesterday", tree.ago(1))
     write(tree.sessions / "edited-an-hour-ago" / "work" / "draft.md", 4_100)
     set_age(tree.sessions / "edited-an-hour-ago" / "work" / "draft.md", tree.ago(1 / 24))
+    config = folder / "config.toml"
+    tables = {
+        "paths": {"usage": {"session_warning_mb": 4}, "cleanup": {"scratch_cleanup_days": 7}},
+        "maintenance": {
+            "root": str(tree.root),
+            "state_dir": str(folder / "state"),
+            "cleanup": {"protect": ["keep-*"]},
+            "pressure": {"total": "0.1GiB", "workstream": "0.01GiB", "limits": {"My blog": "20MiB"}},
+        },
+    }
+    config.write_text(tomli_w.dumps(tables))
+    return config
 
 
 def _step(console: Console, explanation: str, arguments: list[str]) -> int:

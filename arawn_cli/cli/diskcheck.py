@@ -8,18 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arawn_cli.cli.options import (
-    FORMATS,
-    BasePathOption,
-    ConfigOption,
-    NoRelayOption,
-    Output,
-    QuietOption,
-    RelayUrlOption,
-    RootOption,
-    UnlessRunningOption,
-    VerboseOption,
-)
+from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.job import check, levels_log
@@ -46,24 +35,24 @@ class FailOn(str, Enum):
 
 
 def disk_check(
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
+    config: options.ConfigOption = None,
+    base_path: options.BasePathOption = None,
+    root: options.RootOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Do not save or send anything.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 if any level is this high or higher.")] = None,
     output: Annotated[
         CheckFormat,
-        typer.Option("--format", help=f"{FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
+        typer.Option("--format", help=f"{options.FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
     ] = CheckFormat.AUTO,
-    relay_url: RelayUrlOption = None,
-    no_relay: NoRelayOption = False,
-    unless_running: UnlessRunningOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    relay_url: options.RelayUrlOption = None,
+    no_relay: options.NoRelayOption = False,
+    unless_running: options.UnlessRunningOption = False,
+    verbose: options.VerboseOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Measure each workstream's disk usage and report what exceeds its limit."""
     flags = Flags(config=config, base_path=base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
-    shown = Output(format=output, verbose=verbose, quiet=quiet)
+    shown = options.Output(format=output, verbose=verbose, quiet=quiet)
     if shown.resolved() in ("table", "nagios"):
         levels_log.setLevel(logging.ERROR)  # the output shows the changes of level already
     if output is CheckFormat.NAGIOS:
@@ -71,7 +60,7 @@ def disk_check(
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios
 
-        run = run_job(flags, Output(format="none", verbose=verbose, quiet=quiet), check)
+        run = run_job(flags, options.Output(format="none", verbose=verbose, quiet=quiet), check)
         line, return_code = nagios.status(run.result, run.problems)
         typer.echo(line)
         raise typer.Exit(return_code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 
@@ -13,19 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import timestamps
+from arawn_cli.cli import options
 from arawn_cli.cli.config import print_settings, print_settings_as_events
-from arawn_cli.cli.options import (
-    BasePathOption,
-    ConfigOption,
-    Format,
-    FormatOption,
-    NoRelayOption,
-    Output,
-    QuietOption,
-    RelayUrlOption,
-    RootOption,
-    VerboseOption,
-)
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
@@ -43,7 +31,7 @@ from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
-from arawn_cli.output.jsonl import json_lines
+from arawn_cli.output.jsonl import print_event
 from arawn_cli.schedule.settings import own_account
 from arawn_cli.schedule.status import installed_schedules
 
@@ -51,24 +39,24 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 def doctor(
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
-    output: FormatOption = Format.AUTO,
-    relay_url: RelayUrlOption = None,
-    no_relay: NoRelayOption = False,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
+    config: options.ConfigOption = None,
+    base_path: options.BasePathOption = None,
+    root: options.RootOption = None,
+    output: options.FormatOption = options.Format.AUTO,
+    relay_url: options.RelayUrlOption = None,
+    no_relay: options.NoRelayOption = False,
+    verbose: options.VerboseOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Find what would stop the timers from working, and how to fix it.
 
     It changes nothing. The exit code is 1 if a check fails.
     """
     flags = Flags(config=config, base_path=base_path, relay_url=relay_url, no_relay=no_relay, root=root)
-    raise typer.Exit(run_doctor(flags, Output(format=output, verbose=verbose, quiet=quiet)))
+    raise typer.Exit(run_doctor(flags, options.Output(format=output, verbose=verbose, quiet=quiet)))
 
 
-def run_doctor(flags: Flags, output: Output) -> ExitCode:
+def run_doctor(flags: Flags, output: options.Output) -> ExitCode:
     """Run all checks and print their findings; return PARTIAL if one fails."""
     configure_logging(output)
     settings: list[Setting] = []
@@ -125,10 +113,9 @@ def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
 
 def _print_json(settings: list[Setting], findings: list[Finding], root: str | None) -> None:
     print_settings_as_events(settings, root)
-    write = json_lines(sys.stdout)
     timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
     for finding in findings:
-        write(
+        print_event(
             DoctorCheck(
                 timestamp=timestamp,
                 host=host,
@@ -141,4 +128,4 @@ def _print_json(settings: list[Setting], findings: list[Finding], root: str | No
             )
         )
     passed, warned, failed = (sum(finding.status is status for finding in findings) for status in Status)
-    write(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))
+    print_event(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))

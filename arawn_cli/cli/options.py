@@ -75,12 +75,10 @@ def _one_root(context: typer.Context, value: str | None) -> str | None:
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
 
-
 BasePathOption = Annotated[
     str | None,
     typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
 ]
-
 
 RootOption = Annotated[
     str | None,
@@ -93,25 +91,18 @@ RootOption = Annotated[
     ),
 ]
 
-
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")]
 
-
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")]
-
 
 RelayUrlOption = Annotated[
     str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead of the configured one.")
 ]
 
-
 NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Do not send events to a relay, or save them to be sent later.")]
-
 
 UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
 
-
 FORMATS = "table: for people. json: one event per line. none: print nothing. auto: table on a terminal, else json."
-
 
 FormatOption = Annotated[Format, typer.Option("--format", help=FORMATS)]

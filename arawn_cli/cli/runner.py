@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.process import Signals, lower_priority
@@ -22,11 +21,8 @@ from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.context import EventOutbox, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event
-from arawn_cli.output.jsonl import json_lines
+from arawn_cli.output.jsonl import print_event
 from arawn_cli.state import State
-
-if TYPE_CHECKING:
-    from arawn_cli.delivery.sending import Delivery
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +67,11 @@ def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Re
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
             standard_output = EventOutput(_writer(output, progress))
-            delivery = _delivery(config, state, signals)
+            delivery = None
+            if config.relay is not None:
+                from arawn_cli.delivery.sending import delivery_for  # not imported without a relay
+
+                delivery = delivery_for(config, config.relay, os.environ, state, signals.stopping)
             context = RunContext(
                 state=state,
                 show=standard_output.emit,
@@ -137,15 +137,8 @@ def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
 
             return Tables(Console(), verbose=output.verbose, first=progress.end).emit
         case "json":
-            return json_lines(sys.stdout)
-        case _:
+            return print_event
+        case "none":
             return lambda _event: None
-
-
-def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
-    """Return the delivery of events to the relay, if there is one; it is imported only then."""
-    if config.relay is None:
-        return None
-    from arawn_cli.delivery.sending import delivery_for
-
-    return delivery_for(config, config.relay, os.environ, state, signals.stopping)
+        case other:
+            raise ValueError(f"no output prints the format {other}")

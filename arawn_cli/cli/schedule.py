@@ -24,7 +24,7 @@ from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
-from arawn_cli.output.jsonl import json_lines
+from arawn_cli.output.jsonl import print_event
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
@@ -175,9 +175,8 @@ def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
     """Print the status of each job in the requested format."""
     match output.resolved():
         case "json":
-            write = json_lines(sys.stdout)
             for status in found:
-                write(status)
+                print_event(status)
         case "table":
             console = Console(highlight=False, soft_wrap=True)
             console.print(_table(found))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,61 +21,38 @@ if TYPE_CHECKING:
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
-class Reader(Enum):
-    """The reader of standard error."""
-
-    TERMINAL = "terminal"
-    JOURNAL = "journal"
-    OTHER = "other"
-
-
-def reader_of(descriptor: int, environment: Mapping[str, str]) -> Reader:
-    """Return the reader of an open stream.
-
-    `$JOURNAL_STREAM` names the device and inode of the journal's socket. A process can inherit the
-    variable while its own stream goes elsewhere, so both are compared (systemd.exec(5)).
-    """
-    if os.isatty(descriptor):
-        return Reader.TERMINAL
-    status = os.fstat(descriptor)
-    if environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-        return Reader.JOURNAL
-    return Reader.OTHER
-
-
-def level_for(reader: Reader, *, verbose: bool, quiet: bool, shows_table: bool) -> int:
-    """Return the lowest level that is logged.
+def configure_logging(output: Output) -> None:
+    """Send the log records of this package to standard error, in the form that suits its reader.
 
     The journal keeps every action. Cron mails what is logged, so it gets only warnings and errors.
     A table already shows the actions to a person.
     """
-    if quiet:
-        return logging.ERROR
-    if shows_table and reader is not Reader.JOURNAL:
-        return logging.WARNING
-    if reader is not Reader.OTHER:
-        return logging.DEBUG if verbose else logging.INFO
-    return logging.INFO if verbose else logging.WARNING
-
-
-def configure_logging(output: Output) -> None:
-    """Send the log records of this package to standard error, in the form that suits its reader."""
-    reader = reader_of(sys.stderr.fileno(), os.environ)
     console = stderr_console()
+    # $JOURNAL_STREAM names the device and inode of the journal's socket. A process can inherit the
+    # variable while its own stream goes elsewhere, so both are compared (systemd.exec(5)).
+    status = os.fstat(sys.stderr.fileno())
+    to_journal = console is None and os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
     handler: logging.Handler
-    if console is not None and reader is Reader.TERMINAL:
+    if console is not None:
         from rich.logging import RichHandler
 
         handler = RichHandler(console=console, show_time=False, show_path=False, markup=False, highlighter=None)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(_JournalFormatter() if reader is Reader.JOURNAL else logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_JournalFormatter() if to_journal else logging.Formatter("%(levelname)s: %(message)s"))
+    if output.quiet:
+        level = logging.ERROR
+    elif output.resolved() == "table" and not to_journal:
+        level = logging.WARNING
+    elif console is not None or to_journal:
+        level = logging.DEBUG if output.verbose else logging.INFO
+    else:
+        level = logging.INFO if output.verbose else logging.WARNING
     package = logging.getLogger("arawn_cli")
     package.handlers = [handler]
     package.propagate = False
-    shows_table = output.resolved() == "table"
-    package.setLevel(level_for(reader, verbose=output.verbose, quiet=output.quiet, shows_table=shows_table))
+    package.setLevel(level)
 
 
 class _JournalFormatter(logging.Formatter):

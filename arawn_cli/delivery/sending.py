@@ -7,12 +7,13 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from queue import Empty, SimpleQueue
 
 from arawn_cli.config.loader import Config, RelayTarget
+from arawn_cli.config.schema import Relay
 from arawn_cli.context import EventOutbox
 from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
@@ -242,21 +243,6 @@ class OutboxSender:
             log.warning("%s: %s", error, consequence)
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverySettings:
-    """What is sent and for how long.
-
-    Attributes:
-        types: the event types that the relay gets.
-        timeout: seconds of one attempt.
-        deadline: seconds of all attempts of a run.
-    """
-
-    types: Collection[str]
-    timeout: float
-    deadline: float
-
-
 @dataclass(slots=True)
 class Delivery(EventOutbox):
     """Store the events of one run, and send them when it ends.
@@ -265,12 +251,13 @@ class Delivery(EventOutbox):
     which they were raised is kept.
 
     Attributes:
+        settings: the types of events that are sent, and the time limits.
         make_client: makes the relay's client; called only if there is an event to send.
         stopping: whether a signal asked the run to end.
     """
 
     outbox: Outbox
-    settings: DeliverySettings
+    settings: Relay
     make_client: Callable[[], RelayClient]
     stopping: Callable[[], bool]
     timing: Timing = Timing()
@@ -280,7 +267,7 @@ class Delivery(EventOutbox):
 
     def store(self, event: Event) -> None:
         """Store an event of a configured type, in memory if the state file cannot be written."""
-        if event.type not in self.settings.types:
+        if event.type not in self.settings.events:
             return
         outgoing = encode_event(event)
         self._raised.add(outgoing.event_id)
@@ -300,7 +287,7 @@ class Delivery(EventOutbox):
         """
         if self._in_memory is not None:
             raise StateUnavailableError("earlier events of this run could not be stored")
-        outgoing = [encode_event(event) for event in events if event.type in self.settings.types]
+        outgoing = [encode_event(event) for event in events if event.type in self.settings.events]
         self._raised.update(event.event_id for event in outgoing)
         self.outbox.add(connection, outgoing)
 
@@ -321,13 +308,13 @@ class Delivery(EventOutbox):
 
     def _send(self) -> str | None:
         """Send the stored events, then those in memory; return why sending ended early, or None."""
-        end = self.timing.monotonic() + self.settings.deadline
+        end = self.timing.monotonic() + self.settings.deadline_secs
         stored = self._has_stored()
         unstored = self._in_memory is not None and self._in_memory.next(0, 1)
         if not (stored or unstored):
             return None
         try:
-            client = RetryClient(self.make_client(), self.settings.timeout, end, self.stopping, self.timing)
+            client = RetryClient(self.make_client(), self.settings.timeout_secs, end, self.stopping, self.timing)
         except ConfigurationError as error:
             return str(error)
         try:
@@ -436,7 +423,7 @@ def delivery_for(
         return None
     return Delivery(
         outbox=Outbox(state, table.outbox_max_events, _outbox_target(target), str(config.root)),
-        settings=DeliverySettings(frozenset(table.events), table.timeout_secs, table.deadline_secs),
+        settings=table,
         make_client=lambda: _make_client(target, token, table.origin),
         stopping=stopping,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 from collections.abc import Iterator
 from shlex import quote
 
-from arawn_cli.arawn.database import workstream_rows
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, SUPPORTED, WORKSTREAMS
+from arawn_cli.arawn.database import session_rows, workstream_rows
+from arawn_cli.arawn.layout import SCRATCH, SUPPORTED, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
+from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
@@ -18,12 +20,13 @@ from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
+from arawn_cli.fs.openat import entries
 from arawn_cli.names import escape
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 
-_BLOCK = 4096
+log = logging.getLogger(__name__)
 
 
 def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
@@ -34,7 +37,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield _arawn(root, sessions)
             yield ok("measuring", measuring_method())
             yield _database(config, root)
-            yield _messages(root)
+            yield _messages(root, sessions, now)
             yield _processes(shell)
             yield _lock(root, sessions)
             yield _trash(config, root, now, shell)
@@ -64,7 +67,8 @@ def _database(config: Config, root: Root) -> Finding:
     path = root.database
     if path is None:
         key = "[maintenance] database" if config.root_name is None else f"database of the root {config.root_name}"
-        return warn("database", f"none found for {root.path}: ages depend on messages and files alone", comment(f"set {key}"))
+        detail = f"none found for {root.path}: a session with a turn in a workstream's messages counts as attached to it"
+        return warn("database", detail, comment(f"set {key}"))
     try:
         rows = workstream_rows(path, root.layout.generation)
     except DatabaseUnreadableError as error:
@@ -72,19 +76,27 @@ def _database(config: Config, root: Root) -> Finding:
     return ok("database", f"{path} is readable, with {count(len(rows), 'workstream')}")
 
 
-def _messages(root: Root) -> Finding:
-    path = f"{root.path}/{WORKSTREAMS}/{SCRATCH}/{MESSAGES}"
+def _messages(root: Root, sessions: int | None, now: int) -> Finding:
+    """Read the messages of all workstreams as a cleanup does."""
+    with_turns: frozenset[str] = frozenset()
     try:
-        descriptor = os.open(f"{SCRATCH}/{MESSAGES}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root.workstreams)
-        try:
-            os.read(descriptor, _BLOCK)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        return ok("messages", f"{path} does not exist yet: no scratch session had a turn")
+        names = [] if sessions is None else [entry.name for entry in entries(sessions) if root.layout.is_session_id(entry.name)]
+        if root.database is not None:
+            with_turns = session_rows(root.database, root.layout.generation, ()).workstreams_with_turns
     except OSError as error:
-        return fail("messages", f"cannot read {path}: {error.strerror}; every session is kept", f"namei -l {quote(path)}")
-    return ok("messages", f"{path} is readable")
+        return fail("messages", f"cannot list the sessions: {error.strerror}", f"ls -la {quote(f'{root.path}/{WORKSTREAMS}')}")
+    except DatabaseUnreadableError:
+        log.debug("whether there were turns is unknown: the check of the database reports why")
+    reader = messages_reader(root, names, now, with_turns)
+    reader.read()
+    kept = "every session" if reader.failures else "that session"
+    failures = [*reader.failures.values(), *reader.own_failures.values()]
+    if failures:
+        more = f", and {count(len(failures) - 1, 'other failure')}" if failures[1:] else ""
+        return fail("messages", f"{failures[0]}{more}: {kept} is kept", f"namei -l {quote(f'{root.path}/{failures[0].path}')}")
+    if not reader.found:
+        return ok("messages", f"{root.path}/{WORKSTREAMS} has none{' yet' if not names else ' of a scratch session'}")
+    return ok("messages", "those of all workstreams are readable" if root.layout is V0 else "those of all sessions are readable")
 
 
 def _processes(shell: Shell) -> Finding:

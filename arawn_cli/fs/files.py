@@ -36,7 +36,13 @@ class AtomicFile:
             if self._target.is_symlink():
                 raise OSError(errno.ELOOP, "its links form a loop")
             self._in_place = self._target.exists() and not self._target.is_file()
-            self._check_writable()
+            if self._target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            parent = self._target.parent
+            if not self._in_place and not stat.S_ISDIR(parent.stat().st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not self._in_place and not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, f"no permission to create files in {parent}")
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -53,17 +59,6 @@ class AtomicFile:
                 write_atomic(self._target, text, self._mode)
         except OSError as error:
             raise self._refusal(error) from error
-
-    def _check_writable(self) -> None:
-        if self._target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if self._in_place:
-            return
-        parent = self._target.parent
-        if not stat.S_ISDIR(parent.stat().st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, f"no permission to create files in {parent}")
 
     def _refusal(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
@@ -88,12 +83,8 @@ def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
             os.unlink(name)
         raise
     with suppress(OSError):  # the directory may be writable but not readable; the file is complete
-        _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

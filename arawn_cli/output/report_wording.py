@@ -22,15 +22,23 @@ UNKNOWN_CLEANUP = "The next cleanup is unknown."
 DUE_NOW = "due now"
 
 _KEPT = {
+    Reason.ACTIVE: "used recently",
+    Reason.RECENT_FILES: "used recently",
     Reason.PROTECTED: "protected",
-    Reason.ATTACHED: "in a workstream",
+    Reason.ATTACHED: "attached to a workstream",
     Reason.IN_USE: "in use",
     Reason.LOCKED: "in use",
     Reason.MOUNT_INSIDE: "mount inside",
+    Reason.NOT_A_DIRECTORY: "not a directory",
+    Reason.FOREIGN_NAME: "not a session",
     Reason.ACTIVITY_UNKNOWN: "last use unknown",
     Reason.FUTURE_TIMESTAMP: "dated in the future",
+    Reason.CANNOT_MOVE: "cannot be moved",
+    Reason.CHANGED_SINCE_PLAN: "changed meanwhile",
     Reason.REMOVAL_LIMIT: "over the removal limit",
+    Reason.IO_ERROR: "cannot be read",
 }
+"""The words for every reason that keeps a session."""
 
 
 def summary(report: Report) -> str:
@@ -148,7 +156,7 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
     if not cleanup.removed:
-        return f"A cleanup now would remove nothing: no session is unused for {count(report.older_than_days, 'day')}."
+        return f"A cleanup now would remove nothing: no session that is unused for {count(report.older_than_days, 'day')} may be removed."
     return f"A cleanup now would remove {count(len(cleanup.removed), 'session')} and free {size(cleanup.freed)}."
 
 
@@ -156,7 +164,7 @@ def due(session: SessionReport) -> str:
     """Return when a cleanup may remove a session, or why it keeps it."""
     if session.reason is Reason.EXPIRED:
         return DUE_NOW
-    return f"from {day(session.due)}" if session.due is not None else _KEPT.get(session.reason, str(session.reason))
+    return f"from {day(session.due)}" if session.due is not None else _KEPT[session.reason]
 
 
 def not_shown(cleanup: NextCleanup) -> int:

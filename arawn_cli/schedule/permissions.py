@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import arawn_cli
-from arawn_cli.arawn.layout import MAIN, MESSAGES, SCRATCH, V0, WORKSTREAMS
+from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, Settings
 
 _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
@@ -46,7 +46,7 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
     # The sessions of both generations: only those that exist are tested.
     for directory in (workstreams, workstreams.joinpath(*MAIN.sessions), workstreams.joinpath(*V0.sessions)):
         tests += [(test, directory) for test in _MODES]
-    tests.append(("-r", workstreams / SCRATCH / MESSAGES))
+    tests += [("-r", path) for path in sorted(workstreams.glob(f"*/{MESSAGES}"))]
     # systemd reads the token of system services as root.
     if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER):
         tests.append(("-r", settings.token_file))

@@ -137,6 +137,18 @@ def test_what_cannot_be_read_fails(tree: SampleTree) -> None:
     assert found["messages"].status is Status.FAIL
 
 
+def test_unreadable_messages_of_any_workstream_fail(tree: SampleTree) -> None:
+    assert findings(tree)["messages"].detail.endswith("has none yet")
+    tree.workstream("blog", "My blog", {})
+    tree.turn(None, tree.ago(1), workstream="blog")
+    assert findings(tree)["messages"].detail == "those of all workstreams are readable"
+    (tree.workstreams / "blog" / "messages.jsonl").unlink()
+    (tree.workstreams / "blog" / "messages.jsonl.1").touch()
+    found = findings(tree)["messages"]
+    assert (found.status, found.fix) == (Status.FAIL, f"namei -l {tree.workstreams}/blog/messages.jsonl")
+    assert "every session is kept" in found.detail
+
+
 def test_another_run_and_an_overdue_trash_warn(tree: SampleTree) -> None:
     trash = tree.workstreams / "scratch" / ".trash"
     trash.mkdir()

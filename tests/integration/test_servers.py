@@ -52,6 +52,26 @@ def test_the_sessions_of_a_server_are_decided_by_all_evidence(run: RunCommand, t
     assert {path for path in changed if not path.endswith("-shm")} == set()
 
 
+@pytest.mark.parametrize("name", [*V0, *MAIN])
+def test_doctor_reads_database_and_messages(run: RunCommand, tmp_path: Path, name: str) -> None:
+    server = extract(name, tmp_path / "home")
+    checks = {event["check"]: event for event in run("doctor", "--base-path", server.root, HOME=str(server.home)).of_type("doctor_check")}
+    assert {check: checks[check]["status"] for check in ("root", "database", "messages")} == dict.fromkeys(
+        ("root", "database", "messages"), "ok"
+    )
+
+
+def test_doctor_reports_messages_that_are_no_file(run: RunCommand, tmp_path: Path) -> None:
+    """The tree of a server, with a directory in place of one session's messages."""
+    server = extract("main-stopped", tmp_path / "home")
+    messages = server.scratch / MAIN_SESSIONS["A"] / "messages.jsonl"
+    messages.unlink()
+    messages.mkdir()
+    checks = {event["check"]: event for event in run("doctor", HOME=str(server.home)).of_type("doctor_check")}
+    assert checks["messages"]["status"] == "fail"
+    assert MAIN_SESSIONS["A"] in str(checks["messages"]["detail"])
+
+
 def test_a_turn_in_the_messages_of_another_workstream_keeps_a_scratch_session(run: RunCommand, tmp_path: Path) -> None:
     """The tree of a server, with one more line: no server wrote a turn of F into Thesis."""
     server = extract("v0-stopped", tmp_path / "home")

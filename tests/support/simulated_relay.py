@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.config import schema
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, DeliverySettings, RetryClient, Timing
+from arawn_cli.delivery.sending import Delivery, RetryClient, Timing
 from arawn_cli.events import DiskPressure, Level, Unit
 from arawn_cli.state import State
 
@@ -87,7 +88,7 @@ def ids(*numbers: int) -> list[str]:
 
 def delivery(directory: Path, relay: Relay, *, limit: int = 100, deadline: float = 30, target: str = "") -> Delivery:
     outbox = Outbox(State(directory, lambda: 0), limit, target)
-    settings = DeliverySettings(("disk_pressure",), 5, deadline)
+    settings = schema.Relay(deadline_secs=deadline)
     return Delivery(outbox, settings, lambda: relay, lambda: relay.clock.stopping, relay.clock.timing())
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.config import relay_url
+from arawn_cli.config.schema import Relay
 from arawn_cli.delivery.http import HttpClient
 from arawn_cli.delivery.message import Delivered
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.delivery.sending import Delivery, DeliverySettings, DeliveryStats
+from arawn_cli.delivery.sending import Delivery, DeliveryStats
 from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.events import to_json
 from arawn_cli.state import State
@@ -37,7 +38,7 @@ class Runs:
         address = relay_url.parse(url)
         relay = WebSocketClient(address, None, None, "") if address.is_websocket else HttpClient(address, TOKEN, None, time.time)
         state = State(self.directory, time.time_ns)
-        settings = DeliverySettings(("disk_pressure",), timeout, deadline)
+        settings = Relay(timeout_secs=timeout, deadline_secs=deadline)
         delivery = Delivery(Outbox(state, 1000), settings, lambda: relay, lambda: False)
         for _ in range(count):
             event = replace(pressure(len(self.raised)), workstream_name="x" * padding)

@@ -13,7 +13,7 @@ from rich.console import Console
 from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.diskcheck.history import equal_steps, trend_of, usage_at
 from arawn_cli.diskcheck.levels import TOTAL
-from arawn_cli.events import Level
+from arawn_cli.events import Level, Reason
 from arawn_cli.output import report_html, report_wording
 from arawn_cli.output.report_data import Report
 from arawn_cli.output.report_html import page
@@ -162,3 +162,7 @@ def test_the_chart_holds_the_limit_and_everything_used() -> None:
         assert all(0 <= x <= 1000 and 0 <= y <= 240 for x, y in places)
         assert any(tick.value == 200 * MB for tick in chart.limits)
         assert len(chart.amounts) <= 6
+
+
+def test_every_reason_that_keeps_a_session_has_words() -> None:
+    assert set(report_wording._KEPT) == set(Reason) - {Reason.EXPIRED}
