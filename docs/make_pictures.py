@@ -23,9 +23,10 @@ from rich.terminal_theme import MONOKAI
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cli.demo import SampleTree, build
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.diskcheck import job, measuring
-from arawn_cli.events import Event, Filesystem
-from arawn_cli.output.report_data import DirectoryReport, Report, gather
+from arawn_cli.diskcheck import job, levels, measuring
+from arawn_cli.diskcheck.levels import ScopeUsage
+from arawn_cli.events import Event, Filesystem, Level
+from arawn_cli.output.report_data import DirectoryReport, Report, ScopeReport, gather
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from arawn_cli.output.tables import Tables
@@ -138,7 +139,9 @@ def _report(folder: Path) -> Report:
     with patch.object(measuring, "filesystem_of", lambda _path: _filesystem(0)):
         report = gather(settings, context(NOW, [], settings.state_directory), DAYS)
     own_files = DirectoryReport("/srv/arawn", OWN_FILES, sum(size for _, size in OWN_FILES), complete=True)
-    return replace(report, host="studio", root="/srv/arawn", own_files=own_files, backups=None)
+    own_usage = ScopeUsage(levels.OWN_FILES, "Arawn's own files", own_files.size, 0, 0, complete=True)
+    own_scope = ScopeReport(own_usage, Level.OK, (), None, None, None)
+    return replace(report, host="studio", root="/srv/arawn", own_scope=own_scope, own_files=own_files, backups=None)
 
 
 def _filesystem(days_ago: float) -> Filesystem:

@@ -19,7 +19,7 @@ from arawn_cli.diskcheck import alerts
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
 from arawn_cli.diskcheck.history import CheckHistory, equal_steps, load_history, trend_of, usage_at
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
@@ -71,6 +71,11 @@ class ScopeReport:
     def percent(self) -> int:
         """Usage as a whole percentage of the limit, rounded down."""
         return self.usage.usage * 100 // self.usage.limit if self.usage.limit else 0
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether it has a limit that is known."""
+        return self.level is not Level.UNKNOWN and self.usage.limit > 0
 
     def curve(self, hours: int, steps: int) -> list[float | None]:
         """Return the usage at equal steps of the last `hours`, from 0 (least) to 1 (largest).
@@ -178,7 +183,8 @@ class Report:
         space, inodes: None if the filesystem does not count them.
         sessions: every scratch session, in no order.
         orphans: directories that no cleanup covers, the largest first.
-        own_files: Arawn's own files, or None if their directory is not known.
+        own_scope: usage and level of Arawn's own files, or None if their directory is not known.
+        own_files: their entries, or None.
         backups: Arawn's backups, or None if there are none that can be read.
         cleanup: None if nothing is known about the next cleanup.
         transitions: changes of level in the period, newest first.
@@ -200,6 +206,7 @@ class Report:
     foreign: int
     sessions: tuple[SessionReport, ...]
     orphans: tuple[Orphan, ...]
+    own_scope: ScopeReport | None
     own_files: DirectoryReport | None
     backups: DirectoryReport | None
     cleanup: NextCleanup | None
@@ -273,6 +280,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
         sessions=tuple(sessions),
         orphans=_orphans(config, root.layout, measured, decisions or ()),
+        own_scope=scopes.get(OWN_FILES),
         own_files=_directory(config, measured.own_files),
         backups=_directory(config, backups),
         cleanup=cleanup,

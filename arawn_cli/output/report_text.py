@@ -104,7 +104,7 @@ def _usage_table(report: Report, width: int) -> Table:
         yield Text(label)
         yield Text(words.used(scope), style=style)
         yield words.limit(scope)
-        yield "" if scope.level is Level.UNKNOWN else usage_bar(scope.percent, style, bar_width)
+        yield usage_bar(scope.percent, style, bar_width) if scope.has_limit else ""
         yield Text(words.share(scope), style=style)
         if report.has_history:
             yield Sparkline(scope.curve(report.days * 24, trend_width))
@@ -116,7 +116,13 @@ def _usage_table(report: Report, width: int) -> Table:
 
     for workstream in report.workstreams:
         table.add_row(*cells(escape(workstream.scope.usage.name), workstream.scope))
-    for label, scope in (("all workstreams", report.total), ("filesystem", report.space), ("inodes", report.inodes)):
+    others = (
+        ("all workstreams", report.total),
+        ("Arawn's own files", report.own_scope),
+        ("filesystem", report.space),
+        ("inodes", report.inodes),
+    )
+    for label, scope in others:
         if scope:
             table.add_row(*cells(label, scope))
     return table

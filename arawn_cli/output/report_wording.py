@@ -43,8 +43,10 @@ _KEPT = {
 
 def summary(report: Report) -> str:
     """Return the total in one sentence."""
-    total = report.total
-    return f"{used(total)} of {limit(total)} in {count(len(report.workstreams), 'workstream')}, {total.percent}% of the limit."
+    total, workstreams = report.total, count(len(report.workstreams), "workstream")
+    if not total.has_limit:
+        return f"{used(total)} in {workstreams}, {limit(total)}."
+    return f"{used(total)} of {limit(total)} in {workstreams}, {total.percent}% of the limit."
 
 
 def verdict(report: Report) -> str:
@@ -85,12 +87,12 @@ def limit(scope: ScopeReport) -> str:
 
 
 def share(scope: ScopeReport) -> str:
-    """Return the usage in percent of the limit, or nothing if the limit is unknown."""
-    return "" if scope.level is Level.UNKNOWN else f"{scope.percent}%"
+    """Return the usage in percent of the limit, or nothing without a known limit."""
+    return f"{scope.percent}%" if scope.has_limit else ""
 
 
 def share_of_limit(scope: ScopeReport) -> str:
-    """Return the usage in percent of the limit, and the limit."""
+    """Return the usage in percent of the limit, and the limit, or that there is none."""
     return f"{share(scope)} of {limit(scope)}" if share(scope) else forecast(scope)
 
 
@@ -107,6 +109,8 @@ def forecast(scope: ScopeReport) -> str:
     """Return when the next limit is reached at the pace of the last week, or why not."""
     if scope.level is Level.UNKNOWN:
         return "limit unknown"
+    if not scope.has_limit:
+        return "no limit"
     if scope.next_limit is None:
         return "above both limits"
     if scope.forecast_days is not None:

@@ -164,9 +164,11 @@ def test_without_a_database_no_workstream_counts_as_deleted(run: RunCommand, ser
 
 
 @pytest.mark.parametrize(
-    ("server", "expected"), [("v0-fresh", []), ("main-fresh", []), ("v0-stock", ["Old stuff | 0 bytes | archived"])], indirect=["server"]
+    ("server", "expected"),
+    [("v0-fresh", []), ("main-fresh", []), *((name, ["Old stuff | 0 bytes | archived"]) for name in ("v0-live", "v0-stock"))],
+    indirect=["server"],
 )
-def test_a_report_on_a_tree_without_sessions(run: RunCommand, server: Server, expected: list[str]) -> None:
+def test_a_report_on_a_tree_without_a_promoted_session(run: RunCommand, server: Server, expected: list[str]) -> None:
     assert [line.partition(" | ")[2] for line in not_covered(run, server)] == expected
 
 
@@ -181,6 +183,8 @@ def test_own_files_and_backups_are_listed(run: RunCommand, server: Server) -> No
     write(server.home / ".arawn-backups" / "monday.tar", 2_000)
     (server.home / ".arawn-backups" / "link").symlink_to(server.root / "data")
     text = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200").stdout
+    assert re.search(r"^Arawn's own files +4\.0 MB +no limit +no limit", text, re.MULTILINE)
+    text = text.partition("Not covered")[2]
     own, _, backups = text.partition("Arawn's own files")[2].partition("Arawn's backups")
     entries = [tuple(line.split(maxsplit=1)) for line in own.splitlines()[2:] if line.strip()]
     assert entries[0] == ("data/", "3.0 MB")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from arawn_cli.diskcheck.alerts import Transition
 from arawn_cli.diskcheck.forecast import Sample
-from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage
+from arawn_cli.diskcheck.levels import FILESYSTEM, OWN_FILES, TOTAL, ScopeUsage
 from arawn_cli.events import Filesystem, Level, Reason, Unit
 from arawn_cli.output.report_data import (
     DirectoryReport,
@@ -31,13 +31,13 @@ HOSTILE = "<script>alert(1)</script>'\"&[red]\x1b[2J\n\udcff\u202e{{ 7 * 7 }}"
 
 
 def scope_report(scope: str, name: str, usage: int, limit: int, trend: tuple[Sample, ...] = (), days: int | None = None) -> ScopeReport:
-    level = Level.CRITICAL if usage > 2 * limit else Level.WARNING if usage > limit else Level.OK
+    level = Level.OK if not limit else Level.CRITICAL if usage > 2 * limit else Level.WARNING if usage > limit else Level.OK
     return ScopeReport(
         usage=ScopeUsage(scope, name, usage, limit, 2 * limit, complete=True),
         level=level,
         trend=(*trend, (HOUR, usage)),
         growth=float(MB) if trend else None,
-        next_limit={Level.OK: limit, Level.WARNING: 2 * limit}.get(level),
+        next_limit={Level.OK: limit or None, Level.WARNING: 2 * limit}.get(level),
         forecast_days=days,
     )
 
@@ -78,6 +78,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         foreign=0,
         sessions=(old, new),
         orphans=(Orphan(OrphanKind.ARCHIVED, f"workstreams/{name}", name, 4 * MB, complete=True),),
+        own_scope=scope_report(OWN_FILES, "Arawn's own files", 7 * MB, 0),
         own_files=DirectoryReport(f"/srv/{name}", (("models/", 6 * MB), ("arawn.db", MB)), 7 * MB, complete=False),
         backups=None,
         cleanup=NextCleanup((old,), 3 * MB, (new,), over_removal_limit=False),

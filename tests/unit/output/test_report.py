@@ -73,6 +73,16 @@ def test_a_forecast_says_why_it_names_no_day() -> None:
     assert report_wording.forecast_day(replace(calm, forecast_days=3), NOW) == "2026-03-21"
 
 
+@pytest.mark.parametrize("form", [text, lambda shown: Elements(page(shown)).text])
+def test_a_scope_without_a_limit_has_no_share_and_no_forecast(form: Callable[[Report], str]) -> None:
+    unlimited = scope_report(TOTAL, "all workstreams", 138 * MB, 0, grown(138 * MB))
+    shown = replace(report(), total=unlimited, workstreams=(), space=None)
+    said = " ".join(form(shown).split())
+    assert "138.0 MB in 0 workstreams, no limit." in said
+    for piece in ("% of", "of no limit", "both limits", "in 62 d"):
+        assert piece not in said.partition("Next cleanup")[0]
+
+
 def test_a_terminal_without_block_characters_gets_others() -> None:
     console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=120)
     with console.capture() as capture:
