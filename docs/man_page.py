@@ -17,6 +17,7 @@ _ROOTS = "maintenance.roots."
 ENVIRONMENT = {
     "ARAWN_CONFIG": "configuration file, unless --config names one",
     "ARAWN_CONFIG_DIR": "folder of config.toml, unless a file is named",
+    "ARAWN_DATA_DIR": "data directory of Arawn's main branch, with its arawn.toml",
     "ARAWN_BASE_PATH": "Arawn's root, unless --base-path or --root names one",
     "ARAWN_RELAY_TOKEN": "token for the relay, unless there is a credential relay-token",
     "ARAWN_CLOACINA_URL": "Cloacina's database, unless --database or a credential cloacina-url names one",
@@ -26,6 +27,7 @@ ENVIRONMENT = {
 
 FILES = {
     "~/.config/arawn/config.toml": "configuration of the account",
+    "~/.arawn/arawn.toml": "the same, of Arawn's main branch",
     "/etc/arawn/config.toml": "configuration of the machine, for accounts without their own",
     "~/.local/state/arawn-cli/state.db": "levels, history and events that are queued for the relay",
     "/var/lib/arawn-cli/state.db": "the same for system timers",
