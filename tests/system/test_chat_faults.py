@@ -1,0 +1,261 @@
+"""Kill a removal that keeps chats, or let it fail, at each system call; write to chats meanwhile.
+
+What must hold is checked by code that shares nothing with the package but the builders of the trees.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COMMAND, needs_strace, snapshot
+from tests.support.main_tree import MainTree, session_id
+from tests.support.tree import SampleTree, set_age, write
+
+CALLS = ("mkdirat", "linkat", "renameat", "renameat2", "fchmod", "unlinkat", "openat", "newfstatat", "getdents64", "flistxattr")
+SESSIONS = {"main": tuple(session_id(number) for number in (1, 2)), "v0": ("due-1", "due-2")}
+FILES = {"a": 10, "b/c/d": 20, "b/e": 5}
+
+
+class Field:
+    """A tree of either generation with two due sessions and a configuration that keeps chats and has a trash."""
+
+    def __init__(self, folder: Path, generation: str) -> None:
+        self.generation = generation
+        folder.mkdir()
+        self.tree: MainTree | SampleTree = (MainTree if generation == "main" else SampleTree)(folder / "arawn", time.time_ns())
+        self.configuration = folder / "maintenance.toml"
+        self.configuration.write_text("[maintenance.cleanup]\nkeep_chats = true\ntrash_days = 3\n")
+        self.names = SESSIONS[generation]
+        for name in self.names:
+            self.tree.session(name, files=FILES, age_days=30)
+        self.messages = {name: self.chat(name).read_bytes() for name in self.names if self.chat(name).is_file()}
+        self.trash = self.tree.workstreams / "scratch" / ".trash"
+        self.canary = folder / "canary"
+        write(self.canary / "precious", 10)
+        self.untouched = snapshot(self.canary)
+
+    def chat(self, name: str) -> Path:
+        return self.tree.sessions / name / ("messages.jsonl" if self.generation == "main" else "work")
+
+    def files_in(self, session: Path) -> set[str]:
+        top = session if self.generation == "main" else session / "work"
+        return {name for name in FILES if (top / name).is_file()}
+
+    def entries(self, name: str) -> list[Path]:
+        """Return its entries in the trash, which is beside the sessions if there was no space for a directory."""
+        return [*self.trash.glob(f"*{name}.*"), *self.tree.sessions.glob(f".trash.*{name}.*")]
+
+    def check(self) -> None:
+        """Each chat has what it needs, and the files of each session are all in place or all in the trash."""
+        assert snapshot(self.canary) == self.untouched
+        for name in self.names:
+            assert self.chat(name).exists()
+            if name in self.messages:
+                assert self.chat(name).read_bytes() == self.messages[name]
+            holders = [place for place in (self.tree.sessions / name, *self.entries(name)) if self.files_in(place)]
+            assert [self.files_in(place) for place in holders] == [set(FILES)], holders
+
+    def run(self, environment: dict[str, str], *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        order = [*prefix, str(COMMAND), *arguments, "--config", str(self.configuration), "--base-path", str(self.tree.root)]
+        return subprocess.run(order, capture_output=True, text=True, env=environment, check=False, timeout=60)
+
+
+def injecting(call: str, fault: str, occurrence: int, log: Path) -> tuple[str, ...]:
+    return ("strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={occurrence}")
+
+
+def calls_before(field: Field, environment: dict[str, str], call: str, trace: Path, *arguments: str) -> int:
+    """Count the calls of the main thread before the first that names the tree."""
+    field.run(environment, *arguments, prefix=("strace", "-f", "-y", "-qq", "-o", str(trace), "-e", f"trace={call}"))
+    lines = trace.read_text().splitlines()
+    main = lines[0].split()[0] if lines else ""
+    own = [line for line in lines if line.split()[0] == main and f" {call}(" in line]
+    return next((number for number, line in enumerate(own) if str(field.tree.workstreams) in line), 0)
+
+
+OCCURRENCES = [pytest.param(4, marks=pytest.mark.slow, id="first"), pytest.param(1000, marks=pytest.mark.long, id="every")]
+
+
+@needs_strace
+@pytest.mark.parametrize("occurrences", OCCURRENCES)
+@pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", "error=ENOSPC"])
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("generation", ["main", "v0"])
+def test_a_kill_at_any_call_of_an_exchange_leaves_the_chat_what_it_needs(
+    environment: dict[str, str], tmp_path: Path, generation: str, call: str, fault: str, occurrences: int
+) -> None:
+    environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
+    base = calls_before(Field(tmp_path / "reference", generation), environment, call, tmp_path / "trace", "scratch-cleanup")
+    for when in range(base + 1, base + occurrences + 1):
+        field = Field(tmp_path / f"{when}", generation)
+        log = tmp_path / f"{when}.log"
+        done = field.run(environment, "scratch-cleanup", prefix=injecting(call, fault, when, log))
+        field.check()
+        assert "Traceback" not in done.stderr
+        if not re.search(r"\(INJECTED\)|killed by SIGKILL", log.read_text()):
+            break
+        again = field.run(environment, "scratch-cleanup")
+        assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (when, again.stderr)
+        for name in field.names:
+            if os.listdir(field.tree.sessions / name) != [field.chat(name).name]:
+                # Putting it back counts as a use of files, whose times stay; a third run removes it.
+                assert field.run(environment, "scratch-cleanup").returncode == 0
+        field.check()
+        for name in field.names:
+            assert os.listdir(field.tree.sessions / name) == [field.chat(name).name], when
+            (entry,) = field.entries(name)
+            assert field.files_in(entry) == set(FILES)
+        finished = field.run(environment, "scratch-cleanup")
+        assert '"sessions_checked":0,"sessions_cleaned":0' in finished.stdout
+
+
+@needs_strace
+@pytest.mark.parametrize("occurrences", OCCURRENCES)
+@pytest.mark.parametrize("call", ["renameat", "renameat2", "linkat", "unlinkat", "newfstatat", "openat", "fchmod", "getdents64"])
+@pytest.mark.parametrize("generation", ["main", "v0"])
+def test_a_killed_restore_loses_nothing_and_is_completed_by_the_next_run(
+    environment: dict[str, str], tmp_path: Path, generation: str, call: str, occurrences: int
+) -> None:
+    environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
+
+    def removed(folder: Path) -> tuple[Field, str, dict[str, bytes]]:
+        field = Field(folder, generation)
+        assert field.run(environment, "scratch-cleanup").returncode == 0
+        name = field.names[0]
+        top = field.tree.sessions / name if generation == "main" else field.chat(name)
+        write(top / "new", 7)
+        write(top / "b" / "later", 7)
+        if generation == "main":
+            replacement = field.chat(name).with_suffix(".tmp")
+            replacement.write_bytes(field.chat(name).read_bytes() + b"edited\n")
+            replacement.rename(field.chat(name))
+            field.messages[name] += b"edited\n"
+        set_age(field.tree.sessions / name, field.tree.ago(29))
+        return field, name, {"new": (top / "new").read_bytes(), "b/later": (top / "b/later").read_bytes()}
+
+    field, name, _ = removed(tmp_path / "reference")
+    base = calls_before(field, environment, call, tmp_path / "trace", "trash", "restore", name)
+    for when in range(base + 1, base + occurrences + 1):
+        field, name, written = removed(tmp_path / f"{when}")
+        log = tmp_path / f"{when}.log"
+        field.run(environment, "trash", "restore", name, prefix=injecting(call, "signal=KILL", when, log))
+        field.check()
+        if "killed by SIGKILL" not in log.read_text():
+            break
+        field.configuration.write_text(field.configuration.read_text() + f'protect = ["{name}"]\n')
+        again = field.run(environment, "scratch-cleanup")
+        assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (when, again.stderr)
+        field.check()
+        if field.entries(name):
+            assert field.run(environment, "trash", "restore", name).returncode == 0
+        field.check()
+        top = field.tree.sessions / name if generation == "main" else field.chat(name)
+        assert field.files_in(field.tree.sessions / name) == set(FILES)
+        assert {path: (top / path).read_bytes() for path in written} == written
+        assert not field.entries(name)
+
+
+PROGRAM = """
+import os, random, sys, time
+scratch, thesis, session, log = sys.argv[1:]
+path = f"{scratch}/{session}/messages.jsonl"
+random.seed(os.getpid())
+number = 0
+print("ready", flush=True)
+while True:
+    time.sleep(random.random() * float(os.environ["PAUSE"]))
+    line = f"line {number}\\n"
+    try:
+        if (what := random.choice(os.environ["KINDS"].split())) == "append":
+            file = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.write(file, line.encode())
+            os.close(file)
+        elif what == "replace":
+            with open(path) as old:
+                text = old.read()
+            with open(f"{path}.tmp", "w") as new:
+                new.write(text + line)
+            os.rename(f"{path}.tmp", path)
+        else:
+            os.makedirs(f"{thesis}/{session}", exist_ok=True)
+            os.rename(path, f"{thesis}/{session}/messages.jsonl")
+            path = f"{thesis}/{session}/messages.jsonl"
+            continue
+    except FileNotFoundError:
+        continue  # its temporary file was moved away with the old directory: Arawn reports that and tries again
+    with open(log, "a") as written:
+        written.write(line)
+    number += 1
+    old_time = time.time() - 30 * 86400
+    for used in (path, os.path.dirname(path)):
+        try:
+            os.utime(used, (old_time, old_time))
+        except FileNotFoundError:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kinds", ["append", "append replace", "append append append append append move", "append append replace replace move"]
+)
+@pytest.mark.parametrize("pause", ["0", "0.002"])
+def test_a_program_that_writes_to_a_chat_while_cleanup_runs_in_a_loop_loses_no_line(
+    environment: dict[str, str], tmp_path: Path, kinds: str, pause: str
+) -> None:
+    """Its files keep their old times, so that the session stays due; only the comparison of files can see it."""
+    field = Field(tmp_path / "field", "main")
+    name, log = field.names[0], tmp_path / "written"
+    thesis = field.tree.workstreams / "thesis"
+    order = [sys.executable, "-c", PROGRAM, str(field.tree.sessions), str(thesis), name, str(log)]
+    with subprocess.Popen(order, env={**os.environ, "KINDS": kinds, "PAUSE": pause}, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        try:
+            for attempt in range(12):
+                assert field.run(environment, "scratch-cleanup").returncode in (0, 1)
+                if field.files_in(field.tree.sessions / name) != set(FILES):
+                    assert field.run(environment, "trash", "restore", name).returncode == 0, attempt
+                    set_age(field.tree.sessions / name, field.tree.ago(30)) if field.chat(name).exists() else None
+                assert field.files_in(field.tree.sessions / name) == set(FILES)
+        finally:
+            program.kill()
+    chat = thesis / name / "messages.jsonl"
+    found = (chat if chat.exists() else field.chat(name)).read_text().splitlines()
+    lines = log.read_text().splitlines() if log.exists() else []
+    assert not [line for line in lines if line not in set(found)]
+    assert len(found) == len(set(found))
+
+
+def without_exchange(field: Field, environment: dict[str, str], prefix: tuple[str, ...]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in field.tree.workstreams.rglob("*") if path.is_file()}
+    for arguments in (("scratch-cleanup", "--dry-run"), ("scratch-cleanup",)):
+        done = field.run(environment, *arguments, prefix=prefix)
+        assert done.returncode == 1
+        assert done.stderr.count("keep_chats = false") == 1, done.stderr
+        assert '"sessions_cleaned":0' in done.stdout
+        assert '"sessions_kept":{"cannot_move":2}' in done.stdout
+        assert {path: path.stat().st_mtime_ns for path in field.tree.workstreams.rglob("*") if path.is_file()} == before
+        assert not field.trash.exists()
+    doctor = field.run(environment, "doctor", prefix=prefix)
+    assert doctor.returncode == 1
+    assert re.search('"check":"chats","status":"fail"', doctor.stdout), doctor.stdout
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", ["main", "v0"])
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS"])
+def test_a_filesystem_that_refuses_to_exchange_keeps_every_session(
+    environment: dict[str, str], tmp_path: Path, generation: str, error: str
+) -> None:
+    environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
+    prefix = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", f"inject=renameat2:error={error}")
+    without_exchange(Field(tmp_path / "field", generation), environment, prefix)
