@@ -167,7 +167,7 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
         OSError: that failed; nothing is left.
     """
     building = deleting_name(pending)
-    os.mkdir(building, 0o700, dir_fd=trash)
+    _make_directory(building, trash, session)
     try:
         with opened_directory(trash, building) as target:
             messages = None
@@ -177,9 +177,10 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
                 if not stat.S_ISREG(messages.st_mode):
                     raise OSError(errno.EINVAL, f"{needs.name} is not a regular file")
             else:
-                os.mkdir(needs.name, 0o700, dir_fd=target)
-                with opened_directory(session, needs.name) as old, opened_directory(target, needs.name) as new:
-                    copy_attributes(old, new)
+                with opened_directory(session, needs.name) as old:
+                    _make_directory(needs.name, target, old)
+                    with opened_directory(target, needs.name) as new:
+                        copy_attributes(old, new)
             copy_attributes(session, target)
             name = exchanged_name(pending, _exchanged(os.fstat(target).st_ino, messages))
         os.rename(building, name, src_dir_fd=trash, dst_dir_fd=trash)
@@ -187,6 +188,18 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
         discard(trash, building, needs)
         raise
     return name
+
+
+def _make_directory(name: str, parent: int, like: int) -> None:
+    """Make a directory with the permissions of another, and write access for its owner.
+
+    It inherits S_ISGID; with `RestrictSUIDSGID=` of systemd no later chmod could set that.
+    """
+    umask = os.umask(0)
+    try:
+        os.mkdir(name, os.fstat(like).st_mode & 0o777 | stat.S_IRWXU, dir_fd=parent)
+    finally:
+        os.umask(umask)
 
 
 def discard(trash: int, name: str, needs: ChatNeeds) -> None:
@@ -330,8 +343,9 @@ class Places:
         """Move what is in the directory in the trash to the one in place, and remove it."""
         skip = self.needs.name if self.needs.is_file else None
         with opened_directory(self.trash, self.entry) as source, opened_directory(self.sessions, self.session) as target:
-            if os.fstat(source).st_uid == os.geteuid():
-                os.fchmod(source, stat.S_IMODE(os.fstat(source).st_mode) | stat.S_IRWXU)
+            status = os.fstat(source)
+            if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.fchmod(source, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
             if skip is not None:
                 self._complete_messages(source, target)
             _move_all(source, target, skip, "")

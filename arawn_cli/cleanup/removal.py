@@ -266,7 +266,8 @@ class SessionRemover:
                 if identity_at(name, trash.descriptor)[1] == places.record.directory:
                     discard(trash.descriptor, name, needs)
             if error.errno in CANNOT_EXCHANGE:
-                self._cannot_exchange = error
+                if error.errno != errno.EXDEV:  # overlayfs cannot move directories of a lower layer, but others
+                    self._cannot_exchange = error
                 return self._not_exchanged(candidate, error)
             if error.errno == errno.EBUSY:
                 return _kept(session, Reason.MOUNT_INSIDE)

@@ -106,7 +106,8 @@ def copy_attributes(source: int, target: int) -> None:
     present = os.fstat(target)
     if (present.st_uid, present.st_gid) != (wanted.st_uid, wanted.st_gid):
         os.fchown(target, wanted.st_uid, wanted.st_gid)
-    os.fchmod(target, stat.S_IMODE(wanted.st_mode))
+    if os.fstat(target).st_mode != wanted.st_mode:
+        os.fchmod(target, stat.S_IMODE(wanted.st_mode))
     attributes = _attributes(source)
     inherited = _attributes(target)
     for name in inherited.keys() - attributes.keys():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMMAND, needs_strace, snapshot
+from tests.conftest import COMMAND, needs_namespaces, needs_strace, snapshot
 from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, set_age, write
 
@@ -259,3 +259,26 @@ def test_a_filesystem_that_refuses_to_exchange_keeps_every_session(
     environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
     prefix = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", f"inject=renameat2:error={error}")
     without_exchange(Field(tmp_path / "field", generation), environment, prefix)
+
+
+@needs_namespaces
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", ["main", "v0"])
+def test_overlayfs_cannot_exchange_directories_of_a_lower_layer_and_keeps_them(
+    environment: dict[str, str], tmp_path: Path, generation: str
+) -> None:
+    field = Field(tmp_path / "field", generation)
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={field.tree.root},upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir=off"
+    script = (
+        f'mount -t overlay overlay -o {options} {field.tree.root} || exit 99; "$@"; code=$?; ls -A {field.tree.sessions}/* >&2; exit $code'
+    )
+    done = field.run(environment, "scratch-cleanup", prefix=("unshare", "--mount", "sh", "-c", script, "sh"))
+    if done.returncode == 99:
+        pytest.skip("needs a filesystem that can be the upper layer of an overlay")
+    assert done.returncode == 1
+    assert done.stderr.count("keep_chats = false") == 1
+    assert '"sessions_kept":{"cannot_move":2}' in done.stdout
+    assert done.stderr.count("messages.jsonl" if generation == "main" else "work") >= len(field.names)
+    field.check()

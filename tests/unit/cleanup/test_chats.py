@@ -170,6 +170,27 @@ def test_the_new_directories_have_the_attributes_of_the_old_ones(tree: SampleTre
     assert os.getxattr(session / "work", "user.comment") == str(0o770).encode()
 
 
+def test_an_inherited_group_bit_needs_no_chmod(tree: SampleTree, keep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With RestrictSUIDSGID= of systemd, chmod cannot set S_ISGID."""
+    (tree.sessions.parent).chmod(0o2755)
+    session = tree.session("s", files={"a": 10}, age_days=30)
+    session.chmod(0o2755)
+    (session / "work").chmod(0o2755)
+
+    def restricted(descriptor: int, mode: int) -> None:
+        if mode & 0o6000:
+            raise PermissionError(1, "Operation not permitted")
+        os.chmod(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", restricted)
+    previous = os.umask(0o77)
+    try:
+        assert cleaned(tree, config=keep)[0].sessions_cleaned == 1
+    finally:
+        os.umask(previous)
+    assert [oct(path.stat().st_mode & 0o7777) for path in (session, session / "work")] == ["0o2755"] * 2
+
+
 # ---- Arawn writes while a session is exchanged
 
 
