@@ -347,6 +347,10 @@ class ScratchCleanup(Event):
             "(Arawn 0.0), or it is `deleted` with its history (Arawn's main branch)"
         )
     )
+    no_sessions: str | None = field(
+        metadata=doc("why there is no directory of scratch sessions (a new server, or an Arawn 0.0 that creates none), else null"),
+        default=None,
+    )
     cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))
     sessions_kept: dict[str, int] = field(metadata=doc("number of kept sessions, by reason"))
     failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed"))

@@ -75,8 +75,8 @@ def reason_for_no_sessions(root: Root) -> str:
         OSError: the workstreams cannot be listed.
     """
     if entries(root.workstreams):
-        return f"this {root.layout.generation} has created no directories for scratch sessions"
-    return f"this {root.layout.generation} is new, and has no workstreams yet"
+        return f"This {root.layout.generation} has created no directories for scratch sessions"
+    return f"This {root.layout.generation} is new, and has no workstreams yet"
 
 
 def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:

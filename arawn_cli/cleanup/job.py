@@ -101,6 +101,7 @@ class _Cleanup:
         self._threads = threads_for(config.maintenance.threads)
         self._approved = None if config.apply is None else read_plan(config.apply, root.path)
         self._plan_output = None if config.plan_out is None else plan_output(config.plan_out)
+        self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
         self._failures: list[FailureReport] = []
@@ -115,7 +116,8 @@ class _Cleanup:
         # Undo what an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
         if descriptor is None:
-            log.info("%s has no scratch sessions: %s", self._root.path, reason_for_no_sessions(self._root))
+            self._no_sessions = reason_for_no_sessions(self._root)
+            log.info("%s has no scratch sessions: %s", self._root.path, self._no_sessions)
             self._purge_due(entries)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))
@@ -283,6 +285,7 @@ class _Cleanup:
             bytes_reclaimed=freed,
             database_found=self._root.database is not None,
             chats=chat_result(self._config, self._root.layout),
+            no_sessions=self._no_sessions,
             cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
             sessions_kept=dict(sorted(kept.items())),
             failures=tuple(self._failures),

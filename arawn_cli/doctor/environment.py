@@ -16,7 +16,7 @@ from shlex import quote
 from typing import cast
 
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import ignored_config_warning, ignored_owner_config
+from arawn_cli.config.paths import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.config.roots import names_of
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.probe import probe
@@ -43,6 +43,12 @@ def configuration_findings(shell: Shell) -> Iterator[Finding]:
         account = None if os.access(own, os.R_OK) else ROOT
         line = replace(shell, flags=Flags()).arawn_cli("doctor", *named.located, account=account, located=False)
         yield warn("configuration of the owner", problem, f"{line}  # then schedule install with the same options")
+    data_dir = config.tables.workstream.data_dir
+    if config.file is not None and data_dir is not None and config.root_source != str(config.file):
+        path = PathBase.of_file(config.file).path(data_dir, "[workstream] data_dir")
+        if not path.exists():
+            detail = f"[workstream] data_dir is {path}, which does not exist; the root is {config.root}"
+            yield warn("data_dir", detail, comment("mount or correct it, or set [maintenance] root"))
     if config.dry_run:
         detail = "[paths.cleanup] dry_run is true: scratch-cleanup removes nothing"
         yield warn("configuration", detail, comment(f"remove dry_run from {config.file}"))

@@ -59,8 +59,8 @@ def _root(root: Root, shell: Shell) -> Finding:
 
 
 def _arawn(root: Root, sessions: int | None) -> Finding:
-    reason = f"; {reason_for_no_sessions(root)}, so there is nothing to remove" if sessions is None else ""
-    return ok("arawn", f"found {root.layout.generation}{reason}; supported are {SUPPORTED}")
+    reason = f" {reason_for_no_sessions(root)}, so there is nothing to remove." if sessions is None else ""
+    return ok("arawn", f"found {root.layout.generation}; supported are {SUPPORTED}.{reason}")
 
 
 def _database(config: Config, root: Root) -> Finding:

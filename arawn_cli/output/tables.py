@@ -218,6 +218,8 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
         text += " Kept: " + ", ".join(f"{number:,} {reason}" for reason, number in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:
         text += f" In the trash: {size(summary.trash_bytes)}."
+    if summary.no_sessions is not None:
+        text += f" {summary.no_sessions}."
     if not summary.database_found:
         text += " No database of Arawn's was found."
     if summary.failures:

@@ -46,6 +46,8 @@ def test_why_a_server_has_no_sessions_is_told(run: RunCommand, home: Path, name:
     extract(name, home)
     done = run("scratch-cleanup", "--verbose")
     assert (done.code, done.last["sessions_checked"], said in done.stderr) == (0, 0, True)
+    assert done.last["no_sessions"] == f"This Arawn 0.0 {said}"
+    assert f"This Arawn 0.0 {said}." in " ".join(run("scratch-cleanup", "--format", "table").stdout.split())
     assert said in str(checks(run)["arawn"]["detail"])
 
 
@@ -60,6 +62,13 @@ def test_a_configuration_with_all_that_arawn_documents_is_accepted(run: RunComma
     assert (shown["maintenance.root"], shown["maintenance.database"]) == (json.dumps(str(root)), json.dumps(str(database)))
     done = run("scratch-cleanup", "--older-than-days", days_before_last_day())
     assert (done.code, done.stderr, done.last["dry_run"]) == (0, "", True)
+
+
+def test_a_configured_directory_that_is_missing_is_a_finding(run: RunCommand, home: Path) -> None:
+    server = extract("v0-stopped", home)
+    (server.configuration / "config.toml").write_text('[workstream]\ndata_dir = "/nonexistent/disk"\n')
+    found = checks(run)["data_dir"]
+    assert (found["status"], str(server.root) in str(found["detail"])) == ("warn", True)
 
 
 def both(home: Path) -> tuple[Server, Server]:

@@ -31,8 +31,8 @@ KEYS = {
     "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem trash_bytes "
     "sample_age_secs complete duration_ms forecast_days foreign failures",
     "scratch_session": "session_id action reason last_turn last_activity bytes files",
-    "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed database_found chats cleaned_session_ids sessions_kept "
-    "failures trash_bytes duration_ms",
+    "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed database_found chats no_sessions cleaned_session_ids "
+    "sessions_kept failures trash_bytes duration_ms",
     "trash_entry": "session_id action removed_at held bytes files path",
 }
 COMMAND_KEYS = {
