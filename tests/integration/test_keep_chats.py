@@ -1,0 +1,101 @@
+"""`keep_chats` on the trees of running Arawn servers: removal, restore, doctor and configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, RunCommand
+from tests.support.arawn_servers import MAIN_SESSIONS, V0_SESSIONS, Server, days_before_last_day, extract
+
+DUE = {"v0-live": "AC", "main-stopped": "AC"}
+IDS = {"v0-live": V0_SESSIONS, "main-stopped": MAIN_SESSIONS}
+
+
+def configured(name: str, home: Path, *lines: str) -> Server:
+    server = extract(name, home)
+    file = server.configuration / ("config.toml" if server.is_v0 else "arawn.toml")
+    old = file.read_text() if file.exists() else ""
+    file.write_text("\n".join([old, "[maintenance.cleanup]", *lines, ""]))
+    return server
+
+
+def call(run: RunCommand, server: Server, *arguments: object) -> Run:
+    return run(*arguments, HOME=str(server.home))
+
+
+def clean(run: RunCommand, server: Server, *arguments: object) -> Run:
+    return call(run, server, "scratch-cleanup", "--older-than-days", days_before_last_day(), *arguments)
+
+
+def contents(directory: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(directory)): None if path.is_dir() else path.read_bytes() for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize("name", DUE)
+def test_the_chat_stays_and_a_second_run_finds_nothing_to_do(run: RunCommand, tmp_path: Path, name: str) -> None:
+    server = configured(name, tmp_path / "home", "keep_chats = true")
+    ids = {IDS[name][letter] for letter in DUE[name]}
+    before = {session: contents(server.scratch / session) for session in ids}
+    planned, done, again = clean(run, server, "--dry-run"), clean(run, server), clean(run, server)
+    assert (planned.code, done.code, again.code) == (0, 0, 0)
+    assert planned.sessions("would_delete") == done.sessions("deleted") == ids
+    assert planned.last["bytes_reclaimed"] == done.last["bytes_reclaimed"]
+    assert done.last["chats"] == "kept"
+    assert not again.sessions("deleted")
+    assert not ids & set(again.reasons())
+    for session in ids:
+        kept = {"work": None} if server.is_v0 else {"messages.jsonl": before[session]["messages.jsonl"]}
+        assert contents(server.scratch / session) == kept
+
+
+def test_an_empty_work_of_0_0_is_not_counted(run: RunCommand, tmp_path: Path) -> None:
+    server = configured("v0-live", tmp_path / "home", "keep_chats = true")
+    assert V0_SESSIONS["E"] not in clean(run, server).reasons()
+    assert (server.scratch / V0_SESSIONS["E"] / "work").is_dir()
+
+
+@pytest.mark.parametrize(("name", "chats"), [("v0-live", "without_files"), ("main-stopped", "deleted")])
+def test_without_keep_chats_the_whole_session_is_removed(run: RunCommand, tmp_path: Path, name: str, chats: str) -> None:
+    server = configured(name, tmp_path / "home", "keep_chats = false")
+    done = clean(run, server)
+    assert (done.code, done.last["chats"]) == (0, chats)
+    assert {IDS[name][letter] for letter in DUE[name]} <= done.sessions("deleted")
+    assert not {IDS[name][letter] for letter in DUE[name]} & set(os.listdir(server.scratch))
+
+
+@pytest.mark.parametrize("keep", ["true", "false"])
+@pytest.mark.parametrize("name", DUE)
+def test_restore_brings_everything_back(run: RunCommand, tmp_path: Path, name: str, keep: str) -> None:
+    server = configured(name, tmp_path / "home", f"keep_chats = {keep}", "trash_days = 3")
+    session = IDS[name]["A"]
+    before = contents(server.scratch / session)
+    assert clean(run, server).code == 0
+    assert contents(server.scratch / session if (server.scratch / session).exists() else tmp_path / "none") != before
+    assert call(run, server, "trash", "restore", session).code == 0
+    assert contents(server.scratch / session) == before
+
+
+@pytest.mark.parametrize("name", DUE)
+def test_doctor_says_that_chats_can_be_kept(run: RunCommand, tmp_path: Path, name: str) -> None:
+    server = configured(name, tmp_path / "home", "keep_chats = true")
+    checks = {event["check"]: event["status"] for event in call(run, server, "doctor").of_type("doctor_check")}
+    assert checks["chats"] == "ok"
+
+
+def test_config_show_says_that_the_default_depends_on_the_generation(run: RunCommand, tmp_path: Path) -> None:
+    for line, shown in (("", "true on Arawn's main branch, false on 0.0"), ("keep_chats = false", "false")):
+        server = configured("main-stopped", tmp_path / f"home-{shown}", line)
+        events = {event["key"]: event for event in call(run, server, "config", "show").of_type("effective_setting")}
+        assert str(events["maintenance.cleanup.keep_chats"]["value"]).strip('"') == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("v0-live", "Their chats can never write files again"), ("main-stopped", "Their chats are kept.")],
+)
+def test_the_summary_says_what_a_removal_means_for_the_chat(run: RunCommand, tmp_path: Path, name: str, sentence: str) -> None:
+    server = extract(name, tmp_path / "home")
+    assert sentence in " ".join(clean(run, server, "--dry-run", "--format", "table").stdout.split())
