@@ -119,7 +119,7 @@ def why_chats_cannot_be_kept(config: Config, root: Root, sessions: int, needs: C
     The trial is made outside of Arawn's directories, if there is such a place on the same filesystem.
     """
     state = config.state_directory
-    places = [state, *state.parents, Path("/tmp"), Path("/var/tmp"), *root.path.parents, root.path]  # noqa: S108
+    places = [state, Path("/tmp"), Path("/var/tmp"), *state.parents, *root.path.parents, root.path]  # noqa: S108
     return why_no_exchange(sessions, places, hard_links=needs.is_file)
 
 
@@ -150,6 +150,9 @@ def check_preparable(session: int, needs: ChatNeeds) -> bool:
         raise OSError(errno.EINVAL, f"{needs.name} is not a regular file, so the chat cannot be kept")
     if not needs.is_file and not stat.S_ISDIR(status.st_mode):
         raise OSError(errno.ENOTDIR, f"{needs.name} is not a directory, so the chat cannot be kept")
+    # protected_hardlinks of proc_sys_fs(5)
+    if needs.is_file and os.geteuid() not in (0, status.st_uid) and not os.access(needs.name, os.R_OK | os.W_OK, dir_fd=session):
+        raise PermissionError(errno.EPERM, f"{needs.name} belongs to user {status.st_uid}: this account cannot link it")
     groups = {os.getegid(), *os.getgroups()}
     for owned in (os.fstat(session), *(() if needs.is_file else (status,))):
         if os.geteuid() != 0 and (owned.st_uid != os.geteuid() or owned.st_gid not in groups):
@@ -167,7 +170,10 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
         OSError: that failed; nothing is left.
     """
     building = deleting_name(pending)
-    _make_directory(building, trash, session)
+    try:
+        _make_directory(building, trash, session)
+    except OSError as error:
+        raise _explained(error) from error
     try:
         with opened_directory(trash, building) as target:
             messages = None
@@ -184,10 +190,19 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
             copy_attributes(session, target)
             name = exchanged_name(pending, _exchanged(os.fstat(target).st_ino, messages))
         os.rename(building, name, src_dir_fd=trash, dst_dir_fd=trash)
-    except OSError:
+    except OSError as error:
         discard(trash, building, needs)
-        raise
+        raise _explained(error) from error
     return name
+
+
+def _explained(error: OSError) -> OSError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    reason = (
+        f"no space for the directory that its chat needs ({error.strerror}): free some, or set [maintenance.cleanup] keep_chats = false"
+    )
+    return OSError(error.errno, reason)
 
 
 def _make_directory(name: str, parent: int, like: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -325,6 +326,21 @@ def test_a_filesystem_without_exchange_keeps_all_sessions_with_one_message(
     assert (summary.sessions_kept, summary.sessions_cleaned, len(summary.failures)) == ({"cannot_move": 2}, 0, 1)
     assert {path: path.stat().st_ino for path in main.sessions.rglob("*")} == before
     assert told.text.count("keep_chats = false") == 1
+
+
+def test_no_space_for_the_new_directory_keeps_the_session_and_says_so(
+    main: MainTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise os_error(errno.ENOSPC)
+
+    monkeypatch.setattr(chats, "_make_directory", full)
+    before = files(main.sessions / S)
+    summary, _ = cleaned(main)
+    assert [failure.errno for failure in summary.failures] == [errno.ENOSPC]
+    assert "no space for the directory that its chat needs" in told.text
+    assert files(main.sessions / S) == before
+    assert leftovers(main) == []
 
 
 # ---- Restore
