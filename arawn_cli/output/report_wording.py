@@ -160,7 +160,7 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
     if not cleanup.removed:
-        return f"A cleanup now would remove nothing: no session that is unused for {count(report.older_than_days, 'day')} may be removed."
+        return "A cleanup now would remove nothing: no session is due."
     return f"A cleanup now would remove {count(len(cleanup.removed), 'session')} and free {size(cleanup.freed)}."
 
 
