@@ -1,7 +1,7 @@
-"""Describe where each generation of Arawn keeps workstreams and sessions, and find out which one wrote a tree.
+"""Describe where each generation of Arawn keeps its files, and find which one wrote a tree.
 
-Arawn 0.0 keeps the scratch sessions in `scratch/sessions/<id>/work/` and the turns of all of them in
-`scratch/messages.jsonl`. Arawn's main branch keeps each in `scratch/<uuid>/`, with its own
+Arawn 0.0 keeps the scratch sessions in `scratch/sessions/<id>/work/`, and the turns of all of them
+in `scratch/messages.jsonl`. Arawn's main branch keeps each in `scratch/<uuid>/`, with its own
 `messages.jsonl`.
 """
 
@@ -57,7 +57,7 @@ class Layout:
         return is_valid_id(name) if self.generation is Generation.V0 else is_uuid(name)
 
     def is_session(self, name: str, kind: FileKind) -> bool:
-        """Return whether an entry of the directory of sessions can be one, or should be reported as foreign.
+        """Return whether an entry beside the sessions is one, or must be reported as foreign.
 
         On main, Arawn keeps its own files (`memory.db`) beside the sessions.
         """
@@ -140,7 +140,7 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
 
 
 def _of_database(path: Path) -> Layout | None:
-    """Return the layout by the columns of the table `workstreams`, or None if they cannot be read."""
+    """Return the layout by the columns of `workstreams`, or None if they cannot be read."""
     try:
         rows = query(path, "SELECT name FROM pragma_table_info('workstreams')", (), text=str)
     except DatabaseUnreadableError:

@@ -39,13 +39,14 @@ class Root:
 def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
     """Check a root and open it.
 
-    All later steps start from its descriptor, so that no path is followed twice. `databases` are the
-    places where Arawn's database can be, first match first.
+    All later steps start from its descriptor, so that no path is followed twice. `databases` are
+    the places where Arawn's database can be, first match first.
 
     Raises:
         ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown
             layout.
-        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to it.
+        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
+            it.
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
@@ -96,7 +97,8 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
     """Yield a descriptor of the directory of the scratch sessions, or None if it does not exist.
 
     Raises:
-        RefusedError: a directory on the way is a link or not a directory, or everyone can write to it.
+        RefusedError: a directory on the way is a link or not a directory, or everyone can write to
+            it.
         ConfigurationError: it cannot be read.
     """
     shown = root.path / WORKSTREAMS

@@ -110,7 +110,7 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
 
 
 def _back_up(file: Path) -> Path | None:
-    """Keep a file that will be replaced under a name that is free, and return that; None if there is no file.
+    """Copy a file that will be replaced, and return the copy; None if there is no file.
 
     Raises:
         ConfigurationError: no backup can be made.

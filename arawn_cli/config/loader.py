@@ -78,8 +78,8 @@ class Config:
         file: the configuration file, or None if built-in defaults apply.
         root: the absolute path of Arawn's root. It may not exist.
         root_source: what names it: an option, `$VARIABLE`, the path of the file, or `default`.
-        databases: the places where Arawn's database can be, first match first; none if the file says
-            that there is none.
+        databases: the places where Arawn's database can be, first match first; none if the file
+            says that there is none.
         older_than_days: days without use after which a scratch session is inactive.
         plan_out: file to write the plan to.
         apply: plan to carry out, and nothing else.

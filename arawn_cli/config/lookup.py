@@ -137,7 +137,7 @@ def home_directory() -> Path | None:
 
 
 def find_root(base_path: str | None, root_name: str | None, sources: Sources) -> FoundRoot:
-    """Return the root that an option, the environment or the file names, else the only one there is.
+    """Return the root that an option, the environment or the file names, else the only one.
 
     `root_name` is the name of a root in `[[maintenance.roots]]`.
 
@@ -239,7 +239,7 @@ def _places(sources: Sources) -> list[_Place]:
 
 
 def _default_of_v0(sources: Sources) -> Path | None:
-    """Return the default root of an Arawn 0.0 that reads this file, or None if only main reads it."""
+    """Return the default root of an Arawn 0.0 with this file, or None if only main reads it."""
     if sources.file is not None and sources.file.name == CONFIG_MAIN:
         return None
     return sources.base.directory / WORKSTREAMS

@@ -70,7 +70,7 @@ def expand_user(value: str, source: str) -> Path:
 def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
     """Return the configuration file of the account that owns a root, unless it is in use.
 
-    The file of Arawn's main branch always exists, so it counts only if it has settings of this tool.
+    The file of Arawn's main branch always exists. It counts only if it has settings of this tool.
     """
     try:
         home = Path(pwd.getpwuid(root.stat().st_uid).pw_dir)
