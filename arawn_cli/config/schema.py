@@ -10,6 +10,7 @@ The descriptions appear in the file that `config init` writes, in the JSON Schem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
@@ -23,6 +24,7 @@ ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 
 _CALENDAR_WORDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly", "annually")
 _SIZE_MAX = 2**63
+_SIZE = re.compile(r"\s*\d+(\.\d+)?\s*([kmgtpe]i?)?(b|bytes?)?\s*", re.ASCII | re.IGNORECASE)
 
 
 def _check_duration(value: str) -> str:
@@ -45,6 +47,9 @@ def _check_interval(value: str) -> str:
 def _check_size_type(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or (isinstance(value, int) and value > _SIZE_MAX):
         raise ValueError('a size such as "5GiB", or a number of bytes')
+    if isinstance(value, str) and not _SIZE.fullmatch(value):
+        # pydantic reads the number at the start and ignores the rest: "1,5GiB" would be one byte.
+        raise ValueError('one number with a point and one unit, such as "1.5GiB"')
     return value
 
 

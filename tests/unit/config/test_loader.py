@@ -180,3 +180,12 @@ def test_an_account_that_names_another_file_for_its_own_root_is_not_warned_of_it
         monkeypatch.setenv("ARAWN_CONFIG", environment)
         dry_run(root, config)
         assert ("is not read" in capfd.readouterr().err) == warned
+
+
+@pytest.mark.parametrize("size", ["1,5GiB", "5,000,000", "50%", "5 - 10 GiB", "5.GiB", "5GiB/day", "GiB", "-5GiB", ""])
+def test_a_size_with_anything_beside_number_and_unit_is_an_error(home: Path, tmp_path: Path, size: str) -> None:
+    path = configured(tmp_path, f"[maintenance.pressure]\ntotal = '{size}'\n[maintenance.pressure.limits]\nblog = '{size}'\n")
+    with pytest.raises(ConfigurationError) as raised:
+        load(Flags(config=path, base_path="/srv/arawn"), {}, system_file=NOWHERE)
+    assert "total" in str(raised.value)
+    assert "limits.blog" in str(raised.value)
