@@ -18,7 +18,7 @@ from typing import Protocol
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import JobName, RunResult
 from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE, EngineDatabase, EngineError, postgres_driver
-from arawn_cli.schedule.cloacina.runs import ENDING, RunPool
+from arawn_cli.schedule.cloacina.processes import ENDING, RunPool
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours
 from arawn_cli.schedule.intervals import HOUR, MINUTE
 
