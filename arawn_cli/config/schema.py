@@ -49,7 +49,7 @@ def _check_size_type(value: object) -> object:
         raise ValueError('a size such as "5GiB", or a number of bytes')
     if isinstance(value, str) and not _SIZE.fullmatch(value):
         # pydantic reads the number at the start and ignores the rest: "1,5GiB" would be one byte.
-        raise ValueError('one number with a point and one unit, such as "1.5GiB"')
+        raise ValueError('a size such as "5GiB", or a number of bytes')
     return value
 
 
