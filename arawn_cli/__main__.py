@@ -15,9 +15,12 @@ def main() -> NoReturn:
     # Imports create objects that live as long as the program: collecting garbage meanwhile frees
     # nothing. The threshold is several times their number. This saves about 10 ms.
     gc.set_threshold(200_000)
-    from arawn_cli.cli.app import main as run
+    try:
+        from arawn_cli.cli.app import main as run
 
-    code = run()
+        code = run()
+    except KeyboardInterrupt:  # Ctrl-C before the command has begun
+        code = 130
     # Standard output is flushed already. If standard error cannot be written, the exit code stays.
     with suppress(OSError):
         sys.stderr.flush()

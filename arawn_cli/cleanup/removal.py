@@ -186,7 +186,7 @@ class SessionRemover:
             in_use |= dict.fromkeys(directories_with_mounts(sessions), Reason.MOUNT_INSIDE)
         except OSError as error:
             self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
-            failure = Failure.of("check", error.filename or "/proc", error)
+            failure = Failure.of("check", os.fsdecode(error.filename or "/proc"), error)  # psutil names it in bytes
             return {identity: _activity_unknown(session, failure) for identity, session in sessions.items()}
         return {identity: _kept(session, in_use[identity]) for identity, session in sessions.items() if identity in in_use}
 

@@ -123,9 +123,9 @@ def main() -> int:
     except OutputLostError as error:
         code = log_error(error)
     except OSError:  # the message about wrong options cannot be written to standard error
-        code = ExitCode.USAGE
+        return 3 if _is_for_nagios(sys.argv) else ExitCode.USAGE
     if _is_for_nagios(sys.argv) and code not in range(4):
-        code = 3
+        return 3
     return code
 
 

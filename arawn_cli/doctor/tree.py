@@ -103,7 +103,8 @@ def _processes(shell: Shell) -> Finding:
     try:
         directories_in_use(frozenset())
     except OSError as error:
-        detail = f"{error.filename}: {error.strerror}; until that changes, scratch-cleanup by this account keeps every session"
+        path = os.fsdecode(error.filename or "/proc")  # psutil names it in bytes
+        detail = f"{path}: {error.strerror}; until that changes, scratch-cleanup by this account keeps every session"
         return warn("processes", detail, shell.arawn_cli(JobName.SCRATCH_CLEANUP, "--dry-run", account=ROOT))
     return ok("processes", f"open files of {'all accounts' if os.geteuid() == 0 else 'this account'} are visible")
 

@@ -288,3 +288,11 @@ def test_a_log_that_nobody_takes_changes_no_exit_code(run: RunCommand, tree: Sam
     prefix = ("bash", "-c", lost)
     assert run("disk-check", "--base-path", tree.root, "--config", config, "--fail-on", "warning", prefix=prefix).code == 3
     assert run("disk-check", "--config", tmp_path / "none", prefix=prefix).code == 78
+
+
+def test_without_descriptors_for_the_processes_everything_is_kept_and_the_run_is_reported(run: RunCommand, tree: SampleTree) -> None:
+    for number in range(40):
+        tree.session(f"s{number}", files={"f": 1}, age_days=30)
+    done = run("scratch-cleanup", "--base-path", tree.root, "--format", "json", prefix=("sh", "-c", 'ulimit -n 20; exec "$0" "$@"'))
+    assert (done.code, done.last["type"]) == (1, "scratch_cleanup"), done.stderr
+    assert len(list(tree.sessions.iterdir())) == 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from arawn_cli.errors import Failure
 from arawn_cli.events import Level
 from arawn_cli.output import nagios
-from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs, needs_setpriv
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs, needs_setpriv
 from tests.support.in_process import checked
 from tests.support.relay_fixtures import free_port
 from tests.support.tree import SampleTree
@@ -83,6 +84,12 @@ def test_a_lost_event_leaves_only_critical(
 def test_options_that_change_the_exit_code_are_refused(run: RunCommand, filled: SampleTree, option: tuple[str, ...]) -> None:
     done = run("disk-check", "--base-path", filled.root, "--format", "nagios", *option)
     assert (done.code, done.stdout) == (3, "DISK UNKNOWN - wrong options, see standard error\n")
+
+
+def test_wrong_options_are_unknown_to_a_monitoring_system_even_if_standard_error_is_full(tree: SampleTree) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([COMMAND, "disk-check", "--format", "nagios", "--nope"], stdout=subprocess.DEVNULL, stderr=full, check=False)
+    assert done.returncode == 3
 
 
 def test_a_problem_beside_the_measurement_leaves_only_critical(tree: SampleTree) -> None:
