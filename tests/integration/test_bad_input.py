@@ -290,9 +290,13 @@ def test_a_log_that_nobody_takes_changes_no_exit_code(run: RunCommand, tree: Sam
     assert run("disk-check", "--config", tmp_path / "none", prefix=prefix).code == 78
 
 
-def test_without_descriptors_for_the_processes_everything_is_kept_and_the_run_is_reported(run: RunCommand, tree: SampleTree) -> None:
+def test_a_run_without_descriptors_for_the_processes_keeps_those_sessions_and_ends_with_its_summary(
+    run: RunCommand, tree: SampleTree
+) -> None:
     for number in range(40):
         tree.session(f"s{number}", files={"f": 1}, age_days=30)
     done = run("scratch-cleanup", "--base-path", tree.root, "--format", "json", prefix=("sh", "-c", 'ulimit -n 20; exec "$0" "$@"'))
     assert (done.code, done.last["type"]) == (1, "scratch_cleanup"), done.stderr
-    assert len(list(tree.sessions.iterdir())) == 40
+    removed = done.sessions("deleted")
+    assert {path.name for path in tree.sessions.iterdir()} == {f"s{number}" for number in range(40)} - removed
+    assert done.last["sessions_checked"] == 40
