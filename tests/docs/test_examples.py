@@ -86,5 +86,5 @@ def four_roots(home: Path) -> None:
     relay = f"[maintenance.relay]\ndeadline_secs = 0.1\n{kept}"
     main = home / ".config" / "arawn" / "config.toml"
     main.parent.mkdir(parents=True)
-    main.write_text(f"[paths]\nbase_path = '{home / 'server'}'\n{relay}[[maintenance.roots]]\nname = 'lab'\npath = '{home / 'lab'}'\n")
-    (home / "test.toml").write_text(f"[paths]\nbase_path = '{home / 'test'}'\n{relay}")
+    main.write_text(f"[maintenance]\nroot = '{home / 'server'}'\n{relay}[[maintenance.roots]]\nname = 'lab'\npath = '{home / 'lab'}'\n")
+    (home / "test.toml").write_text(f"[maintenance]\nroot = '{home / 'test'}'\n{relay}")
