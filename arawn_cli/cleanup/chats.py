@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directo
 from arawn_cli.names import escape
 
 _TRIES = 100  # how often `messages.jsonl` may be replaced at the moment of an exchange
+_LOOK_AGAIN_SECS = 0.02
 _DEPTH_MAX = 200  # levels of directories that exist on both sides
 _LISTED_MAX = 1000
 _NONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -285,22 +287,33 @@ class Places:
         """Exchange the two; the old messages, which were in place, may have got new lines since they were linked."""
         self._adopt_lines(stale=(self.sessions, self.session), valid=(self.trash, self.entry))
         exchange(self.session, self.sessions, self.entry, self.trash)
-        self._adopt_lines(stale=(self.trash, self.entry), valid=(self.sessions, self.session))
+        self._adopt_lines_in_place()
 
-    def _adopt_lines(self, stale: tuple[int, str], valid: tuple[int, str]) -> None:
-        """Append to the valid messages the lines of the stale ones that they lack.
+    def _adopt_lines_in_place(self) -> None:
+        """Append to the messages in place the lines of those in the trash that they lack.
+
+        A program that replaces them by what it had read before would drop these lines, so look again
+        until they stay.
+        """
+        for _ in range(_TRIES):
+            if not self._adopt_lines(stale=(self.trash, self.entry), valid=(self.sessions, self.session)):
+                return
+            time.sleep(_LOOK_AGAIN_SECS)
+
+    def _adopt_lines(self, stale: tuple[int, str], valid: tuple[int, str]) -> bool:
+        """Append to the valid messages the lines of the stale ones that they lack; return whether there were any.
 
         Of the linked file these are at most the lines that were added since; if the stale file was
         replaced, too, nothing shows which lines are new.
         """
         with _opened_kept(*stale, self.needs, os.O_RDONLY) as old, _opened_kept(*valid, self.needs, os.O_RDWR | os.O_APPEND) as new:
             if old is None or new is None or _identity(old) == _identity(new):
-                return
+                return False
             with open(old, "rb", closefd=False) as lines:
                 lines.seek(self.record.size if os.fstat(old).st_ino == self.record.messages else 0)
                 added = lines.readlines()
             if not added:
-                return
+                return False
             with open(new, "rb", closefd=False) as lines:
                 missing = dict.fromkeys(added)
                 last = b"\n"
@@ -308,6 +321,7 @@ class Places:
                     missing.pop(last, None)
             if missing:
                 os.write(new, (b"" if last.endswith(b"\n") else b"\n") + b"".join(missing))
+            return bool(missing)
 
     def _is_stale_in_place(self) -> bool:
         """Whether the messages in place are the linked ones, and those in the trash had replaced them."""
@@ -380,7 +394,7 @@ class Places:
         """Append the lines of the messages in the trash to those in place, if they had been replaced, too."""
         in_trash = self._in_trash()
         if in_trash is not None and in_trash[1] != self.record.messages:
-            self._adopt_lines(stale=(self.trash, self.entry), valid=(self.sessions, self.session))
+            self._adopt_lines_in_place()
 
     def _in_place(self) -> Identity | None:
         return _kept_identity(self.sessions, self.session, self.needs)

@@ -217,7 +217,7 @@ SLOW_EXCHANGE = (
 
 @needs_strace
 @pytest.mark.parametrize("prefix", [pytest.param((), id="fast"), pytest.param(SLOW_EXCHANGE, id="slow")])
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kinds", ["append", "append replace", "append append append append append move", "append append replace replace move"]
 )
