@@ -56,8 +56,9 @@ package: $(VENV)/tools ## Build sdist and wheel, and install the wheel.
 	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
 
+# CI= skips the sanitizers, which need the C sources beside the installed package.
 test-pythons: package ## Test both jobs with the wheel on every other Python of this machine.
-	tests/support/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
+	CI= tests/support/on_every_python $(BIN)/python dist/*.whl $(JOB_TESTS)
 
 lint: $(VENV)/tools ## Run ruff, mypy --strict and import-linter.
 	$(BIN)/ruff check .
