@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 from arawn_cli.cli.options import Output
-from arawn_cli.cli.schedule import print_statuses
 from arawn_cli.config.loader import Flags, load, load_all
-from arawn_cli.errors import ExitCode
+from arawn_cli.events import ScheduleStatus
 from arawn_cli.schedule.cloacina import service
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, database_from
 from arawn_cli.schedule.cloacina.workflows import Workflow, statuses, workflows_of
-from arawn_cli.schedule.status import is_healthy
 
 
 def show(flags: Flags, output: Output, database: str | None) -> None:
@@ -26,15 +24,10 @@ def show(flags: Flags, output: Output, database: str | None) -> None:
         sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
 
 
-def status(flags: Flags, output: Output, database: str | None) -> ExitCode:
-    """Print the status of each workflow.
-
-    Return 1 if one differs from the configuration, or its last run failed.
-    """
+def status(flags: Flags, output: Output, database: str | None) -> list[ScheduleStatus]:
+    """Return the status of each workflow."""
     workflows, place, _ = _loaded(flags, output, database)
-    found = statuses(place, workflows, time.time_ns(), socket.gethostname())
-    print_statuses(found, output)
-    return ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL
+    return statuses(place, workflows, time.time_ns(), socket.gethostname())
 
 
 def serve(flags: Flags, output: Output, database: str | None) -> None:

@@ -339,7 +339,9 @@ def schedule_status(
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.cli import cloacina as workflows
 
-        raise typer.Exit(workflows.status(flags, shown, database))
+        registered = workflows.status(flags, shown, database)
+        print_statuses(registered, shown)
+        raise typer.Exit(ExitCode.DONE if all(map(is_healthy, registered)) else ExitCode.PARTIAL)
     loaded = load(flags, os.environ)
     selection = Selection(systemd=systemd, cron=cron, user=user)
     # The first place that has a schedule, else the one where `install` would put it.

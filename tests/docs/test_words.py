@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from dataclasses import fields
@@ -148,3 +149,17 @@ def test_the_man_page_has_every_variable_that_the_program_reads() -> None:
     page = (TOP / "docs" / "arawn-cli.1").read_text().split(".SH ENVIRONMENT\n")[1].partition(".SH ")[0]
     told = set(re.findall(r"^\.B ([A-Z_]+)$", page, re.MULTILINE))
     assert told == {name for name in re.findall(r'"([A-Z_]+)"', SOURCE) if name.startswith("ARAWN_") or name.endswith("_DIRECTORY")}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    package = TOP / "arawn_cli"
+    paths = {".".join(path.relative_to(TOP).with_suffix("").parts): path for path in package.rglob("*.py") if path.stem != "__init__"}
+    imports: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        found = {node.module or "" for node in nodes} | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        imports[name] = found & paths.keys()
+    order: list[str] = []
+    while free := [name for name in imports if name not in order and imports[name] <= set(order)]:
+        order += free
+    assert sorted(set(imports) - set(order)) == []
