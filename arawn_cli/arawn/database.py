@@ -68,7 +68,7 @@ _WORKSTREAMS = {
         "SELECT name, nullif(display_name, ''), archived, (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w"
     ),
 }
-# The workstream of a session is the name of its directory. On main NULL stands for scratch.
+# The workstream of a session is the name of its directory. On main NULL means scratch.
 _SESSIONS = {
     Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions",
     Generation.MAIN: (

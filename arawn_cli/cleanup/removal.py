@@ -360,7 +360,7 @@ def _kept(session: ScratchSession, reason: Reason) -> Outcome:
 
 
 def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:
-    """Keep a session because nobody knows whether it is in use; the failure is the same for all."""
+    """Keep a session because it is unknown whether it is in use; the failure is the same for all."""
     return _kept(_with_shared_failure(session, failure), Reason.ACTIVITY_UNKNOWN)
 
 
