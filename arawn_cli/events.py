@@ -62,6 +62,7 @@ class Reason(StrEnum):
     FOREIGN_NAME = "foreign_name"
     ACTIVITY_UNKNOWN = "activity_unknown"
     FUTURE_TIMESTAMP = "future_timestamp"
+    NOT_PERMITTED = "not_permitted"
     CANNOT_MOVE = "cannot_move"
     CHANGED_SINCE_PLAN = "changed_since_plan"
     REMOVAL_LIMIT = "removal_limit"
@@ -79,6 +80,9 @@ class ChatResult(StrEnum):
 
 IN_RECENT_USE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
 """The reasons of sessions that are not old enough."""
+
+UNRESOLVED = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.NOT_PERMITTED, Reason.CANNOT_MOVE, Reason.IO_ERROR})
+"""The reasons of sessions that may stay for ever if nobody does anything: the run has exit code 1."""
 
 NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
 """The reasons of entries beside the sessions that are not sessions."""
@@ -315,6 +319,9 @@ class ScratchSessionEvent(Event):
     session_id: str = field(metadata=doc("its id, which is the name of its directory; bytes that do not print are escaped as `\\xNN`"))
     action: Action = field(metadata=doc("what was done with it"))
     reason: Reason = field(metadata=doc("why it was removed or kept; the README explains each reason"))
+    detail: str | None = field(
+        metadata=doc("what is behind the reason, such as the newest file, the process, the mount point or the owner; else null")
+    )
     last_turn: str | None = field(metadata=doc("time of its last message; null if none was found since shortly before the cutoff"))
     last_activity: str | None = field(
         metadata=doc("newest of its last turn, its database row and its files, as far as they were examined; null if none was found")

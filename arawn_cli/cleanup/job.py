@@ -20,7 +20,17 @@ from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode, Failure, StoppedError
-from arawn_cli.events import Action, FailureReport, JobName, Reason, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
+from arawn_cli.events import (
+    UNRESOLVED,
+    Action,
+    FailureReport,
+    JobName,
+    Reason,
+    ScratchCleanup,
+    ScratchSessionEvent,
+    rendered,
+    report_failure,
+)
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.names import escape
@@ -33,7 +43,7 @@ log = logging.getLogger(__name__)
 _LOGGED_FAILURES_MAX = 3  # of one session
 
 # A session that is kept for one of these reasons needs attention.
-_WARNING_REASONS = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.FUTURE_TIMESTAMP, Reason.IO_ERROR})
+_WARNING_REASONS = UNRESOLVED | {Reason.FUTURE_TIMESTAMP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +55,11 @@ class CleanupResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 77 if a removal limit stopped the run, 1 if something failed, else 0."""
-        if Reason.REMOVAL_LIMIT in self.summary.sessions_kept:
+        """Return 77 if a removal limit stopped the run, 1 if something failed or a due session may stay for ever, else 0."""
+        kept = self.summary.sessions_kept.keys()
+        if Reason.REMOVAL_LIMIT in kept:
             return ExitCode.REFUSED
-        return ExitCode.PARTIAL if self.summary.failures else ExitCode.DONE
+        return ExitCode.PARTIAL if self.summary.failures or UNRESOLVED & kept else ExitCode.DONE
 
 
 def clean(config: Config, context: RunContext) -> CleanupResult:
@@ -153,7 +164,7 @@ class _Cleanup:
             self._purge_due(entries)
         for decision in decisions:
             if not decision.is_removal:
-                self._record_outcome(Outcome(decision.session, Action.KEPT, decision.reason))
+                self._record_outcome(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
         remover = SessionRemover(
             sessions,
             evidence,
@@ -242,7 +253,8 @@ class _Cleanup:
 
         last_turn = rendered(session.evidence.last_turn)
         measured = size(usage.apparent_bytes) if usage else "not measured"
-        sentence = f"{outcome.action} session {escape(session.name)} ({outcome.reason}): last turn {last_turn or 'not found'}, {measured}"
+        reason = f"{outcome.reason}: {outcome.detail}" if outcome.detail else outcome.reason
+        sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _WARNING_REASONS else logging.INFO
         log.log(level, "%s", "; ".join([sentence, *map(str, failures[:_LOGGED_FAILURES_MAX])]))
 
@@ -254,6 +266,7 @@ class _Cleanup:
             session_id=escape(session.name),
             action=outcome.action,
             reason=outcome.reason,
+            detail=outcome.detail or None,
             last_turn=last_turn,
             last_activity=rendered(session.last_activity),
             bytes=usage.apparent_bytes if usage else None,

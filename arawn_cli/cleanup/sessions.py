@@ -97,10 +97,15 @@ class ScratchSession:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision on one session, with its reason."""
+    """The decision on one session, with its reason.
+
+    Attributes:
+        detail: the object behind the reason, as text for people; may be empty.
+    """
 
     session: ScratchSession
     reason: Reason
+    detail: str = ""
 
     @property
     def is_removal(self) -> bool:
@@ -115,6 +120,7 @@ class Outcome:
     Attributes:
         freed_bytes: apparent bytes that the filesystem got back; 0 for a session in the trash.
         failures: what failed with this session.
+        detail: the object behind the reason, as text for people; may be empty.
     """
 
     session: ScratchSession
@@ -122,6 +128,7 @@ class Outcome:
     reason: Reason
     freed_bytes: int = 0
     failures: tuple[Failure, ...] = ()
+    detail: str = ""
 
 
 def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:

@@ -33,6 +33,7 @@ _KEPT = {
     Reason.FOREIGN_NAME: "not a session",
     Reason.ACTIVITY_UNKNOWN: "last use unknown",
     Reason.FUTURE_TIMESTAMP: "dated in the future",
+    Reason.NOT_PERMITTED: "not permitted",
     Reason.CANNOT_MOVE: "cannot be moved",
     Reason.CHANGED_SINCE_PLAN: "changed meanwhile",
     Reason.REMOVAL_LIMIT: "over the removal limit",

@@ -43,6 +43,7 @@ _ACTION_STYLES = {
     Action.KEPT: "green",
 }
 
+_DETAILS_MAX = 20  # lines below the table of sessions
 _BAR_WIDTH = 20
 
 # From this width on the table of disk usage has room for the areas of each workstream.
@@ -172,9 +173,15 @@ class Tables:
             self._console.print(_trash_line(event))
 
     def _print_cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
-        rows = [_session_cells(session) for session in sessions if self._verbose or session.reason not in IN_RECENT_USE]
-        if rows:
+        listed = [session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE]
+        if listed:
+            rows = [_session_cells(session) for session in listed]
             self._console.print(Fitting(rows, _SESSION_LAYOUTS, "Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions"))
+        details = [session for session in listed if session.detail and (self._verbose or session.reason is not Reason.EXPIRED)]
+        for session in details[:_DETAILS_MAX]:
+            self._console.print(Text(f"{session.session_id}: {session.reason}: {session.detail}"))
+        if len(details) > _DETAILS_MAX:
+            self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
         self._console.print(_cleanup_sentence(summary))
 
     def _print_check(self, summary: DiskCheck) -> None:

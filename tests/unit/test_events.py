@@ -30,7 +30,7 @@ KEYS = {
     "other_bytes allocated_bytes largest_file_bytes files sessions complete forecast_days sample_age_secs",
     "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem trash_bytes "
     "sample_age_secs complete duration_ms forecast_days foreign failures",
-    "scratch_session": "session_id action reason last_turn last_activity bytes files",
+    "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed database_found chats no_sessions cleaned_session_ids "
     "sessions_kept failures trash_bytes duration_ms",
     "trash_entry": "session_id action removed_at held bytes files path",
@@ -52,7 +52,7 @@ WORDS = {
     ("DiskCheck", "level"): "ok warning critical unknown",
     ("ScratchSessionEvent", "action"): "deleted would_delete kept failed",
     ("ScratchSessionEvent", "reason"): "active recent_files protected attached locked in_use mount_inside not_a_directory "
-    "foreign_name activity_unknown future_timestamp cannot_move changed_since_plan removal_limit expired io_error",
+    "foreign_name activity_unknown future_timestamp not_permitted cannot_move changed_since_plan removal_limit expired io_error",
     ("ScratchCleanup", "chats"): "kept without_files deleted",
     ("TrashEntryEvent", "action"): "listed restored purged would_purge being_purged failed",
     ("ScheduleStatus", "job"): "scratch-cleanup disk-check",
