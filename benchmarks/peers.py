@@ -69,7 +69,7 @@ class Benchmark:
     def compare(self, case: str, commands: Commands, prepare: str = "", runs: int = 0) -> Iterator[Row]:
         """Run the commands in turn and yield a row for each.
 
-        `prepare` is `cold`, or a number of files to build before each run.
+        `prepare` is `cold`, or the numbers of files and sessions to build before each run.
         """
         samples: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
         warming = 0 if prepare else 1  # the first round finds cold caches
@@ -79,7 +79,7 @@ class Benchmark:
                     os.sync()
                     _DROP_CACHES.write_text("3\n")
                 elif prepare:
-                    trees.inactive(self.folder, "removed", int(prepare))
+                    trees.inactive(self.folder, "removed", *map(int, prepare.split()))
                 sample = self._run(name, line)
                 if number >= warming:
                     samples[name].append(sample)
@@ -164,7 +164,16 @@ def removing(benchmark: Benchmark, files: int) -> Iterator[Row]:
         }
     )
     ours = benchmark.ours("scratch-cleanup", "--base-path", str(root), "--format", "none", "--force")
-    yield from benchmark.compare(f"remove {files:,} files", {**peers, **ours}, prepare=str(files))
+    yield from benchmark.compare(f"remove {files:,} files", {**peers, **ours}, prepare=f"{files} 100")
+    yield from benchmark.compare("remove 2,000 sessions of 5 files", {**peers, **ours}, prepare="10000 2000")
+
+
+def small_sessions(benchmark: Benchmark) -> Iterator[Row]:
+    """Measure 2,000 inactive sessions of 5 files, and plan their removal."""
+    root = trees.inactive(benchmark.folder, "small-sessions", 10_000, 2_000)
+    dry_run = benchmark.ours("scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none", "--force")
+    yield from benchmark.compare("measure 2,000 sessions of 5 files", benchmark.check(root))
+    yield from benchmark.compare("plan 2,000 sessions of 5 files", dry_run)
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
@@ -206,6 +215,7 @@ def main() -> None:
     if options.files:
         rows += measuring(benchmark, options.files, cold=options.cold)
         rows += planning(benchmark, min(options.files))
+        rows += small_sessions(benchmark)
     if options.remove:
         rows += removing(benchmark, options.remove)
     machine = _machine(options.program)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -16,6 +17,11 @@ _PER_DIRECTORY = 45
 _SESSIONS = 100
 _WORKSTREAMS = 10
 _DAY = 86_400
+# The columns that Arawn 0.0 gives its tables, as far as a cleanup reads them. No session has a row.
+_TABLES = """
+CREATE TABLE workstreams (id TEXT PRIMARY KEY, title TEXT NOT NULL, is_scratch INTEGER NOT NULL, state TEXT NOT NULL);
+CREATE TABLE sessions (id TEXT PRIMARY KEY, workstream_id TEXT NOT NULL, started_at TEXT NOT NULL, ended_at TEXT, turn_count INTEGER);
+"""
 
 
 def tree(folder: Path, files: int) -> Path:
@@ -37,11 +43,11 @@ def sessions(folder: Path, files: int) -> Path:
     return root
 
 
-def inactive(folder: Path, name: str, files: int) -> Path:
-    """Return a root whose scratch sessions contain so many files and are inactive, built anew."""
+def inactive(folder: Path, name: str, files: int, number: int = _SESSIONS) -> Path:
+    """Return a root whose inactive scratch sessions, of this number, contain so many files, built anew."""
     root = folder / name
     shutil.rmtree(root, ignore_errors=True)
-    _build(root, [(_session_places(), files)])
+    _build(root, [(_session_places(number), files)], per_directory=min(_PER_DIRECTORY, files // number))
     set_age(root, time.time_ns() - 30 * _DAY * timestamps.SECOND)
     os.sync()
     return root
@@ -59,8 +65,8 @@ def with_messages(folder: Path, files: int, size: int, *, recent: int) -> Path:
     return root
 
 
-def _session_places() -> list[str]:
-    return [f"scratch/sessions/session-{number:03}/work" for number in range(_SESSIONS)]
+def _session_places(count: int = _SESSIONS) -> list[str]:
+    return [f"scratch/sessions/session-{number:03}/work" for number in range(count)]
 
 
 def _message(number: int, age: int) -> bytes:
@@ -70,14 +76,17 @@ def _message(number: int, age: int) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def _build(root: Path, shares: list[tuple[list[str], int]]) -> None:
+def _build(root: Path, shares: list[tuple[list[str], int]], per_directory: int = _PER_DIRECTORY) -> None:
     unfinished = root.with_name(f"{root.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     for places, files in shares:
-        for number in range(-(-files // _PER_DIRECTORY)):
+        for number in range(-(-files // per_directory)):
             directory = unfinished / "workstreams" / places[number % len(places)] / f"d{number % 97}" / f"e{number}"
             directory.mkdir(parents=True)
-            _fill(directory, min(_PER_DIRECTORY, files - number * _PER_DIRECTORY))
+            _fill(directory, min(per_directory, files - number * per_directory))
+    database = sqlite3.connect(unfinished / "workstreams.db")
+    database.executescript(_TABLES)
+    database.close()
     for directory in (unfinished, unfinished / "workstreams"):
         directory.chmod(0o755)
     unfinished.rename(root)
