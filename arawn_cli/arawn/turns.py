@@ -71,8 +71,8 @@ class MessagesReader(ABC):
         """
 
     @abstractmethod
-    def reread(self, session: str) -> None:
-        """Read what was written since, as far as it can concern a session."""
+    def reread(self, sessions: Collection[str]) -> None:
+        """Read what was written since, as far as it can concern these sessions."""
 
     def _other_workstreams(self) -> list[str]:
         """Return the names of all workstreams but scratch. A link counts, too: opening it fails."""
@@ -117,7 +117,7 @@ class _Lines(MessagesReader):
         if not self._sessions or self._sessions - active - set(decided) or self._root.database is None:
             self._read_others()
 
-    def reread(self, session: str) -> None:
+    def reread(self, sessions: Collection[str]) -> None:
         self._read_file(SCRATCH)
         self._read_others()
 
@@ -171,10 +171,10 @@ class _Files(MessagesReader):
     def read(self, decided: Collection[str] = ()) -> None:
         self._read(self._sessions)
 
-    def reread(self, session: str) -> None:
-        self._read({session})
+    def reread(self, sessions: Collection[str]) -> None:
+        self._read(frozenset(sessions))
 
-    def _read(self, sessions: Collection[str]) -> None:
+    def _read(self, sessions: frozenset[str]) -> None:
         scratch = self._root.layout.sessions
         try:
             with opened_directory(self._root.workstreams, *scratch) as directory:

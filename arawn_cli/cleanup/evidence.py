@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
@@ -24,10 +23,9 @@ def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, 
 
 
 class Evidence:
-    """The evidence of all sessions, read for the plan and again before each removal.
+    """The evidence of all sessions, read for the plan and again before and after each removal.
 
-    A turn counts in the messages of any workstream, with or without a database row. Several threads
-    may use it.
+    A turn counts in the messages of any workstream, with or without a database row.
     """
 
     def __init__(self, root: Root, sessions: Collection[str], cutoff: int) -> None:
@@ -44,7 +42,6 @@ class Evidence:
         self._signature: Signature = ()
         self._database_failure: Failure | None = None
         self._no_evidence: Failure | None = None
-        self._lock = threading.Lock()
         self._read_rows()
         self._messages = messages_reader(root, self._sessions, cutoff, self._rows.workstreams_with_turns)
         if not self._sessions:
@@ -84,13 +81,11 @@ class Evidence:
         """Number of lines that are not messages."""
         return self._messages.unreadable_lines
 
-    def reread(self, session: str) -> TurnEvidence:
-        """Read what the server has written since, and return the evidence of a session."""
-        with self._lock:
-            if self._root.database is not None and signature(self._root.database) != self._signature:
-                self._read_rows()
-            self._messages.reread(session)
-            return self.of(session)
+    def reread(self, sessions: Collection[str]) -> None:
+        """Read what the server has written since, as far as it can concern these sessions."""
+        if self._root.database is not None and signature(self._root.database) != self._signature:
+            self._read_rows()
+        self._messages.reread(sessions)
 
     def _read_rows(self) -> None:
         """Read the rows of all sessions in one transaction."""

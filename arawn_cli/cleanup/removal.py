@@ -101,11 +101,12 @@ class SessionRemover:
 
     def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
         # Lock each session, and check that it was not used since the plan was made.
+        planned = [Candidate(session) for session in batch]
+        self._reread_evidence(planned)
         candidates: list[Candidate] = []
-        for session in batch:
+        for candidate in planned:
             if self._stopping():
                 break
-            candidate = Candidate(session)
             if outcome := self._lock_and_recheck(candidate, resources):
                 yield outcome
             else:
@@ -141,6 +142,9 @@ class SessionRemover:
             yield from self._delete(confirmed, trash)
         else:
             yield from (self._removed(candidate, Action.DELETED) for candidate in confirmed)
+
+    def _reread_evidence(self, candidates: Sequence[Candidate]) -> None:
+        self._evidence.reread([candidate.session.name for candidate in candidates])
 
     def _lock_and_recheck(self, candidate: Candidate, resources: ExitStack) -> Outcome | None:
         session = candidate.session
@@ -212,6 +216,7 @@ class SessionRemover:
                 moved.append(candidate)
 
         # Check all again.
+        self._reread_evidence(moved)
         in_use = self._sessions_in_use(moved)
         confirmed: list[Candidate] = []
         for candidate in moved:
@@ -352,7 +357,7 @@ class SessionRemover:
 def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
     """Decide again on a planned session, which is the entry `name` of an open directory now."""
     usage = without_needs(measure(directory, name, session.name), directory, name, needs)
-    return revalidate(session, evidence.reread(session.name), usage)
+    return revalidate(session, evidence.of(session.name), usage)
 
 
 def _kept(session: ScratchSession, reason: Reason) -> Outcome:

@@ -1,23 +1,21 @@
-"""Something that happens right before a cleanup checks a planned session again."""
+"""Something that happens right before a cleanup checks planned sessions again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from arawn_cli.cleanup import removal
-from arawn_cli.cleanup.chats import ChatNeeds
-from arawn_cli.cleanup.evidence import Evidence
-from arawn_cli.cleanup.sessions import Decision, ScratchSession
+from arawn_cli.cleanup.removal import Candidate, SessionRemover
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None]) -> None:
-    """Call `disturbance` right before each check of a session, with its present name."""
-    original = removal.recheck
+    """Call `disturbance` for each session, with its present name, right before a batch is checked, and again before it is confirmed."""
+    original = SessionRemover._reread_evidence
 
-    def disturbed(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
-        disturbance(name)
-        return original(session, evidence, directory, name, needs)
+    def disturbed(remover: SessionRemover, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            disturbance(candidate.trash_name or candidate.session.name)
+        original(remover, candidates)
 
-    monkeypatch.setattr(removal, "recheck", disturbed)
+    monkeypatch.setattr(SessionRemover, "_reread_evidence", disturbed)
