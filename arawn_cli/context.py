@@ -54,6 +54,7 @@ class RunContext:
         stopping: returns whether a signal asked the run to end.
         clock: returns the wall clock, in nanoseconds since the epoch.
         monotonic: returns a clock that never steps, in nanoseconds, for durations.
+        boot: returns the boot of the machine, whose clock nobody can set.
         host: the host name, for events.
         environment: the environment variables.
     """
@@ -65,6 +66,7 @@ class RunContext:
     stopping: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns
+    boot: Callable[[], timestamps.Boot] = timestamps.current_boot
     host: str = field(default_factory=socket.gethostname)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 

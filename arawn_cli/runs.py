@@ -1,4 +1,4 @@
-"""Record when a job last ran on a root, and refuse to run if the clock has gone back since."""
+"""Record when a job last ran on a root, and refuse a cleanup if the clock cannot be trusted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import cast
 from arawn_cli.errors import RefusedError
 from arawn_cli.events import JobName
 from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
-from arawn_cli.timestamps import SECOND, render
+from arawn_cli.timestamps import DAY, SECOND, Boot, render
+from arawn_cli.units import span
 
 log = logging.getLogger(__name__)
 
-# Time synchronisation sets a clock back by seconds. A clock that lost its time is wrong by far
-# more.
-TOLERANCE = 60 * SECOND
+_HOUR = 3600 * SECOND
+
+_TOLERANCE = _HOUR
+_GAP_AFTER_REBOOT = 35 * DAY
+"""A machine may be off for so long even if cleanup runs more often."""
 
 READ = "SELECT last_run, last_success, removed_sessions, reclaimed_bytes FROM runs WHERE job = ? AND root = ?"
 """The columns of a `Run`."""
@@ -43,22 +46,109 @@ def read(state: State, job: JobName, root: Path) -> Run | None:
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 
-def refuse_earlier_clock(state: State, job: JobName, root: Path, now: int) -> None:
-    """Check that the clock has not gone back by more than a minute since the job last ran.
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The clocks at the start of a cleanup.
+
+    Attributes:
+        wall: the wall clock, in nanoseconds since the epoch.
+        refused: whether that run removed nothing because of its clock.
+    """
+
+    wall: int
+    boot: Boot
+    refused: bool = False
+
+
+def longest_gap(cutoff: int, period: int) -> int:
+    """Return the longest believable time between two cleanups with a reboot in between.
+
+    All are in nanoseconds: `cutoff` is the age from which a session is inactive, `period` the
+    longest time between two scheduled cleanups.
+    """
+    return max(_GAP_AFTER_REBOOT, cutoff, 2 * period)
+
+
+def clock_doubt(previous: Clocks | None, now: Clocks, gap: int) -> str | None:
+    """Return why the wall clock cannot be trusted, as a clause; None if it can.
+
+    During one boot it must move as far as the clock of the boot. After a reboot it must not be
+    earlier than it was, and at most `gap` nanoseconds later. The run after a refused one is
+    accepted, because the clock may have been set right or be right in spite of the doubt.
+    """
+    if previous is None or previous.refused:
+        return None
+    moved = now.wall - previous.wall
+    ran = now.boot.elapsed - previous.boot.elapsed
+    # A boot whose clock went back is another one: a container can hide the true id.
+    if now.boot.identity is not None and now.boot.identity == previous.boot.identity and ran >= 0:
+        if abs(moved - ran) <= _TOLERANCE:
+            return None
+        how = "back" if moved < 0 else "forward"
+        return f"the clock went {how} by {_duration(abs(moved))} since the last cleanup, while the machine ran {_duration(ran)}"
+    if moved < 0:
+        return f"the clock says {render(now.wall)}, but the last cleanup was at {render(previous.wall)}"
+    if moved > gap:
+        return (
+            f"the clock says {render(now.wall)}, but the last cleanup was at {render(previous.wall)}, "
+            f"and more than {_duration(gap)} between two cleanups are not expected"
+        )
+    return None
+
+
+def check_clock(state: State, root: Path, now: Clocks, gap: int, *, force: bool, dry_run: bool) -> None:
+    """Compare the clock with the previous cleanup of a root, and store it unless in a dry run.
 
     Raises:
-        RefusedError: it has.
+        RefusedError: it cannot be trusted (`clock_doubt`). With `force` it is only stored.
     """
+    previous = None
     try:
-        run = read(state, job, root)
+        previous = _read_clocks(state, root)
     except StateUnavailableError as error:
-        log.warning("%s: the last run of %s is unknown", error, job)
-        return
-    if run is not None and now < run.last_run - TOLERANCE:
-        raise RefusedError(
-            f"the clock says {render(now)}, but {job} last ran at {render(run.last_run)}: ages cannot be trusted, nothing was removed; "
-            "set the clock right, or run with --force"
-        )
+        log.warning("%s: the clock of the last cleanup is unknown", error)
+    doubt = None if force else clock_doubt(previous, now, gap)
+    is_stored = dry_run or _store_clocks(state, root, now, refused=doubt is not None)
+    if doubt is not None:
+        what = "a run now removes nothing" if dry_run else "nothing was removed"
+        after = "the run after it goes on" if dry_run else "the next run goes on"
+        if not is_stored:
+            after = "then run with --force, since this run could not be recorded"
+        raise RefusedError(f"{doubt}: ages cannot be trusted, {what}; check the clock (date), {after}")
+
+
+def _read_clocks(state: State, root: Path) -> Clocks | None:
+    """Return the stored clocks of a root, or None.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    rows = state.select("SELECT wall, boot, elapsed, refused FROM clocks WHERE root = ?", (key_of(root),))
+    for wall, boot, elapsed, refused in cast("list[tuple[int, str | None, int, int]]", rows):
+        return Clocks(wall, Boot(boot, elapsed), bool(refused))
+    return None
+
+
+def _store_clocks(state: State, root: Path, now: Clocks, *, refused: bool) -> bool:
+    """Store the clocks, and a refused run as one without success. Return whether it succeeded."""
+    statement = "INSERT OR REPLACE INTO clocks (root, wall, boot, elapsed, refused) VALUES (?, ?, ?, ?, ?)"
+    try:
+        with state.transaction() as connection:
+            connection.execute(statement, (key_of(root), now.wall, now.boot.identity, now.boot.elapsed, int(refused)))
+            if refused:
+                store(connection, JobName.SCRATCH_CLEANUP, root, Run(now.wall, None, 0, 0))
+    except StateUnavailableError as error:
+        log.warning("%s: the clock of this run is not stored", error)
+        return False
+    return True
+
+
+def _duration(nanoseconds: int) -> str:
+    """Return a duration for people, in days, hours or seconds."""
+    for unit, name in ((DAY, "days"), (_HOUR, "hours")):
+        if nanoseconds >= 2 * unit:
+            return f"{nanoseconds / unit:,.1f} {name}"
+    return span(nanoseconds / SECOND)
 
 
 def has_ended_since(connection: sqlite3.Connection, job: JobName, root: Path, start: int, now: int) -> bool:

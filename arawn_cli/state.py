@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 101
+SCHEMA_VERSION = 102
 """`PRAGMA user_version` of the file. Builds before the first release used 1 to 5."""
 
 MAX_INTEGER = 2**63 - 1
@@ -60,6 +60,15 @@ CREATE TABLE runs (
     reclaimed_bytes INTEGER NOT NULL,
     PRIMARY KEY (job, root)
 ) STRICT;
+
+-- The clocks at the start of the last cleanup of each root.
+CREATE TABLE clocks (
+    root TEXT PRIMARY KEY,
+    wall INTEGER NOT NULL,
+    boot TEXT,
+    elapsed INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE alerts (
     root TEXT NOT NULL,
@@ -117,7 +126,7 @@ CREATE TABLE sizes (
 CREATE TABLE log_positions (root TEXT NOT NULL, identity TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (root, identity)) STRICT
 """
 
-_TABLES = frozenset({"outbox", "runs", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
+_TABLES = frozenset({"outbox", "runs", "clocks", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
 
 _BUSY_SECS = 2.0
 _RETRY_SECS = 0.02

@@ -9,9 +9,12 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",
     re.ASCII,
@@ -56,6 +59,28 @@ def render(instant: int) -> str:
     seconds, nanoseconds = divmod(instant, SECOND)
     whole = time.gmtime(seconds)
     return f"{whole.tm_year:04d}-{time.strftime('%m-%dT%H:%M:%S', whole)}.{nanoseconds // 1000:06d}Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The boot of the machine.
+
+    Attributes:
+        identity: the kernel's random id of it; None if it cannot be read, as in some containers.
+        elapsed: time since then in nanoseconds, with the time that the machine was suspended.
+    """
+
+    identity: str | None
+    elapsed: int
+
+
+def current_boot() -> Boot:
+    """Return the boot of the machine that is running now (proc_sys_kernel(5), clock_gettime(2))."""
+    try:
+        identity = _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        identity = ""
+    return Boot(identity or None, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
 
 def _days_in(year: int, month: int) -> int:

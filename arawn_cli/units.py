@@ -11,6 +11,19 @@ DURATION_PATTERN = r"(\d+)(s|m|h|d)"
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+CALENDAR_WORDS = {
+    "minutely": 60,
+    "hourly": 3600,
+    "daily": 86_400,
+    "weekly": 7 * 86_400,
+    "monthly": 31 * 86_400,
+    "quarterly": 92 * 86_400,
+    "semiannually": 184 * 86_400,
+    "yearly": 366 * 86_400,
+    "annually": 366 * 86_400,
+}
+"""The calendar words of systemd.time(7), with the longest time that each can mean in seconds."""
+
 _SIZE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -24,6 +37,14 @@ def seconds_of(duration: str) -> int:
     if match is None:
         raise ValueError("a duration such as 90s, 5m, 24h or 7d")
     return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def period(interval: str) -> int:
+    """Return the longest time between two runs of a scheduled job, in seconds.
+
+    `interval` is a value of `[maintenance.schedule]`.
+    """
+    return CALENDAR_WORDS.get(interval) or seconds_of(interval)
 
 
 def count(number: int, noun: str) -> str:

@@ -39,7 +39,7 @@ _ROOTS = "maintenance.roots."
 _EXIT_CODES_OF_COMMANDS = (
     ("disk-check --fail-on", ExitCode.LEVEL_REACHED, "the level was reached; takes precedence over 1"),
     ("scratch-cleanup, disk-check", ExitCode.LOCKED, "with `--unless-running` 0, without a message"),
-    ("scratch-cleanup", ExitCode.REFUSED, "`max_sessions` or `max_percent` would be exceeded, or the clock went back"),
+    ("scratch-cleanup", ExitCode.REFUSED, "`max_sessions` or `max_percent` would be exceeded, or the clock cannot be trusted"),
     ("doctor", ExitCode.PARTIAL, "at least one check is `fail`; 0 with warnings alone"),
     ("schedule status", ExitCode.PARTIAL, "a job is not installed as configured, or its last run failed"),
     ("schedule install, schedule remove", ExitCode.USAGE, "also: no permission, no such scheduler, or no terminal to ask on"),

@@ -34,9 +34,9 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.names import escape
-from arawn_cli.runs import Run, record, refuse_earlier_clock
-from arawn_cli.timestamps import DAY
-from arawn_cli.units import size
+from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
+from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.units import period, size
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +73,11 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
     """
     started = context.monotonic()
     with opened_root(config.root, config.databases) as root, opened_sessions(root) as descriptor:
-        if not config.force:
-            refuse_earlier_clock(context.state, JobName.SCRATCH_CLEANUP, root.path, context.clock())
         with locked(descriptor, root, hold=not config.dry_run):
-            cleanup = _Cleanup(config, context, root)
+            gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
+            clocks = Clocks(context.clock(), context.boot())
+            check_clock(context.state, root.path, clocks, gap, force=config.force, dry_run=config.dry_run)
+            cleanup = _Cleanup(config, context, root, clocks.wall)
             try:
                 cleanup.run(descriptor)
             except StoppedError:
@@ -96,7 +97,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
 class _Cleanup:
     """One run on one root, and what it did so far."""
 
-    def __init__(self, config: Config, context: RunContext, root: Root) -> None:
+    def __init__(self, config: Config, context: RunContext, root: Root, now: int) -> None:
         """Read the plan to apply, and check that the plan can be written.
 
         Raises:
@@ -106,7 +107,7 @@ class _Cleanup:
         self._config = config
         self._context = context
         self._root = root
-        self._now = context.clock()
+        self._now = now
         self._policy = Policy.of(config)
         self._needs = ChatNeeds.to_keep(config, root.layout)
         self._threads = threads_for(config.maintenance.threads)

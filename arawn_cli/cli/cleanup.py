@@ -40,7 +40,7 @@ def scratch_cleanup(
         Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists and what has not changed.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a clock that was set back would stop it.")
+        bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a doubtful clock would stop it.")
     ] = False,
     output: options.FormatOption = options.Format.AUTO,
     relay_url: options.RelayUrlOption = None,

@@ -84,7 +84,7 @@ class Config:
         plan_out: file to write the plan to.
         apply: plan to carry out, and nothing else.
         total_limit_bytes: limit of all workstreams together, 0 for none; the same for the next two.
-        force: run in spite of the removal limit or a clock that went back.
+        force: run in spite of the removal limit or a clock that cannot be trusted.
         state_directory: directory of the state file. It may not exist.
         relay: None if events are sent to no relay.
         remembers: false with `--relay-url` or `--no-relay`. A check that changed levels in such a

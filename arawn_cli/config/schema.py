@@ -18,11 +18,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Confi
 from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
-from arawn_cli.units import DURATION_PATTERN, seconds_of
+from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, seconds_of
 
 ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 
-_CALENDAR_WORDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly", "annually")
 _SIZE_MAX = 2**63
 _SIZE = re.compile(r"\s*\d+(\.\d+)?\s*([kmgtpe]i?)?(b|bytes?)?\s*", re.ASCII | re.IGNORECASE)
 
@@ -33,14 +32,14 @@ def _check_duration(value: str) -> str:
 
 
 def _check_interval(value: str) -> str:
-    if value in _CALENDAR_WORDS:
+    if value in CALENDAR_WORDS:
         return value
     try:
         is_positive = seconds_of(value) > 0
     except ValueError:
         is_positive = False
     if not is_positive:
-        raise ValueError(f"a duration such as 5m or 24h, or one of {', '.join(_CALENDAR_WORDS)}")
+        raise ValueError(f"a duration such as 5m or 24h, or one of {', '.join(CALENDAR_WORDS)}")
     return value
 
 
@@ -85,7 +84,7 @@ Duration = Annotated[str, AfterValidator(_check_duration), Field(json_schema_ext
 Interval = Annotated[
     str,
     AfterValidator(_check_interval),
-    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(_CALENDAR_WORDS)}|0*[1-9]{DURATION_PATTERN.replace('+', '*')})$"}),
+    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(CALENDAR_WORDS)}|0*[1-9]{DURATION_PATTERN.replace('+', '*')})$"}),
 ]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
-from arawn_cli.units import seconds_of
+from arawn_cli.units import CALENDAR_WORDS, period, seconds_of
 
 MINUTE = 60
 HOUR = 3600
@@ -21,18 +21,6 @@ DAY = 86_400
 
 _LONGEST_DELAY = HOUR
 _FIRST_AFTER_BOOT = 15 * MINUTE
-# The longest time that each word can mean.
-_WORD_SECONDS = {
-    "minutely": MINUTE,
-    "hourly": HOUR,
-    "daily": DAY,
-    "weekly": 7 * DAY,
-    "monthly": 31 * DAY,
-    "quarterly": 92 * DAY,
-    "semiannually": 184 * DAY,
-    "yearly": 366 * DAY,
-    "annually": 366 * DAY,
-}
 # Names, because schedulers differ in whether Sunday is 0 or 1.
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 # At night, but not in an hour that daylight saving time skips or repeats, such as 2 or 3.
@@ -66,11 +54,6 @@ class CronTime:
         return _matches(self.month, time.month) and _matches(self.day, time.day) and _matches(self.weekday, time.isoweekday() % 7)
 
 
-def period(interval: str) -> int:
-    """Return the longest time between two runs in seconds."""
-    return _WORD_SECONDS.get(interval) or seconds_of(interval)
-
-
 def delay(interval: str) -> int:
     """Return the longest random delay in seconds, which keeps machines from starting at once."""
     return min(max(period(interval) // 10, 1), _LONGEST_DELAY)
@@ -83,7 +66,7 @@ def calendar(interval: str) -> str | None:
 
     systemd makes up for a missed calendar time; other intervals count from the previous run.
     """
-    if interval in _WORD_SECONDS:
+    if interval in CALENDAR_WORDS:
         return interval
     seconds = seconds_of(interval)
     if seconds < MINUTE and MINUTE % seconds == 0:
@@ -136,7 +119,7 @@ def cloacina_time(interval: str, job: JobName, root: str) -> str:
     Raises:
         ConfigurationError: there is no expression for this duration.
     """
-    seconds = 0 if interval in _WORD_SECONDS else seconds_of(interval)
+    seconds = 0 if interval in CALENDAR_WORDS else seconds_of(interval)
     if 0 < seconds < MINUTE and MINUTE % seconds == 0:
         return f"*/{seconds} * * * * *"
     time = cron_time(interval, job, "", root)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from arawn_cli.delivery.credentials import CREDENTIAL
 from arawn_cli.events import JobName
-from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot, period
+from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot
 from arawn_cli.schedule.quoting import unit_command, unit_line, unit_word
 from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
+from arawn_cli.units import period
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -18,6 +18,7 @@ from tests.conftest import (
     WITHOUT_FILE_POWERS,
     Run,
     RunCommand,
+    needs,
     needs_namespaces,
     needs_root,
     needs_setpriv,
@@ -26,6 +27,9 @@ from tests.conftest import (
 )
 from tests.support.cleanup import clean
 from tests.support.tree import SampleTree, set_age, write
+
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+needs_faketime = needs(FAKETIME is not None, "faketime")
 
 
 def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> None:
@@ -310,18 +314,37 @@ def test_the_removal_limit_stops_the_purge_too(run: RunCommand, tree: SampleTree
     assert (done.code, done.last["bytes_reclaimed"], done.last["trash_bytes"]) == (77, 0, 50)
 
 
-def test_a_clock_earlier_than_the_last_run_is_refused_with_77_unless_forced(tree: SampleTree) -> None:
+@pytest.mark.parametrize("days", [-300, -1, 36, 1000])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_clock_that_went_wrong_is_refused_once_and_nothing_is_removed_or_purged(tree: SampleTree, days: int, force: bool) -> None:
     from tests.support.in_process import cleaned
 
     cleaned(tree)
+    write(tree.sessions.parent / ".trash" / "gone.20200101T000000Z.0123abcd" / "f", 50)
     tree.session("s", files={"f": 1}, age_days=3000)
-    tree.now -= 300 * DAY
-    for dry_run in (True, False):
-        with pytest.raises(RefusedError, match="ages cannot be trusted"):
-            cleaned(tree, dry_run=dry_run)
+    boot = tree.now
+    tree.now += days * DAY
+    if not force:
+        for dry_run in (True, True, False):
+            with pytest.raises(RefusedError, match="ages cannot be trusted"):
+                cleaned(tree, dry_run=dry_run, boot=boot)
+        assert (os.listdir(tree.sessions), len(os.listdir(tree.sessions.parent / ".trash"))) == (["s"], 1)
+    assert cleaned(tree, force=force, boot=boot)[0].sessions_cleaned == 1
+    assert cleaned(tree, boot=boot)[0].sessions_cleaned == 0
+    assert not (tree.sessions.parent / ".trash").exists()
+
+
+@needs_faketime
+def test_a_clock_of_the_machine_that_is_three_years_ahead_is_refused_once_with_77(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=1)
+    ahead = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+1095d"}
+    assert clean(run, tree).code == 0
+    for arguments, boot in ((("--dry-run",), {}), (("--dry-run",), {"DONT_FAKE_MONOTONIC": "1"}), ((), {"DONT_FAKE_MONOTONIC": "1"})):
+        done = clean(run, tree, *arguments, **ahead, **boot)
+        assert (done.code, done.stdout, done.stderr.count("\n")) == (77, "", 1)
+        assert "the clock went forward by 1,095.0 days" in done.stderr
+    assert [clean(run, tree).code, clean(run, tree).code] == [0, 0]
     assert os.listdir(tree.sessions) == ["s"]
-    assert cleaned(tree, force=True)[0].sessions_cleaned == 1
-    assert cleaned(tree)[0].sessions_cleaned == 0
 
 
 def test_a_dry_run_notes_no_time_and_makes_no_state(tree: SampleTree) -> None:

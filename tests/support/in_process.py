@@ -15,17 +15,23 @@ from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
+from arawn_cli.timestamps import Boot
 from tests.support.main_tree import MainTree
 from tests.support.tree import SampleTree
 
 NOWHERE = Path("/nonexistent/config.toml")
 
 
-def context(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None) -> RunContext:
-    """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends."""
+def context(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None, boot: int | None = None) -> RunContext:
+    """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends.
+
+    `boot` is how long the machine ran until then; else both clocks move equally.
+    """
     state = State(state_directory, lambda: now)
     times = chain([now], repeat(now if ended is None else ended))
-    return RunContext(state=state, show=events.append, clock=lambda: next(times), host="host")
+    return RunContext(
+        state=state, show=events.append, clock=lambda: next(times), boot=lambda: Boot("a", now if boot is None else boot), host="host"
+    )
 
 
 def cleaned(
@@ -36,6 +42,7 @@ def cleaned(
     force: bool = False,
     config: Path | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    boot: int | None = None,
 ) -> tuple[ScratchCleanup, list[Event]]:
     """One cleanup of a tree at its own now."""
     events: list[Event] = []
@@ -44,7 +51,7 @@ def cleaned(
         _environment(tree),
         system_file=NOWHERE,
     )
-    result = clean(settings, replace(context(tree.now, events, settings.state_directory), stopping=stopping))
+    result = clean(settings, replace(context(tree.now, events, settings.state_directory, boot=boot), stopping=stopping))
     return result.summary, events
 
 
