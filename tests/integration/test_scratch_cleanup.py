@@ -340,7 +340,7 @@ def test_a_clock_of_the_machine_that_is_three_years_ahead_is_refused_once_with_7
     ahead = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+1095d"}
     assert clean(run, tree).code == 0
     for arguments, boot in ((("--dry-run",), {}), (("--dry-run",), {"DONT_FAKE_MONOTONIC": "1"}), ((), {"DONT_FAKE_MONOTONIC": "1"})):
-        done = clean(run, tree, *arguments, **ahead, **boot)
+        done = clean(run, tree, *arguments, prefix=(), **ahead, **boot)
         assert (done.code, done.stdout, done.stderr.count("\n")) == (77, "", 1)
         assert "the clock went forward by 1,095.0 days" in done.stderr
     assert [clean(run, tree).code, clean(run, tree).code] == [0, 0]
