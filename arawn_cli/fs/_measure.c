@@ -56,7 +56,8 @@ static bool read_subtrees(PyObject *given, struct walk *walk)
 
 static PyObject *result_of(const struct usage *usage)
 {
-    PyObject *newest = usage->any ? Py_BuildValue("(LL)", (long long)usage->newest.tv_sec, (long long)usage->newest.tv_nsec)
+    PyObject *newest = usage->any ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec, (long long)usage->newest.tv_nsec,
+                                                  usage->newest_path)
                                   : Py_NewRef(Py_None);
     return Py_BuildValue("((KKKKKN)[][][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
                          (unsigned long long)usage->files, (unsigned long long)usage->directories,

@@ -227,19 +227,45 @@ static void add(uint64_t *sum, uint64_t more)
     *sum = *sum > UINT64_MAX - more ? UINT64_MAX : *sum + more;
 }
 
-static void count_time(struct usage *usage, struct timespec time)
+/* Return whether a time is later than the newest so far (1), the same (0) or earlier (-1). */
+static int compare_time(const struct usage *usage, struct timespec time)
 {
     struct timespec newest = usage->newest;
-    if (!usage->any || time.tv_sec > newest.tv_sec || (time.tv_sec == newest.tv_sec && time.tv_nsec > newest.tv_nsec))
-        usage->newest = time;
-    usage->any = true;
+    if (!usage->any)
+        return 1;
+    if (time.tv_sec != newest.tv_sec)
+        return time.tv_sec > newest.tv_sec ? 1 : -1;
+    return (time.tv_nsec > newest.tv_nsec) - (time.tv_nsec < newest.tv_nsec);
 }
 
-static void count_entry(struct worker *worker, const struct stat *status)
+static void count_time(struct usage *usage, struct timespec time, const char *path)
+{
+    int later = compare_time(usage, time);
+    if (later < 0 || (later == 0 && strcmp(path, usage->newest_path) >= 0))
+        return;
+    usage->newest = time;
+    usage->any = true;
+    strcpy(usage->newest_path, path);
+}
+
+/* Count the entry `name` of the directory at levels[depth - 1]; an empty name is that directory. */
+static void count_entry(struct worker *worker, size_t depth, const char *name, const struct stat *status)
 {
     struct usage *usage = &worker->usage;
+    if (compare_time(usage, status->st_mtim) >= 0) {
+        char path[NEWEST_PATH_BYTES];
+        size_t most = sizeof path - 1, end = depth ? worker->levels[depth - 1].path_end : 0;
+        end = end < most ? end : most;
+        if (end)
+            memcpy(path, worker->path.bytes, end);
+        if (end && *name && end < most)
+            path[end++] = '/';
+        size_t length = strnlen(name, most - end);
+        memcpy(path + end, name, length);
+        path[end + length] = 0;
+        count_time(usage, status->st_mtim, path);
+    }
     uint64_t size = (uint64_t)status->st_size, allocated = (uint64_t)status->st_blocks * BLOCK_BYTES;
-    count_time(usage, status->st_mtim);
     if (S_ISDIR(status->st_mode)) {
         usage->directories++;
     } else if (S_ISREG(status->st_mode)) {
@@ -264,7 +290,7 @@ static void add_usage(struct usage *sum, const struct usage *part)
     if (part->largest > sum->largest)
         sum->largest = part->largest;
     if (part->any)
-        count_time(sum, part->newest);
+        count_time(sum, part->newest, part->newest_path);
 }
 
 /* Count an entry of the directory at levels[depth - 1]; a subdirectory is entered later. */
@@ -277,7 +303,7 @@ static void measure_entry(struct worker *worker, size_t depth, const char *name)
     else if (S_ISDIR(status.st_mode)) /* the filesystem lists no types */
         add_names(worker->walk, &level->pending, name, strlen(name) + 1);
     else
-        count_entry(worker, &status);
+        count_entry(worker, depth, name, &status);
 }
 
 /* ---- sharing ---- */
@@ -471,7 +497,7 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
     } else if (status.st_dev != worker->device) {
         record_finding(worker, NULL, worker->depth, shown, 0);
     } else if (push_level(worker, shown, descriptor, status.st_ino)) {
-        count_entry(worker, &status);
+        count_entry(worker, worker->depth, "", &status);
         list_directory(worker);
         return;
     }
@@ -542,7 +568,7 @@ static void measure_subtree(struct worker *worker, size_t index)
     } else if (fstatat(holder, name, &top, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
         record_finding(worker, "measure", 0, "", errno);
     } else if (subtree->shallow || !S_ISDIR(top.st_mode)) {
-        count_entry(worker, &top);
+        count_entry(worker, 0, "", &top);
     } else {
         worker->device = top.st_dev;
         enter(worker, holder, name, "");

@@ -21,12 +21,16 @@
 #include <stdint.h>
 #include <time.h>
 
+enum { NEWEST_PATH_BYTES = 512 }; /* with the NUL; a longer path is cut */
+
 /* The usage of a tree, without the sizes of files that have several names (struct hard_link). */
 struct usage {
     uint64_t apparent, allocated, files, directories;
     uint64_t largest;       /* st_size of the largest file, with or without several names */
     struct timespec newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
     bool any;               /* false: nothing was measured, and `newest` is not set */
+    /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. */
+    char newest_path[NEWEST_PATH_BYTES];
 };
 
 /* A file or directory to measure. */

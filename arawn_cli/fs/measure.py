@@ -12,15 +12,17 @@ import resource
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.names import escape
-from arawn_cli.timestamps import SECOND, latest
+from arawn_cli.timestamps import SECOND
 
 _BLOCK = 512  # unit of st_blocks on every filesystem, see stat(2)
 _THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
 _THREADS_MAX = 16
+_NEWEST_PATH_BYTES = 511  # at most, of the path of the newest entry
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
 
 
@@ -52,6 +54,9 @@ class Usage:
         failures: everything that could not be read and is missing in the numbers.
         other_filesystems: directories where another filesystem is mounted; it is not counted.
         sample_age_secs: age of the oldest part if parts were measured by an earlier check, else 0.
+        newest_path: first 511 bytes of the path below its tree of the entry with the newest mtime; of
+            several, the first in the order of bytes. Empty for the tree itself, and if an earlier check
+            measured it.
     """
 
     apparent_bytes: int = 0
@@ -64,6 +69,13 @@ class Usage:
     failures: tuple[Failure, ...] = ()
     other_filesystems: tuple[str, ...] = ()
     sample_age_secs: int = 0
+    newest_path: bytes = b""
+
+    @property
+    def newest_shown(self) -> str:
+        """The path of the newest entry for people: `.` for the tree itself, `…` at the end of one that is cut."""
+        cut = "…" if len(self.newest_path) == _NEWEST_PATH_BYTES else ""
+        return escape(os.fsdecode(self.newest_path)) + cut or "."
 
     @property
     def complete(self) -> bool:
@@ -108,11 +120,14 @@ class UsageAccumulator:
     failures: list[Failure] = field(default_factory=list)
     other_filesystems: list[str] = field(default_factory=list)
     sample_age_secs: int = 0
+    newest_path: bytes = b""
 
-    def add_entry(self, status: os.stat_result) -> None:
-        """Add one file or directory."""
+    def add_entry(self, status: os.stat_result, path: Callable[[], bytes] = bytes) -> None:
+        """Add one file or directory, and its path below the tree if it is the newest."""
         if self.newest is None or status.st_mtime_ns > self.newest:
-            self.newest = status.st_mtime_ns
+            self.newest, self.newest_path = status.st_mtime_ns, path()
+        elif status.st_mtime_ns == self.newest:
+            self.newest_path = min(self.newest_path, path())
         allocated = status.st_blocks * _BLOCK
         if stat.S_ISDIR(status.st_mode):
             self.directories += 1
@@ -150,7 +165,8 @@ class UsageAccumulator:
             self.add_links(identity, links)
         self.directories += usage.directories
         self.largest = max(self.largest, usage.largest_file_bytes)
-        self.newest = latest(self.newest, usage.newest_mtime)
+        if usage.newest_mtime is not None and (self.newest is None or usage.newest_mtime > self.newest):
+            self.newest, self.newest_path = usage.newest_mtime, usage.newest_path
         self.failures += usage.failures
         self.other_filesystems += usage.other_filesystems
         self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
@@ -168,6 +184,7 @@ class UsageAccumulator:
             tuple(sorted(self.failures, key=lambda failure: (failure.path, failure.operation))),
             tuple(sorted(self.other_filesystems)),
             self.sample_age_secs,
+            self.newest_path,
         )
 
 
@@ -181,14 +198,14 @@ def combined(usages: Iterable[Usage]) -> Usage:
 
 # ---- The extension module
 
-_Sums = tuple[int, int, int, int, int, tuple[int, int] | None]
+_Sums = tuple[int, int, int, int, int, tuple[int, int, bytes] | None]
 _Links = list[tuple[int, int, int, int, int, int]]
 
 NativeUsage = tuple[_Sums, _Links, list[tuple[Operation, bytes, int]], list[bytes]]
 """The usage of a subtree as `_measure.c` returns it.
 
 - Apparent and allocated bytes, files and directories, all without files of several names; the size
-  of the largest file, with them; the newest mtime as seconds and nanoseconds.
+  of the largest file, with them; the newest mtime as seconds and nanoseconds, and its path.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
 - For each failure: operation, path below the subtree, errno.
 - The paths of other filesystems below the subtree.
@@ -291,9 +308,10 @@ def threads_for(configured: int) -> int:
 def _usage_of(result: NativeUsage, path: str) -> Usage:
     (apparent, allocated, files, directories, largest, time), links, failures, others = result
     newest = None if time is None else time[0] * SECOND + time[1]
+    newest_path = b"" if time is None else time[2]
     if not (links or failures or others):
-        return Usage(apparent, allocated, files, directories, largest, newest)
-    accumulator = UsageAccumulator(apparent, allocated, files, directories, largest, newest)
+        return Usage(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
+    accumulator = UsageAccumulator(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
     for device, inode, size, blocks, found, names in links:
         accumulator.add_links((device, inode), HardLinks(size, blocks, found, names))
     accumulator.failures += [Failure(operation, _path_below(path, below), number) for operation, below, number in failures]
@@ -369,7 +387,7 @@ def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: i
         accumulator.other_filesystems.append(escape(descent.path()))
         descent.leave()
         return
-    accumulator.add_entry(status)
+    accumulator.add_entry(status, lambda: descent.beginning(None, _NEWEST_PATH_BYTES))
     pending = descent.here.pending
     try:
         with descent.scan() as listing:
@@ -378,7 +396,8 @@ def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: i
                     if entry.is_dir(follow_symlinks=False):  # calls stat(2) if the filesystem lists no types
                         pending.append(entry.name)
                     else:
-                        accumulator.add_entry(entry.stat(follow_symlinks=False))
+                        path = partial(descent.beginning, entry.name, _NEWEST_PATH_BYTES)
+                        accumulator.add_entry(entry.stat(follow_symlinks=False), path)
                 except OSError as error:
                     accumulator.add_failure("measure", descent.path(entry.name), error)
     except OSError as error:

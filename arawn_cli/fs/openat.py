@@ -212,6 +212,11 @@ class Descent:
         names = [level.name for level in self._levels[1:]]
         return "/".join([self._shown, *names, *([] if name is None else [name])])
 
+    def beginning(self, name: str | None, most: int) -> bytes:
+        """Return the first `most` bytes of the path, without the top, of the current directory or its entry `name`."""
+        names = [level.name for level in self._levels[1 : most // 2 + 2]]
+        return os.fsencode("/".join([*names, *([] if name is None else [name])]))[:most]
+
     def enter(self, name: str, parent: int) -> os.stat_result:
         """Make the directory `name` of the open directory `parent` the current one.
 

@@ -65,7 +65,28 @@ def test_the_newest_mtime_of_anything_counts(tmp_path: Path) -> None:
     (top / "inner" / "file").touch()
     for path, mtime in ((top / "inner" / "file", 5), (top / "inner", 9), (top, 7)):
         os.utime(path, ns=(mtime, mtime))
-    assert measured(top).newest_mtime == 9
+    usage = measured(top)
+    assert (usage.newest_mtime, usage.newest_path, usage.newest_shown) == (9, b"inner", "inner")
+
+
+@given(
+    names=st.lists(
+        st.binary(min_size=1, max_size=200).filter(lambda name: not {0, 47} & set(name) and name not in (b".", b"..")), max_size=6
+    )
+)
+def test_the_newest_entry_is_named_by_the_beginning_of_its_path(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+    top = tmp_path_factory.mktemp("newest")
+    path = b"/".join(names)
+    deepest = os.path.join(os.fsencode(top), path)
+    os.makedirs(deepest, exist_ok=True)
+    for directory, _, _ in os.walk(os.fsencode(top)):
+        os.utime(directory, ns=(5, 5))
+    os.utime(deepest, ns=(7, 7))
+    usage = measured(top)
+    assert usage.newest_path == path[:511]
+    assert usage.newest_shown.isprintable()
+    assert usage.newest_shown.endswith("…") == (len(path) >= 511)
+    assert (usage.newest_shown == ".") == (not names or usage.newest_path == b".")
 
 
 def test_a_file_linked_from_two_trees_counts_once_and_is_freed_only_with_both(tmp_path: Path) -> None:
