@@ -17,9 +17,7 @@ import time
 from pathlib import Path
 
 from arawn_cli import runs
-from arawn_cli.diskcheck import alerts, history
-from arawn_cli.diskcheck.forecast import days_until
-from arawn_cli.diskcheck.history import load_history
+from arawn_cli.diskcheck.history import days_until, load_alerts, load_history, store_alerts, store_samples
 from arawn_cli.diskcheck.levels import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.events import JobName
 from arawn_cli.runs import Run
@@ -48,10 +46,10 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     for usage in found:
         days_until(usage.limit, usage.usage, remembered.growth(usage.scope, usage.usage))
     with state.transaction() as connection:
-        before = alerts.load(connection, ROOT)
+        before = load_alerts(connection, ROOT)
         verdicts = judge_all(found, before, Rules(), now, vanished=())
-        alerts.store(connection, ROOT, verdicts, before, now)
-        history.store(connection, ROOT, found, remembered.hour)
+        store_alerts(connection, ROOT, verdicts, before, now)
+        store_samples(connection, ROOT, found, remembered.hour)
         runs.store(connection, JobName.DISK_CHECK, ROOT, Run(now, now, 0, 0))
     state.close()
 

@@ -1,4 +1,7 @@
-"""Hourly usage in the state file, and trends and forecasts from it."""
+"""Results of earlier checks: alerts, changes of level and hourly usage; trends and forecasts.
+
+They are in the state file. Trends and forecasts are pure functions of them.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,119 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise
+from math import ceil
 from pathlib import Path
 from typing import cast
 
-from arawn_cli.diskcheck import alerts
-from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample, days_until, growth_per_day
-from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, StoredAlert, next_limit
-from arawn_cli.events import Level
+from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict, next_limit
+from arawn_cli.events import Level, Unit
 from arawn_cli.state import State, StateUnavailableError, key_of
 from arawn_cli.timestamps import SECOND
 
 log = logging.getLogger(__name__)
 
+TRANSITIONS_KEPT = 1000
+"""Changes of level that are kept per root."""
+
 KEPT_DAYS = 90
 _MAX_GAP_HOURS = 24  # an unchanged usage is stored again after this time
+
+WINDOW_HOURS = 7 * 24
+HORIZON_DAYS = 365
+_POINTS = 14
+_MIN_HOURS = 48
+
+Sample = tuple[int, int]
+"""An hour since the epoch, and the usage in it."""
+
+_SELECT_ALERTS = (
+    "SELECT scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, notified_at FROM alerts WHERE root = ? "
+    "ORDER BY scope"
+)
+_AlertRow = tuple[str, str, str, int, int, int, str, int, int, int | None]
+
+_SELECT_TRANSITIONS = (
+    "SELECT time, scope, name, unit, usage, warning_limit, level_before, level FROM transitions WHERE root = ? ORDER BY number DESC LIMIT ?"
+)
+_TransitionRow = tuple[int, str, str, str, int, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A change of the level of a scope; `time` is in nanoseconds, usage and limit in `unit`."""
+
+    time: int
+    scope: str
+    name: str
+    unit: Unit
+    usage: int
+    limit: int
+    before: Level
+    level: Level
+
+
+def load_alerts(connection: sqlite3.Connection, root: Path) -> dict[str, StoredAlert]:
+    """Return the alerts of a root by scope, in a transaction. A scope without one is ok."""
+    return _stored_alerts(connection.execute(_SELECT_ALERTS, (key_of(root),)).fetchall())
+
+
+def read_alerts(state: State, root: Path) -> dict[str, StoredAlert]:
+    """Return the alerts of a root by scope, outside of a transaction.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    return _stored_alerts(cast("list[_AlertRow]", state.select(_SELECT_ALERTS, (key_of(root),))))
+
+
+def store_alerts(
+    connection: sqlite3.Connection, root: Path, verdicts: Iterable[Verdict], before: Mapping[str, StoredAlert], now: int
+) -> None:
+    """Store alerts and changes of level at `now` (nanoseconds); `before` are the stored alerts."""
+    key = key_of(root)
+    for verdict in verdicts:
+        usage, alert = verdict.usage, verdict.alert
+        if alert != NO_ALERT:
+            limits = (usage.usage, usage.limit, usage.critical)
+            row = (usage.scope, usage.name, usage.unit, *limits, alert.level, alert.warnings, alert.criticals, alert.notified_at)
+            connection.execute("INSERT OR REPLACE INTO alerts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (key, *row))
+        elif usage.scope in before:
+            connection.execute("DELETE FROM alerts WHERE root = ? AND scope = ?", (key, usage.scope))
+        if verdict.before is not verdict.level:
+            change = (usage.scope, usage.name, usage.unit, usage.usage, usage.limit, verdict.before, verdict.level)
+            connection.execute("INSERT INTO transitions VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (now, key, *change))
+            connection.execute(
+                "DELETE FROM transitions WHERE root = ? AND number <= "
+                "(SELECT number FROM transitions WHERE root = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (key, key, TRANSITIONS_KEPT),
+            )
+
+
+def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
+    """Return the latest changes of level of a root, newest first.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    rows = cast("list[_TransitionRow]", state.select(_SELECT_TRANSITIONS, (key_of(root), count)))
+    return [
+        Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
+        for time, scope, name, unit, usage, limit, before, level in rows
+    ]
+
+
+def _stored_alerts(rows: Iterable[_AlertRow]) -> dict[str, StoredAlert]:
+    try:
+        return {
+            scope: StoredAlert(
+                Alert(Level(level), warnings, criticals, notified_at),
+                ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
+            )
+            for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
+        }
+    except ValueError as error:
+        raise StateUnavailableError(f"the state file contains values that this version does not know: {error}") from error
 
 
 def hour_of(now: int) -> int:
@@ -29,7 +131,7 @@ def hour_of(now: int) -> int:
     return now // (3600 * SECOND)
 
 
-def read(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
+def read_samples(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
     """Return the samples of each scope of a root from an hour on, in the order of time.
 
     Raises:
@@ -44,7 +146,7 @@ def read(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
     return dict(samples)
 
 
-def store(connection: sqlite3.Connection, root: Path, usages: Iterable[ScopeUsage], hour: int) -> None:
+def store_samples(connection: sqlite3.Connection, root: Path, usages: Iterable[ScopeUsage], hour: int) -> None:
     """Store a sample per scope and hour, without incomplete usages, and delete old samples.
 
     The total has a sample in every hour with a check, which marks the hour as done. Other scopes
@@ -101,7 +203,7 @@ def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOUR
     """
     hour = hour_of(now)
     try:
-        return CheckHistory(hour, alerts.read(state, root), read(state, root, hour - hours))
+        return CheckHistory(hour, read_alerts(state, root), read_samples(state, root, hour - hours))
     except StateUnavailableError as error:
         log.warning("%s: earlier levels and usage are unknown", error)
         return CheckHistory(hour)
@@ -131,3 +233,46 @@ def usage_at(trend: Sequence[Sample], moments: Sequence[float]) -> list[int | No
 def equal_steps(first: float, last: float, count: int) -> list[float]:
     """Return `count` moments, at least two, from the first to the last."""
     return [first + (last - first) * number / (count - 1) for number in range(count)]
+
+
+def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
+    """Return the growth per day at `hour`, from samples in the order of time.
+
+    It is the Theil-Sen estimator, the median of the slopes between all pairs of points (Sen 1968,
+    doi:10.1080/01621459.1968.10480934): a nightly cleanup or one upload in a week changes it
+    little.
+
+    Return None if the samples cover less than two days or have no trend. Usage between two samples
+    counts as unchanged, and samples from before the last week do not count. There is a trend if
+    usage rose in a third of the steps and recently, and fell by at most half of what it rose. So
+    one upload is no trend, nor is a directory that is filled and emptied every day. A negative
+    median is no trend either.
+    """
+    recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
+    if not recent or hour - recent[0][0] < _MIN_HOURS:
+        return None
+    first = recent[0][0]
+    moments = equal_steps(first, hour, min(_POINTS, hour - first) + 1)
+    points = [(moment, usage) for moment, usage in zip(moments, usage_at(recent, moments), strict=True) if usage is not None]
+    if not _is_trend([later[1] - earlier[1] for earlier, later in pairwise(points)]):
+        return None
+    from statistics import median  # it imports random, decimal and hashlib, which only a trend needs
+
+    growth = 24 * median((later[1] - earlier[1]) / (later[0] - earlier[0]) for earlier, later in combinations(points, 2))
+    return growth if growth >= 0 else None
+
+
+def days_until(limit: int, usage: int, growth: float | None) -> int | None:
+    """Return the days until `usage` exceeds `limit`, rounded up; None if unknown or over a year."""
+    if growth is None or growth <= 0:
+        return None
+    days = max(ceil((limit - usage) / growth), 0)
+    return days if days <= HORIZON_DAYS else None
+
+
+def _is_trend(steps: Sequence[int]) -> bool:
+    rises = sum(step for step in steps if step > 0)
+    falls = -sum(step for step in steps if step < 0)
+    rising = sum(step > 0 for step in steps)
+    rises_recently = any(step > 0 for step in steps[-max(len(steps) // 3, 1) :])
+    return rises_recently and rising * 3 >= len(steps) and falls * 2 <= rises

@@ -15,9 +15,7 @@ from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.diskcheck import alerts
-from arawn_cli.diskcheck import history as usage_history
-from arawn_cli.diskcheck.history import CheckHistory, load_history
+from arawn_cli.diskcheck.history import CheckHistory, load_alerts, load_history, store_alerts, store_samples
 from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
@@ -203,13 +201,13 @@ def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Map
     if not config.dry_run and config.remembers:
         try:
             with context.state.transaction() as connection:
-                before = alerts.load(connection, found.root)
+                before = load_alerts(connection, found.root)
                 if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
                     log.info("another check measured later and ended earlier: this one changes no level")
                     return unchanged(found.scopes, before)
                 verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
-                alerts.store(connection, found.root, verdicts, before, found.now)
-                usage_history.store(connection, found.root, found.scopes, found.history.hour)
+                store_alerts(connection, found.root, verdicts, before, found.now)
+                store_samples(connection, found.root, found.scopes, found.history.hour)
                 if found.reused:
                     found.reused.store(connection, found.root, found.measurements.sessions)
                 last_success = None if found.measurements.failures else found.now

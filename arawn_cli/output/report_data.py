@@ -15,10 +15,18 @@ from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.diskcheck import alerts
-from arawn_cli.diskcheck.alerts import Transition
-from arawn_cli.diskcheck.forecast import WINDOW_HOURS, Sample
-from arawn_cli.diskcheck.history import CheckHistory, equal_steps, load_history, trend_of, usage_at
+from arawn_cli.diskcheck.history import (
+    TRANSITIONS_KEPT,
+    WINDOW_HOURS,
+    CheckHistory,
+    Sample,
+    Transition,
+    equal_steps,
+    load_history,
+    read_transitions,
+    trend_of,
+    usage_at,
+)
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
@@ -256,7 +264,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         decisions = decisions_now(root, config, measured.sessions, now)
         try:
-            transitions = alerts.read_transitions(context.state, root.path, alerts.TRANSITIONS_KEPT)
+            transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
         except StateUnavailableError as error:
             transitions = []
             problems.append(f"earlier usage and alerts are unknown: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arawn_cli.arawn.layout import SCRATCH
-from arawn_cli.diskcheck.alerts import Transition
+from arawn_cli.diskcheck.history import Transition
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, scope_label

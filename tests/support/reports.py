@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from arawn_cli.diskcheck.alerts import Transition
-from arawn_cli.diskcheck.forecast import Sample
+from arawn_cli.diskcheck.history import Sample, Transition
 from arawn_cli.diskcheck.levels import FILESYSTEM, OWN_FILES, TOTAL, ScopeUsage
 from arawn_cli.events import Filesystem, Level, Reason, Unit
 from arawn_cli.output.report_data import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.diskcheck import alerts
+from arawn_cli.diskcheck.history import read_transitions
 from arawn_cli.diskcheck.limits import FIXED
 from arawn_cli.events import DiskPressure, Level
 from arawn_cli.state import State
@@ -29,7 +29,7 @@ HOUR = 3600 * SECOND
 
 
 def transitions(tree: SampleTree) -> list[tuple[str, Level, Level]]:
-    found = alerts.read_transitions(State(tree.root.parent / "state", lambda: 0), tree.root, 100)
+    found = read_transitions(State(tree.root.parent / "state", lambda: 0), tree.root, 100)
     return [(change.scope, change.before, change.level) for change in reversed(found)]
 
 
