@@ -19,11 +19,10 @@ from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.paths import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.config.roots import names_of
 from arawn_cli.delivery.credentials import token_for
-from arawn_cli.delivery.probe import probe
+from arawn_cli.delivery.http import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.schedule.permissions import can_access
-from arawn_cli.schedule.settings import Account, token_warning
+from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE
 from arawn_cli.units import count, size

@@ -1,21 +1,28 @@
-"""Send over HTTP: redirects, slow and cut answers, credentials in headers."""
+"""Send over HTTP: redirects, slow and cut answers, credentials in headers; probe a relay without sending."""
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
 import time
 
 import pytest
+import urllib3
+from websockets.frames import Close, Frame, Opcode
+from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli.config import relay_url
-from arawn_cli.delivery.http import HttpClient
+from arawn_cli.delivery.credentials import Token
+from arawn_cli.delivery.http import HttpClient, ProbeResult, probe
 from arawn_cli.delivery.message import Delivered, Failed, Refused
-from tests.support.contrary_servers import ONE, answering, sent, unreachable
-from tests.support.relay_fixtures import Nchan, needs_nchan
+from tests.support.contrary_servers import ONE, answering, running, sent, unreachable
+from tests.support.relay_fixtures import TOKEN, Nchan, free_port, needs_nchan, shared_nchan
 
 pytest_plugins = ("tests.support.relay_fixtures",)
-pytestmark = needs_nchan
 
 
+@needs_nchan
 @pytest.mark.parametrize(
     ("path", "answer"), [("/moved", "307, a redirect, which is never followed"), ("/centrifugo", "200 {"), ("/nowhere", "404 ")]
 )
@@ -60,3 +67,91 @@ def test_user_and_password_of_an_address_go_into_the_header_alone(scheme: str) -
     assert b"\r\nAuthorization: Basic YW5uOnBAc3M=\r\n" in request
     assert b"ann" not in request
     assert b"ss@" not in request
+
+
+__all__ = ["shared_nchan"]
+
+
+def probed(url: str, token: str | None, nchan: Nchan | None = None, timeout: float = 5) -> ProbeResult:
+    authority = nchan.directory / "ca.pem" if nchan else None
+    return probe(relay_url.parse(url), Token(token) if token else None, authority, "", timeout)
+
+
+@needs_nchan
+@pytest.mark.parametrize(
+    ("path", "token", "ok", "words"),
+    [
+        ("/pub/probe", TOKEN, True, "is reachable and accepts the token"),
+        ("/pub/probe", "wrong", False, "does not accept the token (401)"),
+        ("/pub/probe", None, False, "requires a token (401), and none is configured"),
+        ("/open/probe", None, True, "no token is configured"),
+        ("/open/probe", TOKEN, None, "shows only when an event is sent"),
+        ("/nowhere", TOKEN, False, "answers 404 to a POST"),
+        ("/fail/503", TOKEN, False, "answers 503 to a POST"),
+        ("/moved", TOKEN, False, "a redirect, which is never followed"),
+        ("/drop", TOKEN, False, "closed the connection"),
+    ],
+)
+def test_an_http_relay_is_asked_without_an_event(shared_nchan: Nchan, path: str, token: str | None, ok: bool | None, words: str) -> None:
+    found = probed(shared_nchan.url(path), token)
+    assert found.ok is ok
+    assert words in found.text
+
+
+@needs_nchan
+def test_nothing_is_published_and_tls_is_verified(shared_nchan: Nchan) -> None:
+    assert probed(shared_nchan.tls_url("/pub/quiet"), TOKEN, shared_nchan).ok is True
+    assert "signed by an authority" in probed(shared_nchan.tls_url("/pub/quiet"), TOKEN).text
+    assert probed(shared_nchan.url("/wspub/quiet", "ws"), None).ok is True
+    published = urllib3.request("POST", shared_nchan.url("/open/quiet"), body=b"marker")
+    assert published.status in (201, 202)
+    assert shared_nchan.everything("quiet", "marker") == []
+
+
+def test_a_relay_that_is_down_fails() -> None:
+    for scheme in ("http", "ws"):
+        found = probed(f"{scheme}://127.0.0.1:{free_port()}/pub", None)
+        assert found.ok is False
+        assert "Connection refused" in found.text
+
+
+def test_a_relay_that_does_not_answer_before_it_has_an_event_is_undecided() -> None:
+    with answering(b"", pause=5) as port:
+        url = f"http://127.0.0.1:{port}/pub"
+        assert probed(url, None, timeout=0.1) == ProbeResult(None, f"{url} is reachable, and does not answer before it has an event")
+    with answering(b"HTTP/1.1 417 Expectation Failed\r\n\r\n") as port:
+        url = f"http://127.0.0.1:{port}/pub"
+        assert probed(url, None) == ProbeResult(None, f"{url} is reachable, and does not answer before it has an event (417)")
+
+
+def test_a_relay_that_resets_the_connection_fails() -> None:
+    def reset() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65_536)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/pub"
+        resetting = threading.Thread(target=reset, daemon=True)
+        resetting.start()
+        assert probed(url, None) == ProbeResult(False, f"{url} closed the connection, or does not speak HTTP")
+        resetting.join()
+
+
+def test_a_relay_that_cannot_be_reached_in_time_fails() -> None:
+    with unreachable() as port:
+        url = f"http://127.0.0.1:{port}/pub"
+        assert probed(url, None, timeout=0.2) == ProbeResult(False, f"{url}: cannot connect within 0.2 s")
+
+
+def test_a_websocket_relay_that_accepts_the_token_and_then_closes_fails() -> None:
+    def talk(connection: ServerConnection) -> None:
+        connection.recv(timeout=5)
+        accepted = Frame(Opcode.TEXT, b'{"type":"auth_result","success":true}')
+        closing = Frame(Opcode.CLOSE, Close(1008, "no publisher").serialize())
+        connection.socket.sendall(accepted.serialize(mask=False) + closing.serialize(mask=False))  # at once, so that neither comes alone
+
+    with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"
+        assert probed(url, TOKEN) == ProbeResult(False, f"{url}: close 1008 no publisher")
