@@ -28,7 +28,7 @@ from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.json_schema import SCHEMAS
-from arawn_cli.output.jsonl import print_event
+from arawn_cli.output.stdout import print_event
 
 _STANDARD_OUTPUT = Path("-")
 

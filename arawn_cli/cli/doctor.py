@@ -31,7 +31,7 @@ from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
-from arawn_cli.output.jsonl import print_event
+from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.settings import own_account
 from arawn_cli.schedule.status import installed_schedules
 

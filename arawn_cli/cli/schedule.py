@@ -24,12 +24,11 @@ from arawn_cli.config.paths import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
-from arawn_cli.output.jsonl import print_event
+from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
-from arawn_cli.schedule.permissions import inaccessible_files, inaccessible_program
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings, settings_from, token_warning
+from arawn_cli.schedule.settings import Scheduler, Scope, Settings, inaccessible_files, inaccessible_program, settings_from, token_warning
 from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.timestamps import parse
 

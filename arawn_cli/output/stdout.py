@@ -1,13 +1,24 @@
-"""Standard output whose own failures differ from other errors."""
+"""Standard output: events as JSON lines, and failures of the output itself."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from arawn_cli.errors import OutputLostError
+
+if TYPE_CHECKING:
+    from arawn_cli.events import Event
+
+
+def print_event(event: Event) -> None:
+    """Print an event as one line, and flush it for the reader."""
+    from arawn_cli.events import to_json  # not imported for --version
+
+    sys.stdout.write(to_json(event) + "\n")
+    sys.stdout.flush()
 
 
 class Stdout(io.TextIOWrapper):
@@ -48,7 +59,7 @@ class Stdout(io.TextIOWrapper):
         """Write what the buffer holds.
 
         Raises:
-            OutputLostError: it cannot be written. Raised once: the interpreter flushes at exit, too.
+            OutputLostError: it cannot be written. Once: the interpreter flushes at exit.
         """
         try:
             super().flush()
