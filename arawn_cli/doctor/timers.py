@@ -13,7 +13,6 @@ from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
 from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
 from arawn_cli.schedule.install import Place
-from arawn_cli.schedule.intervals import period
 from arawn_cli.schedule.settings import Scheduler, Scope, inaccessible_files, inaccessible_program, suffixed
 from arawn_cli.schedule.status import (
     INSTALL,
