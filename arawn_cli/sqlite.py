@@ -1,8 +1,12 @@
-"""Read SQLite databases without changing them or leaving files beside them.
+"""Read SQLite databases without changing them, leaving files beside them, or waiting for long.
 
 Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file
-is opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). One change
-remains: run by root, SQLite gives `-wal` and `-shm` the owner of the database.
+is opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). Run by root,
+SQLite also gives `-wal` and `-shm` the owner of the database, which may be links to other files by
+then. So root reads the database of another account with that account's permissions.
+
+The content may be hostile: what takes the place of a table, huge values and endless queries end
+with an error (sqlite.org/security.html).
 """
 
 from __future__ import annotations
@@ -12,19 +16,38 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from arawn_cli.errors import StoppedError
 
 Signature = tuple[tuple[int, int, int] | None, ...]
+Row = tuple[object, ...]
+Result = TypeVar("Result")
 
-_BUSY_SECS = 5.0
-_TRIES = 50
-_PAUSE_SECS = 0.01
+COMPANIONS = ("-wal", "-shm", "-journal")
+"""What SQLite appends to the name of a database for the files beside it."""
+
+_QUERY_SECS = 20.0  # a million rows take two
+_RETRY_SECS = 2.0
+_PAUSE_SECS = 0.02
+_PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
+_LONGEST_VALUE = 1024 * 1024
+_LONGEST_OWN_VALUE = 64 * 1024 * 1024
 _WAL_FORMAT = 2  # bytes 18 and 19 of the header (sqlite.org/fileformat.html)
+
+_SETTINGS = ("query_only = ON", "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0")
+"""With `mmap_size`, a file that shrinks would end the process by SIGBUS."""
 
 
 class DatabaseUnreadableError(Exception):
     """The database exists and cannot be read. The text gives the reason."""
+
+
+class _LockedError(DatabaseUnreadableError):
+    """Another process has locked it."""
 
 
 def signature(path: Path) -> Signature:
@@ -35,43 +58,120 @@ def signature(path: Path) -> Signature:
     return tuple(_stamp(f"{path}{suffix}") for suffix in ("", "-wal"))
 
 
-def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[tuple[object, ...]]:
-    """Return the rows of a query.
+def never_stopping() -> bool:
+    """Return that no signal asked the run to end."""
+    return False
 
-    If the database changes meanwhile, try again after a pause, for half a second in all.
+
+def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[Row]:
+    """Return the rows of a query, as `read_rows`.
 
     Text is returned as bytes, since that of another program may not be UTF-8. `text=str` is for our
     own file.
+    """
+    return read_rows(path, statement, parameters, list, text=text)
+
+
+def read_rows(
+    path: Path,
+    statement: str,
+    parameters: tuple[str | int, ...],
+    read: Callable[[Iterator[Row]], Result],
+    *,
+    text: type[bytes | str] = bytes,
+    tables: Collection[str] = (),
+    stopping: Callable[[], bool] = never_stopping,
+) -> Result:
+    """Return what `read` makes of the rows of a query, which it gets one by one.
+
+    If the database changes meanwhile, or is locked, try again after a pause, and call `read` again.
+
+    Args:
+        path: the database, with links resolved.
+        statement: the query.
+        parameters: its parameters.
+        read: makes the result of the rows.
+        text: the type of text in a row.
+        tables: names that must be tables: a view under the name of one could be endless.
+        stopping: returns whether a signal asked the run to end.
 
     Raises:
-        DatabaseUnreadableError: the file is not a database, lacks the table, cannot be opened, or
-            does not stop changing.
+        DatabaseUnreadableError: the file is not a database, lacks the table, cannot be opened, is
+            locked, takes too long, or does not stop changing.
+        StoppedError: a signal asked the run to end.
 
     """
-    for _ in range(_TRIES):
+    end = time.monotonic() + _QUERY_SECS
+    last_try = time.monotonic() + _RETRY_SECS
+    while True:
         before = signature(path)
-        mode = _mode(path)
+        problem = DatabaseUnreadableError(f"{path} changes faster than it can be read")
         try:
-            rows = _rows(path, mode, statement, parameters, text)
+            with _account_of(path):
+                mode = _mode(path)
+                with _connected(path, mode, text, end, stopping) as connection:
+                    _require_tables(connection, path, tables)
+                    result = read(iter(connection.execute(statement, parameters)))
             if "immutable" not in mode or signature(path) == before:
-                return rows
+                return result
+        except _LockedError as error:
+            problem = error
         except DatabaseUnreadableError:
             if signature(path) == before:
                 raise
+        if stopping():
+            raise StoppedError("stopped by a signal")
+        if time.monotonic() > last_try:
+            raise problem
         time.sleep(_PAUSE_SECS)
-    raise DatabaseUnreadableError(f"{path} changes faster than it can be read")
 
 
-def _rows(path: Path, mode: str, statement: str, parameters: tuple[str | int, ...], text: type[bytes | str]) -> list[tuple[object, ...]]:
+@contextmanager
+def _connected(path: Path, mode: str, text: type[bytes | str], end: float, stopping: Callable[[], bool]) -> Iterator[sqlite3.Connection]:
+    """Connect to a database until `end`, a time of the monotonic clock.
+
+    Raises:
+        DatabaseUnreadableError: an error of SQLite, also one in the block.
+        StoppedError: a signal asked the run to end.
+    """
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=_BUSY_SECS)) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as connection:
             connection.text_factory = text
-            return connection.execute(statement, parameters).fetchall()
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE if text is bytes else _LONGEST_OWN_VALUE)
+            connection.set_progress_handler(lambda: stopping() or time.monotonic() > end, _PROGRESS_STEPS)
+            for setting in _SETTINGS:
+                connection.execute(f"PRAGMA {setting}").close()
+            yield connection
     except sqlite3.Error as error:
-        hint = ""
-        if "readonly_shm" in mode and _stamp(f"{path}-shm") is None:
-            hint = f"; its log {path.name}-wal has no {path.name}-shm: start Arawn once, which merges the log"
-        raise DatabaseUnreadableError(f"{path}: {error}{hint}") from error
+        raise _translated(error, path, mode, end, stopping) from error
+
+
+def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stopping: Callable[[], bool]) -> BaseException:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_INTERRUPT:
+        if stopping():
+            return StoppedError("stopped by a signal")
+        if time.monotonic() <= end:
+            return KeyboardInterrupt()  # it was raised in the progress handler, where SQLite ends it
+        return DatabaseUnreadableError(f"{path}: reading it takes longer than {_QUERY_SECS:.0f} seconds")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return _LockedError(f"{path}: another program keeps it locked")
+    hint = ""
+    if "readonly_shm" in mode and _stamp(f"{path}-shm") is None:
+        hint = f"; its log {path.name}-wal has no {path.name}-shm: start Arawn once, which merges the log"
+    return DatabaseUnreadableError(f"{path}: {error}{hint}")
+
+
+def _require_tables(connection: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
+    """Refuse a view and a virtual table, which have no page of their own, under the name of a table.
+
+    Raises:
+        DatabaseUnreadableError: there is one.
+    """
+    for table in tables:
+        kinds = connection.execute("SELECT type, rootpage FROM sqlite_master WHERE lower(name) = ?", (table,)).fetchall()
+        if any(os.fsdecode(kind) != "table" or not page for kind, page in kinds):
+            raise DatabaseUnreadableError(f"{path}: {table} is not an ordinary table")
 
 
 def _mode(path: Path) -> str:
@@ -82,8 +182,9 @@ def _mode(path: Path) -> str:
     """
     try:
         header = _header(path)
+        _check_companions(path)
     except OSError as error:
-        raise DatabaseUnreadableError(f"{path}: {error.strerror}") from error
+        raise DatabaseUnreadableError(f"{error.filename or path}: {error.strerror}") from error
     if header[18:20] != bytes((_WAL_FORMAT, _WAL_FORMAT)):
         return "mode=ro"
     log = _stamp(f"{path}-wal")
@@ -93,13 +194,70 @@ def _mode(path: Path) -> str:
 
 
 def _header(path: Path) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device can have effects
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return os.read(descriptor, 20)
     finally:
         os.close(descriptor)
+
+
+def _check_companions(path: Path) -> None:
+    """Check the files that SQLite opens beside the database, and would wait for or change.
+
+    Raises:
+        OSError: EINVAL for one that no SQLite of the database's owner made.
+    """
+    owner = os.stat(path).st_uid
+    for suffix in COMPANIONS:
+        companion = f"{path}{suffix}"
+        try:
+            status = os.lstat(companion)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file: remove it while Arawn is stopped", companion)
+        if status.st_nlink > 1:
+            raise OSError(errno.EINVAL, "the file has several names: remove it while Arawn is stopped", companion)
+        if status.st_uid != owner:
+            raise OSError(errno.EINVAL, f"belongs to another account than {path.name}: chown it while Arawn is stopped", companion)
+
+
+@contextmanager
+def _account_of(path: Path) -> Iterator[None]:
+    """Act as the owner of a database if this process is root, so that SQLite can change no other file.
+
+    If the owner cannot reach the directory, or root may not become that account, the process stays
+    root: `_check_companions` still holds.
+    """
+    try:
+        owner = os.stat(path)
+    except OSError:  # opening it reports the error
+        yield
+        return
+    with ExitStack() as stack:
+        if os.geteuid() == 0 != owner.st_uid and _become(owner, stack) and not os.access(path.parent, os.X_OK, effective_ids=True):
+            stack.close()
+        yield
+
+
+def _become(owner: os.stat_result, undo: ExitStack) -> bool:
+    """Take the effective account and group of a file, and leave all other groups; false if forbidden."""
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([])
+        undo.callback(os.setgroups, groups)
+        os.setegid(owner.st_gid)
+        undo.callback(os.setegid, group)
+        os.seteuid(owner.st_uid)
+        undo.callback(os.seteuid, 0)
+    except OSError:  # without CAP_SETUID, or in a user namespace without this account
+        undo.close()
+        return False
+    return True
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

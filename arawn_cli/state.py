@@ -20,7 +20,7 @@ from pathlib import Path
 
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.locks import try_lock
-from arawn_cli.sqlite import DatabaseUnreadableError, query
+from arawn_cli.sqlite import COMPANIONS, DatabaseUnreadableError, query
 
 log = logging.getLogger(__name__)
 
@@ -310,16 +310,26 @@ def _check_directory(directory: Path) -> None:
 
 
 def _check_file(path: Path) -> os.stat_result:
-    """Refuse a link, and a file of another account. Return the status of the file.
+    """Refuse a link, a special file, and a file of another account. Return the status of the file.
 
-    The file is not opened: see `State`.
+    The same holds for the files beside it. None is opened: see `State`.
     """
+    for companion in (f"{path}{suffix}" for suffix in COMPANIONS):
+        with suppress(FileNotFoundError):
+            _check_own(Path(companion), os.lstat(companion))
     status = path.lstat()
+    _check_own(path, status)
+    return status
+
+
+def _check_own(path: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        problem = "has several names" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+        raise StateUnavailableError(f"{path} {problem}: remove it, or name another state_dir")
     if status.st_uid != os.geteuid():
         raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
-    return status
 
 
 def _make_private(path: Path) -> int:

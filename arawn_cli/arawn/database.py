@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import SCRATCH, Generation
-from arawn_cli.sqlite import query
+from arawn_cli.sqlite import Row, never_stopping, read_rows
 from arawn_cli.timestamps import latest
 
 
@@ -62,11 +62,10 @@ class SessionRows:
     workstreams_with_turns: frozenset[str]
 
 
+_COUNTS = "LEFT JOIN (SELECT workstream_id, count(*) AS number FROM sessions GROUP BY workstream_id) s ON s.workstream_id = w.id"
 _WORKSTREAMS = {
-    Generation.V0: "SELECT id, title, state = 'archived', (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w",
-    Generation.MAIN: (
-        "SELECT name, nullif(display_name, ''), archived, (SELECT count(*) FROM sessions WHERE workstream_id = w.id) FROM workstreams w"
-    ),
+    Generation.V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
+    Generation.MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
 }
 # The workstream of a session is the name of its directory. On main NULL means scratch.
 _SESSIONS = {
@@ -78,33 +77,48 @@ _SESSIONS = {
 }
 
 
-def workstream_rows(path: Path, generation: Generation) -> list[WorkstreamRow]:
-    """Return all rows of `workstreams`.
+_TABLES = ("workstreams", "sessions")
+
+_NAME_BYTES_MAX = 255  # a longer id is no name of a directory
+_TITLE_MAX = 1000
+
+
+def workstream_rows(path: Path, generation: Generation, stopping: Callable[[], bool] = never_stopping) -> list[WorkstreamRow]:
+    """Return all rows of `workstreams` whose id can be the name of a directory.
 
     Raises:
-        DatabaseUnreadableError: the file is not a database, lacks the table, or cannot be opened.
+        DatabaseUnreadableError: the file is not a database, lacks the table, or cannot be read.
+        StoppedError: a signal asked the run to end.
     """
-    rows = query(path, _WORKSTREAMS[generation], ())
-    return [
-        WorkstreamRow(_text(id_), _text(id_ if title is None else title), int(_text(count)), archived=bool(archived))
-        for id_, title, archived, count in rows
-    ]
+
+    def read(rows: Iterator[Row]) -> list[WorkstreamRow]:
+        return [
+            WorkstreamRow(_text(id_), _text(id_ if title is None else title)[:_TITLE_MAX], int(_text(count)), archived=bool(archived))
+            for id_, title, archived, count in rows
+            if len(_text(id_)) <= _NAME_BYTES_MAX
+        ]
+
+    return read_rows(path, _WORKSTREAMS[generation], (), read, tables=_TABLES, stopping=stopping)
 
 
-def session_rows(path: Path, generation: Generation, wanted: Collection[str]) -> SessionRows:
+def session_rows(path: Path, generation: Generation, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
     """Return what the table `sessions` says about the wanted ids, read in one transaction.
 
     Raises:
-        DatabaseUnreadableError: as `workstream_rows`.
+        DatabaseUnreadableError, StoppedError: as `workstream_rows`.
     """
-    rows: dict[str, SessionRow] = {}
-    with_turns: set[str] = set()
-    for id_, workstream_id, has_turns, *times in query(path, _SESSIONS[generation], ()):
-        if has_turns:
-            with_turns.add(_text(workstream_id))
-        if (name := _text(id_)) in wanted:
-            rows[name] = _session(name, workstream_id, *times)
-    return SessionRows(rows, frozenset(with_turns))
+
+    def read(found: Iterator[Row]) -> SessionRows:
+        rows: dict[str, SessionRow] = {}
+        with_turns: set[str] = set()
+        for id_, workstream_id, has_turns, *times in found:
+            if has_turns and len(workstream := _text(workstream_id)) <= _NAME_BYTES_MAX:
+                with_turns.add(workstream)
+            if (name := _text(id_)) in wanted:
+                rows[name] = _session(name, workstream_id, *times)
+        return SessionRows(rows, frozenset(with_turns))
+
+    return read_rows(path, _SESSIONS[generation], (), read, tables=_TABLES, stopping=stopping)
 
 
 def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:

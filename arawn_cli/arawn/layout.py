@@ -8,7 +8,7 @@ in `scratch/messages.jsonl`. Arawn's main branch keeps each in `scratch/<uuid>/`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import is_uuid, is_valid_id
-from arawn_cli.sqlite import DatabaseUnreadableError, query
+from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, read_rows
 
 WORKSTREAMS = "workstreams"
 SCRATCH = "scratch"
@@ -77,7 +77,9 @@ _SIGNS = (
 _REMEDY = "name the right root with --base-path, or Arawn's database with [maintenance] database"
 
 
-def find_layout(workstreams: int, path: Path, databases: Sequence[Path]) -> tuple[Layout, Path | None]:
+def find_layout(
+    workstreams: int, path: Path, databases: Sequence[Path], stopping: Callable[[], bool] = never_stopping
+) -> tuple[Layout, Path | None]:
     """Return the layout of an open `workstreams/` directory, and the database that belongs to it.
 
     The columns of the database decide, without a readable one the tree. If both generations left a
@@ -87,12 +89,14 @@ def find_layout(workstreams: int, path: Path, databases: Sequence[Path]) -> tupl
         workstreams: descriptor of the directory.
         path: its path, for messages.
         databases: the existing databases that can belong to it, first match first.
+        stopping: returns whether a signal asked the run to end.
 
     Raises:
+        StoppedError: a signal asked the run to end.
         ConfigurationError: the tree has the signs of both generations, or of none, or contradicts
             the database.
     """
-    layouts = {database: _of_database(database) for database in databases}
+    layouts = {database: _of_database(database, stopping) for database in databases}
     known = {layout for layout in layouts.values() if layout is not None}
     try:
         if len(known) == 1:
@@ -139,14 +143,14 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
         )
 
 
-def _of_database(path: Path) -> Layout | None:
+def _of_database(path: Path, stopping: Callable[[], bool]) -> Layout | None:
     """Return the layout by the columns of `workstreams`, or None if they cannot be read."""
     try:
-        rows = query(path, "SELECT name FROM pragma_table_info('workstreams')", (), text=str)
+        rows = read_rows(path, "SELECT name FROM pragma_table_info('workstreams')", (), list, stopping=stopping)
     except DatabaseUnreadableError:
         return None
     columns = {name for (name,) in rows}
-    return V0 if "title" in columns else MAIN if "name" in columns else None
+    return V0 if b"title" in columns else MAIN if b"name" in columns else None
 
 
 def _signs(workstreams: int) -> Iterator[Generation]:

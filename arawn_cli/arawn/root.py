@@ -6,7 +6,7 @@ import errno
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from arawn_cli.arawn.layout import WORKSTREAMS, Layout, find_layout
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
 from arawn_cli.names import is_valid_id
+from arawn_cli.sqlite import never_stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Root:
 
 
 @contextmanager
-def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
+def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bool] = never_stopping) -> Iterator[Root]:
     """Check a root and open it.
 
     All later steps start from its descriptor, so that no path is followed twice. `databases` are
@@ -47,6 +48,7 @@ def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
             layout.
         RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
             it.
+        StoppedError: `stopping` returned that a signal asked the run to end.
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
@@ -64,7 +66,7 @@ def opened_root(path: Path, databases: Sequence[Path]) -> Iterator[Root]:
     if workstreams is None:
         raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
     try:
-        yield Root(resolved, workstreams, *find_layout(workstreams, resolved / WORKSTREAMS, existing))
+        yield Root(resolved, workstreams, *find_layout(workstreams, resolved / WORKSTREAMS, existing, stopping))
     finally:
         os.close(workstreams)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from arawn_cli.arawn.database import SessionRows, session_rows
@@ -13,13 +13,19 @@ from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.plan import Policy
 from arawn_cli.cleanup.sessions import ScratchSession, TurnEvidence
 from arawn_cli.config.loader import Config
-from arawn_cli.errors import Failure
-from arawn_cli.sqlite import DatabaseUnreadableError, Signature, signature
+from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 
-def read_evidence(listed: Iterable[ScratchSession], config: Config, root: Root, now: int) -> Evidence:
-    """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch."""
-    return Evidence(root, {session.name for session in listed if not session.is_foreign}, Policy.of(config).cutoff(now))
+def read_evidence(
+    listed: Iterable[ScratchSession], config: Config, root: Root, now: int, stopping: Callable[[], bool] = never_stopping
+) -> Evidence:
+    """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch.
+
+    Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
+    """
+    return Evidence(root, {session.name for session in listed if not session.is_foreign}, Policy.of(config).cutoff(now), stopping)
 
 
 class Evidence:
@@ -28,15 +34,20 @@ class Evidence:
     A turn counts in the messages of any workstream, with or without a database row.
     """
 
-    def __init__(self, root: Root, sessions: Collection[str], cutoff: int) -> None:
+    def __init__(self, root: Root, sessions: Collection[str], cutoff: int, stopping: Callable[[], bool] = never_stopping) -> None:
         """Read the evidence of these sessions.
 
         Args:
             root: the open root.
             sessions: ids of the sessions.
             cutoff: older turns need not be found; see `messages.read`.
+            stopping: returns whether a signal asked the run to end.
+
+        Raises:
+            StoppedError: it did.
         """
         self._root = root
+        self._stopping = stopping
         self._sessions = frozenset(sessions)
         self._rows = SessionRows({}, frozenset())
         self._signature: Signature = ()
@@ -84,7 +95,10 @@ class Evidence:
     def reread(self, sessions: Collection[str]) -> None:
         """Read what the server has written since, as far as it can concern these sessions."""
         if self._root.database is not None and signature(self._root.database) != self._signature:
-            self._read_rows()
+            try:
+                self._read_rows()
+            except StoppedError as error:  # the sessions are put back
+                self._database_failure = Failure("query", self._root.database.name, errno.EINTR, str(error))
         self._messages.reread(sessions)
 
     def _read_rows(self) -> None:
@@ -94,6 +108,6 @@ class Evidence:
             return
         self._signature = signature(path)
         try:
-            self._rows = session_rows(path, self._root.layout.generation, self._sessions)
+            self._rows = session_rows(path, self._root.layout.generation, self._sessions, self._stopping)
         except DatabaseUnreadableError as error:
             self._database_failure = Failure("query", path.name, errno.EIO, str(error))

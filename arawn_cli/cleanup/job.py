@@ -72,7 +72,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
         LockedError: another run is in progress.
     """
     started = context.monotonic()
-    with opened_root(config.root, config.databases) as root, opened_sessions(root) as descriptor:
+    with opened_root(config.root, config.databases, context.stopping) as root, opened_sessions(root) as descriptor:
         with locked(descriptor, root, hold=not config.dry_run):
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())
@@ -142,7 +142,7 @@ class _Cleanup:
         except OSError as error:
             self._record_failure(Failure.of("list", sessions.shown, error))
             return
-        evidence = read_evidence(listed, self._config, self._root, self._now)
+        evidence = read_evidence(listed, self._config, self._root, self._now, self._context.stopping)
         for failure in evidence.failures:
             self._record_failure(failure)
         if listed and self._root.database is None:

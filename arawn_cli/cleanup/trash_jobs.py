@@ -52,7 +52,7 @@ class _Trash:
 
     def report_measured(self, entry: TrashEntry, action: TrashAction) -> TrashEntryEvent:
         """Measure an entry, and emit and return its event."""
-        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1)
+        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1, self.context.advance_or_stop)
         return self.report(entry, action, usage.apparent_bytes, usage.files)
 
     def report(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
@@ -76,7 +76,7 @@ class _Trash:
 
 def list_trash(config: Config, context: RunContext) -> TrashResult:
     """Emit an event for each entry, oldest first; fail if not all of the trash can be read."""
-    with opened_root(config.root, config.databases) as root:
+    with opened_root(config.root, config.databases, context.stopping) as root:
         trash = _Trash(config, context, root)
         entries, complete = trash.entries()
         events = [
@@ -94,7 +94,7 @@ def restore(config: Config, context: RunContext, session: str) -> TrashResult:
             log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), trash.root.path)
             return TrashResult((), succeeded=False)
         entry = max(candidates, key=lambda candidate: candidate.removed_at)
-        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1)
+        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1, trash.context.advance_or_stop)
         failure = put_back(trash.root, entry, used=True)
         if failure:
             log.error("session %s stays in the trash: %s", escape(session), failure)
@@ -126,7 +126,7 @@ def purge_trash(config: Config, context: RunContext, older_than_days: int) -> Tr
 def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
     if trash.config.dry_run:
         return trash.report_measured(entry, TrashAction.WOULD_PURGE)
-    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1)
+    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1, trash.context.advance_or_stop)
     purged = purge(trash.root, entry, trash.context.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
@@ -138,7 +138,7 @@ def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
 def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
     """Open the trash of a root and lock it; in a dry run only test the lock."""
     with (
-        opened_root(config.root, config.databases) as root,
+        opened_root(config.root, config.databases, context.stopping) as root,
         opened_sessions(root) as sessions,
         locked(sessions, root, hold=not config.dry_run),
     ):

@@ -97,7 +97,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
     """
     started = context.monotonic()
     now = context.clock()
-    with opened_root(config.root, config.databases) as root, check_lock(root, hold=not config.dry_run):
+    with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, hold=not config.dry_run):
         reused = _reused_sizes(root, config, context, now)
         measurements = measure_root(root, config, context, reused.usages if reused else {})
         scopes = scopes_of(config, measurements)
@@ -109,7 +109,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
             scopes=scopes,
             history=history,
             vanished=vanished_scopes(root, history.alerts, scopes),
-            reclaimable=_reclaimable(root, config, measurements, scopes, history, now),
+            reclaimable=_reclaimable(root, config, context, measurements, scopes, history),
             reused=reused,
         )
         forecasts = {usage.scope: history.forecast(usage) for usage in scopes}
@@ -182,14 +182,14 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
 
 
 def _reclaimable(
-    root: Root, config: Config, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory, now: int
+    root: Root, config: Config, context: RunContext, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory
 ) -> Usage | None:
     """Return what a cleanup would free if a scope that it reduces needs it, else None."""
     if not any(usage.scope in _FREED_BY_CLEANUP and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
-    return reclaimable(config, decisions_now(root, config, measurements.sessions, now), measurements.trash)
+    return reclaimable(config, decisions_now(root, config, measurements.sessions, context.clock(), context.stopping), measurements.trash)
 
 
 def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> list[Verdict]:

@@ -108,7 +108,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         OSError: `workstreams/` cannot be listed.
         StoppedError: a signal asked the run to end.
     """
-    rows, database_failures = _read_rows(config, root)
+    rows, database_failures = _read_rows(config, root, context)
     ids, foreign = workstream_entries(root)
     parts = [part for workstream in ids for part in _parts(root, (workstream,), _OTHER)]
     parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
@@ -161,7 +161,7 @@ def _titled(row: WorkstreamRow) -> WorkstreamRow:
     return replace(row, title="Scratch") if row.is_scratch and row.title == row.id else row
 
 
-def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
+def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:
     path = root.database
     if path is None and config.maintenance.pressure.limits:
         missing = "not found, so it is unknown which workstream has a limit by its title"
@@ -169,7 +169,7 @@ def _read_rows(config: Config, root: Root) -> tuple[list[WorkstreamRow], tuple[F
     if path is None:
         return [], ()
     try:
-        return workstream_rows(path, root.layout.generation), ()
+        return workstream_rows(path, root.layout.generation, context.stopping), ()
     except DatabaseUnreadableError as error:
         return [], (Failure("query", path.name, errno.EIO, str(error)),)
 

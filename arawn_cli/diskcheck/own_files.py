@@ -20,9 +20,9 @@ from arawn_cli.errors import Failure
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
 from arawn_cli.fs.openat import entries, opened_directory
 from arawn_cli.names import escape
+from arawn_cli.sqlite import COMPANIONS
 
 _BACKUPS = ".arawn-backups"
-_SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")  # of files that SQLite keeps beside a database
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +154,5 @@ def _shown(name: str, *, is_directory: bool) -> str:
     """Return the name of an entry, or that of the database that a file of SQLite belongs to."""
     if is_directory:
         return f"{escape(name)}/"
-    suffix = next((suffix for suffix in _SQLITE_SUFFIXES if name.endswith(f".db{suffix}")), "")
+    suffix = next((suffix for suffix in COMPANIONS if name.endswith(f".db{suffix}")), "")
     return escape(name.removesuffix(suffix))

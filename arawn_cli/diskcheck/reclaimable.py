@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, removable
@@ -11,25 +11,33 @@ from arawn_cli.cleanup.evidence import read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.config.loader import Config
-from arawn_cli.errors import ArawnCliError
+from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.fs.in_use import directories_in_use, directories_with_mounts
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.fs.openat import identity_of
+from arawn_cli.sqlite import never_stopping
 
 
-def decisions_now(root: Root, config: Config, measured: Mapping[str, Usage], now: int) -> list[Decision] | None:
+def decisions_now(
+    root: Root, config: Config, measured: Mapping[str, Usage], now: int, stopping: Callable[[], bool] = never_stopping
+) -> list[Decision] | None:
     """Return the plan of a cleanup at `now` for measured scratch sessions, or None if unknown.
 
     `now` is in nanoseconds. Nothing is locked or changed.
+
+    Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
     """
     try:
         with opened_sessions(root) as descriptor:
             if descriptor is None:
                 return []
             listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
-            sessions = read_evidence(listed, config, root, now).add_to(listed)
+            sessions = read_evidence(listed, config, root, now, stopping).add_to(listed)
             sessions, measured = removable(sessions, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
             return decide_all(sessions, measured, Policy.of(config), now)
+    except StoppedError:
+        raise
     except (ArawnCliError, OSError):
         return None
 

@@ -258,11 +258,11 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
     """
     now = context.clock()
     problems = list(unread)
-    with opened_root(config.root, config.databases) as root:
+    with opened_root(config.root, config.databases, context.stopping) as root:
         measured = measure_root(root, config, context, {})
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
-        decisions = decisions_now(root, config, measured.sessions, now)
+        decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
         except StateUnavailableError as error:

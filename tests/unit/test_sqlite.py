@@ -1,27 +1,286 @@
-"""Databases are read while they change, and left as they are."""
+"""Databases are read while they change, left as they are, and never waited for long."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from arawn_cli import sqlite
-from arawn_cli.sqlite import DatabaseUnreadableError, query
+from arawn_cli.arawn.database import session_rows, workstream_rows
+from arawn_cli.arawn.layout import Generation
+from arawn_cli.errors import StoppedError
+from arawn_cli.sqlite import DatabaseUnreadableError, query, read_rows
+from tests.conftest import needs_root, needs_strace
+
+_TABLES = "CREATE TABLE workstreams (id, title, state); CREATE TABLE sessions (id, workstream_id, started_at, ended_at, turn_count);"
+_ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+NOBODY = 65534
 
 
-def test_a_database_that_keeps_changing_is_read_again_with_pauses_and_then_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "database"
-    path.write_bytes(b"no database, and long enough to have a header" * 20)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make(tmp_path / "workstreams.db", _TABLES + "INSERT INTO workstreams VALUES ('scratch', 'Scratch', 'active')")
+
+
+def make(path: Path, script: str) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(script)
+    return path
+
+
+def test_a_database_that_keeps_changing_is_read_again_with_pauses_and_then_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = itertools.count()
     pauses: list[float] = []
+    now = itertools.count()
     monkeypatch.setattr(sqlite, "signature", lambda _path: (next(changes),))
     monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now) / 10)
     with pytest.raises(DatabaseUnreadableError, match="changes faster than it can be read"):
         query(path, "SELECT 1 FROM sqlite_master", ())
-    assert len(pauses) == 50
-    assert 0.1 < sum(pauses) < 5
+    assert 2 < len(pauses) < 50
+    assert min(pauses) > 0
+
+
+@pytest.mark.parametrize("name", ["workstreams", "sessions", "SESSIONS"])
+@pytest.mark.parametrize(
+    "instead",
+    [f"CREATE VIEW {{}} AS {_ENDLESS} SELECT x AS id, x AS title, x AS state, x AS workstream_id, x AS started_at, x AS ended_at,"
+     " 1 AS turn_count FROM c", "CREATE VIRTUAL TABLE {} USING fts5(id, title, state, workstream_id, started_at, ended_at, turn_count)"],
+    ids=["view", "virtual"],
+)  # fmt: skip
+def test_a_view_or_virtual_table_in_place_of_a_table_is_refused(path: Path, name: str, instead: str) -> None:
+    make(path, f"DROP TABLE {name}; {instead.format(name)}")
+    with pytest.raises(DatabaseUnreadableError, match=f"{name.lower()} is not an ordinary table"):
+        session_rows(path, Generation.V0, ())
+    with pytest.raises(DatabaseUnreadableError, match=f"{name.lower()} is not an ordinary table"):
+        workstream_rows(path, Generation.V0)
+
+
+def test_an_endless_query_ends_at_a_deadline_and_at_a_signal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_QUERY_SECS", 0.2)
+    with pytest.raises(DatabaseUnreadableError, match="takes longer"):
+        query(path, f"{_ENDLESS} SELECT count(*) FROM c", ())
+    monkeypatch.setattr(sqlite, "_QUERY_SECS", 60)
+    calls = itertools.count()
+    with pytest.raises(StoppedError):
+        read_rows(path, f"{_ENDLESS} SELECT x FROM c", (), lambda rows: sum(1 for _ in rows), stopping=lambda: next(calls) > 20)
+
+
+def test_ctrl_c_ends_an_endless_query(path: Path) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        query(path, f"{_ENDLESS} SELECT count(*) FROM c", ())
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_a_database_that_is_locked_for_ever_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str) -> None:
+    monkeypatch.setattr(sqlite, "_RETRY_SECS", 0.2)
+    path = tmp_path / "workstreams.db"
+    with closing(sqlite3.connect(path)) as holder:
+        holder.executescript(f"PRAGMA journal_mode = {journal}; PRAGMA locking_mode = EXCLUSIVE; {_TABLES}")
+        holder.execute("BEGIN EXCLUSIVE")
+        holder.execute("INSERT INTO sessions VALUES ('a', 'scratch', NULL, NULL, 1)")
+        with pytest.raises(DatabaseUnreadableError):
+            session_rows(path, Generation.V0, {"a"})
+
+
+def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "workstreams.db"
+    with closing(sqlite3.connect(path, check_same_thread=False)) as holder:
+        holder.executescript(f"PRAGMA journal_mode = DELETE; {_TABLES}")
+        holder.execute("BEGIN EXCLUSIVE")
+        holder.execute("INSERT INTO sessions VALUES ('a', 'scratch', NULL, NULL, 1)")
+        timer = threading.Timer(0.3, holder.commit)
+        timer.start()
+        assert set(session_rows(path, Generation.V0, {"a"}).rows) == {"a"}
+        timer.join()
+
+
+@pytest.mark.parametrize("value", ["zeroblob(2000000)", "'a' || hex(zeroblob(400000))", "printf('%.*c', 900000, 'x')", "1e308", "NULL"])
+def test_gigantic_and_odd_ids_are_left_out_or_refused_in_bounded_memory(path: Path, value: str) -> None:
+    make(
+        path,
+        f"WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 20) "
+        f"INSERT INTO sessions SELECT {value}, {value}, 1, 1, 1 FROM c;"
+        f"INSERT INTO workstreams VALUES ({value}, {value}, 'active')",
+    )
+    script = (
+        "import resource, sys; from pathlib import Path; from arawn_cli.arawn import database, layout; from arawn_cli import sqlite\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 26, 1 << 26))\n"
+        "for read in (database.workstream_rows, lambda *a: database.session_rows(*a, {'a'}).workstreams_with_turns):\n"
+        "    try: print(max((len(str(row)) for row in read(Path(sys.argv[1]), layout.Generation.V0)), default=0))\n"
+        "    except sqlite.DatabaseUnreadableError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
+    for line in done.stdout.splitlines():
+        assert "too big" in line or int(line) < 2000
+
+
+@pytest.mark.slow
+def test_a_million_sessions_are_counted_in_bounded_memory_without_an_index(path: Path) -> None:
+    make(
+        path,
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 1000000) INSERT INTO sessions "
+        "SELECT 's' || x, 'w' || (x % 500), '2026-01-01T00:00:00Z', NULL, 1 FROM c; "
+        "INSERT INTO workstreams SELECT DISTINCT workstream_id, 't', 'a' FROM sessions",
+    )
+    rows = workstream_rows(path, Generation.V0)
+    assert sum(row.sessions for row in rows) == 1_000_000
+    found = session_rows(path, Generation.V0, {"s7", "x"})
+    assert set(found.rows) == {"s7"}
+    assert len(found.workstreams_with_turns) == 500
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _link(path: Path) -> None:
+    path.symlink_to(path.with_name("elsewhere"))
+    path.with_name("elsewhere").write_bytes(b"")
+
+
+def _hard_link(path: Path) -> None:
+    path.with_name("elsewhere").write_bytes(b"x")
+    os.link(path.with_name("elsewhere"), path)
+
+
+@pytest.mark.parametrize("plant", [_fifo, _zero, _link, _hard_link, Path.mkdir])
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_a_file_beside_the_database_that_sqlite_did_not_make_is_refused(
+    path: Path, plant: Callable[[Path], None], suffix: str, journal: str
+) -> None:
+    make(path, f"PRAGMA journal_mode = {journal}")
+    plant(path.with_name(path.name + suffix))
+    with pytest.raises(DatabaseUnreadableError, match=f"{path.name}{suffix}: (not a regular file|the file has several names)"):
+        session_rows(path, Generation.V0, ())
+
+
+@pytest.mark.parametrize(
+    "special", [_fifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/dev/tty")]
+)
+def test_a_special_file_is_no_database(tmp_path: Path, special: Callable[[Path], None]) -> None:
+    special(tmp_path / "workstreams.db")
+    with pytest.raises(DatabaseUnreadableError, match="not a regular file"):
+        query(tmp_path / "workstreams.db", "SELECT 1", ())
+
+
+# ---- Root and the database of another account
+
+
+def live(path: Path) -> subprocess.Popen[str]:
+    """Write rows into the log of a database, as its owner, and keep it open."""
+    writer = (
+        "import os, sqlite3, sys; os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        f'connection = sqlite3.connect({str(path)!r}); connection.executescript("PRAGMA wal_autocheckpoint = 0; '
+        "INSERT INTO sessions VALUES ('live', 'scratch', NULL, NULL, 1)\"); print('ready', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", writer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.fixture
+def foreign(path: Path) -> Generator[Path, None, None]:
+    """A database of another account, in a directory that it can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="arawn-cli-test-"))
+    moved = directory / path.name
+    shutil.copyfile(path, moved)
+    for owned in (directory, moved):
+        os.chown(owned, NOBODY, NOBODY)
+    yield moved
+    shutil.rmtree(directory)
+
+
+@needs_root
+def test_root_reads_the_log_of_a_live_server_of_another_account_and_stays_root(foreign: Path) -> None:
+    with live(foreign) as server:
+        before = {name: os.stat(foreign.parent / name) for name in os.listdir(foreign.parent)}
+        groups = os.getgroups()
+        assert set(session_rows(foreign, Generation.V0, {"live"}).rows) == {"live"}
+        assert (os.geteuid(), os.getegid(), os.getgroups()) == (0, 0, groups)
+        after = {name: os.stat(foreign.parent / name) for name in os.listdir(foreign.parent)}
+        server.communicate()
+    assert {name: (status.st_uid, status.st_mtime_ns, status.st_ino) for name, status in before.items()} == {
+        name: (status.st_uid, status.st_mtime_ns, status.st_ino) for name, status in after.items()
+    }
+
+
+@needs_root
+@needs_strace
+def test_root_makes_no_system_call_on_the_files_of_another_account_as_root(foreign: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from arawn_cli.sqlite import query; query(Path(sys.argv[1]), 'SELECT * FROM sessions', ())"
+    )
+    trace = tmp_path / "trace"
+    with live(foreign) as server:
+        command = ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=fchown,chown,openat,setresuid", sys.executable, "-c", script]
+        subprocess.run([*command, str(foreign)], check=True, timeout=60)
+        server.communicate()
+    lines = trace.read_text().splitlines()
+    as_owner = next(number for number, line in enumerate(lines) if f"setresuid(-1, {NOBODY}" in line)
+    as_root = next(number for number, line in enumerate(lines) if "setresuid(-1, 0" in line)
+    opened = [number for number, line in enumerate(lines) if f"{foreign.name}" in line and "openat" in line]
+    assert len(opened) >= 3
+    assert all(as_owner < number < as_root for number in opened)
+    assert not [line for line in lines if "chown(" in line]
+
+
+@needs_root
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_file_of_root_that_is_swapped_in_after_the_check_keeps_its_owner(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    target = foreign.parent / "of-root"
+    target.write_bytes(b"secret")
+    target.chmod(0o600)
+    check = sqlite._check_companions
+
+    def check_and_swap(path: Path) -> None:
+        check(path)
+        effective = os.geteuid()
+        os.seteuid(0)
+        path.with_name(path.name + suffix).unlink()
+        os.link(target, path.with_name(path.name + suffix))
+        os.seteuid(effective)
+
+    with live(foreign) as server:
+        monkeypatch.setattr(sqlite, "_check_companions", check_and_swap)
+        with pytest.raises(DatabaseUnreadableError):
+            session_rows(foreign, Generation.V0, {"live"})
+        server.communicate()
+    assert (target.stat().st_uid, target.read_bytes()) == (0, b"secret")
+
+
+@needs_root
+def test_a_log_of_a_third_account_is_refused(foreign: Path) -> None:
+    foreign.with_name(foreign.name + "-wal").write_bytes(b"x")
+    with pytest.raises(DatabaseUnreadableError, match="belongs to another account"):
+        query(foreign, "SELECT 1", ())
+
+
+@needs_root
+def test_root_reads_a_database_whose_owner_cannot_reach_it(path: Path) -> None:
+    path.parent.chmod(0o700)
+    os.chown(path, NOBODY, NOBODY)
+    assert [row.id for row in workstream_rows(path, Generation.V0)] == ["scratch"]

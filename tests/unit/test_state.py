@@ -8,6 +8,7 @@ import re
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,19 @@ def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(StateUnavailableError, match="Too many levels of symbolic links"):
         opened(tmp_path / "state")
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(
+    "plant", [os.mkfifo, os.mkdir, lambda path: os.link(path.parent / "other", path), lambda path: path.symlink_to("/dev/zero")]
+)
+def test_a_special_file_or_one_with_several_names_is_refused(tmp_path: Path, suffix: str, plant: Callable[[Path], None]) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir(mode=0o700)
+    (directory / "other").touch()
+    plant(directory / f"{FILE}{suffix}")
+    with pytest.raises(StateUnavailableError, match=r"is not a regular file|has several names|symbolic links"):
+        opened(directory)
 
 
 def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
