@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
+_NAME_MAX = 255  # bytes in a name on disk
+_WORD = string.ascii_letters + string.digits + "_"
+_HEX = "0123456789abcdef"
+
+ID_ALPHABETS = (_WORD, *[f"{_WORD}-"] * (_NAME_MAX - 1))
+"""The characters that are possible at each place of an id that fits on disk."""
+
+UUID_ALPHABETS = tuple("-" if place in (8, 13, 18, 23) else _HEX for place in range(36))
+"""The characters that are possible at each place of a UUID."""
+
+# The parts of a shell pattern, as fnmatch takes it apart. A `[` without its `]` is a character.
+_PARTS = re.compile(r"\*+|\[!?+\]?+[^\]]*+\]|.", re.DOTALL)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -19,6 +34,37 @@ def is_valid_id(name: str) -> bool:
 def is_uuid(name: str) -> bool:
     """Return whether a name is a UUID, as Arawn makes them for sessions and workstreams."""
     return _UUID.fullmatch(name) is not None
+
+
+def can_match(pattern: str, alphabets: Sequence[str], shortest: int = 1) -> bool:
+    """Return whether a shell pattern (fnmatch) matches any text.
+
+    The text has a character of each alphabet in turn. It has at least `shortest` characters, and at
+    most as many as there are alphabets.
+    """
+    parts = _PARTS.findall(pattern)
+
+    def with_stars(place: int) -> set[int]:
+        return {place, place + 1} if place < len(parts) and parts[place][0] == "*" else {place}
+
+    places = with_stars(0)
+    for length, alphabet in enumerate(alphabets, 1):
+        found = [place for place in places if place < len(parts) and any(fnmatchcase(character, parts[place]) for character in alphabet)]
+        places = set().union(*(with_stars(place if parts[place][0] == "*" else place + 1) for place in found))
+        if length >= shortest and len(parts) in places:
+            return True
+    return False
+
+
+def nearest_pattern(pattern: str) -> str | None:
+    """Return a pattern that matches ids, made from one that matches none; None if nothing is left.
+
+    It is the last part of a path, without the characters that no id has.
+    """
+    name = next((part for part in reversed(pattern.split("/")) if part.strip(" .")), "")
+    parts = [part for part in _PARTS.findall(name) if can_match(part, ID_ALPHABETS[1:2])]
+    near = "".join(parts).lstrip("-")
+    return near if can_match(near, ID_ALPHABETS) and near.strip("*?") else None
 
 
 def shortened(id_: str) -> str:

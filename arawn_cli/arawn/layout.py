@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
-from arawn_cli.names import is_uuid, is_valid_id
+from arawn_cli.names import ID_ALPHABETS, UUID_ALPHABETS, can_match, is_uuid, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, read_rows
 
 WORKSTREAMS = "workstreams"
@@ -55,6 +55,11 @@ class Layout:
     def is_session_id(self, name: str) -> bool:
         """Return whether this generation gives sessions such names."""
         return is_valid_id(name) if self.generation is Generation.V0 else is_uuid(name)
+
+    def can_be_session_id(self, pattern: str) -> bool:
+        """Return whether a shell pattern matches any id that this generation gives sessions."""
+        v0 = self.generation is Generation.V0
+        return can_match(pattern, ID_ALPHABETS) if v0 else can_match(pattern, UUID_ALPHABETS, len(UUID_ALPHABETS))
 
     def is_session(self, name: str, kind: FileKind) -> bool:
         """Return whether an entry beside the sessions is one, or must be reported as foreign.

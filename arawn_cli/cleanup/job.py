@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import read_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
@@ -19,7 +19,7 @@ from arawn_cli.cleanup.trash import Purged, list_trash_entries, locked, missing_
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.errors import ExitCode, Failure, StoppedError
+from arawn_cli.errors import ConfigurationError, ExitCode, Failure, StoppedError
 from arawn_cli.events import (
     UNRESOLVED,
     Action,
@@ -73,6 +73,8 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
     """
     started = context.monotonic()
     with opened_root(config.root, config.databases, context.stopping) as root, opened_sessions(root) as descriptor:
+        if useless := useless_patterns(config, root.layout):
+            raise ConfigurationError(useless)
         with locked(descriptor, root, hold=not config.dry_run):
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())

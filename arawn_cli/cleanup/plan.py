@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from arawn_cli.arawn.layout import Layout
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.config.loader import Config
 from arawn_cli.events import NO_SESSION, Reason
@@ -37,6 +38,22 @@ class Policy:
     def cutoff(self, now: int) -> int:
         """Return the time from which on activity keeps a session, in nanoseconds as `now`."""
         return now - self.older_than_days * DAY
+
+
+def useless_patterns(config: Config, layout: Layout) -> str | None:
+    """Say which protected patterns match no session that this generation of Arawn can have.
+
+    Return None if there are none. A pattern that a named root inherits may be meant for another
+    root. An id of Arawn's main branch is a UUID; the configuration admits those of both.
+    """
+    own = next((entry.protect for entry in config.maintenance.roots if entry.name == config.root_name), config.maintenance.cleanup.protect)
+    useless = [pattern for pattern in own if not layout.can_be_session_id(pattern)]
+    if not useless:
+        return None
+    return (
+        f"protect: {', '.join(map(repr, useless))} can match no session of {config.root}, because ids of {layout.generation} are UUIDs: "
+        "protect the names that the sessions have in workstreams/scratch"
+    )
 
 
 @dataclass(frozen=True, slots=True)

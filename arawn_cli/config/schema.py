@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, Confi
 from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
+from arawn_cli.names import ID_ALPHABETS, can_match, nearest_pattern
 from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, seconds_of
 
 ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
@@ -70,6 +71,14 @@ def _check_relay_url(value: str) -> str:
     return value
 
 
+def _check_session_pattern(value: str) -> str:
+    if not can_match(value, ID_ALPHABETS):
+        near = nearest_pattern(value)
+        allowed = "a pattern that a session id can match, which has only ASCII letters, digits, - and _, and does not begin with -"
+        raise ValueError(allowed if near is None else f"{allowed}, such as {near!r}")
+    return value
+
+
 def _check_database(value: str) -> str:
     return _check_fixed_path(value) if value else value
 
@@ -89,6 +98,7 @@ Interval = Annotated[
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
+SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Size = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size)]
 SizeOrZero = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size_or_zero)]
@@ -166,7 +176,9 @@ class Storage(_ArawnTable):
 class Cleanup(_Table):
     """`[maintenance.cleanup]`."""
 
-    protect: tuple[str, ...] = Field(default=(), strict=False, description="shell patterns of session ids that are never removed")
+    protect: tuple[SessionPattern, ...] = Field(
+        default=(), strict=False, description="shell patterns of session ids that are never removed; one that no id can match is an error"
+    )
     keep_chats: bool | None = Field(
         default=None,
         examples=[True],
@@ -291,7 +303,9 @@ class NamedRoot(_Table):
         examples=[{"thesis": "50GiB"}],
         description="added to maintenance.pressure.limits; takes precedence for the same workstream",
     )
-    protect: tuple[str, ...] = Field(default=(), strict=False, examples=[["keep-*"]], description="added to maintenance.cleanup.protect")
+    protect: tuple[SessionPattern, ...] = Field(
+        default=(), strict=False, examples=[["keep-*"]], description="added to maintenance.cleanup.protect"
+    )
 
 
 class Metrics(_Table):

@@ -13,6 +13,7 @@ from arawn_cli.arawn.layout import SCRATCH, SUPPORTED, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
+from arawn_cli.cleanup.plan import useless_patterns
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
@@ -36,6 +37,8 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield _root(root, shell)
             yield _arawn(root, sessions)
             yield ok("measuring", measuring_method())
+            if useless := useless_patterns(config, root.layout):
+                yield fail("protect", useless, comment(f"correct protect in {config.file}"))
             yield _database(config, root)
             yield _messages(root, sessions, now)
             yield _processes(shell)

@@ -79,6 +79,14 @@ def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand
         ("[workstream]\ndatabse = 'x'\n", "workstream.databse: unknown, and too similar to workstream.database to be ignored"),
         ("[workstream]\ndata_dir = 'arawn'\ndatabase = 'gone.db'\n", "gone.db does not exist"),
         ("[maintenance.cleanup]\nprotect = 'x'\n", "protect: found 'x'; allowed: a list in square brackets"),
+        *(
+            (
+                f"[maintenance.cleanup]\nprotect = ['keep-*', '{pattern}']\n",
+                f"protect[1]: found {pattern!r}; allowed: a pattern that a session id",
+            )
+            for pattern in ("s1/", "./s1", "s1 ", "/srv/arawn/s1", "", "-s1", "s1.", "[!-a-zA-Z0-9_]")
+        ),
+        ("[[maintenance.roots]]\nname = 'a'\npath = '/a'\nprotect = ['s1/']\n", "maintenance.roots[0].protect[0]: found 's1/'"),
         ("[maintenance.pressure]\nlimits = 3\n", "limits: found 3; allowed: a table"),
         ("[maintenance]\nrelay = 3\n", "maintenance.relay: found 3; allowed: a table"),
         ("[maintenance]\nthreads = -1\n", "maintenance.threads: found -1"),

@@ -7,6 +7,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from tests.conftest import (
     snapshot,
 )
 from tests.support.cleanup import clean
+from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, set_age, write
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
@@ -36,6 +38,28 @@ def test_older_than_days_moves_the_cutoff(run: RunCommand, tree: SampleTree) -> 
     tree.session("s", files={"f": 1}, age_days=10)
     assert clean(run, tree, "--older-than-days", 11).reasons() == {"s": "recent_files"}
     assert clean(run, tree, "--older-than-days", 9).reasons() == {"s": "expired"}
+
+
+def test_on_main_a_pattern_that_matches_no_uuid_is_refused_with_78_unless_another_root_may_need_it(run: RunCommand, tmp_path: Path) -> None:
+    main = MainTree(tmp_path / "main", time.time_ns())
+    main.session(session_id(1), files={"f": 1}, age_days=30)
+    config = tmp_path / "c.toml"
+    own = f'[[maintenance.roots]]\nname = "main"\npath = "{main.root}"\n'
+    for general, entry, code in (
+        ("keep-*", "", 78),
+        ("00000000-*", "", 0),
+        ("keep-*", own, 0),
+        ("keep-*", f'{own}protect = ["my-notes"]\n', 78),
+    ):
+        config.write_text(f'[maintenance.cleanup]\nprotect = ["{general}"]\n{entry}')
+        place = ("--root", "main") if entry else ("--base-path", main.root)
+        for arguments in (("scratch-cleanup", "--dry-run"), ("doctor", "--format", "json")):
+            done = run(*arguments, *place, "--config", config)
+            told = done.stderr if arguments[0] == "scratch-cleanup" else done.stdout
+            assert ("can match no session" in told) == (code != 0)
+            assert (done.code == code) or arguments[0] == "doctor"
+    assert run("scratch-cleanup", "--root", "main", "--config", config).code == 78
+    assert os.listdir(main.sessions) == [session_id(1)]
 
 
 def test_what_is_not_a_session_directory_is_kept_and_reported(run: RunCommand, tree: SampleTree) -> None:
