@@ -59,7 +59,7 @@ static PyObject *result_of(const struct usage *usage)
     PyObject *newest = usage->any ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec, (long long)usage->newest.tv_nsec,
                                                   usage->newest_path)
                                   : Py_NewRef(Py_None);
-    return Py_BuildValue("((KKKKKN)[][][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
+    return Py_BuildValue("((KKKKKN)[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
                          (unsigned long long)usage->files, (unsigned long long)usage->directories,
                          (unsigned long long)usage->largest, newest);
 }
@@ -77,13 +77,11 @@ static PyObject *results_of(const struct walk *walk)
                                            (unsigned long long)link->apparent, (unsigned long long)link->allocated,
                                            (unsigned long long)link->found, (unsigned long long)link->names));
     }
+    static const char *const KIND_NAMES[KINDS] = {"open", "list", "measure", "mounted", "foreign", "flagged", "linked"};
     const struct finding *finding = walk->findings.items;
     for (size_t i = 0; done && i < walk->findings.count; i++, finding++) {
-        PyObject *result = PyList_GetItem(results, (Py_ssize_t)finding->subtree);
-        if (finding->operation)
-            done = append(PyTuple_GetItem(result, 2), Py_BuildValue("(syi)", finding->operation, finding->path, finding->error));
-        else
-            done = append(PyTuple_GetItem(result, 3), Py_BuildValue("y", finding->path));
+        PyObject *findings = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)finding->subtree), 2);
+        done = append(findings, Py_BuildValue("(syI)", KIND_NAMES[finding->kind], finding->path, (unsigned)finding->number));
     }
     if (!done)
         Py_CLEAR(results);
@@ -127,16 +125,19 @@ static PyObject *run(struct walk *walk, unsigned threads, PyObject *advance)
     return walk->no_memory ? PyErr_NoMemory() : results_of(walk);
 }
 
-PyDoc_STRVAR(measure_doc, "measure(start, subtrees, threads, advance, /)\n--\n\n"
+PyDoc_STRVAR(measure_doc, "measure(start, subtrees, threads, advance, account, /)\n--\n\n"
                           "Measure subtrees of an open directory; return None if no thread can be started.");
 
 static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct walk walk = {0};
     PyObject *subtrees, *advance, *results = NULL;
-    int threads;
-    if (!PyArg_ParseTuple(arguments, "iO!iO:measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance))
+    int threads, acts_as_owner;
+    unsigned user, unmapped;
+    if (!PyArg_ParseTuple(arguments, "iO!iO(IpI):measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &user,
+                          &acts_as_owner, &unmapped))
         return NULL;
+    walk.account = (struct account){user, acts_as_owner, unmapped};
     if (threads < 1)
         return PyErr_Format(PyExc_ValueError, "%d threads: at least one is needed", threads);
     if (read_subtrees(subtrees, &walk)) {

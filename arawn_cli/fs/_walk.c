@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 enum {
@@ -40,6 +41,7 @@ struct names {
 struct level {
     size_t path_end; /* its path below the subtree is the beginning of the worker's */
     ino_t inode;
+    bool sticky;          /* only the owner of an entry may remove it */
     int descriptor;       /* -1: closed */
     struct names pending; /* subdirectories that are still to be entered */
 };
@@ -51,6 +53,7 @@ struct unit {
     char *path; /* of the directory, below the subtree */
     dev_t device;
     ino_t inode;
+    bool sticky;
     int descriptor;
     struct names directories, files;
 };
@@ -68,10 +71,6 @@ struct worker {
     struct level *levels;
     size_t depth, closed, room; /* levels[0] to levels[closed - 1] are closed */
     struct names path;          /* of the current directory below the subtree, without a NUL */
-
-    int holder; /* descriptor of the directory that holds the subtree; -1: not open */
-    const char *holder_names;
-    size_t holder_length;
 
     _Alignas(uint64_t) char listing[LISTING_BYTES];
 };
@@ -156,33 +155,48 @@ static bool extend(struct walk *walk, struct list *list, const void *items, size
 
 /* ---- findings ---- */
 
-/* Return the path below the subtree of the entry `name` of the directory at levels[depth - 1]. */
-static char *path_of(const struct worker *worker, size_t depth, const char *name)
+/* Write the path below the subtree of the entry `name` of the directory at levels[depth - 1], which is that
+   directory if the name is empty; cut it to PATH_BYTES. */
+static void write_path(const struct worker *worker, size_t depth, const char *name, char *path)
 {
-    size_t end = depth ? worker->levels[depth - 1].path_end : 0;
-    char *path = malloc(end + strlen(name) + 2);
-    if (!path) {
-        stop_without_memory(worker->walk);
-        return NULL;
-    }
+    size_t most = PATH_BYTES - 1, end = depth ? worker->levels[depth - 1].path_end : 0;
+    end = end < most ? end : most;
     if (end)
         memcpy(path, worker->path.bytes, end);
-    if (end && *name)
+    if (end && *name && end < most)
         path[end++] = '/';
-    strcpy(path + end, name);
-    return path;
+    size_t length = strnlen(name, most - end);
+    memcpy(path + end, name, length);
+    path[end + length] = 0;
 }
 
-static void record_finding(struct worker *worker, const char *operation, size_t depth, const char *name, int error)
+static void record_finding(struct worker *worker, enum kind kind, size_t depth, const char *name, uint32_t number)
 {
-    if (error == ENOENT)
-        return; /* somebody else removed it in the meantime */
     struct walk *walk = worker->walk;
-    struct finding finding = {worker->subtree, operation, error, path_of(worker, depth, name)};
+    char path[PATH_BYTES];
+    write_path(worker, depth, name, path);
     pthread_mutex_lock(&walk->lock);
-    if (finding.path && !extend(walk, &walk->findings, &finding, 1, sizeof finding))
-        free(finding.path);
+    unsigned *found = &walk->subtrees[worker->subtree].found[kind];
+    if (*found < FINDINGS_MAX) {
+        struct finding finding = {worker->subtree, kind, number, strdup(path)};
+        if (!finding.path)
+            stop_without_memory(walk);
+        else if (!extend(walk, &walk->findings, &finding, 1, sizeof finding))
+            free(finding.path);
+        ++*found;
+    }
     pthread_mutex_unlock(&walk->lock);
+}
+
+static void record_failure(struct worker *worker, enum kind kind, size_t depth, const char *name, int error)
+{
+    if (error != ENOENT) /* else somebody removed it in the meantime */
+        record_finding(worker, kind, depth, name, (uint32_t)error);
+}
+
+static dev_t device_of(const struct statx *status)
+{
+    return makedev(status->stx_dev_major, status->stx_dev_minor);
 }
 
 /* Compare subtree, device and inode, which have no padding between them. */
@@ -208,14 +222,13 @@ static void merge_links(struct list *links)
     links->count = last + 1;
 }
 
-static void record_link(struct worker *worker, const struct stat *status, uint64_t allocated)
+static void record_link(struct worker *worker, const struct statx *status, uint64_t allocated)
 {
     if (worker->links.count >= worker->merge_at) {
         merge_links(&worker->links);
         worker->merge_at = MERGE_LINKS + 2 * worker->links.count;
     }
-    struct hard_link link = {worker->subtree, status->st_dev, status->st_ino,  (uint64_t)status->st_size,
-                             allocated,       1,              status->st_nlink};
+    struct hard_link link = {worker->subtree, device_of(status), status->stx_ino, status->stx_size, allocated, 1, status->stx_nlink};
     extend(worker->walk, &worker->links, &link, 1, sizeof link);
 }
 
@@ -238,50 +251,47 @@ static int compare_time(const struct usage *usage, struct timespec time)
     return (time.tv_nsec > newest.tv_nsec) - (time.tv_nsec < newest.tv_nsec);
 }
 
-static void count_time(struct usage *usage, struct timespec time, const char *path)
+static void count_time(struct walk *walk, struct usage *usage, struct timespec time, const char *path)
 {
     int later = compare_time(usage, time);
     if (later < 0 || (later == 0 && strcmp(path, usage->newest_path) >= 0))
         return;
+    free(usage->newest_path);
     usage->newest = time;
-    usage->any = true;
-    strcpy(usage->newest_path, path);
+    usage->newest_path = strdup(path);
+    usage->any = usage->newest_path != NULL;
+    if (!usage->any)
+        stop_without_memory(walk);
 }
 
-/* Count the entry `name` of the directory at levels[depth - 1]; an empty name is that directory. */
-static void count_entry(struct worker *worker, size_t depth, const char *name, const struct stat *status)
+/* Count the entry `name` of the directory at levels[depth - 1]. */
+static void count_entry(struct worker *worker, size_t depth, const char *name, const struct statx *status)
 {
     struct usage *usage = &worker->usage;
-    if (compare_time(usage, status->st_mtim) >= 0) {
-        char path[NEWEST_PATH_BYTES];
-        size_t most = sizeof path - 1, end = depth ? worker->levels[depth - 1].path_end : 0;
-        end = end < most ? end : most;
-        if (end)
-            memcpy(path, worker->path.bytes, end);
-        if (end && *name && end < most)
-            path[end++] = '/';
-        size_t length = strnlen(name, most - end);
-        memcpy(path + end, name, length);
-        path[end + length] = 0;
-        count_time(usage, status->st_mtim, path);
+    struct timespec time = {.tv_sec = status->stx_mtime.tv_sec, .tv_nsec = status->stx_mtime.tv_nsec};
+    if (compare_time(usage, time) >= 0) {
+        char path[PATH_BYTES];
+        write_path(worker, depth, name, path);
+        count_time(worker->walk, usage, time, path);
     }
-    uint64_t size = (uint64_t)status->st_size, allocated = (uint64_t)status->st_blocks * BLOCK_BYTES;
-    if (S_ISDIR(status->st_mode)) {
+    uint64_t allocated = status->stx_blocks * BLOCK_BYTES;
+    if (S_ISDIR(status->stx_mode)) {
         usage->directories++;
-    } else if (S_ISREG(status->st_mode)) {
-        if (size > usage->largest)
-            usage->largest = size;
-        if (status->st_nlink > 1) {
+    } else if (S_ISREG(status->stx_mode)) {
+        if (status->stx_size > usage->largest)
+            usage->largest = status->stx_size;
+        if (status->stx_nlink > 1) {
             record_link(worker, status, allocated);
             return;
         }
         usage->files++;
-        add(&usage->apparent, size);
+        add(&usage->apparent, status->stx_size);
     }
     add(&usage->allocated, allocated);
 }
 
-static void add_usage(struct usage *sum, const struct usage *part)
+/* Add a part, and free its path. */
+static void add_usage(struct walk *walk, struct usage *sum, struct usage *part)
 {
     add(&sum->apparent, part->apparent);
     add(&sum->allocated, part->allocated);
@@ -290,20 +300,57 @@ static void add_usage(struct usage *sum, const struct usage *part)
     if (part->largest > sum->largest)
         sum->largest = part->largest;
     if (part->any)
-        count_time(sum, part->newest, part->newest_path);
+        count_time(walk, sum, part->newest, part->newest_path);
+    free(part->newest_path);
+    *part = (struct usage){0};
 }
 
-/* Count an entry of the directory at levels[depth - 1]; a subdirectory is entered later. */
+/* ---- permission to remove ---- */
+
+static bool may_act_as_owner(const struct worker *worker, const struct statx *status)
+{
+    const struct account *account = &worker->walk->account;
+    bool mapped = status->stx_uid != account->unmapped && status->stx_gid != account->unmapped;
+    return status->stx_uid == account->user || (account->acts_as_owner && mapped);
+}
+
+/* Record why the account cannot remove the entry `name` of the directory at levels[depth - 1]. */
+static void check_removable(struct worker *worker, size_t depth, const char *name, const struct statx *status)
+{
+    bool flagged = status->stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND), owner = may_act_as_owner(worker, status);
+    if (flagged)
+        record_finding(worker, FLAGGED, depth, name, status->stx_uid);
+    else if (!owner && depth && worker->levels[depth - 1].sticky)
+        record_finding(worker, FOREIGN, depth, name, status->stx_uid);
+    if (!owner && S_ISREG(status->stx_mode) && status->stx_nlink > 1)
+        record_finding(worker, LINKED, depth, name, status->stx_uid);
+}
+
+/* Read the status of an entry of an open directory, or of the directory itself if the name is empty. */
+static bool read_status(int directory, const char *name, struct statx *status)
+{
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+    return statx(directory, name, flags, STATX_BASIC_STATS, status) == 0;
+}
+
+static bool can_access(int directory, int mode)
+{
+    return faccessat(directory, ".", mode, AT_EACCESS) == 0;
+}
+
+/* Count and check an entry of the directory at levels[depth - 1]; a subdirectory is entered later. */
 static void measure_entry(struct worker *worker, size_t depth, const char *name)
 {
     struct level *level = &worker->levels[depth - 1];
-    struct stat status;
-    if (fstatat(level->descriptor, name, &status, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0)
-        record_finding(worker, "measure", depth, name, errno);
-    else if (S_ISDIR(status.st_mode)) /* the filesystem lists no types */
+    struct statx status;
+    if (!read_status(level->descriptor, name, &status)) {
+        record_failure(worker, STAT_FAILED, depth, name, errno);
+    } else if (S_ISDIR(status.stx_mode)) { /* the filesystem lists no types */
         add_names(worker->walk, &level->pending, name, strlen(name) + 1);
-    else
+    } else {
+        check_removable(worker, depth, name, &status);
         count_entry(worker, depth, name, &status);
+    }
 }
 
 /* ---- sharing ---- */
@@ -328,7 +375,8 @@ static struct unit *new_unit(struct worker *worker, size_t depth)
     unit->subtree = worker->subtree;
     unit->device = worker->device;
     unit->inode = level->inode;
-    unit->path = path_of(worker, depth, "");
+    unit->sticky = level->sticky;
+    unit->path = strndup(level->path_end ? worker->path.bytes : "", level->path_end);
     unit->descriptor = fcntl(level->descriptor, F_DUPFD_CLOEXEC, 0);
     if (unit->path && unit->descriptor >= 0)
         return unit;
@@ -402,7 +450,7 @@ static int open_directory(struct worker *worker, int parent, const char *name)
 }
 
 /* Make a directory the current one. It owns the descriptor from then on; false without memory. */
-static bool push_level(struct worker *worker, const char *name, int descriptor, ino_t inode)
+static bool push_level(struct worker *worker, const char *name, int descriptor, ino_t inode, bool sticky)
 {
     struct walk *walk = worker->walk;
     struct level *levels = grow(walk, worker->levels, &worker->room, worker->depth + 1, sizeof *levels);
@@ -413,7 +461,7 @@ static bool push_level(struct worker *worker, const char *name, int descriptor, 
     path->end = worker->depth ? levels[worker->depth - 1].path_end : 0;
     if (*name && ((path->end && !add_names(walk, path, "/", 1)) || !add_names(walk, path, name, strlen(name))))
         return false;
-    levels[worker->depth++] = (struct level){.path_end = path->end, .inode = inode, .descriptor = descriptor};
+    levels[worker->depth++] = (struct level){.path_end = path->end, .inode = inode, .sticky = sticky, .descriptor = descriptor};
     if (worker->depth - worker->closed > MAX_OPEN)
         close_topmost(worker);
     return true;
@@ -433,10 +481,10 @@ static void pop_level(struct worker *worker)
 static bool reopen_parent(struct worker *worker)
 {
     struct level *parent = &worker->levels[worker->depth - 2];
-    struct stat status;
+    struct statx status;
     int descriptor = openat(parent[1].descriptor, "..", OPEN_DIRECTORY);
-    if (descriptor >= 0 && fstat(descriptor, &status) == 0) {
-        if (status.st_dev == worker->device && status.st_ino == parent->inode) {
+    if (descriptor >= 0 && read_status(descriptor, "", &status)) {
+        if (device_of(&status) == worker->device && status.stx_ino == parent->inode) {
             parent->descriptor = descriptor;
             worker->closed--;
             return true;
@@ -444,7 +492,7 @@ static bool reopen_parent(struct worker *worker)
         errno = ESTALE; /* somebody moved the directory */
     }
     /* A directory that was moved out of a bind mount has no parent. */
-    record_finding(worker, "open", worker->depth, "..", errno == ENOENT ? ESTALE : errno);
+    record_failure(worker, OPEN_FAILED, worker->depth, "..", errno == ENOENT ? ESTALE : errno);
     if (descriptor >= 0)
         close(descriptor);
     return false;
@@ -455,8 +503,9 @@ static bool is_self_or_parent(const char *name)
     return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
-/* Count the entries of the current directory, or share its files, and collect its subdirectories. */
-static void list_directory(struct worker *worker)
+/* Count the entries of the current directory, or share its files, and collect its subdirectories. If it is
+   `closed` to changes by the account and not empty, record that, with its owner. */
+static void list_directory(struct worker *worker, bool closed, uint32_t owner)
 {
     struct walk *walk = worker->walk;
     size_t depth = worker->depth;
@@ -464,7 +513,7 @@ static void list_directory(struct worker *worker)
     while (!is_stopped(walk)) {
         long filled = syscall(SYS_getdents64, here->descriptor, worker->listing, (size_t)LISTING_BYTES);
         if (filled < 0)
-            record_finding(worker, "list", depth, "", errno);
+            record_failure(worker, LIST_FAILED, depth, "", errno);
         if (filled <= 0)
             return;
         struct unit *unit = filled >= SHARED_BYTES && has_idle_thread(walk) ? new_unit(worker, depth) : NULL;
@@ -473,6 +522,9 @@ static void list_directory(struct worker *worker)
             at += record->length;
             if (is_self_or_parent(record->name))
                 continue;
+            if (closed)
+                record_finding(worker, FOREIGN, depth, "", owner);
+            closed = false;
             if (record->type == DT_DIR)
                 add_names(walk, &here->pending, record->name, strlen(record->name) + 1);
             else if (unit)
@@ -490,19 +542,36 @@ static void list_directory(struct worker *worker)
 /* Enter the directory `name` of the open directory `parent`; `shown` is its name in paths. */
 static void enter(struct worker *worker, int parent, const char *name, const char *shown)
 {
-    struct stat status;
+    struct statx status;
+    size_t depth = worker->depth;
     int descriptor = open_directory(worker, parent, name);
-    if (descriptor < 0 || fstat(descriptor, &status) < 0) {
-        record_finding(worker, "open", worker->depth, shown, errno);
-    } else if (status.st_dev != worker->device) {
-        record_finding(worker, NULL, worker->depth, shown, 0);
-    } else if (push_level(worker, shown, descriptor, status.st_ino)) {
-        count_entry(worker, worker->depth, "", &status);
-        list_directory(worker);
+    if (descriptor < 0) {
+        int error = errno;
+        record_failure(worker, OPEN_FAILED, depth, shown, error);
+        if (error == EACCES && read_status(parent, name, &status) && !may_act_as_owner(worker, &status))
+            record_finding(worker, FOREIGN, depth, shown, status.stx_uid);
         return;
     }
-    if (descriptor >= 0)
-        close(descriptor);
+    if (!read_status(descriptor, "", &status)) {
+        record_failure(worker, OPEN_FAILED, depth, shown, errno);
+    } else if (device_of(&status) != worker->device) {
+        record_finding(worker, MOUNTED, depth, shown, 0);
+    } else {
+        count_entry(worker, depth, shown, &status);
+        check_removable(worker, depth, shown, &status);
+        bool owner = may_act_as_owner(worker, &status), sticky = !owner && status.stx_mode & S_ISVTX;
+        bool open = status.stx_uid == worker->walk->account.user && (status.stx_mode & S_IRWXU) == S_IRWXU;
+        bool closed = !open && !owner && !can_access(descriptor, W_OK | X_OK);
+        if (!open && !can_access(descriptor, X_OK)) {
+            record_failure(worker, OPEN_FAILED, depth, shown, errno);
+            if (closed)
+                record_finding(worker, FOREIGN, depth, shown, status.stx_uid);
+        } else if (push_level(worker, shown, descriptor, status.stx_ino, sticky)) {
+            list_directory(worker, closed, status.stx_uid);
+            return;
+        }
+    }
+    close(descriptor);
 }
 
 /* Walk everything below the levels. */
@@ -526,61 +595,53 @@ static void walk_levels(struct worker *worker)
 
 /* ---- threads ---- */
 
-/* Return a descriptor of the directory that holds a subtree, -1 with errno, and set `name` to the
-   name of the subtree in it. It stays open for the subtrees beside it. */
-static int open_holder(struct worker *worker, const struct subtree *subtree, const char **name)
+/* Return a descriptor of the directory that holds a subtree, to be closed unless it is the start, or -1 with
+   errno. Set `name` to the name of the subtree in it. */
+static int open_holder(int start, const struct subtree *subtree, const char **name)
 {
-    int start = worker->walk->start;
-    const char *own = subtree->names;
-    for (size_t i = 1; i < subtree->count; i++)
-        own += strlen(own) + 1;
-    *name = own;
-    size_t length = (size_t)(own - subtree->names);
-    if (!length)
-        return start;
-    if (worker->holder >= 0 && worker->holder_length == length && !memcmp(worker->holder_names, subtree->names, length))
-        return worker->holder;
-    if (worker->holder >= 0)
-        close(worker->holder);
-    worker->holder = -1;
     int descriptor = start;
-    for (const char *part = subtree->names; part != own && descriptor >= 0; part += strlen(part) + 1) {
-        int below = openat(descriptor, part, OPEN_DIRECTORY), error = errno;
+    *name = subtree->names;
+    for (size_t i = 1; i < subtree->count && descriptor >= 0; i++) {
+        int below = openat(descriptor, *name, OPEN_DIRECTORY), error = errno;
         if (descriptor != start)
             close(descriptor);
         errno = error;
         descriptor = below;
+        *name += strlen(*name) + 1;
     }
-    worker->holder_names = subtree->names;
-    worker->holder_length = length;
-    return worker->holder = descriptor;
+    return descriptor;
 }
 
 static void measure_subtree(struct worker *worker, size_t index)
 {
-    const struct subtree *subtree = &worker->walk->subtrees[index];
+    const struct walk *walk = worker->walk;
+    const struct subtree *subtree = &walk->subtrees[index];
     const char *name;
-    struct stat top;
+    struct statx top;
     worker->subtree = index;
-    int holder = open_holder(worker, subtree, &name);
+    int holder = open_holder(walk->start, subtree, &name);
     if (holder < 0) {
-        record_finding(worker, "open", 0, "", errno);
-    } else if (fstatat(holder, name, &top, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
-        record_finding(worker, "measure", 0, "", errno);
-    } else if (subtree->shallow || !S_ISDIR(top.st_mode)) {
+        record_failure(worker, OPEN_FAILED, 0, "", errno);
+        return;
+    }
+    if (!read_status(holder, name, &top)) {
+        record_failure(worker, STAT_FAILED, 0, "", errno);
+    } else if (subtree->shallow || !S_ISDIR(top.stx_mode)) {
         count_entry(worker, 0, "", &top);
     } else {
-        worker->device = top.st_dev;
+        worker->device = device_of(&top);
         enter(worker, holder, name, "");
         walk_levels(worker);
     }
+    if (holder != walk->start)
+        close(holder);
 }
 
 static void measure_unit(struct worker *worker, struct unit *unit)
 {
     worker->subtree = unit->subtree;
     worker->device = unit->device;
-    if (push_level(worker, unit->path, unit->descriptor, unit->inode)) {
+    if (push_level(worker, unit->path, unit->descriptor, unit->inode, unit->sticky)) {
         worker->levels[0].pending = unit->directories;
         unit->descriptor = -1; /* level 0 owns both now */
         unit->directories = (struct names){0};
@@ -627,8 +688,7 @@ static void *run_worker(void *argument)
             measure_subtree(worker, index);
         pthread_mutex_lock(&walk->lock);
         struct subtree *subtree = &walk->subtrees[worker->subtree];
-        add_usage(&subtree->usage, &worker->usage);
-        worker->usage = (struct usage){0};
+        add_usage(walk, &subtree->usage, &worker->usage);
         walk->finished += --subtree->units == 0;
     }
     pthread_cond_broadcast(&walk->work);
@@ -665,7 +725,6 @@ bool start_walk(struct walk *walk, unsigned threads)
     for (; walk->threads < threads; walk->threads++) {
         struct worker *worker = &walk->workers[walk->threads];
         worker->walk = walk;
-        worker->holder = -1;
         if (pthread_create(&worker->thread, &attributes, run_worker, worker))
             break; /* a limit on threads, as with TasksMax= of systemd */
     }
@@ -705,8 +764,6 @@ void finish_walk(struct walk *walk)
         free(worker->links.items);
         free(worker->levels);
         free(worker->path.bytes);
-        if (worker->holder >= 0)
-            close(worker->holder);
     }
     merge_links(&walk->links);
     for (struct unit *unit = walk->queue, *next; unit; unit = next) {
@@ -726,4 +783,6 @@ void free_results(struct walk *walk)
         free(findings[i].path);
     free(findings);
     free(walk->links.items);
+    for (size_t i = 0; i < walk->count; i++)
+        free(walk->subtrees[i].usage.newest_path);
 }

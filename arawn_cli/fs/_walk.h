@@ -21,7 +21,22 @@
 #include <stdint.h>
 #include <time.h>
 
-enum { NEWEST_PATH_BYTES = 512 }; /* with the NUL; a longer path is cut */
+enum {
+    PATH_BYTES = 512,  /* of a path in a result, with its NUL; a longer one is cut */
+    FINDINGS_MAX = 16, /* findings of each kind that are listed for a subtree */
+};
+
+/* A failed call; the mount point of another filesystem; a directory of another account, or an entry of a
+   sticky one, that the account cannot change; an immutable or append-only entry; a file of another account
+   with several names. */
+enum kind { OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREIGN, FLAGGED, LINKED, KINDS };
+
+/* The account that would remove the trees. */
+struct account {
+    uint32_t user;
+    bool acts_as_owner; /* CAP_FOWNER: it may do what the owner of a file may */
+    uint32_t unmapped;  /* except to files of this id, which stands for all that its user namespace does not map */
+};
 
 /* The usage of a tree, without the sizes of files that have several names (struct hard_link). */
 struct usage {
@@ -30,7 +45,7 @@ struct usage {
     struct timespec newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
     bool any;               /* false: nothing was measured, and `newest` is not set */
     /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. */
-    char newest_path[NEWEST_PATH_BYTES];
+    char *newest_path;
 };
 
 /* A file or directory to measure. */
@@ -39,7 +54,9 @@ struct subtree {
     size_t count;
     bool shallow; /* leave out everything below the directory */
     struct usage usage;
-    size_t units; /* units of work that are queued or in progress; guarded by the lock */
+    /* Guarded by the lock: */
+    size_t units;           /* units of work that are queued or in progress */
+    unsigned found[KINDS]; /* findings of each kind that are listed */
 };
 
 /* A file with `names` names, of which `found` lie in the subtree. */
@@ -47,12 +64,11 @@ struct hard_link {
     uint64_t subtree, device, inode, apparent, allocated, found, names;
 };
 
-/* A failed call, or the mount point of another filesystem if `operation` is NULL. */
 struct finding {
     size_t subtree;
-    const char *operation;
-    int error;
-    char *path; /* below the subtree */
+    enum kind kind;
+    uint32_t number; /* errno of a failed call; else the owner of the entry */
+    char *path;      /* below the subtree; a long one is cut */
 };
 
 /* A growing array. */
@@ -63,6 +79,7 @@ struct list {
 
 struct walk {
     int start; /* descriptor of the start directory */
+    struct account account;
     struct subtree *subtrees;
     size_t count;
     struct worker *workers;

@@ -11,18 +11,21 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from enum import StrEnum
 
 from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
+from arawn_cli.fs.permissions import Account, can_access, has_full_access, is_flagged
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
 _BLOCK = 512  # unit of st_blocks on every filesystem, see stat(2)
 _THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
 _THREADS_MAX = 16
-_NEWEST_PATH_BYTES = 511  # at most, of the path of the newest entry
+_PATH_BYTES = 511  # at most, of a path in a result
+_FINDINGS_MAX = 16  # of each kind that are listed for a tree
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
 
 
@@ -39,9 +42,32 @@ class HardLinks:
     names: int
 
 
+class ObstacleKind(StrEnum):
+    """Why this account cannot remove an entry."""
+
+    FOREIGN = "foreign"
+    FLAGGED = "flagged"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """An entry that this account cannot remove, whatever it does with those beside it.
+
+    Attributes:
+        kind: FOREIGN for a directory of another account that is not empty and that it cannot change,
+            or for an entry of a sticky one; FLAGGED for an immutable or append-only entry.
+        path: the first 511 bytes of its path below the tree; empty for the tree itself.
+        owner: user id of the entry.
+    """
+
+    kind: ObstacleKind
+    path: bytes
+    owner: int
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of one or more trees.
+    """The usage of one or more trees. At most 16 failures, obstacles and paths of each kind are listed for a tree.
 
     Attributes:
         apparent_bytes: sum of `st_size` of regular files, each inode once (as `du -b` does).
@@ -57,6 +83,9 @@ class Usage:
         newest_path: first 511 bytes of the path below its tree of the entry with the newest mtime; of
             several, the first in the order of bytes. Empty for the tree itself, and if an earlier check
             measured it.
+        obstacles: what keeps this account from removing the tree. That the directory which holds the
+            tree can be changed is not checked.
+        foreign_links: paths, as in obstacles, of regular files of other accounts with several names.
     """
 
     apparent_bytes: int = 0
@@ -70,12 +99,13 @@ class Usage:
     other_filesystems: tuple[str, ...] = ()
     sample_age_secs: int = 0
     newest_path: bytes = b""
+    obstacles: tuple[Obstacle, ...] = ()
+    foreign_links: tuple[bytes, ...] = ()
 
     @property
     def newest_shown(self) -> str:
         """The path of the newest entry for people: `.` for the tree itself, `…` at the end of one that is cut."""
-        cut = "…" if len(self.newest_path) == _NEWEST_PATH_BYTES else ""
-        return escape(os.fsdecode(self.newest_path)) + cut or "."
+        return shown_path(self.newest_path) or "."
 
     @property
     def complete(self) -> bool:
@@ -106,6 +136,11 @@ class Usage:
         )
 
 
+def shown_path(path: bytes) -> str:
+    """Return a path below a tree for people; one that was cut ends with `…`."""
+    return escape(os.fsdecode(path)) + ("…" if len(path) == _PATH_BYTES else "")
+
+
 @dataclass(slots=True)
 class UsageAccumulator:
     """A growing sum; the fields are those of `Usage`."""
@@ -121,6 +156,8 @@ class UsageAccumulator:
     other_filesystems: list[str] = field(default_factory=list)
     sample_age_secs: int = 0
     newest_path: bytes = b""
+    obstacles: list[Obstacle] = field(default_factory=list)
+    foreign_links: list[bytes] = field(default_factory=list)
 
     def add_entry(self, status: os.stat_result, path: Callable[[], bytes] = bytes) -> None:
         """Add one file or directory, and its path below the tree if it is the newest."""
@@ -152,9 +189,15 @@ class UsageAccumulator:
         self.allocated += links.allocated
 
     def add_failure(self, operation: Operation, path: str, error: OSError) -> None:
-        """Add a failure, unless the entry was removed in the meantime."""
-        if not isinstance(error, FileNotFoundError):
-            self.failures.append(Failure.of(operation, path, error))
+        """Add a failure at an escaped path, unless the entry was removed in the meantime."""
+        listed = sum(failure.operation == operation for failure in self.failures)
+        if not isinstance(error, FileNotFoundError) and listed < _FINDINGS_MAX:
+            self.failures.append(replace(Failure.of(operation, "", error), path=path))
+
+    def add_obstacle(self, kind: ObstacleKind, path: bytes, owner: int) -> None:
+        """Add an entry that cannot be removed."""
+        if sum(obstacle.kind is kind for obstacle in self.obstacles) < _FINDINGS_MAX:
+            self.obstacles.append(Obstacle(kind, path, owner))
 
     def add_usage(self, usage: Usage) -> None:
         """Add a measured tree."""
@@ -169,6 +212,8 @@ class UsageAccumulator:
             self.newest, self.newest_path = usage.newest_mtime, usage.newest_path
         self.failures += usage.failures
         self.other_filesystems += usage.other_filesystems
+        self.obstacles += usage.obstacles
+        self.foreign_links += usage.foreign_links
         self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
 
     def result(self) -> Usage:
@@ -185,6 +230,8 @@ class UsageAccumulator:
             tuple(sorted(self.other_filesystems)),
             self.sample_age_secs,
             self.newest_path,
+            tuple(sorted(self.obstacles, key=lambda obstacle: (obstacle.path, obstacle.kind))),
+            tuple(sorted(self.foreign_links)),
         )
 
 
@@ -201,20 +248,20 @@ def combined(usages: Iterable[Usage]) -> Usage:
 _Sums = tuple[int, int, int, int, int, tuple[int, int, bytes] | None]
 _Links = list[tuple[int, int, int, int, int, int]]
 
-NativeUsage = tuple[_Sums, _Links, list[tuple[Operation, bytes, int]], list[bytes]]
+NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]]]
 """The usage of a subtree as `_measure.c` returns it.
 
 - Apparent and allocated bytes, files and directories, all without files of several names; the size
   of the largest file, with them; the newest mtime as seconds and nanoseconds, and its path.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
-- For each failure: operation, path below the subtree, errno.
-- The paths of other filesystems below the subtree.
+- Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
+  `mounted`, `foreign`, `flagged` or `linked`, and the owner.
 """
 
 
-NativeMeasure = Callable[[int, tuple[tuple[bytes, bool], ...], int, Callable[[int], None]], list[NativeUsage] | None]
-"""`measure_all` in C. A subtree is its names, separated by NUL, and whether it is shallow. Returns
-None if no thread can be started."""
+NativeMeasure = Callable[[int, tuple[tuple[bytes, bool], ...], int, Callable[[int], None], tuple[int, bool, int]], list[NativeUsage] | None]
+"""`measure_all` in C. A subtree is its names, separated by NUL, and whether it is shallow. The last
+argument has the fields of `Account`. Returns None if no thread can be started."""
 
 
 def load() -> NativeMeasure | None:
@@ -279,7 +326,8 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     """
     if native is not None:
         given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-        found = native(start, given, threads, advance)
+        account = Account.current()
+        found = native(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
         if found is not None:
             usages = [_usage_of(result, subtree.path) for result, subtree in zip(found, subtrees, strict=True)]
             return [
@@ -306,21 +354,29 @@ def threads_for(configured: int) -> int:
 
 
 def _usage_of(result: NativeUsage, path: str) -> Usage:
-    (apparent, allocated, files, directories, largest, time), links, failures, others = result
+    (apparent, allocated, files, directories, largest, time), links, findings = result
     newest = None if time is None else time[0] * SECOND + time[1]
     newest_path = b"" if time is None else time[2]
-    if not (links or failures or others):
+    if not (links or findings):
         return Usage(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
     accumulator = UsageAccumulator(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
     for device, inode, size, blocks, found, names in links:
         accumulator.add_links((device, inode), HardLinks(size, blocks, found, names))
-    accumulator.failures += [Failure(operation, _path_below(path, below), number) for operation, below, number in failures]
-    accumulator.other_filesystems += [_path_below(path, below) for below in others]
+    for kind, below, number in findings:
+        match kind:
+            case "open" | "list" | "measure":
+                accumulator.failures.append(Failure(kind, _path_below(path, below), number))
+            case "mounted":
+                accumulator.other_filesystems.append(_path_below(path, below))
+            case "linked":
+                accumulator.foreign_links.append(below)
+            case _:
+                accumulator.obstacles.append(Obstacle(ObstacleKind(kind), below, number))
     return accumulator.result()
 
 
 def _path_below(path: str, below: bytes) -> str:
-    return escape(f"{path}/{os.fsdecode(below)}" if below else path)
+    return f"{escape(path)}/{shown_path(below)}" if below else escape(path)
 
 
 def _lacked_descriptors(usage: Usage) -> bool:
@@ -344,7 +400,7 @@ def _walk_subtree(start: int, subtree: Subtree) -> Usage:
 
 def _failed(operation: Operation, path: str, error: OSError) -> Usage:
     accumulator = UsageAccumulator()
-    accumulator.add_failure(operation, path, error)
+    accumulator.add_failure(operation, escape(path), error)
     return accumulator.result()
 
 
@@ -363,42 +419,99 @@ def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
         accumulator.add_entry(top)
         return accumulator.result()
     with Descent(path) as descent:
-        _enter(descent, accumulator, name, parent, top.st_dev)
+        walk = _Walk(descent, accumulator, Account.current(), path, top.st_dev)
+        walk.enter(name, parent)
         try:
             while descent.depth:
                 pending = descent.here.pending
                 if pending:
-                    _enter(descent, accumulator, pending.pop(), descent.descriptor, top.st_dev)
+                    walk.enter(pending.pop(), descent.descriptor)
                 else:
                     descent.leave()
         except OSError as error:
-            accumulator.add_failure("open", descent.path(".."), error)
+            walk.fail("open", "..", error)
     return accumulator.result()
 
 
-def _enter(descent: Descent, accumulator: UsageAccumulator, name: str, parent: int, device: int) -> None:
-    """Enter a directory, count its entries and collect its subdirectories."""
-    try:
-        status = descent.enter(name, parent)
-    except OSError as error:
-        accumulator.add_failure("open", descent.path(name if descent.depth else None), error)
-        return
-    if status.st_dev != device:
-        accumulator.other_filesystems.append(escape(descent.path()))
-        descent.leave()
-        return
-    accumulator.add_entry(status, lambda: descent.beginning(None, _NEWEST_PATH_BYTES))
-    pending = descent.here.pending
-    try:
-        with descent.scan() as listing:
-            for entry in listing:
-                try:
-                    if entry.is_dir(follow_symlinks=False):  # calls stat(2) if the filesystem lists no types
-                        pending.append(entry.name)
-                    else:
-                        path = partial(descent.beginning, entry.name, _NEWEST_PATH_BYTES)
-                        accumulator.add_entry(entry.stat(follow_symlinks=False), path)
-                except OSError as error:
-                    accumulator.add_failure("measure", descent.path(entry.name), error)
-    except OSError as error:
-        accumulator.add_failure("list", descent.path(), error)
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """A walk through the filesystem `device`; `shown` is the path of the tree in failures."""
+
+    descent: Descent
+    accumulator: UsageAccumulator
+    account: Account
+    shown: str
+    device: int
+
+    def enter(self, name: str, parent: int) -> None:
+        """Enter a directory, count its entries and collect its subdirectories."""
+        name_below = name if self.descent.depth else None
+        sticky = self.descent.depth > 0 and self.descent.here.sticky
+        try:
+            status = self.descent.enter(name, parent)
+        except OSError as error:
+            self.fail("open", name_below, error)
+            with suppress(OSError):
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if error.errno == errno.EACCES and not self.account.may_act_as_owner(status):
+                    self._obstruct(ObstacleKind.FOREIGN, name_below, status)
+            return
+        if status.st_dev != self.device:
+            if len(self.accumulator.other_filesystems) < _FINDINGS_MAX:
+                self.accumulator.other_filesystems.append(self._path(None))
+            self.descent.leave()
+            return
+        self._add(None, status, sticky=sticky, flagged=is_flagged(self.descent.descriptor))
+        owner = self.account.may_act_as_owner(status)
+        full = has_full_access(status, self.account)
+        closed = not full and not owner and not can_access(self.descent.descriptor, os.W_OK | os.X_OK)
+        if not full and not can_access(self.descent.descriptor, os.X_OK):
+            self.fail("open", None, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+            if closed:
+                self._obstruct(ObstacleKind.FOREIGN, None, status)
+            self.descent.leave()
+            return
+        self.descent.here.sticky = not owner and bool(status.st_mode & stat.S_ISVTX)
+        self._list(status if closed else None)
+
+    def _list(self, closed: os.stat_result | None) -> None:
+        """Count the entries of the current directory; `closed` is its status if none of them can be removed."""
+        here = self.descent.here
+        try:
+            with self.descent.scan() as listing:
+                for entry in listing:
+                    if closed:
+                        self._obstruct(ObstacleKind.FOREIGN, None, closed)
+                        closed = None
+                    try:
+                        if entry.is_dir(follow_symlinks=False):  # calls stat(2) if the filesystem lists no types
+                            here.pending.append(entry.name)
+                        else:
+                            flagged = is_flagged(self.descent.descriptor, entry.name)
+                            self._add(entry.name, entry.stat(follow_symlinks=False), sticky=here.sticky, flagged=flagged)
+                    except OSError as error:
+                        self.fail("measure", entry.name, error)
+        except OSError as error:
+            self.fail("list", None, error)
+
+    def _add(self, name: str | None, status: os.stat_result, *, sticky: bool, flagged: bool) -> None:
+        """Count an entry of the current directory, or the directory itself, and check whether it can be removed."""
+        self.accumulator.add_entry(status, lambda: self.descent.beginning(name, _PATH_BYTES))
+        owner = self.account.may_act_as_owner(status)
+        if flagged:
+            self._obstruct(ObstacleKind.FLAGGED, name, status)
+        elif sticky and not owner:
+            self._obstruct(ObstacleKind.FOREIGN, name, status)
+        linked = not owner and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+        if linked and len(self.accumulator.foreign_links) < _FINDINGS_MAX:
+            self.accumulator.foreign_links.append(self.descent.beginning(name, _PATH_BYTES))
+
+    def _obstruct(self, kind: ObstacleKind, name: str | None, status: os.stat_result) -> None:
+        self.accumulator.add_obstacle(kind, self.descent.beginning(name, _PATH_BYTES), status.st_uid)
+
+    def fail(self, operation: Operation, name: str | None, error: OSError) -> None:
+        """Record a failure at the current directory or at its entry `name`."""
+        self.accumulator.add_failure(operation, self._path(name), error)
+
+    def _path(self, name: str | None) -> str:
+        return _path_below(self.shown, self.descent.beginning(name, _PATH_BYTES))

@@ -159,12 +159,14 @@ class DirectoryLevel:
     """A directory between the top of a tree and the current directory of a walk.
 
     `descriptor` is None while it is closed. `pending` are subdirectories still to be entered.
+    `sticky` is whether this account may remove only its own entries.
     """
 
     name: str
     identity: Identity
     descriptor: int | None
     pending: list[str] = field(default_factory=list)
+    sticky: bool = False
 
 
 class Descent:

@@ -106,7 +106,7 @@ def test_both_walks_report_unreadable_directories_and_files(tmp_path: Path) -> N
         os.chown(tmp_path / name, 65534, 65534)
         (tmp_path / name).chmod(mode)
     done = subprocess.run([*WITHOUT_FILE_POWERS, sys.executable, "-c", COMPARE, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.stdout == "True False top/closed top/listed/file top/open/closed\n", done.stderr
+    assert done.stdout == "True False top/closed top/listed top/open/closed\n", done.stderr
 
 
 @needs_native
@@ -125,13 +125,13 @@ def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) 
     linked_names(tmp_path / "top", 1200)
     start = os.open(tmp_path, os.O_RDONLY)
     try:
-        result = measure.native(start, ((b"top", False),), 1, lambda _finished: None)
+        result = measure.native(start, ((b"top", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
     finally:
         os.close(start)
     assert result is not None
-    ((_, links, failures, _),) = result
+    ((_, links, findings),) = result
     assert sorted((size, found, names) for _, _, size, _, found, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
-    assert failures == []
+    assert findings == []
 
 
 @needs_native
@@ -153,7 +153,7 @@ def test_python_measures_if_no_thread_can_be_started(tmp_path: Path) -> None:
     code = (
         "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all, native\n"
         "start, steps = os.open(sys.argv[1], os.O_RDONLY), []\n"
-        "print(native(start, ((b'top', False),), 4, steps.append), steps)\n"
+        "print(native(start, ((b'top', False),), 4, steps.append, (0, True, 2**32 - 1)), steps)\n"
         "(usage,) = measure_all(start, [Subtree(('top',))], 4, steps.append)\n"
         "print(usage == measure(start, 'top', 'top'), usage.apparent_bytes, steps)\n"
     )
@@ -186,7 +186,7 @@ def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
         "signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))\n"
         "start, subtrees, finished = os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, []\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
-        "try: native(start, subtrees, 2, finished.append)\n"
+        "try: native(start, subtrees, 2, finished.append, (0, True, 2**32 - 1))\n"
         "except InterruptedError: print(sum(finished) < len(subtrees))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -204,7 +204,7 @@ def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
         "        if int(task.name) != os.getpid():\n"
         "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
         "    if masks: raise InterruptedError\n"
-        "try: native(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, check)\n"
+        "try: native(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, check, (0, True, 2**32 - 1))\n"
         "except InterruptedError: print(*{int(mask.split()[1], 16) >> 14 & 1 for mask in masks}, signal.pthread_sigmask(0, ()))\n"
     )
     done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
@@ -217,7 +217,7 @@ def test_a_name_with_a_slash_is_rejected(tmp_path: Path) -> None:
     start = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match="slash"):
-            measure.native(start, ((b"../../etc", False),), 1, lambda _finished: None)
+            measure.native(start, ((b"../../etc", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
     finally:
         os.close(start)
 
