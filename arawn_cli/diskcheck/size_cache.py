@@ -117,7 +117,7 @@ def is_cacheable(usage: Usage) -> bool:
     A session that cleanup was moving at that moment measures as empty: its size is not cacheable.
     """
     fits = all(abs(number or 0) <= MAX_INTEGER for number in _numbers(usage))
-    return fits and usage.complete and usage.directories > 0 and not usage.linked and not usage.other_filesystems
+    return fits and usage.complete and usage.directories > 0 and not (usage.linked or usage.other_filesystems or usage.obstacles)
 
 
 def is_current(session: str, size: CachedSize, fingerprint: str, now: int, period: int) -> bool:
