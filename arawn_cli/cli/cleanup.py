@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,10 @@ from arawn_cli.context import RunContext
 log = logging.getLogger(__name__)
 
 
+@options.with_options(*options.LOCATION, "format", *options.RELAY, *options.LOGGING)
 def scratch_cleanup(
-    config: options.ConfigOption = None,
-    base_path: options.BasePathOption = None,
-    root: options.RootOption = None,
+    flags: Flags,
+    output: options.Output,
     dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Show what would be removed, and change nothing.")] = None,
     older_than_days: Annotated[
         int | None,
@@ -42,35 +43,19 @@ def scratch_cleanup(
     force: Annotated[
         bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a doubtful clock would stop it.")
     ] = False,
-    output: options.FormatOption = options.Format.AUTO,
-    relay_url: options.RelayUrlOption = None,
-    no_relay: options.NoRelayOption = False,
     unless_running: options.UnlessRunningOption = False,
-    verbose: options.VerboseOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Remove scratch sessions that nobody has used for a given number of days.
 
     A session is removed only if its last turn, its database row and every file in it are older than
     the cutoff.
     """
-    flags = Flags(
-        config=config,
-        base_path=base_path,
-        older_than_days=older_than_days,
-        dry_run=dry_run,
-        force=force,
-        plan_out=plan_out,
-        apply=apply,
-        relay_url=relay_url,
-        no_relay=no_relay,
-        root=root,
-    )
+    flags = replace(flags, older_than_days=older_than_days, dry_run=dry_run, force=force, plan_out=plan_out, apply=apply)
 
     def job(config: Config, context: RunContext) -> CleanupResult:
         if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
             log.warning("%s", problem)
         return clean(config, context)
 
-    run = run_job(flags, options.Output(format=output, verbose=verbose, quiet=quiet), job, unless_running=unless_running)
+    run = run_job(flags, output, job, unless_running=unless_running)
     raise typer.Exit(run.exit_code)

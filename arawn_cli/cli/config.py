@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import names, timestamps
-from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
@@ -44,24 +44,16 @@ class SchemaOf(str, Enum):
 
 
 @app.command("show")
-def config_show(
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
-    output: FormatOption = Format.AUTO,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
-) -> None:
+@with_options(*LOCATION, "format", *LOGGING)
+def config_show(flags: Flags, output: Output) -> None:
     """Show every value in effect and its source: an option, the environment, the file or a default.
 
     Secrets are left out.
     """
-    shown = Output(format=output, verbose=verbose, quiet=quiet)
-    configure_logging(shown)
-    flags = Flags(config=config, base_path=base_path, root=root)
+    configure_logging(output)
     loaded = load(flags, os.environ)
     settings = settings_of(loaded, flags, os.environ)
-    match shown.resolved():
+    match output.resolved():
         case "json":
             print_settings_as_events(settings, loaded.root_name)
         case "table":
@@ -69,15 +61,17 @@ def config_show(
 
 
 @app.command("init")
+@with_options("quiet")
 def config_init(
+    _flags: Flags,
+    output: Output,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the configuration of your account.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking; a backup is kept beside it.")] = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write a configuration file with every key, its meaning and its default, all commented out."""
-    configure_logging(Output(format="table", quiet=quiet))
+    configure_logging(output)
     ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
     write_config(file, ask, overwrite=force)
 
@@ -148,12 +142,14 @@ def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bo
 
 
 @app.command("schema")
+@with_options("quiet")
 def config_schema(
+    _flags: Flags,
+    output: Output,
     of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Of the configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
-    quiet: QuietOption = False,
 ) -> None:
     """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
-    configure_logging(Output(format="json", quiet=quiet))
+    configure_logging(output)
     sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated
 
@@ -34,37 +35,32 @@ class FailOn(str, Enum):
     CRITICAL = "critical"
 
 
+@options.with_options(*options.LOCATION, *options.RELAY, *options.LOGGING)
 def disk_check(
-    config: options.ConfigOption = None,
-    base_path: options.BasePathOption = None,
-    root: options.RootOption = None,
+    flags: Flags,
+    output: options.Output,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Do not save or send anything.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 if any level is this high or higher.")] = None,
-    output: Annotated[
+    output_format: Annotated[
         CheckFormat,
         typer.Option("--format", help=f"{options.FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
     ] = CheckFormat.AUTO,
-    relay_url: options.RelayUrlOption = None,
-    no_relay: options.NoRelayOption = False,
     unless_running: options.UnlessRunningOption = False,
-    verbose: options.VerboseOption = False,
-    quiet: options.QuietOption = False,
 ) -> None:
     """Measure each workstream's disk usage and report what exceeds its limit."""
-    flags = Flags(config=config, base_path=base_path, dry_run=dry_run, relay_url=relay_url, no_relay=no_relay, root=root)
-    shown = options.Output(format=output, verbose=verbose, quiet=quiet)
-    if shown.resolved() in ("table", "nagios"):
+    flags, output = replace(flags, dry_run=dry_run), replace(output, format=output_format)
+    if output.resolved() in ("table", "nagios"):
         levels_log.setLevel(logging.ERROR)  # the output shows the changes of level already
-    if output is CheckFormat.NAGIOS:
+    if output_format is CheckFormat.NAGIOS:
         if fail_on is not None or unless_running:
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios
 
-        run = run_job(flags, options.Output(format="none", verbose=verbose, quiet=quiet), check)
+        run = run_job(flags, replace(output, format="none"), check)
         line, return_code = nagios.status(run.result, run.problems)
         typer.echo(line)
         raise typer.Exit(return_code)
-    run = run_job(flags, shown, check, unless_running=unless_running)
+    run = run_job(flags, output, check, unless_running=unless_running)
     if (
         fail_on is not None
         and run.result is not None

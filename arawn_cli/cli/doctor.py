@@ -38,22 +38,13 @@ from arawn_cli.schedule.status import installed_schedules
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
-def doctor(
-    config: options.ConfigOption = None,
-    base_path: options.BasePathOption = None,
-    root: options.RootOption = None,
-    output: options.FormatOption = options.Format.AUTO,
-    relay_url: options.RelayUrlOption = None,
-    no_relay: options.NoRelayOption = False,
-    verbose: options.VerboseOption = False,
-    quiet: options.QuietOption = False,
-) -> None:
+@options.with_options(*options.LOCATION, "format", *options.RELAY, *options.LOGGING)
+def doctor(flags: Flags, output: options.Output) -> None:
     """Find what would stop the timers from working, and how to fix it.
 
     It changes nothing. The exit code is 1 if a check fails.
     """
-    flags = Flags(config=config, base_path=base_path, relay_url=relay_url, no_relay=no_relay, root=root)
-    raise typer.Exit(run_doctor(flags, options.Output(format=output, verbose=verbose, quiet=quiet)))
+    raise typer.Exit(run_doctor(flags, output))
 
 
 def run_doctor(flags: Flags, output: options.Output) -> ExitCode:

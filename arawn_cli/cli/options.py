@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
+
+from arawn_cli.config.loader import Flags, load, named_roots
+from arawn_cli.errors import ArawnCliError
 
 
 def root_names(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of `[[maintenance.roots]]`, for completion."""
-    from arawn_cli.config.loader import Flags, named_roots
-    from arawn_cli.errors import ArawnCliError
-
     with suppress(ArawnCliError, OSError):
         names = named_roots(Flags(config=context.params.get("config")), os.environ)
         return [name for name in names if name.startswith(incomplete)]
@@ -29,8 +32,6 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     from arawn_cli.arawn.root import opened_root
     from arawn_cli.cleanup.trash import list_trash_entries
     from arawn_cli.cleanup.trash_entry import TrashState
-    from arawn_cli.config.loader import Flags, load
-    from arawn_cli.errors import ArawnCliError
 
     given = context.params
     with suppress(ArawnCliError, OSError):
@@ -55,7 +56,7 @@ class Format(str, Enum):
 class Output:
     """What the command line says about output: the format, and how much is logged."""
 
-    format: str
+    format: str = "table"
     verbose: bool = False
     quiet: bool = False
 
@@ -73,36 +74,75 @@ def _one_root(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")]
+FORMATS = "table: for people. json: one event per line. none: print nothing. auto: table on a terminal, else json."
 
-BasePathOption = Annotated[
-    str | None,
-    typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
-]
-
-RootOption = Annotated[
-    str | None,
-    typer.Option(
-        "--root",
-        metavar="NAME",
-        callback=_one_root,
-        autocompletion=root_names,
-        help="A root named in maintenance.roots, instead of the main root.",
+_OPTIONS: dict[str, tuple[object, object]] = {
+    "config": (Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")], None),
+    "base_path": (
+        Annotated[
+            str | None,
+            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
+        ],
+        None,
     ),
-]
+    "root": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--root",
+                metavar="NAME",
+                callback=_one_root,
+                autocompletion=root_names,
+                help="A root named in maintenance.roots, instead of the main root.",
+            ),
+        ],
+        None,
+    ),
+    "format": (Annotated[Format, typer.Option("--format", help=FORMATS)], Format.AUTO),
+    "relay_url": (
+        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead of the configured one.")],
+        None,
+    ),
+    "no_relay": (
+        Annotated[bool, typer.Option("--no-relay", help="Do not send events to a relay, or save them to be sent later.")],
+        False,
+    ),
+    "verbose": (Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")], False),
+    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")], False),
+}
+"""The type and the default of each shared option, by the name of its value."""
 
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")]
-
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")]
-
-RelayUrlOption = Annotated[
-    str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead of the configured one.")
-]
-
-NoRelayOption = Annotated[bool, typer.Option("--no-relay", help="Do not send events to a relay, or save them to be sent later.")]
+LOCATION = ("config", "base_path", "root")
+RELAY = ("relay_url", "no_relay")
+LOGGING = ("verbose", "quiet")
 
 UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
 
-FORMATS = "table: for people. json: one event per line. none: print nothing. auto: table on a terminal, else json."
+_Own = ParamSpec("_Own")
 
-FormatOption = Annotated[Format, typer.Option("--format", help=FORMATS)]
+
+def with_options(*names: str) -> Callable[[Callable[Concatenate[Flags, Output, _Own], None]], Callable[..., None]]:
+    """Give a command these shared options.
+
+    Their values are its first two arguments, `Flags` and `Output`; its other parameters are its own
+    options, which the help lists behind those that locate the root.
+    """
+
+    def decorate(function: Callable[Concatenate[Flags, Output, _Own], None]) -> Callable[..., None]:
+        _, _, *own = signature(function, eval_str=True).parameters.values()
+        shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=_OPTIONS[name][1], annotation=_OPTIONS[name][0]) for name in names]
+        before = [parameter for parameter in shared if parameter.name in LOCATION]
+        after = [parameter for parameter in shared if parameter.name not in LOCATION]
+        parameters = [*before, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *after]
+
+        @wraps(function)
+        def command(**values: Any) -> None:  # noqa: ANN401 - Typer has checked the types
+            given = {name: values.pop(name, _OPTIONS[name][1]) for name in names}
+            flags, output = ({each.name: given[each.name] for each in fields(kind) if each.name in given} for kind in (Flags, Output))
+            function(Flags(**flags), Output(**output), **values)  # type: ignore[call-arg]
+
+        command.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate

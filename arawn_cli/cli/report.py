@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from arawn_cli.cli.options import BasePathOption, ConfigOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Config, Flags
@@ -25,23 +25,20 @@ from arawn_cli.state import State
 _STANDARD_OUTPUT = "-"
 
 
+@with_options(*LOCATION, *LOGGING)
 def report(
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
+    flags: Flags,
+    output: Output,
     days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
     ] = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Show usage, limits, trend, forecast and scratch sessions, and what cleanup would remove next.
 
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
-    flags = Flags(config=config, base_path=base_path, dry_run=True, no_relay=True, root=root)
-    output = Output(format="table", verbose=verbose, quiet=quiet)
+    flags = replace(flags, dry_run=True, no_relay=True)
 
     def job(config: Config, context: RunContext) -> Report:
         """Gather the report from the history that the timers keep, if they keep it elsewhere."""

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import names
-from arawn_cli.cli.options import BasePathOption, ConfigOption, Format, FormatOption, Output, QuietOption, RootOption, VerboseOption
+from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.paths import ignored_config_warning
@@ -237,26 +237,22 @@ def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: 
 
 
 @app.command("show")
+@with_options(*LOCATION, *LOGGING)
 def schedule_show(
+    flags: Flags,
+    output: Output,
     systemd: SystemdOption = False,
     cron: CronOption = False,
     cloacina: CloacinaOption = False,
     database: DatabaseOption = None,
     user: ScopeOption = None,
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Print what would be installed; change nothing."""
-    flags = Flags(config=config, base_path=base_path, root=root)
-    shown = Output(format="table", verbose=verbose, quiet=quiet)
-    configure_logging(shown)
+    configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.cli import cloacina as workflows
 
-        workflows.show(flags, shown, database)
+        workflows.show(flags, output, database)
         return
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
@@ -265,21 +261,18 @@ def schedule_show(
 
 
 @app.command("install")
+@with_options(*LOCATION, *LOGGING)
 def schedule_install(
+    flags: Flags,
+    output: Output,
     systemd: SystemdOption = False,
     cron: CronOption = False,
     user: ScopeOption = None,
     yes: YesOption = False,
     force: ForceOption = False,
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Show what would change, ask, then install the timers and start them."""
-    configure_logging(Output(format="table", verbose=verbose, quiet=quiet))
-    flags = Flags(config=config, base_path=base_path, root=root)
+    configure_logging(output)
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     loaded = load(flags, os.environ)
     settings = settings_from(loaded, flags, os.environ, scope)
@@ -290,61 +283,56 @@ def schedule_install(
     ):
         if warning is not None:
             log.warning("%s", warning)
-    place = place_of(scheduler, scope, settings, os.environ, root)
+    place = place_of(scheduler, scope, settings, os.environ, flags.root)
     install(place, bodies_of(scheduler, settings), Confirmation.from_options(yes=yes, force=force), flags.located)
 
 
 @app.command("remove")
+@with_options("root", *LOGGING)
 def schedule_remove(
+    flags: Flags,
+    output: Output,
     systemd: SystemdOption = False,
     cron: CronOption = False,
     user: ScopeOption = None,
     yes: YesOption = False,
     force: ForceOption = False,
-    root: RootOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Stop the timers and remove what `install` installed."""
-    configure_logging(Output(format="table", verbose=verbose, quiet=quiet))
+    configure_logging(output)
     # No configuration is read, because it may be gone, and with it the name of the root.
-    if root is not None and not names.is_valid_id(root):
-        raise UsageError(f"--root {names.escape(root)}: not a valid name of a root")
-    places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, root))
+    if flags.root is not None and not names.is_valid_id(flags.root):
+        raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
+    places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, flags.root))
     remove_first(places, Confirmation.from_options(yes=yes, force=force))
 
 
 @app.command("status")
+@with_options(*LOCATION, "format", *LOGGING)
 def schedule_status(
+    flags: Flags,
+    output: Output,
     systemd: SystemdOption = False,
     cron: CronOption = False,
     cloacina: CloacinaOption = False,
     database: DatabaseOption = None,
     user: ScopeOption = None,
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    root: RootOption = None,
-    output: FormatOption = Format.AUTO,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Show last and next runs, and whether the installed timers match the configuration.
 
     Exit with 1 if not, or if a run failed.
     """
-    flags = Flags(config=config, base_path=base_path, root=root)
-    shown = Output(format=output.value, verbose=verbose, quiet=quiet)
-    configure_logging(shown)
+    configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         from arawn_cli.cli import cloacina as workflows
 
-        registered = workflows.status(flags, shown, database)
-        print_statuses(registered, shown)
+        registered = workflows.status(flags, output, database)
+        print_statuses(registered, output)
         raise typer.Exit(ExitCode.DONE if all(map(is_healthy, registered)) else ExitCode.PARTIAL)
     loaded = load(flags, os.environ)
     selection = Selection(systemd=systemd, cron=cron, user=user)
     # The first place that has a schedule, else the one where `install` would put it.
-    used = next((place for place in selection.places(os.environ, root) if _test(place, is_installed)), None)
+    used = next((place for place in selection.places(os.environ, flags.root) if _test(place, is_installed)), None)
     scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
     settings = settings_from(loaded, flags, os.environ, scope)
     schedule = schedule_of(scheduler, settings, loaded, os.environ)
@@ -352,18 +340,17 @@ def schedule_status(
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(_access_problems(settings, scheduler))
         found = [replace(status, problems=(*status.problems, *problems)) for status in found]
-    print_statuses(found, shown)
+    print_statuses(found, output)
     raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
 
 
 @app.command("serve")
+@with_options("config", "base_path", *LOGGING)
 def schedule_serve(
+    flags: Flags,
+    output: Output,
     cloacina: CloacinaOption = False,
     database: DatabaseOption = None,
-    config: ConfigOption = None,
-    base_path: BasePathOption = None,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM.
 
@@ -373,6 +360,6 @@ def schedule_serve(
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
     from arawn_cli.cli import cloacina as workflows
 
-    shown = Output(format="json", verbose=verbose, quiet=quiet)
-    configure_logging(shown)
-    workflows.serve(Flags(config=config, base_path=base_path), shown, database)
+    output = replace(output, format="json")
+    configure_logging(output)
+    workflows.serve(flags, output, database)

@@ -147,7 +147,7 @@ def test_two_roots_are_told_apart_by_the_home_of_their_files_account(of_another:
 
 def dry_run(root: Path, config: Path | None) -> None:
     with pytest.raises(typer.Exit):
-        scratch_cleanup(base_path=str(root), config=config, dry_run=True, no_relay=True, output=Format.NONE)
+        scratch_cleanup(base_path=str(root), config=config, dry_run=True, no_relay=True, format=Format.NONE)
 
 
 @needs_root
