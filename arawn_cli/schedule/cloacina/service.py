@@ -1,26 +1,174 @@
-"""Run the Cloacina engine until a signal: load it, register the workflows, run what is due."""
+"""Run the Cloacina engine until a signal: load it, register the workflows, run what is due.
+
+The command of a job runs in a child process.
+"""
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import IO, Protocol, cast
 
-from arawn_cli.errors import ArawnCliError
-from arawn_cli.events import JobName, RunResult
+from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
+from arawn_cli.events import JobName, Reason, RunResult
 from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE, EngineDatabase, EngineError, postgres_driver
-from arawn_cli.schedule.cloacina.processes import ENDING, RunPool
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours
 from arawn_cli.schedule.intervals import HOUR, MINUTE
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end a service. All its threads block them, and child processes inherit that."""
+
+# Cloacina gives the runs of a dead service to another machine, so no run may outlive its service.
+# env(1) unblocks SIGTERM and SIGINT. With setpriv(1), the kernel kills the run when the thread that
+# started it ends (PR_SET_PDEATHSIG, prctl(2)). sh exits if the service died before that was set.
+_PREFIX = ("env", "--default-signal=TERM,INT", "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
+_CHECK_SECONDS = 5.0
+_ENDING_SECONDS = 60.0
+
+
+class FailedRunError(ArawnCliError):
+    """A run that did not do all its work; the text is the reason, for Cloacina's history."""
+
+
+class RunPool:
+    """The runs of a service, each in its own process.
+
+    Attributes:
+        processes: the active runs.
+    """
+
+    def __init__(self, environment: Mapping[str, str], stdout: int) -> None:
+        """Take the environment and the standard output that the service was started with."""
+        self._environment = dict(environment)
+        self._stdout = stdout
+        self._writing = threading.Lock()
+        self._starting = threading.Lock()
+        self._closed = False
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    def close(self) -> None:
+        """Start no more runs."""
+        with self._starting:
+            self._closed = True
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the active runs."""
+        for process in tuple(self.processes):
+            process.terminate()
+
+    def run(self, arguments: Sequence[str], is_held: Callable[[], bool], seconds: float) -> Mapping[str, object] | None:
+        """Run `arawn-cli` with some arguments while a lock is held, at most so many seconds.
+
+        Its events go to the service's standard output, its log to the service's standard error.
+
+        Return its last event, or None if another run was in progress.
+
+        Raises:
+            FailedRunError: it was not started, did not do all its work, or was ended.
+        """
+        with self._starting:
+            if self._closed:
+                raise FailedRunError("the service is ending: this run was not started, and Cloacina retries it")
+            process = subprocess.Popen(
+                [*_PREFIX, str(os.getpid()), sys.executable, "-P", "-m", "arawn_cli", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=self._environment,
+                process_group=0,  # only the service gets Ctrl-C
+            )
+            self.processes.add(process)
+        output = _Output()
+        reader = threading.Thread(target=output.forward, args=(process, self._stdout, self._writing), daemon=True)
+        reader.start()
+        try:
+            stopped = _wait(process, is_held, seconds)
+        finally:
+            process.kill()
+            process.wait()
+            self.processes.discard(process)
+        reader.join(_CHECK_SECONDS)  # a child of the run may still have its output open
+        return summary_of(process.returncode, output.last_line, stopped or output.problem)
+
+
+def _wait(process: subprocess.Popen[bytes], is_held: Callable[[], bool], seconds: float) -> str | None:
+    """Wait until a process ends or has to be killed; return why it was ended, or None."""
+    end, stopped = time.monotonic() + seconds, None
+    while True:
+        try:
+            process.wait(max(min(_CHECK_SECONDS, end - time.monotonic()), 0))
+        except subprocess.TimeoutExpired:
+            if not is_held():  # killed without delay: another machine may begin
+                return "the connection to the database was lost, and with it the lock on this root: the run was ended"
+            if time.monotonic() < end:
+                continue
+            if stopped is not None:
+                return stopped
+            stopped, end = f"not done within {seconds:.0f} seconds: the run was ended", time.monotonic() + _ENDING_SECONDS
+            process.terminate()
+        else:
+            return stopped
+
+
+@dataclass(slots=True)
+class _Output:
+    """The output of a run: its last whole line, and why it could not be forwarded or None."""
+
+    last_line: bytes = b""
+    problem: str | None = None
+
+    def forward(self, process: subprocess.Popen[bytes], stdout: int, writing: threading.Lock) -> None:
+        """Copy whole lines of a process to standard output; end the process if that fails."""
+        with cast("IO[bytes]", process.stdout) as lines:
+            for line in lines:
+                if self.problem is not None or not line.endswith(b"\n"):
+                    continue
+                self.last_line = line
+                try:
+                    with writing:
+                        while line:
+                            line = line[os.write(stdout, line) :]
+                except OSError as error:
+                    self.problem = f"standard output takes no more: {error.strerror}"
+                    process.terminate()
+
+
+def summary_of(status: int, last_line: bytes, stopped: str | None) -> Mapping[str, object] | None:
+    """Return the last event of a run, or None if another run was in progress.
+
+    Raises:
+        FailedRunError: it did not do all its work.
+    """
+    if stopped is not None:
+        raise FailedRunError(stopped)
+    if status < 0:
+        raise FailedRunError(f"the run was killed by {signal.Signals(-status).name}; the next one finishes what it began")
+    summary: Mapping[str, object] | None = None
+    with suppress(ValueError):  # with --unless-running, a run that finds another one prints nothing
+        summary = json.loads(last_line)
+    if status == ExitCode.DONE:
+        return summary
+    meaning = EXIT_MEANINGS[ExitCode(status)] if status in EXIT_MEANINGS else f"exit status {status}"
+    failures, kept = (summary or {}).get("failures"), (summary or {}).get("sessions_kept")
+    details = "see the log of the service"
+    if status == ExitCode.PARTIAL and isinstance(failures, list) and failures:
+        details = f"{len(failures)} failures, the first: {failures[0]['operation']} {failures[0]['path']}: {failures[0]['message']}"
+    if status == ExitCode.REFUSED and isinstance(kept, dict) and Reason.REMOVAL_LIMIT in kept:
+        details = f"the removal limit keeps {kept[Reason.REMOVAL_LIMIT]} sessions"
+    raise FailedRunError(f"{meaning}: {details}")
+
 
 log = logging.getLogger(__name__)
 

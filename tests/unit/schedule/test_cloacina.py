@@ -21,10 +21,9 @@ import pytest
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName, RunResult
-from arawn_cli.schedule.cloacina import processes
+from arawn_cli.schedule.cloacina import service
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, EngineError, LastRun, database_from
-from arawn_cli.schedule.cloacina.processes import ENDING, FailedRunError, RunPool, summary_of
-from arawn_cli.schedule.cloacina.service import load_engine
+from arawn_cli.schedule.cloacina.service import ENDING, FailedRunError, RunPool, load_engine, summary_of
 from arawn_cli.schedule.cloacina.workflows import RefusedContextError, Workflow, arguments_with, changes_to
 from arawn_cli.schedule.intervals import cloacina_time
 from tests.conftest import Run
@@ -279,7 +278,7 @@ def test_events_that_cannot_be_written_fail_the_run(environment: dict[str, str],
 
 SERVICE = """
 import os, sys, threading, time
-from arawn_cli.schedule.cloacina.processes import RunPool
+from arawn_cli.schedule.cloacina.service import RunPool
 pool = RunPool(os.environ, 1)
 threading.Thread(target=pool.run, args=(sys.argv[1:], lambda: True, 60), daemon=True).start()
 time.sleep(60)
@@ -348,7 +347,7 @@ def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(en
 def test_a_run_that_loses_its_lock_is_killed(
     environment: dict[str, str], events: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(service, "_CHECK_SECONDS", 0.1)
     os.mkfifo(tmp_path / "never-read.toml")
     with pytest.raises(FailedRunError, match="the connection to the database was lost"):
         RunPool(environment, events.fileno()).run(["disk-check", f"--config={tmp_path}/never-read.toml"], lambda: False, 60)
