@@ -13,7 +13,7 @@ from arawn_cli.cleanup.job import CleanupResult, clean
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import ignored_config_warning
+from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import RunContext
 
 log = logging.getLogger(__name__)

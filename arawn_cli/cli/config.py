@@ -20,9 +20,8 @@ from rich.text import Text
 from arawn_cli import names, timestamps
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.loader import Flags, Setting, load, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
-from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.config.template import template
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting

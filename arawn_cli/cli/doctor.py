@@ -15,9 +15,8 @@ from arawn_cli import timestamps
 from arawn_cli.cli import options
 from arawn_cli.cli.config import print_settings, print_settings_as_events
 from arawn_cli.cli.terminal import configure_logging
-from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.loader import Flags, Setting, load, settings_of
 from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
-from arawn_cli.config.sources import Setting, settings_of
 from arawn_cli.doctor.environment import (
     clock_finding,
     configuration_findings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
-from arawn_cli.config.paths import PathBase
+from arawn_cli.config.lookup import PathBase
 from arawn_cli.config.schema import ConfigFile, NamedRoot
 from arawn_cli.config.validation import format_value, nearest
 from arawn_cli.errors import ConfigurationError
@@ -53,11 +53,6 @@ _Owner = dict[str, _Value]
 def index_of(tables: ConfigFile, name: str) -> int | None:
     """Return the position of a name in the list of roots."""
     return next((index for index, entry in enumerate(tables.maintenance.roots) if entry.name == name), None)
-
-
-def names_of(tables: ConfigFile) -> str:
-    """Return the names of all roots, with commas."""
-    return ", ".join(entry.name for entry in tables.maintenance.roots)
 
 
 def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
@@ -169,4 +164,4 @@ def _unknown_root(tables: ConfigFile, name: str, file: Path | None) -> str:
     if not tables.maintenance.roots:
         return f"{option}{f'{file} has no' if file else 'there is no configuration file with'} [[maintenance.roots]]"
     near = nearest(name, (entry.name for entry in tables.maintenance.roots))
-    return f"{option}{file} has no root of this name; it has {names_of(tables)}" + (f"; the nearest is {near}" if near else "")
+    return f"{option}{file} has no root of this name; it has {tables.maintenance.root_names}" + (f"; the nearest is {near}" if near else "")

@@ -345,6 +345,11 @@ class Maintenance(_Table):
     # Last, so that in the file of `config init` its keys without its header repeat no key.
     roots: tuple[NamedRoot, ...] = Field(default=(), strict=False, description="more roots, each with a name")
 
+    @property
+    def root_names(self) -> str:
+        """The names of all roots, with commas."""
+        return ", ".join(entry.name for entry in self.roots)
+
 
 class ConfigFile(_ArawnTable):
     """A configuration file. Tables that are not named here belong to Arawn."""

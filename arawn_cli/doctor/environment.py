@@ -16,8 +16,7 @@ from shlex import quote
 from typing import cast
 
 from arawn_cli.config.loader import Config, Flags
-from arawn_cli.config.paths import PathBase, ignored_config_warning, ignored_owner_config
-from arawn_cli.config.roots import names_of
+from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
@@ -54,7 +53,7 @@ def configuration_findings(shell: Shell) -> Iterator[Finding]:
     elif config.file is None:
         yield ok("configuration", "no file: built-in defaults")
     else:
-        others = names_of(config.tables) if config.root_name is None else ""
+        others = config.tables.maintenance.root_names if config.root_name is None else ""
         yield ok("configuration", f"read from {config.file}{f'; check its other roots with --root: {others}' if others else ''}")
 
 

@@ -22,8 +22,7 @@ import pytest
 import arawn_cli
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Output
-from arawn_cli.config.loader import Flags, load
-from arawn_cli.config.sources import settings_of
+from arawn_cli.config.loader import Flags, load, settings_of
 from arawn_cli.doctor import environment, timers
 from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding

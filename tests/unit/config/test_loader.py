@@ -10,7 +10,7 @@ import typer
 from arawn_cli.cli.cleanup import scratch_cleanup
 from arawn_cli.cli.options import Format
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.config.paths import ignored_config_warning
+from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ConfigurationError
 from tests.conftest import needs_root
 from tests.support.in_process import NOWHERE

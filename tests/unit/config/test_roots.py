@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.config.loader import Config, Flags, load
-from arawn_cli.config.sources import settings_of
+from arawn_cli.config.loader import Config, Flags, load, settings_of
 from arawn_cli.errors import ConfigurationError
 from tests.conftest import RunCommand
 from tests.support.tree import SampleTree
