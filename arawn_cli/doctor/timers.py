@@ -22,7 +22,7 @@ from arawn_cli.schedule.status import (
     last_run_of,
     statuses,
 )
-from arawn_cli.schedule.systemctl import systemd_runs
+from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import period

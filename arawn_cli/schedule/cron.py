@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
 
+from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Condition
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, with_header
-from arawn_cli.schedule.quoting import cron_command, cron_line, refuse_unprintable
-from arawn_cli.schedule.settings import Job, Scope, Settings
+from arawn_cli.schedule.settings import Job, Scope, Settings, refuse_unprintable
 
 CRON_FILE = "arawn-cli"
 START_CRON = "service cron start"
 BLOCK = "crontab"
+
+_LINE_MAX = 998  # cron ignores longer lines
 
 # Recognised by the first words, so that a marker is found even if an editor changed the rest or
 # wrote CRLF line ends.
@@ -65,6 +68,33 @@ def _line(settings: Settings, job: Job) -> str:
     if settings.logger is None:
         return " ".join([*words, cron_command((*command, "--format", "none"))])
     return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command((settings.logger, "-t", job.unit))])
+
+
+def cron_command(words: Sequence[str]) -> str:
+    """Return a command for a crontab line, which ends at the first `%` that is not escaped.
+
+    Raises:
+        ConfigurationError: a crontab cannot hold a character of a word.
+    """
+    return " ".join(_cron_word(word) for word in words)
+
+
+def cron_line(text: str) -> str:
+    """Return a line of a crontab unchanged.
+
+    Raises:
+        ConfigurationError: cron would ignore it, because it is too long.
+    """
+    length = len(text.encode())
+    if length > _LINE_MAX:
+        raise ConfigurationError(f"a crontab line would have {length} bytes, and cron reads at most {_LINE_MAX}: use shorter paths")
+    return text
+
+
+def _cron_word(word: str) -> str:
+    refuse_unprintable(word, "a crontab")
+    # Each escaped `%` is outside the quotes: inside, the shell would keep the backslash.
+    return "\\%".join(shlex.quote(part) if part else "" for part in word.split("%")) or "''"
 
 
 def cron_runs() -> bool:

@@ -15,8 +15,7 @@ from arawn_cli.events import JobName
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
-from arawn_cli.schedule.systemctl import Manager, systemd_runs
-from arawn_cli.schedule.systemd import NOTIFIER, state_name, units
+from arawn_cli.schedule.systemd import NOTIFIER, Manager, state_name, systemd_runs, units
 
 _TIMER = re.compile(rf"arawn-({'|'.join(JobName)})(-.+)?\.timer")
 _SYSTEM_UNITS = Path("/etc/systemd/system")

@@ -21,6 +21,7 @@ from arawn_cli.config.loader import Config, Flags
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
+from arawn_cli.names import escape
 
 
 class Scheduler(StrEnum):
@@ -271,3 +272,13 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
 def _inaccessible(account: Account, tests: Iterable[tuple[str, Path]]) -> list[Path]:
     found = (path for test, path in tests if os.path.exists(path) and can_access(account, test, path) is False)
     return list(dict.fromkeys(found))
+
+
+def refuse_unprintable(text: str, place: str) -> None:
+    """Refuse control characters, such as newlines, and bytes that are not UTF-8.
+
+    Raises:
+        ConfigurationError: the text contains one.
+    """
+    if any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or 0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise ConfigurationError(f"{escape(text)} cannot be written into {place}: rename it, without control characters, in UTF-8")

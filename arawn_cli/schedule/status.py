@@ -22,8 +22,7 @@ from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
-from arawn_cli.schedule.systemctl import Manager
-from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, state_name
+from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE, key_of
 

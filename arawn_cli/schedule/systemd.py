@@ -1,30 +1,41 @@
-"""Render systemd units from the templates in `templates/`."""
+"""Render the units of systemd, spell words as they need them, and control its service manager."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+import pwd
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arawn_cli.delivery.credentials import CREDENTIAL
+from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
+from arawn_cli.names import escape
 from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot
-from arawn_cli.schedule.quoting import unit_command, unit_line, unit_word
-from arawn_cli.schedule.settings import Job, Scope, Settings, suffixed
+from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError
+from arawn_cli.schedule.settings import Job, Scope, Settings, refuse_unprintable, suffixed
 from arawn_cli.units import period
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+
 STATE = "arawn-cli"
 SYSTEM_STATE = Path("/var/lib")
 NOTIFIER = "arawn-notify@.service"
 
-_SYSTEMCTL = {Scope.SYSTEM: "systemctl", Scope.USER: "systemctl --user"}
+_BOOTED = "/run/systemd/system"  # sd_booted(3)
+_LINGERING = Path("/var/lib/systemd/linger")
 _JOURNAL_OPTIONS = {Scope.SYSTEM: "--unit", Scope.USER: "--user --unit"}
 _HIDDEN_BY_PROTECT_HOME = ("/home", "/root", "/run/user")
 _HIDDEN_BY_PRIVATE_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - only compared
+_UNQUOTED = re.compile(r"[A-Za-z0-9_./:@+=,%-]+", re.ASCII)
 
 
 def units(settings: Settings) -> dict[str, str]:
@@ -34,7 +45,7 @@ def units(settings: Settings) -> dict[str, str]:
         ConfigurationError: a unit cannot hold a path of the settings.
     """
     environment = _environment()
-    scope = {"system": settings.scope is Scope.SYSTEM, "systemctl": _SYSTEMCTL[settings.scope]}
+    scope = {"system": settings.scope is Scope.SYSTEM, "systemctl": Manager(settings.scope).systemctl}
     texts = {}
     for job in settings.jobs:
         texts[f"{job.unit}.service"] = environment.get_template("job.service.j2").render(scope | _service_variables(settings, job))
@@ -102,3 +113,126 @@ def _any_below(paths: Iterable[Path], directories: Iterable[str]) -> bool:
     """Return whether a path is below a directory, or below its target if it is a link."""
     places = [place for directory in directories for place in (directory, os.path.realpath(directory))]
     return any(path.is_relative_to(place) for path in paths for place in places)
+
+
+def unit_word(text: object, home: str | None = None, prefix: str = "") -> str:
+    """Return a word of a list or command in a unit, with `%` doubled (systemd.syntax(7)).
+
+    A path below `home` is written with `%h`, which systemd replaces with the home directory.
+    `prefix` has no special characters; it goes inside the quotes.
+
+    Raises:
+        ConfigurationError: a unit cannot hold a character of the text.
+    """
+    plain = str(text)
+    refuse_unprintable(plain, "a unit file")
+    if home is not None and plain.startswith(f"{home}/"):
+        word = prefix + "%h" + plain[len(home) :].replace("%", "%%")
+    else:
+        word = prefix + plain.replace("%", "%%")
+    if _UNQUOTED.fullmatch(word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unit_command(words: Sequence[str], home: str | None = None) -> str:
+    """Return a command for `ExecStart=`. A `:` in front turns off variables if a word has a `$`."""
+    prefix = ":" if any("$" in word for word in words) else ""
+    return prefix + " ".join(unit_word(word, home) for word in words)
+
+
+def unit_line(text: object) -> str:
+    """Return a value that extends to the end of its line, with `%` doubled.
+
+    Raises:
+        ConfigurationError: systemd would read something else.
+    """
+    plain = str(text)
+    refuse_unprintable(plain, "a unit file")
+    if plain.endswith("\\") or plain != plain.strip():
+        raise ConfigurationError(f"{escape(plain)} cannot be written into a unit file: it ends with a backslash or a space")
+    return plain.replace("%", "%%")
+
+
+def systemd_runs() -> bool:
+    """Return whether systemd started this machine."""
+    return os.path.isdir(_BOOTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The service manager of the system, or of the current account.
+
+    Each method raises ScheduleError if systemctl(1) is missing or cannot be run.
+    """
+
+    scope: Scope
+
+    @property
+    def systemctl(self) -> str:
+        """Return the command that controls it."""
+        return "systemctl" if self.scope is Scope.SYSTEM else "systemctl --user"
+
+    def is_running(self) -> bool:
+        """Return whether the manager can be reached."""
+        return systemd_runs() if self.scope is Scope.SYSTEM else self._run(["show-environment"]).returncode == 0
+
+    def call(self, *arguments: str) -> None:
+        """Run a command.
+
+        Raises:
+            ScheduleError: it fails.
+        """
+        done = self._run(list(arguments))
+        if done.returncode:
+            raise ScheduleError(f"systemctl {' '.join(arguments)} failed: {' '.join(done.stderr.split())}")
+
+    def query(self, question: str, unit: str) -> str:
+        """Return the answer to `is-enabled` or `is-active`, one word."""
+        return self._run([question, unit]).stdout.strip()
+
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Return properties of a unit, times as `@seconds`; {} without a manager."""
+        done = self._run(["show", "--timestamp=unix", f"--property={','.join(names)}", unit])
+        return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+    def needs_reload(self, unit: str) -> bool:
+        """Return whether the file of a unit has changed since systemd read it."""
+        return self.properties(unit, "NeedDaemonReload").get("NeedDaemonReload") == "yes"
+
+    def next_run(self, timer: str) -> int | None:
+        """Return when a timer elapses next, in microseconds since the epoch, or None."""
+        done = self._run(["list-timers", "--all", "--output=json", timer])
+        try:
+            entries = json.loads(done.stdout or "[]")
+        except ValueError:
+            return None
+        times = [entry.get("next") for entry in entries if isinstance(entry, dict) and entry.get("unit") == timer]
+        return next((time for time in times if isinstance(time, int) and time > 0), None)
+
+    def linger_command(self) -> str | None:
+        """Return the command that keeps timers running after logout, or None (loginctl(1))."""
+        account = pwd.getpwuid(os.getuid()).pw_name
+        if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
+            return None
+        command = f"loginctl enable-linger {shlex.quote(account)}"
+        return command if os.geteuid() == 0 else f"sudo {command}"  # without polkit only root may do it
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ)
+        if self.scope is Scope.SYSTEM and not systemd_runs():
+            environment["SYSTEMD_OFFLINE"] = "1"
+        try:
+            return subprocess.run(
+                ["systemctl", f"--{self.scope}", "--no-pager", "--no-ask-password", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=environment,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise SchedulerMissingError("systemctl is not installed: use --cron on a machine without systemd") from error
+        except OSError as error:
+            raise ScheduleError(f"cannot run systemctl: {error.strerror}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.events import Condition, JobName, RunResult
-from arawn_cli.schedule import systemctl
+from arawn_cli.schedule import systemd
 from arawn_cli.schedule.install import Place, bodies_of
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Scheduler, Scope
@@ -38,7 +38,7 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     units.mkdir()
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr(systemctl, "_BOOTED", str(units))
+    monkeypatch.setattr(systemd, "_BOOTED", str(units))
 
     def report(
         *, active: str = "active", result: str = "success", code: int = 0, reload: str = "no", edits: dict[str, str | None] | None = None
@@ -51,7 +51,7 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for name, text in {**{name: with_header(body) for name, body in bodies.items()}, **(edits or {})}.items():
             if text is not None:
                 (units / name).write_text(text)
-        place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemctl.Manager(Scope.SYSTEM))
+        place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemd.Manager(Scope.SYSTEM))
         return list(statuses(Schedule(place, settings, tmp_path), NOW))[1]
 
     return report
