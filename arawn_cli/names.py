@@ -67,6 +67,17 @@ def nearest_pattern(pattern: str) -> str | None:
     return near if can_match(near, ID_ALPHABETS) and near.strip("*?") else None
 
 
+LONGEST = 1000
+"""The longest path or value in a message or event, in characters."""
+
+
+def cut(text: str, most: int = LONGEST) -> str:
+    """Return a text of at most `most` characters: of a longer one the middle is left out."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
+
+
 def shortened(id_: str) -> str:
     """Return an id for people: the first eight digits of a UUID, anything else in full."""
     return f"{id_[:8]}…" if is_uuid(id_) else id_

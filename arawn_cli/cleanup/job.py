@@ -113,7 +113,7 @@ class _Cleanup:
         self._policy = Policy.of(config)
         self._needs = ChatNeeds.to_keep(config, root.layout)
         self._threads = threads_for(config.maintenance.threads)
-        self._approved = None if config.apply is None else read_plan(config.apply, root.path)
+        self._approved = None if config.apply is None else read_plan(config.apply, root.path, context.stopping)
         self._plan_output = None if config.plan_out is None else plan_output(config.plan_out)
         self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ from arawn_cli import timestamps
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import Reason
-from arawn_cli.fs.files import AtomicFile
+from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
 from arawn_cli.fs.openat import Identity
 from arawn_cli.names import escape
 
@@ -20,6 +20,8 @@ VERSION: Literal[1] = 1
 
 
 _PRIVATE = 0o600
+_STANDARD_INPUT = ("-", "/dev/stdin")
+_MAX_BYTES = 64 * 1024 * 1024  # a session takes about 300
 
 
 class PlannedSession(BaseModel):
@@ -76,15 +78,16 @@ def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int,
     return plan.model_dump_json(indent=2) + "\n"
 
 
-def read_plan(path: Path, root: Path) -> dict[str, PlannedSession]:
-    """Return the sessions of a plan by id.
+def read_plan(path: Path, root: Path, stopping: Callable[[], bool]) -> dict[str, PlannedSession]:
+    """Return the sessions of a plan by id. The file `-` is standard input.
 
     Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
         ConfigurationError: the file cannot be read or is not a plan.
         RefusedError: it has another version, or is for another root.
     """
     try:
-        text = path.read_bytes()
+        text = read_standard_input(_MAX_BYTES, stopping) if str(path) in _STANDARD_INPUT else read_small_file(path, _MAX_BYTES)
     except OSError as error:
         raise ConfigurationError(f"cannot read the plan {path}: {error.strerror}") from error
     try:

@@ -38,7 +38,8 @@ def scratch_cleanup(
         Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
     ] = None,
     apply: Annotated[
-        Path | None, typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists and what has not changed.")
+        Path | None,
+        typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists and what has not changed; - reads standard input."),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a doubtful clock would stop it.")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from arawn_cli.config import relay_url
 from arawn_cli.config.lookup import (
     DEFAULT,
+    MAX_CONFIG_BYTES,
     SYSTEM_FILE,
     NoRootError,
     PathBase,
@@ -31,10 +32,12 @@ from arawn_cli.config.roots import ADDED_KEYS, OVERRIDDEN_KEYS, find_conflicts, 
 from arawn_cli.config.schema import ConfigFile, Maintenance
 from arawn_cli.config.validation import describe_errors, find_misspellings
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.names import escape
+from arawn_cli.fs.files import read_small_file
+from arawn_cli.names import cut, escape
 from arawn_cli.units import GIB, MIB
 
 _RELAY = "[maintenance.relay]"
+_ERRORS_MAX = 50  # that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +202,13 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         return None, PathBase(default_directory(environment)), ConfigFile.model_construct()
     base = PathBase.of_file(path)
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        document = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {escape(str(error))}") from error
+        raise ConfigurationError(f"{path} is not valid TOML: {cut(escape(str(error)))}") from error
     errors = find_misspellings(document) + find_conflicts(document, base)
     try:
         tables = ConfigFile.model_validate(document)
@@ -214,7 +217,8 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         tables = ConfigFile()
     if errors:
         number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        raise ConfigurationError("\n".join([f"{path}: {number}", *(f"  {line}" for line in errors)]))
+        more = [f"  and {len(errors) - _ERRORS_MAX:,} more"] if len(errors) > _ERRORS_MAX else []
+        raise ConfigurationError("\n".join([f"{path}: {number}", *(f"  {cut(line)}" for line in errors[:_ERRORS_MAX]), *more]))
     return path, base, tables
 
 

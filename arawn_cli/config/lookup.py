@@ -19,12 +19,16 @@ from arawn_cli.arawn.discovery import is_candidate, may_exist, newest_message
 from arawn_cli.arawn.layout import DATABASE_MAIN, DATABASE_V0, WORKSTREAMS
 from arawn_cli.config.schema import ConfigFile
 from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import escape
 
 SYSTEM_FILE = Path("/etc/arawn/config.toml")
 CONFIG = "config.toml"
 CONFIG_MAIN = "arawn.toml"
 DEFAULT = "default"
+
+MAX_CONFIG_BYTES = 1024 * 1024
+"""The size of a configuration file that is read."""
 
 _DIRECTORY_V0 = Path(".config", "arawn")
 _DIRECTORY_MAIN = Path(".arawn")
@@ -97,7 +101,7 @@ def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
         own = home / ".config" / "arawn" / "config.toml"
         if not own.exists():
             own = home / ".arawn" / "arawn.toml"
-            if b"maintenance" not in own.read_bytes():
+            if b"maintenance" not in read_small_file(own, MAX_CONFIG_BYTES):
                 return None
         if used is not None and own.samefile(used):
             return None

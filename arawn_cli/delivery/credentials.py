@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from arawn_cli.config.relay_url import Address
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.fs.files import read_small_file
 
 CREDENTIAL = "relay-token"
 VARIABLE = "ARAWN_RELAY_TOKEN"
@@ -124,22 +125,16 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
 
 def _read(path: Path, *, private: bool) -> bytes:
     """Read a file, and check the permissions of the same open file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigurationError(f"the token file {path} is not a regular file")
+
+    def check(status: os.stat_result) -> None:
         if private and status.st_mode & _READABLE_BY_OTHERS:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigurationError(f"the token file {path} is open to others (mode {mode:04o}): run chmod 600 on it")
-        return os.read(descriptor, _MAX_BYTES + 1)
+
+    try:
+        return read_small_file(path, _MAX_BYTES, check)
     except OSError as error:
         raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
 
 
 def _parse(value: bytes, source: str) -> Token:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import ssl
-import stat
 from pathlib import Path
 
 from arawn_cli.config.relay_url import Address
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.fs.files import read_small_file
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
 _NOT_YET_VALID = 9
@@ -38,23 +36,12 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
         context.load_default_certs()
         return context
     try:
-        context.load_verify_locations(cadata=_read(ca_file))
+        context.load_verify_locations(cadata=read_small_file(ca_file, _MAX_BYTES).decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise ConfigurationError(f"maintenance.relay.ca_file: {ca_file} holds no certificate in PEM format") from error
     except OSError as error:
         raise ConfigurationError(f"maintenance.relay.ca_file: cannot read {ca_file}: {error.strerror}") from error
     return context
-
-
-def _read(ca_file: Path) -> str:
-    """Return the file's text; never wait for a pipe."""
-    descriptor = os.open(ca_file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return os.read(descriptor, _MAX_BYTES).decode("ascii")
-    finally:
-        os.close(descriptor)
 
 
 def describe(error: BaseException, address: Address, ca_file: Path | None) -> str | None:

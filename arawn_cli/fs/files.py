@@ -1,17 +1,77 @@
-"""Write a file in one step: readers see the old content or the new one, never a part."""
+"""Read small files without waiting, and write a file in one step.
+
+Readers of a file that is written see the old content or the new one, never a part.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from arawn_cli.errors import ConfigurationError
+from arawn_cli.errors import ConfigurationError, StoppedError
+from arawn_cli.units import size
 
 _READABLE = 0o644
+_STANDARD_INPUT = 0
+_BLOCK = 1 << 20
+_WAIT_SECS = 0.2
+_UNREAD_SECS = 5
+
+
+def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], None] = lambda _status: None) -> bytes:
+    """Return the content of a regular file of at most `most` bytes, without waiting for it.
+
+    `check` gets the status of the open file, and may raise.
+
+    Raises:
+        OSError: EINVAL for a special file, EFBIG for a larger one, else as open(2) and read(2).
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device can have effects
+        raise OSError(errno.EINVAL, "not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        check(status)
+        return _read_all(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def read_standard_input(most: int, stopping: Callable[[], bool]) -> bytes:
+    """Return all of standard input, at most `most` bytes, and wait for its end.
+
+    Raises:
+        OSError: as `read_small_file`.
+        StoppedError: `stopping` returned that a signal asked the run to end.
+    """
+
+    def wait() -> None:
+        while not select.select([_STANDARD_INPUT], [], [], _WAIT_SECS)[0]:
+            if stopping():
+                raise StoppedError("stopped by a signal")
+
+    return _read_all(_STANDARD_INPUT, most, wait)
+
+
+def _read_all(descriptor: int, most: int, wait: Callable[[], None] = lambda: None) -> bytes:
+    blocks: list[bytes] = []
+    length = 0
+    while length <= most:
+        wait()
+        block = os.read(descriptor, min(_BLOCK, most + 1 - length))
+        if not block:
+            return b"".join(blocks)
+        blocks.append(block)
+        length += len(block)
+    raise OSError(errno.EFBIG, f"larger than {size(most)}")
 
 
 class AtomicFile:
@@ -54,7 +114,7 @@ class AtomicFile:
         """
         try:
             if self._in_place:
-                self._target.write_text(text, "utf-8")
+                _write_in_place(self._target, text.encode())
             else:
                 write_atomic(self._target, text, self._mode)
         except OSError as error:
@@ -62,6 +122,28 @@ class AtomicFile:
 
     def _refusal(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
+
+
+def _write_in_place(path: Path, content: bytes) -> None:
+    """Write to a pipe or device, but do not wait for a program that never reads.
+
+    Raises:
+        OSError: ENXIO if no program has the pipe open, ETIMEDOUT if it does not read, else as
+            open(2) and write(2).
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.ENXIO, "no program reads from it") from error
+    try:
+        while content:
+            if not select.select([], [descriptor], [], _UNREAD_SECS)[1]:
+                raise OSError(errno.ETIMEDOUT, "the program that has it open does not read")
+            content = content[os.write(descriptor, content) :]
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
-from arawn_cli.fs.files import write_atomic
+from arawn_cli.fs.files import read_small_file, write_atomic
 
+_MAX_BYTES = 1024 * 1024
 _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
 
 
@@ -129,7 +130,7 @@ class FileStore:
         try:
             if path.is_symlink():
                 return f"symbolic link to {os.readlink(path)}\n"
-            return path.read_bytes().decode("utf-8", "surrogateescape")
+            return read_small_file(path, _MAX_BYTES).decode("utf-8", "surrogateescape")
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -348,15 +348,15 @@ def test_a_run_that_loses_its_lock_is_killed(
     environment: dict[str, str], events: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_CHECK_SECONDS", 0.1)
-    os.mkfifo(tmp_path / "never-read.toml")
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
     with pytest.raises(FailedRunError, match="the connection to the database was lost"):
-        RunPool(environment, events.fileno()).run(["disk-check", f"--config={tmp_path}/never-read.toml"], lambda: False, 60)
+        RunPool({**environment, "PYTHONPATH": str(tmp_path)}, events.fileno()).run(["disk-check"], lambda: False, 60)
 
 
 def test_a_run_that_takes_too_long_is_ended(environment: dict[str, str], events: IO[bytes], tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "never-read.toml")
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
     with pytest.raises(FailedRunError, match="not done within 1 seconds"):
-        RunPool(environment, events.fileno()).run(["disk-check", f"--config={tmp_path}/never-read.toml"], held, 1)
+        RunPool({**environment, "PYTHONPATH": str(tmp_path)}, events.fileno()).run(["disk-check"], held, 1)
 
 
 def test_a_run_that_was_killed_says_so() -> None:

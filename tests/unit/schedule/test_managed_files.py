@@ -74,7 +74,7 @@ def test_a_link_that_masks_a_unit_is_foreign_and_not_followed(tmp_path: Path) ->
 
 def test_a_directory_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "unit" / "x").mkdir(parents=True)
-    with pytest.raises(ScheduleError, match=r"cannot read .*unit: Is a directory"):
+    with pytest.raises(ScheduleError, match=r"cannot read .*unit: not a regular file"):
         install(FileStore(tmp_path, ("unit",)), BODY)
     assert os.listdir(tmp_path) == ["unit"]
 

@@ -1,0 +1,111 @@
+"""Small files are read, and pipes and devices written, without waiting for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arawn_cli.errors import ConfigurationError, StoppedError
+from arawn_cli.fs import files
+from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
+from arawn_cli.names import cut
+
+
+def plant_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "fifo": os.mkfifo,
+    "directory": Path.mkdir,
+    "socket": plant_socket,
+    "zero": lambda path: path.symlink_to("/dev/zero"),
+    "null": lambda path: path.symlink_to("/dev/null"),
+    "tty": lambda path: path.symlink_to("/dev/tty"),
+}
+
+
+@pytest.mark.parametrize("plant", SPECIAL.values(), ids=SPECIAL)
+def test_a_special_file_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    plant(tmp_path / "file")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_small_file(tmp_path / "file", 10)
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(0, True), (10, True), (11, False), (1 << 40, False)])
+def test_only_a_file_of_limited_size_is_read(tmp_path: Path, length: int, is_read: bool) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(length)
+    if is_read:
+        assert read_small_file(tmp_path / "file", 10) == bytes(length)
+        return
+    with pytest.raises(OSError, match="larger than 10 bytes") as raised:
+        read_small_file(tmp_path / "file", 10)
+    assert raised.value.errno == errno.EFBIG
+
+
+@contextmanager
+def standard_input(descriptor: int) -> Iterator[None]:
+    before = os.dup(0)
+    os.dup2(descriptor, 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def test_standard_input_is_read_in_parts_to_its_end_up_to_a_limit() -> None:
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        for part in (b"one", b"two"):
+            os.write(writer, part)
+        os.close(writer)
+
+    with standard_input(reader):
+        threading.Timer(0.1, write).start()
+        assert read_standard_input(6, lambda: False) == b"onetwo"
+    with standard_input(os.open("/dev/zero", os.O_RDONLY)), pytest.raises(OSError, match="larger than"):
+        read_standard_input(100, lambda: False)
+
+
+def test_waiting_for_standard_input_ends_with_a_signal() -> None:
+    reader, writer = os.pipe()
+    with standard_input(reader), pytest.raises(StoppedError):
+        read_standard_input(6, lambda: True)
+    os.close(writer)
+    os.close(reader)
+
+
+def test_a_pipe_that_no_program_has_open_or_reads_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_UNREAD_SECS", 0.1)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match=r"cannot write the plan .*: no program reads from it"):
+        AtomicFile(path, "the plan").write("text")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    AtomicFile(path, "the plan").write("text")
+    assert os.read(reader, 10) == b"text"
+    with pytest.raises(ConfigurationError, match="does not read"):
+        AtomicFile(path, "the plan").write("x" * 1_000_000)
+    os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@given(st.text(max_size=50), st.integers(1, 20))
+def test_a_long_text_is_cut_in_the_middle(text: str, most: int) -> None:
+    short = cut(text, most)
+    assert len(short) == min(len(text), most)
+    assert short == text or (short[: most // 2], short[most // 2 + 1 :]) == (text[: most // 2], text[len(text) - (most - most // 2 - 1) :])
