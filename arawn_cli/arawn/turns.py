@@ -43,7 +43,7 @@ class MessagesReader(ABC):
 
     Attributes:
         newest: the newest turn of each session, in nanoseconds since the epoch.
-        attached: the sessions that belong to a workstream, as far as messages tell. On main they lie
+        attached: the workstreams that sessions belong to, as far as messages tell. On main they lie
             there. In 0.0 a turn there counts only without a database, because the turn of a scratch
             session can be in any workstream.
         failures: messages that could not be read and may be of any session, by path.
@@ -57,7 +57,7 @@ class MessagesReader(ABC):
         self._root = root
         self._sessions = frozenset(sessions)
         self.newest: dict[str, int] = {}
-        self.attached: set[str] = set()
+        self.attached: dict[str, str] = {}
         self.failures: dict[str, Failure] = {}
         self.own_failures: dict[str, Failure] = {}
         self.unreadable_lines = 0
@@ -150,7 +150,7 @@ class _Lines(MessagesReader):
         for session, turn in turns.newest.items():
             self._found_turn(session, turn)
             if workstream != SCRATCH and self._root.database is None:
-                self.attached.add(session)
+                self.attached[session] = workstream
 
     def _proves_nothing(self, workstream: str, directory: int) -> bool:
         """Return whether messages are missing or empty, although there were turns.
@@ -192,7 +192,7 @@ class _Files(MessagesReader):
                 with opened_directory(self._root.workstreams, workstream) as directory:
                     # One session is looked up by its name, many in the list of all names.
                     candidates = sessions if len(sessions) == 1 else {entry.name for entry in entries(directory)}.intersection(sessions)
-                    self.attached |= {session for session in candidates if self._take(directory, session)}
+                    self.attached |= {session: workstream for session in candidates if self._take(directory, session)}
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
             except OSError as error:

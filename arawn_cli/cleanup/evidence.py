@@ -75,7 +75,7 @@ class Evidence:
             row.newest if row else None,
             self.failures,
             tuple(own),
-            is_attached=(row is not None and row.workstream_id != SCRATCH) or session in self._messages.attached,
+            workstream=row.workstream_id if row and row.workstream_id != SCRATCH else self._messages.attached.get(session),
         )
 
     def add_to(self, sessions: Iterable[ScratchSession]) -> list[ScratchSession]:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
@@ -160,7 +160,7 @@ class _Cleanup:
         exceeded = None if self._config.force else RemovalLimit.of(self._config).exceeded_by(decisions)
         if exceeded:
             log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
-            decisions = block_all(decisions)
+            decisions = block_all(decisions, exceeded)
 
         # Carry it out.
         if self._approved is None and not exceeded:
@@ -179,7 +179,7 @@ class _Cleanup:
             needs=self._needs,
             cannot_exchange=self._why_no_exchange(decisions, descriptor),
         )
-        self._remove([decision.session for decision in decisions if decision.is_removal], remover)
+        self._remove([decision for decision in decisions if decision.is_removal], remover)
 
     def _put_back_pending(self) -> list[TrashEntry]:
         """Move back what an interrupted run left PENDING; return the other entries."""
@@ -233,13 +233,17 @@ class _Cleanup:
         approved = self._approved
         for session in approved.keys() - {escape(decision.session.name) for decision in decisions}:
             log.info("session %s of the plan does not exist any more", session)
-        return keep_unapproved(decisions, lambda session: session.name in approved and approved[session.name].matches(session))
+        return keep_unapproved(
+            decisions, lambda session: approved[session.name].change(session) if session.name in approved else "it is not in the plan"
+        )
 
-    def _remove(self, due: Sequence[ScratchSession], remover: SessionRemover) -> None:
+    def _remove(self, due: Sequence[Decision], remover: SessionRemover) -> None:
         self._context.progress.start("checking" if self._config.dry_run else "removing", len(due))
         begun = 0
-        for outcome in remover.remove(due):
-            self._record_outcome(outcome)
+        details = {decision.session.name: decision.detail for decision in due}
+        for outcome in remover.remove([decision.session for decision in due]):
+            is_removal = outcome.reason is Reason.EXPIRED
+            self._record_outcome(replace(outcome, detail=details[outcome.session.name]) if is_removal else outcome)
             self._context.progress.advance()
             begun += 1
         if begun < len(due):
@@ -249,17 +253,20 @@ class _Cleanup:
         """Log, count and emit an outcome."""
         session, usage = outcome.session, outcome.session.usage
         for shared in session.evidence.shared_failures:
-            self._record_failure(shared)
+            self._record_failure(shared)  # logged once, and not again for each session
         failures = (*outcome.failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
         self._failures += [report_failure(failure, session.name) for failure in failures]
         self._outcomes.append(outcome)
 
+        shared_causes = [str(failure) for failure in session.evidence.shared_failures]
+        causes = [str(failure) for failure in failures]
+        detail = outcome.detail or next(iter(causes + shared_causes if outcome.reason in UNRESOLVED else ()), "")
         last_turn = rendered(session.evidence.last_turn)
         measured = size(usage.apparent_bytes) if usage else "not measured"
-        reason = f"{outcome.reason}: {outcome.detail}" if outcome.detail else outcome.reason
+        reason = outcome.reason if not detail or detail in shared_causes else f"{outcome.reason}: {detail}"
         sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _WARNING_REASONS else logging.INFO
-        log.log(level, "%s", "; ".join([sentence, *map(str, failures[:_LOGGED_FAILURES_MAX])]))
+        log.log(level, "%s", "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)]))
 
         event = ScratchSessionEvent(
             timestamp=self._context.timestamp(),
@@ -269,7 +276,7 @@ class _Cleanup:
             session_id=escape(session.name),
             action=outcome.action,
             reason=outcome.reason,
-            detail=outcome.detail or None,
+            detail=detail or None,
             last_turn=last_turn,
             last_activity=rendered(session.last_activity),
             bytes=usage.apparent_bytes if usage else None,

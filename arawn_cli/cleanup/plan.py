@@ -12,7 +12,8 @@ from arawn_cli.config.loader import Config
 from arawn_cli.events import NO_SESSION, Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
-from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.names import escape
+from arawn_cli.timestamps import DAY, SECOND, render
 
 # A turn that a running server writes while the run reads is later than the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
@@ -34,6 +35,10 @@ class Policy:
     def of(cls, config: Config) -> Policy:
         """Return the configured policy."""
         return cls(config.older_than_days, config.maintenance.cleanup.protect)
+
+    def protects(self, name: str) -> str | None:
+        """Return the first pattern that matches the id of a session, or None."""
+        return next((pattern for pattern in self.protect if fnmatchcase(name, pattern)), None)
 
     def cutoff(self, now: int) -> int:
         """Return the time from which on activity keeps a session, in nanoseconds as `now`."""
@@ -100,7 +105,8 @@ def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
 
     It is removed only if every piece of evidence could be read and is older than the cutoff.
     """
-    return Decision(session, reason_without_files(session, policy, now) or _reason_by_files(session, policy, now))
+    reason = reason_without_files(session, policy, now) or _reason_by_files(session, policy, now)
+    return Decision(session, reason, _detail(session, reason, policy.protects(session.name)))
 
 
 def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> Reason | None:
@@ -109,7 +115,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.FOREIGN_NAME
     if session.kind is not FileKind.DIRECTORY:
         return Reason.NOT_A_DIRECTORY
-    if any(fnmatchcase(session.name, pattern) for pattern in policy.protect):
+    if policy.protects(session.name) is not None:
         return Reason.PROTECTED
     newest = session.evidence.newest
     if newest is not None and newest > now + _CLOCK_TOLERANCE:
@@ -118,7 +124,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.ACTIVE
     if session.evidence.is_attached:
         return Reason.ATTACHED
-    if session.has_mount:
+    if session.mount_point:
         return Reason.MOUNT_INSIDE
     return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
 
@@ -136,30 +142,82 @@ def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reaso
     return Reason.EXPIRED if usage.complete else Reason.ACTIVITY_UNKNOWN
 
 
-def keep_unapproved(decisions: Iterable[Decision], is_approved: Callable[[ScratchSession], bool]) -> list[Decision]:
-    """Return the plan with only those removals that are approved for the sessions as they are."""
+def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None) -> str:
+    """Return the object behind a reason of the plan, as text for people."""
+    usage = session.usage
+    match reason:
+        case Reason.FOREIGN_NAME:
+            return f"{_KINDS[session.kind]}, and Arawn gives no session this name"
+        case Reason.NOT_A_DIRECTORY:
+            return _KINDS[session.kind]
+        case Reason.PROTECTED:
+            return f"pattern {pattern}"
+        case Reason.ATTACHED:
+            return f"workstream {escape(session.evidence.workstream or '')}"
+        case Reason.MOUNT_INSIDE:
+            return escape(session.mount_point or (usage.other_filesystems[0] if usage else ""))
+        case Reason.ACTIVITY_UNKNOWN:
+            failures = (*session.evidence.shared_failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
+            return str(failures[0]) if failures else "it was not measured"
+        case Reason.EXPIRED:
+            return f"newest: {_newest(session)}; touch it if it was copied in with old times"
+    return _newest(session)
+
+
+_KINDS = {
+    FileKind.DIRECTORY: "a directory",
+    FileKind.FILE: "a file",
+    FileKind.LINK: "a symbolic link",
+    FileKind.OTHER: "a FIFO, socket or device",
+}
+
+
+def _newest(session: ScratchSession) -> str:
+    """Return the newest evidence and its time."""
+    evidence, usage = session.evidence, session.usage
+    times = [(evidence.last_turn, "turn"), (evidence.row, "database row")]
+    if usage is not None:
+        times.append((usage.newest_mtime, usage.newest_shown if usage.newest_path else "its directory"))
+    at, what = max((time, what) for time, what in times if time is not None)
+    return f"{what}, {render(at)[:16].replace('T', ' ')} UTC"
+
+
+def keep_unapproved(decisions: Iterable[Decision], change: Callable[[ScratchSession], str | None]) -> list[Decision]:
+    """Return the plan with only those removals that are approved for the sessions as they are.
+
+    `change` says what is different from the approved plan, None for nothing.
+    """
     return [
-        replace(decision, reason=Reason.CHANGED_SINCE_PLAN) if decision.is_removal and not is_approved(decision.session) else decision
+        Decision(decision.session, Reason.CHANGED_SINCE_PLAN, changed)
+        if decision.is_removal and (changed := change(decision.session)) is not None
+        else decision
         for decision in decisions
     ]
 
 
-def block_all(decisions: Iterable[Decision]) -> list[Decision]:
-    """Return the plan with no removals, for the reason `removal_limit`."""
-    return [replace(decision, reason=Reason.REMOVAL_LIMIT) if decision.is_removal else decision for decision in decisions]
+def block_all(decisions: Iterable[Decision], exceeded: str) -> list[Decision]:
+    """Return the plan with no removals, for the reason `removal_limit`, which says `exceeded`."""
+    return [Decision(decision.session, Reason.REMOVAL_LIMIT, exceeded) if decision.is_removal else decision for decision in decisions]
 
 
 def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
     """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
+    reason, changed = Reason.EXPIRED, ""
     if not evidence.complete or not usage.complete:
-        return Decision(fresh, Reason.ACTIVITY_UNKNOWN)
-    if evidence.is_attached:
-        return Decision(fresh, Reason.ATTACHED)
-    if usage.other_filesystems:
-        return Decision(fresh, Reason.MOUNT_INSIDE)
-    same = fresh.last_activity == planned.last_activity and _contents(usage) == _contents(planned.usage)
-    return Decision(fresh, Reason.EXPIRED if same else Reason.CHANGED_SINCE_PLAN)
+        reason = Reason.ACTIVITY_UNKNOWN
+    elif evidence.is_attached:
+        reason = Reason.ATTACHED
+    elif usage.other_filesystems:
+        reason = Reason.MOUNT_INSIDE
+    elif fresh.last_activity != planned.last_activity:
+        reason, changed = (
+            Reason.CHANGED_SINCE_PLAN,
+            f"used meanwhile: {_newest(fresh)}" if fresh.last_activity is not None else "it is gone",
+        )
+    elif _contents(usage) != _contents(planned.usage):
+        reason, changed = Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile"
+    return Decision(fresh, reason, changed or _detail(fresh, reason))
 
 
 def _contents(usage: Usage | None) -> tuple[int, int, int] | None:

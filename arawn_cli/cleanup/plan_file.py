@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arawn_cli import timestamps
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.events import Reason
+from arawn_cli.events import Reason, rendered
 from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
-from arawn_cli.fs.openat import Identity
 from arawn_cli.names import escape
 
 VERSION: Literal[1] = 1
@@ -37,12 +36,16 @@ class PlannedSession(BaseModel):
     bytes: Annotated[int, Field(ge=0)] | None
     reason: str
 
-    def matches(self, session: ScratchSession) -> bool:
-        """Whether a session is still as it was when its removal was planned."""
-        identity: Identity = (self.device, self.inode)
+    def change(self, session: ScratchSession) -> str | None:
+        """Say what is different from when the removal of a session was planned; None if nothing is."""
+        if self.reason != Reason.EXPIRED:
+            return f"planned as {self.reason}"
+        if session.identity != (self.device, self.inode):
+            return "replaced since the plan was made"
+        if session.last_activity != self.last_activity_ns:
+            return f"last activity at {rendered(session.last_activity)}, planned with {self.last_activity}"
         size = session.usage.apparent_bytes if session.usage else None
-        planned = (identity, self.last_activity_ns, self.bytes)
-        return self.reason == Reason.EXPIRED and planned == (session.identity, session.last_activity, size)
+        return None if size == self.bytes else f"{size} bytes, planned with {self.bytes}"
 
 
 class PlanFile(BaseModel):
@@ -111,7 +114,7 @@ def _planned(decision: Decision) -> PlannedSession:
         device=session.identity[0],
         inode=session.identity[1],
         last_activity_ns=activity,
-        last_activity=None if activity is None else timestamps.render(activity),
+        last_activity=rendered(activity),
         bytes=session.usage.apparent_bytes if session.usage else None,
         reason=decision.reason,
     )

@@ -176,7 +176,7 @@ class SessionRemover:
 
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
-            return _kept(decision.session, decision.reason)
+            return _kept(decision.session, decision.reason, decision.detail)
         candidate.usage = decision.session.usage
         return None
 
@@ -360,8 +360,8 @@ def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: s
     return revalidate(session, evidence.of(session.name), usage)
 
 
-def _kept(session: ScratchSession, reason: Reason) -> Outcome:
-    return Outcome(session, Action.KEPT, reason)
+def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:
+    return Outcome(session, Action.KEPT, reason, detail=detail)
 
 
 def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:

@@ -51,14 +51,19 @@ class TurnEvidence:
         row: the newest time in its database row.
         shared_failures: sources that could not be read and concern all sessions.
         own_failures: sources that could not be read and concern this one.
-        is_attached: whether it belongs to a workstream other than scratch.
+        workstream: the workstream other than scratch that it is attached to, else None.
     """
 
     last_turn: int | None = None
     row: int | None = None
     shared_failures: tuple[Failure, ...] = ()
     own_failures: tuple[Failure, ...] = ()
-    is_attached: bool = False
+    workstream: str | None = None
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it belongs to a workstream other than scratch."""
+        return self.workstream is not None
 
     @property
     def complete(self) -> bool:
@@ -76,7 +81,7 @@ class ScratchSession:
     """An entry of the directory of the scratch sessions.
 
     Attributes:
-        has_mount: whether it or something below it is a mount point.
+        mount_point: path below the root of a mount at or in it; empty if there is none.
         usage: None until it is measured.
         is_foreign: whether Arawn gives no session such a name.
     """
@@ -84,7 +89,7 @@ class ScratchSession:
     name: str
     kind: FileKind
     identity: Identity
-    has_mount: bool = False
+    mount_point: str = ""
     evidence: TurnEvidence = TurnEvidence()
     usage: Usage | None = None
     is_foreign: bool = False
@@ -147,6 +152,8 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
             identity = identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
-        has_mount = any(is_below(mount, f"{sessions.path}/{entry.name}") for mount in mounts)
-        listed.append(ScratchSession(entry.name, entry.kind, identity, has_mount, is_foreign=not layout.is_session_id(entry.name)))
+        mount_point = next(
+            (mount.removeprefix(f"{sessions.root.path}/") for mount in mounts if is_below(mount, f"{sessions.path}/{entry.name}")), ""
+        )
+        listed.append(ScratchSession(entry.name, entry.kind, identity, mount_point, is_foreign=not layout.is_session_id(entry.name)))
     return listed

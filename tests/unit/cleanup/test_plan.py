@@ -35,15 +35,17 @@ sessions = st.builds(
     st.sampled_from(["a", "keep-me"]),
     st.sampled_from(FileKind),
     st.just((1, 2)),
-    st.booleans(),
-    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE]), st.booleans()),
+    st.sampled_from(["", "a/m"]),
+    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE]), st.sampled_from([None, "blog"])),
     st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
     st.booleans(),
 )
 
 
 def session(turn: int | None = None, row: int | None = None, mtime: int = 0, name: str = "a") -> ScratchSession:
-    return ScratchSession(name, FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(turn, row), usage=Usage(newest_mtime=mtime))
+    return ScratchSession(
+        name, FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(turn, row), usage=Usage(newest_mtime=mtime, newest_path=b"work/f")
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,17 +62,17 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (session(mtime=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
         (session(name="keep-me"), Reason.PROTECTED),
         (replace(session(name="-bad"), is_foreign=True), Reason.FOREIGN_NAME),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(is_attached=True)), Reason.ATTACHED),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(CUTOFF, is_attached=True)), Reason.ACTIVE),
-        (ScratchSession("keep-me", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(is_attached=True)), Reason.PROTECTED),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(workstream="blog")), Reason.ATTACHED),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(CUTOFF, workstream="blog")), Reason.ACTIVE),
+        (ScratchSession("keep-me", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(workstream="blog")), Reason.PROTECTED),
         (ScratchSession("a", FileKind.LINK, (1, 2)), Reason.NOT_A_DIRECTORY),
-        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), has_mount=True), Reason.MOUNT_INSIDE),
+        (ScratchSession("a", FileKind.DIRECTORY, (1, 2), mount_point="a/m"), Reason.MOUNT_INSIDE),
         (
-            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(own_failures=FAILURE), Usage(newest_mtime=0)),
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(own_failures=FAILURE), Usage(newest_mtime=0)),
             Reason.ACTIVITY_UNKNOWN,
         ),
         (
-            ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)),
+            ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(), Usage(newest_mtime=0, failures=FAILURE)),
             Reason.ACTIVITY_UNKNOWN,
         ),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2)), Reason.ACTIVITY_UNKNOWN),
@@ -92,7 +94,7 @@ def test_nothing_younger_than_the_cutoff_is_removed_and_nothing_in_doubt(found: 
         assert found.last_activity < CUTOFF
         assert found.usage.complete
         assert found.evidence.complete
-        assert not found.has_mount
+        assert not found.mount_point
         assert not found.evidence.is_attached
         assert not found.is_foreign
         assert found.name == "a"
@@ -134,25 +136,25 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, files=1), Reason.CHANGED_SINCE_PLAN),
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, other_filesystems=("a/sub",)), Reason.MOUNT_INSIDE),
         (TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY, failures=FAILURE), Reason.ACTIVITY_UNKNOWN),
-        (TurnEvidence(5 * DAY, is_attached=True), Usage(newest_mtime=7 * DAY), Reason.ATTACHED),
+        (TurnEvidence(5 * DAY, workstream="blog"), Usage(newest_mtime=7 * DAY), Reason.ATTACHED),
         (TurnEvidence(5 * DAY, shared_failures=FAILURE), Usage(newest_mtime=7 * DAY), Reason.ACTIVITY_UNKNOWN),
     ],
 )
 def test_a_removal_is_valid_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
-    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
     again = revalidate(planned, evidence, usage)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
 
 def test_what_was_planned_without_being_measured_is_kept() -> None:
-    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), False, TurnEvidence(5))
+    planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(5))
     assert revalidate(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
 
 
 def test_only_approved_removals_stay_in_a_plan() -> None:
     decisions = [Decision(session(), Reason.EXPIRED), Decision(session(name="b"), Reason.EXPIRED), Decision(session(), Reason.ACTIVE)]
-    kept = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN)
-    assert keep_unapproved(decisions, lambda one: one.name == "a") == [decisions[0], kept, decisions[2]]
+    kept = Decision(session(name="b"), Reason.CHANGED_SINCE_PLAN, "other")
+    assert keep_unapproved(decisions, lambda one: None if one.name == "a" else "other") == [decisions[0], kept, decisions[2]]
 
 
 @pytest.mark.parametrize(
@@ -172,5 +174,68 @@ def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(removals: int, ke
     decisions = [*[Decision(session(), Reason.EXPIRED)] * removals, *[Decision(session(), Reason.ACTIVE)] * kept]
     decisions += [Decision(session(), Reason.FOREIGN_NAME)] * 5
     assert limit.exceeded_by(decisions) == exceeded
-    assert not any(decision.is_removal for decision in block_all(decisions))
-    assert sum(decision.reason is Reason.REMOVAL_LIMIT for decision in block_all(decisions)) == removals
+    blocked = block_all(decisions, "too many")
+    assert not any(decision.is_removal for decision in blocked)
+    assert sum(decision.reason is Reason.REMOVAL_LIMIT and decision.detail == "too many" for decision in blocked) == removals
+
+
+AT = 1_699_000_000 * SECOND
+LATE = NOW + DAY
+
+
+@pytest.mark.parametrize(
+    ("found", "detail"),
+    [
+        (session(turn=CUTOFF, row=5), "turn, 2023-11-07 22:13 UTC"),
+        (session(turn=5, row=CUTOFF), "database row, 2023-11-07 22:13 UTC"),
+        (session(mtime=CUTOFF), "work/f, 2023-11-07 22:13 UTC"),
+        (session(row=LATE), "database row, 2023-11-15 22:13 UTC"),
+        (session(mtime=LATE), "work/f, 2023-11-15 22:13 UTC"),
+        (session(name="keep-me"), "pattern keep-*"),
+        (replace(session(name="-bad"), is_foreign=True), "a directory, and Arawn gives no session this name"),
+        (ScratchSession("a", FileKind.LINK, (1, 2)), "a symbolic link"),
+        (ScratchSession("a", FileKind.OTHER, (1, 2)), "a FIFO, socket or device"),
+        (replace(session(), evidence=TurnEvidence(workstream="blog")), "workstream blog"),
+        (replace(session(), evidence=TurnEvidence(workstream="")), "workstream "),
+        (replace(session(), mount_point="workstreams/scratch/sessions/a/m"), "workstreams/scratch/sessions/a/m"),
+        (replace(session(), usage=Usage(newest_mtime=0, other_filesystems=("a/sub",))), "a/sub"),
+        (replace(session(), evidence=TurnEvidence(own_failures=FAILURE)), "open x: Permission denied"),
+        (replace(session(), usage=Usage(newest_mtime=0, failures=FAILURE)), "open x: Permission denied"),
+        (replace(session(), usage=Usage(newest_mtime=CUTOFF)), "its directory, 2023-11-07 22:13 UTC"),
+        (replace(session(), usage=None), "it was not measured"),
+        (session(mtime=AT), "newest: work/f, 2023-11-03 08:26 UTC; touch it if it was copied in with old times"),
+        (session(turn=AT, mtime=5), "newest: turn, 2023-11-03 08:26 UTC; touch it if it was copied in with old times"),
+    ],
+)
+def test_the_detail_names_the_object_behind_the_reason(found: ScratchSession, detail: str) -> None:
+    assert decide(found, POLICY, NOW).detail == detail
+
+
+@given(sessions)
+def test_every_decision_names_its_object(found: ScratchSession) -> None:
+    assert decide(found, POLICY, NOW).detail
+
+
+def test_what_changed_since_the_plan_is_named() -> None:
+    planned = session(mtime=AT)
+    details = [
+        revalidate(planned, evidence, usage).detail
+        for evidence, usage in (
+            (TurnEvidence(NOW), Usage(newest_mtime=AT)),
+            (TurnEvidence(), Usage(newest_mtime=NOW, newest_path=b"work/new")),
+            (TurnEvidence(), Usage(newest_mtime=AT, files=1)),
+            (TurnEvidence(), Usage()),
+            (TurnEvidence(workstream="blog"), Usage(newest_mtime=AT)),
+            (TurnEvidence(), Usage(newest_mtime=AT, other_filesystems=("a/sub",))),
+            (TurnEvidence(own_failures=FAILURE), Usage(newest_mtime=AT)),
+        )
+    ]
+    assert details == [
+        "used meanwhile: turn, 2023-11-14 22:13 UTC",
+        "used meanwhile: work/new, 2023-11-14 22:13 UTC",
+        "files were added, removed or changed meanwhile",
+        "it is gone",
+        "workstream blog",
+        "a/sub",
+        "open x: Permission denied",
+    ]
