@@ -92,9 +92,10 @@ def _commands_page(program: TyperGroup, commands: dict[str, TyperCommand], examp
 
 
 def _reasons() -> dict[str, str]:
-    """Return the reasons with their meanings from the README, which a test checks."""
+    """Return the reasons from the README, which a test checks, with their meanings and what helps."""
     section = (DOCS.parent / "README.md").read_text().split("\n## When a session is removed\n")[1].partition("\n## ")[0]
-    return {name: text.replace("`", "") for name, text in re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE)}
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    return {name: f"{meaning}. What helps: {remedy}.".replace("`", "") for name, meaning, remedy in rows}
 
 
 def _exit_codes_page() -> str:
