@@ -26,11 +26,10 @@ from typer.main import get_command
 
 from arawn_cli.cli import app
 from arawn_cli.config.schema import ConfigFile, NamedRoot, fields_of
-from arawn_cli.config.template import example, toml_value
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import Event
-from arawn_cli.output.json_schema import EVENTS, PARTS, SCHEMAS
 from arawn_cli.output.nagios import RETURN_CODES
+from arawn_cli.output.schemas import EVENTS, PARTS, SCHEMAS, example, toml_value
 
 DOCS = Path(__file__).parent
 _START = "<!-- from here on written by make docs -->"

@@ -9,8 +9,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
 from arawn_cli.config.schema import ConfigFile, fields_of
-from arawn_cli.config.template import toml_value
 from arawn_cli.errors import EXIT_MEANINGS
+from arawn_cli.output.schemas import toml_value
 
 _ROOTS = "maintenance.roots."
 

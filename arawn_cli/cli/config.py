@@ -22,11 +22,10 @@ from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, Setting, load, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
-from arawn_cli.config.template import template
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
-from arawn_cli.output.json_schema import SCHEMAS
+from arawn_cli.output.schemas import SCHEMAS, template
 from arawn_cli.output.stdout import print_event
 
 _STANDARD_OUTPUT = Path("-")

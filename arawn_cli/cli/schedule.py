@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +21,7 @@ from rich.text import Text
 from arawn_cli import names
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.loader import Flags, load, load_all
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
@@ -31,6 +33,10 @@ from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, Usag
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, inaccessible_files, inaccessible_program, settings_from, token_warning
 from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.timestamps import parse
+
+if TYPE_CHECKING:
+    from arawn_cli.schedule.cloacina.engine_database import EngineDatabase
+    from arawn_cli.schedule.cloacina.workflows import Workflow
 
 log = logging.getLogger(__name__)
 
@@ -250,9 +256,10 @@ def schedule_show(
     """Print what would be installed; change nothing."""
     configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.cli import cloacina as workflows
-
-        workflows.show(flags, output, database)
+        workflows, database_used, _ = _workflows(flags, output, database)
+        sys.stdout.write(f"# {database_used}, times in UTC: second minute hour day month weekday\n")
+        for workflow in workflows:
+            sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
         return
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
@@ -324,14 +331,22 @@ def schedule_status(
     """
     configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
-        from arawn_cli.cli import cloacina as workflows
+        from arawn_cli.schedule.cloacina.workflows import statuses as registered
 
-        registered = workflows.status(flags, output, database)
-        print_statuses(registered, output)
-        raise typer.Exit(ExitCode.DONE if all(map(is_healthy, registered)) else ExitCode.PARTIAL)
+        workflows, database_used, _ = _workflows(flags, output, database)
+        found = registered(database_used, workflows, time.time_ns(), socket.gethostname())
+    else:
+        found = _installed(flags, Selection(systemd=systemd, cron=cron, user=user))
+    print_statuses(found, output)
+    raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
+
+
+def _installed(flags: Flags, selection: Selection) -> list[ScheduleStatus]:
+    """Return the status of each job in the first place that has a schedule.
+
+    Without one, it is that of the place where `install` would put it.
+    """
     loaded = load(flags, os.environ)
-    selection = Selection(systemd=systemd, cron=cron, user=user)
-    # The first place that has a schedule, else the one where `install` would put it.
     used = next((place for place in selection.places(os.environ, flags.root) if _test(place, is_installed)), None)
     scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
     settings = settings_from(loaded, flags, os.environ, scope)
@@ -340,8 +355,7 @@ def schedule_status(
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(_access_problems(settings, scheduler))
         found = [replace(status, problems=(*status.problems, *problems)) for status in found]
-    print_statuses(found, output)
-    raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
+    return found
 
 
 @app.command("serve")
@@ -358,8 +372,22 @@ def schedule_serve(
     """
     if not cloacina:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
-    from arawn_cli.cli import cloacina as workflows
+    from arawn_cli.schedule.cloacina import service
 
     output = replace(output, format="json")
     configure_logging(output)
-    workflows.serve(flags, output, database)
+    environment = dict(os.environ)
+    engine = service.load_engine()
+    workflows, database_used, state_directory = _workflows(flags, output, database)
+    service.serve(engine, workflows, database_used, state_directory, environment)
+
+
+def _workflows(flags: Flags, output: Output, database: str | None) -> tuple[list[Workflow], EngineDatabase, Path]:
+    """Return the workflows of one or all roots, the database, and the state directory."""
+    from arawn_cli.schedule.cloacina.engine_database import database_from
+    from arawn_cli.schedule.cloacina.workflows import workflows_of
+
+    configs = load_all(flags, os.environ) if flags.root is None else [load(flags, os.environ)]
+    state_directory = configs[0].state_directory
+    workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
+    return workflows, database_from(database, os.environ, state_directory), state_directory

@@ -245,7 +245,7 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
 
 
 def _id_in(config: Config, scope: str) -> str:
-    """Return an id that no other root of the same file has. Arawn's client tells alerts apart by it."""
+    """Return an id that no other root of the file has. Arawn's client tells alerts apart by it."""
     return scope if config.root_name is None else f"{config.root_name}/{scope}"
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from arawn_cli.events import Level, Unit
 from arawn_cli.state import MAX_INTEGER
-from arawn_cli.timestamps import SECOND
 
 TOTAL = "total"
 FILESYSTEM = "filesystem"
@@ -30,8 +29,8 @@ class ScopeUsage:
     """The usage of a scope and its limits, in `unit`.
 
     `scope` is one of `limits.FIXED`, `session:<id>`, or the scope of a workstream. `limit` is the
-    limit of a warning, 0 for none. If `complete` is false, the usage is a lower bound. `sample_age_secs` is the
-    age of the oldest part of the measurement.
+    limit of a warning, 0 for none. If `complete` is false, the usage is a lower bound.
+    `sample_age_secs` is the age of the oldest part of the measurement.
     """
 
     scope: str
@@ -57,11 +56,6 @@ class Rules:
     for_checks: int = 1
     recover_percent: int = 5
     repeat: int = 0
-
-    @classmethod
-    def of(cls, for_checks: int, recover_percent: int, repeat_secs: int) -> Rules:
-        """Return the rules, with the interval in seconds as in the configuration."""
-        return cls(for_checks, recover_percent, repeat_secs * SECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +179,7 @@ def reaches(level: Level, threshold: Level) -> bool:
 
 
 def next_limit(usage: ScopeUsage, level: Level) -> int | None:
-    """Return the next limit that a scope at `level` can exceed, or None above both or without one."""
+    """Return the next limit that a scope at `level` can exceed; None above both or without one."""
     if not usage.limit:
         return None
     return {Level.OK: usage.limit, Level.WARNING: usage.critical}.get(worst((level, level_of(usage))))

@@ -1,9 +1,8 @@
 """The scopes that a check watches, each with its usage and limits.
 
-The total, every workstream, every scratch session, Arawn's own files, and the space and inodes of the
-filesystem.
-To add a scope, add its name to `levels.py`, to FIXED here if every root has it, and its usage to
-`scopes_of`.
+The total, every workstream, every scratch session, Arawn's own files, and the space and inodes of
+the filesystem. To add a scope, add its name to `levels.py`, to FIXED here if every root has it, and
+its usage to `scopes_of`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,16 @@ from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
 from arawn_cli.names import is_valid_id, shortened
 from arawn_cli.state import MAX_INTEGER
+from arawn_cli.timestamps import SECOND
 from arawn_cli.units import seconds_of
 
 log = logging.getLogger(__name__)
 
 FIXED = frozenset({TOTAL, OWN_FILES, FILESYSTEM, INODES})
-"""Scopes that a root has apart from its workstreams and sessions. A workstream may have such an id, so its scope gets a prefix."""
+"""Scopes that a root has apart from its workstreams and sessions.
+
+A workstream may have such an id, so its scope gets a prefix.
+"""
 
 _WORKSTREAM = "workstream:"
 
@@ -61,7 +64,7 @@ def unmatched_limits(workstreams: Iterable[WorkstreamRow], limits: Mapping[str, 
 def rules_of(config: Config) -> Rules:
     """Return the configured rules for levels."""
     pressure = config.maintenance.pressure
-    return Rules.of(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval))
+    return Rules(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval) * SECOND)
 
 
 def scope_of(workstream: str) -> str:

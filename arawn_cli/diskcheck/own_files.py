@@ -82,9 +82,9 @@ def measure_own_files(root: Root, threads: int, context: RunContext) -> OwnFiles
 
 
 def measure_backups(root: Root, threads: int, context: RunContext) -> OwnFiles | None:
-    """Measure the backups of Arawn, or return None if the account of the root has none that can be read.
+    """Measure the backups of Arawn, or return None if there are none that can be read.
 
-    They are in `.arawn-backups` in the home directory of the account.
+    They are in `.arawn-backups` in the home directory of the account that owns the root.
 
     Raises:
         StoppedError: a signal asked the run to end.

@@ -246,7 +246,7 @@ def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
 
 
 def _used_since(root: Root, positions: frozenset[LogPosition], sessions: frozenset[str]) -> tuple[frozenset[LogPosition], set[str]]:
-    """Return the ends of the messages of all workstreams, and the sessions with a turn since `positions`.
+    """Return the ends of all messages, and the sessions with a turn since `positions`.
 
     All sessions count as used if one of the files is new, was replaced or does not exist any more.
 

@@ -187,7 +187,7 @@ def exposition(prefix: str, labels: Mapping[str, str], metrics: Iterable[Metric]
         lines += [f"# HELP {name} {_escape(metric.help)}", f"# TYPE {name} {metric.kind}"]
         for own, value in metric.samples:
             pairs = ",".join(f'{label}="{_label_value(text)}"' for label, text in sorted({**labels, **own}.items()))
-            lines.append(f"{name}{{{pairs}}} {_number(value)}")
+            lines.append(f"{name}{{{pairs}}} {float(value)}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -198,13 +198,3 @@ def _escape(text: str) -> str:
 def _label_value(text: str) -> str:
     """Escape a label value. The format is UTF-8: other bytes of a path become U+FFFD."""
     return _escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")).replace('"', '\\"')
-
-
-def _number(value: float) -> str:
-    """Format a finite number like Prometheus' own clients: with an exponent from a million on."""
-    text = repr(float(value))
-    dot = text.find(".")
-    if value < 0 or dot <= 6:
-        return text
-    mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0").rstrip(".")
-    return f"{mantissa}e+{dot - 1:02d}"

@@ -14,7 +14,7 @@ import pytest
 from arawn_cli.config.schema import ConfigFile, fields_of
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import Event, Reason
-from arawn_cli.output.json_schema import EVENTS, PARTS
+from arawn_cli.output.schemas import EVENTS, PARTS
 from tests.support.commands import PROGRAM, commands, options_of
 
 TOP = Path(__file__).parents[2]

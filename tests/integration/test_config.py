@@ -17,9 +17,8 @@ import arawn_cli
 from arawn_cli.cli import config
 from arawn_cli.cli.config import write_config
 from arawn_cli.config.schema import ConfigFile, fields_of
-from arawn_cli.config.template import template
 from arawn_cli.errors import RefusedError
-from arawn_cli.output.json_schema import config_schema, events_schema, plan_schema
+from arawn_cli.output.schemas import config_schema, events_schema, plan_schema, template
 from tests.conftest import COMMAND, Run
 from tests.support.terminal import answered, on_a_terminal
 from tests.support.tree import SampleTree

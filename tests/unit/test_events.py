@@ -17,7 +17,7 @@ from arawn_cli.cleanup.trash_jobs import list_trash
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import Failure
 from arawn_cli.events import Event, megabytes, percent_of, report_failure, to_json
-from arawn_cli.output.json_schema import EVENTS, PARTS, events_schema
+from arawn_cli.output.schemas import EVENTS, PARTS, events_schema
 from tests.conftest import Run
 from tests.support.in_process import NOWHERE, checked, cleaned, context
 from tests.support.tree import SampleTree

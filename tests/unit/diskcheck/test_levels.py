@@ -176,10 +176,6 @@ def test_a_check_at_the_limit_does_not_count_towards_a_level() -> None:
     assert judge(usage(CRITICAL_LIMIT), NO_ALERT, Rules(for_checks=2), now=0).alert.criticals == 0
 
 
-def test_the_rules_are_as_configured() -> None:
-    assert Rules.of(3, 10, 60) == Rules(3, 10, 60 * SECOND)
-
-
 def test_the_next_limit_is_the_one_that_is_not_passed() -> None:
     assert [next_limit(usage(5), OK), next_limit(usage(1500), OK), next_limit(usage(5), WARNING), next_limit(usage(2500), OK)] == [
         LIMIT,
