@@ -11,7 +11,7 @@ from typing import cast
 from arawn_cli.errors import RefusedError
 from arawn_cli.events import JobName
 from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
-from arawn_cli.timestamps import DAY, SECOND, Boot, render
+from arawn_cli.timestamps import DAY, SECOND, Boot, minute
 from arawn_cli.units import span
 
 log = logging.getLogger(__name__)
@@ -87,11 +87,11 @@ def clock_doubt(previous: Clocks | None, now: Clocks, gap: int) -> str | None:
         how = "back" if moved < 0 else "forward"
         return f"the clock went {how} by {_duration(abs(moved))} since the last cleanup, while the machine ran {_duration(ran)}"
     if moved < 0:
-        return f"the clock says {render(now.wall)}, but the last cleanup was at {render(previous.wall)}"
+        return f"the clock says {minute(now.wall)}, but the last cleanup was at {minute(previous.wall)}"
     if moved > gap:
         return (
-            f"the clock says {render(now.wall)}, but the last cleanup was at {render(previous.wall)}, "
-            f"and more than {_duration(gap)} between two cleanups are not expected"
+            f"the clock says {minute(now.wall)}, {_duration(moved)} after the last cleanup, with a reboot in between; "
+            f"at most {_duration(gap)} are expected"
         )
     return None
 

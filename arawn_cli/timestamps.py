@@ -61,6 +61,11 @@ def render(instant: int) -> str:
     return f"{whole.tm_year:04d}-{time.strftime('%m-%dT%H:%M:%S', whole)}.{nanoseconds // 1000:06d}Z"
 
 
+def minute(instant: int) -> str:
+    """Return a time for people, to the minute: `2026-03-18 09:30 UTC`."""
+    return f"{render(instant)[:16].replace('T', ' ')} UTC"
+
+
 @dataclass(frozen=True, slots=True)
 class Boot:
     """The boot of the machine.

@@ -13,7 +13,7 @@ from arawn_cli.events import NO_SESSION, Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
 from arawn_cli.names import escape
-from arawn_cli.timestamps import DAY, SECOND, render
+from arawn_cli.timestamps import DAY, SECOND, minute
 
 # A turn that a running server writes while the run reads is later than the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
@@ -179,7 +179,7 @@ def _newest(session: ScratchSession) -> str:
     if usage is not None:
         times.append((usage.newest_mtime, usage.newest_shown if usage.newest_path else "its directory"))
     at, what = max((time, what) for time, what in times if time is not None)
-    return f"{what}, {render(at)[:16].replace('T', ' ')} UTC"
+    return f"{what}, {minute(at)}"
 
 
 def keep_unapproved(decisions: Iterable[Decision], change: Callable[[ScratchSession], str | None]) -> list[Decision]:

@@ -152,7 +152,7 @@ class SessionRemover:
             descriptor = open_directory(session.name, self._sessions.descriptor)
             resources.callback(os.close, descriptor)
             if identity_of(os.fstat(descriptor)) != session.identity or not self._sessions.is_in_place():
-                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(session)
             if not try_lock(descriptor):
                 return _kept(session, Reason.LOCKED)
             if has_mount(f"{self._sessions.path}/{session.name}"):
@@ -161,7 +161,7 @@ class SessionRemover:
                 return blocked
         except OSError as error:
             if error.errno in _REPLACED:
-                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(session)
             return _failed(session, Failure.of("check", f"{self._sessions.shown}/{session.name}", error))
         candidate.descriptor = descriptor
         if self._needs is None:
@@ -234,7 +234,7 @@ class SessionRemover:
             os.rename(name, candidate.trash_name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=trash.descriptor)
         except OSError as error:
             if error.errno in _REPLACED:
-                return _kept(candidate.session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(candidate.session)
             if error.errno == errno.EBUSY:
                 return _kept(candidate.session, Reason.MOUNT_INSIDE)
             return self._not_renamed(candidate, error)
@@ -252,7 +252,7 @@ class SessionRemover:
             name = prepare(candidate.descriptor, needs, trash.descriptor, name)
         except OSError as error:
             if error.errno in _REPLACED:
-                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(session)
             if error.errno in CANNOT_EXCHANGE:
                 return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
             return self._not_renamed(candidate, error)
@@ -278,7 +278,7 @@ class SessionRemover:
                 return _kept(session, Reason.MOUNT_INSIDE)
             if error.errno not in _REPLACED:
                 return self._not_renamed(candidate, error)
-        return _kept(session, Reason.CHANGED_SINCE_PLAN)
+        return _changed(session)
 
     def _places(self, candidate: Candidate, trash: TrashDirectory) -> Places:
         if candidate.needs is None or candidate.exchanged is None:
@@ -296,11 +296,11 @@ class SessionRemover:
         session = candidate.session
         try:
             if identity_at(candidate.trash_name, trash.descriptor) != session.identity or not self._sessions.is_in_place():
-                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(session)
             if has_mount(f"{trash.path}/{candidate.trash_name}"):
                 return _kept(session, Reason.MOUNT_INSIDE)
             if candidate.needs and not self._places(candidate, trash).has_same_messages():
-                return _kept(session, Reason.CHANGED_SINCE_PLAN)
+                return _changed(session, "Arawn replaced its messages meanwhile")
             return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name, self._needs), candidate)
         except OSError as error:
             return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
@@ -362,6 +362,10 @@ def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: s
 
 def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:
     return Outcome(session, Action.KEPT, reason, detail=detail)
+
+
+def _changed(session: ScratchSession, what: str = "it was moved or replaced meanwhile") -> Outcome:
+    return _kept(session, Reason.CHANGED_SINCE_PLAN, what)
 
 
 def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -50,13 +51,18 @@ def test_only_sessions_that_still_match_a_plan_are_removed(run: RunCommand, tree
     done = run("scratch-cleanup", "--base-path", tree.root, "--apply", plan)
     assert done.code == 0
     assert done.reasons() == {"a": "expired", "b": "changed_since_plan", "c": "changed_since_plan", "new": "recent_files"}
+    details = {str(event["session_id"]): str(event["detail"]) for event in done.of_type("scratch_session")}
+    assert re.fullmatch(r"last activity at \S+Z, planned with \S+Z", details["b"])
+    assert details["c"] == "it is not in the plan"
     assert sorted(os.listdir(tree.sessions)) == ["b", "c", "new"]
 
 
 def test_a_session_recreated_under_a_planned_name_stays(run: RunCommand, tree: SampleTree, plan: Path) -> None:
     (tree.sessions / "a").rename(tree.root / "moved")
     tree.session("a", files={"f": 10}, age_days=30)
-    assert run("scratch-cleanup", "--base-path", tree.root, "--apply", plan).reasons()["a"] == "changed_since_plan"
+    done = run("scratch-cleanup", "--base-path", tree.root, "--apply", plan)
+    assert done.reasons()["a"] == "changed_since_plan"
+    assert "replaced since the plan was made" in [event["detail"] for event in done.of_type("scratch_session")]
 
 
 @pytest.mark.parametrize(
