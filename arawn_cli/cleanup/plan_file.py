@@ -37,7 +37,7 @@ class PlannedSession(BaseModel):
     reason: str
 
     def change(self, session: ScratchSession) -> str | None:
-        """Say what is different from when the removal of a session was planned; None if nothing is."""
+        """Say what is different from when a removal was planned; return None if nothing is."""
         if self.reason != Reason.EXPIRED:
             return f"planned as {self.reason}"
         if session.identity != (self.device, self.inode):

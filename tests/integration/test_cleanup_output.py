@@ -18,7 +18,8 @@ def test_every_action_is_logged_once_with_session_last_turn_and_bytes(run: RunCo
     tree.session("s", files={"f": 1500}, age_days=30)
     tree.turn("s", tree.ago(20))
     turn = timestamps.render(tree.ago(20))
-    assert clean(run, tree, "--verbose").stderr == f"INFO: deleted session s (expired): last turn {turn}, 1.5 kB\n"
+    reason = f"expired: newest: turn, {timestamps.minute(tree.ago(20))}; touch it if it was copied in with old times"
+    assert clean(run, tree, "--verbose").stderr == f"INFO: deleted session s ({reason}): last turn {turn}, 1.5 kB\n"
 
 
 def test_under_the_journal_lines_carry_a_priority(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_under_the_journal_lines_carry_a_priority(environment: dict[str, str], t
             env={**environment, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
             check=False,
         )
-    assert log.read_text().startswith("<4>kept session s (future_timestamp)")
+    assert log.read_text().startswith(f"<4>kept session s (future_timestamp: its directory, {timestamps.minute(tree.ago(-9))})")
 
 
 @pytest.mark.parametrize("form", ["json", "table"])
