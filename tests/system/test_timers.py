@@ -46,8 +46,8 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
     check = last_event(machine, "--unit=arawn-disk-check", "disk_check")
     assert (check["complete"], check["total_usage_bytes"]) == (True, 3000)
     priorities = {(str(entry["MESSAGE"]).split(":")[0], entry["PRIORITY"]) for entry in machine.journal("--unit=arawn-scratch-cleanup")}
-    assert ("deleted session old (expired)", "6") in priorities
-    assert ("kept session future (future_timestamp)", "4") in priorities
+    assert ("deleted session old (expired", "6") in priorities
+    assert ("kept session future (future_timestamp", "4") in priorities
     assert not any("priorities stay" in message for message, _ in priorities)
     changed = machine.output(
         "find", "/etc", "/home", "/opt", "/root", "/srv", "/var", "-xdev", "-cnewer", "/srv/mark", "-type", "f"
