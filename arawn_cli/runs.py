@@ -72,18 +72,21 @@ def longest_gap(cutoff: int, period: int) -> int:
 def clock_doubt(previous: Clocks | None, now: Clocks, gap: int) -> str | None:
     """Return why the wall clock cannot be trusted, as a clause; None if it can.
 
-    During one boot it must move as far as the clock of the boot. After a reboot it must not be
-    earlier than it was, and at most `gap` nanoseconds later. The run after a refused one is
-    accepted, because the clock may have been set right or be right in spite of the doubt.
+    During one boot it must move as far as the clock of the boot. After a reboot, or if the boots
+    are unknown and it moved otherwise, it must not be earlier than it was, and at most `gap`
+    nanoseconds later. The run after a refused one is accepted, because the clock may have been set
+    right or be right in spite of the doubt.
     """
     if previous is None or previous.refused:
         return None
     moved = now.wall - previous.wall
     ran = now.boot.elapsed - previous.boot.elapsed
     # A boot whose clock went back is another one: a container can hide the true id.
-    if now.boot.identity is not None and now.boot.identity == previous.boot.identity and ran >= 0:
-        if abs(moved - ran) <= _TOLERANCE:
-            return None
+    boots = {previous.boot.identity, now.boot.identity}
+    is_same = len(boots) == 1 and None not in boots and ran >= 0
+    if (is_same or None in boots) and ran >= 0 and abs(moved - ran) <= _TOLERANCE:
+        return None
+    if is_same:
         how = "back" if moved < 0 else "forward"
         return f"the clock went {how} by {_duration(abs(moved))} since the last cleanup, while the machine ran {_duration(ran)}"
     if moved < 0:

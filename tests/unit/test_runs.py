@@ -34,9 +34,20 @@ def test_on_one_boot_both_clocks_move_equally_within_an_hour(previous: Clocks, r
 
 @given(clocks, boots, st.integers(-2 * GAP, 2 * GAP))
 def test_after_a_reboot_the_clock_is_not_earlier_and_not_too_late(previous: Clocks, boot: Boot, moved: int) -> None:
-    if boot.identity == previous.boot.identity and boot.elapsed >= previous.boot.elapsed:
-        boot = replace(boot, identity=None)
+    if boot.identity in (None, previous.boot.identity) and boot.elapsed >= previous.boot.elapsed:
+        boot = replace(boot, identity="c")
+    if previous.boot.identity is None:
+        previous = replace(previous, boot=replace(previous.boot, identity="d"))
     assert (clock_doubt(previous, Clocks(previous.wall + moved, boot), GAP) is None) == (0 <= moved <= GAP)
+
+
+@given(clocks, st.sampled_from([(None, None), (None, "a"), ("a", None)]), st.integers(-GAP, 2 * GAP), st.integers(-GAP, 2 * GAP))
+def test_with_unknown_boots_the_clock_moves_as_on_one_boot_or_as_after_a_reboot(
+    previous: Clocks, identities: tuple[str | None, str | None], ran: int, moved: int
+) -> None:
+    previous = replace(previous, boot=replace(previous.boot, identity=identities[0]))
+    now = Clocks(previous.wall + moved, Boot(identities[1], previous.boot.elapsed + ran))
+    assert (clock_doubt(previous, now, GAP) is None) == (0 <= moved <= GAP or (ran >= 0 and abs(moved - ran) <= HOUR))
 
 
 @given(st.lists(clocks))
