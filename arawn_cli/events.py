@@ -322,7 +322,11 @@ class ScratchSessionEvent(Event):
     detail: str | None = field(
         metadata=doc("what is behind the reason, such as the newest file, the process, the mount point or the owner; else null")
     )
-    last_turn: str | None = field(metadata=doc("time of its last message; null if none was found since shortly before the cutoff"))
+    last_turn: str | None = field(
+        metadata=doc(
+            "time of its last message; null without one, or if no session was due by rows and files, so that no messages were read"
+        )
+    )
     last_activity: str | None = field(
         metadata=doc("newest of its last turn, its database row and its files, as far as they were examined; null if none was found")
     )

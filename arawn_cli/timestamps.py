@@ -10,6 +10,8 @@ import calendar
 import re
 import time
 from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 SECOND = 1_000_000_000
@@ -20,6 +22,7 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _FIRST = calendar.timegm((1, 1, 1, 0, 0, 0)) * SECOND
+_EPOCH = date(1970, 1, 1)
 _LAST = calendar.timegm((9999, 12, 31, 23, 59, 59)) * SECOND + SECOND - 1
 
 
@@ -34,12 +37,10 @@ def parse(text: str) -> int:
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text[:64]!r}")
-    year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
-    if not (1 <= month <= 12 and 1 <= day <= _days_in(year, month)):
-        raise ValueError(f"no such day: {text[:64]!r}")
+    hour, minute, second = int(match[4]), int(match[5]), int(match[6])
     if hour > 23 or minute > 59 or second > 60:
         raise ValueError(f"no such time of day: {text[:64]!r}")
-    seconds = calendar.timegm((year, month, day, hour, minute, second, 0, 0, 0))
+    seconds = _midnight(match[1], match[2], match[3]) + hour * 3600 + minute * 60 + second
     if match[9]:
         if int(match[10]) > 23 or int(match[11]) > 59:
             raise ValueError(f"no such offset: {text[:64]!r}")
@@ -88,8 +89,17 @@ def current_boot() -> Boot:
     return Boot(identity or None, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
 
-def _days_in(year: int, month: int) -> int:
-    return calendar.monthrange(year, month)[1] if year >= 1 else 0
+@lru_cache(maxsize=1024)  # messages of one day follow each other
+def _midnight(year: str, month: str, day: str) -> int:
+    """Return the beginning of a day in UTC, in seconds.
+
+    Raises:
+        ValueError: there is no such day.
+    """
+    try:
+        return (date(int(year), int(month), int(day)) - _EPOCH).days * 86_400
+    except ValueError as error:
+        raise ValueError(f"no such day: {year}-{month}-{day}") from error
 
 
 def latest(*instants: int | None) -> int | None:

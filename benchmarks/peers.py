@@ -144,7 +144,8 @@ def planning(benchmark: Benchmark, files: int) -> Iterator[Row]:
     """Plan a cleanup, without messages and with many."""
     for name, root in (
         ("no messages", trees.tree(benchmark.folder, files)),
-        ("1 GiB of messages", trees.with_messages(benchmark.folder, files, 1 << 30, recent=1 << 20)),
+        ("1 GiB of messages", trees.with_messages(benchmark.folder, files, 1 << 30, due=False)),
+        ("1 GiB of messages, and a session that is due", trees.with_messages(benchmark.folder, files, 1 << 30, due=True)),
     ):
         commands = benchmark.ours("scratch-cleanup", "--dry-run", "--base-path", str(root), "--format", "none")
         yield from benchmark.compare(f"plan {files:,} files, {name}", commands)

@@ -53,15 +53,18 @@ def inactive(folder: Path, name: str, files: int, number: int = _SESSIONS) -> Pa
     return root
 
 
-def with_messages(folder: Path, files: int, size: int, *, recent: int) -> Path:
-    """Return a root as `tree`, with messages of `size` bytes, the last `recent` from today."""
-    root = folder / f"messages-{files}-{size}"
+def with_messages(folder: Path, files: int, size: int, *, due: bool) -> Path:
+    """Return a root as `tree`, with old messages of `size` bytes, and perhaps a session that is due."""
+    root = folder / f"messages-{files}-{size}{'-due' if due else ''}"
     if not root.exists():
         shutil.copytree(tree(folder, files), root, symlinks=True)
+        if due:
+            session = root / "workstreams" / "scratch" / "sessions" / "due"
+            (session / "work").mkdir(parents=True)
+            set_age(session, time.time_ns() - 30 * _DAY * timestamps.SECOND)
         with (root / "workstreams" / "scratch" / MESSAGES).open("wb") as log:
-            while (written := log.tell()) < size:
-                age = 30 * _DAY if written < size - recent else 60
-                log.write(b"".join(_message(number, age) for number in range(1000)))
+            while log.tell() < size:
+                log.write(b"".join(_message(number, 30 * _DAY) for number in range(1000)))
     return root
 
 

@@ -1,13 +1,13 @@
-"""Find the last turn of each session in a `messages.jsonl`, while a server may append to it.
+"""Read the newest turn of each session in a `messages.jsonl`, while a server may append to it.
 
-The file is read backwards from its end. Arawn appends in the order of time, but a clock can step.
-So reading does not stop at one old line, but after a long stretch of old lines.
+The file is read completely and forwards, because a merge or a restored copy can leave its lines in
+any order. A line that is not a message is damage, which counts as a turn: of the sessions that the
+line names, or of every session if it names none. Its time is the newest of all messages before it
+and the next one after it. If no message follows, the mtime of the file takes the place of the next
+one.
 
-A line that cannot be parsed (torn by a crash, overwritten, without a time) counts as a turn of the
-session that it names. That turn is not later than the lines after it, or than the mtime of the file
-if it is the last line, so it gets that time. A torn last line that names no session is a turn that
-was not completed. A line that is longer than any message, such as the hole that a crash can leave,
-is treated like a torn one and never held in memory as a whole.
+Memory is bounded: a line that is longer than any message is damage, and only the ids in it are kept.
+Holes are not read.
 """
 
 from __future__ import annotations
@@ -16,27 +16,30 @@ import errno
 import json
 import os
 import re
-from collections import deque
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 
 from arawn_cli import timestamps
+from arawn_cli.errors import StoppedError
 from arawn_cli.fs.openat import Identity, identity_of
+from arawn_cli.sqlite import never_stopping
 
-_BLOCK = 1 << 16
-_LONGEST = 64 << 20  # bytes; a longer line is not a message
+EVERY_SESSION = None
+"""The key of damage that names no session."""
+
+_BLOCK = 1 << 18
+_LONGEST = 16 << 20  # bytes; a longer line is not a message
+_LOST = b"\0" * 50  # a stretch of NUL bytes in which a whole message can be lost, since none is shorter
 _NAMING = 512  # bytes that are enough for `"session_id":"..."`, since an id is a file's name
-_OLD_BYTES = 2 << 20
-_OLD_LINES = 256
-_NEIGHBOURS = 16  # the newest of so many following lines dates an unreadable one, since one clock may be wrong
-_SESSION_ID = re.compile(rb'"session_id"\s*:\s*"([A-Za-z0-9_-]+)"')
+_NAME = re.compile(rb'"session_id"(?:\s*:\s*(?:"([A-Za-z0-9_-]+)"|(null)))?')
+_ESCAPED = re.compile(rb"\\u00[2-7]")  # a letter that no program needs to escape: it can hide a key or an id
 
 
 class OtherMessagesError(OSError):
-    """The file is not the one of the position, or is shorter."""
+    """The file is not the one that was read before, or is shorter."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
+        super().__init__(errno.ESTALE, "it was replaced or shortened since it was read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,154 +51,225 @@ class LogPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """A line that is not a message, or the first one of several in a row.
+
+    Attributes:
+        at: the time for which it counts, in nanoseconds since the epoch.
+        path: the file, relative to the root.
+        offset: where the line begins, in bytes.
+    """
+
+    at: int
+    path: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: the line at byte {self.offset} is not a message"
+
+
+@dataclass(slots=True)
 class Turns:
-    """The newest turn of each session, in nanoseconds since the epoch.
+    """The turns in the lines that were read.
 
-    `unreadable_lines` is the number of lines that are not messages, without a torn last line.
-
-    `any_message` is whether one of the lines that were read is a message.
+    Attributes:
+        sessions: the ids that are looked for; others are not kept.
+        newest: the newest message of each session, in nanoseconds since the epoch.
+        damage: the newest damage that counts for a session, or for `EVERY_SESSION`.
+        damaged_lines: number of lines that are not messages.
+        latest: the newest of all messages, None as long as there is none.
     """
 
-    newest: dict[str, int]
-    unreadable_lines: int
-    position: LogPosition
-    any_message: bool
+    sessions: frozenset[str]
+    newest: dict[str, int] = field(default_factory=dict)
+    damage: dict[str | None, Damage] = field(default_factory=dict)
+    damaged_lines: int = 0
+    latest: int | None = None
+    _undated: dict[str | None, int] = field(default_factory=dict)  # offsets of damage since the last message
+
+    def copy(self) -> Turns:
+        """Return a copy that can take other lines."""
+        return Turns(self.sessions, dict(self.newest), dict(self.damage), self.damaged_lines, self.latest, dict(self._undated))
+
+    def take(self, line: bytes, path: str, offset: int) -> None:
+        """Take a line without its newline."""
+        line = line.strip(b" \t\r")
+        if not line:
+            return
+        message = _parse(line)
+        if isinstance(message, frozenset):
+            self.damaged_lines += 1
+            for name in message:
+                if name is EVERY_SESSION or name in self.sessions:
+                    self._undated.setdefault(name, offset)
+            return
+        session, at = message
+        if self.latest is None or at > self.latest:
+            self.latest = at
+        if self._undated:
+            self.date_damage(self.latest, path)
+        if session in self.sessions and at > self.newest.get(session, at - 1):
+            self.newest[session] = at
+
+    def date_damage(self, at: int, path: str) -> None:
+        """Give damage since the last message a time, or that of the newest message, if that is later."""
+        at = at if self.latest is None else max(at, self.latest)
+        for name, offset in self._undated.items():
+            known = self.damage.get(name)
+            if known is None or at > known.at:
+                self.damage[name] = Damage(at, path, offset)
+        self._undated.clear()
 
 
-def read(descriptor: int, sessions: Collection[str], cutoff: int, since: LogPosition | None = None) -> Turns:
-    """Return the newest turn of each of the sessions in an open `messages.jsonl`.
+class MessageLog:
+    """One `messages.jsonl`, and what was read of it so far.
 
-    Reading stops when every session has a turn at or after the cutoff, or when at least 256 lines
-    in a row, of 2 MiB together, are older. A session whose last turn is further back is missing in
-    the result. With `since`, only what was appended after that position is read.
-
-    Raises:
-        OSError: reading fails.
-        OtherMessagesError: the position does not belong to this file.
-
+    Attributes:
+        turns: the turns, with those of a last line that may be incomplete.
     """
-    status = os.fstat(descriptor)
-    start = since.offset if since else 0
-    if since and (since.identity != identity_of(status) or status.st_size < start):
-        raise OtherMessagesError
-    reading = _Reading(frozenset(sessions), cutoff, following=status.st_mtime_ns)
-    lines = _lines_backwards(descriptor, start, status.st_size)
-    behind, tail = next(lines)
-    reading.take(tail, torn=True)
-    for _, line in lines:
-        if reading.is_complete():
-            break
-        reading.take(line)
-    return Turns(reading.newest, reading.unreadable, LogPosition(identity_of(status), behind), reading.any_message)
+
+    def __init__(self, path: str, sessions: Collection[str], since: LogPosition | None = None) -> None:
+        """Read nothing yet. `path` is for people; with `since`, only what follows is read."""
+        self.turns = Turns(frozenset(sessions))
+        self._position = since
+        self._path = path
+        self._complete_lines = self.turns
+        self._size = since.offset if since else 0
+
+    def read(self, descriptor: int, stopping: Callable[[], bool] = never_stopping) -> LogPosition:
+        """Read what was appended since the last call, at first the whole file, and return how far it was read.
+
+        Raises:
+            OSError: reading fails.
+            OtherMessagesError: the file is another one, or is shorter than it was.
+            StoppedError: `stopping` returned that a signal asked the run to end.
+        """
+        status = os.fstat(descriptor)
+        start = self._position.offset if self._position else 0
+        if (self._position and self._position.identity != identity_of(status)) or status.st_size < self._size:
+            raise OtherMessagesError
+        if start and _pread(descriptor, 1, start - 1) != b"\n":
+            raise OtherMessagesError
+        turns = self._complete_lines.copy()
+        begin, head = start, b""  # of the line that is not complete yet
+        for position, block in _blocks(descriptor, start, status.st_size):
+            if stopping():
+                raise StoppedError("stopped by a signal")
+            *ends, rest = block.split(b"\n")
+            for end in ends:
+                turns.take(head + end if head else end, self._path, begin)
+                position += len(end) + 1
+                begin, head = position, b""
+            head += rest
+            if len(head) > _LONGEST:
+                head = _abridged(head, turns.sessions)
+        self._complete_lines = turns
+        self._position = LogPosition(identity_of(status), begin)
+        self._size = status.st_size
+        self.turns = turns.copy()
+        self.turns.take(head, self._path, begin)
+        self.turns.date_damage(status.st_mtime_ns, self._path)
+        return self._position
 
 
-def _lines_backwards(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines between two offsets with their offsets, last first.
+def _blocks(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the data between two offsets in blocks with their offsets.
 
-    The first one is the text after the last newline.
+    A hole becomes one short block of NUL bytes. See SEEK_DATA in lseek(2).
     """
-    pieces: list[bytes] = []  # of the line whose beginning is not reached yet, last piece first
-    held = 0
-    position = end
-    while position > start:
-        size = min(_BLOCK, position - start)
-        position -= size
-        first, *rest = _pread(descriptor, size, position).split(b"\n")
-        if rest:
-            pieces.append(rest.pop())
-            begin = position + size - len(pieces[-1])
-            yield begin, b"".join(reversed(pieces))
-            for line in reversed(rest):
-                begin -= len(line) + 1
-                yield begin, line
-            pieces, held = [], 0
-        pieces.append(first)
-        held += len(first)
-        if held > _LONGEST:
-            pieces = [_abridged(b"".join(reversed(pieces)))]
-            held = len(pieces[0])
-    yield start, b"".join(reversed(pieces))
+    position = start
+    while position < end:
+        data = min(_seek(descriptor, position, os.SEEK_DATA, end), end)
+        if data > position:
+            yield position, _LOST
+        hole = min(_seek(descriptor, data, os.SEEK_HOLE, end), end)
+        for position in range(data, hole, _BLOCK):
+            yield position, _pread(descriptor, min(_BLOCK, hole - position), position)
+        position = hole
 
 
-def _abridged(line: bytes) -> bytes:
-    """Return the beginning of a line that is too long, and each session that it names."""
-    return b"\0".join((line[:_NAMING], *(b'"session_id":"%s"' % name for name in set(_SESSION_ID.findall(line)))))
+def _seek(descriptor: int, position: int, whence: int, end: int) -> int:
+    """Return where data or a hole begins; `end` if there is none, because nothing but a hole or data follows."""
+    try:
+        return os.lseek(descriptor, position, whence) if position < end else end
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return end
+        raise
 
 
 def _pread(descriptor: int, size: int, position: int) -> bytes:
     """Read exactly `size` bytes.
 
-    A file that shrinks meanwhile is an error, because Arawn only appends.
+    Raises:
+        OtherMessagesError: the file became shorter. Arawn only appends.
     """
     chunk = os.pread(descriptor, size, position)
     while len(chunk) < size:
         more = os.pread(descriptor, size - len(chunk), position + len(chunk))
         if not more:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OtherMessagesError
         chunk += more
     return chunk
 
 
-class _Reading:
-    """The newest turns found so far while a file is read backwards."""
-
-    def __init__(self, sessions: frozenset[str], cutoff: int, following: int) -> None:
-        self._sessions = sessions
-        self._cutoff = cutoff
-        self._following = deque([following], _NEIGHBOURS)  # times of the lines after the next one
-        self._waiting = len(sessions)
-        self._old_bytes = 0
-        self._old_lines = 0
-        self.newest: dict[str, int] = {}
-        self.any_message = False
-        self.unreadable = 0
-
-    def is_complete(self) -> bool:
-        """Return whether reading further could not change a decision."""
-        return not self._waiting or (self._old_bytes >= _OLD_BYTES and self._old_lines >= _OLD_LINES)
-
-    def take(self, line: bytes, *, torn: bool = False) -> None:
-        if not line.strip():
-            return
-        message = _parse(line)
-        if message is None:
-            self.unreadable += not torn
-            for name in _SESSION_ID.findall(line):
-                self._found(name.decode("ascii"), max(self._following))
-            return
-        session, timestamp = message
-        if not self.any_message:
-            self._following.clear()
-            self.any_message = True
-        self._following.append(timestamp)
-        old = timestamp < self._cutoff
-        self._old_bytes = self._old_bytes + len(line) if old else 0
-        self._old_lines = self._old_lines + 1 if old else 0
-        if session is not None:
-            self._found(session, timestamp)
-
-    def _found(self, session: str, timestamp: int) -> None:
-        if session not in self._sessions:
-            return
-        known = self.newest.get(session)
-        if timestamp >= self._cutoff and (known is None or known < self._cutoff):
-            self._waiting -= 1
-        if known is None or timestamp > known:
-            self.newest[session] = timestamp
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
-def _parse(line: bytes) -> tuple[str | None, int] | None:
-    """Return the session id, or None, and the time of a line; None if it is not a message."""
+# An object becomes a tuple of pairs, so that duplicate keys are seen; an array becomes a list.
+_raw_decode: Callable[[str], tuple[object, int]] = json.JSONDecoder(object_pairs_hook=tuple, parse_constant=_refuse_constant).raw_decode
+
+
+def _parse(line: bytes) -> tuple[str | None, int] | frozenset[str | None]:
+    """Return the session id, or None, and the time of a message; of any other line the ids in it."""
     try:
-        message = json.loads(line)
+        text = line.decode()
+        pairs, end = _raw_decode(text)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(message, dict):
-        return None
-    session, timestamp = message.get("session_id"), message.get("timestamp")
-    if not (session is None or isinstance(session, str)) or not isinstance(timestamp, str):
-        return None
-    try:
-        return session, timestamps.parse(timestamp)
-    except ValueError:
-        return None
+        return _named(line)
+    if end != len(text):
+        return _named(line)
+    if not isinstance(pairs, tuple):
+        return frozenset({EVERY_SESSION})
+    message = dict(pairs)
+    session, timestamp = message.get("session_id", 0), message.get("timestamp")
+    if len(message) == len(pairs) and (session is None or isinstance(session, str)) and isinstance(timestamp, str):
+        try:
+            return session, timestamps.parse(timestamp)
+        except ValueError:
+            pass
+    return frozenset(value for key, value in pairs if key == "session_id" and isinstance(value, str)) or frozenset({EVERY_SESSION})
+
+
+def _named(text: bytes) -> frozenset[str | None]:
+    """Return the sessions that text names which is not JSON; every session, if an id may be hidden or lost."""
+    names: set[str | None] = set()
+    for match in _NAME.finditer(text):
+        if match.lastindex is None:
+            return frozenset({EVERY_SESSION})
+        if match[1]:
+            names.add(match[1].decode("ascii"))
+    if not names or _LOST in text or _ESCAPED.search(text):
+        names.add(EVERY_SESSION)
+    return frozenset(names)
+
+
+def _abridged(line: bytes, sessions: frozenset[str]) -> bytes:
+    """Return a shorter line that names the same of these sessions and is not a message either.
+
+    Its last bytes stay, because an id can continue after them.
+    """
+    kept = len(line) - _NAMING
+    pieces = {sign for sign in (_LOST,) if sign in line}
+    if _ESCAPED.search(line):
+        pieces.add(b"\\u0020")
+    for match in _NAME.finditer(line):
+        if match.start() >= kept:
+            break
+        if match.lastindex is None:
+            pieces.add(b'"session_id"')
+        elif match[1]:
+            name = match[1] if match[1].decode("ascii") in sessions else b"-"  # no session has this name
+            pieces.add(b'"session_id":"%s"' % name)
+    return b"\0".join((b"", *pieces, line[kept:]))

@@ -11,30 +11,32 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from arawn_cli.arawn import messages
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Generation
+from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure
-from arawn_cli.fs.openat import FileKind, entries, opened_directory, opened_file
-from arawn_cli.names import is_valid_id
-from arawn_cli.timestamps import latest
+from arawn_cli.fs.openat import Entry, FileKind, Identity, entries, identity_of, opened_directory, opened_file
+from arawn_cli.names import escape, is_valid_id
+from arawn_cli.sqlite import never_stopping
 
 
-def messages_reader(root: Root, sessions: Collection[str], cutoff: int, workstreams_with_turns: Collection[str]) -> MessagesReader:
+def messages_reader(
+    root: Root, sessions: Collection[str], workstreams_with_turns: Collection[str], stopping: Callable[[], bool] = never_stopping
+) -> MessagesReader:
     """Return the reader for the generation of Arawn that wrote the root.
 
     Args:
         root: the open root.
         sessions: ids of the scratch sessions.
-        cutoff: older turns need not be found, in nanoseconds since the epoch.
         workstreams_with_turns: workstreams of which the database says that there were turns.
+        stopping: returns whether a signal asked the run to end.
     """
     if root.layout.generation is Generation.V0:
-        return _Lines(root, sessions, cutoff, workstreams_with_turns)
+        return _Lines(root, sessions, workstreams_with_turns, stopping)
     return _Files(root, sessions)
 
 
@@ -43,12 +45,13 @@ class MessagesReader(ABC):
 
     Attributes:
         newest: the newest turn of each session, in nanoseconds since the epoch.
+        damage: the newest damage that counts for a session, or for `EVERY_SESSION`.
         attached: the workstreams that sessions belong to, as far as messages tell. On main they lie
             there. In 0.0 a turn there counts only without a database, because the turn of a scratch
             session can be in any workstream.
         failures: messages that could not be read and may be of any session, by path.
         own_failures: messages of one session that could not be read, by its id.
-        unreadable_lines: number of lines that are not messages.
+        damaged_lines: number of lines that are not messages.
         found: whether there are messages of any workstream.
     """
 
@@ -57,22 +60,27 @@ class MessagesReader(ABC):
         self._root = root
         self._sessions = frozenset(sessions)
         self.newest: dict[str, int] = {}
+        self.damage: dict[str | None, Damage] = {}
         self.attached: dict[str, str] = {}
         self.failures: dict[str, Failure] = {}
         self.own_failures: dict[str, Failure] = {}
-        self.unreadable_lines = 0
+        self.damaged_lines = 0
         self.found = False
 
     @abstractmethod
-    def read(self, decided: Collection[str] = ()) -> None:
-        """Read all messages; `decided` are sessions that other evidence keeps.
+    def read(self, sessions: Collection[str]) -> None:
+        """Read all messages, or what was written since, as far as it can concern these sessions.
 
         Without any session only check that the messages can be read.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
         """
 
-    @abstractmethod
-    def reread(self, sessions: Collection[str]) -> None:
-        """Read what was written since, as far as it can concern these sessions."""
+    def damage_of(self, session: str) -> Damage | None:
+        """Return the newest damage that counts for a session."""
+        found = [self.damage[name] for name in (session, EVERY_SESSION) if name in self.damage]
+        return max(found, key=lambda damage: damage.at, default=None)
 
     def _other_workstreams(self) -> list[str]:
         """Return the names of all workstreams but scratch. A link counts, too: opening it fails."""
@@ -84,9 +92,6 @@ class MessagesReader(ABC):
         kinds = (FileKind.DIRECTORY, FileKind.LINK)
         return [entry.name for entry in listed if entry.kind in kinds and is_valid_id(entry.name) and entry.name != SCRATCH]
 
-    def _found_turn(self, session: str, at: int) -> None:
-        self.newest[session] = latest(self.newest.get(session), at) or at
-
     def _fail(self, names: tuple[str, ...], error: OSError) -> None:
         path = "/".join((WORKSTREAMS, *names))
         self.failures[path] = Failure.of("read", path, error)
@@ -94,87 +99,106 @@ class MessagesReader(ABC):
 
 @dataclass(slots=True)
 class _File:
-    """The messages of a workstream: where reading ended, and inode, size and mtime at that time."""
+    """The messages of a workstream, and inode, size and mtime when they were read."""
 
-    position: messages.LogPosition
-    stamp: tuple[int, int, int]
+    workstream: str
+    log: MessageLog
+    stamp: tuple[int, int, int] | None = None
 
 
 class _Lines(MessagesReader):
     """Arawn 0.0: one file for each workstream; each line names its session."""
 
-    def __init__(self, root: Root, sessions: Collection[str], cutoff: int, workstreams_with_turns: Collection[str]) -> None:
-        """Read nothing yet. Without a database every turn elsewhere is needed, however old."""
+    def __init__(
+        self, root: Root, sessions: Collection[str], workstreams_with_turns: Collection[str], stopping: Callable[[], bool]
+    ) -> None:
+        """Read nothing yet."""
         super().__init__(root, sessions)
-        self._cutoff = cutoff
-        self._cutoff_elsewhere = 0 if root.database is None else cutoff
-        self._with_turns = workstreams_with_turns
-        self._files: dict[str, _File] = {}
+        self._with_turns = frozenset(filter(is_valid_id, workstreams_with_turns))
+        self._stopping = stopping
+        # By identity, because the promotion of scratch renames the directory that holds its file.
+        self._files: dict[Identity, _File] = {}
 
-    def read(self, decided: Collection[str] = ()) -> None:
-        self._read_file(SCRATCH)
-        active = {session for session, turn in self.newest.items() if turn >= self._cutoff}
-        if not self._sessions or self._sessions - active - set(decided) or self._root.database is None:
-            self._read_others()
-
-    def reread(self, sessions: Collection[str]) -> None:
-        self._read_file(SCRATCH)
-        self._read_others()
-
-    def _read_others(self) -> None:
-        for name in sorted({*self._other_workstreams(), *self._files} - {SCRATCH}):
-            self._read_file(name)
-
-    def _read_file(self, workstream: str) -> None:
-        known = self._files.get(workstream)
-        try:
-            if known and known.stamp == _stamp(os.stat(f"{workstream}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)):
-                return
-            with ExitStack() as stack:
-                directory = stack.enter_context(opened_directory(self._root.workstreams, workstream))
-                if known is None and self._proves_nothing(workstream, directory):
-                    raise OSError(errno.ENODATA, "there are no messages, although there were turns: put the file back")
-                descriptor = stack.enter_context(opened_file(MESSAGES, directory))
-                status = os.fstat(descriptor)
-                cutoff = self._cutoff if workstream == SCRATCH else self._cutoff_elsewhere
-                turns = messages.read(descriptor, self._sessions, cutoff, known.position if known else None)
-                if known is None and self._sessions and status.st_size and not turns.any_message:
-                    raise OSError(errno.EBADMSG, "no line of it is a message")
-        except OSError as error:
-            if known is not None or not isinstance(error, FileNotFoundError):
+    def read(self, sessions: Collection[str]) -> None:
+        if self.failures:
+            return  # nothing can be due any more
+        missing = set(self._files)
+        for workstream in sorted({SCRATCH, *self._with_turns, *self._other_workstreams()}):
+            try:
+                missing.discard(self._read_file(workstream))
+            except OSError as error:
                 self._fail((workstream, MESSAGES), error)
-            return
-        self._files[workstream] = _File(turns.position, _stamp(status))
-        self.found = self.found or status.st_size > 0
-        self.unreadable_lines += turns.unreadable_lines
-        for session, turn in turns.newest.items():
-            self._found_turn(session, turn)
-            if workstream != SCRATCH and self._root.database is None:
-                self.attached[session] = workstream
+        for identity in missing:
+            self._fail((self._files[identity].workstream, MESSAGES), OtherMessagesError())
+        self._collect()
 
-    def _proves_nothing(self, workstream: str, directory: int) -> bool:
-        """Return whether messages are missing or empty, although there were turns.
+    def _read_file(self, workstream: str) -> Identity | None:
+        """Read the messages of a workstream; return the identity of the file, or None if there is none.
 
-        That is so if the database records turns, or if Arawn's file was renamed (`messages.jsonl.*`).
+        Raises:
+            OSError: the file cannot be read, or proves nothing.
         """
         try:
-            if os.stat(MESSAGES, dir_fd=directory, follow_symlinks=False).st_size:
-                return False
+            seen = os.stat(f"{workstream}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
         except FileNotFoundError:
-            pass
-        return workstream in self._with_turns or any(entry.name.startswith(f"{MESSAGES}.") for entry in entries(directory))
+            seen = None
+        if seen and (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
+            return identity_of(seen)
+        with ExitStack() as stack:
+            try:
+                directory = stack.enter_context(opened_directory(self._root.workstreams, workstream))
+            except FileNotFoundError:
+                self._nothing(workstream, [])
+                return None
+            if seen is None or not seen.st_size:
+                self._nothing(workstream, entries(directory))
+            if seen is None:
+                return None
+            descriptor = stack.enter_context(opened_file(MESSAGES, directory))
+            status = os.fstat(descriptor)
+            new = _File(workstream, MessageLog("/".join((WORKSTREAMS, workstream, MESSAGES)), self._sessions))
+            file = self._files.setdefault(identity_of(status), new)
+            self.found = self.found or status.st_size > 0
+            if self._sessions:
+                file.log.read(descriptor, self._stopping)
+                if status.st_size and file.log.turns.latest is None:
+                    raise OSError(errno.EBADMSG, "no line of it is a message, from byte 0 on")
+            file.stamp = _stamp(status)
+        return identity_of(status)
+
+    def _nothing(self, workstream: str, beside: Iterable[Entry]) -> None:
+        """Check that missing or empty messages are those of a workstream without turns.
+
+        There were turns if the database records some, or if Arawn's file was renamed.
+
+        Raises:
+            OSError: there were turns.
+        """
+        renamed = next((entry.name for entry in beside if entry.name.startswith(f"{MESSAGES}.")), None)
+        if renamed:
+            raise OSError(errno.ENODATA, f"there are no messages, but {escape(renamed)} lies there: put them back")
+        if workstream in self._with_turns:
+            raise OSError(errno.ENODATA, "there are no messages, although the database records turns: put the file back")
+
+    def _collect(self) -> None:
+        """Combine what was read of all files."""
+        self.newest, self.damage, self.damaged_lines = {}, {}, 0
+        for file in self._files.values():
+            turns = file.log.turns
+            self.damaged_lines += turns.damaged_lines
+            for session, at in turns.newest.items():
+                self.newest[session] = max(at, self.newest.get(session, at))
+            for name, damage in turns.damage.items():
+                if name not in self.damage or damage.at > self.damage[name].at:
+                    self.damage[name] = damage
+            if file.workstream != SCRATCH and self._root.database is None:
+                self.attached |= dict.fromkeys(turns.newest, file.workstream)
 
 
 class _Files(MessagesReader):
     """Arawn's main branch: one file for each session. Only its mtime is needed."""
 
-    def read(self, decided: Collection[str] = ()) -> None:
-        self._read(self._sessions)
-
-    def reread(self, sessions: Collection[str]) -> None:
-        self._read(frozenset(sessions))
-
-    def _read(self, sessions: frozenset[str]) -> None:
+    def read(self, sessions: Collection[str]) -> None:
         scratch = self._root.layout.sessions
         try:
             with opened_directory(self._root.workstreams, *scratch) as directory:
@@ -190,8 +214,7 @@ class _Files(MessagesReader):
         for workstream in self._other_workstreams():
             try:
                 with opened_directory(self._root.workstreams, workstream) as directory:
-                    # One session is looked up by its name, many in the list of all names.
-                    candidates = sessions if len(sessions) == 1 else {entry.name for entry in entries(directory)}.intersection(sessions)
+                    candidates = {entry.name for entry in entries(directory)}.intersection(sessions)
                     self.attached |= {session: workstream for session in candidates if self._take(directory, session)}
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
@@ -211,7 +234,7 @@ class _Files(MessagesReader):
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         self.found = True
-        self._found_turn(session, status.st_mtime_ns)
+        self.newest[session] = max(status.st_mtime_ns, self.newest.get(session, status.st_mtime_ns))
         return True
 
 

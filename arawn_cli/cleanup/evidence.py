@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from arawn_cli.arawn.database import SessionRows, session_rows
-from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
+from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
-from arawn_cli.cleanup.plan import Policy
-from arawn_cli.cleanup.sessions import ScratchSession, TurnEvidence
-from arawn_cli.config.loader import Config
+from arawn_cli.cleanup.plan import Policy, decide_all
+from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.fs.measure import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 
-def read_evidence(
-    listed: Iterable[ScratchSession], config: Config, root: Root, now: int, stopping: Callable[[], bool] = never_stopping
-) -> Evidence:
-    """Read the evidence of the listed sessions; `now` is in nanoseconds since the epoch.
+def read_evidence(listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping) -> Evidence:
+    """Read the rows of the listed sessions, and on Arawn's main branch the times of their messages.
 
     Raises:
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
-    return Evidence(root, {session.name for session in listed if not session.is_foreign}, Policy.of(config).cutoff(now), stopping)
+    return Evidence(root, {session.name for session in listed if not session.is_foreign}, stopping)
+
+
+def decide_by_evidence(
+    sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], evidence: Evidence, policy: Policy, now: int
+) -> list[Decision]:
+    """Decide on measured sessions; read the messages only if one is due by all other evidence.
+
+    Raises:
+        StoppedError: a signal asked the run to end.
+    """
+    decisions = decide_all(evidence.add_to(sessions), measured, policy, now)
+    if not any(decision.is_removal for decision in decisions):
+        return decisions
+    evidence.complete()
+    return decide_all(evidence.add_to(sessions), measured, policy, now)
 
 
 class Evidence:
@@ -34,13 +47,12 @@ class Evidence:
     A turn counts in the messages of any workstream, with or without a database row.
     """
 
-    def __init__(self, root: Root, sessions: Collection[str], cutoff: int, stopping: Callable[[], bool] = never_stopping) -> None:
-        """Read the evidence of these sessions.
+    def __init__(self, root: Root, sessions: Collection[str], stopping: Callable[[], bool] = never_stopping) -> None:
+        """Read the evidence of these sessions that is quickly read; `complete` reads the rest.
 
         Args:
             root: the open root.
             sessions: ids of the sessions.
-            cutoff: older turns need not be found; see `messages.read`.
             stopping: returns whether a signal asked the run to end.
 
         Raises:
@@ -53,12 +65,22 @@ class Evidence:
         self._signature: Signature = ()
         self._database_failure: Failure | None = None
         self._no_evidence: Failure | None = None
+        self._stopped: Failure | None = None
         self._read_rows()
-        self._messages = messages_reader(root, self._sessions, cutoff, self._rows.workstreams_with_turns)
+        self._messages = messages_reader(root, self._sessions, self._rows.workstreams_with_turns, stopping)
+        if root.layout.generation is Generation.MAIN:
+            self.complete()
+
+    def complete(self) -> None:
+        """Read all messages.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
         if not self._sessions:
             return
-        self._messages.read(decided=[row.id for row in self._rows.rows.values() if row.newest is not None and row.newest >= cutoff])
-        if root.database is None and not self._messages.found and not self._messages.failures:
+        self._messages.read(self._sessions)
+        if self._root.database is None and not self._messages.found and not self._messages.failures:
             missing = "there are neither messages nor a database: nothing records when a session was used"
             self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
 
@@ -76,6 +98,7 @@ class Evidence:
             self.failures,
             tuple(own),
             workstream=row.workstream_id if row and row.workstream_id != SCRATCH else self._messages.attached.get(session),
+            damage=self._messages.damage_of(session),
         )
 
     def add_to(self, sessions: Iterable[ScratchSession]) -> list[ScratchSession]:
@@ -85,21 +108,23 @@ class Evidence:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The sources that could not be read and concern all sessions."""
-        return tuple(failure for failure in (self._database_failure, self._no_evidence, *self._messages.failures.values()) if failure)
+        return tuple(
+            failure for failure in (self._database_failure, self._no_evidence, self._stopped, *self._messages.failures.values()) if failure
+        )
 
     @property
-    def unreadable_lines(self) -> int:
+    def damaged_lines(self) -> int:
         """Number of lines that are not messages."""
-        return self._messages.unreadable_lines
+        return self._messages.damaged_lines
 
     def reread(self, sessions: Collection[str]) -> None:
         """Read what the server has written since, as far as it can concern these sessions."""
-        if self._root.database is not None and signature(self._root.database) != self._signature:
-            try:
+        try:
+            if self._root.database is not None and signature(self._root.database) != self._signature:
                 self._read_rows()
-            except StoppedError as error:  # the sessions are put back
-                self._database_failure = Failure("query", self._root.database.name, errno.EINTR, str(error))
-        self._messages.reread(sessions)
+            self._messages.read(sessions)
+        except StoppedError as error:  # the sessions are put back
+            self._stopped = Failure("read", WORKSTREAMS, errno.EINTR, str(error))
 
     def _read_rows(self) -> None:
         """Read the rows of all sessions in one transaction."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
-from arawn_cli.cleanup.evidence import read_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
+from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, read_evidence
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
@@ -138,22 +138,22 @@ class _Cleanup:
         if self._config.dry_run and (problem := missing_permission(sessions)):
             log.warning("%s", problem)
 
-        # List the sessions and read their evidence.
+        # List the sessions and read their rows.
         try:
             listed = list_sessions(sessions)
         except OSError as error:
             self._record_failure(Failure.of("list", sessions.shown, error))
             return
-        evidence = read_evidence(listed, self._config, self._root, self._now, self._context.stopping)
-        for failure in evidence.failures:
-            self._record_failure(failure)
+        evidence = read_evidence(listed, self._root, self._context.stopping)
         if listed and self._root.database is None:
             log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
-        if evidence.unreadable_lines:
-            log.info("%d lines of messages.jsonl are not messages", evidence.unreadable_lines)
 
         # Plan.
-        decisions = self._decide(evidence.add_to(listed), descriptor)
+        decisions = self._decide(listed, evidence, descriptor)
+        for failure in evidence.failures:
+            self._record_failure(failure)
+        if evidence.damaged_lines:
+            log.info("%d lines of messages.jsonl are not messages", evidence.damaged_lines)
         decisions = self._keep_unapproved(decisions)
         if self._plan_output is not None:
             self._plan_output.write(render_plan(self._root.path, decisions, self._policy.older_than_days, self._now))
@@ -212,13 +212,14 @@ class _Cleanup:
             if purged.finished:
                 log.info("purged session %s from the trash: %s freed", entry.session, size(purged.freed_bytes))
 
-    def _decide(self, sessions: Sequence[ScratchSession], descriptor: int) -> list[Decision]:
-        undecided = sessions_to_measure(sessions, self._policy, self._now)
+    def _decide(self, sessions: Sequence[ScratchSession], evidence: Evidence, descriptor: int) -> list[Decision]:
+        """Measure the sessions that rows do not keep, and decide on all."""
+        undecided = sessions_to_measure(evidence.add_to(sessions), self._policy, self._now)
         self._context.progress.start("measuring", len(undecided))
         usages = measure_all(descriptor, [Subtree((session.name,)) for session in undecided], self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
         sessions, measured = removable(sessions, measured, descriptor, self._needs)
-        return decide_all(sessions, measured, self._policy, self._now)
+        return decide_by_evidence(sessions, measured, evidence, self._policy, self._now)
 
     def _why_no_exchange(self, decisions: Sequence[Decision], descriptor: int) -> OSError | None:
         """Return why a real run could not keep chats, None in a real run, which will see."""

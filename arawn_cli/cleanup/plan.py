@@ -124,9 +124,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.ACTIVE
     if session.evidence.is_attached:
         return Reason.ATTACHED
-    if session.mount_point:
-        return Reason.MOUNT_INSIDE
-    return None if session.evidence.complete else Reason.ACTIVITY_UNKNOWN
+    return Reason.MOUNT_INSIDE if session.mount_point else None
 
 
 def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reason:
@@ -139,7 +137,10 @@ def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reaso
         return Reason.RECENT_FILES
     if usage.other_filesystems:
         return Reason.MOUNT_INSIDE  # a mount, or a subvolume, which no mount table shows
-    return Reason.EXPIRED if usage.complete else Reason.ACTIVITY_UNKNOWN
+    damage = session.evidence.damage
+    if (damage and damage.at >= policy.cutoff(now)) or not session.evidence.complete or not usage.complete:
+        return Reason.ACTIVITY_UNKNOWN
+    return Reason.EXPIRED
 
 
 def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None) -> str:
@@ -158,7 +159,10 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
             return escape(session.mount_point or (usage.other_filesystems[0] if usage else ""))
         case Reason.ACTIVITY_UNKNOWN:
             failures = (*session.evidence.shared_failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
-            return str(failures[0]) if failures else "it was not measured"
+            if failures:
+                return str(failures[0])
+            damage = session.evidence.damage
+            return f"{damage}, and counts as a turn of {minute(damage.at)}" if damage else "it was not measured"
         case Reason.EXPIRED:
             return f"newest: {_newest(session)}; touch it if it was copied in with old times"
     return _newest(session)
@@ -204,7 +208,7 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
     """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
     reason, changed = Reason.EXPIRED, ""
-    if not evidence.complete or not usage.complete:
+    if not evidence.complete or not usage.complete or evidence.damage != planned.evidence.damage:
         reason = Reason.ACTIVITY_UNKNOWN
     elif evidence.is_attached:
         reason = Reason.ATTACHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
@@ -52,6 +53,7 @@ class TurnEvidence:
         shared_failures: sources that could not be read and concern all sessions.
         own_failures: sources that could not be read and concern this one.
         workstream: the workstream other than scratch that it is attached to, else None.
+        damage: the newest line of messages that may have been a turn of this one.
     """
 
     last_turn: int | None = None
@@ -59,6 +61,7 @@ class TurnEvidence:
     shared_failures: tuple[Failure, ...] = ()
     own_failures: tuple[Failure, ...] = ()
     workstream: str | None = None
+    damage: Damage | None = None
 
     @property
     def is_attached(self) -> bool:

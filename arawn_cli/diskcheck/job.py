@@ -178,7 +178,7 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
         return None
     from arawn_cli.diskcheck.size_cache import load_reusable
 
-    return load_reusable(root, context.state, hours, now)
+    return load_reusable(root, context, hours, now)
 
 
 def _reclaimable(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.evidence import read_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
+from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
+from arawn_cli.cleanup.plan import Policy, RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
@@ -33,9 +33,9 @@ def decisions_now(
             if descriptor is None:
                 return []
             listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
-            sessions = read_evidence(listed, config, root, now, stopping).add_to(listed)
-            sessions, measured = removable(sessions, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
-            return decide_all(sessions, measured, Policy.of(config), now)
+            evidence = read_evidence(listed, root, stopping)
+            sessions, measured = removable(listed, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
+            return decide_by_evidence(sessions, measured, evidence, Policy.of(config), now)
     except StoppedError:
         raise
     except (ArawnCliError, OSError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import cast
 from zlib import crc32
 
-from arawn_cli.arawn import messages
 from arawn_cli.arawn.layout import MESSAGES, Generation
-from arawn_cli.arawn.messages import LogPosition
+from arawn_cli.arawn.messages import EVERY_SESSION, LogPosition, MessageLog
 from arawn_cli.arawn.root import Root, workstream_entries
+from arawn_cli.context import RunContext
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, identity_of, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
@@ -88,7 +88,7 @@ class ReusedSizes:
         store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.positions))
 
 
-def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes:
+def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> ReusedSizes:
     """Return the sizes that can be reused at `now` (nanoseconds), at most so many hours old.
 
     Return none if it is unknown which sessions were used.
@@ -97,9 +97,9 @@ def load_reusable(root: Root, state: State, hours: int, now: int) -> ReusedSizes
         log.info("every session is measured: only Arawn 0.0 records which ones were used")
         return ReusedSizes()
     try:
-        stored = read(state, root.path)
+        stored = read(context.state, root.path)
         fingerprints = dict(_fingerprints(root))
-        positions, used = _used_since(root, stored.positions, frozenset(fingerprints))
+        positions, used = _used_since(root, stored.positions, frozenset(fingerprints), context.stopping)
     except (StateUnavailableError, OSError) as error:
         log.info("every session is measured: %s", error)
         return ReusedSizes()
@@ -245,13 +245,16 @@ def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
         return
 
 
-def _used_since(root: Root, positions: frozenset[LogPosition], sessions: frozenset[str]) -> tuple[frozenset[LogPosition], set[str]]:
+def _used_since(
+    root: Root, positions: frozenset[LogPosition], sessions: frozenset[str], stopping: Callable[[], bool]
+) -> tuple[frozenset[LogPosition], set[str]]:
     """Return the ends of all messages, and the sessions with a turn since `positions`.
 
     All sessions count as used if one of the files is new, was replaced or does not exist any more.
 
     Raises:
         OSError: messages cannot be read.
+        StoppedError: `stopping` returned that a signal asked the run to end.
     """
     known = {position.identity: position for position in positions}
     ends: set[LogPosition] = set()
@@ -263,9 +266,10 @@ def _used_since(root: Root, positions: frozenset[LogPosition], sessions: frozens
                 if since is None or os.fstat(descriptor).st_size < since.offset:
                     used |= sessions
                     since = None
-                turns = messages.read(descriptor, sessions if since else (), 0, since)
+                messages = MessageLog(MESSAGES, sessions, since)
+                ends.add(messages.read(descriptor, stopping))
         except FileNotFoundError:
             continue
-        ends.add(turns.position)
-        used |= turns.newest.keys()
+        for name in (*messages.turns.newest, *messages.turns.damage):
+            used |= sessions if name is EVERY_SESSION else {name}
     return frozenset(ends), used | (sessions if known or not ends else set())

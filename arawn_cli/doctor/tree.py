@@ -13,12 +13,12 @@ from arawn_cli.arawn.layout import SCRATCH, SUPPORTED, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
-from arawn_cli.cleanup.plan import useless_patterns
+from arawn_cli.cleanup.plan import Policy, useless_patterns
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
-from arawn_cli.events import JobName
+from arawn_cli.events import JobName, rendered
 from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
@@ -40,7 +40,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             if useless := useless_patterns(config, root.layout):
                 yield fail("protect", useless, comment(f"correct protect in {config.file}"))
             yield _database(config, root)
-            yield _messages(root, sessions, now)
+            yield _messages(root, sessions, Policy.of(config).cutoff(now))
             yield _processes(shell)
             yield _lock(root, sessions)
             yield _trash(config, root, now, shell)
@@ -79,7 +79,7 @@ def _database(config: Config, root: Root) -> Finding:
     return ok("database", f"{path} is readable, with {count(len(rows), 'workstream')}")
 
 
-def _messages(root: Root, sessions: int | None, now: int) -> Finding:
+def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
     """Read the messages of all workstreams as a cleanup does."""
     with_turns: frozenset[str] = frozenset()
     try:
@@ -90,13 +90,23 @@ def _messages(root: Root, sessions: int | None, now: int) -> Finding:
         return fail("messages", f"cannot list the sessions: {error.strerror}", f"ls -la {quote(f'{root.path}/{WORKSTREAMS}')}")
     except DatabaseUnreadableError:
         log.debug("whether there were turns is unknown: the check of the database reports why")
-    reader = messages_reader(root, names, now, with_turns)
-    reader.read()
+    reader = messages_reader(root, names, with_turns)
+    reader.read(names)
     kept = "every session" if reader.failures else "that session"
     failures = [*reader.failures.values(), *reader.own_failures.values()]
     if failures:
         more = f", and {count(len(failures) - 1, 'other failure')}" if failures[1:] else ""
         return fail("messages", f"{failures[0]}{more}: {kept} is kept", f"namei -l {quote(f'{root.path}/{failures[0].path}')}")
+    in_doubt = [
+        damage
+        for name in names
+        if (damage := reader.damage_of(name)) and damage.at >= cutoff and reader.newest.get(name, cutoff - 1) < cutoff
+    ]
+    if in_doubt:
+        damage = max(in_doubt, key=lambda damage: damage.at)
+        detail = f"{damage}, and may be a turn of {rendered(damage.at)}: {count(len(in_doubt), 'session')} may be kept for that reason"
+        fix = f"tail -c +{damage.offset + 1} {quote(f'{root.path}/{damage.path}')} | head -n 1 | head -c 1000 | cat -v  # shows the line"
+        return fail("messages", detail, f"{fix}; correct it, or wait until that time is older than the cutoff")
     if not reader.found:
         return ok("messages", f"{root.path}/{WORKSTREAMS} has none{' yet' if not names else ' of a scratch session'}")
     return ok("messages", "those of all workstreams are readable" if root.layout is V0 else "those of all sessions are readable")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sqlite3
 import time
 from contextlib import closing
+from itertools import product
 
 import pytest
 from hypothesis import assume, given, settings
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from arawn_cli import timestamps
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
+from tests.support import message_lines
 from tests.support.cleanup import clean
+from tests.support.message_lines import Line
 from tests.support.tree import SampleTree, set_age
 
 
@@ -61,7 +65,9 @@ def test_a_turn_in_the_workstream_that_the_row_names_keeps_a_session(run: RunCom
     tree.session("s", files={"f": 1}, age_days=30)
     tree.session_row("s", tree.ago(30), workstream="blog")
     tree.turn("s", tree.ago(1), workstream="blog")
-    assert clean(run, tree).reasons() == {"s": "active"}
+    assert clean(run, tree).reasons() == {"s": "attached"}  # nothing is due, so no messages are read
+    tree.session("due", files={"f": 1}, age_days=30)
+    assert clean(run, tree).reasons() == {"s": "active", "due": "expired"}
 
 
 def test_evidence_in_the_future_keeps_a_session(run: RunCommand, tree: SampleTree) -> None:
@@ -71,6 +77,35 @@ def test_evidence_in_the_future_keeps_a_session(run: RunCommand, tree: SampleTre
     done = clean(run, tree)
     assert done.reasons() == {"by-turn": "future_timestamp", "by-file": "future_timestamp"}
     assert done.stderr.count("future_timestamp") == 2
+
+
+@settings(max_examples=60)
+@given(message_lines.lines(), message_lines.lines(), st.booleans(), st.integers(0, 30 * DAY))
+def test_whatever_the_messages_are_a_session_with_a_newer_turn_or_newer_damage_is_never_due(
+    tmp_path_factory: pytest.TempPathFactory, scratch: list[Line], blog: list[Line], newline: bool, age: int
+) -> None:
+    from tests.support.in_process import cleaned
+
+    tree = SampleTree(tmp_path_factory.mktemp("messages") / "arawn", message_lines.NOW)
+    for session in message_lines.SESSIONS:
+        tree.session(session, files={"f": 1}, age_days=30)
+    files = {"scratch": scratch, "blog": blog} if blog else {"scratch": scratch}
+    for workstream, lines in files.items():
+        path = tree.workstreams / workstream / "messages.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\n".join(line.text for line in lines) + (b"\n" if newline and lines else b""))
+        os.utime(path, ns=(tree.now - age, tree.now - age))
+    due: set[str] = set()
+    for session in message_lines.SESSIONS:
+        times = [message_lines.newest(lines, session) for lines in files.values()]
+        times += [message_lines.damage(lines, session, tree.now - age) for lines in files.values()]
+        proven = all(not lines or any(line.at is not None for line in lines) for lines in files.values())
+        if proven and max((time for time in times if time is not None), default=0) < message_lines.CUTOFF:
+            due.add(session)
+    summary, _ = cleaned(tree, dry_run=True)
+    assert set(summary.cleaned_session_ids) == due
+    summary, _ = cleaned(tree)
+    assert set(os.listdir(tree.sessions)) == set(message_lines.SESSIONS) - due
 
 
 @settings(max_examples=15)
@@ -199,9 +234,6 @@ def test_without_a_database_a_turn_in_a_workstream_attaches_a_session(run: RunCo
         tree.session(name, files={"f": 1}, age_days=300)
         tree.turn(name, tree.ago(299))
     tree.turn("attached", tree.ago(298), workstream="blog")
-    # The turn above is far behind what is read of a file to find what is recent.
-    for _ in range(300):
-        tree.turn("other", tree.ago(200), content="x" * 10_000, workstream="blog")
     tree.database.unlink()
     done = clean(run, tree)
     assert (done.code, done.reasons()) == (0, {"attached": "attached", "old": "expired"})
@@ -218,8 +250,82 @@ def test_without_a_database_and_messages_every_session_stays(run: RunCommand, tr
     assert done.stderr.count("neither messages nor a database") == 1
 
 
-@pytest.mark.parametrize("where", ["scratch", "blog"])
-@pytest.mark.parametrize("state", ["missing", "empty", "renamed", "no message"])
+@pytest.mark.parametrize("state", ["compressed", "utf-16", "zeros", "torn"])
+def test_damaged_messages_keep_every_session_until_their_time_is_over(run: RunCommand, tree: SampleTree, state: str) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    tree.turn("s", tree.ago(30))
+    begin = tree.messages.stat().st_size
+    tree.turn("s", tree.ago(1))
+    before, lost = tree.messages.read_bytes()[:begin], tree.messages.read_bytes()[begin:]
+    damaged = {"compressed": gzip.compress(lost), "utf-16": lost.decode().encode("utf-16"), "zeros": b"\0" * len(lost), "torn": lost[:20]}
+    tree.messages.write_bytes(before + damaged[state])
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown"})
+    detail = f"workstreams/scratch/messages.jsonl: the line at byte {begin} is not a message"
+    assert all(str(event["detail"]).startswith(detail) for event in done.of_type("scratch_session"))
+    doctor = run("doctor", "--base-path", tree.root, "--no-relay", "--format", "table")
+    assert doctor.code == 1
+    assert f"tail -c +{begin + 1} " in doctor.stdout
+    os.utime(tree.messages, ns=(tree.ago(20), tree.ago(20)))
+    assert clean(run, tree).reasons() == {"s": "expired", "t": "expired"}
+
+
+def test_a_line_with_two_ids_is_a_turn_of_both_sessions(run: RunCommand, tree: SampleTree) -> None:
+    for name in ("s", "t", "u"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    line = '{"session_id":"s","timestamp":"2020-01-01T00:00:00Z","session\\u005fid":"t","timestamp":"2020-01-01T00:00:00Z"}\n'
+    tree.messages.write_text(line)
+    tree.turn("other", tree.ago(1))
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown", "u": "expired"})
+
+
+def test_messages_are_not_opened_if_nothing_is_due(tree: SampleTree) -> None:
+    from tests.support.in_process import cleaned
+
+    tree.session("by-file", files={"f": 1}, age_days=1)
+    tree.session("by-row", files={"f": 1}, age_days=30)
+    tree.session_row("by-row", tree.ago(1))
+    tree.messages.write_bytes(b"no message")
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_kept, summary.failures) == ({"recent_files": 1, "active": 1}, ())
+    tree.session("due", files={"f": 1}, age_days=30)
+    assert cleaned(tree)[0].sessions_kept["activity_unknown"] == 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "shorter", "moved"])
+def test_messages_that_change_otherwise_than_by_a_turn_keep_the_rest(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    from tests.support.disturbance import disturb
+    from tests.support.in_process import cleaned
+
+    tree.workstream("blog", "My blog", {})
+    tree.session("s", files={"f": 1}, age_days=30)
+    tree.turn("other", tree.ago(20), workstream="blog")
+    path = tree.workstreams / "blog" / "messages.jsonl"
+
+    def disturbance(name: str) -> None:
+        if name != "s":
+            return
+        if change == "replaced":
+            path.rename(path.with_name("old"))
+            path.write_bytes(path.with_name("old").read_bytes())
+        if change == "shorter":
+            os.truncate(path, 5)
+        if change == "moved":
+            path.parent.rename(path.parent.with_name("promoted"))
+
+    disturb(monkeypatch, disturbance)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_kept == ({} if change == "moved" else {"activity_unknown": 1})
+
+
+@pytest.mark.parametrize(
+    ("where", "state"),
+    [*product(["scratch", "blog"], ["missing", "empty", "renamed", "no message"]), ("a-workstream-that-is-gone", "missing")],
+)
 def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree, where: str, state: str) -> None:
     tree.workstream("blog", "My blog", {})
     tree.session("s", files={"f": 1}, age_days=30)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.arawn.messages import Damage
 from arawn_cli.cleanup.plan import (
     Policy,
     RemovalLimit,
@@ -21,7 +22,7 @@ from arawn_cli.errors import Failure
 from arawn_cli.events import Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
-from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.timestamps import DAY, SECOND, minute
 
 NOW = 1_700_000_000_000_000_000
 POLICY = Policy(7, ("keep-*",))
@@ -30,13 +31,16 @@ MINUTE = 60 * SECOND
 FAILURE = (Failure("open", "x", 13),)
 
 ages = st.none() | st.integers(CUTOFF - 3, CUTOFF + 3) | st.integers(NOW - 40 * DAY, NOW + 40 * DAY)
+damage = st.none() | st.builds(Damage, st.integers(CUTOFF - 3, CUTOFF + 3), st.just("m"), st.just(0))
 sessions = st.builds(
     ScratchSession,
     st.sampled_from(["a", "keep-me"]),
     st.sampled_from(FileKind),
     st.just((1, 2)),
     st.sampled_from(["", "a/m"]),
-    st.builds(TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE]), st.sampled_from([None, "blog"])),
+    st.builds(
+        TurnEvidence, ages, ages, st.sampled_from([(), FAILURE]), st.sampled_from([(), FAILURE]), st.sampled_from([None, "blog"]), damage
+    ),
     st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
     st.booleans(),
 )
@@ -94,6 +98,7 @@ def test_nothing_younger_than_the_cutoff_is_removed_and_nothing_in_doubt(found: 
         assert found.last_activity < CUTOFF
         assert found.usage.complete
         assert found.evidence.complete
+        assert found.evidence.damage is None or found.evidence.damage.at < CUTOFF
         assert not found.mount_point
         assert not found.evidence.is_attached
         assert not found.is_foreign
@@ -108,6 +113,24 @@ def test_a_plan_has_a_decision_for_each_session(found: list[ScratchSession]) -> 
     for decision in decisions:
         assert decision.is_removal == (decision.reason is Reason.EXPIRED)
     assert all(decide(one, POLICY, NOW).is_removal <= (one in sessions_to_measure(found, POLICY, NOW)) for one in found)
+
+
+def test_damage_that_keeps_a_session_is_named() -> None:
+    decision = decide(replace(session(), evidence=TurnEvidence(damage=Damage(NOW, "m.jsonl", 7))), POLICY, NOW)
+    assert decision.detail == f"m.jsonl: the line at byte 7 is not a message, and counts as a turn of {minute(NOW)}"
+
+
+def test_damage_that_other_evidence_outweighs_is_no_reason() -> None:
+    newer = TurnEvidence(damage=Damage(NOW, "m", 0))
+    assert decide(replace(session(mtime=NOW), evidence=newer), POLICY, NOW).reason is Reason.RECENT_FILES
+    assert decide(replace(session(), evidence=replace(newer, last_turn=NOW)), POLICY, NOW).reason is Reason.ACTIVE
+    assert decide(replace(session(), evidence=newer), POLICY, NOW).reason is Reason.ACTIVITY_UNKNOWN
+
+
+def test_damage_since_the_plan_is_doubt() -> None:
+    planned = session()
+    assert planned.usage
+    assert revalidate(planned, TurnEvidence(damage=Damage(5, "m", 0)), planned.usage).reason is Reason.ACTIVITY_UNKNOWN
 
 
 def test_the_cutoff_is_so_many_days_before_now() -> None:
