@@ -178,7 +178,7 @@ class FailureReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filesystem:
-    """The filesystem of the root, for an ordinary user: blocks reserved for root are not free."""
+    """A filesystem, for an ordinary user: blocks reserved for root are not free."""
 
     mountpoint: str = field(metadata=doc("where it is mounted; bytes that do not print are escaped as `\\xNN`"))
     total_bytes: int = field(metadata=doc("its size in bytes"))
@@ -302,6 +302,12 @@ class DiskCheck(Event):
         )
     )
     filesystem: Filesystem = field(metadata=doc("the filesystem of the root"))
+    mounted: tuple[Filesystem, ...] = field(
+        metadata=doc("other filesystems that are mounted at `workstreams/`, `scratch/` or `sessions/`; each is a scope as well")
+    )
+    not_counted: tuple[str, ...] = field(
+        metadata=doc("other mounts in the tree by their path below the root; what they hold is neither counted nor removed")
+    )
     trash_bytes: int = field(metadata=doc("bytes of removed sessions in the trash, by the configured `measure`; part of the total"))
     sample_age_secs: int = field(metadata=doc("age in seconds of the oldest measurement in the total; 0 if all were made in this check"))
     complete: bool = field(metadata=doc("whether everything could be read"))

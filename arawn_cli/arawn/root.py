@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from arawn_cli.arawn.layout import WORKSTREAMS, Layout, find_layout
+from arawn_cli.arawn.layout import TRASH, WORKSTREAMS, Layout, find_layout
 from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.fs.mounts import is_mount
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
 from arawn_cli.names import is_valid_id
 from arawn_cli.sqlite import never_stopping
@@ -36,6 +38,34 @@ class Root:
     database: Path | None
 
 
+class UnusableDirectoryError(ConfigurationError):
+    """A directory of Arawn's, or that of the trash, cannot be used. `fix` is a command, or a comment."""
+
+    def __init__(self, text: str, fix: str) -> None:
+        """Say what is wrong, and what to do."""
+        super().__init__(f"{text}: {fix.removeprefix('# ')}")
+        self.fix = fix
+
+    @classmethod
+    def at(cls, path: Path) -> UnusableDirectoryError:
+        """Describe something at a path that is not a directory."""
+        if not path.is_symlink():
+            return cls(f"{path} is not a directory", "# move it away")
+        if path.name == TRASH:
+            return cls(f"{path} is a link, but removed sessions must stay on the filesystem of the sessions", f"rm {quote(str(path))}")
+        if not path.exists():
+            return cls(f"{path} is a link to {os.readlink(path)}, which does not exist", "# put the directory back in place of the link")
+        return cls(f"{path} is a link, and links are not followed; use a bind mount instead, with Arawn stopped", bind_mount_commands(path))
+
+
+def bind_mount_commands(link: Path) -> str:
+    """Return the commands that replace a link by a bind mount of its target, or a comment if that is missing."""
+    if not link.exists():
+        return f"# put back {os.readlink(link)}, to which it leads"
+    shown, create = quote(str(link)), "mkdir" if link.is_dir() else "touch"
+    return f"sudo rm {shown} && sudo {create} {shown} && sudo mount --bind {quote(os.path.realpath(link))} {shown}"
+
+
 @contextmanager
 def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bool] = never_stopping) -> Iterator[Root]:
     """Check a root and open it.
@@ -45,7 +75,7 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
 
     Raises:
         ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown
-            layout.
+            layout; its `workstreams` is a link.
         RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
             it.
         StoppedError: `stopping` returned that a signal asked the run to end.
@@ -99,9 +129,9 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
     """Yield a descriptor of the directory of the scratch sessions, or None if it does not exist.
 
     Raises:
-        RefusedError: a directory on the way is a link or not a directory, or everyone can write to
-            it.
-        ConfigurationError: it cannot be read.
+        ConfigurationError: a directory on the way, or the trash, is a link or not a directory, or
+            the trash is a mount, or one of them cannot be read.
+        RefusedError: everyone can write to one of them.
     """
     shown = root.path / WORKSTREAMS
     with ExitStack() as stack:
@@ -114,13 +144,36 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
                 return
             stack.callback(os.close, inner)
             directory = inner
+            _refuse_unusable_trash(directory, shown / TRASH)
         yield directory
+
+
+def _refuse_unusable_trash(parent: int, shown: Path) -> None:
+    """Check that sessions can be moved to the trash in an open directory, if it has one.
+
+    Raises:
+        ConfigurationError, RefusedError: as `opened_sessions`.
+    """
+    trash = _open_own(TRASH, parent, shown)
+    if trash is None:
+        return
+    try:
+        if is_mount(trash, parent):
+            raise UnusableDirectoryError(f"{shown} is a mount, so sessions cannot be moved to it", f"sudo umount {quote(str(shown))}")
+    except OSError as error:
+        raise ConfigurationError(f"cannot find out whether {shown} is a mount: {error.strerror}") from error
+    finally:
+        os.close(trash)
 
 
 def _open_own(name: str, parent: int, shown: Path) -> int | None:
     """Open a directory of Arawn's, or return None if it does not exist.
 
     `shown` is its path for messages.
+
+    Raises:
+        ConfigurationError: it is a link, not a directory or cannot be read.
+        RefusedError: everyone can write to it.
     """
     try:
         descriptor = open_directory(name, parent)
@@ -128,7 +181,7 @@ def _open_own(name: str, parent: int, shown: Path) -> int | None:
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise RefusedError(f"{shown} is a link or not a directory: refused, name the folder itself") from error
+            raise UnusableDirectoryError.at(shown) from error
         raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
     if _everyone_can_write(os.fstat(descriptor)):
         os.close(descriptor)

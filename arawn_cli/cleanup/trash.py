@@ -18,7 +18,7 @@ from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import has_mount, mount_points
-from arawn_cli.fs.openat import FileKind, entries, open_directory, opened_directory, require_writable
+from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
 from arawn_cli.locks import try_lock, unlock
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -177,6 +177,8 @@ def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
     try:
         with opened_directory(root.workstreams, *path) as descriptor:
             listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]
+    except LinkError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [name for name in listed if is_trash(name)] if path[-1] != TRASH else listed

@@ -16,8 +16,8 @@ from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.history import CheckHistory, load_alerts, load_history, store_alerts, store_samples
-from arawn_cli.diskcheck.levels import FILESYSTEM, TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
-from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scopes_of, size_in, vanished_scopes
+from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
+from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scope_of_sessions, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
 from arawn_cli.errors import ExitCode, LockedError
 from arawn_cli.events import (
@@ -45,9 +45,6 @@ log = logging.getLogger(__name__)
 
 levels_log = logging.getLogger(f"{__name__}.levels")
 """Logs changes of level. An output that shows them, too, can turn it down."""
-
-_FREED_BY_CLEANUP = frozenset({SCRATCH, TOTAL, FILESYSTEM})
-"""The scopes whose usage a cleanup reduces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +130,8 @@ def check(config: Config, context: RunContext) -> CheckResult:
             workstreams=len(measurements.workstreams),
             pressure_events=sum(verdict.notify for verdict in verdicts),
             filesystem=measurements.filesystem,
+            mounted=tuple(filesystem for path, filesystem in measurements.filesystems.items() if path),
+            not_counted=measurements.not_counted,
             own_files_bytes=size_in(config, measurements.own_files.total) if measurements.own_files else None,
             trash_bytes=size_in(config, measurements.trash),
             sample_age_secs=total.sample_age_secs,
@@ -185,11 +184,17 @@ def _reclaimable(
     root: Root, config: Config, context: RunContext, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory
 ) -> Usage | None:
     """Return what a cleanup would free if a scope that it reduces needs it, else None."""
-    if not any(usage.scope in _FREED_BY_CLEANUP and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
+    freed = _freed_by_cleanup(measurements)
+    if not any(usage.scope in freed and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
     return reclaimable(config, decisions_now(root, config, measurements.sessions, context.clock(), context.stopping), measurements.trash)
+
+
+def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:
+    """Return the scopes whose usage a cleanup reduces."""
+    return frozenset({SCRATCH, TOTAL, scope_of_sessions(measurements)})
 
 
 def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> list[Verdict]:
@@ -289,9 +294,10 @@ def _pressure_events(
             continue
         usage = verdict.usage
         freed: int | None = None
-        if found.reclaimable is not None and usage.scope in _FREED_BY_CLEANUP:
+        if found.reclaimable is not None and usage.scope in _freed_by_cleanup(found.measurements):
             # A filesystem gets blocks back, also if trees are measured by apparent size.
-            freed = found.reclaimable.freed_allocated_bytes if usage.scope == FILESYSTEM else freed_in(config, found.reclaimable)
+            is_filesystem = usage.scope == scope_of_sessions(found.measurements)
+            freed = found.reclaimable.freed_allocated_bytes if is_filesystem else freed_in(config, found.reclaimable)
         events.append(
             DiskPressure(
                 timestamp=context.timestamp(),

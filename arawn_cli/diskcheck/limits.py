@@ -1,8 +1,8 @@
 """The scopes that a check watches, each with its usage and limits.
 
 The total, every workstream, every scratch session, Arawn's own files, and the space and inodes of
-the filesystem. To add a scope, add its name to `levels.py`, to FIXED here if every root has it, and
-its usage to `scopes_of`.
+the filesystem of the root and of those that are mounted at Arawn's directories. To add a scope, add
+its name to `levels.py`, to FIXED here if every root has it, and its usage to `scopes_of`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,14 @@ def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, .
                 scopes.append(
                     _tree(config, f"{SESSION}{session}", f"Scratch session {shortened(session)}", usage, config.session_limit_bytes)
                 )
-    return (*scopes, *_filesystem(config, measurements.filesystem))
+    for path, filesystem in measurements.filesystems.items():
+        scopes += _filesystem(config, filesystem, f":{path}" if path else "")
+    return tuple(scopes)
+
+
+def scope_of_sessions(measurements: Measurements) -> str:
+    """Return the scope of the filesystem that the scratch sessions are on."""
+    return f"{FILESYSTEM}:{measurements.sessions_mount}" if measurements.sessions_mount else FILESYSTEM
 
 
 def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> ScopeUsage:
@@ -105,18 +112,19 @@ def _tree(config: Config, scope: str, name: str, usage: Usage, limit: int) -> Sc
     return ScopeUsage(scope, name, size_in(config, usage), limit, critical, usage.complete, sample_age_secs=usage.sample_age_secs)
 
 
-def _filesystem(config: Config, filesystem: Filesystem) -> Iterator[ScopeUsage]:
+def _filesystem(config: Config, filesystem: Filesystem, suffix: str) -> Iterator[ScopeUsage]:
     """Yield space and inodes, if the filesystem counts them, without those reserved for root."""
     pressure = config.maintenance.pressure
     space = filesystem.used_bytes + filesystem.free_bytes
     if space:
         limit, critical = pressure.filesystem_warning_percent * space // 100, pressure.filesystem_critical_percent * space // 100
-        yield ScopeUsage(FILESYSTEM, f"Filesystem {filesystem.mountpoint}", filesystem.used_bytes, limit, critical, complete=True)
+        name = f"Filesystem {filesystem.mountpoint}"
+        yield ScopeUsage(f"{FILESYSTEM}{suffix}", name, filesystem.used_bytes, limit, critical, complete=True)
     if filesystem.total_inodes:
         inodes = filesystem.used_inodes + filesystem.free_inodes
         limit, critical = pressure.inode_warning_percent * inodes // 100, pressure.inode_critical_percent * inodes // 100
         name = f"Inodes of {filesystem.mountpoint}"
-        yield ScopeUsage(INODES, name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
+        yield ScopeUsage(f"{INODES}{suffix}", name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
 
 
 def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:

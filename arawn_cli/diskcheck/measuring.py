@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
-from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, Generation
+from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config
@@ -18,8 +20,8 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
-from arawn_cli.fs.mounts import filesystem_of
-from arawn_cli.fs.openat import FileKind, entries, opened_directory
+from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points
+from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.units import size
@@ -68,7 +70,10 @@ class Measurements:
         own_files: Arawn's own files, which are not in the total; None if it is not known where.
         total: everything in `workstreams/`.
         trash: removed sessions, which count in their workstream, too.
-        filesystem: the filesystem of the root.
+        filesystems: that of the root, and those mounted at directories of Arawn's, by the path of
+            the directory below the root (empty for the root).
+        not_counted: other mounts in the tree, by their path below the root.
+        sessions_path: path of the directory of the scratch sessions below the root.
         failures: everything that could not be read, in the tree and in the database.
         rows_known: false if the rows of the database could not be read.
     """
@@ -78,7 +83,9 @@ class Measurements:
     own_files: OwnFiles | None
     total: Usage
     trash: Usage
-    filesystem: Filesystem
+    filesystems: dict[str, Filesystem]
+    not_counted: tuple[str, ...]
+    sessions_path: str
     failures: tuple[Failure, ...]
     rows_known: bool
 
@@ -87,15 +94,34 @@ class Measurements:
         """The scratch sessions by id."""
         return next((tree.sessions for tree in self.workstreams if tree.row.id == SCRATCH), {})
 
+    @property
+    def sessions_mount(self) -> str:
+        """The key in `filesystems` of the filesystem that the scratch sessions are on."""
+        above = [path for path in self.filesystems if path and is_below(self.sessions_path, path)]
+        return max(above, key=len, default="")
+
+    @property
+    def filesystem(self) -> Filesystem:
+        """The filesystem of the root."""
+        return self.filesystems[""]
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree, the area and session that it belongs to, and whether it is a removed session."""
+    """A subtree, the area and session that it belongs to, and whether it is a removed session.
+
+    `link` is a link in place of a directory or file of Arawn's, or None.
+    """
 
     subtree: Subtree
     area: str
     session: str | None = None
     is_trash: bool = False
+    link: Failure | None = None
+
+    def with_link(self, usage: Usage) -> Usage:
+        """Return the usage of the subtree with the failure of its link."""
+        return replace(usage, failures=(*usage.failures, self.link)) if self.link else usage
 
 
 def measure_root(root: Root, config: Config, context: RunContext, reused: Mapping[str, Usage]) -> Measurements:
@@ -109,19 +135,21 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         StoppedError: a signal asked the run to end.
     """
     rows, database_failures = _read_rows(config, root, context)
-    ids, foreign = workstream_entries(root)
-    parts = [part for workstream in ids for part in _parts(root, (workstream,), _OTHER)]
-    parts += [_Part(Subtree((entry.name,)), _OTHER) for entry in foreign]
+    ids, foreign = _entries(root)
+    mounts = mounts_in(root)
+    inner = {names for names, is_own in mounts.items() if not is_own}
+    unsplit = (*_parts_of(root, ids), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
+    parts = [part for whole in unsplit for part in _without_mounts(root, whole, inner)]
     threads = threads_for(config.maintenance.threads)
     usages = _measure_parts(root, parts, threads, context, reused)
     own_files = measure_own_files(root, threads, context)
 
     areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
-    sessions: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
+    sessions: defaultdict[str, defaultdict[str, list[Usage]]] = defaultdict(lambda: defaultdict(list))
     for part, usage in zip(parts, usages, strict=True):
         areas[part.subtree.names[0], part.area].append(usage)
         if part.session is not None:
-            sessions[part.subtree.names[0]][part.session] = usage
+            sessions[part.subtree.names[0]][part.session].append(usage)
 
     known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
@@ -135,7 +163,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
                 combined(areas[name, PRODUCTION]),
                 combined(areas[name, WORK]),
                 combined(areas[name, _OTHER]),
-                sessions[name],
+                {session: combined(found) for session, found in sessions[name].items()},
             )
             for name, row in sorted({**known, **unknown}.items())
         ),
@@ -143,7 +171,9 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         own_files=own_files,
         total=total,
         trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
-        filesystem=filesystem_of(root.path),
+        filesystems=_filesystems(root, (names for names, is_own in mounts.items() if is_own)),
+        not_counted=tuple(sorted({*map(_shown, inner), *(f"{WORKSTREAMS}/{path}" for path in total.other_filesystems)})),
+        sessions_path=_shown(root.layout.sessions),
         failures=(*database_failures, *total.failures, *(own_files.total.failures if own_files else ())),
         rows_known=not database_failures,
     )
@@ -151,8 +181,8 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         log.error("%s", failure)
     for name, usage in measurements.foreign.items():
         log.info("workstreams/%s is not Arawn's: %s", name, size(usage.apparent_bytes))
-    for path in total.other_filesystems:
-        log.info("workstreams/%s is another filesystem: not counted", path)
+    for path in measurements.not_counted:
+        log.info("%s is another filesystem: not counted", path)
     return measurements
 
 
@@ -174,6 +204,102 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
         return [], (Failure("query", path.name, errno.EIO, str(error)),)
 
 
+def links(root: Root) -> list[Failure]:
+    """Return the links in place of directories and files of Arawn's: what is behind them is not counted.
+
+    Raises:
+        OSError: `workstreams/` cannot be listed.
+    """
+    return [part.link for part in _parts_of(root, _entries(root)[0]) if part.link]
+
+
+def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
+    """Return the mounts in `workstreams/` by their path from there, and whether each belongs to the tree.
+
+    Mounts of `workstreams/` and `scratch/`, of directories of sessions and of messages do. Others
+    are foreign: no cleanup enters them, and they do not count.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
+    below = f"{root.path}/{WORKSTREAMS}"
+    found = [tuple(mount.removeprefix(below).split("/")[1:]) for mount in mount_points() if is_below(mount, below)]
+    return {names: names in ((), (SCRATCH,)) or _is_arawns(root, names) for names in found if _is_visible(root, names)}
+
+
+def _is_arawns(root: Root, names: tuple[str, ...]) -> bool:
+    """Return whether a path in a workstream is a directory of sessions, or the messages beside it."""
+    in_v0 = root.layout.generation is Generation.V0
+    return in_v0 and len(names) == 2 and names[1] in (SESSIONS, MESSAGES)
+
+
+def _is_visible(root: Root, names: tuple[str, ...]) -> bool:
+    """Return whether the mount at a path is not hidden below another mount."""
+    try:
+        with opened_directory(root.workstreams, ".", *names[:-1]) as parent:
+            other = names[-1] if names else ".."  # the parent of workstreams/
+            descriptor = os.open(other, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                return is_mount(descriptor, parent)
+            finally:
+                os.close(descriptor)
+    except OSError:
+        return False
+
+
+def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:
+    """Yield a part, or the parts of it that are around the mounts in it."""
+    names = part.subtree.names
+    if any(names[: len(mount)] == mount for mount in mounts):
+        return
+    if part.subtree.shallow or not any(mount[: len(names)] == names for mount in mounts):
+        yield part
+        return
+    try:
+        with opened_directory(root.workstreams, *names) as directory:
+            listed = entries(directory)
+    except OSError:
+        yield part  # measuring it reports the failure
+        return
+    yield replace(part, subtree=Subtree(names, shallow=True))
+    for entry in listed:
+        yield from _without_mounts(root, replace(part, subtree=Subtree((*names, entry.name))), mounts)
+
+
+def _filesystems(root: Root, mounts: Iterable[tuple[str, ...]]) -> dict[str, Filesystem]:
+    """Return the filesystem of the root, and those mounted at directories of Arawn's, by path.
+
+    A bind mount of a directory of the same filesystem is left out.
+
+    Raises:
+        OSError: the root cannot be read.
+    """
+    found, devices = {"": filesystem_of(root.path)}, {os.stat(root.path).st_dev}
+    for path in sorted(map(_shown, mounts)):
+        with suppress(OSError):  # it was unmounted since
+            device = os.stat(root.path / path).st_dev
+            if device not in devices:
+                devices.add(device)
+                found[path] = filesystem_of(root.path / path)
+    return found
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return escape("/".join((WORKSTREAMS, *names)))
+
+
+def _entries(root: Root) -> tuple[list[str], list[Entry]]:
+    """Return the ids of the workstreams, also of those that are links, and the foreign entries."""
+    ids, foreign = workstream_entries(root)
+    linked = [entry for entry in foreign if entry.kind is FileKind.LINK and is_valid_id(entry.name)]
+    return [*ids, *(entry.name for entry in linked)], [entry for entry in foreign if entry not in linked]
+
+
+def _parts_of(root: Root, workstreams: Iterable[str]) -> Iterator[_Part]:
+    for workstream in workstreams:
+        yield from _parts(root, (workstream,), _OTHER)
+
+
 def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
     """Yield a directory without its contents and a part for each entry, also in sessions and trash.
 
@@ -183,6 +309,9 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
     try:
         with opened_directory(root.workstreams, *names) as directory:
             listed = entries(directory)
+    except LinkError:
+        yield _Part(Subtree(names), area, link=_link(names))
+        return
     except OSError:
         yield _Part(Subtree(names), area)
         return
@@ -199,12 +328,18 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
             yield from _parts(root, (*names, entry.name), entry_area)
             continue
         in_place_of_trash = is_directory and has_sessions and (in_trash or is_trash(entry.name))
+        is_arawns = is_inner or (in_workstream and is_v0 and entry.name in (*_AREAS, MESSAGES)) or (in_sessions and is_valid_id(entry.name))
         yield _Part(
             Subtree((*names, entry.name)),
             entry_area,
             session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
             is_trash=in_place_of_trash and parse_entry(names, entry.name) is not None,
+            link=_link((*names, entry.name)) if is_arawns and entry.kind is FileKind.LINK else None,
         )
+
+
+def _link(names: tuple[str, ...]) -> Failure:
+    return Failure.of("open", "/".join((WORKSTREAMS, *names)), LinkError(names[-1]))
 
 
 def _area_of(root: Root, workstream: str, name: str) -> str:
@@ -216,8 +351,12 @@ def _area_of(root: Root, workstream: str, name: str) -> str:
 
 
 def _measure_parts(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:
-    known = [reused.get(part.session) if part.session and part.subtree.names[0] == SCRATCH else None for part in parts]
+    sessions = [(*root.layout.sessions, part.session) for part in parts]
+    known = [
+        reused.get(part.session) if part.session and part.subtree.names == names and not part.subtree.shallow else None
+        for part, names in zip(parts, sessions, strict=True)
+    ]
     subtrees = [part.subtree for part, usage in zip(parts, known, strict=True) if usage is None]
     context.progress.start("measuring", len(subtrees))
     measured = iter(measure_all(root.workstreams, subtrees, threads, context.advance_or_stop))
-    return [next(measured) if usage is None else usage for usage in known]
+    return [part.with_link(next(measured) if usage is None else usage) for part, usage in zip(parts, known, strict=True)]

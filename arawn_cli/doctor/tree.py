@@ -10,12 +10,20 @@ from shlex import quote
 
 from arawn_cli.arawn.database import session_rows, workstream_rows
 from arawn_cli.arawn.layout import SCRATCH, SUPPORTED, V0, WORKSTREAMS
-from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
+from arawn_cli.arawn.root import (
+    Root,
+    UnusableDirectoryError,
+    bind_mount_commands,
+    opened_root,
+    opened_sessions,
+    reason_for_no_sessions,
+)
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
 from arawn_cli.cleanup.plan import Policy, useless_patterns
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
+from arawn_cli.diskcheck.measuring import links, mounts_in
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName, rendered
@@ -23,6 +31,7 @@ from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
 from arawn_cli.names import escape
+from arawn_cli.output.format import mounts_in_words
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
@@ -36,7 +45,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
         with opened_root(config.root, config.databases) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
             yield _arawn(root, sessions)
-            yield ok("measuring", measuring_method())
+            yield _measuring(root)
             if useless := useless_patterns(config, root.layout):
                 yield fail("protect", useless, comment(f"correct protect in {config.file}"))
             yield _database(config, root)
@@ -46,6 +55,8 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield _trash(config, root, now, shell)
             if sessions is not None and (finding := _chats(config, root, sessions)):
                 yield finding
+    except UnusableDirectoryError as error:
+        yield fail("root", str(error), error.fix)
     except ArawnCliError as error:
         fix = "try arawn-cli doctor --base-path PATH with Arawn's directory, then set [maintenance] root to it"
         if config.root_name is not None:
@@ -64,6 +75,22 @@ def _root(root: Root, shell: Shell) -> Finding:
 def _arawn(root: Root, sessions: int | None) -> Finding:
     reason = f" {reason_for_no_sessions(root)}, so there is nothing to remove." if sessions is None else ""
     return ok("arawn", f"found {root.layout.generation}; supported are {SUPPORTED}.{reason}")
+
+
+def _measuring(root: Root) -> Finding:
+    try:
+        found, mounts = links(root), [f"{WORKSTREAMS}/{'/'.join(names)}" for names, is_own in mounts_in(root).items() if not is_own]
+    except OSError as error:
+        return fail(
+            "measuring", f"cannot list {root.path}/{WORKSTREAMS}: {error.strerror}", f"ls -la {quote(f'{root.path}/{WORKSTREAMS}')}"
+        )
+    if found:
+        more = f"; {count(len(found) - 1, 'other link')}" if found[1:] else ""
+        return fail("measuring", f"{found[0]}{more}; what is behind it is not counted", bind_mount_commands(root.path / found[0].path))
+    if mounts:
+        detail = f"{mounts_in_words(sorted(map(escape, mounts)))}: neither counted nor removed"
+        return warn("measuring", detail, f"findmnt {quote(f'{root.path}/{mounts[0]}')}")
+    return ok("measuring", measuring_method())
 
 
 def _database(config: Config, root: Root) -> Finding:
@@ -96,7 +123,9 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
     failures = [*reader.failures.values(), *reader.own_failures.values()]
     if failures:
         more = f", and {count(len(failures) - 1, 'other failure')}" if failures[1:] else ""
-        return fail("messages", f"{failures[0]}{more}: {kept} is kept", f"namei -l {quote(f'{root.path}/{failures[0].path}')}")
+        path = root.path / failures[0].path
+        fix = bind_mount_commands(path) if path.is_symlink() else f"namei -l {quote(str(path))}"
+        return fail("messages", f"{failures[0]}{more}: {kept} is kept", fix)
     in_doubt = [
         damage
         for name in names

@@ -34,6 +34,17 @@ def has_mount(directory: str) -> bool:
     return any(is_below(mount, directory) for mount in mount_points())
 
 
+def is_mount(directory: int, parent: int) -> bool:
+    """Whether an open directory is a mount in its open parent; a bind mount counts, too."""
+    return _mount_id(directory) != _mount_id(parent)
+
+
+def _mount_id(descriptor: int) -> int:
+    """Return the id of the mount of an open file, see proc_pid_fdinfo(5)."""
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
+
+
 def filesystem_of(path: Path) -> Filesystem:
     """Return space and inodes of the filesystem at an absolute path; 0 inodes if not counted.
 

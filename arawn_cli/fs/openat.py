@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from arawn_cli.names import escape
+
 if TYPE_CHECKING:
     from os import _ScandirIterator as ScandirIterator
 
@@ -57,6 +59,22 @@ def identity_at(name: str, parent: int) -> Identity:
     return identity_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
 
+def is_link(name: str, parent: int) -> bool:
+    """Whether the entry `name` of an open directory is a symbolic link."""
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+class LinkError(NotADirectoryError):
+    """A symbolic link has the name of a directory or file of Arawn's; links are not followed."""
+
+    def __init__(self, name: str) -> None:
+        """Describe the link `name`, and what to do instead."""
+        super().__init__(errno.ELOOP, f"{escape(name)} is a link, and links are not followed: use a bind mount instead")
+
+
 def open_directory(name: str, parent: int) -> int:
     """Return a descriptor of the directory `name` in the open directory `parent`.
 
@@ -71,12 +89,13 @@ def opened_directory(parent: int, *names: str) -> Iterator[int]:
     """Open the directory with this path below `parent`, name by name, and close it at the end.
 
     Raises:
+        LinkError: one of them is a link.
         OSError: as `open_directory`, for the first name that fails.
     """
-    descriptor = open_directory(names[0], parent)
+    descriptor = _open_no_link(names[0], parent)
     try:
         for name in names[1:]:
-            inner = open_directory(name, descriptor)
+            inner = _open_no_link(name, descriptor)
             os.close(descriptor)
             descriptor = inner
         yield descriptor
@@ -84,17 +103,30 @@ def opened_directory(parent: int, *names: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _open_no_link(name: str, parent: int) -> int:
+    try:
+        return open_directory(name, parent)
+    except NotADirectoryError:  # open(2) returns ENOTDIR for a link, too
+        if is_link(name, parent):
+            raise LinkError(name) from None
+        raise
+
+
 @contextmanager
 def opened_file(name: str, parent: int) -> Iterator[int]:
     """Open the regular file `name` in `parent` for reading, and close it at the end.
 
     Raises:
-        OSError: ELOOP for a link, EINVAL for any other special file, else as open(2).
+        LinkError: it is a link.
+        OSError: EINVAL for a special file, else as open(2).
     """
-    descriptor = os.open(name, _FILE, dir_fd=parent)
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=parent)
+    except OSError as error:
+        raise (LinkError(name) if error.errno == errno.ELOOP else error) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise OSError(errno.EINVAL, "not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

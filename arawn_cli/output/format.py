@@ -5,11 +5,13 @@ Instants are nanoseconds since the epoch. All times are shown in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from arawn_cli import timestamps
 from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Unit
 from arawn_cli.timestamps import SECOND
-from arawn_cli.units import size
+from arawn_cli.units import count, size
 
 
 def amount(number: int, unit: Unit) -> str:
@@ -20,6 +22,11 @@ def amount(number: int, unit: Unit) -> str:
 def scope_label(scope: str, name: str) -> str:
     """Return a scope for people: a scratch session with its whole id, anything else by its name."""
     return f"Scratch session {scope.removeprefix(SESSION)}" if scope.startswith(SESSION) else name
+
+
+def mounts_in_words(paths: Sequence[str]) -> str:
+    """Return mounts that are not counted: the first by its path, the others as a number."""
+    return paths[0] + (f" and {count(len(paths) - 1, 'other mount')}" if paths[1:] else " (a mount)")
 
 
 def age(instant: int | None, now: int) -> str:

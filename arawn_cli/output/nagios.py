@@ -12,6 +12,7 @@ from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.levels import SESSION, TOTAL, ScopeUsage, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.names import escape
+from arawn_cli.output.format import mounts_in_words
 from arawn_cli.units import count, size
 
 RETURN_CODES = {Level.OK: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
@@ -38,6 +39,8 @@ def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[s
     parts = [] if level is Level.UNKNOWN else [_worst(checked.verdicts, level)]
     if not checked.summary.complete:
         parts.append(f"incomplete, {count(len(failures), 'failure')}: {failures[0]}")
+    if checked.summary.not_counted:
+        parts.append(f"not counted: {mounts_in_words(checked.summary.not_counted)}")
     parts += problems
     if (problems or not checked.summary.complete) and level is not Level.CRITICAL:
         level = Level.UNKNOWN

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -114,15 +115,15 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
     levels = [({"scope": verdict.usage.scope}, _LEVELS.index(verdict.level)) for verdict in verdicts]
     yield Metric("scope_level", "Level of a scope: 0 ok, 1 warning, 2 critical.", levels)
     summary = checked.summary
-    filesystem = summary.filesystem
+    filesystems = (summary.filesystem, *summary.mounted)
     for name, text, value in (
-        ("size_bytes", "Size of the filesystem that holds the root.", filesystem.total_bytes),
-        ("used_bytes", "Bytes used on the filesystem that holds the root.", filesystem.used_bytes),
-        ("avail_bytes", "Bytes that an ordinary user can still use on it.", filesystem.free_bytes),
-        ("files", "Inodes of the filesystem that holds the root; 0 where it does not count them.", filesystem.total_inodes),
-        ("files_free", "Inodes that an ordinary user can still use on it.", filesystem.free_inodes),
+        ("size_bytes", "Size of a filesystem that holds the root or a directory of Arawn's.", attrgetter("total_bytes")),
+        ("used_bytes", "Bytes used on it.", attrgetter("used_bytes")),
+        ("avail_bytes", "Bytes that an ordinary user can still use on it.", attrgetter("free_bytes")),
+        ("files", "Inodes of the filesystem; 0 where it does not count them.", attrgetter("total_inodes")),
+        ("files_free", "Inodes that an ordinary user can still use on it.", attrgetter("free_inodes")),
     ):
-        yield Metric(f"filesystem_{name}", text, [({"mountpoint": filesystem.mountpoint}, value)])
+        yield Metric(f"filesystem_{name}", text, [({"mountpoint": filesystem.mountpoint}, value(filesystem)) for filesystem in filesystems])
     yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
     yield _single("complete", "Whether everything could be read.", int(summary.complete))
     yield from _run_metrics(figures, summary, succeeded=summary.complete)

@@ -188,7 +188,9 @@ class Report:
     Attributes:
         days: length of the period that trends and alerts cover.
         workstreams: the largest first.
-        space, inodes: None if the filesystem does not count them.
+        filesystems: space and inodes of each filesystem, as far as it counts them.
+        filesystem: that of the root.
+        not_counted: mounts that no figure includes, by their path below the root.
         sessions: every scratch session, in no order.
         orphans: directories that no cleanup covers, the largest first.
         own_scope: usage and level of Arawn's own files, or None if their directory is not known.
@@ -207,9 +209,9 @@ class Report:
     level: Level
     total: ScopeReport
     workstreams: tuple[WorkstreamReport, ...]
-    space: ScopeReport | None
-    inodes: ScopeReport | None
+    filesystems: tuple[ScopeReport, ...]
     filesystem: Filesystem
+    not_counted: tuple[str, ...]
     trash: int
     foreign: int
     sessions: tuple[SessionReport, ...]
@@ -281,9 +283,9 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         level=worst(scope.level for scope in scopes.values()),
         total=scopes[TOTAL],
         workstreams=_workstreams(config, measured, scopes, history.hour),
-        space=scopes.get(FILESYSTEM),
-        inodes=scopes.get(INODES),
+        filesystems=tuple(scope for name, scope in scopes.items() if name.partition(":")[0] in (FILESYSTEM, INODES)),
         filesystem=measured.filesystem,
+        not_counted=measured.not_counted,
         trash=size_in(config, measured.trash),
         foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
         sessions=tuple(sessions),

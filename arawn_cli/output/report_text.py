@@ -62,6 +62,8 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
     trash = f"the trash holds {size(report.trash)}" if report.trash else "the trash is empty"
     foreign = f", foreign files: {size(report.foreign)}" if report.foreign else ""
     yield Text(f"{escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
+    if report.not_counted:
+        yield Text(words.not_counted(report))
     if report.sessions:
         yield _heading("Largest scratch sessions")
         yield _session_table(report.largest(), report)
@@ -119,8 +121,7 @@ def _usage_table(report: Report, width: int) -> Table:
     others = (
         ("all workstreams", report.total),
         ("Arawn's own files", report.own_scope),
-        ("filesystem", report.space),
-        ("inodes", report.inodes),
+        *((escape(scope.usage.name), scope) for scope in report.filesystems),
     )
     for label, scope in others:
         if scope:

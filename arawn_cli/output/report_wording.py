@@ -6,7 +6,7 @@ from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Transition
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, day, scope_label
+from arawn_cli.output.format import amount, day, mounts_in_words, scope_label
 from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
@@ -175,6 +175,11 @@ def due(session: SessionReport) -> str:
 def not_shown(cleanup: NextCleanup) -> int:
     """Return the number of sessions of a cleanup that the lists leave out."""
     return sum(max(len(part) - MAX_SESSIONS, 0) for part in (cleanup.removed, cleanup.later))
+
+
+def not_counted(report: Report) -> str:
+    """Return the mounts whose contents no figure includes, as a sentence."""
+    return f"Not counted: {mounts_in_words(report.not_counted)}."
 
 
 def free(report: Report) -> str:

@@ -30,7 +30,7 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute, scope_label
+from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -271,17 +271,17 @@ def _pressure_sentence(event: DiskPressure) -> Text:
 
 
 def _check_sentence(summary: DiskCheck) -> Text:
-    filesystem = summary.filesystem
-    text = (
-        f"{summary.level}: {size(summary.total_usage_bytes)} in {count(summary.workstreams, 'workstream')}; "
-        f"{filesystem.mountpoint} has {size(filesystem.free_bytes)} of {size(filesystem.total_bytes)} free"
-    )
+    text = f"{summary.level}: {size(summary.total_usage_bytes)} in {count(summary.workstreams, 'workstream')}"
+    for filesystem in (summary.filesystem, *summary.mounted):
+        text += f"; {filesystem.mountpoint} has {size(filesystem.free_bytes)} of {size(filesystem.total_bytes)} free"
     if summary.forecast_days is not None:
         text += f"; the total reaches its next limit in {count(summary.forecast_days, 'day')}"
     if summary.own_files_bytes:
         text += f"; Arawn's own files: {size(summary.own_files_bytes)}"
     if summary.foreign:
         text += f"; foreign files: {size(sum(entry.bytes for entry in summary.foreign))}"
+    if summary.not_counted:
+        text += f"; not counted: {mounts_in_words(summary.not_counted)}"
     if not summary.complete:
         text += f"; incomplete: {count(len(summary.failures), 'failure')}"
     return Text(text, style=LEVEL_STYLES[summary.level])

@@ -62,8 +62,8 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         level=Level.WARNING,
         total=scope_report(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
         workstreams=(WorkstreamReport("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
-        space=scope_report(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),
-        inodes=None,
+        filesystems=(scope_report(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),),
+        not_counted=(),
         filesystem=Filesystem(
             mountpoint=f"/mnt/{name}",
             total_bytes=1000 * MB,

@@ -28,7 +28,8 @@ KEYS = {
     "reclaimable_bytes forecast_days sample_age_secs",
     "workstream_usage": "workstream_id workstream_name is_scratch production_bytes work_bytes total_bytes limit_bytes percent "
     "other_bytes allocated_bytes largest_file_bytes files sessions complete forecast_days sample_age_secs",
-    "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem trash_bytes "
+    "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem mounted "
+    "not_counted trash_bytes "
     "sample_age_secs complete duration_ms forecast_days foreign failures",
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed database_found chats no_sessions cleaned_session_ids "

@@ -76,7 +76,7 @@ def test_a_forecast_says_why_it_names_no_day() -> None:
 @pytest.mark.parametrize("form", [text, lambda shown: Elements(page(shown)).text])
 def test_a_scope_without_a_limit_has_no_share_and_no_forecast(form: Callable[[Report], str]) -> None:
     unlimited = scope_report(TOTAL, "all workstreams", 138 * MB, 0, grown(138 * MB))
-    shown = replace(report(), total=unlimited, workstreams=(), space=None)
+    shown = replace(report(), total=unlimited, workstreams=(), filesystems=())
     said = " ".join(form(shown).split())
     assert "138.0 MB in 0 workstreams, no limit." in said
     for piece in ("% of", "of no limit", "both limits", "in 62 d"):
