@@ -16,7 +16,7 @@ from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
 from arawn_cli.output.format import age, day, minute
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport, SessionReport
-from arawn_cli.output.tables import LEVEL_STYLES, Fitting, Layout, plain_table, usage_bar
+from arawn_cli.output.tables import LEVEL_STYLES, plain_table, usage_bar
 from arawn_cli.units import count, size
 
 # From this width on there is room for the change beside the trend.
@@ -24,17 +24,6 @@ _WIDE = 108
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*#"
-
-_SESSION_LAYOUTS = (
-    Layout(("session", "size", "last activity", "cleanup"), lines=False),
-    Layout(("session", "size", "activity", "cleanup"), lines=False),
-)
-
-_ORPHAN_LAYOUTS = (
-    Layout(("directory", "of", "size", "why"), lines=False),
-    Layout(("directory", "size", "why"), lines=False),
-)
-_ENTRY_LAYOUTS = (Layout(("entry", "size"), lines=False),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +118,18 @@ def _usage_table(report: Report, width: int) -> Table:
     return table
 
 
-def _session_table(sessions: Iterable[SessionReport], report: Report) -> Fitting:
-    return Fitting([_session_cells(session, report) for session in sessions], _SESSION_LAYOUTS)
-
-
-def _session_cells(session: SessionReport, report: Report) -> dict[str, Text]:
-    style = LEVEL_STYLES[session.level]
-    level = "" if session.level is Level.OK else f" ({session.level})"
-    ago = age(session.last_activity, report.now)
-    return {
-        "session": Text.assemble(escape(session.id), (level, style)),
-        "size": Text(size(session.size), style=style),
-        "last activity": Text(ago if session.last_activity is None else f"{day(session.last_activity)}, {ago}"),
-        "activity": Text(ago),
-        "cleanup": Text(words.due(session)),
-    }
+def _session_table(sessions: Iterable[SessionReport], report: Report) -> Table:
+    table = plain_table("session", "size", "last activity", "cleanup")
+    for session in sessions:
+        style = LEVEL_STYLES[session.level]
+        level = "" if session.level is Level.OK else f" ({session.level})"
+        table.add_row(
+            Text.assemble(escape(session.id), (level, style)),
+            Text(size(session.size), style=style),
+            age(session.last_activity, report.now),
+            words.due(session),
+        )
+    return table
 
 
 def _cleanup(report: Report) -> Iterator[RenderableType]:
@@ -165,24 +151,21 @@ def _orphans(report: Report) -> Iterator[RenderableType]:
     if not report.orphans:
         yield Text(words.NO_ORPHANS, style="dim")
         return
-    rows = [
-        {
-            "directory": Text(escape(orphan.path)),
-            "of": Text(escape(orphan.title)),
-            "size": Text(words.at_least(orphan.size, complete=orphan.complete)),
-            "why": Text(orphan.kind),
-        }
-        for orphan in report.orphans[:MAX_DIRECTORIES]
-    ]
-    yield Fitting(rows, _ORPHAN_LAYOUTS)
+    table = plain_table("directory", "of", "size", "why")
+    for orphan in report.orphans[:MAX_DIRECTORIES]:
+        used = words.at_least(orphan.size, complete=orphan.complete)
+        table.add_row(Text(escape(orphan.path)), Text(escape(orphan.title)), used, orphan.kind)
+    yield table
     yield from _more(len(report.orphans) - MAX_DIRECTORIES)
 
 
 def _own_files(report: Report) -> Iterator[RenderableType]:
     for title, directory in words.directories(report):
         yield _heading(title)
-        rows = [{"entry": Text(name), "size": Text(size(number))} for name, number in directory.entries[:MAX_DIRECTORIES]]
-        yield Fitting(rows, _ENTRY_LAYOUTS)
+        table = plain_table("entry", "size")
+        for name, number in directory.entries[:MAX_DIRECTORIES]:
+            table.add_row(Text(name), size(number))
+        yield table
         yield from _more(len(directory.entries) - MAX_DIRECTORIES)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import progress
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +29,7 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
+from arawn_cli.output.format import age, amount, day, mounts_in_words, scope_label
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -49,8 +48,8 @@ _BAR_WIDTH = 20
 # From this width on the table of disk usage has room for the areas of each workstream.
 _WIDE = 100
 
-# Wider than any terminal: the width of a table that does not fold is measured with it.
-_UNLIMITED = 10_000
+_RIGHT_ALIGNED = frozenset({"age", "files", "last activity", "size"})
+_FOLDED = frozenset({"cleanup", "of", "why"})
 
 
 class TerminalProgress(Progress):
@@ -84,59 +83,13 @@ class TerminalProgress(Progress):
         self._progress.stop()
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The columns of a table, by their headings, and whether it has lines."""
-
-    columns: tuple[str, ...]
-    lines: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Fitting:
-    """A table in the first of its layouts that fits the terminal.
-
-    If none does, the first column of the last layout is folded. Each row has a cell for every
-    heading of any layout.
-    """
-
-    rows: Sequence[Mapping[str, Text]]
-    layouts: Sequence[Layout]
-    title: str | None = None
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        tables = [self._table(layout) for layout in self.layouts]
-        unlimited = options.update(width=_UNLIMITED)
-        yield next((table for table in tables if console.measure(table, options=unlimited).maximum <= options.max_width), tables[-1])
-
-    def _table(self, layout: Layout) -> Table:
-        table = Table(title=self.title, title_justify="left") if layout.lines else plain_table(self.title)
-        for heading in layout.columns:
-            first = heading == layout.columns[0]
-            table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=not first, overflow="fold")
-        for row in self.rows:
-            table.add_row(*(row[heading] for heading in layout.columns))
-        return table
-
-
-_RIGHT_ALIGNED = frozenset({"activity", "age", "files", "last activity", "size"})
-
-_SESSION_LAYOUTS = (
-    Layout(("session", "action", "reason", "last activity", "size")),
-    Layout(("session", "action", "reason", "activity", "size")),
-    Layout(("session", "result", "activity", "size"), lines=False),
-)
-
-_TRASH_LAYOUTS = (
-    Layout(("session", "removed", "age", "size", "files")),
-    Layout(("session", "age", "size", "files")),
-    Layout(("session", "age", "size"), lines=False),
-)
-
-
-def plain_table(title: str | None = None) -> Table:
-    """Return a table without lines."""
-    return Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+def plain_table(*headings: str, title: str | None = None) -> Table:
+    """Return a table without lines. On a narrow terminal its columns of text are folded."""
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        is_folded = number == 0 or heading in _FOLDED
+        table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=not is_folded, overflow="fold")
+    return table
 
 
 def usage_bar(percent: int, style: str, width: int = _BAR_WIDTH) -> ProgressBar:
@@ -175,8 +128,11 @@ class Tables:
     def _print_cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
         listed = [session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE]
         if listed:
-            rows = [_session_cells(session) for session in listed]
-            self._console.print(Fitting(rows, _SESSION_LAYOUTS, "Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions"))
+            title = "Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions"
+            table = plain_table("session", "result", "last activity", "size", title=title)
+            for session in listed:
+                table.add_row(*_session_cells(session))
+            self._console.print(table, "")
         details = [session for session in listed if session.detail and (self._verbose or session.reason is not Reason.EXPIRED)]
         for session in details[:_DETAILS_MAX]:
             self._console.print(Text(f"{session.session_id}: {session.reason}: {session.detail}"))
@@ -194,19 +150,15 @@ class Tables:
         self._console.print(_check_sentence(summary))
 
 
-def _session_cells(session: ScratchSessionEvent) -> dict[str, Text]:
-    style = _ACTION_STYLES[session.action]
-    action = Text(session.action.replace("_", " "), style=style)
-    return {
-        "session": Text(session.session_id),
-        "action": action,
-        "reason": Text(session.reason),
-        # The reason says more about a kept session than its action.
-        "result": action if session.reason is Reason.EXPIRED else Text(session.reason, style=style),
-        "last activity": Text(_day_and_age(session.last_activity, session.timestamp)),
-        "activity": Text(_age(session.last_activity, session.timestamp)),
-        "size": Text("-" if session.bytes is None else size(session.bytes)),
-    }
+def _session_cells(session: ScratchSessionEvent) -> tuple[Text, ...]:
+    # The reason says more about a kept session than its action.
+    result = session.action.replace("_", " ") if session.reason is Reason.EXPIRED else session.reason
+    return (
+        Text(session.session_id),
+        Text(result, style=_ACTION_STYLES[session.action]),
+        Text(_age(session.last_activity, session.timestamp)),
+        Text("-" if session.bytes is None else size(session.bytes)),
+    )
 
 
 _CHATS = {
@@ -289,32 +241,31 @@ def _check_sentence(summary: DiskCheck) -> Text:
 
 def print_trash(entries: Sequence[TrashEntryEvent]) -> None:
     """Print the removed sessions in the trash as a table."""
-    table = Fitting([_trash_cells(entry) for entry in entries], _TRASH_LAYOUTS, "Trash")
+    table = plain_table("session", "removed", "age", "size", "files", title="Trash")
+    for entry in entries:
+        table.add_row(*_trash_cells(entry))
     Console(highlight=False).print(table if entries else "The trash is empty.")
 
 
 def _trash_line(event: TrashEntryEvent) -> Text:
     held = ", held by an interrupted run" if event.held else ""
-    return Text(f"{event.action} {event.session_id}: removed {_day_and_age(event.removed_at, event.timestamp)}, {size(event.bytes)}{held}")
+    removed = f"{day(parse(event.removed_at))} ({_age(event.removed_at, event.timestamp)})"
+    return Text(f"{event.action} {event.session_id}: removed {removed}, {size(event.bytes)}{held}")
 
 
-def _trash_cells(event: TrashEntryEvent) -> dict[str, Text]:
+def _trash_cells(event: TrashEntryEvent) -> tuple[Text, ...]:
     state = " (held by an interrupted run)" if event.held else " (being purged)" if event.action is TrashAction.BEING_PURGED else ""
-    return {
-        "session": Text.assemble(event.session_id, (state, "yellow")),
-        "removed": Text(minute(parse(event.removed_at))),
-        "age": Text(_age(event.removed_at, event.timestamp)),
-        "size": Text(size(event.bytes)),
-        "files": Text(f"{event.files:,}"),
-    }
+    return (
+        Text.assemble(event.session_id, (state, "yellow")),
+        Text(day(parse(event.removed_at))),
+        Text(_age(event.removed_at, event.timestamp)),
+        Text(size(event.bytes)),
+        Text(f"{event.files:,}"),
+    )
 
 
 def _age(instant: str | None, now: str) -> str:
     return age(None if instant is None else parse(instant), parse(now))
-
-
-def _day_and_age(instant: str | None, now: str) -> str:
-    return _age(instant, now) if instant is None else f"{day(parse(instant))} ({_age(instant, now)})"
 
 
 def _amount_with_unit(number: int, unit: Unit) -> str:

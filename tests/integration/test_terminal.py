@@ -61,7 +61,7 @@ def test_an_id_stays_whole_on_a_terminal_of_80_columns(run: Callable[..., Run], 
     for text, whole in zip(shown, (ids, ids, ids[:5]), strict=True):
         lines = [line for line in text.splitlines() if re.search(r"[0-9a-f]{8}-", line) and not re.match(r"\S+: ", line)]
         assert {word for line in lines for word in line.replace("│", " ").split()} >= set(whole), text
-        rows = [line for line in lines if not line.startswith("  ")]
+        rows = [line for line in lines if not re.match(r"  |[0-9a-f-]{36}: ", line)]
         assert all(re.search(r"\d [hd] ago.*", line) for line in rows), text
         assert max(map(len, text.splitlines())) <= columns
     assert ("would delete" in shown[0], "protected" in shown[0]) == (True, False)
