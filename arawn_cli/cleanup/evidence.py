@@ -13,6 +13,7 @@ from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.plan import Policy, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.events import Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
@@ -35,7 +36,7 @@ def decide_by_evidence(
         StoppedError: a signal asked the run to end.
     """
     decisions = decide_all(evidence.add_to(sessions), measured, policy, now)
-    if not any(decision.is_removal for decision in decisions):
+    if not any(decision.is_removal or decision.reason is Reason.NOT_PERMITTED for decision in decisions):
         return decisions
     evidence.complete()
     return decide_all(evidence.add_to(sessions), measured, policy, now)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, read_evidence
+from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
@@ -154,7 +155,7 @@ class _Cleanup:
             self._record_failure(failure)
         if evidence.damaged_lines:
             log.info("%d lines of messages.jsonl are not messages", evidence.damaged_lines)
-        decisions = self._keep_unapproved(decisions)
+        decisions = [explained(decision, sessions.path) for decision in self._keep_unapproved(decisions)]
         if self._plan_output is not None:
             self._plan_output.write(render_plan(self._root.path, decisions, self._policy.older_than_days, self._now))
         exceeded = None if self._config.force else RemovalLimit.of(self._config).exceeded_by(decisions)

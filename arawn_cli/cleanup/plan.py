@@ -130,13 +130,15 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
 def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reason:
     usage = session.usage
     if usage is None or usage.newest_mtime is None:
-        return Reason.ACTIVITY_UNKNOWN
+        return Reason.NOT_PERMITTED if usage and usage.obstacles else Reason.ACTIVITY_UNKNOWN
     if usage.newest_mtime > now + _CLOCK_TOLERANCE:
         return Reason.FUTURE_TIMESTAMP
     if usage.newest_mtime >= policy.cutoff(now):
         return Reason.RECENT_FILES
     if usage.other_filesystems:
         return Reason.MOUNT_INSIDE  # a mount, or a subvolume, which no mount table shows
+    if usage.obstacles:
+        return Reason.NOT_PERMITTED
     damage = session.evidence.damage
     if (damage and damage.at >= policy.cutoff(now)) or not session.evidence.complete or not usage.complete:
         return Reason.ACTIVITY_UNKNOWN
@@ -163,6 +165,8 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
                 return str(failures[0])
             damage = session.evidence.damage
             return f"{damage}, and counts as a turn of {minute(damage.at)}" if damage else "it was not measured"
+        case Reason.NOT_PERMITTED:
+            return ""  # `explained` names the path, which is not known here
         case Reason.EXPIRED:
             return f"newest: {_newest(session)}; touch it if it was copied in with old times"
     return _newest(session)
@@ -208,7 +212,9 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
     """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
     fresh = replace(planned, evidence=evidence, usage=usage)
     reason, changed = Reason.EXPIRED, ""
-    if not evidence.complete or not usage.complete or evidence.damage != planned.evidence.damage:
+    if usage.obstacles:
+        reason = Reason.NOT_PERMITTED
+    elif not evidence.complete or not usage.complete or evidence.damage != planned.evidence.damage:
         reason = Reason.ACTIVITY_UNKNOWN
     elif evidence.is_attached:
         reason = Reason.ATTACHED
@@ -219,10 +225,11 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
             Reason.CHANGED_SINCE_PLAN,
             f"used meanwhile: {_newest(fresh)}" if fresh.last_activity is not None else "it is gone",
         )
-    elif _contents(usage) != _contents(planned.usage):
+    elif contents(usage) != contents(planned.usage):
         reason, changed = Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile"
     return Decision(fresh, reason, changed or _detail(fresh, reason))
 
 
-def _contents(usage: Usage | None) -> tuple[int, int, int] | None:
+def contents(usage: Usage | None) -> tuple[int, int, int] | None:
+    """Return the counts of a tree that a change of its contents changes."""
     return (usage.apparent_bytes, usage.files, usage.directories) if usage else None

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field, replace
 
 from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
 from arawn_cli.cleanup.evidence import Evidence
-from arawn_cli.cleanup.plan import revalidate
+from arawn_cli.cleanup.obstacles import explained, why_immovable
+from arawn_cli.cleanup.plan import contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
-from arawn_cli.cleanup.trash_entry import Exchanged, confirmed_name, deleting_name, parse_entry, pending_name
+from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name, deleting_name, parse_entry, pending_name
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
-from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange
+from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, directories_with_mounts
 from arawn_cli.fs.measure import Usage, measure
 from arawn_cli.fs.mounts import has_mount
-from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory, require_writable
+from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory
 from arawn_cli.locks import try_lock
 
 # Sessions between two scans of the processes. Each has an open descriptor, which holds its lock.
@@ -128,10 +129,10 @@ class SessionRemover:
                 trash = resources.enter_context(open_trash(self._sessions))
         except OSError as error:
             failure = Failure.of("open", f"{self._sessions.shown}/../.trash", error)
-            yield from (_failed(candidate.session, failure) for candidate in candidates)
+            yield from (_not_moved(candidate.session, failure) for candidate in candidates)
             return
         if trash is None:
-            yield from (self._check_rename(candidate) or self._removed(candidate, Action.WOULD_DELETE) for candidate in candidates)
+            yield from (self._removed(candidate, Action.WOULD_DELETE) for candidate in candidates)
             return
 
         # From here on the sessions that are not confirmed are moved back; outcomes follow when that
@@ -159,6 +160,8 @@ class SessionRemover:
                 return _kept(session, Reason.MOUNT_INSIDE)
             if blocked := self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name, self._needs), candidate):
                 return blocked
+            if decision := why_immovable(self._sessions, session, descriptor):
+                return self._apply(decision, candidate)
         except OSError as error:
             if error.errno in _REPLACED:
                 return _changed(session)
@@ -176,6 +179,7 @@ class SessionRemover:
 
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
+            decision = explained(decision, self._sessions.path)
             return _kept(decision.session, decision.reason, decision.detail)
         candidate.usage = decision.session.usage
         return None
@@ -193,14 +197,6 @@ class SessionRemover:
             failure = Failure.of("check", os.fsdecode(error.filename or "/proc"), error)  # psutil names it in bytes
             return {identity: _activity_unknown(session, failure) for identity, session in sessions.items()}
         return {identity: _kept(session, in_use[identity]) for identity, session in sessions.items() if identity in in_use}
-
-    def _check_rename(self, candidate: Candidate) -> Outcome | None:
-        """Check that a session could be moved: it must be writable, because its `..` changes."""
-        try:
-            require_writable(candidate.session.name, self._sessions.descriptor)
-        except OSError as error:
-            return self._not_renamed(candidate, error)
-        return None
 
     def _move_to_trash(self, candidates: Sequence[Candidate], trash: TrashDirectory) -> tuple[list[Candidate], list[Outcome]]:
         """Move sessions to the trash, and move back those that were used until then."""
@@ -231,7 +227,7 @@ class SessionRemover:
         name = candidate.session.name
         candidate.trash_name = pending_name(name, self._clock(), prefix=trash.prefix)
         try:
-            os.rename(name, candidate.trash_name, src_dir_fd=self._sessions.descriptor, dst_dir_fd=trash.descriptor)
+            move(name, self._sessions.descriptor, candidate.trash_name, trash.descriptor)
         except OSError as error:
             if error.errno in _REPLACED:
                 return _changed(candidate.session)
@@ -321,7 +317,7 @@ class SessionRemover:
             if candidate.needs:
                 self._places(candidate, trash).bring_back(self._sessions.root, pending=True)
                 return None
-            os.rename(candidate.trash_name, candidate.session.name, src_dir_fd=trash.descriptor, dst_dir_fd=self._sessions.descriptor)
+            move(candidate.trash_name, trash.descriptor, candidate.session.name, self._sessions.descriptor)
         except OSError as error:
             return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
         return None
@@ -342,16 +338,29 @@ class SessionRemover:
         failures = delete_tree(trash.descriptor, candidate.trash_name, shown, self._stopping, pool)
         if not failures and not self._stopping():
             return self._removed(candidate, Action.DELETED)
-        freed = freed_bytes(candidate.usage, measure(trash.descriptor, candidate.trash_name, shown))
+        left = measure(trash.descriptor, candidate.trash_name, shown)
+        freed = freed_bytes(candidate.usage, left)
+        if failures and contents(left) == contents(candidate.usage):
+            return self._put_back_whole(candidate, trash, failures)
         if failures:
             return Outcome(candidate.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
         return Outcome(candidate.session, Action.DELETED, Reason.EXPIRED, freed)
+
+    def _put_back_whole(self, candidate: Candidate, trash: TrashDirectory, failures: Sequence[Failure]) -> Outcome:
+        """Put back a session of which nothing could be deleted."""
+        name = candidate.trash_name.replace(TrashState.DELETING, TrashState.PENDING, 1)
+        try:
+            os.rename(candidate.trash_name, name, src_dir_fd=trash.descriptor, dst_dir_fd=trash.descriptor)
+        except OSError as error:
+            return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
+        candidate.trash_name = name
+        return self._put_back(candidate, trash) or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
 
     def _removed(self, candidate: Candidate, action: Action) -> Outcome:
         return Outcome(candidate.session, action, Reason.EXPIRED, candidate.usage.freed_bytes if self._purge else 0)
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
-        return _failed(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
+        return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
 
 
 def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
@@ -380,6 +389,17 @@ def _with_shared_failure(session: ScratchSession, failure: Failure) -> ScratchSe
 
 def _cannot_move(session: ScratchSession, failure: Failure) -> Outcome:
     return Outcome(session, Action.KEPT, Reason.CANNOT_MOVE, failures=(failure,))
+
+
+def _not_moved(session: ScratchSession, failure: Failure) -> Outcome:
+    """Keep a session that the kernel did not let this account remove."""
+    match failure.errno:
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return Outcome(session, Action.KEPT, Reason.NOT_PERMITTED, detail=str(failure))
+        case errno.EXDEV:
+            return Outcome(session, Action.KEPT, Reason.CANNOT_MOVE, detail=str(failure))
+        case _:
+            return _failed(session, failure)
 
 
 def _failed(session: ScratchSession, failure: Failure) -> Outcome:

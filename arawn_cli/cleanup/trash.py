@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,14 +11,18 @@ from dataclasses import dataclass, replace
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.chats import ChatNeeds, Places
+from arawn_cli.cleanup.obstacles import not_permitted_text
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import has_mount, mount_points
 from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.locks import try_lock, unlock
+from arawn_cli.names import escape
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -129,19 +132,12 @@ def missing_permission(sessions: SessionsDirectory) -> str | None:
             return None
         owner = os.fstat(sessions.descriptor).st_uid
         foreign = error.errno == errno.EACCES and owner != os.geteuid()
-        remedy = f"; it belongs to {_account(owner)}: run this as that account, or with sudo" if foreign else ""
+        remedy = f"; it belongs to {account_name(owner)}: run this as that account, or with sudo" if foreign else ""
         return (
             f"this account has no permission to change {sessions.path} or its trash ({error.strerror}): "
             f"a real run would remove nothing{remedy}"
         )
     return None
-
-
-def _account(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"user {user}"
 
 
 # ---- The entries
@@ -207,7 +203,7 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | 
             if used:
                 os.utime(entry.name, dir_fd=source, follow_symlinks=False)
             if not _exists(entry.session, target):
-                os.rename(entry.name, entry.session, src_dir_fd=source, dst_dir_fd=target)
+                move(entry.name, source, entry.session, target)
             elif entry.exchanged is None:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             else:
@@ -256,6 +252,9 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             usage = measure(directory, name, shown)
+            if usage.obstacles:
+                text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
+                return Purged(entry, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
             with thread_pool(threads if usage.files >= PARALLEL_MIN_FILES else 0) as pool:
                 failures = delete_tree(directory, name, shown, stopping, pool)
             left = measure(directory, name, shown) if failures or stopping() else Usage()

@@ -544,11 +544,12 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
 {
     struct statx status;
     size_t depth = worker->depth;
+    uint32_t user = worker->walk->account.user;
     int descriptor = open_directory(worker, parent, name);
     if (descriptor < 0) {
         int error = errno;
         record_failure(worker, OPEN_FAILED, depth, shown, error);
-        if (error == EACCES && read_status(parent, name, &status) && !may_act_as_owner(worker, &status))
+        if (error == EACCES && read_status(parent, name, &status) && status.stx_uid != user)
             record_finding(worker, FOREIGN, depth, shown, status.stx_uid);
         return;
     }
@@ -559,10 +560,10 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
     } else {
         count_entry(worker, depth, shown, &status);
         check_removable(worker, depth, shown, &status);
-        bool owner = may_act_as_owner(worker, &status), sticky = !owner && status.stx_mode & S_ISVTX;
-        bool open = status.stx_uid == worker->walk->account.user && (status.stx_mode & S_IRWXU) == S_IRWXU;
-        bool closed = !open && !owner && !can_access(descriptor, W_OK | X_OK);
-        if (!open && !can_access(descriptor, X_OK)) {
+        bool sticky = status.stx_mode & S_ISVTX && !may_act_as_owner(worker, &status);
+        /* The owner may give itself access; for others even the right to change the mode would not do. */
+        bool closed = status.stx_uid != user && !can_access(descriptor, W_OK | X_OK);
+        if ((closed || (status.stx_mode & S_IRWXU) != S_IRWXU) && !can_access(descriptor, X_OK)) {
             record_failure(worker, OPEN_FAILED, depth, shown, errno);
             if (closed)
                 record_finding(worker, FOREIGN, depth, shown, status.stx_uid);

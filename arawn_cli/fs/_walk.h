@@ -34,7 +34,7 @@ enum kind { OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREIGN, FLAGGED, LI
 /* The account that would remove the trees. */
 struct account {
     uint32_t user;
-    bool acts_as_owner; /* CAP_FOWNER: it may do what the owner of a file may */
+    bool acts_as_owner; /* CAP_FOWNER: it may remove files of others from a sticky directory */
     uint32_t unmapped;  /* except to files of this id, which stands for all that its user namespace does not map */
 };
 

@@ -173,7 +173,7 @@ class _Deletion:
     def _enter(self, directory: _Directory) -> None:
         """Go into a subdirectory and delete its files."""
         try:
-            status = self._descent.enter(directory.name, self._descriptor())
+            status = self._open(directory.name)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -191,6 +191,18 @@ class _Deletion:
                 self._delete_files(names)
         except OSError as error:
             self._fail("list", directory, None, error)
+
+    def _open(self, name: str) -> os.stat_result:
+        """Enter a directory and return its status. If it is read-only, let its owner change and list it."""
+        try:
+            status = self._descent.enter(name, self._descriptor())
+        except PermissionError:
+            _permit_all(name, self._descriptor())
+            status = self._descent.enter(name, self._descriptor())
+        if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            with suppress(OSError):  # one of another account: the kernel decides
+                os.fchmod(self._descent.descriptor, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+        return status
 
     def _remove_emptied(self) -> None:
         """Remove the subdirectories that were left; enter those again that are not empty."""
@@ -252,6 +264,16 @@ class _Deletion:
             names.append(above.name)
             above = above.above
         self._failures.append(Failure.of(operation, "/".join([self._shown, *reversed(names[:-1])]), error))
+
+
+def _permit_all(name: str, parent: int) -> None:
+    """Give its owner all permissions of a directory that cannot be opened."""
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        # fchmod(2) refuses such a descriptor.
+        os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IMODE(os.fstat(descriptor).st_mode) | stat.S_IRWXU)
+    finally:
+        os.close(descriptor)
 
 
 def _delete_files_and_close(directory: int, names: Sequence[str], stopping: Callable[[], bool]) -> _NotDeleted:

@@ -1,4 +1,4 @@
-"""Exchange two files in one step, and copy the attributes of a directory: what replacing a directory in use needs."""
+"""Move and exchange directories, and copy their attributes: what taking a directory in use away needs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+from arawn_cli.fs.openat import open_directory
 
 CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
 """What `exchange` and link(2) fail with on a filesystem without exchange or hard links."""
 
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
+
+# name_to_handle_at(2), and struct ovl_fh of the kernel's fs/overlayfs/overlayfs.h
+_AT_HANDLE_FID = 0x200
+_HANDLE_BYTES = 128  # MAX_HANDLE_SZ
+_OVERLAY_HANDLE = 0xF8
+_OVERLAY_FLAGS_AT, _IN_UPPER_LAYER = 6, 4
+_REDIRECT_DEFAULT = Path("/sys/module/overlay/parameters/redirect_dir")
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * _HANDLE_BYTES))
 
 
 @cache
@@ -39,7 +52,71 @@ def exchange(first: str, first_directory: int, second: str, second_directory: in
     Raises:
         OSError: as renameat2(2); one of CANNOT_EXCHANGE if the filesystem does not support it.
     """
-    _rename(first, first_directory, second, second_directory, _EXCHANGE)
+    with _writable(first, first_directory), _writable(second, second_directory):
+        _rename(first, first_directory, second, second_directory, _EXCHANGE)
+
+
+def move(source: str, source_directory: int, target: str, target_directory: int) -> None:
+    """Rename the directory `source` to a name in another open directory.
+
+    Raises:
+        OSError: as rename(2).
+    """
+    with _writable(source, source_directory):
+        os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
+
+
+@contextmanager
+def _writable(name: str, parent: int) -> Iterator[None]:
+    """Give the owner of the directory `name` write access while it is moved, because its `..` changes.
+
+    A kill in between leaves it writable. Whatever cannot be changed stays: the kernel decides.
+    """
+    with ExitStack() as undo:
+        with suppress(OSError):
+            descriptor = open_directory(name, parent)
+            undo.callback(os.close, descriptor)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if not mode & stat.S_IWUSR:
+                os.fchmod(descriptor, mode | stat.S_IWUSR)
+                undo.callback(os.fchmod, descriptor, mode)
+        yield
+
+
+def overlay_that_cannot_move(name: str, parent: int) -> str | None:
+    """Return the mount point of an overlay that holds the directory `name` in a lower layer and cannot move it.
+
+    The file handle of an overlay tells the layer, since Linux 6.6. Return None for a directory that can
+    be moved, and if the kernel does not tell.
+    """
+    handle = _FileHandle(_HANDLE_BYTES)
+    mount = ctypes.c_int()
+    try:
+        function = _library().name_to_handle_at
+    except AttributeError:
+        return None
+    if function(parent, os.fsencode(name), ctypes.byref(handle), ctypes.byref(mount), _AT_HANDLE_FID):
+        return None
+    if handle.type != _OVERLAY_HANDLE or handle.data[_OVERLAY_FLAGS_AT] & _IN_UPPER_LAYER:
+        return None
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            fields, _, filesystem = line.partition(" - ")
+            if int(fields.split()[0]) == mount.value:
+                return None if _redirects(filesystem.split()[-1].split(",")) else fields.split()[4]
+    return None
+
+
+def _redirects(options: Sequence[str]) -> bool:
+    """Whether an overlay with these mount options moves directories of lower layers."""
+    if "userxattr" in options:
+        return False
+    for option in options:
+        if option.startswith("redirect_dir="):
+            return option == "redirect_dir=on"
+    with suppress(OSError):
+        return _REDIRECT_DEFAULT.read_text().startswith("Y")
+    return False
 
 
 def rename_new(source: str, source_directory: int, target: str, target_directory: int) -> None:

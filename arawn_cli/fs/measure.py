@@ -17,14 +17,16 @@ from enum import StrEnum
 
 from arawn_cli.errors import Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
-from arawn_cli.fs.permissions import Account, can_access, has_full_access, is_flagged
+from arawn_cli.fs.permissions import Account, can_access, is_flagged, is_sticky
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
 _BLOCK = 512  # unit of st_blocks on every filesystem, see stat(2)
 _THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
 _THREADS_MAX = 16
-_PATH_BYTES = 511  # at most, of a path in a result
+CUT_BYTES = 511
+"""The size of a path in a result that was cut; a shorter one is whole."""
+
 _FINDINGS_MAX = 16  # of each kind that are listed for a tree
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
 
@@ -138,7 +140,7 @@ class Usage:
 
 def shown_path(path: bytes) -> str:
     """Return a path below a tree for people; one that was cut ends with `…`."""
-    return escape(os.fsdecode(path)) + ("…" if len(path) == _PATH_BYTES else "")
+    return escape(os.fsdecode(path)) + ("…" if len(path) == CUT_BYTES else "")
 
 
 @dataclass(slots=True)
@@ -453,7 +455,7 @@ class _Walk:
             self.fail("open", name_below, error)
             with suppress(OSError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                if error.errno == errno.EACCES and not self.account.may_act_as_owner(status):
+                if error.errno == errno.EACCES and status.st_uid != self.account.user:
                     self._obstruct(ObstacleKind.FOREIGN, name_below, status)
             return
         if status.st_dev != self.device:
@@ -462,16 +464,15 @@ class _Walk:
             self.descent.leave()
             return
         self._add(None, status, sticky=sticky, flagged=is_flagged(self.descent.descriptor))
-        owner = self.account.may_act_as_owner(status)
-        full = has_full_access(status, self.account)
-        closed = not full and not owner and not can_access(self.descent.descriptor, os.W_OK | os.X_OK)
-        if not full and not can_access(self.descent.descriptor, os.X_OK):
+        # The owner may give itself access; for others even the right to change the mode would not do.
+        closed = status.st_uid != self.account.user and not can_access(self.descent.descriptor, os.W_OK | os.X_OK)
+        if (closed or status.st_mode & stat.S_IRWXU != stat.S_IRWXU) and not can_access(self.descent.descriptor, os.X_OK):
             self.fail("open", None, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if closed:
                 self._obstruct(ObstacleKind.FOREIGN, None, status)
             self.descent.leave()
             return
-        self.descent.here.sticky = not owner and bool(status.st_mode & stat.S_ISVTX)
+        self.descent.here.sticky = is_sticky(status, self.account)
         self._list(status if closed else None)
 
     def _list(self, closed: os.stat_result | None) -> None:
@@ -496,7 +497,7 @@ class _Walk:
 
     def _add(self, name: str | None, status: os.stat_result, *, sticky: bool, flagged: bool) -> None:
         """Count an entry of the current directory, or the directory itself, and check whether it can be removed."""
-        self.accumulator.add_entry(status, lambda: self.descent.beginning(name, _PATH_BYTES))
+        self.accumulator.add_entry(status, lambda: self.descent.beginning(name, CUT_BYTES))
         owner = self.account.may_act_as_owner(status)
         if flagged:
             self._obstruct(ObstacleKind.FLAGGED, name, status)
@@ -504,14 +505,14 @@ class _Walk:
             self._obstruct(ObstacleKind.FOREIGN, name, status)
         linked = not owner and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
         if linked and len(self.accumulator.foreign_links) < _FINDINGS_MAX:
-            self.accumulator.foreign_links.append(self.descent.beginning(name, _PATH_BYTES))
+            self.accumulator.foreign_links.append(self.descent.beginning(name, CUT_BYTES))
 
     def _obstruct(self, kind: ObstacleKind, name: str | None, status: os.stat_result) -> None:
-        self.accumulator.add_obstacle(kind, self.descent.beginning(name, _PATH_BYTES), status.st_uid)
+        self.accumulator.add_obstacle(kind, self.descent.beginning(name, CUT_BYTES), status.st_uid)
 
     def fail(self, operation: Operation, name: str | None, error: OSError) -> None:
         """Record a failure at the current directory or at its entry `name`."""
         self.accumulator.add_failure(operation, self._path(name), error)
 
     def _path(self, name: str | None) -> str:
-        return _path_below(self.shown, self.descent.beginning(name, _PATH_BYTES))
+        return _path_below(self.shown, self.descent.beginning(name, CUT_BYTES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import stat
 import sys
 from contextlib import suppress
@@ -28,7 +29,7 @@ class Account:
 
     Attributes:
         user: the effective user id.
-        acts_as_owner: CAP_FOWNER: it may do what the owner of a file may, such as changing its mode.
+        acts_as_owner: CAP_FOWNER: it may remove files of others from a sticky directory.
         unmapped: except to files of this id, which stands for all that the user namespace of this
             process does not map; an id that no file has if it maps all.
     """
@@ -43,7 +44,7 @@ class Account:
         return _account(os.geteuid())
 
     def may_act_as_owner(self, status: os.stat_result) -> bool:
-        """Whether it may do what the owner of a file may."""
+        """Whether it may remove a file from a sticky directory, or everything from that, as its owner may."""
         return status.st_uid == self.user or (self.acts_as_owner and self.unmapped not in (status.st_uid, status.st_gid))
 
 
@@ -63,14 +64,22 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
+def account_name(user: int) -> str:
+    """Return the name of an account, or its number if it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+def is_sticky(status: os.stat_result, account: Account) -> bool:
+    """Whether an account may remove only its own entries from a directory."""
+    return bool(status.st_mode & stat.S_ISVTX) and not account.may_act_as_owner(status)
+
+
 def can_access(directory: int, mode: int) -> bool:
     """Whether this account may enter an open directory and do more in it, in bits of access(2); ACLs count."""
     return os.access(".", mode, dir_fd=directory, effective_ids=True)
-
-
-def has_full_access(status: os.stat_result, account: Account) -> bool:
-    """Whether the mode of a directory gives its owner, this account, all permissions."""
-    return status.st_uid == account.user and status.st_mode & stat.S_IRWXU == stat.S_IRWXU
 
 
 def is_flagged(directory: int, name: str = "") -> bool:

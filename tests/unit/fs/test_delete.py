@@ -162,25 +162,19 @@ def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_dele
 
 
 @needs_chattr
-def test_a_failed_removal_is_reported_with_exit_1_and_tried_again(run: Callable[..., Run], tree: SampleTree) -> None:
-    directory = tree.session("s", files={"stuck": 10, "free": 5}, age_days=30)
-    inode = (directory / "work" / "stuck").stat().st_ino
-    subprocess.run(["chattr", "+i", str(directory / "work" / "stuck")], check=True)
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(run: Callable[..., Run], tree: SampleTree, flag: str) -> None:
+    stuck = tree.session("s", files={"stuck": 10, "free": 5}, age_days=30) / "work" / "stuck"
+    subprocess.run(["chattr", f"+{flag}", str(stuck)], check=True)
     try:
-        for action in ("failed", None):
-            done = run("scratch-cleanup", "--base-path", tree.root)
-            assert done.code == 1
-            failures = done.last["failures"]
-            assert isinstance(failures, list)
-            assert [(failure["session_id"], failure["errno"], failure["operation"]) for failure in failures] == [("s", 1, "delete")]
-            assert done.stderr.count("Operation not permitted") == 1
-            assert done.sessions("failed") == ({"s"} if action else set())
-            assert done.last["bytes_reclaimed"] == (5 if action else 0)
-            assert done.last["sessions_cleaned"] == 0
+        for words in (("--dry-run",), (), ()):
+            done = run("scratch-cleanup", "--base-path", tree.root, *words)
+            assert (done.code, done.reasons()) == (1, {"s": "not_permitted"})
+            assert done.stderr.count(f"work/stuck is immutable or append-only: sudo chattr -i -a {stuck}") == 1
+            assert sorted(os.listdir(stuck.parent)) == ["free", "stuck"]
     finally:
-        stuck = next(path for path in tree.root.rglob("stuck") if path.stat().st_ino == inode)
-        subprocess.run(["chattr", "-i", str(stuck)], check=True)
-    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_reclaimed"] == 10
+        subprocess.run(["chattr", f"-{flag}", str(stuck)], check=True)
+    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_reclaimed"] == 15
 
 
 def test_failures_of_several_threads_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,100 @@
+"""Say why this account cannot remove or move a session, and which command helps."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory
+from arawn_cli.events import Reason
+from arawn_cli.fs.exchange import overlay_that_cannot_move
+from arawn_cli.fs.measure import CUT_BYTES, Obstacle, ObstacleKind, Usage, shown_path
+from arawn_cli.fs.permissions import Account, account_name, can_access, is_flagged, is_sticky
+from arawn_cli.names import escape
+
+_NAMED_MAX = 3  # objects that a text names
+
+
+def explained(decision: Decision, directory: str) -> Decision:
+    """Add to a decision NOT_PERMITTED the objects and the command; `directory` is that of the sessions."""
+    usage = decision.session.usage
+    if decision.reason is not Reason.NOT_PERMITTED or decision.detail or usage is None:
+        return decision
+    return replace(decision, detail=not_permitted_text(usage, f"{directory}/{decision.session.name}", account_name(os.geteuid())))
+
+
+def not_permitted_text(usage: Usage, path: str, account: str) -> str:
+    """Say what keeps `account` from removing the tree with this absolute path, and which command helps."""
+    foreign = [obstacle for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FOREIGN]
+    flagged = [obstacle.path for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FLAGGED]
+    texts = [_foreign_text(foreign, usage, path, account)] if foreign else []
+    if flagged:
+        texts.append(_flagged_text(flagged, path))
+    return "; ".join(texts)
+
+
+def _foreign_text(foreign: Sequence[Obstacle], usage: Usage, path: str, account: str) -> str:
+    owners = {obstacle.owner: account_name(obstacle.owner) for obstacle in foreign}
+    owned = [f"{owners[id_]} owns {_listed([obstacle.path for obstacle in foreign if obstacle.owner == id_])}" for id_ in owners]
+    if usage.foreign_links:
+        return (
+            f"{', '.join(owned)}; do not change the owner of everything in it, because these files have other names, perhaps elsewhere: "
+            f"{_listed(usage.foreign_links)}"
+        )
+    commands: list[list[str]] = []
+    for owner in owners.values():
+        if usage.complete:
+            commands.append(["sudo", "chown", "-hR", f"--from={owner}", account, path])
+        else:  # what cannot be read may contain files that have a name elsewhere: leave these out
+            tests = ["-user", owner, "!", "(", "-type", "f", "-links", "+1", ")"]
+            commands.append(["sudo", "find", path, "-xdev", *tests, "-exec", "chown", "-h", account, "{}", "+"])
+    return f"{', '.join(owned)}: {_pasteable(commands)}"
+
+
+def _flagged_text(flagged: Sequence[bytes], path: str) -> str:
+    whole = [os.fsdecode(below) for below in flagged[:_NAMED_MAX] if len(below) < CUT_BYTES]
+    command = ["sudo", "chattr", "-i", "-a", *(f"{path}/{below}" if below else path for below in whole)]
+    return f"{_listed(flagged)} is immutable or append-only: {_pasteable([command])}"
+
+
+def _listed(paths: Sequence[bytes]) -> str:
+    more = f" and {len(paths) - _NAMED_MAX} or more others" if len(paths) > _NAMED_MAX else ""
+    return ", ".join(shown_path(path) or "." for path in paths[:_NAMED_MAX]) + more
+
+
+def _pasteable(commands: Sequence[Sequence[str]]) -> str:
+    text = " && ".join(map(shlex.join, commands))
+    return text if text.isprintable() else f"{escape(text)} (with the bytes that \\x stands for)"
+
+
+def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descriptor: int) -> Decision | None:
+    """Return why the kernel would not move an open session out of its directory; None if it would.
+
+    Its owner may make it writable, which the move needs because its `..` changes.
+
+    Raises:
+        OSError: one of the two directories cannot be read.
+    """
+    account = Account.current()
+    path = f"{sessions.path}/{session.name}"
+    above, status = os.fstat(sessions.descriptor), os.fstat(descriptor)
+    if is_flagged(sessions.descriptor):
+        command = shlex.join(["sudo", "chattr", "-i", "-a", sessions.path])
+        return Decision(session, Reason.NOT_PERMITTED, f"{sessions.shown} is immutable or append-only: {command}")
+    writable = status.st_uid == account.user or can_access(descriptor, os.W_OK | os.X_OK)
+    if not writable or (is_sticky(above, account) and not account.may_act_as_owner(status)):
+        usage = replace(session.usage or Usage(), obstacles=(Obstacle(ObstacleKind.FOREIGN, b"", status.st_uid),))
+        return Decision(session, Reason.NOT_PERMITTED, not_permitted_text(usage, path, account_name(account.user)))
+    if overlay := overlay_that_cannot_move(session.name, sessions.descriptor):
+        return Decision(session, Reason.CANNOT_MOVE, cannot_move_text(overlay))
+    return None
+
+
+def cannot_move_text(overlay: str) -> str:
+    """Say why the filesystem cannot move a session's directory, and what helps."""
+    return (
+        f"its directory is in a lower layer of the overlay at {escape(overlay)}, which cannot move it: "
+        "mount the overlay with redirect_dir=on, or keep the root on a volume of its own"
+    )
