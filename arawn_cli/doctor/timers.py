@@ -42,7 +42,8 @@ def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterato
     """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
         fix = f"{shell.arawn_cli('schedule', 'install', account=ROOT)}  # or {shell.arawn_cli('schedule', 'install', '--user')}"
-        yield fail("timers", "no timer or cron job found for this root", fix)
+        # Not a failure: nothing is broken, and jobs may be started by hand or from another machine.
+        yield warn("timers", "no timer or cron job found for this root", fix)
         return
     if len(installed) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in installed)

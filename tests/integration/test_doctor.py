@@ -62,7 +62,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     before = snapshot(tmp_path)
     done = run("doctor", "--config", config, ARAWN_BASE_PATH=str(tree.root))
     assert snapshot(tmp_path) == before
-    assert done.code == 1  # nothing runs the jobs here
+    assert done.code == 0  # that nothing runs the jobs here is a warning
     assert {frozenset(event) for event in done.of_type("doctor_check")} == {frozenset(COMMON | {"check", "status", "detail", "fix"})}
     checks = {str(event["check"]): event for event in done.of_type("doctor_check")}
     expected = {
@@ -83,10 +83,11 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
         "timers",
     }
     assert checks.keys() == expected
-    assert {name for name, event in checks.items() if event["status"] == "fail"} == {"timers"}
+    assert checks["timers"]["status"] == "warn"
+    assert "schedule install" in str(checks["timers"]["fix"])
     assert all((event["fix"] is None) is (event["status"] == "ok") for event in checks.values())
     assert set(done.last) == COMMON | {"ok", "warn", "fail"}
-    assert done.last["fail"] == 1
+    assert done.last["fail"] == 0
     sources = {event["key"]: (event["value"], event["source"]) for event in done.of_type("effective_setting")}
     assert sources["paths.cleanup.scratch_cleanup_days"] == ("9", str(config))
     assert sources["maintenance.root"] == (json.dumps(str(tree.root)), "$ARAWN_BASE_PATH")
@@ -287,9 +288,9 @@ def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: Sam
 # Timers, cron, and the account of the jobs
 
 
-def test_no_timers_fail_with_the_command_that_installs_them(tree: SampleTree) -> None:
+def test_no_timers_are_a_warning_with_the_command_that_installs_them(tree: SampleTree) -> None:
     (finding,) = timer_findings([], 0, shell_of(tree))
-    assert finding.status is Status.FAIL
+    assert finding.status is Status.WARN
     assert finding.fix is not None
     assert finding.fix.endswith(f"schedule install --user --base-path {tree.root}")
 

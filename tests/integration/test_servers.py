@@ -55,7 +55,9 @@ def test_the_sessions_of_a_server_are_decided_by_all_evidence(run: RunCommand, t
 @pytest.mark.parametrize("name", [*V0, *MAIN])
 def test_doctor_reads_database_and_messages(run: RunCommand, tmp_path: Path, name: str) -> None:
     server = extract(name, tmp_path / "home")
-    checks = {event["check"]: event for event in run("doctor", "--base-path", server.root, HOME=str(server.home)).of_type("doctor_check")}
+    done = run("doctor", "--base-path", server.root, HOME=str(server.home))
+    assert done.code == 0
+    checks = {event["check"]: event for event in done.of_type("doctor_check")}
     assert {check: checks[check]["status"] for check in ("root", "database", "messages")} == dict.fromkeys(
         ("root", "database", "messages"), "ok"
     )
