@@ -7,8 +7,11 @@ without what its chat needs.
 
 Arawn replaces `messages.jsonl` by a rename when history is edited, and moves it away when the session
 is promoted. If it does that between the link and the exchange, the session has the old file for a
-moment. So the two are compared after the exchange. If they differ, the exchange is undone, and lines
-that were appended to the old file meanwhile are appended to the new one.
+moment. No system call exchanges two directories on the condition that a file is still the same, so
+the link is made right before the exchange, and both files are compared right after it. If they
+differ, the exchange is undone, and lines that were appended to the old file meanwhile are appended to
+the new one. Only a program that replaces the file twice, the second time by what it read in that
+moment and after it has passed, loses what the first replacement added.
 """
 
 from __future__ import annotations
@@ -17,28 +20,24 @@ import errno
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
-from arawn_cli.arawn.layout import SCRATCH, Generation, Layout
-from arawn_cli.arawn.root import Root, workstream_entries
+from arawn_cli.arawn.layout import Generation, Layout
+from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.sessions import ScratchSession
 from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name
 from arawn_cli.config.loader import Config
 from arawn_cli.events import ChatResult
-from arawn_cli.fs.exchange import copy_attributes, exchange, rename_new, why_no_exchange
+from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange
 from arawn_cli.fs.measure import Usage
-from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory, opened_directory
-from arawn_cli.names import escape
+from arawn_cli.fs.openat import identity_at, opened_directory, opened_file
 
-_TRIES = 100  # how often `messages.jsonl` may be replaced at the moment of an exchange
-_LOOK_AGAIN_SECS = 0.02
-_DEPTH_MAX = 200  # levels of directories that exist on both sides
-_LISTED_MAX = 1000
-_NONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_TRIES = 10  # how often `messages.jsonl` may be replaced at the moment of an exchange
+_LOOKS, _LOOK_AGAIN_SECS = 50, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +104,12 @@ def without_needs(usage: Usage, directory: int, name: str, needs: ChatNeeds | No
 def _has_nothing_else(directory: int, name: str, needs: ChatNeeds) -> bool:
     try:
         with opened_directory(directory, name) as session:
-            if _some_names(session, 2) != [needs.name]:
+            if some_names(session, 2) != [needs.name]:
                 return False
             if needs.is_file:
                 return stat.S_ISREG(os.stat(needs.name, dir_fd=session, follow_symlinks=False).st_mode)
             with opened_directory(session, needs.name) as work:
-                return not _some_names(work, 1)
+                return not some_names(work, 1)
     except OSError:
         return False
 
@@ -165,8 +164,8 @@ def check_preparable(session: int, needs: ChatNeeds) -> bool:
 def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
     """Build the directory for the chat of an open session in the trash; return its name there.
 
-    Until it is complete its name is that of an entry that is being deleted. `pending` is the name for
-    the session in the trash.
+    Until then its name is that of an entry that is being deleted. `pending` is the name for the
+    session in the trash. `Places.exchange` links `messages.jsonl`, as late as possible.
 
     Raises:
         OSError: that failed; nothing is left.
@@ -180,8 +179,7 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
         with opened_directory(trash, building) as target:
             messages = None
             if needs.is_file:
-                os.link(needs.name, needs.name, src_dir_fd=session, dst_dir_fd=target, follow_symlinks=False)
-                messages = os.stat(needs.name, dir_fd=target, follow_symlinks=False)
+                messages = os.stat(needs.name, dir_fd=session, follow_symlinks=False)
                 if not stat.S_ISREG(messages.st_mode):
                     raise OSError(errno.EINVAL, f"{needs.name} is not a regular file")
             else:
@@ -244,265 +242,185 @@ class Places:
         Raises:
             OSError: the filesystem cannot exchange, or one of the two is missing.
         """
-        exchange(self.session, self.sessions, self.entry, self.trash)
-        in_trash = self._in_trash()
-        if not self.needs.is_file or (in_trash[1] if in_trash else 0) == self.record.messages or self.has_same_messages():
-            return True
+        with self._opened() as (session, entry):
+            if self.record.messages and not self._link_messages(session, entry):
+                return False
+            exchange(self.session, self.sessions, self.entry, self.trash)
+            if not self.needs.is_file or self._inode(session) == self.record.messages:
+                return True
         self._undo()
         return False
 
-    def has_same_messages(self) -> bool:
-        """Whether both directories have the same `messages.jsonl`, or both none."""
-        return not self.needs.is_file or self._in_place() == self._in_trash()
+    def _link_messages(self, session: int, entry: int) -> bool:
+        """Link the messages in place into the directory in the trash; false if they are not the recorded ones any more."""
+        try:
+            os.link(self.needs.name, self.needs.name, src_dir_fd=session, dst_dir_fd=entry, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return self._inode(entry) == self.record.messages
 
-    def bring_back(self, root: Root, *, pending: bool) -> None:
+    def _undo(self) -> None:
+        """Exchange the two back, and append the lines that the messages which were in place got meanwhile.
+
+        A program that is replacing the messages may have read them before; look again until no line is
+        missing.
+        """
+        with self._opened() as (stale, valid):
+            self._drop_unfinished(valid)
+            wanted = self._content(valid)
+            exchange(self.session, self.sessions, self.entry, self.trash)
+            for _ in range(_LOOKS):
+                appended = self._append_missing(valid, wanted + added_lines(self._content(stale), wanted, self.record.size))
+                time.sleep(_LOOK_AGAIN_SECS)
+                if not appended and not missing_lines(wanted, self._content(valid)):
+                    break
+
+    def _append_missing(self, directory: int, wanted: bytes) -> bool:
+        """Append the lines that the messages in an open directory lack; return whether there were any."""
+        with suppress(FileNotFoundError), opened_file(self.needs.name, directory, os.O_WRONLY | os.O_APPEND) as messages:
+            present = self._content(directory)
+            if missing := missing_lines(wanted, present):
+                os.write(messages, missing if present.endswith(b"\n") else b"\n" + missing)
+                return True
+        return False
+
+    def is_unchanged(self) -> bool:
+        """Whether both directories still have the messages that were linked."""
+        with self._opened() as (session, entry):
+            return self._inode(session) == self._inode(entry) == self.record.messages
+
+    def bring_back(self) -> None:
         """Put the session's own directory in place, with everything that was written to the other one.
 
-        The `messages.jsonl` in place stays the valid one. `pending` means that the run that exchanged
-        the two may have been killed before it compared them. A killed call is completed by another.
+        The `messages.jsonl` in place stays the valid one. A killed call is completed by another.
 
         Raises:
             FileExistsError: a file of the same name is in both directories; the error names it.
             OSError: an operation failed. The entry stays in the trash.
         """
         places = self
+        places._finish_comparison()
         for _ in range(_TRIES):
-            moved = _moved_messages(root, self.session) if self.needs.is_file else frozenset()
-            places._drop_moved_messages(moved)
-            if pending and places._is_stale_in_place():
-                places._undo()
             if identity_at(places.entry, places.trash)[1] == places.record.directory:
                 break
             places._refuse_conflicts()
-            places._share_messages(pending=pending)
-            places = places._recorded()
-            pending = True
+            places = places._made_ready()
             if places.exchange():
                 break
         else:
             raise OSError(errno.EBUSY, f"{self.needs.name} is replaced all the time")
         places.complete()
 
-    def _undo(self) -> None:
-        """Exchange the two; the old messages, which were in place, may have got new lines since they were linked."""
-        self._adopt_lines(stale=(self.sessions, self.session), valid=(self.trash, self.entry))
-        exchange(self.session, self.sessions, self.entry, self.trash)
-        self._adopt_lines_in_place()
+    def _finish_comparison(self) -> None:
+        """Undo an exchange if a killed run could not: the linked messages are in place, and replaced in the trash."""
+        with self._opened() as (session, entry):
+            stale = self._inode(session) == self.record.messages != 0 and self._inode(entry) not in (0, self.record.messages)
+        if stale:
+            self._undo()
 
-    def _adopt_lines_in_place(self) -> None:
-        """Append to the messages in place the lines of those in the trash that they lack.
+    def _made_ready(self) -> Places:
+        """Make the directory in the trash ready for an exchange, and record the messages in place in its name.
 
-        A program that replaces them by what it had read before would drop these lines, so look again
-        until they stay.
+        Its own messages are unlinked unless nothing else has them. `exchange` links those in place.
         """
-        for _ in range(_TRIES):
-            if not self._adopt_lines(stale=(self.trash, self.entry), valid=(self.sessions, self.session)):
-                return
-            time.sleep(_LOOK_AGAIN_SECS)
-
-    def _adopt_lines(self, stale: tuple[int, str], valid: tuple[int, str]) -> bool:
-        """Append to the valid messages the lines of the stale ones that they lack; return whether there were any.
-
-        Of the linked file these are at most the lines that were added since; if the stale file was
-        replaced, too, nothing shows which lines are new.
-        """
-        with _opened_kept(*stale, self.needs, os.O_RDONLY) as old, _opened_kept(*valid, self.needs, os.O_RDWR | os.O_APPEND) as new:
-            if old is None or new is None or _identity(old) == _identity(new):
-                return False
-            with open(old, "rb", closefd=False) as lines:
-                lines.seek(self.record.size if os.fstat(old).st_ino == self.record.messages else 0)
-                added = lines.readlines()
-            if not added:
-                return False
-            with open(new, "rb", closefd=False) as lines:
-                missing = dict.fromkeys(added)
-                last = b"\n"
-                for last in lines:
-                    missing.pop(last, None)
-            if missing:
-                os.write(new, (b"" if last.endswith(b"\n") else b"\n") + b"".join(missing))
-            return bool(missing)
-
-    def _is_stale_in_place(self) -> bool:
-        """Whether the messages in place are the linked ones, and those in the trash had replaced them."""
-        in_place, in_trash = self._in_place(), self._in_trash()
-        return in_place is not None and in_trash is not None and in_trash != in_place and in_place[1] == self.record.messages
-
-    def _drop_moved_messages(self, moved: frozenset[Identity]) -> None:
-        """Unlink messages that Arawn has moved to a workstream, and their older versions."""
-        if not moved:
-            return
-        if self._in_place() in moved:
-            with opened_directory(self.sessions, self.session) as session:
-                os.unlink(self.needs.name, dir_fd=session)
-        in_trash = self._in_trash()
-        if in_trash in moved or (in_trash is not None and self._in_place() is None and in_trash[1] == self.record.messages):
-            with opened_directory(self.trash, self.entry) as entry:
+        with self._opened() as (session, entry):
+            messages, old = self._messages(session), self._messages(entry)
+            if old and (messages or old.st_nlink > 1):
                 os.unlink(self.needs.name, dir_fd=entry)
-
-    def _share_messages(self, *, pending: bool) -> None:
-        """Give the directory in the trash the messages in place."""
-        if not self.needs.is_file or self._in_place() in (None, self._in_trash()):
-            return
-        if pending:
-            self._adopt_replaced()
-        with opened_directory(self.sessions, self.session) as session, opened_directory(self.trash, self.entry) as entry:
-            with suppress(FileNotFoundError):
-                os.unlink(self.needs.name, dir_fd=entry)
-            with suppress(FileNotFoundError):
-                os.link(self.needs.name, self.needs.name, src_dir_fd=session, dst_dir_fd=entry, follow_symlinks=False)
-
-    def _recorded(self) -> Places:
-        """Rename the entry: it is pending, and its name records the messages of now and the directory in place."""
-        with opened_directory(self.sessions, self.session) as session:
-            messages = None
-            with suppress(FileNotFoundError):
-                messages = os.stat(self.needs.name, dir_fd=session, follow_symlinks=False) if self.needs.is_file else None
             record = _exchanged(os.fstat(session).st_ino, messages)
         name = exchanged_name(self.entry, record)
         os.rename(self.entry, name, src_dir_fd=self.trash, dst_dir_fd=self.trash)
         return replace(self, entry=name, record=record)
 
     def _refuse_conflicts(self) -> None:
-        skip = self.needs.name if self.needs.is_file else None
-        with opened_directory(self.sessions, self.session) as written, opened_directory(self.trash, self.entry) as restored:
-            _refuse_conflicts(written, restored, skip, "")
+        with self._opened() as (written, restored):
+            self._drop_unfinished(restored)
+            refuse_conflicts(written, restored, self._skipped)
 
     def complete(self) -> None:
         """Move what is in the directory in the trash to the one in place, and remove it."""
-        skip = self.needs.name if self.needs.is_file else None
-        with opened_directory(self.trash, self.entry) as source, opened_directory(self.sessions, self.session) as target:
+        with self._opened() as (target, source):
             status = os.fstat(source)
             if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
                 os.fchmod(source, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
-            if skip is not None:
-                self._complete_messages(source, target)
-            _move_all(source, target, skip, "")
+            self._drop_unfinished(source)
+            move_all(source, target, self._skipped)
+            self._complete_messages(source, target)
         os.rmdir(self.entry, dir_fd=self.trash)
 
+    def _drop_unfinished(self, entry: int) -> None:
+        """Unlink the temporary file of a replacement that was under way when its directory was taken away.
+
+        If it came back, the next replacement could rename it in place of its own, which it had opened
+        in the other directory.
+        """
+        if self.needs.is_file:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.needs.name}.tmp", dir_fd=entry)
+
     def _complete_messages(self, source: int, target: int) -> None:
-        in_place, in_trash = self._in_place(), self._in_trash()
-        if in_trash is None:
+        """Unlink the messages in the trash; a replacement that came too late for the comparison adds its lines."""
+        messages = self._messages(source)
+        if not messages:
             return
-        if in_place is None and os.stat(self.needs.name, dir_fd=source, follow_symlinks=False).st_nlink == 1:
+        if messages.st_nlink == 1 and not self._messages(target):
             rename_new(self.needs.name, source, self.needs.name, target)
             return
-        self._adopt_replaced()
+        if messages.st_ino != self.record.messages:
+            self._append_missing(target, added_lines(self._content(source), self._content(target), self.record.size))
         os.unlink(self.needs.name, dir_fd=source)
 
-    def _adopt_replaced(self) -> None:
-        """Append the lines of the messages in the trash to those in place, if they had been replaced, too."""
-        in_trash = self._in_trash()
-        if in_trash is not None and in_trash[1] != self.record.messages:
-            self._adopt_lines_in_place()
+    @property
+    def _skipped(self) -> str | None:
+        return self.needs.name if self.needs.is_file else None
 
-    def _in_place(self) -> Identity | None:
-        return _kept_identity(self.sessions, self.session, self.needs)
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[int, int]]:
+        """Open the directory in place and the one in the trash."""
+        with opened_directory(self.sessions, self.session) as session, opened_directory(self.trash, self.entry) as entry:
+            yield session, entry
 
-    def _in_trash(self) -> Identity | None:
-        return _kept_identity(self.trash, self.entry, self.needs)
+    def _messages(self, directory: int) -> os.stat_result | None:
+        try:
+            return os.stat(self.needs.name, dir_fd=directory, follow_symlinks=False) if self.needs.is_file else None
+        except FileNotFoundError:
+            return None
+
+    def _content(self, directory: int) -> bytes:
+        with suppress(FileNotFoundError), opened_file(self.needs.name, directory) as messages, open(messages, "rb", closefd=False) as file:
+            return file.read()
+        return b""
+
+    def _inode(self, directory: int) -> int:
+        messages = self._messages(directory)
+        return messages.st_ino if messages else 0
+
+
+def added_lines(stale: bytes, valid: bytes, linked: int) -> bytes:
+    """Return what was appended to `stale` since `valid` replaced it.
+
+    `valid` begins with the lines that its writer kept of `stale`, whose first `linked` bytes are older
+    than the exchange.
+    """
+    kept = 0
+    for old, new in zip(stale.splitlines(keepends=True), valid.splitlines(keepends=True), strict=False):
+        if old != new:
+            break
+        kept += len(old)
+    return stale[max(kept, linked) :]
+
+
+def missing_lines(wanted: bytes, present: bytes) -> bytes:
+    """Return the lines of `wanted` that `present` does not have as often."""
+    left = Counter(present.splitlines())
+    missing = b""
+    for line in wanted.splitlines(keepends=True):
+        text = line.rstrip(b"\n")
+        if not left[text]:
+            missing += line
+        left[text] -= left[text] > 0
+    return missing
 
 
 def _exchanged(directory: int, messages: os.stat_result | None) -> Exchanged:
     return Exchanged(directory, messages.st_ino if messages else 0, messages.st_size if messages else 0)
-
-
-def _identity(descriptor: int) -> Identity:
-    return identity_of(os.fstat(descriptor))
-
-
-def _kept_identity(directory: int, name: str, needs: ChatNeeds) -> Identity | None:
-    """Return the identity of what the chat needs in the entry `name`, or None if it is not there."""
-    try:
-        with opened_directory(directory, name) as session:
-            return identity_at(needs.name, session)
-    except OSError as error:
-        if error.errno in _NONE:
-            return None
-        raise
-
-
-@contextmanager
-def _opened_kept(directory: int, name: str, needs: ChatNeeds, mode: int) -> Iterator[int | None]:
-    """Open the regular file that the chat needs, or yield None if there is none."""
-    descriptor = None
-    try:
-        with opened_directory(directory, name) as session:
-            descriptor = os.open(needs.name, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=session)
-    except OSError as error:
-        if error.errno not in _NONE:
-            raise
-    try:
-        yield descriptor if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _moved_messages(root: Root, session: str) -> frozenset[Identity]:
-    """Return the messages of a session in workstreams other than scratch."""
-    found: set[Identity] = set()
-    for workstream in workstream_entries(root)[0]:
-        if workstream == SCRATCH:
-            continue
-        with suppress(FileNotFoundError, NotADirectoryError), opened_directory(root.workstreams, workstream, session) as directory:
-            found.add(identity_at(root.layout.kept, directory))
-    return frozenset(found)
-
-
-# ---- Merging two directories
-
-
-def _some_names(directory: int, most: int) -> list[str]:
-    with os.scandir(directory) as listing:
-        return [entry.name for entry in islice(listing, most)]
-
-
-def _refuse_conflicts(written: int, restored: int, skip: str | None, shown: str, depth: int = 0) -> None:
-    """Check that no name but those of directories is in both directories, nor in directories below."""
-    with os.scandir(written) as listing:
-        for entry in listing:
-            if entry.name == skip:
-                continue
-            try:
-                identity_at(entry.name, restored)
-            except FileNotFoundError:
-                continue
-            with _opened_both(entry.name, written, restored, shown, depth) as (inner_written, inner_restored):
-                _refuse_conflicts(inner_written, inner_restored, None, f"{shown}{entry.name}/", depth + 1)
-
-
-def _move_all(source: int, target: int, skip: str | None, shown: str, depth: int = 0) -> None:
-    """Move everything in `source` to `target`, and merge directories that are in both."""
-    while names := [name for name in _some_names(source, _LISTED_MAX) if name != skip]:
-        for name in names:
-            try:
-                rename_new(name, source, name, target)
-            except FileExistsError:
-                with _opened_both(name, source, target, shown, depth) as (inner_source, inner_target):
-                    _move_all(inner_source, inner_target, None, f"{shown}{name}/", depth + 1)
-                os.rmdir(name, dir_fd=source)
-
-
-@contextmanager
-def _opened_both(name: str, first: int, second: int, shown: str, depth: int) -> Iterator[tuple[int, int]]:
-    """Open two directories of this name; if one is no directory, the name exists twice."""
-    if depth >= _DEPTH_MAX:
-        raise _twice(f"{shown}{name}")
-    descriptors: list[int] = []
-    try:
-        try:
-            descriptors += [open_directory(name, first)]
-            descriptors += [open_directory(name, second)]
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise _twice(f"{shown}{name}") from error
-            raise
-        yield descriptors[0], descriptors[1]
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _twice(path: str) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, f"{escape(path)} is in the session and in the trash: rename or remove the one in the session")

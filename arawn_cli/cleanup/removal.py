@@ -295,7 +295,7 @@ class SessionRemover:
                 return _changed(session)
             if has_mount(f"{trash.path}/{candidate.trash_name}"):
                 return _kept(session, Reason.MOUNT_INSIDE)
-            if candidate.needs and not self._places(candidate, trash).has_same_messages():
+            if candidate.needs and not self._places(candidate, trash).is_unchanged():
                 return _changed(session, "Arawn replaced its messages meanwhile")
             return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name, self._needs), candidate)
         except OSError as error:
@@ -315,7 +315,7 @@ class SessionRemover:
         """Undo the rename or exchange. If that fails, the session stays PENDING for the next run."""
         try:
             if candidate.needs:
-                self._places(candidate, trash).bring_back(self._sessions.root, pending=True)
+                self._places(candidate, trash).bring_back()
                 return None
             move(candidate.trash_name, trash.descriptor, candidate.session.name, self._sessions.descriptor)
         except OSError as error:

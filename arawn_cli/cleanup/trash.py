@@ -13,7 +13,7 @@ from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text
 from arawn_cli.cleanup.sessions import SessionsDirectory
-from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
+from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import move
@@ -208,7 +208,7 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | 
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             else:
                 places = Places(target, entry.session, source, entry.name, ChatNeeds.of(root.layout), entry.exchanged)
-                places.bring_back(root, pending=entry.state is TrashState.PENDING)
+                places.bring_back()
             if used:
                 os.utime(entry.session, dir_fd=target, follow_symlinks=False)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Move and exchange directories, and copy their attributes: what taking a directory in use away needs."""
+"""Move, exchange and merge directories, and copy their attributes: what taking one in use away needs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
-from arawn_cli.fs.openat import open_directory
+from arawn_cli.fs.openat import identity_at, open_directory
+from arawn_cli.names import escape
 
 CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
 """What `exchange` and link(2) fail with on a filesystem without exchange or hard links."""
 
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
+_DEPTH_MAX = 200  # levels of directories that exist on both sides
+_LISTED_MAX = 1000
 
 # name_to_handle_at(2), and struct ovl_fh of the kernel's fs/overlayfs/overlayfs.h
 _AT_HANDLE_FID = 0x200
@@ -203,3 +207,62 @@ def _attributes(descriptor: int) -> dict[str, bytes]:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
             return {}
         raise
+
+
+# ---- Merging two directories
+
+
+def some_names(directory: int, most: int) -> list[str]:
+    """Return up to `most` names in an open directory."""
+    with os.scandir(directory) as listing:
+        return [entry.name for entry in islice(listing, most)]
+
+
+def refuse_conflicts(written: int, restored: int, skip: str | None, shown: str = "", depth: int = 0) -> None:
+    """Check that no name but those of directories is in both directories, nor in directories below."""
+    with os.scandir(written) as listing:
+        for entry in listing:
+            if entry.name == skip:
+                continue
+            try:
+                identity_at(entry.name, restored)
+            except FileNotFoundError:
+                continue
+            with _opened_both(entry.name, written, restored, shown, depth) as (inner_written, inner_restored):
+                refuse_conflicts(inner_written, inner_restored, None, f"{shown}{entry.name}/", depth + 1)
+
+
+def move_all(source: int, target: int, skip: str | None, shown: str = "", depth: int = 0) -> None:
+    """Move everything in `source` to `target`, and merge directories that are in both."""
+    while names := [name for name in some_names(source, _LISTED_MAX) if name != skip]:
+        for name in names:
+            try:
+                rename_new(name, source, name, target)
+            except FileExistsError:
+                with _opened_both(name, source, target, shown, depth) as (inner_source, inner_target):
+                    move_all(inner_source, inner_target, None, f"{shown}{name}/", depth + 1)
+                os.rmdir(name, dir_fd=source)
+
+
+@contextmanager
+def _opened_both(name: str, first: int, second: int, shown: str, depth: int) -> Iterator[tuple[int, int]]:
+    """Open two directories of this name; if one is no directory, the name exists twice."""
+    if depth >= _DEPTH_MAX:
+        raise _twice(f"{shown}{name}")
+    descriptors: list[int] = []
+    try:
+        try:
+            descriptors += [open_directory(name, first)]
+            descriptors += [open_directory(name, second)]
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise _twice(f"{shown}{name}") from error
+            raise
+        yield descriptors[0], descriptors[1]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _twice(path: str) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, f"{escape(path)} is in the session and in the trash: rename or remove the one in the session")

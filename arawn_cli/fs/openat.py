@@ -25,7 +25,7 @@ MAX_OPEN = 32
 """Directories that a `Descent` keeps open."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileKind(StrEnum):
@@ -113,15 +113,15 @@ def _open_no_link(name: str, parent: int) -> int:
 
 
 @contextmanager
-def opened_file(name: str, parent: int) -> Iterator[int]:
-    """Open the regular file `name` in `parent` for reading, and close it at the end.
+def opened_file(name: str, parent: int, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Open the regular file `name` in `parent`, and close it at the end.
 
     Raises:
         LinkError: it is a link.
         OSError: EINVAL for a special file, else as open(2).
     """
     try:
-        descriptor = os.open(name, _FILE, dir_fd=parent)
+        descriptor = os.open(name, _FILE | flags, dir_fd=parent)
     except OSError as error:
         raise (LinkError(name) if error.errno == errno.ELOOP else error) from None
     try:
