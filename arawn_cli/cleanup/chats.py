@@ -253,6 +253,8 @@ class Places:
 
     def _link_messages(self, session: int, entry: int) -> bool:
         """Link the messages in place into the directory in the trash; false if they are not the recorded ones any more."""
+        if self._inode(entry) == self.record.messages:
+            return True
         try:
             os.link(self.needs.name, self.needs.name, src_dir_fd=session, dst_dir_fd=entry, follow_symlinks=False)
         except FileNotFoundError:
@@ -260,29 +262,32 @@ class Places:
         return self._inode(entry) == self.record.messages
 
     def _undo(self) -> None:
-        """Exchange the two back, and append the lines that the messages which were in place got meanwhile.
-
-        A program that is replacing the messages may have read them before; look again until no line is
-        missing.
-        """
+        """Exchange the two back, and take over what was added to the messages that were in place."""
         with self._opened() as (stale, valid):
             self._drop_unfinished(valid)
             wanted = self._content(valid)
             exchange(self.session, self.sessions, self.entry, self.trash)
-            for _ in range(_LOOKS):
-                appended = self._append_missing(valid, wanted + added_lines(self._content(stale), wanted, self.record.size))
-                time.sleep(_LOOK_AGAIN_SECS)
-                if not appended and not missing_lines(wanted, self._content(valid)):
-                    break
+            self._take_over(stale, valid, wanted)
+
+    def _take_over(self, stale: int, valid: int, wanted: bytes) -> None:
+        """Append to the valid messages the wanted lines, and those that were added to the stale ones, if they lack them.
+
+        A program that is replacing the messages may have read them before. Look again until no line is
+        missing.
+        """
+        for pause in (0, *[_LOOK_AGAIN_SECS] * _LOOKS):
+            time.sleep(pause)
+            if not self._append_missing(valid, wanted + added_lines(self._content(stale), wanted, self.record.size)) and pause:
+                break
 
     def _append_missing(self, directory: int, wanted: bytes) -> bool:
         """Append the lines that the messages in an open directory lack; return whether there were any."""
-        with suppress(FileNotFoundError), opened_file(self.needs.name, directory, os.O_WRONLY | os.O_APPEND) as messages:
-            present = self._content(directory)
-            if missing := missing_lines(wanted, present):
+        present = self._content(directory)
+        missing = missing_lines(wanted, present) if self._inode(directory) else b""
+        if missing:
+            with suppress(FileNotFoundError), opened_file(self.needs.name, directory, os.O_WRONLY | os.O_APPEND) as messages:
                 os.write(messages, missing if present.endswith(b"\n") else b"\n" + missing)
-                return True
-        return False
+        return bool(missing)
 
     def is_unchanged(self) -> bool:
         """Whether both directories still have the messages that were linked."""
@@ -325,8 +330,8 @@ class Places:
         """
         with self._opened() as (session, entry):
             messages, old = self._messages(session), self._messages(entry)
-            if old and (messages or old.st_nlink > 1):
-                os.unlink(self.needs.name, dir_fd=entry)
+            if old and (messages.st_ino != old.st_ino if messages else old.st_nlink > 1):
+                self._unlink_messages(entry, session)
             record = _exchanged(os.fstat(session).st_ino, messages)
         name = exchanged_name(self.entry, record)
         os.rename(self.entry, name, src_dir_fd=self.trash, dst_dir_fd=self.trash)
@@ -359,16 +364,17 @@ class Places:
                 os.unlink(f"{self.needs.name}.tmp", dir_fd=entry)
 
     def _complete_messages(self, source: int, target: int) -> None:
-        """Unlink the messages in the trash; a replacement that came too late for the comparison adds its lines."""
         messages = self._messages(source)
-        if not messages:
-            return
-        if messages.st_nlink == 1 and not self._messages(target):
+        if messages and messages.st_nlink == 1 and not self._messages(target):
             rename_new(self.needs.name, source, self.needs.name, target)
-            return
-        if messages.st_ino != self.record.messages:
-            self._append_missing(target, added_lines(self._content(source), self._content(target), self.record.size))
-        os.unlink(self.needs.name, dir_fd=source)
+        elif messages:
+            self._unlink_messages(source, target)
+
+    def _unlink_messages(self, entry: int, session: int) -> None:
+        """Unlink the messages in the trash. A replacement that came too late for the comparison adds its lines."""
+        if self._inode(entry) not in (self.record.messages, self._inode(session)):
+            self._take_over(entry, session, b"")
+        os.unlink(self.needs.name, dir_fd=entry)
 
     @property
     def _skipped(self) -> str | None:
@@ -387,9 +393,14 @@ class Places:
             return None
 
     def _content(self, directory: int) -> bytes:
-        with suppress(FileNotFoundError), opened_file(self.needs.name, directory) as messages, open(messages, "rb", closefd=False) as file:
-            return file.read()
-        return b""
+        """Read the messages in an open directory; empty if there is no regular file."""
+        try:
+            with opened_file(self.needs.name, directory) as messages, open(messages, "rb", closefd=False) as file:
+                return file.read()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL):
+                return b""
+            raise
 
     def _inode(self, directory: int) -> int:
         messages = self._messages(directory)
