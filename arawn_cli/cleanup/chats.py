@@ -10,8 +10,8 @@ is promoted. If it does that between the link and the exchange, the session has 
 moment. No system call exchanges two directories on the condition that a file is still the same, so
 the link is made right before the exchange, and both files are compared right after it. If they
 differ, the exchange is undone, and lines that were appended to the old file meanwhile are appended to
-the new one. Only a program that replaces the file twice, the second time by what it read in that
-moment and after it has passed, loses what the first replacement added.
+the new one. One case remains: a program replaces the file between link and exchange, reads the old
+one before the exchange is undone, and replaces it by that after the last look for missing lines.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Kill a removal that keeps chats, or let it fail, at each system call; write to chats meanwhile.
 
-What must hold is checked by code that shares nothing with the package but the builders of the trees.
+What must hold is checked by code that shares nothing with the package.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -14,12 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.cleanup.chats import ChatNeeds, Places, prepare
+from arawn_cli.cleanup.trash_entry import confirmed_name, parse_entry, pending_name
+from arawn_cli.fs.openat import opened_directory
 from tests.conftest import COMMAND, needs_namespaces, needs_strace, snapshot
 from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, set_age, write
 
 CALLS = ("mkdirat", "linkat", "renameat", "renameat2", "fchmod", "unlinkat", "openat", "newfstatat", "getdents64", "flistxattr")
 SESSIONS = {"main": tuple(session_id(number) for number in (1, 2)), "v0": ("due-1", "due-2")}
+NEEDS = ChatNeeds("messages.jsonl", is_file=True)
+AT_CWD = -100  # AT_FDCWD of fcntl.h; the paths are absolute
 FILES = {"a": 10, "b/c/d": 20, "b/e": 5}
 
 
@@ -162,15 +168,18 @@ def test_a_killed_restore_loses_nothing_and_is_completed_by_the_next_run(
         assert not field.entries(name)
 
 
+# One program, like Arawn's server: it appends, replaces or moves one after the other. Two programs
+# that replaced the file by what they had read would lose each other's lines without any cleanup.
 PROGRAM = """
 import os, random, sys, time
 scratch, thesis, session, log = sys.argv[1:]
 path = f"{scratch}/{session}/messages.jsonl"
-random.seed(os.getpid())
+random.seed(int(os.environ["SEED"]))
+pause = float(os.environ["PAUSE"])
 number = 0
 print("ready", flush=True)
 while True:
-    time.sleep(random.random() * float(os.environ["PAUSE"]))
+    time.sleep(random.random() * pause)
     line = f"line {number}\\n"
     try:
         if (what := random.choice(os.environ["KINDS"].split())) == "append":
@@ -201,52 +210,134 @@ while True:
             pass
 """
 
+KINDS = ["append", "append replace", "append append append append append move", "append append replace replace move"]
+
+
+class Writer:
+    """A program that writes to the chat of a session until it is stopped; its lines and where they must be."""
+
+    def __init__(self, field: Field, kinds: str, pause: float, seed: int) -> None:
+        self.places = [field.tree.workstreams / "thesis" / field.names[0] / "messages.jsonl", field.chat(field.names[0])]
+        self.log = field.canary.parent / "written"
+        self.log.touch()
+        scratch, thesis = field.tree.sessions, field.tree.workstreams / "thesis"
+        order = [sys.executable, "-c", PROGRAM, str(scratch), str(thesis), field.names[0], str(self.log)]
+        environment = {**os.environ, "KINDS": kinds, "PAUSE": str(pause), "SEED": str(seed)}
+        self.program = subprocess.Popen(order, env=environment, stdout=subprocess.PIPE)
+        assert self.program.stdout is not None
+        self.program.stdout.readline()
+
+    def stop(self) -> None:
+        self.program.kill()
+        self.program.communicate()
+
+    def check(self) -> None:
+        """No line is lost, and none is twice in a file.
+
+        If messages are replaced and then moved within one exchange, the older file moves, and the newer
+        one stays in scratch.
+        """
+        found = [place.read_text().splitlines() for place in self.places if place.exists()]
+        assert not set(self.log.read_text().splitlines()) - {line for lines in found for line in lines}
+        assert [len(lines) for lines in found] == [len(set(lines)) for lines in found]
+
+
+@pytest.mark.parametrize(
+    "exchanges", [pytest.param(300, marks=pytest.mark.slow, id="some"), pytest.param(3000, marks=pytest.mark.long, id="many")]
+)
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("pause", [0, 0.0005])
+def test_a_program_that_writes_to_a_chat_during_many_exchanges_loses_no_line(
+    tmp_path: Path, kinds: str, pause: float, exchanges: int
+) -> None:
+    """Each session is exchanged, and put back at once or after the exchange was confirmed."""
+    for seed in range(exchanges):
+        field = Field(tmp_path / f"{seed}", "main")
+        writer = Writer(field, kinds, pause, seed)
+        try:
+            done = sum(exchanged_and_back(field, seed + number) for number in range(100))
+        finally:
+            writer.stop()
+        writer.check()
+        assert field.files_in(field.tree.sessions / field.names[0]) == set(FILES)
+        exchanges -= done + 1
+        if exchanges <= 0:
+            break
+
+
+def exchanged_and_back(field: Field, seed: int) -> bool:
+    """Exchange the first session and put it back, as a removal and a restore do; false if its chat was moved away."""
+    name = field.names[0]
+    field.trash.mkdir(exist_ok=True)
+    with (
+        opened_directory(AT_CWD, str(field.tree.sessions)) as sessions,
+        opened_directory(sessions, name) as session,
+        opened_directory(sessions, ".trash") as trash,
+    ):
+        try:
+            entry = prepare(session, NEEDS, trash, pending_name(name, time.time_ns(), exchanged=True))
+        except FileNotFoundError:
+            return False
+        if not places(sessions, name, trash, entry).exchange():
+            places(sessions, name, trash, entry).complete()
+        elif seed % 2 or not places(sessions, name, trash, entry).is_unchanged():
+            until_it_succeeds(sessions, name, trash)
+        else:
+            os.rename(entry, confirmed_name(entry), src_dir_fd=trash, dst_dir_fd=trash)
+            until_it_succeeds(sessions, name, trash)
+        assert os.listdir(trash) == []
+    return True
+
+
+def places(sessions: int, name: str, trash: int, entry: str) -> Places:
+    parsed = parse_entry((), entry)
+    assert parsed is not None
+    assert parsed.exchanged is not None
+    return Places(sessions, name, trash, entry, NEEDS, parsed.exchanged)
+
+
+def until_it_succeeds(sessions: int, name: str, trash: int) -> None:
+    """Put a session back; a call that found new files again and again is completed by the next run."""
+    for _ in range(20):
+        (entry,) = os.listdir(trash)
+        try:
+            places(sessions, name, trash, entry).bring_back()
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return
+
 
 SLOW_EXCHANGE = (
-    "strace",
-    "-f",
-    "-qq",
-    "-o",
-    "/dev/null",
-    "-e",
-    "trace=renameat2",
-    "-e",
-    "inject=renameat2:delay_enter=9000:delay_exit=9000",
+    *("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"),
+    *("-e", "inject=renameat2:delay_enter=9000:delay_exit=9000"),
 )
 
 
 @needs_strace
 @pytest.mark.parametrize("prefix", [pytest.param((), id="fast"), pytest.param(SLOW_EXCHANGE, id="slow")])
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "kinds", ["append", "append replace", "append append append append append move", "append append replace replace move"]
-)
-@pytest.mark.parametrize("pause", ["0", "0.002"])
+@pytest.mark.parametrize("pause", [0, pytest.param(0.002, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.slow
 def test_a_program_that_writes_to_a_chat_while_cleanup_runs_in_a_loop_loses_no_line(
-    environment: dict[str, str], tmp_path: Path, kinds: str, pause: str, prefix: tuple[str, ...]
+    environment: dict[str, str], tmp_path: Path, kinds: str, pause: float, prefix: tuple[str, ...]
 ) -> None:
     """Its files keep their old times, so that the session stays due; only the comparison of files can see it."""
     field = Field(tmp_path / "field", "main")
-    name, log = field.names[0], tmp_path / "written"
-    thesis = field.tree.workstreams / "thesis"
-    order = [sys.executable, "-c", PROGRAM, str(field.tree.sessions), str(thesis), name, str(log)]
-    with subprocess.Popen(order, env={**os.environ, "KINDS": kinds, "PAUSE": pause}, stdout=subprocess.PIPE) as program:
-        assert program.stdout is not None
-        program.stdout.readline()
-        try:
-            for attempt in range(6):
-                assert field.run(environment, "scratch-cleanup", prefix=prefix).returncode in (0, 1)
-                if field.files_in(field.tree.sessions / name) != set(FILES):
-                    assert field.run(environment, "trash", "restore", name).returncode == 0, attempt
-                    set_age(field.tree.sessions / name, field.tree.ago(30)) if field.chat(name).exists() else None
-                assert field.files_in(field.tree.sessions / name) == set(FILES)
-        finally:
-            program.kill()
-    chat = thesis / name / "messages.jsonl"
-    found = (chat if chat.exists() else field.chat(name)).read_text().splitlines()
-    lines = log.read_text().splitlines() if log.exists() else []
-    assert not [line for line in lines if line not in set(found)]
-    assert len(found) == len(set(found))
+    name = field.names[0]
+    writer = Writer(field, kinds, pause, seed=1)
+    try:
+        for _ in range(6):
+            assert field.run(environment, "scratch-cleanup", prefix=prefix).returncode in (0, 1)
+            for _ in range(20):
+                if field.files_in(field.tree.sessions / name) == set(FILES):
+                    break
+                field.run(environment, "trash", "restore", name)
+            assert field.files_in(field.tree.sessions / name) == set(FILES)
+    finally:
+        writer.stop()
+    writer.check()
 
 
 def without_exchange(field: Field, environment: dict[str, str], prefix: tuple[str, ...]) -> None:
