@@ -237,7 +237,7 @@ class Places:
     record: Exchanged
 
     def exchange(self) -> bool:
-        """Exchange the two; undo that if messages were replaced since they were linked. Return whether it is done.
+        """Exchange the two; return false, and undo it, if messages were replaced since they were linked.
 
         Raises:
             OSError: the filesystem cannot exchange, or one of the two is missing.
@@ -252,7 +252,7 @@ class Places:
         return False
 
     def _link_messages(self, session: int, entry: int) -> bool:
-        """Link the messages in place into the directory in the trash; false if they are not the recorded ones any more."""
+        """Link the recorded messages into the directory in the trash; false if they are not in place."""
         if self._inode(entry) == self.record.messages:
             return True
         try:
@@ -270,7 +270,7 @@ class Places:
             self._take_over(stale, valid, wanted)
 
     def _take_over(self, stale: int, valid: int, wanted: bytes) -> None:
-        """Append to the valid messages the wanted lines, and those that were added to the stale ones, if they lack them.
+        """Append to the valid messages what they lack of the wanted lines and those added to the stale ones.
 
         A program that is replacing the messages may have read them before. Look again until no line is
         missing.
@@ -281,7 +281,7 @@ class Places:
                 break
 
     def _append_missing(self, directory: int, wanted: bytes) -> bool:
-        """Append the lines that the messages in an open directory lack; return whether there were any."""
+        """Append the lines that the messages in a directory lack; return whether there were any."""
         present = self._content(directory)
         missing = missing_lines(wanted, present) if self._inode(directory) else b""
         if missing:
@@ -317,14 +317,14 @@ class Places:
         places.complete()
 
     def _finish_comparison(self) -> None:
-        """Undo an exchange if a killed run could not: the linked messages are in place, and replaced in the trash."""
+        """Undo an exchange of a killed run if the messages in the trash replaced those in place."""
         with self._opened() as (session, entry):
             stale = self._inode(session) == self.record.messages != 0 and self._inode(entry) not in (0, self.record.messages)
         if stale:
             self._undo()
 
     def _made_ready(self) -> Places:
-        """Make the directory in the trash ready for an exchange, and record the messages in place in its name.
+        """Make the directory in the trash ready for an exchange; record the messages in place in its name.
 
         Its own messages are unlinked unless nothing else has them. `exchange` links those in place.
         """
@@ -371,7 +371,7 @@ class Places:
             self._unlink_messages(source, target)
 
     def _unlink_messages(self, entry: int, session: int) -> None:
-        """Unlink the messages in the trash. A replacement that came too late for the comparison adds its lines."""
+        """Unlink the messages in the trash; if they came too late for the comparison, add their lines."""
         if self._inode(entry) not in (self.record.messages, self._inode(session)):
             self._take_over(entry, session, b"")
         os.unlink(self.needs.name, dir_fd=entry)
