@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from arawn_cli.names import escape
+from arawn_cli.names import cut, escape
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +104,27 @@ Operation = Literal["open", "list", "measure", "read", "parse", "query", "check"
 """What failed: `check` is whether a session may be removed, `query` reads Arawn's database."""
 
 
+FAILURES_LISTED = 20
+"""Failures that a run lists in its log, its events and its report. It counts the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed operation on one file, kept as a value so that the run continues.
 
     `path` is escaped and relative to the root; `errno` is the kernel's number; `detail` adds what
-    the number does not say.
+    the number does not say. Both texts are cut to 1,000 characters.
     """
 
     operation: Operation
     path: str
     errno: int
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        """Cut long texts: thousands of paths can be thousands of names deep."""
+        object.__setattr__(self, "path", cut(self.path))
+        object.__setattr__(self, "detail", cut(self.detail))
 
     @classmethod
     def of(cls, operation: Operation, path: str, error: OSError) -> Failure:

@@ -313,8 +313,11 @@ class DiskCheck(Event):
     complete: bool = field(metadata=doc("whether everything could be read"))
     duration_ms: int = field(metadata=doc("duration of the check in milliseconds"))
     forecast_days: int | None = field(metadata=doc("days until the total reaches its next limit, or null, as in `disk_pressure`"))
-    foreign: tuple[ForeignEntry, ...] = field(metadata=doc("entries of `workstreams/` that are not Arawn's"))
-    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read"))
+    foreign: tuple[ForeignEntry, ...] = field(metadata=doc("entries of `workstreams/` that are not Arawn's: the largest, at most 50"))
+    foreign_count: int = field(metadata=doc("number of all such entries"))
+    foreign_bytes: int = field(metadata=doc("bytes of all such entries, by the configured `measure`"))
+    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read, at most 20"))
+    failure_count: int = field(metadata=doc("number of all failures, also of those that `failures` leaves out"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -370,7 +373,8 @@ class ScratchCleanup(Event):
     )
     cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))
     sessions_kept: dict[str, int] = field(metadata=doc("number of kept sessions, by reason"))
-    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed"))
+    failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed, at most 20"))
+    failure_count: int = field(metadata=doc("number of all failures, also of those that `failures` leaves out"))
     trash_bytes: int = field(metadata=doc("apparent bytes of removed sessions in the trash at the end of the run"))
     duration_ms: int = field(metadata=doc("duration of the run in milliseconds"))
 

@@ -20,7 +20,7 @@ from arawn_cli.cleanup.trash import Purged, list_trash_entries, locked, missing_
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.errors import ConfigurationError, ExitCode, Failure, StoppedError
+from arawn_cli.errors import FAILURES_LISTED, ConfigurationError, ExitCode, Failure, StoppedError
 from arawn_cli.events import (
     UNRESOLVED,
     Action,
@@ -120,6 +120,7 @@ class _Cleanup:
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
         self._failures: list[FailureReport] = []
+        self._failure_count = 0
         self._shared_failures: set[FailureReport] = set()
 
     def run(self, descriptor: int | None) -> None:
@@ -257,7 +258,9 @@ class _Cleanup:
         for shared in session.evidence.shared_failures:
             self._record_failure(shared)  # logged once, and not again for each session
         failures = (*outcome.failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
-        self._failures += [report_failure(failure, session.name) for failure in failures]
+        for failure in failures:
+            self._count_failure(report_failure(failure, session.name))
+        self._failure_count += usage.unlisted_failures if usage else 0
         self._outcomes.append(outcome)
 
         shared_causes = [str(failure) for failure in session.evidence.shared_failures]
@@ -292,13 +295,23 @@ class _Cleanup:
         report = report_failure(failure, session)
         if report not in self._shared_failures:
             self._shared_failures.add(report)
-            log.error("%s", failure)
+            if self._count_failure(report):
+                log.error("%s", failure)
+
+    def _count_failure(self, report: FailureReport) -> bool:
+        """Count a failure, and return whether it is one of the first, which are listed."""
+        self._failure_count += 1
+        is_listed = len(self._failures) < FAILURES_LISTED
+        if is_listed:
             self._failures.append(report)
+        return is_listed
 
     def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""
         cleaned = [outcome for outcome in self._outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
         kept = Counter(str(outcome.reason) for outcome in self._outcomes if outcome.action is Action.KEPT)
+        if self._failure_count > len(self._failures):
+            log.error("and %s more failures", f"{self._failure_count - len(self._failures):,}")
         freed = sum(outcome.freed_bytes for outcome in self._outcomes) + sum(purged.freed_bytes for purged in self._purged)
         return ScratchCleanup(
             timestamp=self._context.timestamp(),
@@ -314,6 +327,7 @@ class _Cleanup:
             cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
             sessions_kept=dict(sorted(kept.items())),
             failures=tuple(self._failures),
+            failure_count=self._failure_count,
             trash_bytes=trash_bytes,
             duration_ms=duration_ms,
         )

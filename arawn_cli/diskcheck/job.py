@@ -138,8 +138,11 @@ def check(config: Config, context: RunContext) -> CheckResult:
             complete=not measurements.failures,
             duration_ms=(context.monotonic() - started) // 1_000_000,
             forecast_days=forecasts[TOTAL],
-            foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.foreign.items()),
+            foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.largest_foreign()),
+            foreign_count=len(measurements.foreign),
+            foreign_bytes=sum(size_in(config, usage) for usage in measurements.foreign.values()),
             failures=tuple(report_failure(failure) for failure in measurements.failures),
+            failure_count=measurements.failure_count,
         )
         context.emit(summary)
         return CheckResult(summary, measurements, tuple(verdicts))

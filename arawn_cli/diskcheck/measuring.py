@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import heapq
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, WORKSTREAMS, Generation
@@ -17,7 +19,7 @@ from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
-from arawn_cli.errors import Failure
+from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
 from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points
@@ -28,6 +30,7 @@ from arawn_cli.units import size
 
 log = logging.getLogger(__name__)
 
+_FOREIGN_LISTED = 50
 _OTHER = "other"
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
 _MEMORY = "memory.db"  # on main, each workstream has one, with files of SQLite beside it
@@ -74,7 +77,8 @@ class Measurements:
             the directory below the root (empty for the root).
         not_counted: other mounts in the tree, by their path below the root.
         sessions_path: path of the directory of the scratch sessions below the root.
-        failures: everything that could not be read, in the tree and in the database.
+        failures: what could not be read, in the tree and in the database; at most 20 of each.
+        failure_count: number of all failures, listed or not.
         rows_known: false if the rows of the database could not be read.
     """
 
@@ -87,7 +91,12 @@ class Measurements:
     not_counted: tuple[str, ...]
     sessions_path: str
     failures: tuple[Failure, ...]
+    failure_count: int
     rows_known: bool
+
+    def largest_foreign(self) -> list[tuple[str, Usage]]:
+        """Return the largest foreign entries, at most 50, by name."""
+        return sorted(heapq.nlargest(_FOREIGN_LISTED, self.foreign.items(), key=lambda entry: entry[1].apparent_bytes), key=itemgetter(0))
 
     @property
     def sessions(self) -> dict[str, Usage]:
@@ -155,6 +164,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
     is_known = root.database is not None and not database_failures
     total = combined(usages)
+    own = own_files.total if own_files else Usage()
     measurements = Measurements(
         workstreams=tuple(
             WorkstreamTree(
@@ -174,12 +184,15 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         filesystems=_filesystems(root, (names for names, is_own in mounts.items() if is_own)),
         not_counted=tuple(sorted({*map(_shown, inner), *(f"{WORKSTREAMS}/{path}" for path in total.other_filesystems)})),
         sessions_path=_shown(root.layout.sessions),
-        failures=(*database_failures, *total.failures, *(own_files.total.failures if own_files else ())),
+        failures=(*database_failures, *total.failures, *own.failures)[:FAILURES_LISTED],
+        failure_count=len(database_failures) + total.failure_count + own.failure_count,
         rows_known=not database_failures,
     )
     for failure in measurements.failures:
         log.error("%s", failure)
-    for name, usage in measurements.foreign.items():
+    if measurements.failure_count > len(measurements.failures):
+        log.error("and %s more failures", f"{measurements.failure_count - len(measurements.failures):,}")
+    for name, usage in measurements.largest_foreign():
         log.info("workstreams/%s is not Arawn's: %s", name, size(usage.apparent_bytes))
     for path in measurements.not_counted:
         log.info("%s is another filesystem: not counted", path)

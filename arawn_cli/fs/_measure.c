@@ -54,14 +54,17 @@ static bool read_subtrees(PyObject *given, struct walk *walk)
 
 /* ---- measure: results ---- */
 
-static PyObject *result_of(const struct usage *usage)
+static PyObject *result_of(const struct subtree *subtree)
 {
+    const struct usage *usage = &subtree->usage;
+    const uint64_t *found = subtree->found;
     PyObject *newest = usage->any ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec, (long long)usage->newest.tv_nsec,
                                                   usage->newest_path)
                                   : Py_NewRef(Py_None);
-    return Py_BuildValue("((KKKKKN)[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
+    return Py_BuildValue("((KKKKKNK)[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
                          (unsigned long long)usage->files, (unsigned long long)usage->directories,
-                         (unsigned long long)usage->largest, newest);
+                         (unsigned long long)usage->largest, newest,
+                         (unsigned long long)(found[OPEN_FAILED] + found[LIST_FAILED] + found[STAT_FAILED]));
 }
 
 static PyObject *results_of(const struct walk *walk)
@@ -69,7 +72,7 @@ static PyObject *results_of(const struct walk *walk)
     PyObject *results = PyList_New(0);
     bool done = results != NULL;
     for (size_t i = 0; done && i < walk->count; i++)
-        done = append(results, result_of(&walk->subtrees[i].usage));
+        done = append(results, result_of(&walk->subtrees[i]));
     const struct hard_link *link = walk->links.items;
     for (size_t i = 0; done && i < walk->links.count; i++, link++) {
         PyObject *links = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)link->subtree), 1);

@@ -176,15 +176,15 @@ static void record_finding(struct worker *worker, enum kind kind, size_t depth, 
     char path[PATH_BYTES];
     write_path(worker, depth, name, path);
     pthread_mutex_lock(&walk->lock);
-    unsigned *found = &walk->subtrees[worker->subtree].found[kind];
-    if (*found < FINDINGS_MAX) {
+    uint64_t *found = &walk->subtrees[worker->subtree].found[kind];
+    if (*found < (walk->findings.count < LISTED_MAX ? FINDINGS_MAX : 1)) {
         struct finding finding = {worker->subtree, kind, number, strdup(path)};
         if (!finding.path)
             stop_without_memory(walk);
         else if (!extend(walk, &walk->findings, &finding, 1, sizeof finding))
             free(finding.path);
-        ++*found;
     }
+    ++*found;
     pthread_mutex_unlock(&walk->lock);
 }
 

@@ -24,6 +24,7 @@
 enum {
     PATH_BYTES = 512,  /* of a path in a result, with its NUL; a longer one is cut */
     FINDINGS_MAX = 16, /* findings of each kind that are listed for a subtree */
+    LISTED_MAX = 1000, /* findings that are listed for all subtrees; after that one of each kind and subtree */
 };
 
 /* A failed call; the mount point of another filesystem; a directory of another account, or an entry of a
@@ -56,7 +57,7 @@ struct subtree {
     struct usage usage;
     /* Guarded by the lock: */
     size_t units;           /* units of work that are queued or in progress */
-    unsigned found[KINDS]; /* findings of each kind that are listed */
+    uint64_t found[KINDS]; /* findings of each kind, listed or not */
 };
 
 /* A file with `names` names, of which `found` lie in the subtree. */

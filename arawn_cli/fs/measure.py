@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from arawn_cli.errors import Failure, Operation
+from arawn_cli.errors import FAILURES_LISTED, Failure, Operation
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.fs.permissions import Account, can_access, is_flagged, is_sticky
 from arawn_cli.names import escape
@@ -28,6 +28,7 @@ CUT_BYTES = 511
 """The size of a path in a result that was cut; a shorter one is whole."""
 
 _FINDINGS_MAX = 16  # of each kind that are listed for a tree
+_LISTED_MAX = 1000  # failures that are listed for all trees; after that one of each tree
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
 
 
@@ -88,6 +89,7 @@ class Usage:
         obstacles: what keeps this account from removing the tree. That the directory which holds the
             tree can be changed is not checked.
         foreign_links: paths, as in obstacles, of regular files of other accounts with several names.
+        unlisted_failures: number of failures beyond those that are listed.
     """
 
     apparent_bytes: int = 0
@@ -103,6 +105,7 @@ class Usage:
     newest_path: bytes = b""
     obstacles: tuple[Obstacle, ...] = ()
     foreign_links: tuple[bytes, ...] = ()
+    unlisted_failures: int = 0
 
     @property
     def newest_shown(self) -> str:
@@ -123,6 +126,17 @@ class Usage:
     def freed_allocated_bytes(self) -> int:
         """Allocated bytes that deleting the trees frees."""
         return self.allocated_bytes - sum(file.allocated for file in self.linked.values() if file.found < file.names)
+
+    @property
+    def failure_count(self) -> int:
+        """Number of failures, listed or not."""
+        return len(self.failures) + self.unlisted_failures
+
+    def with_failures(self, most: int) -> Usage:
+        """Return the usage with at most `most` failures listed, and the others counted."""
+        if len(self.failures) <= most:
+            return self
+        return replace(self, failures=self.failures[:most], unlisted_failures=self.failure_count - most)
 
     def without_file(self, status: os.stat_result) -> Usage:
         """Return the usage without one regular file of the trees. It still counts for the newest mtime."""
@@ -160,6 +174,7 @@ class UsageAccumulator:
     newest_path: bytes = b""
     obstacles: list[Obstacle] = field(default_factory=list)
     foreign_links: list[bytes] = field(default_factory=list)
+    unlisted_failures: int = 0
 
     def add_entry(self, status: os.stat_result, path: Callable[[], bytes] = bytes) -> None:
         """Add one file or directory, and its path below the tree if it is the newest."""
@@ -192,8 +207,11 @@ class UsageAccumulator:
 
     def add_failure(self, operation: Operation, path: str, error: OSError) -> None:
         """Add a failure at an escaped path, unless the entry was removed in the meantime."""
-        listed = sum(failure.operation == operation for failure in self.failures)
-        if not isinstance(error, FileNotFoundError) and listed < _FINDINGS_MAX:
+        if isinstance(error, FileNotFoundError):
+            return
+        if sum(failure.operation == operation for failure in self.failures) >= _FINDINGS_MAX:
+            self.unlisted_failures += 1
+        else:
             self.failures.append(replace(Failure.of(operation, "", error), path=path))
 
     def add_obstacle(self, kind: ObstacleKind, path: bytes, owner: int) -> None:
@@ -216,6 +234,7 @@ class UsageAccumulator:
         self.other_filesystems += usage.other_filesystems
         self.obstacles += usage.obstacles
         self.foreign_links += usage.foreign_links
+        self.unlisted_failures += usage.unlisted_failures
         self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
 
     def result(self) -> Usage:
@@ -234,27 +253,32 @@ class UsageAccumulator:
             self.newest_path,
             tuple(sorted(self.obstacles, key=lambda obstacle: (obstacle.path, obstacle.kind))),
             tuple(sorted(self.foreign_links)),
+            self.unlisted_failures,
         )
 
 
 def combined(usages: Iterable[Usage]) -> Usage:
-    """Return the usage of several trees; a file with names in more than one counts once."""
+    """Return the usage of several trees; a file with names in more than one counts once.
+
+    At most 20 failures are listed.
+    """
     accumulator = UsageAccumulator()
     for usage in usages:
         accumulator.add_usage(usage)
-    return accumulator.result()
+    return accumulator.result().with_failures(FAILURES_LISTED)
 
 
 # ---- The extension module
 
-_Sums = tuple[int, int, int, int, int, tuple[int, int, bytes] | None]
+_Sums = tuple[int, int, int, int, int, tuple[int, int, bytes] | None, int]
 _Links = list[tuple[int, int, int, int, int, int]]
 
 NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]]]
 """The usage of a subtree as `_measure.c` returns it.
 
 - Apparent and allocated bytes, files and directories, all without files of several names; the size
-  of the largest file, with them; the newest mtime as seconds and nanoseconds, and its path.
+  of the largest file, with them; the newest mtime as seconds and nanoseconds, and its path; the
+  number of failures, listed or not.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
 - Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
   `mounted`, `foreign`, `flagged` or `linked`, and the owner.
@@ -339,8 +363,11 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     # In this thread alone: several threads would take turns at the interpreter lock, which costs
     # more than a second processor gains.
     usages = []
+    listed = 0
     for subtree in subtrees:
-        usages.append(_walk_subtree(start, subtree))
+        usage = _walk_subtree(start, subtree)
+        usages.append(usage if listed < _LISTED_MAX else usage.with_failures(1))
+        listed += len(usage.failures)
         advance(1)
     return usages
 
@@ -356,7 +383,7 @@ def threads_for(configured: int) -> int:
 
 
 def _usage_of(result: NativeUsage, path: str) -> Usage:
-    (apparent, allocated, files, directories, largest, time), links, findings = result
+    (apparent, allocated, files, directories, largest, time, failed), links, findings = result
     newest = None if time is None else time[0] * SECOND + time[1]
     newest_path = b"" if time is None else time[2]
     if not (links or findings):
@@ -374,6 +401,7 @@ def _usage_of(result: NativeUsage, path: str) -> Usage:
                 accumulator.foreign_links.append(below)
             case _:
                 accumulator.obstacles.append(Obstacle(ObstacleKind(kind), below, number))
+    accumulator.unlisted_failures = failed - len(accumulator.failures)
     return accumulator.result()
 
 

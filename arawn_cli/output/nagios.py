@@ -38,7 +38,7 @@ def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[s
     level, failures = checked.summary.level, checked.measurements.failures
     parts = [] if level is Level.UNKNOWN else [_worst(checked.verdicts, level)]
     if not checked.summary.complete:
-        parts.append(f"incomplete, {count(len(failures), 'failure')}: {failures[0]}")
+        parts.append(f"incomplete, {count(checked.summary.failure_count, 'failure')}: {failures[0]}")
     if checked.summary.not_counted:
         parts.append(f"not counted: {mounts_in_words(checked.summary.not_counted)}")
     parts += problems

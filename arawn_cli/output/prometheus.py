@@ -148,7 +148,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
             yield Metric(name, text, [({}, value)], "counter")
     yield _single("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned)
     yield _single("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed)
-    yield _single("last_run_failures", "What failed in the last run.", len(summary.failures))
+    yield _single("last_run_failures", "What failed in the last run.", summary.failure_count)
     yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
     yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)
 

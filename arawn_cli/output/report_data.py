@@ -271,6 +271,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
             transitions = []
             problems.append(f"earlier usage and alerts are unknown: {error}")
     scopes = _scopes(config, measured, history, now, days * 24)
+    unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
     sessions, cleanup = _sessions(config, measured, decisions, scopes)
     if cleanup is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
@@ -295,7 +296,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         backups=_directory(config, backups),
         cleanup=cleanup,
         transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
-        problems=(*map(str, measured.failures), *problems),
+        problems=(*map(str, measured.failures), *unlisted, *problems),
     )
 
 

@@ -182,7 +182,7 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     if not summary.database_found:
         text += " No database of Arawn's was found."
     if summary.failures:
-        text += f" {count(len(summary.failures), 'failure')}."
+        text += f" {count(summary.failure_count, 'failure')}."
     return Text(text, style="red" if summary.failures else "")
 
 
@@ -231,11 +231,11 @@ def _check_sentence(summary: DiskCheck) -> Text:
     if summary.own_files_bytes:
         text += f"; Arawn's own files: {size(summary.own_files_bytes)}"
     if summary.foreign:
-        text += f"; foreign files: {size(sum(entry.bytes for entry in summary.foreign))}"
+        text += f"; foreign files: {size(summary.foreign_bytes)}"
     if summary.not_counted:
         text += f"; not counted: {mounts_in_words(summary.not_counted)}"
     if not summary.complete:
-        text += f"; incomplete: {count(len(summary.failures), 'failure')}"
+        text += f"; incomplete: {count(summary.failure_count, 'failure')}"
     return Text(text, style=LEVEL_STYLES[summary.level])
 
 

@@ -30,10 +30,10 @@ KEYS = {
     "other_bytes allocated_bytes largest_file_bytes files sessions complete forecast_days sample_age_secs",
     "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem mounted "
     "not_counted trash_bytes "
-    "sample_age_secs complete duration_ms forecast_days foreign failures",
+    "sample_age_secs complete duration_ms forecast_days foreign foreign_count foreign_bytes failures failure_count",
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_reclaimed database_found chats no_sessions cleaned_session_ids "
-    "sessions_kept failures trash_bytes duration_ms",
+    "sessions_kept failures failure_count trash_bytes duration_ms",
     "trash_entry": "session_id action removed_at held bytes files path",
 }
 COMMAND_KEYS = {

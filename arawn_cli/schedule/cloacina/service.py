@@ -164,7 +164,8 @@ def summary_of(status: int, last_line: bytes, stopped: str | None) -> Mapping[st
     failures, kept = (summary or {}).get("failures"), (summary or {}).get("sessions_kept")
     details = "see the log of the service"
     if status == ExitCode.PARTIAL and isinstance(failures, list) and failures:
-        details = f"{len(failures)} failures, the first: {failures[0]['operation']} {failures[0]['path']}: {failures[0]['message']}"
+        number = (summary or {}).get("failure_count", len(failures))
+        details = f"{number} failures, the first: {failures[0]['operation']} {failures[0]['path']}: {failures[0]['message']}"
     if status == ExitCode.REFUSED and isinstance(kept, dict) and Reason.REMOVAL_LIMIT in kept:
         details = f"the removal limit keeps {kept[Reason.REMOVAL_LIMIT]} sessions"
     raise FailedRunError(f"{meaning}: {details}")
