@@ -248,13 +248,13 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             raise OSError(errno.EBUSY, "a mount inside")
         operation = "open"
         with opened_directory(root.workstreams, *entry.directory) as directory:
+            usage = measure(directory, entry.name, shown)
+            if usage.obstacles:  # it stays whole, and can be restored
+                text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
+                return Purged(entry, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
             operation = "rename"
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
-            usage = measure(directory, name, shown)
-            if usage.obstacles:
-                text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
-                return Purged(entry, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
             with thread_pool(threads if usage.files >= PARALLEL_MIN_FILES else 0) as pool:
                 failures = delete_tree(directory, name, shown, stopping, pool)
             left = measure(directory, name, shown) if failures or stopping() else Usage()

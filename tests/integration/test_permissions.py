@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, RunCommand, needs_chattr, needs_setpriv, snapshot
+from tests.conftest import Run, RunCommand, needs, needs_chattr, needs_setpriv, needs_strace, snapshot, works
 from tests.support.cleanup import clean
 from tests.support.tree import SampleTree, set_age
 
 OTHER, THIRD = 65534, 12345
+OTHER_NAME = pwd.getpwuid(OTHER).pw_name
 # Root without its powers over files: an ordinary account with the user id 0.
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown,-linux_immutable", "--inh-caps=-all")
+OVERLAY = 'cd "$(mktemp -d)" && mount -t tmpfs t . && mkdir l u w m && mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m'
+needs_overlay = needs(os.getuid() == 0 and works("unshare", "--mount", "sh", "-c", OVERLAY), "root, mount namespaces and overlayfs")
 IN_PYTHON = (
     "import sys; sys.argv = sys.argv[1:]; from arawn_cli.fs import measure; measure.native = None;"
     "from arawn_cli.__main__ import main; main()"
@@ -105,3 +110,102 @@ def test_dry_and_real_run_agree_on_what_this_account_can_remove(
         assert [name for name in kept if removable_by_hand(tree.sessions / name, aside)] == []
     finally:
         subprocess.run(["chattr", "-R", "-f", "-i", "-a", str(tmp_path)], check=False)
+
+
+def foreign(path: Path) -> None:
+    """Give a directory and everything in it to another account."""
+    for each in (path, *path.rglob("*")):
+        os.chown(each, OTHER, OTHER, follow_symlinks=False)
+
+
+def detail(done: Run) -> str:
+    (event,) = (event for event in done.events if event.get("reason") == "not_permitted")
+    return str(event["detail"])
+
+
+@needs_setpriv
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_the_command_that_a_run_suggests_makes_the_session_removable(run: RunCommand, tree: SampleTree, mode: int) -> None:
+    session = tree.session("s", files={"a b/of another": 1, "own": 1}, age_days=30)
+    foreign(session / "work" / "a b")
+    (session / "work" / "a b").chmod(mode)
+    told = detail(clean(run, tree, prefix=ORDINARY))
+    before, _, command = told.partition(": ")
+    assert before == f"{OTHER_NAME} owns work/a b"
+    assert (f"chown -hR --from={OTHER_NAME} root {session}" in command) == (mode == 0o755)
+    subprocess.run(command.removeprefix("sudo "), shell=True, check=True)  # noqa: S602 - people paste it into a shell
+    assert clean(run, tree, prefix=ORDINARY).reasons() == {"s": "expired"}
+
+
+@needs_setpriv
+def test_no_change_of_owner_is_suggested_if_a_file_there_has_another_name(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    session = tree.session("s", files={"theirs/of another": 1}, age_days=30)
+    foreign(session / "work" / "theirs")
+    os.link(session / "work" / "theirs" / "of another", tmp_path / "elsewhere")
+    set_age(session, tree.ago(30))
+    told = detail(clean(run, tree, prefix=ORDINARY))
+    assert told.endswith("other names, perhaps elsewhere: work/theirs/of another")
+    assert "sudo" not in told
+
+
+@needs_setpriv
+def test_purging_keeps_an_entry_whole_that_holds_files_of_another_account(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
+    tree.session("s", files={"theirs/of another": 1, "own": 1}, age_days=30)
+    assert clean(run, tree, "--config", config).reasons() == {"s": "expired"}
+    (entry,) = (tree.sessions.parent / ".trash").iterdir()
+    foreign(entry / "work" / "theirs")
+    purge = ("trash", "purge", "--base-path", tree.root, "--older-than-days", 0)
+    done = run(*purge, prefix=ORDINARY)
+    (left,) = (tree.sessions.parent / ".trash").iterdir()
+    assert (done.code, (left / "work" / "own").exists(), (left / "work" / "theirs" / "of another").exists()) == (1, True, True)
+    assert f"sudo chown -hR --from={OTHER_NAME} root {left}" in done.stderr
+    assert run(*purge).code == 0
+    assert not (tree.sessions.parent / ".trash").exists() or not list((tree.sessions.parent / ".trash").iterdir())
+
+
+@needs_strace
+def test_a_session_that_the_kernel_does_not_let_delete_is_put_back_whole(run: RunCommand, tree: SampleTree) -> None:
+    session = tree.session("s", files={"f": 1, "inner/g": 2}, age_days=30)
+    before = snapshot(session)
+    fault = ("strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat,unlink,rmdir:error=EPERM")
+    done = clean(run, tree, prefix=fault)
+    assert (done.code, done.reasons()) == (1, {"s": "not_permitted"})
+    assert "Operation not permitted" in detail(done)
+    assert snapshot(session) == before
+    assert clean(run, tree).reasons() == {"s": "expired"}
+
+
+@needs_setpriv
+def test_a_read_only_session_that_is_put_back_has_its_mode(tmp_path: Path) -> None:
+    for name in ("sessions/s", "trash"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "sessions" / "s").chmod(0o555)
+    code = (
+        "import os, sys; from arawn_cli.fs.exchange import move\n"
+        "one, two = (os.open(f'{sys.argv[1]}/{name}', os.O_RDONLY) for name in ('sessions', 'trash'))\n"
+        "move('s', one, 't', two); print(oct(os.stat('t', dir_fd=two).st_mode & 0o7777))\n"
+        "move('t', two, 's', one); print(oct(os.stat('s', dir_fd=one).st_mode & 0o7777))\n"
+    )
+    done = subprocess.run([*ORDINARY, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "0o555\n0o555\n", done.stderr
+
+
+@needs_overlay
+def test_a_session_in_a_lower_layer_of_an_overlay_is_kept_and_others_are_removed(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    tree.session("lower", files={"f": 1}, age_days=30)
+    tree.session("both", files={"f": 1}, age_days=30)
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    upper = f"mkdir {tree.sessions}/upper && touch {tree.sessions}/both/new && find {tree.sessions} -exec touch -h -d '30 days ago' {{}} +"
+    for option, moved in (("off", {"upper"}), ("on", {"upper", "lower", "both"})):
+        options = f"lowerdir={tree.root},upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir={option}"
+        script = f'mount -t overlay o -o {options} {tree.root} && {upper} && exec "$@"'
+        for words in (("--dry-run",), ()):
+            for name in ("upper", "work"):
+                shutil.rmtree(tmp_path / name)
+                (tmp_path / name).mkdir()
+            done = clean(run, tree, *words, prefix=("unshare", "--mount", "sh", "-c", script, "sh"))
+            expected = {name: "expired" if name in moved else "cannot_move" for name in ("upper", "lower", "both")}
+            assert (done.reasons(), done.code) == (expected, int(option == "off")), done.stderr
