@@ -64,7 +64,7 @@ _COMMANDS = {
     "doctor": ("doctor", "doctor"),
     "demo": ("demo", "demo"),
 }
-_GROUPS = {"trash": "trash_commands", "schedule": "schedule", "config": "config"}
+_GROUPS = {"trash": "cleanup", "schedule": "schedule", "config": "config"}
 
 
 def program(first: str = "") -> typer.Typer:

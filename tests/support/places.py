@@ -139,7 +139,7 @@ def run(command: str, root: Path, directory: Path) -> Said:
 def main(generation: str, place: str, kind: str, name: str) -> None:
     """Run one case and print it as JSON."""
     directory = Path(name)
-    for module in ("cleanup", "diskcheck", "doctor", "report", "trash_commands"):
+    for module in ("cleanup", "diskcheck", "doctor", "report"):
         import_module(f"arawn_cli.cli.{module}")
     places = build(generation, directory)
     root = places["root"]
