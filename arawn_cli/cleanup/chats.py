@@ -197,11 +197,17 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
 
 
 def _explained(error: OSError) -> OSError:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = (
+            f"no space for the directory that its chat needs ({error.strerror}): free some, or set [maintenance.cleanup] keep_chats = false"
+        )
+    elif error.errno == errno.EPERM:  # the units that `schedule install` writes allow no fchown(2)
+        reason = (
+            f"cannot give the directory that its chat needs the group and mode of the session ({error.strerror}): "
+            "in a systemd service, set Group= to the group of the sessions"
+        )
+    else:
         return error
-    reason = (
-        f"no space for the directory that its chat needs ({error.strerror}): free some, or set [maintenance.cleanup] keep_chats = false"
-    )
     return OSError(error.errno, reason)
 
 

@@ -243,7 +243,7 @@ class Writer:
 
 
 @pytest.mark.parametrize(
-    "exchanges", [pytest.param(300, marks=pytest.mark.slow, id="some"), pytest.param(3000, marks=pytest.mark.long, id="many")]
+    "exchanges", [pytest.param(100, marks=pytest.mark.slow, id="some"), pytest.param(3000, marks=pytest.mark.long, id="many")]
 )
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("pause", [0, 0.0005])

@@ -343,6 +343,47 @@ def test_no_space_for_the_new_directory_keeps_the_session_and_says_so(
     assert leftovers(main) == []
 
 
+def test_a_group_that_this_process_must_not_give_keeps_the_session_and_names_the_remedy(
+    main: MainTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise os_error(errno.EPERM)
+
+    monkeypatch.setattr(chats, "copy_attributes", refused)
+    before = files(main.sessions / S)
+    assert cleaned(main)[0].sessions_kept == {"cannot_move": 1}
+    assert "set Group= to the group of the sessions" in told.text
+    assert files(main.sessions / S) == before
+    assert leftovers(main) == []
+
+
+@pytest.mark.parametrize(
+    ("stale", "valid", "linked", "added"),
+    [
+        (b"a\nb\n", b"a\nb\nc\n", 4, b""),  # nothing was appended
+        (b"a\nb\nyes\n", b"a\nyes\nb2\n", 4, b"yes\n"),  # an equal line elsewhere does not count
+        (b"a\nb\nc\nd\n", b"a\nb\nc\nnew\n", 4, b"d\n"),  # c was there when the file was replaced
+        (b"a\nb\nc\n", b"a\n", 4, b"c\n"),  # b was deleted
+    ],
+)
+def test_lines_that_were_added_to_replaced_messages_are_found(stale: bytes, valid: bytes, linked: int, added: bytes) -> None:
+    assert chats.added_lines(stale, valid, linked) == added
+
+
+def test_missing_lines_are_counted() -> None:
+    assert chats.missing_lines(b"yes\nno\nyes\n", b"yes\n") == b"no\nyes\n"
+
+
+def test_an_unfinished_replacement_does_not_come_back(main: MainTree, run: RunCommand, tmp_path: Path) -> None:
+    """The next replacement would rename it in place of its own, which it had opened in the other directory."""
+    write(main.sessions / S / "messages.jsonl.tmp", 3)
+    for path in (main.sessions / S / "messages.jsonl.tmp", main.sessions / S):
+        os.utime(path, ns=(main.ago(20), main.ago(20)))
+    cleaned(main, config=configuration(tmp_path, "trash_days = 3"))
+    assert restore(run, main, S).code == 0
+    assert files(main.sessions / S).keys() == {"messages.jsonl", "notes.md", "deep/", "deep/er/", "deep/er/file"}
+
+
 # ---- Restore
 
 
