@@ -82,7 +82,7 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
     """
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
-    existing = list(dict.fromkeys(place.resolve() for place in databases if os.path.lexists(place)))
+    existing = list(dict.fromkeys(Path(os.path.realpath(place)) for place in databases if os.path.lexists(place)))
     try:
         descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -230,7 +230,7 @@ def home_directories(owner: int) -> set[Path]:
             homes.add(pwd.getpwuid(user).pw_dir)
         except KeyError:
             continue  # an account without an entry has no home to protect
-    return {Path(home).resolve() for home in homes if home not in ("", "/")}
+    return {Path(os.path.realpath(home)) for home in homes if home not in ("", "/")}
 
 
 def _remedy(path: Path) -> str:

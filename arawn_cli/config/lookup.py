@@ -367,7 +367,7 @@ def _configured(root: Path, source: str, configured: str | None, base: PathBase)
     if not configured:
         return ()
     path = base.path(configured, source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigurationError(f"{source}: {path} does not exist, or is not a file")
     return (path,)
 
