@@ -18,10 +18,12 @@ SESSIONS_PREFIX = f"{TRASH}."
 _NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
 _EXCHANGED_MAX = 3 * 17  # bytes that the record of an exchange adds to a name
 _TIME = "%Y%m%dT%H%M%SZ"
-# `+` ends an id that was cut to make room for the rest of the name; no id contains it.
+# `+` ends an id that was cut to make room for the rest of the name; no id contains it. An id has no
+# dot, so the parts between the dots are never ambiguous, also for a session with the id `held`.
 _NAME = re.compile(
-    r"(?:\.trash\.)?(held\.|gone\.)?([A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(\d{8}T\d{6}Z)\.[0-9a-f]{8}"
-    r"(?:-([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9a-f]{1,16}))?",
+    r"(?P<prefix>\.trash\.)?(?P<state>held\.|gone\.)?"
+    r"(?P<rest>(?P<session>[A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(?P<time>\d{8}T\d{6}Z)\.[0-9a-f]{8})"
+    r"(?P<exchanged>-[0-9a-f]{1,16}-[0-9a-f]{1,16}-[0-9a-f]{1,16})?",
     re.ASCII,
 )
 
@@ -102,22 +104,31 @@ def pending_name(session: str, removed_at: int, *, prefix: str = "", exchanged: 
 
 def exchanged_name(name: str, exchanged: Exchanged) -> str:
     """Return the name of an entry, PENDING unless it is cut, with this record of an exchange."""
-    prefix = SESSIONS_PREFIX if name.startswith(SESSIONS_PREFIX) else ""
-    rest, _, unique = name.removeprefix(prefix).removeprefix(TrashState.PENDING).rpartition(".")
-    state = "" if "+" in rest else TrashState.PENDING
-    return f"{prefix}{state}{rest}.{unique[:8]}-{exchanged.directory:x}-{exchanged.messages:x}-{exchanged.size:x}"
+    parts = _parts(name)
+    state = TrashState.CONFIRMED if parts["session"].endswith("+") else TrashState.PENDING
+    return f"{parts['prefix']}{state}{parts['rest']}-{exchanged.directory:x}-{exchanged.messages:x}-{exchanged.size:x}"
 
 
 def confirmed_name(name: str) -> str:
-    """Return the name of a PENDING entry once it is CONFIRMED."""
-    return name.replace(TrashState.PENDING, "", 1)
+    """Return the name of an entry once it is CONFIRMED."""
+    return _in_state(name, TrashState.CONFIRMED)
 
 
 def deleting_name(name: str) -> str:
     """Return the name of an entry in any state once it is DELETING."""
-    prefix = SESSIONS_PREFIX if name.startswith(SESSIONS_PREFIX) else ""
-    rest = name.removeprefix(prefix).removeprefix(TrashState.PENDING).removeprefix(TrashState.DELETING)
-    return f"{prefix}{TrashState.DELETING}{rest}"
+    return _in_state(name, TrashState.DELETING)
+
+
+def _in_state(name: str, state: TrashState) -> str:
+    parts = _parts(name)
+    return f"{parts['prefix']}{state}{parts['rest']}{parts['exchanged']}"
+
+
+def _parts(name: str) -> dict[str, str]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"not the name of an entry of the trash: {name!r}")
+    return match.groupdict("")
 
 
 def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
@@ -126,11 +137,12 @@ def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
     if match is None:
         return None
     try:
-        removed_at = calendar.timegm(time.strptime(match[3], _TIME)) * SECOND
+        removed_at = calendar.timegm(time.strptime(match["time"], _TIME)) * SECOND
     except ValueError:
         return None
-    exchanged = Exchanged(*(int(match[number], 16) for number in (4, 5, 6))) if match[4] else None
-    return TrashEntry(directory, name, match[2], removed_at, TrashState(match[1] or ""), exchanged)
+    numbers = match["exchanged"]
+    exchanged = Exchanged(*(int(number, 16) for number in numbers[1:].split("-"))) if numbers else None
+    return TrashEntry(directory, name, match["session"], removed_at, TrashState(match["state"] or ""), exchanged)
 
 
 def is_trash(name: str) -> bool:

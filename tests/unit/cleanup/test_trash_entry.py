@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import product
 
-from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, parse_entry, pending_name
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from arawn_cli.cleanup.trash_entry import (
+    Exchanged,
+    TrashState,
+    confirmed_name,
+    deleting_name,
+    exchanged_name,
+    parse_entry,
+    pending_name,
+)
+from arawn_cli.names import is_valid_id
+
+IDS = st.one_of(
+    st.sampled_from(["held", "gone", "trash", "held-", "gone_", "20260101T000000Z", "01234567"]),
+    st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}", fullmatch=True),
+).filter(is_valid_id)
 
 
 @pytest.mark.parametrize("prefix", ["", ".trash."])
@@ -55,3 +73,30 @@ def test_a_name_too_long_for_the_trash_is_cut_and_marked() -> None:
 )
 def test_other_names_are_ignored(name: str) -> None:
     assert parse_entry((), name) is None
+
+
+@given(IDS, st.sampled_from(["", ".trash."]), st.booleans())
+@example("held", "", False)
+@example("gone", ".trash.", True)
+@example("held" * 60, "", True)
+def test_every_name_of_every_session_is_read_as_that_session_and_that_state(session: str, prefix: str, is_exchanged: bool) -> None:
+    pending = pending_name(session, 0, prefix=prefix, exchanged=is_exchanged)
+    if is_exchanged:
+        pending = exchanged_name(pending, Exchanged(2**63, 2**64 - 1, 7))
+    names = {
+        confirmed_name(pending): TrashState.CONFIRMED,
+        deleting_name(pending): TrashState.DELETING,
+        pending: TrashState.PENDING,
+    }
+    is_cut = "+" in pending
+    assert len(names) == (2 if is_cut else 3)
+    for name, again in product(names, (lambda name: name, deleting_name, confirmed_name)):
+        entry = parse_entry((), again(name))
+        assert entry is not None
+        if again in (deleting_name, confirmed_name):
+            assert entry.state is (TrashState.DELETING if again is deleting_name else TrashState.CONFIRMED)
+        elif not is_cut:
+            assert entry.state is names[name]
+        assert len(entry.name) <= 255
+        assert session.startswith(entry.session.removesuffix("+")) if is_cut else entry.session == session
+        assert entry.exchanged == (Exchanged(2**63, 2**64 - 1, 7) if is_exchanged else None)
