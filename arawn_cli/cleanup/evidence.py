@@ -136,4 +136,4 @@ class Evidence:
         try:
             self._rows = session_rows(path, self._root.layout.generation, self._sessions, self._stopping)
         except DatabaseUnreadableError as error:
-            self._database_failure = Failure("query", path.name, errno.EIO, str(error))
+            self._database_failure = Failure("query", path.name, errno.EIO, str(error).removeprefix(f"{path}: "))

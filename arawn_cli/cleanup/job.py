@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions
+from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, read_evidence
 from arawn_cli.cleanup.obstacles import explained
@@ -16,7 +16,17 @@ from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, keep_unappro
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
-from arawn_cli.cleanup.trash import Purged, list_trash_entries, locked, missing_permission, purge, put_back, trash_usage
+from arawn_cli.cleanup.trash import (
+    Purged,
+    is_in_trash,
+    list_trash_entries,
+    locked,
+    missing_permission,
+    purge,
+    put_back,
+    remove_empty_trash,
+    trash_usage,
+)
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -76,6 +86,8 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
     with opened_root(config.root, config.databases, context.stopping) as root, opened_sessions(root) as descriptor:
         if useless := useless_patterns(config, root.layout):
             raise ConfigurationError(useless)
+        if shared := writable_by_group(root):
+            log.warning("every account in the group of %s can write to it, and so decide what is removed", shared)
         with locked(descriptor, root, hold=not config.dry_run):
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())
@@ -85,6 +97,9 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
                 cleanup.run(descriptor)
             except StoppedError:
                 log.warning("stopped by a signal while measuring: no session was removed")
+            finally:
+                if not config.dry_run:
+                    remove_empty_trash(root)
         trash = trash_usage(root).apparent_bytes
     duration = (context.monotonic() - started) // 1_000_000
     summary = cleanup.summary(trash_bytes=trash, duration_ms=duration)
@@ -194,7 +209,8 @@ class _Cleanup:
             if self._config.dry_run:
                 log.warning("an interrupted run left session %s pending in the trash; a real run moves it back", entry.session)
             elif failed := put_back(self._root, entry):
-                self._record_failure(failed, entry.session)
+                if is_in_trash(self._root, entry):
+                    self._record_failure(failed, entry.session)
             else:
                 log.warning("moved back session %s, which an interrupted run had begun to remove", entry.session)
         return [entry for entry in entries if entry.state is not TrashState.PENDING]

@@ -15,6 +15,9 @@ from arawn_cli.fs.openat import FileKind
 from arawn_cli.names import escape
 from arawn_cli.timestamps import DAY, SECOND, minute
 
+MOVED = "it was moved or replaced meanwhile"
+"""The detail of a session that is not in its place any more."""
+
 # A turn that a running server writes while the run reads is later than the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
 
@@ -129,6 +132,8 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
 
 def _reason_by_files(session: ScratchSession, policy: Policy, now: int) -> Reason:
     usage = session.usage
+    if usage is not None and usage.has_vanished:
+        return Reason.CHANGED_SINCE_PLAN
     if usage is None or usage.newest_mtime is None:
         return Reason.NOT_PERMITTED if usage and usage.obstacles else Reason.ACTIVITY_UNKNOWN
     if usage.newest_mtime > now + _CLOCK_TOLERANCE:
@@ -167,6 +172,8 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
             return f"{damage}, and counts as a turn of {minute(damage.at)}" if damage else "it was not measured"
         case Reason.NOT_PERMITTED:
             return ""  # `explained` names the path, which is not known here
+        case Reason.CHANGED_SINCE_PLAN:
+            return MOVED
         case Reason.EXPIRED:
             return f"newest: {_newest(session)}; touch it if it was copied in with old times"
     return _newest(session)

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
+from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS
 from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
 from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.obstacles import explained, why_immovable
-from arawn_cli.cleanup.plan import contents, revalidate
+from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name, deleting_name, parse_entry, pending_name
@@ -128,7 +129,10 @@ class SessionRemover:
             else:
                 trash = resources.enter_context(open_trash(self._sessions))
         except OSError as error:
-            failure = Failure.of("open", f"{self._sessions.shown}/../.trash", error)
+            if isinstance(error, FileNotFoundError):  # somebody removed the whole directory
+                yield from (_changed(candidate.session) for candidate in candidates)
+                return
+            failure = Failure.of("open", f"{WORKSTREAMS}/{SCRATCH}/{TRASH}", error)
             yield from (_not_moved(candidate.session, failure) for candidate in candidates)
             return
         if trash is None:
@@ -373,7 +377,7 @@ def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:
     return Outcome(session, Action.KEPT, reason, detail=detail)
 
 
-def _changed(session: ScratchSession, what: str = "it was moved or replaced meanwhile") -> Outcome:
+def _changed(session: ScratchSession, what: str = MOVED) -> Outcome:
     return _kept(session, Reason.CHANGED_SINCE_PLAN, what)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
@@ -18,7 +18,7 @@ from arawn_cli.errors import Failure, LockedError, Operation
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
-from arawn_cli.fs.mounts import has_mount, mount_points
+from arawn_cli.fs.mounts import has_mount, is_mount
 from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
 from arawn_cli.fs.permissions import account_name
 from arawn_cli.locks import try_lock, unlock
@@ -73,22 +73,37 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
     Raises:
         OSError: that failed; ELOOP or ENOTDIR if something else has its name.
     """
-    names = _parent_of_trash(sessions)
-    with opened_directory(sessions.root.workstreams, *names) as parent:
+    with _opened_parent(sessions) as (parent, names):
         prefix = "" if _create_trash(parent) else SESSIONS_PREFIX
         descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
-    shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
-    try:
-        yield TrashDirectory(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
-    finally:
-        os.close(descriptor)
-        with suppress(OSError), opened_directory(sessions.root.workstreams, *names) as parent:
-            os.rmdir(TRASH, dir_fd=parent)  # fails unless it is empty
+        shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
+        try:
+            yield TrashDirectory(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.rmdir(TRASH, dir_fd=parent)  # fails unless it is empty
 
 
-def _parent_of_trash(sessions: SessionsDirectory) -> tuple[str, ...]:
-    """Return the path from `workstreams/` to the directory that contains the trash."""
-    return sessions.root.layout.sessions if sessions.path in mount_points() else (SCRATCH,)
+@contextmanager
+def _opened_parent(sessions: SessionsDirectory) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Open the directory that contains the trash; yield it with its path from `workstreams/`.
+
+    It is found from the open `sessions`, because Arawn 0.0 promotes scratch by renaming it: then both
+    have moved, and another scratch has their path.
+
+    Raises:
+        OSError: as open(2).
+    """
+    names = sessions.root.layout.sessions
+    with ExitStack() as stack:
+        if len(names) > 1:
+            parent = open_directory("..", sessions.descriptor)
+            stack.callback(os.close, parent)
+            if not is_mount(sessions.descriptor, parent):
+                yield parent, names[:-1]
+                return
+        yield sessions.descriptor, names
 
 
 def _create_trash(parent: int) -> bool:
@@ -113,12 +128,11 @@ def check_trash_writable(sessions: SessionsDirectory) -> None:
     Raises:
         OSError: as `open_trash`; EACCES or EROFS if this account must not change the directories.
     """
-    names = _parent_of_trash(sessions)
-    try:
-        with opened_directory(sessions.root.workstreams, *names, TRASH) as trash:
-            require_writable(".", trash)
-    except FileNotFoundError:
-        with opened_directory(sessions.root.workstreams, *names) as parent:
+    with _opened_parent(sessions) as (parent, _):
+        try:
+            with opened_directory(parent, TRASH) as trash:
+                require_writable(".", trash)
+        except FileNotFoundError:
             require_writable(".", parent)
     require_writable(".", sessions.descriptor)
 
@@ -151,21 +165,32 @@ def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
     found: list[TrashEntry] = []
     failures: list[Failure] = []
     try:
-        ids, _ = workstream_entries(root)
+        directories = _trash_directories(root)
     except OSError as error:
         return [], [Failure.of("list", WORKSTREAMS, error)]
-    _, *inner = root.layout.sessions
-    for workstream in ids:
-        if root.layout.generation is not Generation.V0 and workstream != SCRATCH:
-            continue  # everything in it is the agent's
-        for directory in dict.fromkeys(((workstream, TRASH), (workstream, *inner, TRASH), (workstream, *inner))):
-            try:
-                names = _directories_of_trash(root, directory)
-            except OSError as error:
-                failures.append(Failure.of("list", "/".join((WORKSTREAMS, *directory)), error))
-                continue
-            found += [entry for name in names if (entry := parse_entry(directory, name))]
+    for directory in directories:
+        try:
+            names = _directories_of_trash(root, directory)
+        except OSError as error:
+            failures.append(Failure.of("list", "/".join((WORKSTREAMS, *directory)), error))
+            continue
+        found += [entry for name in names if (entry := parse_entry(directory, name))]
     return sorted(found, key=lambda entry: entry.removed_at), failures
+
+
+def _trash_directories(root: Root) -> list[tuple[str, ...]]:
+    """Return the paths from `workstreams/` of all directories that can have entries of the trash.
+
+    Raises:
+        OSError: `workstreams/` cannot be listed.
+    """
+    is_v0 = root.layout.generation is Generation.V0
+    _, *inner = root.layout.sessions
+    found: list[tuple[str, ...]] = []
+    for workstream in workstream_entries(root)[0]:
+        if is_v0 or workstream == SCRATCH:  # on main everything in a workstream is the agent's
+            found += dict.fromkeys(((workstream, TRASH), (workstream, *inner, TRASH), (workstream, *inner)))
+    return found
 
 
 def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
@@ -216,12 +241,29 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | 
     return None
 
 
+def is_in_trash(root: Root, entry: TrashEntry) -> bool:
+    """Whether an entry is still where it was listed. Arawn 0.0 may have promoted it with scratch."""
+    return _exists("/".join(entry.path), root.workstreams)
+
+
 def _exists(name: str, parent: int) -> bool:
     try:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
+
+
+def remove_empty_trash(root: Root) -> None:
+    """Remove every trash directory that is empty.
+
+    Arawn 0.0 may have promoted one with scratch, and a run that was killed may have left one.
+    """
+    with suppress(OSError):
+        for directory in _trash_directories(root):
+            if directory[-1] == TRASH:
+                with suppress(OSError), opened_directory(root.workstreams, *directory[:-1]) as parent:
+                    os.rmdir(TRASH, dir_fd=parent)  # fails unless it is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +300,8 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             with thread_pool(threads if usage.files >= PARALLEL_MIN_FILES else 0) as pool:
                 failures = delete_tree(directory, name, shown, stopping, pool)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
+    except FileNotFoundError:  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
+        return Purged(entry, 0, (), finished=False)
     except OSError as error:
         return Purged(entry, 0, (Failure.of(operation, shown, error),), finished=False)
     return Purged(entry, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)

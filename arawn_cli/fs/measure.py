@@ -118,6 +118,11 @@ class Usage:
         return not self.failures
 
     @property
+    def has_vanished(self) -> bool:
+        """Whether nothing was there any more."""
+        return self.newest_mtime is None and not self.failures and not self.obstacles
+
+    @property
     def freed_bytes(self) -> int:
         """Apparent bytes that deleting the trees frees: files with a name elsewhere stay."""
         return self.apparent_bytes - sum(file.apparent for file in self.linked.values() if file.found < file.names)
