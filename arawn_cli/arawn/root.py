@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import pwd
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -36,6 +37,18 @@ class Root:
     workstreams: int
     layout: Layout
     database: Path | None
+
+
+# Directories of hier(7) that no service has for itself. Those that may be a mount or the home of one
+# account (/srv, /mnt, /opt, /root) are roots if they contain workstreams/.
+_SYSTEM_DIRECTORIES = frozenset(
+    {
+        *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/proc", "/run", "/sbin", "/sys"),
+        *("/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/local", "/usr/sbin", "/usr/share"),
+        *("/var", "/var/cache", "/var/lib", "/var/log", "/var/spool"),
+    }
+)
+_OF_KERNEL = ("/proc", "/sys")
 
 
 class UnusableDirectoryError(ConfigurationError):
@@ -76,8 +89,8 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
     Raises:
         ConfigurationError: it is missing, not a directory, cannot be read, or has an unknown
             layout; its `workstreams` is a link.
-        RefusedError: it is `/` or a home directory, has no `workstreams/`, or everyone can write to
-            it.
+        RefusedError: it is `/` or a system directory, has no `workstreams/`, or everyone can write
+            to it.
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
     resolved = _resolve(path)
@@ -212,8 +225,12 @@ def _refuse_unsafe(root: Path) -> None:
     if root == Path("/"):
         raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
     status = root.stat()
-    if root in home_directories(status.st_uid):
-        raise RefusedError(f"the root {root} is a home directory: refused; Arawn's folder is one below it, such as {root}/.arawn")
+    if str(root) in _SYSTEM_DIRECTORIES or any(root.is_relative_to(place) for place in _OF_KERNEL):
+        raise RefusedError(f"the root {root} is a system directory: refused; name Arawn's own folder")
+    if root in home_directories(status.st_uid) and not os.path.lexists(root / WORKSTREAMS):
+        raise RefusedError(
+            f"the root {root} is a home directory without {WORKSTREAMS}/: refused; name Arawn's folder, such as {root}/.arawn"
+        )
     if _everyone_can_write(status):
         raise RefusedError(_writable_by_everyone(root))
     for parent in root.parents:
@@ -243,10 +260,32 @@ def _remedy(path: Path) -> str:
     return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
 
 
+def writable_by_group(root: Root) -> Path | None:
+    """Return a directory of the root that other accounts of its group can write to, or None.
+
+    They could place what is removed, or take its place. The group of the owner's own name is
+    the owner's alone on most distributions.
+    """
+    for path in (root.path, *(root.path.joinpath(WORKSTREAMS, *root.layout.sessions[:depth]) for depth in range(3))):
+        with suppress(OSError):
+            status = path.lstat()
+            if status.st_mode & stat.S_IWGRP and _is_shared_group(status):
+                return path
+    return None
+
+
+def _is_shared_group(status: os.stat_result) -> bool:
+    try:
+        group, owner = grp.getgrgid(status.st_gid), pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        return True
+    return group.gr_name != owner or bool({*group.gr_mem} - {owner})
+
+
 def _everyone_can_write(status: os.stat_result) -> bool:
     """Return whether everyone may write to a file."""
     return bool(status.st_mode & stat.S_IWOTH)
 
 
 def _writable_by_everyone(path: Path) -> str:
-    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {path}"
+    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {quote(str(path))}"

@@ -17,6 +17,7 @@ from arawn_cli.arawn.root import (
     opened_root,
     opened_sessions,
     reason_for_no_sessions,
+    writable_by_group,
 )
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
@@ -69,6 +70,9 @@ def _root(root: Root, shell: Shell) -> Finding:
     if os.geteuid() not in (0, owner):
         detail = f"{root.path} belongs to user {owner}, but this is user {os.geteuid()}: it may not see everything that the timers see"
         return warn("root", detail, shell.arawn_cli("doctor", account=ROOT))
+    if shared := writable_by_group(root):
+        detail = f"every account in the group of {shared} can write to it, and so decide what is removed"
+        return warn("root", detail, f"chmod g-w {quote(str(shared))}  # unless Arawn needs it")
     return ok("root", f"{root.path} is an Arawn root and safe to use")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_root, needs_setpriv, snapshot
 from tests.support.tree import SampleTree
 
 COMMANDS = ("scratch-cleanup", "disk-check")
@@ -164,7 +164,8 @@ def test_a_root_that_is_a_file_is_refused(run: RunCommand, tree: SampleTree, tmp
     [
         (lambda tree: "", "is empty"),
         (lambda tree: "/", "the root is /"),
-        (lambda tree: tree.root.parent / "home", "is a home directory"),
+        *((lambda _, path=path: path, "is a system directory") for path in ("/usr", "/usr/lib", "/var/lib", "/etc", "/home", "/proc/sys")),
+        (lambda tree: tree.root.parent / "home", "is a home directory without workstreams/"),
         (
             lambda tree: tree.workstreams / "scratch",
             "scratch has no workstreams/ folder: refused, it does not look like an Arawn root; name the",
@@ -177,6 +178,23 @@ def test_an_unsafe_root_is_refused_with_77(run: RunCommand, tree: SampleTree, ma
     tree.session("other", files={"f": 1}, age_days=1)
     root = make(tree)
     assert said in refused(run, tree, 77, "--base-path", root)
+
+
+def test_the_home_of_a_service_account_can_be_the_root(run: RunCommand, tree: SampleTree, environment: dict[str, str]) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    environment["HOME"] = str(tree.root)
+    assert run("scratch-cleanup", "--base-path", tree.root).sessions("deleted") == {"old"}
+
+
+@needs_root
+def test_a_root_that_a_shared_group_can_write_to_is_warned_of(run: RunCommand, tree: SampleTree) -> None:
+    tree.sessions.chmod(0o775)
+    assert "group" not in run("scratch-cleanup", "--base-path", tree.root).stderr  # the owner's own
+    os.chown(tree.sessions, -1, 100)
+    done = run("scratch-cleanup", "--base-path", tree.root)
+    assert (done.code, f"every account in the group of {tree.sessions} can write to it" in done.stderr) == (0, True)
+    (finding,) = [event for event in run("doctor", "--base-path", tree.root, "--format", "json").events if event.get("check") == "root"]
+    assert (finding["status"], f"chmod g-w {tree.sessions}" in str(finding["fix"])) == ("warn", True)
 
 
 def test_the_folder_in_a_root_is_refused_and_the_root_is_named(run: RunCommand, tree: SampleTree) -> None:
