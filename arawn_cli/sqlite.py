@@ -105,7 +105,7 @@ def read_rows(
     last_try = time.monotonic() + _RETRY_SECS
     while True:
         before = signature(path)
-        problem = DatabaseUnreadableError(f"{path} changes faster than it can be read")
+        problem = DatabaseUnreadableError(f"{path}: it changes faster than it can be read")
         try:
             with _account_of(path):
                 mode = _mode(path)

@@ -214,7 +214,7 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
     try:
         return workstream_rows(path, root.layout.generation, context.stopping), ()
     except DatabaseUnreadableError as error:
-        return [], (Failure("query", path.name, errno.EIO, str(error)),)
+        return [], (Failure("query", path.name, errno.EIO, str(error).removeprefix(f"{path}: ")),)
 
 
 def links(root: Root) -> list[Failure]:

@@ -98,24 +98,27 @@ def measure_backups(root: Root, threads: int, context: RunContext) -> OwnFiles |
     return None if found.failure else found
 
 
-def measure_entries(directory: Path, excluded: Path, threads: int, context: RunContext) -> OwnFiles:
-    """Measure each entry of a directory, without a directory that may be below it.
+def measure_entries(directory: Path, workstreams: Path, threads: int, context: RunContext) -> OwnFiles:
+    """Measure each entry of a directory, without the `workstreams/` that may be below it.
+
+    Paths in failures are relative to the root, which contains `workstreams`.
 
     Raises:
         StoppedError: a signal asked the run to end.
     """
-    inner = excluded.relative_to(directory).parts if excluded.is_relative_to(directory) else ()
+    inner = workstreams.relative_to(directory).parts if workstreams.is_relative_to(directory) else ()
+    relative = os.path.relpath(directory, workstreams.parent)
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        return OwnFiles(directory, {}, Failure.of("open", str(directory), error))
+        return OwnFiles(directory, {}, Failure.of("open", relative, error))
     usages: defaultdict[str, list[Usage]] = defaultdict(list)
     try:
-        parts = list(_parts(descriptor, directory, inner))
+        parts = list(_parts(descriptor, relative, inner))
         context.progress.start("measuring Arawn's own files", len(parts))
         measured = measure_all(descriptor, [subtree for _, subtree in parts], threads, context.advance_or_stop)
     except OSError as error:
-        return OwnFiles(directory, {}, Failure.of("list", str(directory), error))
+        return OwnFiles(directory, {}, Failure.of("list", relative, error))
     finally:
         os.close(descriptor)
     for (name, _), usage in zip(parts, measured, strict=True):
@@ -123,7 +126,7 @@ def measure_entries(directory: Path, excluded: Path, threads: int, context: RunC
     return OwnFiles(directory, {name: combined(parts) for name, parts in usages.items()})
 
 
-def _parts(descriptor: int, directory: Path, excluded: tuple[str, ...]) -> Iterator[tuple[str, Subtree]]:
+def _parts(descriptor: int, relative: str, excluded: tuple[str, ...]) -> Iterator[tuple[str, Subtree]]:
     """Yield the subtrees of an open directory without the one with this path below it.
 
     Each has the name of the entry of the directory that it belongs to.
@@ -147,7 +150,7 @@ def _parts(descriptor: int, directory: Path, excluded: tuple[str, ...]) -> Itera
                 if status.st_dev == device:
                     names = (*above, entry.name)
                     shown = _shown(names[0], is_directory=depth > 0 or stat.S_ISDIR(status.st_mode))
-                    yield shown, Subtree(names, shown=f"{directory}/{'/'.join(names)}")
+                    yield shown, Subtree(names, shown=os.path.normpath(os.path.join(relative, *names)))
 
 
 def _shown(name: str, *, is_directory: bool) -> str:
