@@ -21,14 +21,15 @@ from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
-from arawn_cli.fs.in_use import PATIENCE_SECS, directories_in_use, directories_with_mounts
+from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import Usage, measure
-from arawn_cli.fs.mounts import has_mount
+from arawn_cli.fs.mounts import is_below, mount_points
 from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory
 from arawn_cli.locks import try_lock
+from arawn_cli.names import escape
 
 # Sessions between two scans of the processes. Each has an open descriptor, which holds its lock.
-_BATCH_MAX = 32
+_BATCH_MAX = 200
 
 _REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -91,7 +92,6 @@ class SessionRemover:
         self._threads = threads
         self._needs = needs
         self._cannot_exchange = cannot_exchange
-        self._patience_secs = PATIENCE_SECS
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
         """Yield the outcome of each due session. After a signal, no other session is begun."""
@@ -105,17 +105,24 @@ class SessionRemover:
         # Lock each session, and check that it was not used since the plan was made.
         planned = [Candidate(session) for session in batch]
         self._reread_evidence(planned)
+        try:
+            mounts = mount_points()
+        except OSError as error:
+            yield from (_failed(session, Failure.of("read", "/proc/self/mountinfo", error)) for session in batch)
+            return
         candidates: list[Candidate] = []
         for candidate in planned:
             if self._stopping():
                 break
-            if outcome := self._lock_and_recheck(candidate, resources):
+            if mount := next((mount for mount in mounts if is_below(mount, f"{self._sessions.path}/{candidate.session.name}")), None):
+                yield _kept(candidate.session, Reason.MOUNT_INSIDE, f"mount point {escape(mount)}")
+            elif outcome := self._lock_and_recheck(candidate, resources):
                 yield outcome
             else:
                 candidates.append(candidate)
 
         # Keep the sessions that a process or a mount uses.
-        in_use = self._sessions_in_use(candidates)
+        in_use = self._sessions_in_use(candidates, self._sessions.descriptor)
         yield from in_use.values()
         candidates = [candidate for candidate in candidates if candidate.identity not in in_use]
         if not candidates:
@@ -160,8 +167,6 @@ class SessionRemover:
                 return _changed(session)
             if not try_lock(descriptor):
                 return _kept(session, Reason.LOCKED)
-            if has_mount(f"{self._sessions.path}/{session.name}"):
-                return _kept(session, Reason.MOUNT_INSIDE)
             if blocked := self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name, self._needs), candidate):
                 return blocked
             if decision := why_immovable(self._sessions, session, descriptor):
@@ -188,19 +193,17 @@ class SessionRemover:
         candidate.usage = decision.session.usage
         return None
 
-    def _sessions_in_use(self, candidates: Sequence[Candidate]) -> dict[Identity, Outcome]:
-        """Return the outcomes of sessions in use by a mount or process; of all, if unknown."""
-        sessions = {candidate.identity: candidate.session for candidate in candidates}
+    def _sessions_in_use(self, candidates: Sequence[Candidate], directory: int) -> dict[Identity, Outcome]:
+        """Return the outcomes of sessions in an open directory that are in use; of all, if unknown."""
+        sessions = {candidate.trash_name or candidate.session.name: candidate.session for candidate in candidates}
         if not sessions:
             return {}
         try:
-            in_use = dict.fromkeys(directories_in_use(sessions, self._patience_secs), Reason.IN_USE)
-            in_use |= dict.fromkeys(directories_with_mounts(sessions), Reason.MOUNT_INSIDE)
+            uses = find_uses(directory, sessions)
         except OSError as error:
-            self._patience_secs = 0  # what stays hidden is waited for once, and not for each batch
-            failure = Failure.of("check", os.fsdecode(error.filename or "/proc"), error)  # psutil names it in bytes
-            return {identity: _activity_unknown(session, failure) for identity, session in sessions.items()}
-        return {identity: _kept(session, in_use[identity]) for identity, session in sessions.items() if identity in in_use}
+            failure = Failure.of("check", str(error.filename or "/proc"), error)
+            return {session.identity: _activity_unknown(session, failure) for session in sessions.values()}
+        return {sessions[name].identity: _kept(sessions[name], use.reason, use.detail) for name, use in uses.items()}
 
     def _move_to_trash(self, candidates: Sequence[Candidate], trash: TrashDirectory) -> tuple[list[Candidate], list[Outcome]]:
         """Move sessions to the trash, and move back those that were used until then."""
@@ -217,7 +220,7 @@ class SessionRemover:
 
         # Check all again.
         self._reread_evidence(moved)
-        in_use = self._sessions_in_use(moved)
+        in_use = self._sessions_in_use(moved, trash.descriptor)
         confirmed: list[Candidate] = []
         for candidate in moved:
             blocked = in_use.get(candidate.identity) or self._recheck_in_trash(candidate, trash) or self._confirm(candidate, trash)
@@ -297,8 +300,6 @@ class SessionRemover:
         try:
             if identity_at(candidate.trash_name, trash.descriptor) != session.identity or not self._sessions.is_in_place():
                 return _changed(session)
-            if has_mount(f"{trash.path}/{candidate.trash_name}"):
-                return _kept(session, Reason.MOUNT_INSIDE)
             if candidate.needs and not self._places(candidate, trash).is_unchanged():
                 return _changed(session, "Arawn replaced its messages meanwhile")
             return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name, self._needs), candidate)

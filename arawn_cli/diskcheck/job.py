@@ -192,7 +192,9 @@ def _reclaimable(
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
-    return reclaimable(config, decisions_now(root, config, measurements.sessions, context.clock(), context.stopping), measurements.trash)
+    return reclaimable(
+        root, config, decisions_now(root, config, measurements.sessions, context.clock(), context.stopping), measurements.trash
+    )
 
 
 def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:

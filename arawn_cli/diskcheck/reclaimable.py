@@ -12,7 +12,7 @@ from arawn_cli.cleanup.plan import Policy, RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
-from arawn_cli.fs.in_use import directories_in_use, directories_with_mounts
+from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import Usage, combined
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.sqlite import never_stopping
@@ -42,26 +42,27 @@ def decisions_now(
         return None
 
 
-def removable_sessions(config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
+def removable_sessions(root: Root, config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
     """Return the sessions that a cleanup would remove: none in use, none above the removal limit.
 
     Raises:
-        OSError: it cannot be determined which directories are in use.
+        ArawnCliError: the directory of the sessions cannot be opened any more.
+        OSError: it cannot be determined which sessions are in use.
     """
     if RemovalLimit.of(config).exceeded_by(decisions):
         return []
     planned = [decision.session for decision in decisions if decision.is_removal]
-    directories = {session.identity for session in planned}
-    in_use = directories_in_use(directories) | directories_with_mounts(directories) if directories else frozenset()
-    return [session for session in planned if session.identity not in in_use]
+    with opened_sessions(root) as descriptor:
+        uses = find_uses(descriptor, [session.name for session in planned]) if planned and descriptor is not None else {}
+    return [session for session in planned if session.name not in uses]
 
 
-def reclaimable(config: Config, decisions: Sequence[Decision] | None, trash: Usage) -> Usage | None:
+def reclaimable(root: Root, config: Config, decisions: Sequence[Decision] | None, trash: Usage) -> Usage | None:
     """Return the usage of what a cleanup would remove, and of the trash; None if unknown."""
     if decisions is None:
         return None
     try:
-        sessions = removable_sessions(config, decisions)
-    except OSError:
+        sessions = removable_sessions(root, config, decisions)
+    except (ArawnCliError, OSError):
         return None
     return combined([trash, *(session.usage for session in sessions if session.usage)])

@@ -28,14 +28,16 @@ from arawn_cli.diskcheck.measuring import links, mounts_in
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError
 from arawn_cli.events import JobName, rendered
-from arawn_cli.fs.in_use import directories_in_use
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
+from arawn_cli.fs.processes import list_tasks, shown
 from arawn_cli.names import escape
 from arawn_cli.output.format import mounts_in_words
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
+
+_SHOWN_PROCESSES = 3
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +149,18 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
 
 def _processes(shell: Shell) -> Finding:
     try:
-        directories_in_use(frozenset())
+        hidden = list_tasks().hidden
     except OSError as error:
-        path = os.fsdecode(error.filename or "/proc")  # psutil names it in bytes
-        detail = f"{path}: {error.strerror}; until that changes, scratch-cleanup by this account keeps every session"
+        detail = f"{error.filename or '/proc'}: {error.strerror}; until that changes, scratch-cleanup by this account keeps every session"
         return warn("processes", detail, shell.arawn_cli(JobName.SCRATCH_CLEANUP, "--dry-run", account=ROOT))
-    return ok("processes", f"open files of {'all accounts' if os.geteuid() == 0 else 'this account'} are visible")
+    detail = f"open files of {'all accounts' if os.geteuid() == 0 else 'this account'} are visible"
+    if hidden:
+        names = ", ".join(map(shown, hidden[:_SHOWN_PROCESSES])) + (", …" if hidden[_SHOWN_PROCESSES:] else "")
+        detail += (
+            f", except of {names}: these keep only the sessions that their command lines name, "
+            "or in which the program works that started them"
+        )
+    return ok("processes", detail)
 
 
 def _lock(root: Root, sessions: int | None) -> Finding:

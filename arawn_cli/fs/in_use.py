@@ -1,203 +1,490 @@
-"""Find mounts and running processes that use a directory."""
+"""Find the processes, mounts and devices that use a session.
+
+A path that the kernel shows for a file is relative to the root of a mount namespace. With the mount
+tables of all namespaces it becomes a path within the filesystem of the sessions, so that no file
+system is read, however a container spells a path. A file for which the kernel gives no such path
+(longer than PATH_MAX, or below a mount that was detached) is looked for in the sessions by its
+inode number.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Collection, Iterator, Mapping
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-import psutil
-
-from arawn_cli.fs.mounts import mount_points
-from arawn_cli.fs.openat import Identity, identity_of
+from arawn_cli.events import Reason
+from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_of, read_mounts, unescaped
+from arawn_cli.fs.openat import Descent
+from arawn_cli.fs.processes import (
+    BoundSocket,
+    Task,
+    cached_identity,
+    command_line,
+    has_ended,
+    list_tasks,
+    mapped_files,
+    mount_id,
+    parent_of,
+    shown,
+    socket_paths,
+    sockets_of,
+)
 from arawn_cli.names import escape
 
-PATIENCE_SECS = 0.5
-"""How long to wait for hidden processes.
+_MAX_SHOWN = 200  # characters of a path in a detail
+_MAX_LINKS = 40
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 
-The child of a service manager is hidden until it drops its capabilities: of 187 that were watched,
-for 41 ms at most.
-"""
+# Opening a file of these through a link in /proc asks a server (`d_weak_revalidate` in Linux).
+_ASKS_SERVER = frozenset({"nfs", "nfs4", "9p"})
 
-_RETRY_SECS = 0.01
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# What ended or was closed meanwhile, is no directory, or belongs to another account.
-_IGNORED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG})
-
-_CAP_SYS_PTRACE, _CAP_WAKE_ALARM = 19, 35  # capabilities(7)
-_ALL_IDS = "4294967295"  # the length of the initial user namespace's only line in uid_map (user_namespaces(7))
-_PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LINKS = {"cwd": "works in {}/", "root": "has its root directory in {}/", "exe": "runs {}"}
 
 
-class _HiddenError(OSError):
-    """The kernel hides the open files of a process that this run should see."""
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Why a session is in use: IN_USE or MOUNT_INSIDE, and what uses it, as text for people."""
+
+    reason: Reason
+    detail: str
 
 
-def directories_in_use(directories: Collection[Identity], patience_secs: float = PATIENCE_SECS) -> frozenset[Identity]:
-    """Return the directories in which a process has its working directory, program or an open file.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path in a session: its name, and the path below it, empty for the session itself."""
 
-    Directories are compared by identity, on the way up from each file that a process uses, in the
-    process's own view of the mounts. So a path that a container or a bind mount spells differently
-    is found, too. Without root, other users' processes are not visible. A hidden process of this
-    account is tried again for `patience_secs`.
+    session: str
+    inner: str
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What is looked for in the sessions, with the text of its use; `{}` stands for the path.
+
+    Attributes:
+        inodes: files, by inode number.
+        sockets: files of Unix sockets, by the lowest 32 bits of the inode number.
+        socket_paths: paths of Unix sockets, relative to an unknown directory.
+        layers: the layers of overlays that are relative to an unknown directory, the same for each
+            overlay.
+    """
+
+    inodes: dict[int, str] = field(default_factory=dict)
+    sockets: dict[int, str] = field(default_factory=dict)
+    socket_paths: dict[str, str] = field(default_factory=dict)
+    layers: list[tuple[list[str], str]] = field(default_factory=list)
+
+
+def find_uses(parent: int, sessions: Iterable[str]) -> dict[str, Use]:
+    """Return the uses of the sessions in an open directory, by name; a mount inside comes first.
+
+    Of other accounts' processes only root sees what they use.
 
     Raises:
-        OSError: not all processes can be read that this account should see; nothing is known.
+        OSError: the processes of this account cannot be inspected, so nothing is known.
     """
-    found: set[Identity] = set()
-    seen: set[Identity] = set()
-    devices = {device for device, _ in directories}
-    for path in _paths_of_all(psutil.pids(), patience_secs):
-        found |= _ancestors_among(directories, path, devices, seen)
-    return frozenset(found)
+    search = _Search(parent, frozenset(sessions))
+    search.run()
+    return search.uses
 
 
-def directories_with_mounts(directories: Collection[Identity]) -> frozenset[Identity]:
-    """Return the directories with a mount somewhere below, whatever its path in the mount table.
+class _Search:
+    """One search for the uses of sessions."""
 
-    Raises:
-        OSError: a mount point cannot be opened, so nothing is known.
-    """
-    found: set[Identity] = set()
-    seen: set[Identity] = set()
-    devices = {device for device, _ in directories}
-    for mount in mount_points():
-        # The mount point itself leads into the other filesystem; the directory above it is in this
-        # one.
-        found |= _ancestors_among(directories, os.path.dirname(mount), devices, seen)
-    return frozenset(found)
+    def __init__(self, parent: int, sessions: frozenset[str]) -> None:
+        self.uses: dict[str, Use] = {}
+        self._parent = parent
+        self._sessions = sessions
+        self._device_number = os.fstat(parent).st_dev
+        self._own_namespace = os.readlink("/proc/self/ns/mnt")
+        self._own_network = os.readlink("/proc/self/ns/net")
+        self._mounts = {mount.id: mount for mount in read_mounts()}
+        self._own_descriptors = os.open("/proc/self/fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        path = os.readlink(f"/proc/self/fd/{parent}")
+        mount = self._mounts.get(mount_id(self._own_descriptors, parent))
+        # The directory within its filesystem; None if this run is in a chroot that hides its mount.
+        self._directory = None if mount is None else joined(mount.root, path[len(mount.point.rstrip("/")) :])
+        self._device = f"{os.major(self._device_number)}:{os.minor(self._device_number)}" if mount is None else mount.device
+        self._prefixes: tuple[str, ...] = (f"{path.rstrip('/')}/",)  # paths of the directory in any mount namespace
+        self._devices = {self._device}  # of the mounts with these prefixes
+        self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
+        self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
+        self._wanted = _Wanted()
+        self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
+        self._works_in: dict[int, Place] = {}
 
+    def run(self) -> None:
+        """Fill `uses`.
 
-def _paths_of_all(processes: Collection[int], patience_secs: float) -> Iterator[str]:
-    """Yield the paths of every process; try hidden ones again for a while.
-
-    Raises:
-        _HiddenError: a process stays hidden.
-    """
-    end = time.monotonic() + patience_secs
-    while processes:
-        hidden: dict[int, _HiddenError] = {}
-        for process in processes:
-            try:
-                yield from _process_paths(process)
-            except _HiddenError as error:
-                hidden[process] = error
-        if hidden and time.monotonic() >= end:
-            raise next(iter(hidden.values()))
-        if hidden:
-            time.sleep(_RETRY_SECS)
-        processes = hidden
-
-
-def _process_paths(process: int) -> Iterator[str]:
-    """Yield paths through /proc to the directories that a process uses."""
-    base = f"/proc/{process}"
-    yield f"{base}/cwd"
-    if process == os.getpid():
-        return  # this run has the sessions open that it is about to remove
-    try:
-        os.readlink(f"{base}/cwd")  # fails if the process is hidden
-        links = [f"{base}/exe", *(f"{base}/fd/{number}" for number in os.listdir(f"{base}/fd"))]
-    except OSError as error:
-        _raise_if_hidden(process, error)
-        return
-    for link in links:
+        Raises:
+            OSError: as `find_uses`.
+        """
         try:
-            target = os.readlink(link)
+            tasks = list_tasks()
+            self._read_mounts(tasks.inspectable)
+            self._read_devices()
+            self._read_sockets(tasks.inspectable)
+            self._inspect_itself()
+            prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
+            for task in tasks.inspectable:
+                try:
+                    self._inspect(task, prefixes)
+                except OSError as error:
+                    if not has_ended(error) and not isinstance(error, PermissionError):
+                        raise
+                    if isinstance(error, PermissionError):  # it has become another program since it was listed
+                        tasks.hidden.append(task.process)
+            inspectable = {task.process for task in tasks.inspectable}.difference(tasks.hidden)
+            for process in tasks.hidden:
+                self._consider_hidden(process, inspectable)
+            self._look_in_sessions()
+        finally:
+            os.close(self._own_descriptors)
+
+    def _add(self, place: Place | None, text: str, reason: Reason = Reason.IN_USE) -> None:
+        """Record a use; `{}` in its text stands for the path in the session."""
+        if place is None or (place.session in self.uses and reason is Reason.IN_USE):
+            return
+        inner = place.inner if len(place.inner) <= _MAX_SHOWN else f"{place.inner[:_MAX_SHOWN]}…"
+        self.uses[place.session] = Use(reason, text.replace("{}", escape(inner or ".")))
+
+    # ---- Places
+
+    def _place(self, path: str) -> Place | None:
+        """Return the place of a path of any mount namespace, None outside of the sessions."""
+        if not path.startswith(self._prefixes):
+            return None
+        found = (self._named(path[len(prefix) :]) for prefix in self._prefixes if path.startswith(prefix))
+        return next((place for place in found if place), None)
+
+    def _place_within(self, path: str | None) -> Place | None:
+        """Return the place of a path within the filesystem."""
+        if path is None or self._directory is None or path == self._directory or not is_below(path, self._directory):
+            return None
+        return self._named(path[len(self._directory.rstrip("/")) + 1 :])
+
+    def _named(self, path: str) -> Place | None:
+        name, _, inner = path.partition("/")
+        return Place(name, inner) if name in self._sessions else None
+
+    # ---- Mounts and devices
+
+    def _read_mounts(self, tasks: Iterable[Task]) -> None:
+        """Learn under which paths each mount namespace shows the sessions, and find mounts of and in them."""
+        self._add_mounts(list(self._mounts.values()), self._own_namespace, "", "")
+        seen: set[tuple[str, str]] = {(self._own_namespace, "")}
+        for task in tasks:
+            root = "" if task.mounts == self._own_namespace else task.root
+            if root is None or (task.mounts, root) in seen:
+                continue
+            seen.add((task.mounts, root))
+            try:
+                mounts = read_mounts(task.path, root)
+            except OSError as error:
+                if not has_ended(error):
+                    raise
+                continue
+            self._mounts |= {mount.id: mount for mount in mounts}
+            self._add_mounts(mounts, task.mounts, f"/proc/{task.path}/root", f" by {shown(task.process)}, in another mount namespace")
+
+    def _add_mounts(self, mounts: list[Mount], namespace: str, root: str, whose: str) -> None:
+        if namespace == self._own_namespace:
+            for mount in mounts:
+                self._add(self._place(mount.point), "mount point {}", Reason.MOUNT_INSIDE)
+        self._network_points.setdefault(namespace, []).extend(mount.point for mount in mounts if mount.kind in _ASKS_SERVER)
+        if self._directory is None:
+            return
+        table = {mount.id: mount for mount in mounts}
+        for mount in mounts:
+            above = table.get(mount.parent)
+            if above and above is not mount and above.device == self._device and is_below(mount.point, above.point):
+                point = joined(above.root, mount.point[len(above.point.rstrip("/")) :])
+                self._add(self._place_within(point), f"mount point {{}}{whose}", Reason.MOUNT_INSIDE)
+            if mount.device == self._device:
+                self._add_view(mount, mount.root, f"{{}} is mounted at {escape(mount.point)}{whose}")
+            layers, text = layers_of(mount), f"{{}} is a layer of the overlay at {escape(mount.point)}{whose}"
+            for layer in layers:
+                if layer.startswith("/"):
+                    path = self._resolved(layer, root, mounts)
+                    below = mount_of(path, mounts)
+                    if below and below.device == self._device:
+                        self._add_view(mount, joined(below.root, path[len(below.point.rstrip("/")) :]), text)
+            if relative := [os.path.normpath(layer) for layer in layers if not layer.startswith("/")]:
+                self._wanted.layers.append((relative, text))
+
+    def _add_view(self, mount: Mount, directory: str, text: str) -> None:
+        """Record that a mount shows a directory of the sessions' filesystem."""
+        if self._directory is None:
+            return
+        if is_below(self._directory, directory):
+            shown_as = joined(mount.point, self._directory[len(directory.rstrip("/")) :])
+            self._prefixes = tuple({*self._prefixes, f"{shown_as.rstrip('/')}/"})
+            self._devices.add(mount.device)
+        self._add(self._place_within(directory), text)
+
+    def _resolved(self, path: str, root: str, mounts: list[Mount]) -> str:
+        """Resolve links in a path, as far as it lies on the sessions' filesystem or the one of `/`."""
+        pending = path.split("/")[::-1]
+        done, links = "", 0
+        while pending:
+            name = pending.pop()
+            if name in ("", ".", ".."):
+                done = os.path.dirname(done).rstrip("/") if name == ".." else done
+                continue
+            done = f"{done}/{name}"
+            mount = mount_of(done, mounts)
+            if mount is None or (mount.device != self._device and mount.point != "/"):
+                continue  # reading it could hang
+            try:
+                target = os.readlink(f"{root}{done}")
+            except OSError:
+                continue  # no link
+            links += 1
+            if links > _MAX_LINKS:
+                return path
+            done = "" if target.startswith("/") else os.path.dirname(done).rstrip("/")
+            pending += target.split("/")[::-1]
+        return done or "/"
+
+    def _read_devices(self) -> None:
+        """Find images of loop devices, and swap files."""
+        for name in os.listdir("/sys/block") if os.path.isdir("/sys/block") else ():
+            try:
+                with open(f"/sys/block/{name}/loop/backing_file", "rb") as image:
+                    self._add(
+                        self._place(os.fsdecode(image.read().removesuffix(b"\n"))), f"{{}} is the image of the loop device /dev/{name}"
+                    )
+            except OSError:
+                continue  # it is no loop device, or has no image
+        with open("/proc/swaps", "rb") as table:
+            for line in os.fsdecode(table.read()).split("\n")[1:]:
+                self._add(self._place(unescaped(line.partition(" ")[0])), "{} is a swap file")
+
+    # ---- Unix sockets
+
+    def _read_sockets(self, tasks: Iterable[Task]) -> None:
+        """Find sockets that are bound in the filesystem of the sessions, in each network namespace."""
+        namespaces: dict[str, Task | None] = {self._own_network: None}
+        for task in tasks:
+            namespaces.setdefault(task.network, task)
+        for member in namespaces.values():
+            try:
+                self._add_sockets(sockets_of(member))
+            except OSError:
+                self._add_socket_paths(member)
+
+    def _add_sockets(self, sockets: Iterable[BoundSocket]) -> None:
+        major, _, minor = self._device.partition(":")
+        for bound in sockets:
+            if bound.device == os.makedev(int(major), int(minor)):
+                self._wanted.sockets[bound.inode] = "a process has a Unix socket at {}"
+                self._sockets[f"socket:[{bound.number}]"] = bound.inode
+
+    def _add_socket_paths(self, task: Task | None) -> None:
+        """Find sockets by their paths only, because the kernel does not tell their files."""
+        try:
+            sockets = socket_paths(task)
         except OSError as error:
-            _ignore(error)
-            continue
-        if target.startswith("/"):  # else a pipe, a socket or another object without a path
-            yield link  # an open directory
-            yield f"{base}/root{os.path.dirname(target)}"  # the directory of an open file, as the process sees it
+            if not has_ended(error):
+                raise
+            return
+        for path in sockets:
+            text = "a process has a Unix socket at {}"
+            if path.startswith("/"):
+                self._add(self._place(os.path.normpath(path)), text)
+            else:
+                self._wanted.socket_paths[_without_parents(os.path.normpath(path))] = text
+
+    # ---- Processes
+
+    def _inspect_itself(self) -> None:
+        """Find the working directory of this run, which has sessions open that it is about to remove."""
+        self._add(self._place(os.readlink("/proc/self/cwd")), "this run works in {}/")
+
+    def _inspect(self, task: Task, prefixes: Collection[bytes]) -> None:
+        """Find what a task uses.
+
+        Raises:
+            OSError: it has ended, or cannot be read.
+        """
+        paths = (f"/proc/{task.path}", f"/proc/{task.path}/fd", f"/proc/{task.path}/fdinfo")
+        base, descriptors, information = opened = [os.open(path, _DIRECTORY) for path in paths]
+        try:
+            for name, text in _LINKS.items():
+                place = self._inspect_file(task, base, name, None, text)
+                if place and name == "cwd":
+                    self._works_in.setdefault(task.process, place)
+            self._inspect_maps(task, prefixes)
+            for name in os.listdir(descriptors):
+                self._inspect_file(task, descriptors, name, information, "has {} open")
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def _inspect_file(self, task: Task, directory: int, name: str, information: int | None, text: str) -> Place | None:
+        """Find the place of a file that a task uses, or look for it later if the kernel gives no path.
+
+        `name` is a link in an open directory of /proc, `information` the open fdinfo of a descriptor.
+        """
+        try:
+            try:
+                path = os.readlink(name, dir_fd=directory)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                path = ""
+            if path and not path.startswith("/"):  # a pipe, a socket or another object without a path
+                if (inode := self._sockets.get(path)) is not None:
+                    self._wanted.sockets[inode] = f"{shown(task.process)} has a Unix socket at {{}}"
+                return None
+            if place := self._place(path):
+                self._add(place, f"{shown(task.process)} {text}")
+                return place
+            if information is not None:
+                is_done = self._is_known(mount_id(information, name), path)
+            else:
+                is_done = any(is_below(path, point) for point in self._network_points.get(task.mounts, ()))
+            if not is_done:
+                self._want(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory), path, f"{shown(task.process)} {text}")
+        except OSError as error:
+            if not has_ended(error):
+                raise
+        return None
+
+    def _is_known(self, mount: int, path: str) -> bool:
+        """Whether a file is in no session, as far as its mount and path tell; the path is empty if it is too long."""
+        known = self._mounts.get(mount)
+        return mount in self._elsewhere or (known is not None and (path != "" or known.device not in self._devices))
+
+    def _want(self, opened: int, path: str, text: str) -> None:
+        """Look for an open file in the sessions later, if it can be one of theirs; close it."""
+        try:
+            mount = mount_id(self._own_descriptors, opened)
+            if self._is_known(mount, path):
+                return
+            device, inode = cached_identity(opened)
+            if device == self._device_number:
+                self._wanted.inodes[inode] = text
+            elif mount not in self._mounts:
+                self._elsewhere.add(mount)
+        finally:
+            os.close(opened)
+
+    def _inspect_maps(self, task: Task, prefixes: Collection[bytes]) -> None:
+        """Find mapped files; `prefixes` are those of the sessions, as such a table spells them."""
+        with open(f"/proc/{task.path}/maps", "rb", buffering=0) as maps:
+            text = maps.readall()
+        # Without the place of the sessions in their filesystem, only the inode tells.
+        is_unplaced = self._directory is None and task.mounts != self._own_namespace
+        if not is_unplaced and not any(prefix in text for prefix in prefixes):
+            return
+        for inode, path in mapped_files(text, self._devices):
+            if place := self._place(path):
+                self._add(place, f"{shown(task.process)} maps {{}}")
+            elif is_unplaced:
+                self._wanted.inodes[inode] = f"{shown(task.process)} maps {{}}"
+
+    def _consider_hidden(self, process: int, inspectable: Collection[int]) -> None:
+        """Keep what a process may use that cannot be inspected.
+
+        Its command line may name a session, or the nearest ancestor that can be inspected may work
+        in one.
+        """
+        text = f"{shown(process)} cannot be inspected"
+        for name in self._sessions.intersection(_ID.findall(command_line(process))):
+            self._add(Place(name, ""), f"{text}, and its command line names the session")
+        ancestor = parent_of(process)
+        while ancestor and ancestor not in inspectable:
+            ancestor = parent_of(ancestor)
+        self._add(self._works_in.get(ancestor), f"{text}, and was started by {shown(ancestor)}, which works in {{}}/")
+
+    # ---- Files without a path
+
+    def _look_in_sessions(self) -> None:
+        """Look for the files whose place is unknown in the sessions that have no use yet.
+
+        Raises:
+            OSError: a directory cannot be read.
+        """
+        if self._wanted == _Wanted():
+            return
+        for name in self._sessions - self.uses.keys():
+            for path, status in _tree(name, self._parent):
+                if status.st_dev != self._device_number:
+                    continue
+                if text := self._text_for(path, status):
+                    self._add(Place(name, path[len(name) + 1 :]), text)
+                    break
+
+    def _text_for(self, path: str, status: os.stat_result) -> str | None:
+        """Return the text of the use of a file of a session, None if it is not looked for."""
+        if text := self._wanted.inodes.get(status.st_ino):
+            return text
+        if stat.S_ISSOCK(status.st_mode):
+            by_path = (text for ending, text in self._wanted.socket_paths.items() if path.endswith(f"/{ending}"))
+            return self._wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
+        if stat.S_ISDIR(status.st_mode):
+            return next((text for layers, text in self._wanted.layers if self._is_layer(path, layers)), None)
+        return None
+
+    def _is_layer(self, path: str, layers: Collection[str]) -> bool:
+        """Whether a directory may be one of the layers of an overlay, which all are relative to the same directory."""
+        whole = f"{self._directory}/{path}"
+        for layer in layers:
+            if whole.endswith(f"/{_without_parents(layer)}"):
+                start = os.path.relpath(whole[: -len(_without_parents(layer))], self._directory)
+                others = [] if layer.startswith("..") else [other for other in layers if other != layer]
+                if all(self._is_directory(f"{start}/{other}") for other in others):
+                    return True
+        return False
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(os.stat(path, dir_fd=self._parent).st_mode)
+        except OSError as error:
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
 
 
-def _raise_if_hidden(process: int, error: OSError) -> None:
-    """Ignore a process that has ended, or that this run need not see.
+def _without_parents(path: str) -> str:
+    while path.startswith("../"):
+        path = path.removeprefix("../")
+    return path
 
-    A run must see the processes of its own account, and root must see all. The kernel hides them
-    from a run in a user namespace, and from one with fewer capabilities (ptrace(2),
-    user_namespaces(7)). A process that the kernel guards from its own account, such as a set-uid
-    program, is shown as root's. The account's own service manager may be hidden.
+
+def _tree(name: str, parent: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path and status of a directory and of all below it, as far as they exist.
 
     Raises:
-        _HiddenError: this run should see the process.
+        OSError: a directory cannot be read for another reason than that it is gone.
     """
-    _ignore(error)
-    if error.errno not in (errno.EACCES, errno.EPERM) or _sees_all_processes():
-        return
-    try:
-        owner = os.lstat(f"/proc/{process}/cwd").st_uid
-        status = _status_of(process)
-        is_manager = _is_service_manager(process, owner, status)
-    except OSError as ended:
-        _ignore(ended)
-        return
-    if os.geteuid() in (0, owner) and not is_manager:
-        remedy = "" if os.geteuid() == 0 else "; root can see it"
-        reason = (
-            f"the kernel hides the open files of {escape(status['Name'])}: "
-            f"it has a user namespace or capabilities that this run does not have{remedy}"
-        )
-        raise _HiddenError(error.errno, reason, f"/proc/{process}") from error
-
-
-def _is_service_manager(process: int, owner: int, status: Mapping[str, str]) -> bool:
-    """Whether a process is the service manager of an account, which has no file of a session open.
-
-    From version 254 on, `systemd --user` may wake the machine (systemd's NEWS). This capability
-    hides it from its own account.
-    """
-    if status["Name"] != "systemd" or status["PPid"] != "1" or int(status["CapPrm"], 16) & ~(1 << _CAP_WAKE_ALARM):
-        return False
-    with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as groups:
-        return any(line.rstrip("\n").endswith(f"/user@{owner}.service/init.scope") for line in groups)
-
-
-def _sees_all_processes() -> bool:
-    """Whether this run has CAP_SYS_PTRACE, and not only in a user namespace of its own."""
-    with open("/proc/self/uid_map", encoding="ascii") as ids:
-        is_initial_namespace = ids.read().split() == ["0", "0", _ALL_IDS]
-    return is_initial_namespace and bool(int(_status_of(os.getpid())["CapEff"], 16) >> _CAP_SYS_PTRACE & 1)
-
-
-def _status_of(process: int) -> dict[str, str]:
-    """Return the fields of /proc/PID/status (proc_pid_status(5))."""
-    with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as lines:
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def _ignore(error: OSError) -> None:
-    """Ignore what ended meanwhile or belongs to another account; raise any other error."""
-    if error.errno not in _IGNORED:
-        raise error
-
-
-def _ancestors_among(directories: Collection[Identity], path: str, devices: Collection[int], seen: set[Identity]) -> set[Identity]:
-    """Return the directories of the collection that are at or above a path.
-
-    `seen` are directories whose ancestors were compared before; it is extended. The way up ends at
-    a filesystem that is none of `devices`, so that no other one is read.
-    """
-    try:
-        current = os.open(path, _PATH_ONLY)
-    except OSError as error:
-        _ignore(error)
-        return set()
-    found: set[Identity] = set()
-    try:
-        status = os.fstat(current)
-        while status.st_dev in devices and identity_of(status) not in seen:  # the root is its own parent: seen
-            seen.add(identity_of(status))
-            if identity_of(status) in directories:
-                found.add(identity_of(status))
-            parent = os.open("..", _PATH_ONLY, dir_fd=current)
-            os.close(current)
-            current = parent
-            status = os.fstat(current)
-    except OSError as error:
-        _ignore(error)
-    finally:
-        os.close(current)
-    return found
+    with Descent(name) as walk:
+        try:
+            yield name, walk.enter(name, parent)
+        except FileNotFoundError:
+            return
+        is_new = True
+        while walk.depth:
+            if is_new:
+                with walk.scan() as listing:
+                    for entry in listing:
+                        if entry.is_dir(follow_symlinks=False):
+                            walk.here.pending.append(entry.name)
+                        else:
+                            with suppress(FileNotFoundError):
+                                yield walk.path(entry.name), entry.stat(follow_symlinks=False)
+            is_new = False
+            if walk.here.pending:
+                below = walk.here.pending.pop()
+                with suppress(FileNotFoundError):
+                    status = walk.enter(below, walk.descriptor)
+                    is_new = True
+                    yield walk.path(), status
+            else:
+                walk.leave()

@@ -1,14 +1,89 @@
-"""Find mount points, and the filesystem of a path."""
+"""Read mount tables, and find the filesystem of a path."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import psutil
 
 from arawn_cli.events import Filesystem
 from arawn_cli.names import escape
+
+_DELETED = "//deleted"  # follows the path of a mounted directory that was removed
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
+_COLONS = re.compile(r"(?<!\\)::?")
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of a mount table (proc_pid_mountinfo(5)).
+
+    Attributes:
+        id: its number, which no other mount of the machine has at the same time.
+        parent: the number of the mount with its mount point.
+        device: major and minor number of the filesystem, such as `8:1`.
+        root: the mounted directory, as a path from the top of the filesystem.
+        point: the absolute path of the mount point.
+        kind: the type of the filesystem.
+        options: the filesystem's own options, unescaped; those of an overlay name its layers.
+    """
+
+    id: int
+    parent: int
+    device: str
+    root: str
+    point: str
+    kind: str
+    options: str
+
+
+def parse_mounts(table: bytes) -> list[Mount]:
+    """Return the mounts of a mount table in its order; a later one hides an earlier one."""
+    mounts = []
+    for line in os.fsdecode(table).split("\n"):
+        before, separator, after = line.partition(" - ")
+        fields, last = before.split(" "), after.split(" ")
+        if separator and len(fields) >= 6 and len(last) >= 3:
+            root, point, options = (unescaped(text) for text in (fields[3], fields[4], last[2]))
+            mounts.append(Mount(int(fields[0]), int(fields[1]), fields[2], root.removesuffix(_DELETED), point, last[0], options))
+    return mounts
+
+
+def unescaped(field: str) -> str:
+    r"""Return a field of a table of the kernel, which writes a space as `\040`."""
+    return _OCTAL.sub(lambda octal: os.fsdecode(bytes([int(octal[1], 8)])), field)
+
+
+def read_mounts(process: str = "self", above: str = "") -> list[Mount]:
+    """Return the mounts that a process (PID, or PID/task/TID) sees; `above` is put before mount points.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
+    with open(f"/proc/{process}/mountinfo", "rb") as table:
+        mounts = parse_mounts(table.read())
+    return [replace(mount, point=joined(above, mount.point)) for mount in mounts] if above else mounts
+
+
+def layers_of(mount: Mount) -> list[str]:
+    """Return the directories that an overlay consists of, as they were spelled when it was mounted."""
+    if mount.kind != "overlay":
+        return []
+    texts = [text for value in _LAYERS.findall(mount.options) for text in _COLONS.split(value)]
+    return [_ESCAPED.sub(r"\1", text) for text in texts if text]
+
+
+def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
+    """Return the mount with an absolute path, according to the mount points alone."""
+    found: Mount | None = None
+    for mount in mounts:
+        if is_below(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
+    return found
 
 
 def mount_points() -> frozenset[str]:
@@ -17,12 +92,17 @@ def mount_points() -> frozenset[str]:
     Raises:
         OSError: the mount table cannot be read.
     """
-    return frozenset(partition.mountpoint for partition in psutil.disk_partitions(all=True))
+    return frozenset(mount.point for mount in read_mounts())
+
+
+def joined(directory: str, below: str) -> str:
+    """Return the path of `below`, which is relative to a directory; both may begin with a slash."""
+    return "/".join((directory.rstrip("/"), below.lstrip("/"))).rstrip("/") or "/"
 
 
 def is_below(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory or something below it."""
-    return path == directory or path.startswith(f"{directory}/")
+    return directory == "/" or path == directory or path.startswith(f"{directory}/")
 
 
 def has_mount(directory: str) -> bool:
@@ -51,19 +131,14 @@ def filesystem_of(path: Path) -> Filesystem:
     Raises:
         OSError: the path cannot be read.
     """
-    space = psutil.disk_usage(str(path))
-    inodes = os.statvfs(path)
+    status = os.statvfs(path)
+    mount = mount_of(str(path), read_mounts())
     return Filesystem(
-        mountpoint=escape(_mount_point(str(path))),
-        total_bytes=space.total,
-        used_bytes=space.used,
-        free_bytes=space.free,
-        total_inodes=inodes.f_files,
-        used_inodes=inodes.f_files - inodes.f_ffree,
-        free_inodes=inodes.f_favail,
+        mountpoint=escape(mount.point if mount else "/"),
+        total_bytes=status.f_blocks * status.f_frsize,
+        used_bytes=(status.f_blocks - status.f_bfree) * status.f_frsize,
+        free_bytes=status.f_bavail * status.f_frsize,
+        total_inodes=status.f_files,
+        used_inodes=status.f_files - status.f_ffree,
+        free_inodes=status.f_favail,
     )
-
-
-def _mount_point(path: str) -> str:
-    above = [mount for mount in mount_points() if mount == "/" or is_below(path, mount)]
-    return max(above, key=len, default="/")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
-from arawn_cli.arawn.root import opened_root
+from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.config.loader import Config
@@ -32,7 +32,7 @@ from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, 
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, removable_sessions
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
 from arawn_cli.state import StateUnavailableError
@@ -265,6 +265,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
+        removed = None if decisions is None else _removed_now(root, config, decisions)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
         except StateUnavailableError as error:
@@ -272,7 +273,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
             problems.append(f"earlier usage and alerts are unknown: {error}")
     scopes = _scopes(config, measured, history, now, days * 24)
     unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
-    sessions, cleanup = _sessions(config, measured, decisions, scopes)
+    sessions, cleanup = _sessions(config, measured, decisions, removed, scopes)
     if cleanup is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     return Report(
@@ -355,11 +356,14 @@ def _directory(config: Config, files: OwnFiles | None) -> DirectoryReport | None
 
 
 def _sessions(
-    config: Config, measured: Measurements, decisions: Sequence[Decision] | None, scopes: dict[str, ScopeReport]
+    config: Config,
+    measured: Measurements,
+    decisions: Sequence[Decision] | None,
+    removed: dict[str, ScratchSession] | None,
+    scopes: dict[str, ScopeReport],
 ) -> tuple[list[SessionReport], NextCleanup | None]:
     """Return every scratch session, and the next cleanup as far as it is known."""
     levels = {scope.removeprefix(SESSION): report.level for scope, report in scopes.items() if scope.startswith(SESSION)}
-    removed = None if decisions is None else _removed_now(config, decisions)
     if decisions is None or removed is None:
         return [
             SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
@@ -392,9 +396,9 @@ def _sessions(
     )
 
 
-def _removed_now(config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
+def _removed_now(root: Root, config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
     """Return the sessions that a cleanup would remove now, by name, or None if that is unknown."""
     try:
-        return {session.name: session for session in removable_sessions(config, decisions)}
-    except OSError:
+        return {session.name: session for session in removable_sessions(root, config, decisions)}
+    except (ArawnCliError, OSError):
         return None

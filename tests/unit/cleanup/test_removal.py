@@ -9,15 +9,15 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.cleanup import removal
-from arawn_cli.fs import mounts as mounts_module
-from arawn_cli.fs.openat import Identity
+from arawn_cli.events import Reason
+from arawn_cli.fs.in_use import Use
 from tests.conftest import Run, needs_namespaces
 from tests.support.disturbance import disturb
 from tests.support.errors import os_error
@@ -228,42 +228,34 @@ def test_processes_that_cannot_be_read_keep_the_session_whole(tree: SampleTree, 
     tree.session("s", files={"f": 1}, age_days=30)
     scans: list[None] = []
 
-    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
+    def find_uses(_parent: int, _sessions: object) -> dict[str, Use]:
         scans.append(None)
         if len(scans) == scan:
             raise os_error(errno.ENFILE)
-        return frozenset()
+        return {}
 
-    monkeypatch.setattr(removal, "directories_in_use", directories_in_use)
+    monkeypatch.setattr(removal, "find_uses", find_uses)
     summary, _ = cleaned(tree)
     assert (summary.sessions_cleaned, [failure.errno for failure in summary.failures]) == (0, [errno.ENFILE])
     assert (tree.sessions / "s" / "work" / "f").exists()
     assert not (tree.sessions.parent / ".trash").exists()
 
 
-@pytest.mark.parametrize("seen", ["in_use", "mount_inside"])
-def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, seen: str) -> None:
-    session = tree.session("s", files={"f": 1}, age_days=30)
-    identity = (session.stat().st_dev, session.stat().st_ino)
-    calls: list[None] = []
+@pytest.mark.parametrize("seen", [Reason.IN_USE, Reason.MOUNT_INSIDE])
+def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, seen: Reason) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
 
-    def directories_in_use(directories: object, _patience_secs: float) -> frozenset[Identity]:
-        calls.append(None)
-        return frozenset({identity}) if seen == "in_use" and len(calls) == 2 else frozenset()
+    def find_uses(_parent: int, sessions: Iterable[str]) -> dict[str, Use]:
+        return {name: Use(seen, "what it is") for name in sessions if name != "s"}
 
-    def mounts() -> frozenset[str]:
-        pending = list(tree.workstreams.rglob("held.s.*"))
-        return frozenset(f"{path}/work" for path in pending) if seen == "mount_inside" else frozenset()
-
-    monkeypatch.setattr(removal, "directories_in_use", directories_in_use)
-    monkeypatch.setattr(mounts_module, "mount_points", mounts)
+    monkeypatch.setattr(removal, "find_uses", find_uses)
     assert cleaned(tree)[0].sessions_kept == {seen: 1}
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 
 def test_a_mount_that_shows_only_after_planning_keeps_the_session_in_its_place(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
     session = tree.session("s", files={"f": 1}, age_days=30)
-    monkeypatch.setattr(mounts_module, "mount_points", lambda: frozenset({f"{session}/work"}))
+    monkeypatch.setattr(removal, "mount_points", lambda: frozenset({f"{session}/work"}))
     monkeypatch.setattr(os, "rename", None)
     assert cleaned(tree)[0].sessions_kept == {"mount_inside": 1}
     assert (session / "work" / "f").exists()

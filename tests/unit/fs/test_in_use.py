@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import subprocess
@@ -14,9 +13,6 @@ from typing import IO
 
 import pytest
 
-from arawn_cli.cleanup import removal
-from arawn_cli.fs.in_use import PATIENCE_SECS
-from arawn_cli.fs.openat import identity_of
 from tests.conftest import Run, needs_namespaces, needs_setpriv, needs_user_namespaces, snapshot
 from tests.support.in_process import cleaned
 from tests.support.relay_fixtures import wait_until
@@ -146,9 +142,10 @@ WITH_A_POWER = ("setpriv", f"--reuid={ACCOUNT}", "--clear-groups", "--inh-caps=+
 BECOMES_VISIBLE = "echo; read -r line; exec setpriv --inh-caps=-all --ambient-caps=-all sleep 60"
 SCAN = """
 import os, sys
-from arawn_cli.fs import in_use
+from arawn_cli.fs import in_use, processes
 
-in_use.directories_in_use(set())  # loads all of it, as long as this account may read it
+sessions = os.open(sys.argv[1], os.O_RDONLY)
+in_use.find_uses(sessions, [])  # loads all of it, as long as this account may read it
 os.setgroups([])
 os.setresuid(*[int(sys.argv[3])] * 3)
 
@@ -156,9 +153,9 @@ def nap(_seconds):
     print("hidden", flush=True)
     sys.stdin.readline()
 
-in_use.time.sleep = nap
-session = int(sys.argv[1]), int(sys.argv[2])
-print("in use" if session in in_use.directories_in_use({session}) else "free")
+processes.SETTLING_SECS = 3600
+processes.time.sleep = nap
+print("in use" if in_use.find_uses(sessions, [sys.argv[2]]) else "free")
 """
 
 
@@ -178,7 +175,7 @@ def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str]
 def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: Path) -> None:
     """As is a child of a service manager that has powers, until it is what it was made for."""
     tmp_path.chmod(0o755)
-    scan = (sys.executable, "-c", SCAN, *identity_of(tmp_path.stat()), ACCOUNT)
+    scan = (sys.executable, "-c", SCAN, tmp_path.parent, tmp_path.name, ACCOUNT)
     with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, stdin, stdout):
         assert stdout.readline() == "\n"
         with talking_to(*scan, directory=Path("/")) as (_, scan_stdin, scan_stdout):
@@ -187,17 +184,3 @@ def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: 
             wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
             print(file=scan_stdin, flush=True)
             assert scan_stdout.readline() == "in use\n"
-
-
-def test_what_stays_hidden_is_waited_for_once_in_a_run(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(70):
-        tree.session(f"s{number}", files={"f": 1}, age_days=30)
-    waits: list[float] = []
-
-    def hidden(_directories: object, patience_secs: float) -> frozenset[object]:
-        waits.append(patience_secs)
-        raise PermissionError(errno.EACCES, "hidden", "/proc/1")
-
-    monkeypatch.setattr(removal, "directories_in_use", hidden)
-    assert cleaned(tree)[0].sessions_kept == {"activity_unknown": 70}
-    assert (waits[0], set(waits[1:])) == (PATIENCE_SECS, {0})

@@ -1,0 +1,184 @@
+"""Whatever uses a session, however it sees it: the session stays, and its neighbour goes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arawn_cli.events import Event, ScratchSessionEvent
+from arawn_cli.names import escape
+from tests.conftest import needs, needs_namespaces, works
+from tests.support.in_process import cleaned
+from tests.support.session_user import Use
+from tests.support.tree import SampleTree
+
+needs_loop_devices = needs(os.getuid() == 0 and works("losetup", "--find"), "root and loop devices")
+
+KINDS = ("cwd", "root", "program", "file", "deleted", "fifo", "directory", "map", "socket")
+VIEWS = ("", "bind", "part", "detached", "chroot", "bind-chroot")
+DEPTHS = ((), ("sub",), tuple("d" * 100 for _ in range(45)))  # the last is longer than PATH_MAX
+THREADS = ("", "own", "alone")
+
+
+def is_visible(use: Use) -> bool:
+    """Whether it can be done, and the kernel tells which file is used."""
+    if use.kind == "program" and (use.thread or "chroot" in use.view):
+        return False  # there is no loader
+    has_no_path = use.view == "detached" or len(use.below) > 1
+    return not (has_no_path and use.kind == "deleted") and not (use.view == "detached" and use.kind == "map")
+
+
+USES = [
+    use
+    for kind, view, below, thread, network in itertools.product(KINDS, VIEWS, DEPTHS, THREADS, (False, True))
+    if is_visible(use := Use(kind, view, below, thread, network))
+]
+
+
+def cases() -> Iterator[object]:
+    """All uses; the quick tests have every fortieth."""
+    for number, use in enumerate(USES):
+        name = "-".join(
+            (use.kind, use.view, f"{len(use.below)}-below", use.thread and f"{use.thread}-thread", "network" if use.network else "")
+        )
+        yield pytest.param(use, id=name, marks=() if number % 40 == 7 else pytest.mark.long)
+
+
+def make_session(tree: SampleTree, name: str, below: tuple[str, ...]) -> Path:
+    session = tree.session(name, files={"f": 1}, age_days=30)
+    directory = os.open(session / "work", os.O_RDONLY)
+    for part in below:
+        os.mkdir(part, dir_fd=directory)
+        inner = os.open(part, os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = inner
+    with open("f", "w", opener=lambda path, flags: os.open(path, flags, dir_fd=directory)) as file:
+        file.write("x")
+    with (
+        open("/bin/sh", "rb") as source,
+        open("sh", "wb", opener=lambda path, flags: os.open(path, flags, 0o755, dir_fd=directory)) as copy,
+    ):
+        copy.write(source.read())
+    os.close(directory)
+    return session
+
+
+def make_old(session: Path, seconds: float) -> None:
+    for _, directories, files, descriptor in os.fwalk(session, topdown=False):
+        for name in (*directories, *files):
+            os.utime(name, (seconds, seconds), dir_fd=descriptor)
+    os.utime(session, (seconds, seconds))
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    with subprocess.Popen(command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def kept(events: list[Event]) -> dict[str, tuple[str, str | None]]:
+    sessions = (event for event in events if isinstance(event, ScratchSessionEvent))
+    return {event.session_id: (event.reason, event.detail) for event in sessions if event.action == "kept"}
+
+
+@needs_namespaces
+@pytest.mark.parametrize("use", list(cases()))
+def test_a_session_that_is_used_stays_and_its_neighbour_goes(tree: SampleTree, tmp_path: Path, use: Use) -> None:
+    used = make_session(tree, "used", use.below)
+    make_session(tree, "unused", use.below)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    here = replace(use, root=str(tree.root), session=str(used.relative_to(tree.root)), elsewhere=str(elsewhere))
+    with running(*here.command()):
+        for session in (used, tree.sessions / "unused"):
+            make_old(session, tree.now / 1e9 - 30 * 86_400)
+        summary, events = cleaned(tree)
+    assert (summary.sessions_kept, summary.sessions_cleaned) == ({"in_use": 1}, 1)
+    [(name, (_, detail))] = kept(events).items()
+    assert name == "used"
+    assert detail
+    assert (used / "work" / "f").exists()
+
+
+MOUNTED = {
+    "layer": ("mount -t overlay o -o lowerdir={s}/work,upperdir={o}/u,workdir={o}/w {o}/m", "in_use", "work is a layer of the overlay at "),
+    "upper": (
+        "mount -t overlay o -o lowerdir={o}/u,upperdir={s}/work/u,workdir={s}/work/w {o}/m",
+        "in_use",
+        "work/u is a layer of the overlay at ",
+    ),
+    "relative-layer": (
+        "cd {s}/work && mkdir l1 l2 l3 && mount -t overlay o -o lowerdir=l1,upperdir=l2,workdir=l3 {o}/m && cd /",
+        "in_use",
+        " is a layer of the overlay at ",
+    ),
+    "linked-layer": (
+        "mount -t overlay o -o lowerdir={o}/link/work,upperdir={o}/u,workdir={o}/w {o}/m",
+        "in_use",
+        "work is a layer of the overlay at ",
+    ),
+    "in-overlay": (
+        "mount -t overlay o -o lowerdir={root},upperdir={o}/u,workdir={o}/w {o}/m && cd {o}/m/{relative}/work",
+        "in_use",
+        " works in work/",
+    ),
+    "session": ("mount --bind {s} {o}/m", "in_use", ". is mounted at "),
+    "file": ("touch {o}/file && mount --bind {s}/work/f {o}/file", "in_use", "work/f is mounted at "),
+    "inside": ("mount -t tmpfs none {s}/work/m", "mount_inside", "mount point work/m by process "),
+    "inside-elsewhere": (
+        "mount --bind {root} {o}/m && mount -t tmpfs none {o}/m/{relative}/work/m",
+        "mount_inside",
+        "mount point work/m by process ",
+    ),
+    "on-it": ("mount -t tmpfs none {s}", "mount_inside", "mount point . by process "),
+}
+
+
+@needs_namespaces
+@pytest.mark.parametrize("name", MOUNTED)
+def test_what_is_mounted_in_another_namespace_stays(tree: SampleTree, tmp_path: Path, name: str) -> None:
+    """With an overlay of relative layers with the same names elsewhere, which keeps nothing."""
+    command, reason, detail = MOUNTED[name]
+    used, unused = (tree.session(session, files={"f": 1, "u/f": 1, "m/f": 1, "w/f": 1}, age_days=30) for session in ("used", "unused"))
+    for session in (used, unused):
+        (session / "work" / "w" / "f").unlink()
+        (session / "work" / "relative").mkdir()
+    for directory in ("u", "w", "m", "relative", "work"):
+        (tmp_path / "o" / directory).mkdir(parents=True)
+    (tmp_path / "o" / "link").symlink_to(used)
+    values = {"s": used, "o": tmp_path / "o", "root": tree.root, "relative": used.relative_to(tree.root)}
+    other = "cd {o} && mount -t overlay o -o lowerdir=u,upperdir=relative,workdir=work {o}/m && cd /"
+    script = f"{other.format(**values)} && {command.format(**values)} && echo ready && exec sleep 60"
+    with running("unshare", "-m", "--propagation", "private", "sh", "-c", script):
+        for session in (used, unused):
+            make_old(session, tree.now / 1e9 - 30 * 86_400)
+        summary, events = cleaned(tree)
+    assert (summary.sessions_kept, summary.sessions_cleaned) == ({reason: 1}, 1)
+    assert detail in str(kept(events)["used"][1])
+
+
+@needs_loop_devices
+@pytest.mark.parametrize("name", ["image", 'a "quoted" im\\age\n'])
+def test_the_image_of_a_loop_device_stays(tree: SampleTree, name: str) -> None:
+    used, unused = (tree.session(session, files={name: 1 << 20}, age_days=30) for session in ("used", "unused"))
+    made = subprocess.run(["losetup", "--find", "--show", used / "work" / name], capture_output=True, text=True, check=True)
+    device = made.stdout.strip()
+    try:
+        summary, events = cleaned(tree)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert (summary.sessions_kept, summary.sessions_cleaned) == ({"in_use": 1}, 1)
+    assert kept(events)["used"][1] == f"work/{escape(name)} is the image of the loop device {device}"
+    assert not unused.exists()
