@@ -80,7 +80,7 @@ static PyObject *results_of(const struct walk *walk)
                                            (unsigned long long)link->apparent, (unsigned long long)link->allocated,
                                            (unsigned long long)link->found, (unsigned long long)link->names));
     }
-    static const char *const KIND_NAMES[KINDS] = {"open", "list", "measure", "mounted", "foreign", "flagged", "linked"};
+    static const char *const KIND_NAMES[KINDS] = {"descriptor", "open", "list", "measure", "mounted", "foreign", "flagged", "linked"};
     const struct finding *finding = walk->findings.items;
     for (size_t i = 0; done && i < walk->findings.count; i++, finding++) {
         PyObject *findings = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)finding->subtree), 2);

@@ -1,5 +1,5 @@
-/* The walk: no recursion, no link followed, no other filesystem entered, and at most MAX_OPEN
-   directories open per thread at any depth.
+/* The walk: no recursion, no link followed, no other filesystem entered. A tree with more than MAX_OPEN
+   levels fails with EMFILE, as without a free descriptor; Python then measures it with fewer open.
 
    Each thread walks one subtree after the other, depth first. When another thread is idle, it
    gives that thread half of the shallowest directories that are still to be entered, or the files
@@ -20,7 +20,7 @@
 
 enum {
     MAX_THREADS = 64,
-    MAX_OPEN = 32,             /* open directories per thread */
+    MAX_OPEN = 48,             /* open directories per thread: one for each level */
     LISTING_BYTES = 1 << 16,   /* buffer of one getdents64(2) */
     SHARED_BYTES = 1 << 11,    /* a listing of this size, about 64 names, is worth sharing */
     STACK_BYTES = 1 << 18,     /* stack of a thread */
@@ -42,7 +42,7 @@ struct level {
     size_t path_end; /* its path below the subtree is the beginning of the worker's */
     ino_t inode;
     bool sticky;          /* only the owner of an entry may remove it */
-    int descriptor;       /* -1: closed */
+    int descriptor;
     struct names pending; /* subdirectories that are still to be entered */
 };
 
@@ -69,8 +69,8 @@ struct worker {
     dev_t device;   /* of the subtree */
     struct usage usage;
     struct level *levels;
-    size_t depth, closed, room; /* levels[0] to levels[closed - 1] are closed */
-    struct names path;          /* of the current directory below the subtree, without a NUL */
+    size_t depth, room;
+    struct names path; /* of the current directory below the subtree, without a NUL */
 
     _Alignas(uint64_t) char listing[LISTING_BYTES];
 };
@@ -190,6 +190,8 @@ static void record_finding(struct worker *worker, enum kind kind, size_t depth, 
 
 static void record_failure(struct worker *worker, enum kind kind, size_t depth, const char *name, int error)
 {
+    if (error == EMFILE || error == ENFILE)
+        kind = NO_DESCRIPTOR;
     if (error != ENOENT) /* else somebody removed it in the meantime */
         record_finding(worker, kind, depth, name, (uint32_t)error);
 }
@@ -411,7 +413,7 @@ static bool split(struct walk *walk, struct names *names, struct names *half)
 /* Give half of the shallowest directories that are still to be entered to an idle thread. */
 static void share_directories(struct worker *worker)
 {
-    size_t at = worker->closed;
+    size_t at = 0;
     while (at < worker->depth && worker->levels[at].pending.next == worker->levels[at].pending.end)
         at++;
     if (at == worker->depth)
@@ -431,24 +433,6 @@ static void share_directories(struct worker *worker)
 
 /* ---- down and up ---- */
 
-static void close_topmost(struct worker *worker)
-{
-    struct level *level = &worker->levels[worker->closed++];
-    close(level->descriptor);
-    level->descriptor = -1;
-}
-
-/* Open a directory, with all directories above closed if the process has no descriptor left. */
-static int open_directory(struct worker *worker, int parent, const char *name)
-{
-    int descriptor = openat(parent, name, OPEN_DIRECTORY);
-    if (descriptor >= 0 || errno != EMFILE || worker->depth - worker->closed < 2)
-        return descriptor;
-    while (worker->depth - worker->closed > 1)
-        close_topmost(worker);
-    return openat(parent, name, OPEN_DIRECTORY);
-}
-
 /* Make a directory the current one. It owns the descriptor from then on; false without memory. */
 static bool push_level(struct worker *worker, const char *name, int descriptor, ino_t inode, bool sticky)
 {
@@ -462,40 +446,14 @@ static bool push_level(struct worker *worker, const char *name, int descriptor, 
     if (*name && ((path->end && !add_names(walk, path, "/", 1)) || !add_names(walk, path, name, strlen(name))))
         return false;
     levels[worker->depth++] = (struct level){.path_end = path->end, .inode = inode, .sticky = sticky, .descriptor = descriptor};
-    if (worker->depth - worker->closed > MAX_OPEN)
-        close_topmost(worker);
     return true;
 }
 
 static void pop_level(struct worker *worker)
 {
     struct level *level = &worker->levels[--worker->depth];
-    if (level->descriptor >= 0)
-        close(level->descriptor);
+    close(level->descriptor);
     free(level->pending.bytes);
-    if (worker->closed > worker->depth)
-        worker->closed = worker->depth;
-}
-
-/* Open the directory above the current one again; false, with a finding, if it is another one. */
-static bool reopen_parent(struct worker *worker)
-{
-    struct level *parent = &worker->levels[worker->depth - 2];
-    struct statx status;
-    int descriptor = openat(parent[1].descriptor, "..", OPEN_DIRECTORY);
-    if (descriptor >= 0 && read_status(descriptor, "", &status)) {
-        if (device_of(&status) == worker->device && status.stx_ino == parent->inode) {
-            parent->descriptor = descriptor;
-            worker->closed--;
-            return true;
-        }
-        errno = ESTALE; /* somebody moved the directory */
-    }
-    /* A directory that was moved out of a bind mount has no parent. */
-    record_failure(worker, OPEN_FAILED, worker->depth, "..", errno == ENOENT ? ESTALE : errno);
-    if (descriptor >= 0)
-        close(descriptor);
-    return false;
 }
 
 static bool is_self_or_parent(const char *name)
@@ -545,7 +503,7 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
     struct statx status;
     size_t depth = worker->depth;
     uint32_t user = worker->walk->account.user;
-    int descriptor = open_directory(worker, parent, name);
+    int descriptor = openat(parent, name, OPEN_DIRECTORY);
     if (descriptor < 0) {
         int error = errno;
         record_failure(worker, OPEN_FAILED, depth, shown, error);
@@ -553,7 +511,9 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
             record_finding(worker, FOREIGN, depth, shown, status.stx_uid);
         return;
     }
-    if (!read_status(descriptor, "", &status)) {
+    if (depth == MAX_OPEN) {
+        record_failure(worker, OPEN_FAILED, depth, shown, EMFILE);
+    } else if (!read_status(descriptor, "", &status)) {
         record_failure(worker, OPEN_FAILED, depth, shown, errno);
     } else if (device_of(&status) != worker->device) {
         record_finding(worker, MOUNTED, depth, shown, 0);
@@ -585,12 +545,10 @@ static void walk_levels(struct worker *worker)
         const char *name = next_name(&here->pending);
         if (name)
             enter(worker, here->descriptor, name, name);
-        else if (worker->depth > 1 && worker->closed == worker->depth - 1 && !reopen_parent(worker))
-            break;
         else
             pop_level(worker);
     }
-    while (worker->depth) /* stopped, or the way up is gone */
+    while (worker->depth) /* stopped */
         pop_level(worker);
 }
 

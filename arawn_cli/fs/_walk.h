@@ -27,10 +27,10 @@ enum {
     LISTED_MAX = 1000, /* findings that are listed for all subtrees; after that one of each kind and subtree */
 };
 
-/* A failed call; the mount point of another filesystem; a directory of another account, or an entry of a
+/* A tree that needs more descriptors; a failed call; the mount point of another filesystem; a directory of another account, or an entry of a
    sticky one, that the account cannot change; an immutable or append-only entry; a file of another account
    with several names. */
-enum kind { OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREIGN, FLAGGED, LINKED, KINDS };
+enum kind { NO_DESCRIPTOR, OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREIGN, FLAGGED, LINKED, KINDS };
 
 /* The account that would remove the trees. */
 struct account {

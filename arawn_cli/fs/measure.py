@@ -286,7 +286,7 @@ NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]]]
   number of failures, listed or not.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
 - Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
-  `mounted`, `foreign`, `flagged` or `linked`, and the owner.
+  `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if Python must measure it.
 """
 
 
@@ -362,15 +362,15 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
         if found is not None:
             usages = [_usage_of(result, subtree.path) for result, subtree in zip(found, subtrees, strict=True)]
             return [
-                _walk_subtree(start, subtree) if _lacked_descriptors(usage) else usage
-                for usage, subtree in zip(usages, subtrees, strict=True)
+                _walk_subtree(start, subtree, advance) if _lacked_descriptors(result) else usage
+                for usage, result, subtree in zip(usages, found, subtrees, strict=True)
             ]
     # In this thread alone: several threads would take turns at the interpreter lock, which costs
     # more than a second processor gains.
     usages = []
     listed = 0
     for subtree in subtrees:
-        usage = _walk_subtree(start, subtree)
+        usage = _walk_subtree(start, subtree, advance)
         usages.append(usage if listed < _LISTED_MAX else usage.with_failures(1))
         listed += len(usage.failures)
         advance(1)
@@ -402,6 +402,8 @@ def _usage_of(result: NativeUsage, path: str) -> Usage:
                 accumulator.failures.append(Failure(kind, _path_below(path, below), number))
             case "mounted":
                 accumulator.other_filesystems.append(_path_below(path, below))
+            case "descriptor":
+                pass  # it is measured again
             case "linked":
                 accumulator.foreign_links.append(below)
             case _:
@@ -414,21 +416,21 @@ def _path_below(path: str, below: bytes) -> str:
     return f"{escape(path)}/{shown_path(below)}" if below else escape(path)
 
 
-def _lacked_descriptors(usage: Usage) -> bool:
-    """Whether the threads ran out of descriptors. The Python walk needs fewer."""
-    return any(failure.errno in (errno.EMFILE, errno.ENFILE) for failure in usage.failures)
+def _lacked_descriptors(result: NativeUsage) -> bool:
+    """Whether the walk in C ran out of descriptors, or the tree is too deep for it. The one in Python needs fewer."""
+    return any(kind == "descriptor" for kind, _, _ in result[2])
 
 
 # ---- The walk in Python
 
 
-def _walk_subtree(start: int, subtree: Subtree) -> Usage:
+def _walk_subtree(start: int, subtree: Subtree, advance: Callable[[int], None]) -> Usage:
     *parents, name = subtree.names
     if not parents:
-        return walk(start, name, subtree.path, shallow=subtree.shallow)
+        return walk(start, name, subtree.path, advance, shallow=subtree.shallow)
     try:
         with opened_directory(start, *parents) as parent:
-            return walk(parent, name, subtree.path, shallow=subtree.shallow)
+            return walk(parent, name, subtree.path, advance, shallow=subtree.shallow)
     except OSError as error:
         return _failed("open", subtree.path, error)
 
@@ -439,11 +441,11 @@ def _failed(operation: Operation, path: str, error: OSError) -> Usage:
     return accumulator.result()
 
 
-def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
+def walk(parent: int, name: str, path: str, advance: Callable[[int], None] = _ignore_progress, *, shallow: bool = False) -> Usage:
     """Measure the entry `name` of the open directory `parent` in Python.
 
     `path` is the path of the entry in failures. No link is followed and no other filesystem
-    entered.
+    entered. `advance` is called with 0 for each directory, so that it can end the walk.
     """
     try:
         top = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -460,6 +462,7 @@ def walk(parent: int, name: str, path: str, *, shallow: bool = False) -> Usage:
             while descent.depth:
                 pending = descent.here.pending
                 if pending:
+                    advance(0)
                     walk.enter(pending.pop(), descent.descriptor)
                 else:
                     descent.leave()
