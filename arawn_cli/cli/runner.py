@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,8 +31,14 @@ from arawn_cli.state import State
 log = logging.getLogger(__name__)
 
 
+_READER_SECS = 0.5  # to take what a run still writes after a signal
+
+
 class Signals:
-    """Record SIGTERM and SIGINT, so that a run ends between two steps and reports what it did."""
+    """Record SIGTERM and SIGINT, so that a run ends between two steps and reports what it did.
+
+    If a reader of the output has stopped reading, the run does not wait for it after a signal.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -40,9 +47,11 @@ class Signals:
     def caught(self) -> Iterator[None]:
         """Handle both signals inside the context, and restore the previous handlers after it."""
         before = [(number, signal.signal(number, self._receive)) for number in (signal.SIGTERM, signal.SIGINT)]
+        before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, _stop_waiting_for_readers)))
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before:
                 signal.signal(number, handler)
 
@@ -57,6 +66,14 @@ class Signals:
 
     def _receive(self, number: int, _frame: object) -> None:
         self._received = number
+        signal.setitimer(signal.ITIMER_REAL, _READER_SECS)
+
+
+def _stop_waiting_for_readers(_number: int, _frame: object) -> None:
+    """Let a write to a full pipe fail, which Python would otherwise try again after each signal."""
+    for descriptor in (1, 2):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            os.set_blocking(descriptor, False)
 
 
 # The lowest priority of the best-effort class (ioprio_set(2)); psutil's own default is the highest.

@@ -268,3 +268,17 @@ def test_a_signal_ends_a_run_that_waits_for_its_plan_on_standard_input(environme
     assert process.wait(5) == ExitCode.TERMINATED
     process.communicate()
     assert stat.S_ISDIR((tree.workstreams / "scratch" / "sessions" / "old").stat().st_mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_whose_output_nobody_reads(environment: dict[str, str], tree: SampleTree, number: signal.Signals) -> None:
+    for name in range(400):
+        tree.session(f"recent-{name}", files={}, age_days=0)
+    command = [str(COMMAND), "scratch-cleanup", f"--base-path={tree.root}", "--verbose"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(5)
+    process.send_signal(number)
+    assert process.wait(5) in (ExitCode.UNDELIVERED, 128 + number)
+    process.communicate()
