@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back
+from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -143,3 +143,5 @@ def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
         locked(sessions, root, hold=not config.dry_run),
     ):
         yield _Trash(config, context, root)
+        if not config.dry_run:
+            remove_empty_trash(root)
