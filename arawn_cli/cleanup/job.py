@@ -170,7 +170,7 @@ class _Cleanup:
         for failure in evidence.failures:
             self._record_failure(failure)
         if evidence.damaged_lines:
-            log.info("%d lines of messages.jsonl are not messages", evidence.damaged_lines)
+            log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         decisions = [explained(decision, sessions.path) for decision in self._keep_unapproved(decisions)]
         if self._plan_output is not None:
             self._plan_output.write(render_plan(self._root.path, decisions, self._policy.older_than_days, self._now))
