@@ -13,7 +13,7 @@ from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.plan import Policy, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure, StoppedError
-from arawn_cli.events import Reason
+from arawn_cli.events import UNRESOLVED
 from arawn_cli.fs.measure import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
@@ -30,13 +30,15 @@ def read_evidence(listed: Iterable[ScratchSession], root: Root, stopping: Callab
 def decide_by_evidence(
     sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], evidence: Evidence, policy: Policy, now: int
 ) -> list[Decision]:
-    """Decide on measured sessions; read the messages only if one is due by all other evidence.
+    """Decide on measured sessions; read the messages only if they can change a decision.
+
+    That is so if a session is due by all other evidence, or in doubt: a turn makes it active.
 
     Raises:
         StoppedError: a signal asked the run to end.
     """
     decisions = decide_all(evidence.add_to(sessions), measured, policy, now)
-    if not any(decision.is_removal or decision.reason is Reason.NOT_PERMITTED for decision in decisions):
+    if not any(decision.is_removal or decision.reason in UNRESOLVED for decision in decisions):
         return decisions
     evidence.complete()
     return decide_all(evidence.add_to(sessions), measured, policy, now)
