@@ -156,10 +156,7 @@ def _processes(shell: Shell) -> Finding:
     detail = f"open files of {'all accounts' if os.geteuid() == 0 else 'this account'} are visible"
     if hidden:
         names = ", ".join(map(shown, hidden[:_SHOWN_PROCESSES])) + (", …" if hidden[_SHOWN_PROCESSES:] else "")
-        detail += (
-            f", except of {names}: these keep only the sessions that their command lines name, "
-            "or in which the program works that started them"
-        )
+        detail += f", except of {names}: these keep only the sessions that their command lines name"
     return ok("processes", detail)
 
 

@@ -29,7 +29,6 @@ from arawn_cli.fs.processes import (
     list_tasks,
     mapped_files,
     mount_id,
-    parent_of,
     shown,
     socket_paths,
     sockets_of,
@@ -118,7 +117,6 @@ class _Search:
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
         self._wanted = _Wanted()
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
-        self._works_in: dict[int, Place] = {}
 
     def run(self) -> None:
         """Fill `uses`.
@@ -141,9 +139,8 @@ class _Search:
                         raise
                     if isinstance(error, PermissionError):  # it has become another program since it was listed
                         tasks.hidden.append(task.process)
-            inspectable = {task.process for task in tasks.inspectable}.difference(tasks.hidden)
             for process in tasks.hidden:
-                self._consider_hidden(process, inspectable)
+                self._consider_hidden(process)
             self._look_in_sessions()
         finally:
             os.close(self._own_descriptors)
@@ -318,9 +315,7 @@ class _Search:
         base, descriptors, information = opened = [os.open(path, _DIRECTORY) for path in paths]
         try:
             for name, text in _LINKS.items():
-                place = self._inspect_file(task, base, name, None, text)
-                if place and name == "cwd":
-                    self._works_in.setdefault(task.process, place)
+                self._inspect_file(task, base, name, None, text)
             self._inspect_maps(task, prefixes)
             for name in os.listdir(descriptors):
                 self._inspect_file(task, descriptors, name, information, "has {} open")
@@ -328,7 +323,7 @@ class _Search:
             for descriptor in opened:
                 os.close(descriptor)
 
-    def _inspect_file(self, task: Task, directory: int, name: str, information: int | None, text: str) -> Place | None:
+    def _inspect_file(self, task: Task, directory: int, name: str, information: int | None, text: str) -> None:
         """Find the place of a file that a task uses, or look for it later if the kernel gives no path.
 
         `name` is a link in an open directory of /proc, `information` the open fdinfo of a descriptor.
@@ -343,10 +338,10 @@ class _Search:
             if path and not path.startswith("/"):  # a pipe, a socket or another object without a path
                 if (inode := self._sockets.get(path)) is not None:
                     self._wanted.sockets[inode] = f"{shown(task.process)} has a Unix socket at {{}}"
-                return None
+                return
             if place := self._place(path):
                 self._add(place, f"{shown(task.process)} {text}")
-                return place
+                return
             if information is not None:
                 is_done = self._is_known(mount_id(information, name), path)
             else:
@@ -356,7 +351,6 @@ class _Search:
         except OSError as error:
             if not has_ended(error):
                 raise
-        return None
 
     def _is_known(self, mount: int, path: str) -> bool:
         """Whether a file is in no session, as far as its mount and path tell; the path is empty if it is too long."""
@@ -391,19 +385,13 @@ class _Search:
             elif is_unplaced:
                 self._wanted.inodes[inode] = f"{shown(task.process)} maps {{}}"
 
-    def _consider_hidden(self, process: int, inspectable: Collection[int]) -> None:
-        """Keep what a process may use that cannot be inspected.
+    def _consider_hidden(self, process: int) -> None:
+        """Keep the sessions that the command line of a process names that cannot be inspected.
 
-        Its command line may name a session, or the nearest ancestor that can be inspected may work
-        in one.
+        A process above it that works in a session, and can be inspected, is a use itself.
         """
-        text = f"{shown(process)} cannot be inspected"
         for name in self._sessions.intersection(_ID.findall(command_line(process))):
-            self._add(Place(name, ""), f"{text}, and its command line names the session")
-        ancestor = parent_of(process)
-        while ancestor and ancestor not in inspectable:
-            ancestor = parent_of(ancestor)
-        self._add(self._works_in.get(ancestor), f"{text}, and was started by {shown(ancestor)}, which works in {{}}/")
+            self._add(Place(name, ""), f"{shown(process)} cannot be inspected, and its command line names the session")
 
     # ---- Files without a path
 

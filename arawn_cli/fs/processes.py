@@ -196,11 +196,6 @@ def shown(process: int) -> str:
         return f"process {process}"
 
 
-def parent_of(process: int) -> int:
-    """Return the number of the parent process, 0 if there is none."""
-    return int(status_of(process).get("PPid", "0"))
-
-
 def command_line(process: int) -> str:
     """Return the command line of a process, with a NUL after each argument; empty if it has ended."""
     try:

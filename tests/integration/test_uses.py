@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,14 @@ import pytest
 
 from arawn_cli.events import Event, ScratchSessionEvent
 from arawn_cli.names import escape
-from tests.conftest import needs, needs_namespaces, works
+from tests.conftest import Run, needs, needs_namespaces, works
 from tests.support.in_process import cleaned
 from tests.support.session_user import Use
 from tests.support.tree import SampleTree
 
 needs_loop_devices = needs(os.getuid() == 0 and works("losetup", "--find"), "root and loop devices")
+needs_fuse = needs(os.getuid() == 0 and os.path.exists("/dev/fuse"), "root and FUSE")
+EMPTY_MOUNT = Path(__file__).parents[1] / "support" / "empty_mount.py"
 
 KINDS = ("cwd", "root", "program", "file", "deleted", "fifo", "directory", "map", "socket")
 VIEWS = ("", "bind", "part", "detached", "chroot", "bind-chroot")
@@ -182,3 +186,27 @@ def test_the_image_of_a_loop_device_stays(tree: SampleTree, name: str) -> None:
     assert (summary.sessions_kept, summary.sessions_cleaned) == ({"in_use": 1}, 1)
     assert kept(events)["used"][1] == f"work/{escape(name)} is the image of the loop device {device}"
     assert not unused.exists()
+
+
+@needs_fuse
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hangs"])
+@pytest.mark.parametrize("detached", [False, True], ids=["", "detached"])
+def test_a_process_in_a_mount_elsewhere_that_is_dead_or_hangs_does_not_matter(
+    run: Callable[..., Run], tree: SampleTree, tmp_path: Path, signal_number: int, detached: bool
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    with subprocess.Popen([sys.executable, EMPTY_MOUNT, mount], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            server.stdout.readline()
+            with running("sh", "-c", 'cd "$0" && exec 9<. && echo ready && exec sleep 60', str(mount)):
+                server.send_signal(signal_number)
+                if detached:
+                    subprocess.run(["umount", "--lazy", mount], check=True)
+                done = run("scratch-cleanup", "--base-path", tree.root)
+        finally:
+            server.kill()
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    assert (done.code, done.reasons()) == (0, {"s": "expired"})

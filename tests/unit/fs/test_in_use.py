@@ -153,7 +153,7 @@ def nap(_seconds):
     print("hidden", flush=True)
     sys.stdin.readline()
 
-processes.SETTLING_SECS = 3600
+processes.SETTLING_SECS = float(sys.argv[4])
 processes.time.sleep = nap
 print("in use" if in_use.find_uses(sessions, [sys.argv[2]]) else "free")
 """
@@ -175,7 +175,7 @@ def talking_to(*command: object, directory: Path) -> Iterator[tuple[int, IO[str]
 def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: Path) -> None:
     """As is a child of a service manager that has powers, until it is what it was made for."""
     tmp_path.chmod(0o755)
-    scan = (sys.executable, "-c", SCAN, tmp_path.parent, tmp_path.name, ACCOUNT)
+    scan = (sys.executable, "-c", SCAN, tmp_path.parent, tmp_path.name, ACCOUNT, 3600)
     with talking_to(*WITH_A_POWER, "sh", "-c", BECOMES_VISIBLE, directory=tmp_path) as (process, stdin, stdout):
         assert stdout.readline() == "\n"
         with talking_to(*scan, directory=Path("/")) as (_, scan_stdin, scan_stdout):
@@ -184,3 +184,25 @@ def test_a_process_that_is_hidden_for_a_moment_is_read_once_it_is_not(tmp_path: 
             wait_until(lambda: "\nCapPrm:\t0000000000000000\n" in Path(f"/proc/{process}/status").read_text())
             print(file=scan_stdin, flush=True)
             assert scan_stdout.readline() == "in use\n"
+
+
+GUARDED = """
+import ctypes, os, sys, time
+os.setgroups([])
+os.setresuid(*[int(sys.argv[1])] * 3)
+ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@needs_setpriv
+@pytest.mark.parametrize("argument", ["--in=/a/session/work", "another-session"])
+def test_a_process_that_guards_itself_keeps_what_its_command_line_names(tmp_path: Path, argument: str) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    tmp_path.chmod(0o755)
+    with talking_to(sys.executable, "-c", GUARDED, ACCOUNT, argument, directory=session) as (_, _, ready):
+        assert ready.readline() == "\n"
+        with talking_to(sys.executable, "-c", SCAN, tmp_path, "session", ACCOUNT, 0.0, directory=Path("/")) as (_, _, answer):
+            assert answer.readline() == ("in use\n" if "/session/" in argument else "free\n")
