@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from collections.abc import Sequence
@@ -18,11 +19,19 @@ _NAMED_MAX = 3  # objects that a text names
 
 
 def explained(decision: Decision, directory: str) -> Decision:
-    """Add to a decision NOT_PERMITTED the objects and the command; `directory` is that of the sessions."""
+    """Add the objects and the command that helps to a decision that permissions cause; `directory` is that of the sessions."""
     usage = decision.session.usage
-    if decision.reason is not Reason.NOT_PERMITTED or decision.detail or usage is None:
+    if usage is None:
         return decision
-    return replace(decision, detail=not_permitted_text(usage, f"{directory}/{decision.session.name}", account_name(os.geteuid())))
+    path = f"{directory}/{decision.session.name}"
+    if decision.reason is Reason.NOT_PERMITTED and not decision.detail:
+        return replace(decision, detail=not_permitted_text(usage, path, account_name(os.geteuid())))
+    closed = any(failure.errno == errno.EACCES for failure in usage.failures)
+    if decision.reason is Reason.ACTIVITY_UNKNOWN and closed and not usage.obstacles:
+        # Only a directory of this account: those of others are obstacles. A dry run must not open it.
+        command = ["find", path, "-type", "d", "!", "-perm", "-u=rwx", "-exec", "chmod", "u+rwx", "{}", ";"]
+        return replace(decision, detail=f"{decision.detail}: {_pasteable([command])}")
+    return decision
 
 
 def not_permitted_text(usage: Usage, path: str, account: str) -> str:

@@ -118,8 +118,8 @@ def foreign(path: Path) -> None:
         os.chown(each, OTHER, OTHER, follow_symlinks=False)
 
 
-def detail(done: Run) -> str:
-    (event,) = (event for event in done.events if event.get("reason") == "not_permitted")
+def detail(done: Run, reason: str = "not_permitted") -> str:
+    (event,) = (event for event in done.events if event.get("reason") == reason)
     return str(event["detail"])
 
 
@@ -134,6 +134,20 @@ def test_the_command_that_a_run_suggests_makes_the_session_removable(run: RunCom
     assert before == f"{OTHER_NAME} owns work/a b"
     assert (f"chown -hR --from={OTHER_NAME} root {session}" in command) == (mode == 0o755)
     subprocess.run(command.removeprefix("sudo "), shell=True, check=True)  # noqa: S602 - people paste it into a shell
+    assert clean(run, tree, prefix=ORDINARY).reasons() == {"s": "expired"}
+
+
+@needs_setpriv
+def test_a_session_whose_directories_the_account_cannot_read_is_kept_until_it_can(run: RunCommand, tree: SampleTree) -> None:
+    session = tree.session("s", files={"closed/a b/f": 1}, age_days=30)
+    for name in ("closed/a b", "closed"):
+        (session / "work" / name).chmod(0)
+    for words in (("--dry-run",), ()):
+        done = clean(run, tree, *words, prefix=ORDINARY)
+        assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
+    told, _, command = detail(done, "activity_unknown").partition("denied: ")
+    assert told == "open s/work/closed: Permission "
+    subprocess.run([*ORDINARY, "sh", "-c", command], check=True)
     assert clean(run, tree, prefix=ORDINARY).reasons() == {"s": "expired"}
 
 
