@@ -179,6 +179,29 @@ def test_purging_keeps_an_entry_whole_that_holds_files_of_another_account(run: R
     assert not (tree.sessions.parent / ".trash").exists() or not list((tree.sessions.parent / ".trash").iterdir())
 
 
+@needs_setpriv
+@pytest.mark.parametrize("keep_chats", ["true", "false"])
+def test_read_only_directories_keep_their_modes_in_the_trash_and_are_purged(
+    run: RunCommand, tree: SampleTree, tmp_path: Path, keep_chats: str
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"[maintenance.cleanup]\ntrash_days = 3\nkeep_chats = {keep_chats}\n")
+    session = tree.session("s", files={"mod/inner/a.go": 1}, age_days=30)
+    for path in (*session.rglob("*"), session):
+        path.chmod(0o444 if path.is_file() else 0o555)
+    before = {path.relative_to(session): path.stat().st_mode for path in (session, *session.rglob("*"))}
+    assert clean(run, tree, "--config", config, "--dry-run", prefix=ORDINARY).sessions("would_delete") == {"s"}
+    assert clean(run, tree, "--config", config, prefix=ORDINARY).sessions("deleted") == {"s"}
+    (entry,) = (tree.sessions.parent / ".trash").iterdir()
+    assert {path.relative_to(entry): path.stat().st_mode for path in (entry, *entry.rglob("*"))} == before
+    assert run("trash", "restore", "s", "--base-path", tree.root, prefix=ORDINARY).code == 0
+    assert {path.relative_to(session): path.stat().st_mode for path in (session, *session.rglob("*"))} == before
+    set_age(session, tree.ago(30))
+    assert clean(run, tree, "--config", config, prefix=ORDINARY).sessions("deleted") == {"s"}
+    assert run("trash", "purge", "--base-path", tree.root, "--older-than-days", 0, prefix=ORDINARY).code == 0
+    assert list(tree.sessions.parent.glob(".trash/*")) == []
+
+
 @needs_strace
 def test_a_session_that_the_kernel_does_not_let_delete_is_put_back_whole(run: RunCommand, tree: SampleTree) -> None:
     session = tree.session("s", files={"f": 1, "inner/g": 2}, age_days=30)
