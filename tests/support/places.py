@@ -108,7 +108,9 @@ def replace(place: Path, kind: str, elsewhere: Path) -> None:
 
 
 def behind(top: Path) -> Iterator[Path]:
-    """Yield every file that a program finds below a directory, through links and mounts."""
+    """Yield every file that a program finds at or below a path, through links and mounts."""
+    if top.is_file():
+        yield top
     for directory, _, names in os.walk(top, followlinks=True):
         yield from (Path(directory, name) for name in names if Path(directory, name).is_file())
 
