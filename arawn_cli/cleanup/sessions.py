@@ -12,7 +12,7 @@ from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.mounts import is_below, mount_points
-from arawn_cli.fs.openat import FileKind, Identity, entries, identity_at, is_same_directory
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, identity_at, is_same_directory
 from arawn_cli.timestamps import latest
 
 
@@ -151,12 +151,12 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
     for entry in entries(sessions.descriptor):
         if is_trash(entry.name) or not layout.is_session(entry.name, entry.kind):
             continue
+        path = f"{sessions.path}/{entry.name}"
+        mount_point = next((mount.removeprefix(f"{sessions.root.path}/") for mount in mounts if is_below(mount, path)), "")
         try:
-            identity = identity_at(entry.name, sessions.descriptor)
+            # What is mounted there may hang, and is kept whatever its identity is.
+            identity = NO_IDENTITY if path in mounts else identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
-        mount_point = next(
-            (mount.removeprefix(f"{sessions.root.path}/") for mount in mounts if is_below(mount, f"{sessions.path}/{entry.name}")), ""
-        )
         listed.append(ScratchSession(entry.name, entry.kind, identity, mount_point, is_foreign=not layout.is_session_id(entry.name)))
     return listed

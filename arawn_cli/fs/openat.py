@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Identity = tuple[int, int]
 """Device and inode number of a file. A rename does not change it."""
 
+NO_IDENTITY: Identity = (-1, -1)
+"""The identity of no file."""
+
 Opened = TypeVar("Opened")
 
 MAX_OPEN = 32

@@ -210,3 +210,20 @@ def test_a_process_in_a_mount_elsewhere_that_is_dead_or_hangs_does_not_matter(
             server.kill()
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
     assert (done.code, done.reasons()) == (0, {"s": "expired"})
+
+
+@needs_fuse
+@pytest.mark.parametrize("inside", ["", "work"])
+def test_a_mount_that_hangs_at_or_in_a_session_keeps_only_that_session(run: Callable[..., Run], tree: SampleTree, inside: str) -> None:
+    held = tree.session("held", files={"f": 1}, age_days=30)
+    tree.session("s", files={"f": 1}, age_days=30)
+    with subprocess.Popen([sys.executable, EMPTY_MOUNT, held / inside], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            server.stdout.readline()
+            server.send_signal(signal.SIGSTOP)
+            done = run("scratch-cleanup", "--base-path", tree.root)
+        finally:
+            server.kill()
+            subprocess.run(["umount", "--lazy", held / inside], check=False, capture_output=True)
+    assert (done.code, done.reasons()) == (0, {"held": "mount_inside", "s": "expired"})
