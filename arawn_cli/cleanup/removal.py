@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -95,11 +96,13 @@ class SessionRemover:
 
     def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
         """Yield the outcome of each due session. After a signal, no other session is begun."""
-        for start in range(0, len(due), _BATCH_MAX):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = _BATCH_MAX if limit == resource.RLIM_INFINITY else max(1, min(_BATCH_MAX, limit // 4))
+        for start in range(0, len(due), most):
             if self._stopping():
                 return
             with ExitStack() as resources:
-                yield from self._remove_batch(due[start : start + _BATCH_MAX], resources)
+                yield from self._remove_batch(due[start : start + most], resources)
 
     def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
         # Lock each session, and check that it was not used since the plan was made.

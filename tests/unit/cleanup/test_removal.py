@@ -337,3 +337,10 @@ def test_nothing_that_is_used_or_locked_is_lost_while_cleanup_runs_in_a_loop(tre
     assert result["locks"]
     assert [path for path in result["used"] if not os.path.exists(path)] == []
     assert result["lost_locks"] == 0
+
+
+def test_many_sessions_are_removed_with_few_descriptors(run: Callable[..., Run], tree: SampleTree) -> None:
+    for number in range(150):
+        tree.session(f"s{number}", files={"f": 1}, age_days=30)
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=("sh", "-c", 'ulimit -n 100; exec "$@"', "sh"))
+    assert (done.code, len(done.sessions("deleted"))) == (0, 150)
