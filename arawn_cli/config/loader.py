@@ -7,6 +7,7 @@ A flag takes precedence over the environment, the environment over the file, the
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,10 +35,13 @@ from arawn_cli.config.validation import describe_errors, find_misspellings
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import cut, escape
-from arawn_cli.units import GIB, MIB
+from arawn_cli.units import GIB, MIB, count
 
 _RELAY = "[maintenance.relay]"
 _ERRORS_MAX = 50  # that are shown
+
+# The time that tomllib needs for a dotted key grows with the cube of its length.
+_LONG_KEY = re.compile(rb"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){100}""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +206,10 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         return None, PathBase(default_directory(environment)), ConfigFile.model_construct()
     base = PathBase.of_file(path)
     try:
-        document = tomllib.loads(read_small_file(path, MAX_CONFIG_BYTES).decode("utf-8"))
+        content = read_small_file(path, MAX_CONFIG_BYTES)
+        if _LONG_KEY.search(content):
+            raise ConfigurationError(f"{path} has a key of more than 100 parts")
+        document = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -210,15 +217,17 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {cut(escape(str(error)))}") from error
     errors = find_misspellings(document) + find_conflicts(document, base)
+    number = len(errors)
     try:
         tables = ConfigFile.model_validate(document)
     except ValidationError as error:
-        errors += describe_errors(error)
+        errors += describe_errors(error, _ERRORS_MAX)
+        number += error.error_count()
         tables = ConfigFile()
     if errors:
-        number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        more = [f"  and {len(errors) - _ERRORS_MAX:,} more"] if len(errors) > _ERRORS_MAX else []
-        raise ConfigurationError("\n".join([f"{path}: {number}", *(f"  {cut(line)}" for line in errors[:_ERRORS_MAX]), *more]))
+        more = [f"  and {number - _ERRORS_MAX:,} more"] if number > _ERRORS_MAX else []
+        lines = [f"{path}: {count(number, 'error')}", *(f"  {cut(line)}" for line in errors[:_ERRORS_MAX]), *more]
+        raise ConfigurationError("\n".join(lines))
     return path, base, tables
 
 

@@ -27,8 +27,8 @@ CONFIG = "config.toml"
 CONFIG_MAIN = "arawn.toml"
 DEFAULT = "default"
 
-MAX_CONFIG_BYTES = 1024 * 1024
-"""The size of a configuration file that is read."""
+MAX_CONFIG_BYTES = 128 * 1024
+"""The size of a configuration file that is read: tomllib needs minutes for some of a megabyte."""
 
 _DIRECTORY_V0 = Path(".config", "arawn")
 _DIRECTORY_MAIN = Path(".arawn")

@@ -120,12 +120,14 @@ def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
                 lines.append(f"{value.key}: found {format_value(value.text)}; allowed: a {key} of its own, but {other} has the same")
     # What one root measures and removes would belong to the other.
     paths = [owner["path"] for owner in owners if "path" in owner]
+    workstreams = {f"{base.normal(path.text).rstrip('/')}/{WORKSTREAMS}": path.key for path in paths}
     for path in paths:
-        for outer in paths:
-            if f"{base.normal(path.text)}/".startswith(f"{base.normal(outer.text).rstrip('/')}/{WORKSTREAMS}/"):
-                lines.append(
-                    f"{path.key}: found {format_value(path.text)}; allowed: a path that is not below the workstreams of {outer.key}"
-                )
+        inner = Path(base.normal(path.text))
+        lines += [
+            f"{path.key}: found {format_value(path.text)}; allowed: a path that is not below the workstreams of {workstreams[str(above)]}"
+            for above in (inner, *inner.parents)
+            if str(above) in workstreams
+        ]
     return lines
 
 

@@ -73,9 +73,9 @@ _ALLOWED = {
 }
 
 
-def describe_errors(error: ValidationError) -> list[str]:
-    """Return one line for each error that pydantic found, in the order of the file's tables."""
-    return [_describe(detail) for detail in error.errors(include_url=False)]
+def describe_errors(error: ValidationError, most: int) -> list[str]:
+    """Return one line for each of the first errors that pydantic found, in the order of the file's tables."""
+    return [_describe(detail) for detail in error.errors(include_url=False)[:most]]
 
 
 def find_misspellings(document: Mapping[str, object]) -> list[str]:

@@ -117,7 +117,9 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "sparse": _sparse,
     "random": _content(random.Random(SEED).randbytes(1 << 20)),  # noqa: S311 - no secret
     "long line": _content(b"x = '" + b"y" * (1 << 19) + b"'\n"),
-    "many keys": _content(b"\n".join(b"[maintenance.x%d]" % number for number in range(20_000))),
+    "many keys": _content(b"\n".join(b"[maintenance.x%d]" % number for number in range(5_000))),
+    "many roots": _content(b"\n".join(b"[[maintenance.roots]]\nname = 'n%d'\npath = '/n%d'" % (number, number) for number in range(2500))),
+    "long key": _content(b".".join([b"a"] * 60_000) + b" = 1"),
     "view": _database(f"CREATE VIEW sessions AS {_ENDLESS}, 1 AS turn_count, x AS started_at, x AS ended_at FROM c; "
                       "CREATE TABLE workstreams (id, title, state)"),
     "view of workstreams": _database(f"CREATE VIEW workstreams AS {_ENDLESS}, x AS title, x AS state FROM c; "
@@ -137,7 +139,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "config": ("config", "show"),
 }
 
-# 13 roles, 17 kinds and 7 commands: 1,547 cases
+# 13 roles, 19 kinds and 7 commands: 1,729 cases
 CASES = list(itertools.product(ROLES, KINDS, COMMANDS))
 
 
