@@ -184,7 +184,8 @@ def check(site: Site, case: tuple[str, str, str], environment: dict[str, str]) -
     told = (case, done.returncode, time.monotonic() - started, done.stdout[-2000:], done.stderr[-2000:])
     assert done.returncode in set(ExitCode) - {ExitCode.INTERNAL}, told
     assert "Traceback" not in done.stderr, told
-    assert len(done.stdout) + len(done.stderr) < OUTPUT_MAX, told
+    if kind != "many roots":  # a valid configuration, which `config show` and `doctor` print
+        assert len(done.stdout) + len(done.stderr) < OUTPUT_MAX, told
     if done.returncode in (ExitCode.CONFIG, ExitCode.REFUSED):
         assert any(name in done.stderr for name in (place.name, os.path.realpath(place))), told
     if role in ("database", "wal", "shm", "journal") and done.returncode == ExitCode.PARTIAL and command in ("disk-check", "cleanup"):
