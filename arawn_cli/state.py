@@ -2,8 +2,11 @@
 
 The file has one schema version. A file of an older version is treated like a damaged one: it is
 renamed, a new file is begun, and the undelivered events are copied into it. Only they cannot be
-obtained again: levels, history and sizes come back with the next checks. A file of a newer version
-is left alone, since this program cannot read its events.
+obtained again: levels, history and sizes come back with the next checks. A file of a newer version,
+or of another program, is left alone.
+
+Damage is found when the file is opened: by SQLite's own check, by the constraints of the schema, and
+by a checksum of each event, so that no damaged event reaches a relay, or another one than its own.
 """
 
 from __future__ import annotations
@@ -11,23 +14,33 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from shutil import copyfile
+from zlib import crc32
 
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.locks import try_lock
-from arawn_cli.sqlite import COMPANIONS, DatabaseUnreadableError, query
+from arawn_cli.sqlite import COMPANIONS, DatabaseUnreadableError, Row, query
 
 log = logging.getLogger(__name__)
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 102
-"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 5."""
+SCHEMA_VERSION = 103
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 102."""
+
+_NEWEST_VERSION = 999
+"""A higher number is damage, not a newer program."""
+
+_APPLICATION_ID = 0x6172776E
+"""`PRAGMA application_id` of the file: `arwn`."""
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that SQLite stores (sqlite.org/datatype3.html)."""
@@ -46,7 +59,8 @@ CREATE TABLE outbox (
     drop_priority INTEGER NOT NULL,
     body BLOB NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
-    answer TEXT
+    answer TEXT,
+    checksum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX outbox_by_drop_priority ON outbox (drop_priority, sequence);
 CREATE INDEX outbox_by_scope ON outbox (scope, sequence) WHERE scope <> '';
@@ -56,8 +70,8 @@ CREATE TABLE runs (
     root TEXT NOT NULL,
     last_run INTEGER NOT NULL,
     last_success INTEGER,
-    removed_sessions INTEGER NOT NULL,
-    reclaimed_bytes INTEGER NOT NULL,
+    removed_sessions INTEGER NOT NULL CHECK (removed_sessions >= 0),
+    reclaimed_bytes INTEGER NOT NULL CHECK (reclaimed_bytes >= 0),
     PRIMARY KEY (job, root)
 ) STRICT;
 
@@ -67,20 +81,20 @@ CREATE TABLE clocks (
     wall INTEGER NOT NULL,
     boot TEXT,
     elapsed INTEGER NOT NULL,
-    refused INTEGER NOT NULL
+    refused INTEGER NOT NULL CHECK (refused IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE alerts (
     root TEXT NOT NULL,
     scope TEXT NOT NULL,
     name TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    usage INTEGER NOT NULL,
-    warning_limit INTEGER NOT NULL,
-    critical_limit INTEGER NOT NULL,
-    level TEXT NOT NULL,
-    warnings INTEGER NOT NULL,
-    criticals INTEGER NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('bytes', 'inodes')),
+    usage INTEGER NOT NULL CHECK (usage >= 0),
+    warning_limit INTEGER NOT NULL CHECK (warning_limit >= 0),
+    critical_limit INTEGER NOT NULL CHECK (critical_limit >= 0),
+    level TEXT NOT NULL CHECK (level IN ('ok', 'warning', 'critical', 'unknown')),
+    warnings INTEGER NOT NULL CHECK (warnings BETWEEN 0 AND 1000000000),
+    criticals INTEGER NOT NULL CHECK (criticals BETWEEN 0 AND 1000000000),
     notified_at INTEGER,
     PRIMARY KEY (root, scope)
 ) STRICT, WITHOUT ROWID;
@@ -91,20 +105,20 @@ CREATE TABLE transitions (
     root TEXT NOT NULL,
     scope TEXT NOT NULL,
     name TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    usage INTEGER NOT NULL,
-    warning_limit INTEGER NOT NULL,
-    level_before TEXT NOT NULL,
-    level TEXT NOT NULL
+    unit TEXT NOT NULL CHECK (unit IN ('bytes', 'inodes')),
+    usage INTEGER NOT NULL CHECK (usage >= 0),
+    warning_limit INTEGER NOT NULL CHECK (warning_limit >= 0),
+    level_before TEXT NOT NULL CHECK (level_before IN ('ok', 'warning', 'critical', 'unknown')),
+    level TEXT NOT NULL CHECK (level IN ('ok', 'warning', 'critical', 'unknown'))
 ) STRICT;
 
 CREATE TABLE scopes (id INTEGER PRIMARY KEY, root TEXT NOT NULL, scope TEXT NOT NULL, UNIQUE (root, scope)) STRICT;
 
 -- The hour is the first column of the key, because the rows of some hours are read or deleted together.
 CREATE TABLE samples (
-    hour INTEGER NOT NULL,
+    hour INTEGER NOT NULL CHECK (abs(hour) < 3000000),
     scope INTEGER NOT NULL REFERENCES scopes,
-    usage INTEGER NOT NULL,
+    usage INTEGER NOT NULL CHECK (usage >= 0),
     PRIMARY KEY (hour, scope)
 ) STRICT, WITHOUT ROWID;
 
@@ -113,25 +127,51 @@ CREATE TABLE sizes (
     session TEXT NOT NULL,
     measured_at INTEGER NOT NULL,
     fingerprint TEXT NOT NULL,
-    apparent INTEGER NOT NULL,
-    allocated INTEGER NOT NULL,
-    files INTEGER NOT NULL,
-    directories INTEGER NOT NULL,
-    largest INTEGER NOT NULL,
+    apparent INTEGER NOT NULL CHECK (apparent >= 0),
+    allocated INTEGER NOT NULL CHECK (allocated >= 0),
+    files INTEGER NOT NULL CHECK (files >= 0),
+    directories INTEGER NOT NULL CHECK (directories >= 0),
+    largest INTEGER NOT NULL CHECK (largest >= 0),
     newest INTEGER,
     PRIMARY KEY (root, session)
 ) STRICT, WITHOUT ROWID;
 
 -- The messages of each workstream.
-CREATE TABLE log_positions (root TEXT NOT NULL, identity TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (root, identity)) STRICT
+CREATE TABLE log_positions (
+    root TEXT NOT NULL,
+    identity TEXT NOT NULL CHECK (identity GLOB '[0-9]*:[0-9]*' AND trim(identity, '0123456789') = ':'),
+    position INTEGER NOT NULL CHECK (position >= 0),
+    PRIMARY KEY (root, identity)
+) STRICT
 """
 
 _TABLES = frozenset({"outbox", "runs", "clocks", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
+_TABLES_OF_OURS = 4
+"""So many of them show that a file is ours, even if its application id is missing or damaged."""
+
+_CHECKED = ("event_id", "type", "time", "source", "body", "scope", "level", "target", "root")
+"""The columns of an event that its checksum protects: all that decide what is sent, and where."""
+
+_READ_CHECKED = f"SELECT checksum, {', '.join(_CHECKED)} FROM outbox"  # noqa: S608 - names of columns
+
+_READ_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 
 _BUSY_SECS = 2.0
 _RETRY_SECS = 0.02
+_RECOVERY_SECS = 10.0
+_PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
+_LONGEST_VALUE = 64 * 1024 * 1024
 
-_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# Results that no intact file of ours gives. Python gives the first one for text that is not UTF-8.
+_DAMAGE = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+)
 _NO_ACCESS = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _REMEDY = " (name another directory with [maintenance] state_dir, or run arawn-cli doctor)"
@@ -143,6 +183,15 @@ class StateUnavailableError(ArawnCliError):
 
 class _DamagedError(Exception):
     """The file is not a database, is damaged, or lacks the tables of the current version."""
+
+
+class _ForeignError(StateUnavailableError):
+    """The file belongs to another program."""
+
+
+def checksum(values: Iterable[object]) -> int:
+    """Return the checksum of an event from its values, in the order of `_CHECKED`."""
+    return crc32(repr(tuple(values)).encode())
 
 
 def key_of(root: Path) -> str:
@@ -167,6 +216,7 @@ class State:
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._is_checked = False
 
     @classmethod
     def in_memory(cls) -> State:
@@ -201,19 +251,32 @@ class State:
             StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged).
 
         """
-        with translate_errors(self.directory):
+        with self._replacing_damage():
             connection = self._open()
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException as error:
+            except BaseException:
                 # SQLite rolls back by itself after a full disk or an I/O error.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error) and _code(error) in _CORRUPT:
+                raise
+
+    @contextmanager
+    def _replacing_damage(self) -> Iterator[None]:
+        """Replace the open file if a statement in the block finds that it is damaged.
+
+        Raises:
+            StateUnavailableError: an error of SQLite or of the system, also one of damage.
+        """
+        with translate_errors(self.directory):
+            try:
+                yield
+            except sqlite3.Error as error:
+                if self._inode and _is_damage(error):
                     self.close()
-                    _replace(self.directory, self._inode, self._clock, str(error))
+                    _replace(self.directory, self._inode, self._seconds(), str(error))
                 raise
 
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
@@ -221,17 +284,25 @@ class State:
 
         A file that is not open is read without changing anything on disk.
 
-        The result is empty if there is no file, or an empty or older one that lacks the table.
+        The result is empty if there is no file, or one of an older version.
 
         Raises:
-            StateUnavailableError: the file cannot be read.
+            StateUnavailableError: the file cannot be read, or is damaged.
 
         """
-        with translate_errors(self.directory):
+        with self._replacing_damage():
             if self._connection is not None:
                 return self._connection.execute(statement, parameters).fetchall()
             path = self.directory / FILE
-            return _select(path, statement, parameters) if path.exists() else []
+            if not path.exists():
+                return []
+            try:
+                if not self._is_checked and not _can_be_read(path):
+                    return []
+                self._is_checked = True
+                return query(path, statement, parameters, text=str)
+            except DatabaseUnreadableError as error:
+                raise StateUnavailableError(str(error)) from error
 
     def checkpoint(self) -> None:
         """Write committed transactions to the disk, so that they survive a power cut.
@@ -247,14 +318,18 @@ class State:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
             self.directory.mkdir(mode=0o700, exist_ok=True)
             _check_directory(self.directory)
+            _set_aside_what_is_no_file(self.directory, self._seconds())
             self._inode = _make_private(self.directory / FILE)
             try:
                 self._connection = _connect(self.directory / FILE)
             except _DamagedError as error:
-                _replace(self.directory, self._inode, self._clock, str(error))
+                _replace(self.directory, self._inode, self._seconds(), str(error))
                 self._inode = _make_private(self.directory / FILE)
                 self._connection = _connect(self.directory / FILE)
         return self._connection
+
+    def _seconds(self) -> int:
+        return self._clock() // 1_000_000_000
 
 
 @contextmanager
@@ -323,13 +398,43 @@ def _check_file(path: Path) -> os.stat_result:
 
 
 def _check_own(path: Path, status: os.stat_result) -> None:
-    if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        problem = "has several names" if stat.S_ISREG(status.st_mode) else "is not a regular file"
-        raise StateUnavailableError(f"{path} {problem}: remove it, or name another state_dir")
+    if _is_no_file(status):
+        raise StateUnavailableError(f"{path} is not a regular file with one name: remove it, or name another state_dir")
     if status.st_uid != os.geteuid():
         raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
+
+
+def _is_no_file(status: os.stat_result) -> bool:
+    """Whether something is a link, a directory or a special file, or has several names."""
+    return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
+
+
+def _set_aside_what_is_no_file(directory: Path, seconds: int) -> None:
+    """Rename whatever else of this account has the name of the file, or of one that SQLite puts beside it.
+
+    A file with several names is copied: a backup program may have made the others.
+    """
+    for suffix in ("", *COMPANIONS):
+        path = directory / f"{FILE}{suffix}"
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if _is_no_file(status) and status.st_uid == os.geteuid():
+                aside = f"{_free_name(directory, seconds)}{suffix}"
+                os.rename(path, directory / aside)
+                if stat.S_ISREG(status.st_mode) and suffix in ("", "-wal"):
+                    copyfile(directory / aside, path)
+                    path.chmod(0o600)
+                log.warning("%s was not a regular file with one name: renamed to %s", path, aside)
+
+
+def _free_name(directory: Path, seconds: int) -> str:
+    """Return a name for a file that is set aside; neither it nor its log exists."""
+    taken = set(os.listdir(directory))
+    name, number = f"{FILE}.damaged-{seconds}", 1
+    while any(f"{name}{suffix}" in taken for suffix in ("", *COMPANIONS)):
+        number += 1
+        name = f"{FILE}.damaged-{seconds}-{number}"
+    return name
 
 
 def _make_private(path: Path) -> int:
@@ -346,11 +451,11 @@ def _make_private(path: Path) -> int:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Connect to the file, create its tables if it is new, and check it.
+    """Connect to the file, create its tables if it is new, and check all of it.
 
     Raises:
         _DamagedError: the file is damaged or of an older version.
-        StateUnavailableError: the file is of a newer version.
+        StateUnavailableError: the file is of a newer version, or of another program.
         sqlite3.Error: it cannot be opened.
     """
     deadline = time.monotonic() + _BUSY_SECS
@@ -358,14 +463,16 @@ def _connect(path: Path) -> sqlite3.Connection:
         # Only one thread uses the connection at a time, but not always the same one.
         connection = sqlite3.connect(path, timeout=_BUSY_SECS, isolation_level=None, check_same_thread=False)
         try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+            _refuse_foreign(_application_id(connection), _tables(connection), path)
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = NORMAL")
             _create_tables(connection)
-            _check_tables(connection)
+            _check_content(connection.execute("PRAGMA integrity_check(1)"), connection.execute(_READ_CHECKED))
             return connection
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.Error) and _code(error) in _CORRUPT:
+            if isinstance(error, sqlite3.Error) and _is_damage(error, path):
                 raise _DamagedError(str(error)) from error
             # Switching a new file to WAL does not obey the busy timeout, so it is tried again here.
             is_busy = isinstance(error, sqlite3.OperationalError) and _code(error) == sqlite3.SQLITE_BUSY
@@ -374,38 +481,86 @@ def _connect(path: Path) -> sqlite3.Connection:
         time.sleep(_RETRY_SECS)
 
 
+def _refuse_foreign(application: object, tables: set[str], path: Path) -> None:
+    """Refuse the database of another program.
+
+    Raises:
+        _ForeignError: it is one.
+    """
+    if tables and application != _APPLICATION_ID and len(tables & _TABLES) < _TABLES_OF_OURS:
+        raise _ForeignError(f"{path} belongs to another program, and is left as it is: name another directory with state_dir")
+
+
 def _create_tables(connection: sqlite3.Connection) -> None:
-    """Create the tables in an empty file."""
-    if _version(connection) == SCHEMA_VERSION:
+    """Create the tables in an empty file, and give one with all tables its version and application id."""
+    if _schema_of(connection) == _schema() and (_version(connection), _application_id(connection)) == (SCHEMA_VERSION, _APPLICATION_ID):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection)  # another run may have created them meanwhile
-        if version > SCHEMA_VERSION:
-            raise StateUnavailableError(f"the state file is of a newer version ({version}) than this program knows ({SCHEMA_VERSION})")
-        if version == 0 and not _tables(connection):
+        version, schema = _version(connection), _schema_of(connection)  # another run may have created them meanwhile
+        if not schema and version == 0:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
-            raise _DamagedError(f"its version is {version}, and this program uses {SCHEMA_VERSION}")
+        elif schema != _schema():
+            raise _other_version(version)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
-def _check_tables(connection: sqlite3.Connection) -> None:
-    """Check that all tables exist, and every page of the outbox, which is usually empty."""
-    if missing := _TABLES - _tables(connection):
-        raise _DamagedError(f"it lacks {', '.join(sorted(missing))}")
-    rows: list[tuple[str]] = connection.execute("PRAGMA quick_check(outbox)").fetchall()
-    if rows != [("ok",)]:
-        raise _DamagedError(rows[0][0] if rows else "the check found nothing")
+def _other_version(version: object) -> Exception:
+    """Return the error for a file whose tables are not those of the current version."""
+    if isinstance(version, int) and SCHEMA_VERSION < version <= _NEWEST_VERSION:
+        return StateUnavailableError(f"the state file is of a newer version ({version}) than this program knows ({SCHEMA_VERSION})")
+    same = version == SCHEMA_VERSION
+    return _DamagedError("its tables are not complete" if same else f"its version is {version}, and this program uses {SCHEMA_VERSION}")
+
+
+def _check_content(problems: Iterable[Row], events: Iterable[Row]) -> None:
+    """Check the answer of SQLite's check, and the checksum of each event, which comes first in its row.
+
+    Raises:
+        _DamagedError: something is damaged.
+    """
+    for (problem,) in problems:
+        if problem != "ok":
+            raise _DamagedError(str(problem))
+    if any(stored != checksum(values) for stored, *values in events):
+        raise _DamagedError("an event in the outbox is damaged")
+
+
+def _can_be_read(path: Path) -> bool:
+    """Check a file that is only read. Return False if it is empty or of an older version.
+
+    Raises:
+        DatabaseUnreadableError, StateUnavailableError: it cannot be read, is damaged, of a newer
+            version or of another program.
+    """
+    ((version,),) = query(path, "PRAGMA user_version", ())
+    ((application,),) = query(path, "PRAGMA application_id", ())
+    schema = query(path, _READ_SCHEMA, (), text=str)
+    _refuse_foreign(application, {str(name) for kind, name, *_ in schema if kind == "table"}, path)
+    if schema == _schema():
+        _check_content(query(path, "PRAGMA integrity_check(1)", (), text=str), query(path, _READ_CHECKED, (), text=str))
+        for table, constraint in _constraints():
+            if query(path, f"SELECT 1 FROM {table} WHERE NOT ({constraint}) LIMIT 1", ()):  # noqa: S608 - both from the schema
+                raise _DamagedError(f"a row of {table} violates {constraint}")
+        return True
+    if isinstance(version, int) and 0 <= version < SCHEMA_VERSION:
+        return False  # the next run that writes begins a new file
+    raise _other_version(version)
 
 
 def _version(connection: sqlite3.Connection) -> int:
     row: tuple[int] = connection.execute("PRAGMA user_version").fetchone()
+    return row[0]
+
+
+def _application_id(connection: sqlite3.Connection) -> int:
+    row: tuple[int] = connection.execute("PRAGMA application_id").fetchone()
     return row[0]
 
 
@@ -414,12 +569,41 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in rows}
 
 
+def _schema_of(connection: sqlite3.Connection) -> list[Row]:
+    return connection.execute(_READ_SCHEMA).fetchall()
+
+
+@cache
+def _constraints() -> list[tuple[str, str]]:
+    """Return the constraints of the schema by table: SQLite does not check them in a file that is only read."""
+    lines = [(statement.partition("CREATE TABLE ")[2].partition(" ")[0], statement.splitlines()) for statement in _SCHEMA.split(";")]
+    found = [(table, re.search(r" CHECK \((.+)\),?$", line)) for table, statement in lines for line in statement]
+    return [(table, match[1]) for table, match in found if match]
+
+
+@cache
+def _schema() -> list[Row]:
+    """Return the schema of a file of the current version, as SQLite stores it."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return _schema_of(connection)
+
+
+def _is_damage(error: sqlite3.Error, path: Path | None = None) -> bool:
+    """Whether an error is one of the content of the file, and not of access, space or locks."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
+        return True
+    # A wrong version of the format in the header makes a file read-only (sqlite.org/fileformat.html).
+    return code == sqlite3.SQLITE_READONLY and path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
 def _code(error: sqlite3.Error) -> int:
     """Return the primary result code, without SQLite's extension of it."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _replace(directory: Path, inode: int, clock: Callable[[], int], damage: str) -> None:
+def _replace(directory: Path, inode: int, seconds: int, damage: str) -> None:
     """Rename a damaged file with its log, and begin a new one with its undelivered events.
 
     Of several runs that find the damage at once, one does this: the others see another inode.
@@ -429,7 +613,7 @@ def _replace(directory: Path, inode: int, clock: Callable[[], int], damage: str)
         with exclusive_lock(directory) as is_held:
             if is_held:
                 if (directory / FILE).lstat().st_ino == inode:
-                    _begin_anew(directory, clock() // 1_000_000_000, damage)
+                    _begin_anew(directory, seconds, damage)
                 return
         if time.monotonic() > deadline:
             raise StateUnavailableError(f"the state in {directory} is damaged, and another run holds its lock")
@@ -439,14 +623,10 @@ def _replace(directory: Path, inode: int, clock: Callable[[], int], damage: str)
 def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
     path = directory / FILE
     events, is_complete = _read_events(path)
-    aside = f"{FILE}.damaged-{seconds}"
-    number = 1
-    while (directory / aside).exists():
-        number += 1
-        aside = f"{FILE}.damaged-{seconds}-{number}"
-    for suffix in ("-wal", "-shm", ""):
-        if (directory / f"{FILE}{suffix}").exists():
-            os.rename(directory / f"{FILE}{suffix}", directory / f"{aside}{suffix}")
+    aside = _free_name(directory, seconds)
+    for suffix in (*COMPANIONS, ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", directory / f"{aside}{suffix}")
     _make_private(path)
     with closing(_connect(path)) as connection:
         copied = _copy_events(connection, events)
@@ -462,21 +642,33 @@ def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
-    """Return the rows of the outbox in order, up to the first unreadable one, and if these are all.
+    """Return the intact rows of the outbox in order, up to the first unreadable one, and if these are all.
 
-    The rows are those of any version: each is a dictionary by column.
+    The rows are those of any version: each is a dictionary by column. An older version has no
+    checksums. Without the columns that say where an event goes, it is not recovered.
     """
     events: list[dict[str, object]] = []
+    is_complete = True
+    end = time.monotonic() + _RECOVERY_SECS
     try:
         with closing(sqlite3.connect(path)) as connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+            connection.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
+            is_older = 0 < _version(connection) < SCHEMA_VERSION
             # The table may be intact where an index is not.
             cursor = connection.execute("SELECT * FROM outbox NOT INDEXED ORDER BY rowid")
             columns = [name for name, *_ in cursor.description]
             for row in cursor:
-                events.append(dict(zip(columns, row, strict=True)))
+                event = dict(zip(columns, row, strict=True))
+                values = [event.get(name) for name in _CHECKED]
+                event.setdefault("checksum", checksum(values) if is_older else None)
+                if None not in values and event["checksum"] == checksum(values):
+                    events.append(event)
+                else:
+                    is_complete = False
     except sqlite3.Error:
         return events, False
-    return events, True
+    return events, is_complete
 
 
 def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]) -> int:
@@ -497,16 +689,3 @@ def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]
         except sqlite3.IntegrityError:
             continue
     return copied
-
-
-def _select(path: Path, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
-    try:
-        return query(path, statement, parameters, text=str)
-    except DatabaseUnreadableError as error:
-        try:
-            ((version,),) = query(path, "PRAGMA user_version", ())
-        except DatabaseUnreadableError:
-            version = None
-        if isinstance(version, int) and 0 <= version < SCHEMA_VERSION:
-            return []  # the next run that writes begins a new file
-        raise StateUnavailableError(str(error)) from error

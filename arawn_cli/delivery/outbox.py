@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import cast
 
 from arawn_cli.delivery.message import OutgoingEvent
-from arawn_cli.state import State
+from arawn_cli.state import State, checksum
 
 # During a run the outbox may hold this many times its limit: most events leave it at the end.
 _SURPLUS = 2
@@ -17,8 +17,8 @@ _SURPLUS = 2
 # Both name the columns of an event in the order of the fields of `OutgoingEvent`.
 _READ = "SELECT sequence, attempts, answer, event_id, type, time, source, body, scope, level FROM outbox"
 _WRITE = (
-    "INSERT INTO outbox (event_id, type, time, source, body, scope, level, drop_priority, answer, target, root) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO outbox (event_id, type, time, source, body, scope, level, target, root, drop_priority, answer, checksum) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 _Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
@@ -77,8 +77,8 @@ class Outbox:
             sqlite3.Error: as the transaction reports it.
         """
         for event in events:
-            values = (*astuple(event), self._priority(connection, event), answer, self.target, self.root)
-            connection.execute(_WRITE, values)
+            values = (*astuple(event), self.target, self.root)
+            connection.execute(_WRITE, (*values, self._priority(connection, event), answer, checksum(values)))
         if self._size is not None:
             self._size += len(events)
 

@@ -114,16 +114,13 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
 
 
 def _stored_alerts(rows: Iterable[_AlertRow]) -> dict[str, StoredAlert]:
-    try:
-        return {
-            scope: StoredAlert(
-                Alert(Level(level), warnings, criticals, notified_at),
-                ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
-            )
-            for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
-        }
-    except ValueError as error:
-        raise StateUnavailableError(f"the state file contains values that this version does not know: {error}") from error
+    return {
+        scope: StoredAlert(
+            Alert(Level(level), warnings, criticals, notified_at),
+            ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
+        )
+        for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
+    }
 
 
 def hour_of(now: int) -> int:

@@ -137,12 +137,11 @@ def read(state: State, root: Path) -> SizeCache:
     """Return the stored sizes of a root.
 
     Raises:
-        StateUnavailableError: the state file cannot be read, or contains invalid values.
+        StateUnavailableError: the state file cannot be read.
     """
     key = (key_of(root),)
     rows = state.select(
-        "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes "
-        "WHERE root = ? AND min(apparent, allocated, files, directories, largest) >= 0",
+        "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes WHERE root = ?",
         key,
     )
     positions = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM log_positions WHERE root = ?", key))
@@ -178,11 +177,8 @@ def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: 
 
 
 def _identity(text: str) -> Identity:
-    device, _, inode = text.partition(":")
-    try:
-        return int(device), int(inode)
-    except ValueError as error:
-        raise StateUnavailableError(f"the state file contains an invalid file identity: {text!r}") from error
+    device, inode = text.split(":")
+    return int(device), int(inode)
 
 
 def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:

@@ -23,6 +23,8 @@ import arawn_cli
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Output
 from arawn_cli.config.loader import Flags, load, settings_of
+from arawn_cli.delivery.message import OutgoingEvent
+from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.doctor import environment, timers
 from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding
@@ -168,13 +170,8 @@ def test_queued_and_refused_events_are_counted(tmp_path: Path, tree: SampleTree)
         return environment.outbox_finding(directory, shell_of(tree), "arawn-cli disk-check")
 
     assert outbox_finding(tmp_path).status is Status.OK
-    state = State(tmp_path, time.time_ns)
-    state.open()
-    state.close()
-    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
-        connection.execute(
-            "INSERT INTO outbox (event_id, type, time, source, scope, level, drop_priority, body) VALUES ('a','t','t','s','','',0,x'00')"
-        )
+    with closing(State(tmp_path, time.time_ns)) as state:
+        Outbox(state, 10).append(OutgoingEvent("a", "t", "t", "s", b""))
     assert "1 event queued" in outbox_finding(tmp_path).detail
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
         connection.execute("UPDATE outbox SET answer = '413'")

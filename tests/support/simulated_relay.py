@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -130,10 +131,12 @@ def backlog(directory: Path, relay: Relay, *numbers: int) -> None:
 
 
 @contextlib.contextmanager
-def of_a_newer_version(directory: Path) -> Iterator[None]:
-    """Make the state file read-only, as one of a newer version of the program is."""
-    with contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection:
-        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-        connection.execute("PRAGMA user_version = 1000")
+def locked_for_writing(directory: Path) -> Iterator[None]:
+    """Have another program hold the write lock of the state file, so that it can only be read."""
+    with (
+        contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection,
+        mock.patch("arawn_cli.state._BUSY_SECS", 0.05),
+    ):
+        connection.execute("BEGIN IMMEDIATE")
         yield
-        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("ROLLBACK")

@@ -63,26 +63,106 @@ def test_a_file_that_became_readable_is_made_private_again(tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(
+    "plant", [os.mkfifo, os.mkdir, lambda path: os.link(path.parents[1] / "victim", path), lambda path: path.symlink_to("../victim")]
+)
+def test_what_is_no_file_of_its_own_is_set_aside_once_and_not_followed(
+    tmp_path: Path, suffix: str, plant: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "state"
     (tmp_path / "victim").write_text("mine")
-    (tmp_path / "state" / FILE).symlink_to(tmp_path / "victim")
-    with pytest.raises(StateUnavailableError, match="Too many levels of symbolic links"):
-        opened(tmp_path / "state")
+    state = opened(directory)
+    Outbox(state, 10).append(event(1))
+    state.close()
+    if not suffix:
+        (directory / FILE).unlink()
+    plant(directory / f"{FILE}{suffix}")
+    assert stored(directory) == (["event-1"] if suffix else [])
+    assert f"{FILE}{suffix} was not a regular file with one name: renamed to {FILE}.damaged-{NOW}{suffix}" in caplog.text
+    caplog.clear()
+    assert stored(directory) == (["event-1"] if suffix else [])
+    assert caplog.text == ""
     assert (tmp_path / "victim").read_text() == "mine"
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_a_file_with_a_second_name_keeps_its_events(tmp_path: Path) -> None:
+    state = opened(tmp_path / "state")
+    Outbox(state, 10).append(event(1))
+    state.close()
+    os.link(tmp_path / "state" / FILE, tmp_path / "backup")
+    before = (tmp_path / "backup").read_bytes()
+    assert stored(tmp_path / "state") == ["event-1"]
+    assert (tmp_path / "backup").read_bytes() == before
+
+
+@pytest.mark.parametrize("identity", [0, 7])
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path, identity: int) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY)")
+        connection.execute("CREATE TABLE kv (k TEXT, v TEXT)")
+        connection.execute(f"PRAGMA application_id = {identity}")
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(StateUnavailableError, match="belongs to another program, and is left as it is: name another directory"):
+        opened(tmp_path)
+    with pytest.raises(StateUnavailableError, match="belongs to another program"):
+        State(tmp_path, lambda: 0).select("SELECT * FROM runs", ())
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(FILE, before)]
+
+
+@pytest.mark.parametrize("pragma", ["application_id = 0", "application_id = 7", "user_version = 0", "user_version = 104"])
+def test_a_file_with_our_tables_gets_its_application_id_and_version_back(
+    tmp_path: Path, pragma: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = opened(tmp_path)
+    Outbox(state, 10).append(event(1))
+    state.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA {pragma}")
+    assert stored(tmp_path) == ["event-1"]
+    assert caplog.text == ""
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        values = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")]
+    assert values == [(0x6172776E,), (SCHEMA_VERSION,)]
+
+
+@pytest.mark.parametrize("change", ["target = ''", "root = '/other'", "body = x'7b'", "event_id = 'x'", "scope = 'total'"])
+def test_a_changed_event_is_neither_sent_nor_in_the_way(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    state = opened(tmp_path)
+    Outbox(state, 10, "other-relay", "/r").append(event(1), "503")
+    Outbox(state, 10, "other-relay", "/r").append(event(2), "503")
+    state.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE outbox SET {change} WHERE sequence = 1")
+    with pytest.raises(StateUnavailableError, match="an event in the outbox is damaged"):
+        Outbox(State(tmp_path, lambda: 0), 10).next(0, 10)
+    assert stored(tmp_path) == []
+    state = opened(tmp_path)
+    assert [(queued.event, queued.answer) for queued in Outbox(state, 10, "other-relay").next(0, 10)] == [(event(2), "503")]
+    assert state.select("SELECT root FROM outbox", ()) == [("/r",)]
+    state.close()
+    assert caplog.text.count("with 1 undelivered events, others may be lost") == 1
+
+
 @pytest.mark.parametrize(
-    "plant", [os.mkfifo, os.mkdir, lambda path: os.link(path.parent / "other", path), lambda path: path.symlink_to("/dev/zero")]
+    "row",
+    [
+        "alerts VALUES ('/r', 'total', 'Total', 'bytes', 1, 1, 1, 'purple', 0, 0, NULL)",
+        "alerts VALUES ('/r', 'total', 'Total', 'bytes', 1, 1, 1, 'ok', 9223372036854775807, 0, NULL)",
+        "samples VALUES (9223372036854775807, 1, 5)",
+        "samples VALUES (5, 1, -5)",
+        "log_positions VALUES ('/r', 'x:y', 5)",
+        "runs VALUES ('disk-check', '/r', 5, 5, -1, 0)",
+    ],
 )
-def test_a_special_file_or_one_with_several_names_is_refused(tmp_path: Path, suffix: str, plant: Callable[[Path], None]) -> None:
-    directory = tmp_path / "state"
-    directory.mkdir(mode=0o700)
-    (directory / "other").touch()
-    plant(directory / f"{FILE}{suffix}")
-    with pytest.raises(StateUnavailableError, match=r"is not a regular file|has several names|symbolic links"):
-        opened(directory)
+def test_a_row_that_no_run_writes_is_damage(tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
+    opened(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(f"INSERT INTO {row}")
+    opened(tmp_path).close()
+    opened(tmp_path).close()
+    assert caplog.text.count("CHECK constraint failed") == 1
 
 
 def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
@@ -143,6 +223,7 @@ def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute("CREATE TABLE more (kept TEXT)")
     connection.close()
     with pytest.raises(StateUnavailableError, match="of a newer version"):
         opened(tmp_path)
@@ -159,6 +240,8 @@ def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path
             "body BLOB NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, answer TEXT, target TEXT NOT NULL DEFAULT '', "
             "root TEXT NOT NULL DEFAULT '') STRICT"
         )
+        for table in ("runs", "alerts", "sizes", "transitions"):
+            connection.execute(f"CREATE TABLE {table} (x TEXT)")
         for number in (2, 1):
             connection.execute(
                 "INSERT INTO outbox VALUES (NULL, ?, 'disk_pressure', '', '', 'total', 'warning', 2, x'7b7d', 3, '503', 'relay', '/r')",
@@ -201,7 +284,13 @@ def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "breaking",
-    ["DROP TABLE outbox", "DROP TABLE samples", "PRAGMA user_version = 0", "PRAGMA user_version = -3", "PRAGMA user_version = 1"],
+    [
+        "DROP TABLE outbox",
+        "DROP TABLE samples",
+        "CREATE VIEW v AS SELECT 1",
+        "ALTER TABLE alerts ADD COLUMN c TEXT",
+        "DROP INDEX outbox_by_drop_priority",
+    ],
 )
 def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
     state = opened(tmp_path)
@@ -209,12 +298,12 @@ def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path
     state.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute(breaking)
-    assert stored(tmp_path) == ([] if "outbox" in breaking else ["event-1"])
-    assert ("others may be lost" in caplog.text) is ("outbox" in breaking)
+    assert stored(tmp_path) == ([] if "TABLE outbox" in breaking else ["event-1"])
+    assert ("others may be lost" in caplog.text) is ("TABLE outbox" in breaking)
 
 
 def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two thousand old samples are overwritten: nothing looks at them before they are read."""
+    """Two thousand samples are overwritten after the file was opened and checked."""
     state = opened(tmp_path)
     with state.transaction() as connection:
         connection.execute("INSERT INTO scopes VALUES (1, '/r', 'total')")
@@ -223,10 +312,11 @@ def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_p
     ((page,),) = state.select("SELECT rootpage FROM sqlite_master WHERE name = 'samples'", ())
     assert isinstance(page, int)
     state.close()
+    state = opened(tmp_path)
+    state.select("PRAGMA shrink_memory", ())
     with (tmp_path / FILE).open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)
-    state = opened(tmp_path)
     with pytest.raises(StateUnavailableError), state.transaction() as connection:
         connection.execute("DELETE FROM samples")
     assert "with 1 undelivered events" in caplog.text

@@ -18,7 +18,7 @@ from arawn_cli.delivery.sending import REFUSED_TRIES, REMOVE_GROUP
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Event
 from arawn_cli.state import exclusive_lock
-from tests.support.simulated_relay import Clock, Relay, backlog, deliver, delivery, ids, of_a_newer_version, pressure, queued, refuse, relay
+from tests.support.simulated_relay import Clock, Relay, backlog, deliver, delivery, ids, locked_for_writing, pressure, queued, refuse, relay
 
 __all__ = ["relay"]
 
@@ -262,7 +262,7 @@ def test_refusals_that_cannot_be_recorded_are_logged_once_and_the_events_stay(
     backlog(tmp_path, relay, 1, 2, 3)
     relay.answer = refuse(1, 2)
     caplog.set_level(logging.INFO)
-    with of_a_newer_version(tmp_path):
+    with locked_for_writing(tmp_path):
         stats = deliver(tmp_path, relay).stats
     assert "1 event delivered to the relay, 2 refused" in caplog.text
     assert (stats.refused, stats.delivered, stats.lost) == (2, 1, 0)

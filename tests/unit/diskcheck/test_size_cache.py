@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tracemalloc
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +16,6 @@ from arawn_cli.diskcheck.job import check
 from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
-from arawn_cli.state import FILE
 from arawn_cli.timestamps import DAY, SECOND
 from tests.support import arawn_servers
 from tests.support.in_process import checked, context, reported
@@ -182,32 +179,10 @@ def test_where_turns_cannot_be_known_everything_is_measured(tree: SampleTree, de
     assert files_bytes(tree, config, 1) == (6000, 0)
 
 
-@pytest.mark.parametrize(
-    "damage", ["log_positions SET identity = 'x'", "log_positions SET position = -5", "sizes SET apparent = -7", "sizes SET largest = -7"]
-)
-def test_damage_that_sqlite_does_not_see_has_sessions_measured_anew(tree: SampleTree, deep: Path, config: Path, damage: str) -> None:
-    files_bytes(tree, config)
-    with closing(sqlite3.connect(tree.root.parent / "state" / FILE)) as connection, connection:
-        connection.execute(f"UPDATE {damage}")
-    assert files_bytes(tree, config, 1) == (2000, 0)
-    assert files_bytes(tree, config, 2)[0] == 2000
-    assert files_bytes(tree, config, 3) == (2000, 3600 if "sizes" not in damage else 7200), "and they are remembered again"
-
-
 def test_a_clock_that_went_back_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
     files_bytes(tree, config, 5)
     grow(deep, 5000)
     assert files_bytes(tree, config, 4) == (6000, 0)
-
-
-def test_an_invalid_log_position_has_everything_measured_anew(tree: SampleTree, deep: Path, config: Path) -> None:
-    files_bytes(tree, config)
-    grow(deep, 5000)
-    with closing(sqlite3.connect(tree.root.parent / "state" / "state.db")) as state, state:
-        state.execute("UPDATE log_positions SET identity = 'x'")
-    assert files_bytes(tree, config, 1) == (6000, 0)
-    files_bytes(tree, config, 2)
-    assert files_bytes(tree, config, 3) == (6000, 3600), "and is written anew"
 
 
 def test_a_session_that_was_away_while_it_was_measured_is_not_remembered_as_empty(
