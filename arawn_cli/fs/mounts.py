@@ -14,7 +14,7 @@ from arawn_cli.names import escape
 _DELETED = "//deleted"  # follows the path of a mounted directory that was removed
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
-_COLONS = re.compile(r"(?<!\\)::?")
+_LAYER = re.compile(r"(?:\\.|[^:\\])+")
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -73,8 +73,7 @@ def layers_of(mount: Mount) -> list[str]:
     """Return the directories that an overlay consists of, as they were spelled when it was mounted."""
     if mount.kind != "overlay":
         return []
-    texts = [text for value in _LAYERS.findall(mount.options) for text in _COLONS.split(value)]
-    return [_ESCAPED.sub(r"\1", text) for text in texts if text]
+    return [_ESCAPED.sub(r"\1", text) for value in _LAYERS.findall(mount.options) for text in _LAYER.findall(value)]
 
 
 def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:

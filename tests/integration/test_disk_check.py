@@ -40,7 +40,7 @@ def filled(tree: SampleTree) -> SampleTree:
         file.truncate(MIB)
     write(tree.workstreams / "stray", 7)
     write(tree.workstreams / "not an id" / "f", 9)
-    (tree.workstreams / "link").symlink_to("/usr")
+    (tree.workstreams / "a link").symlink_to("/usr")
     write(tree.sessions.parent / ".trash" / "gone.20260101T000000Z.0123abcd" / "f", 60)
     return tree
 
@@ -51,7 +51,7 @@ def test_the_total_is_what_du_counts_of_regular_files(run: RunCommand, filled: S
     assert done.code == 0, done.stderr
     assert done.last["total_usage_bytes"] == du_files(filled.workstreams)
     assert snapshot(filled.root) == before
-    assert done.last["foreign"] == [{"name": "link", "bytes": 0}, {"name": "not an id", "bytes": 9}, {"name": "stray", "bytes": 7}]
+    assert done.last["foreign"] == [{"name": "a link", "bytes": 0}, {"name": "not an id", "bytes": 9}, {"name": "stray", "bytes": 7}]
     assert done.last["trash_bytes"] == 60
 
 

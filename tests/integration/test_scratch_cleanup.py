@@ -180,7 +180,8 @@ def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleT
     write(promoted / ".trash" / "not-ours" / "f", 7)
     done = clean(run, tree)
     assert (done.code, done.last["bytes_reclaimed"]) == (0, 111)
-    assert os.listdir(trash) == os.listdir(promoted / "sessions" / ".trash") == []
+    assert not trash.exists()
+    assert not (promoted / "sessions" / ".trash").exists()
     assert os.listdir(promoted / ".trash") == ["not-ours"]
 
 
@@ -325,7 +326,7 @@ def test_a_trash_that_is_a_link_fails_the_same_way_in_both_modes(run: RunCommand
     (tree.sessions.parent / ".trash").symlink_to(tree.root / "elsewhere")
     for arguments in (("--dry-run",), ()):
         done = clean(run, tree, *arguments)
-        assert (done.code, done.sessions("failed")) == (1, {"s"})
+        assert (done.code, done.events) == (78, [])
     assert (tree.sessions / "s" / "work" / "f").exists()
 
 

@@ -286,8 +286,8 @@ time.sleep(60)
 
 
 def test_a_run_ends_with_its_service(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(100):
-        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
+    for number in range(450):  # more than one batch
+        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(5)}, age_days=30)
     command = [sys.executable, "-c", SERVICE, "scratch-cleanup", "--format=json", f"--base-path={tree.root}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
@@ -324,9 +324,10 @@ def test_a_run_may_have_a_long_summary(environment: dict[str, str], events: IO[b
 
 
 def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(100):
-        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(30)}, age_days=30)
+    for number in range(450):  # more than one batch
+        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(5)}, age_days=30)
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads until the run has ended
     pool = RunPool(environment, writer)
 
     def started() -> Mapping[str, object] | None:
