@@ -73,6 +73,12 @@ class LockedError(ArawnCliError):
     exit_code = ExitCode.LOCKED
 
 
+class LongLockedError(ArawnCliError):
+    """Another run has held the lock of this root for more than a day, so it may hang."""
+
+    exit_code = ExitCode.PARTIAL
+
+
 class OutputLostError(ArawnCliError):
     """Standard output cannot be written."""
 

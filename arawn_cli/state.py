@@ -26,7 +26,7 @@ from shutil import copyfile
 from zlib import crc32
 
 from arawn_cli.errors import ArawnCliError
-from arawn_cli.locks import try_lock
+from arawn_cli.locks import check_private_directory, make_private_directory, try_lock
 from arawn_cli.sqlite import COMPANIONS, DatabaseUnreadableError, Row, query
 
 log = logging.getLogger(__name__)
@@ -315,9 +315,7 @@ class State:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self.directory.parent.mkdir(parents=True, exist_ok=True)
-            self.directory.mkdir(mode=0o700, exist_ok=True)
-            _check_directory(self.directory)
+            make_private_directory(self.directory)
             _set_aside_what_is_no_file(self.directory, self._seconds())
             self._inode = _make_private(self.directory / FILE)
             try:
@@ -371,17 +369,8 @@ def check_owner(directory: Path) -> None:
         StateUnavailableError: another account can.
     """
     with translate_errors(directory):
-        _check_directory(directory)
+        check_private_directory(directory)
         _check_file(directory / FILE)
-
-
-def _check_directory(directory: Path) -> None:
-    """Refuse a directory in which others could place events to be sent, or a link."""
-    status = directory.stat()
-    if status.st_uid != os.geteuid():
-        raise StateUnavailableError(f"the state directory {directory} belongs to another account: name one of your own with state_dir")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise StateUnavailableError(f"the state directory {directory} is writable by others: run chmod go-w on it")
 
 
 def _check_file(path: Path) -> os.stat_result:

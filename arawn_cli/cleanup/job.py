@@ -88,7 +88,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
             raise ConfigurationError(useless)
         if shared := writable_by_group(root):
             log.warning("every account in the group of %s can write to it, and so decide what is removed", shared)
-        with locked(descriptor, root, hold=not config.dry_run):
+        with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())
             check_clock(context.state, root.path, clocks, gap, force=config.force, dry_run=config.dry_run)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
@@ -14,35 +16,60 @@ from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
-from arawn_cli.errors import Failure, LockedError, Operation
+from arawn_cli.errors import Failure, LockedError, Operation, RefusedError
+from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import has_mount, is_mount
 from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
 from arawn_cli.fs.permissions import account_name
-from arawn_cli.locks import try_lock, unlock
+from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
+
+log = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def locked(sessions: int | None, root: Root, *, hold: bool) -> Iterator[None]:
-    """Lock a root: BSD locks on `workstreams` and `sessions`. Without `hold`, only test them.
+def locked(state_directory: Path, sessions: int | None, root: Root, now: int, *, hold: bool) -> Iterator[None]:
+    """Lock a root against other cleanups at `now` (nanoseconds). Without `hold`, only test the lock.
 
-    `sessions` may be missing, and Arawn moves it away when it promotes scratch; `workstreams`
-    stays.
+    The lock file in the state directory decides. Anybody can lock directories of the tree, so a lock
+    on one of them is only a warning: it may be a run with another state directory. These locks
+    decide if the state directory cannot be used, for example on a full disk.
 
     Raises:
-        LockedError: another run holds the lock.
+        LockedError, LongLockedError: another run holds the lock.
+        RefusedError: no lock can be taken.
     """
-    for directory in (root.workstreams, *(() if sessions is None else (sessions,))):
-        if not try_lock(directory, shared=not hold):
-            raise LockedError(f"another run holds the lock of {root.path}: nothing done; try again later")
-        if not hold:
-            unlock(directory)
-    yield
+    busy = f"another run holds the lock of {root.path}"
+    missing: OSError | None = None
+    with ExitStack() as stack:
+        try:
+            path = lock_file(state_directory, JobName.SCRATCH_CLEANUP, root.path)
+            stack.enter_context(run_lock(path, busy, now, hold=hold))
+        except OSError as error:
+            log.info("cannot take the lock in %s: %s; taking that of %s", state_directory, error.strerror, root.path)
+            missing = error
+        for directory in (root.workstreams, *(() if sessions is None else (sessions,))):
+            try:
+                if try_lock(directory, shared=not hold):
+                    if not hold:
+                        unlock(directory)
+                elif missing:
+                    raise LockedError(f"{busy}{holder_text(directory)}: nothing done; run it again later")
+                else:
+                    log.warning("another program%s holds a lock in %s, which does not stop this run", holder_text(directory), root.path)
+            except OSError as error:
+                if missing:
+                    raise RefusedError(
+                        f"no lock can be taken, neither in {state_directory} ({missing.strerror}) nor on {root.path} ({error.strerror}): "
+                        "nothing done; name another directory with [maintenance] state_dir"
+                    ) from error
+                log.debug("no lock on %s: %s", root.path, error.strerror)
+        yield
 
 
 # ---- The trash directory

@@ -140,7 +140,7 @@ def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
     with (
         opened_root(config.root, config.databases, context.stopping) as root,
         opened_sessions(root) as sessions,
-        locked(sessions, root, hold=not config.dry_run),
+        locked(context.state.directory, sessions, root, context.clock(), hold=not config.dry_run),
     ):
         yield _Trash(config, context, root)
         if not config.dry_run:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from arawn_cli.diskcheck.history import CheckHistory, load_alerts, load_history,
 from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scope_of_sessions, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
-from arawn_cli.errors import ExitCode, LockedError
+from arawn_cli.errors import ExitCode
 from arawn_cli.events import (
     DiskCheck,
     DiskPressure,
@@ -33,7 +32,7 @@ from arawn_cli.events import (
     report_failure,
 )
 from arawn_cli.fs.measure import Usage
-from arawn_cli.locks import try_lock, unlock
+from arawn_cli.locks import lock_file, run_lock
 from arawn_cli.runs import Run
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.units import size
@@ -89,12 +88,12 @@ def check(config: Config, context: RunContext) -> CheckResult:
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
-        LockedError: another check of this root is in progress.
+        LockedError, LongLockedError: another check of this root is in progress.
         StoppedError: a signal asked the run to end.
     """
     started = context.monotonic()
     now = context.clock()
-    with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, hold=not config.dry_run):
+    with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, context, hold=not config.dry_run):
         reused = _reused_sizes(root, config, context, now)
         measurements = measure_root(root, config, context, reused.usages if reused else {})
         scopes = scopes_of(config, measurements)
@@ -149,29 +148,21 @@ def check(config: Config, context: RunContext) -> CheckResult:
 
 
 @contextmanager
-def check_lock(root: Root, *, hold: bool) -> Iterator[None]:
-    """Lock a root against other checks, with the BSD lock of its directory.
+def check_lock(root: Root, context: RunContext, *, hold: bool) -> Iterator[None]:
+    """Lock a root against other checks. A dry run only tests the lock, and a cleanup does not take it.
 
-    A dry run only tests the lock. The lock needs no space on a full disk, and a cleanup does not
-    take it. If the filesystem does not support flock, the check runs without the lock.
+    If the lock cannot be taken, the check runs without it: levels are judged in one transaction.
 
     Raises:
-        LockedError: another check of this root is in progress.
+        LockedError, LongLockedError: another check of this root is in progress.
     """
-    descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
         try:
-            locked = try_lock(descriptor, shared=not hold)
+            path = lock_file(context.state.directory, JobName.DISK_CHECK, root.path)
+            stack.enter_context(run_lock(path, f"another check of {root.path} is in progress", context.clock(), hold=hold))
         except OSError as error:
             log.info("cannot lock the root, so checks may overlap: %s", error.strerror)
-        else:
-            if not locked:
-                raise LockedError(f"another check of {root.path} is in progress: nothing done; run it again later")
-            if not hold:
-                unlock(descriptor)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> ReusedSizes | None:

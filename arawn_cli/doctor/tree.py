@@ -26,11 +26,12 @@ from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.measuring import links, mounts_in
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
-from arawn_cli.errors import ArawnCliError, LockedError
+from arawn_cli.errors import ArawnCliError, LockedError, LongLockedError, RefusedError
 from arawn_cli.events import JobName, rendered
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
 from arawn_cli.fs.processes import list_tasks, shown
+from arawn_cli.locks import lock_file
 from arawn_cli.names import escape
 from arawn_cli.output.format import mounts_in_words
 from arawn_cli.sqlite import DatabaseUnreadableError
@@ -54,7 +55,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
             yield _database(config, root)
             yield _messages(root, sessions, Policy.of(config).cutoff(now))
             yield _processes(shell)
-            yield _lock(root, sessions)
+            yield _lock(config, root, now)
             yield _trash(config, root, now, shell)
             if sessions is not None and (finding := _chats(config, root, sessions)):
                 yield finding
@@ -160,13 +161,18 @@ def _processes(shell: Shell) -> Finding:
     return ok("processes", detail)
 
 
-def _lock(root: Root, sessions: int | None) -> Finding:
+def _lock(config: Config, root: Root, now: int) -> Finding:
+    path = lock_file(config.state_directory, JobName.SCRATCH_CLEANUP, root.path)
+    show = f"fuser -v {quote(str(path))}  # shows the process"
     try:
-        with locked(sessions, root, hold=False):
+        with locked(config.state_directory, None, root, now, hold=False):
             return ok("lock", "free")
-    except LockedError:
-        fix = f"fuser -v {quote(f'{root.path}/{WORKSTREAMS}')}  # shows the process; wait until it ends"
-        return warn("lock", f"another run is in progress in {root.path}", fix)
+    except LockedError as error:
+        return warn("lock", str(error), f"{show}; wait until it ends")
+    except LongLockedError as error:
+        return fail("lock", str(error), show)
+    except RefusedError as error:
+        return fail("lock", str(error), f"ls -la {quote(str(path))}")
 
 
 def _chats(config: Config, root: Root, sessions: int) -> Finding | None:

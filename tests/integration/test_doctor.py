@@ -31,6 +31,7 @@ from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.timers import timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.events import JobName, Status
+from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
 from arawn_cli.runs import record
 from arawn_cli.schedule import status
@@ -155,7 +156,9 @@ def test_another_run_and_an_overdue_trash_warn(tree: SampleTree) -> None:
     trash = tree.workstreams / "scratch" / ".trash"
     trash.mkdir()
     (trash / "old.20200101T000000Z.01234567").mkdir()
-    holder = os.open(tree.workstreams, os.O_RDONLY)
+    state = config_of(tree).state_directory
+    state.mkdir(mode=0o700, parents=True)
+    holder = os.open(lock_file(state, "scratch-cleanup", tree.root), os.O_RDONLY | os.O_CREAT)
     fcntl.flock(holder, fcntl.LOCK_EX)
     found = findings(tree)
     os.close(holder)

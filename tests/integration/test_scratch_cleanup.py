@@ -157,20 +157,6 @@ def test_a_second_run_has_nothing_left_to_do(run: RunCommand, tree: SampleTree) 
     assert (again.code, again.last["sessions_cleaned"], again.last["bytes_reclaimed"]) == (0, 0, 0)
 
 
-def test_the_second_of_two_runs_at_once_exits_75(run: RunCommand, tree: SampleTree) -> None:
-    tree.session("s", files={"f": 1}, age_days=30)
-    lock = "import fcntl, os, sys; d = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(d, fcntl.LOCK_EX); print(1, flush=True); input()"
-    holder = subprocess.Popen([sys.executable, "-c", lock, str(tree.sessions)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout
-    holder.stdout.readline()
-    for arguments in ((), ("--dry-run",)):
-        done = clean(run, tree, *arguments)
-        assert (done.code, done.stdout) == (75, "")
-        assert "another run holds the lock" in done.stderr
-    holder.communicate("\n")
-    assert clean(run, tree).sessions("deleted") == {"s"}
-
-
 def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleTree) -> None:
     trash = tree.sessions.parent / ".trash"
     promoted = tree.workstreams / "blog"

@@ -18,7 +18,11 @@ NOBODY = Account("nobody", "/nonexistent")
 
 
 def config_of(tree: SampleTree) -> Config:
-    return load(Flags(base_path=str(tree.root)), {"ARAWN_CONFIG_DIR": str(_empty(tree))}, system_file=NOWHERE)
+    return load(
+        Flags(base_path=str(tree.root)),
+        {"ARAWN_CONFIG_DIR": str(_empty(tree)), "STATE_DIRECTORY": str(tree.root.parent / "state")},
+        system_file=NOWHERE,
+    )
 
 
 def shell_of(tree: SampleTree) -> Shell:

@@ -98,7 +98,8 @@ def test_a_failing_run_calls_the_notifier_and_status_and_doctor_say_so(machine: 
 
 def test_the_second_of_two_runs_is_a_success_with_75(machine: Machine) -> None:
     install(machine)
-    holder = machine.start("flock", f"{ROOT}/workstreams", "-c", "echo held; exec sleep 60")
+    machine.output("systemctl", "start", "arawn-scratch-cleanup.service")
+    holder = machine.start("sh", "-c", "exec flock /var/lib/arawn-cli/scratch-cleanup.*.lock -c 'echo held; exec sleep 60'")
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     machine.output("systemctl", "start", "arawn-scratch-cleanup.service")

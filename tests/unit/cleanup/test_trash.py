@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
+from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.support.errors import os_error
@@ -167,9 +168,11 @@ def test_a_session_killed_half_way_is_no_session_to_restore(run: RunCommand, tre
     assert not left.exists()
 
 
-def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunCommand, tree: SampleTree) -> None:
+def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunCommand, tree: SampleTree, environment: dict[str, str]) -> None:
     removed(tree, "s", 1)
-    directory = os.open(tree.workstreams, os.O_RDONLY)
+    state = Path(environment["HOME"], ".local", "state", "arawn-cli")
+    state.mkdir(parents=True, mode=0o700)
+    directory = os.open(lock_file(state, "scratch-cleanup", tree.root), os.O_RDONLY | os.O_CREAT, 0o600)
     fcntl.flock(directory, fcntl.LOCK_EX)
     assert run("trash", "restore", "s", "--base-path", tree.root).code == 75
     tree.sessions.rmdir()
