@@ -95,7 +95,7 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
         except OSError as error:
             raise ConfigurationError(f"cannot make the folder {path.parent}: {error.strerror}") from error
     output = AtomicFile(path, "the configuration")
-    backup = _back_up(Path(os.path.realpath(path)))
+    backup = _back_up(path)
     output.write(template())
     kept = "" if backup is None else f"; the previous file is {names.escape(str(backup))}"
     sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out{kept}\n")

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError, StoppedError
+from arawn_cli.names import escape
 from arawn_cli.units import size
 
 _READABLE = 0o644
 _STANDARD_INPUT = 0
 _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
-_UNREAD_SECS = 5
 
 
 def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], None] = lambda _status: None) -> bytes:
@@ -75,7 +75,7 @@ def _read_all(descriptor: int, most: int, wait: Callable[[], None] = lambda: Non
 
 
 class AtomicFile:
-    """A file to be written, with its links resolved. A pipe or a device is written in place."""
+    """A file that will be written in one step. A link, a device or a pipe is refused, not followed."""
 
     def __init__(self, path: Path, what: str, mode: int = _READABLE) -> None:
         """Check that the file can be written, and change nothing.
@@ -83,7 +83,7 @@ class AtomicFile:
         Args:
             path: the file; it need not exist.
             what: the content, for error messages.
-            mode: the permissions of a regular file.
+            mode: the permissions of the file.
 
         Raises:
             ConfigurationError: it cannot be written.
@@ -92,17 +92,11 @@ class AtomicFile:
         self._what = what
         self._mode = mode
         try:
-            self._target = Path(os.path.realpath(path))
-            if self._target.is_symlink():
-                raise OSError(errno.ELOOP, "its links form a loop")
-            self._in_place = self._target.exists() and not self._target.is_file()
-            if self._target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            parent = self._target.parent
-            if not self._in_place and not stat.S_ISDIR(parent.stat().st_mode):
+            check_replaceable(path)
+            if not stat.S_ISDIR(path.parent.stat().st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            if not self._in_place and not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
-                raise PermissionError(errno.EACCES, f"no permission to create files in {parent}")
+            if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, f"no permission to create files in {path.parent}")
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -113,10 +107,7 @@ class AtomicFile:
             ConfigurationError: it cannot be written; the old content stays.
         """
         try:
-            if self._in_place:
-                _write_in_place(self._target, text.encode())
-            else:
-                write_atomic(self._target, text, self._mode)
+            write_atomic(self._path, text, self._mode)
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -124,34 +115,37 @@ class AtomicFile:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
-def _write_in_place(path: Path, content: bytes) -> None:
-    """Write to a pipe or device, but do not wait for a program that never reads.
+def check_replaceable(path: Path) -> None:
+    """Check that a path is free, or a regular file with one name, which a new file may replace.
 
     Raises:
-        OSError: ENXIO if no program has the pipe open, ETIMEDOUT if it does not read, else as
-            open(2) and write(2).
+        OSError: EINVAL or EISDIR if something else is there.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        raise OSError(errno.ENXIO, "no program reads from it") from error
-    try:
-        while content:
-            if not select.select([], [descriptor], [], _UNREAD_SECS)[1]:
-                raise OSError(errno.ETIMEDOUT, "the program that has it open does not read")
-            content = content[os.write(descriptor, content) :]
-    finally:
-        os.close(descriptor)
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(
+            errno.EINVAL,
+            f"it is a link to {escape(os.readlink(path))}, and links are not followed: name the file itself, or - for standard output",
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file: name another one, or - for standard output")
+    if status.st_nlink > 1:
+        raise OSError(errno.EINVAL, "the file has several names: remove it first")
 
 
 def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
     """Replace a file once the new content is on the disk. Surrogate escapes are written as bytes.
 
     Raises:
-        OSError: that failed; the old content stays.
+        OSError: that failed, or something else than a regular file with one name is there; the old
+            content stays.
     """
+    check_replaceable(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from pathlib import Path
 
 import pytest
@@ -90,24 +89,3 @@ def test_a_plan_that_cannot_be_read_or_written_ends_the_run_before_anything_goes
         done = run("scratch-cleanup", "--base-path", tree.root, option, tmp_path / "none" / "plan.json")
         assert (done.code, "No such file" in done.stderr) == (78, True)
         assert os.listdir(tree.sessions) == ["a"]
-
-
-def test_a_plan_goes_into_a_pipe_or_device_as_it_is_and_through_a_link_to_its_target(
-    run: RunCommand, tree: SampleTree, tmp_path: Path
-) -> None:
-    tree.session("a", files={"f": 10}, age_days=30)
-    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
-    os.mkfifo(pipe)
-    link.symlink_to(target)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        for path in (pipe, link, "/dev/null"):
-            assert run("scratch-cleanup", "--base-path", tree.root, "--dry-run", "--plan-out", path).code == 0
-        piped = os.read(reader, 1 << 16).decode()
-    finally:
-        os.close(reader)
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
-    assert link.is_symlink()
-    assert [json.loads(text)["sessions"][0]["session_id"] for text in (piped, target.read_text())] == ["a", "a"]
-    assert stat.S_IMODE(target.stat().st_mode) == 0o600

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.errors import ConfigurationError, StoppedError
-from arawn_cli.fs import files
-from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
+from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input, write_atomic
 from arawn_cli.names import cut
 
 
@@ -89,19 +87,30 @@ def test_waiting_for_standard_input_ends_with_a_signal() -> None:
     os.close(reader)
 
 
-def test_a_pipe_that_no_program_has_open_or_reads_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_UNREAD_SECS", 0.1)
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    with pytest.raises(ConfigurationError, match=r"cannot write the plan .*: no program reads from it"):
-        AtomicFile(path, "the plan").write("text")
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    AtomicFile(path, "the plan").write("text")
-    assert os.read(reader, 10) == b"text"
-    with pytest.raises(ConfigurationError, match="does not read"):
-        AtomicFile(path, "the plan").write("x" * 1_000_000)
-    os.close(reader)
-    assert stat.S_ISFIFO(path.stat().st_mode)
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda path: os.link(path.parent / "other", path), "the file has several names"),
+        (lambda path: path.symlink_to(path.parent / "other"), "it is a link to .*/other, and links are not followed"),
+        (lambda path: path.symlink_to("nowhere"), "it is a link to nowhere"),
+        (os.mkfifo, "it is not a regular file: name another one, or - for standard output"),
+        (os.mkdir, "Is a directory"),
+    ],
+)
+def test_only_a_regular_file_with_one_name_is_replaced(tmp_path: Path, plant: Callable[[Path], None], reason: str) -> None:
+    path = tmp_path / "path"
+    (tmp_path / "other").write_text("mine")
+    file = AtomicFile(path, "the plan")
+    plant(path)
+    before = os.lstat(path)
+    for write in (lambda: AtomicFile(path, "the plan"), lambda: file.write("text")):
+        with pytest.raises(ConfigurationError, match=f"cannot write the plan {path}: {reason}"):
+            write()
+    with pytest.raises(OSError, match=reason):
+        write_atomic(path, "text")
+    assert os.lstat(path) == before
+    assert (tmp_path / "other").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["other", "path"]
 
 
 @given(st.text(max_size=50), st.integers(1, 20))
