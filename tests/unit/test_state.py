@@ -68,7 +68,7 @@ def test_a_file_that_became_readable_is_made_private_again(tmp_path: Path) -> No
     "plant", [os.mkfifo, os.mkdir, lambda path: os.link(path.parents[1] / "victim", path), lambda path: path.symlink_to("../victim")]
 )
 def test_what_is_no_file_of_its_own_is_set_aside_once_and_not_followed(
-    tmp_path: Path, suffix: str, plant: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, suffix: str, plant: Callable[[Path], None], told: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "state"
     (tmp_path / "victim").write_text("mine")
@@ -79,10 +79,10 @@ def test_what_is_no_file_of_its_own_is_set_aside_once_and_not_followed(
         (directory / FILE).unlink()
     plant(directory / f"{FILE}{suffix}")
     assert stored(directory) == (["event-1"] if suffix else [])
-    assert f"{FILE}{suffix} was not a regular file with one name: renamed to {FILE}.damaged-{NOW}{suffix}" in caplog.text
-    caplog.clear()
+    assert f"{FILE}{suffix} was not a regular file with one name: renamed to {FILE}.damaged-{NOW}{suffix}" in told.text
+    told.clear()
     assert stored(directory) == (["event-1"] if suffix else [])
-    assert caplog.text == ""
+    assert told.text == ""
     assert (tmp_path / "victim").read_text() == "mine"
 
 
@@ -112,7 +112,7 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path, identity
 
 @pytest.mark.parametrize("pragma", ["application_id = 0", "application_id = 7", "user_version = 0", "user_version = 104"])
 def test_a_file_with_our_tables_gets_its_application_id_and_version_back(
-    tmp_path: Path, pragma: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, pragma: str, told: pytest.LogCaptureFixture
 ) -> None:
     state = opened(tmp_path)
     Outbox(state, 10).append(event(1))
@@ -120,14 +120,14 @@ def test_a_file_with_our_tables_gets_its_application_id_and_version_back(
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA {pragma}")
     assert stored(tmp_path) == ["event-1"]
-    assert caplog.text == ""
+    assert told.text == ""
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
         values = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")]
     assert values == [(0x6172776E,), (SCHEMA_VERSION,)]
 
 
 @pytest.mark.parametrize("change", ["target = ''", "root = '/other'", "body = x'7b'", "event_id = 'x'", "scope = 'total'"])
-def test_a_changed_event_is_neither_sent_nor_in_the_way(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_event_is_neither_sent_nor_in_the_way(tmp_path: Path, change: str, told: pytest.LogCaptureFixture) -> None:
     state = opened(tmp_path)
     Outbox(state, 10, "other-relay", "/r").append(event(1), "503")
     Outbox(state, 10, "other-relay", "/r").append(event(2), "503")
@@ -141,7 +141,7 @@ def test_a_changed_event_is_neither_sent_nor_in_the_way(tmp_path: Path, change: 
     assert [(queued.event, queued.answer) for queued in Outbox(state, 10, "other-relay").next(0, 10)] == [(event(2), "503")]
     assert state.select("SELECT root FROM outbox", ()) == [("/r",)]
     state.close()
-    assert caplog.text.count("with 1 undelivered events, others may be lost") == 1
+    assert told.text.count("with 1 undelivered events, others may be lost") == 1
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_a_changed_event_is_neither_sent_nor_in_the_way(tmp_path: Path, change: 
         "runs VALUES ('disk-check', '/r', 5, 5, -1, 0)",
     ],
 )
-def test_a_row_that_no_run_writes_is_damage(tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_that_no_run_writes_is_damage(tmp_path: Path, row: str, told: pytest.LogCaptureFixture) -> None:
     opened(tmp_path).close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute(f"INSERT INTO {row}")
     opened(tmp_path).close()
     opened(tmp_path).close()
-    assert caplog.text.count("CHECK constraint failed") == 1
+    assert told.text.count("CHECK constraint failed") == 1
 
 
 def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_stored_is_there_the_next_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [b"this is no database at all, but long enough to look at" * 40, b"SQLite format 3\x00" + b"\xff" * 4096]
 )
-def test_a_damaged_file_is_renamed_and_a_new_one_begun(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_renamed_and_a_new_one_begun(tmp_path: Path, damage: bytes, told: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         (tmp_path / FILE).write_bytes(damage)
         state = opened(tmp_path)
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_renamed_and_a_new_one_begun(tmp_path: Path, damage: b
     assert stored(tmp_path) == ["event-1"]
     assert (tmp_path / f"{FILE}.damaged-{NOW}").read_bytes() == damage
     assert (tmp_path / f"{FILE}.damaged-{NOW}-2").read_bytes() == damage
-    assert caplog.text.count("renamed to") == 2
+    assert told.text.count("renamed to") == 2
 
 
 def test_damage_inside_the_outbox_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_file_of_a_newer_program_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
     """The tables are those of version 5, which had other names for some columns."""
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE marks (root TEXT PRIMARY KEY, identity TEXT NOT NULL, position INTEGER NOT NULL) STRICT")
@@ -257,7 +257,7 @@ def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path
     assert state.select("SELECT count(*) FROM alerts", ()) == [(0,)]
     state.close()
     assert (tmp_path / f"{FILE}.damaged-{NOW}").exists()
-    assert "its version is 5, and this program uses" in caplog.text
+    assert "its version is 5, and this program uses" in told.text
 
 
 def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -292,17 +292,17 @@ def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
         "DROP INDEX outbox_by_drop_priority",
     ],
 )
-def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path, breaking: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_a_table_or_of_another_version_is_replaced(tmp_path: Path, breaking: str, told: pytest.LogCaptureFixture) -> None:
     state = opened(tmp_path)
     Outbox(state, 10).append(event(1))
     state.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as connection:
         connection.execute(breaking)
     assert stored(tmp_path) == ([] if "TABLE outbox" in breaking else ["event-1"])
-    assert ("others may be lost" in caplog.text) is ("TABLE outbox" in breaking)
+    assert ("others may be lost" in told.text) is ("TABLE outbox" in breaking)
 
 
-def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
     """Two thousand samples are overwritten after the file was opened and checked."""
     state = opened(tmp_path)
     with state.transaction() as connection:
@@ -319,7 +319,7 @@ def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(tmp_p
         file.write(b"\xff" * 4096)
     with pytest.raises(StateUnavailableError), state.transaction() as connection:
         connection.execute("DELETE FROM samples")
-    assert "with 1 undelivered events" in caplog.text
+    assert "with 1 undelivered events" in told.text
     with state.transaction() as connection:
         connection.execute("DELETE FROM samples")
     state.close()

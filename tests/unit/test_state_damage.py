@@ -215,7 +215,7 @@ def _filled_state(tree: SampleTree) -> tuple[Path, Path]:
     return copy, settings
 
 
-def _survives(tree: SampleTree, settings: Path, damage: Callable[[Damaged], None], seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def _survives(tree: SampleTree, settings: Path, damage: Callable[[Damaged], None], seed: int, told: pytest.LogCaptureFixture) -> None:
     directory = tree.root.parent / "state"
     shutil.rmtree(directory)
     shutil.copytree(tree.root.parent / "filled", directory)
@@ -225,7 +225,7 @@ def _survives(tree: SampleTree, settings: Path, damage: Callable[[Damaged], None
     reported(tree, settings)
     refused = 0
     for _ in range(2):
-        caplog.clear()
+        told.clear()
         before = sorted(path.name for path in directory.iterdir())
         checked(tree, settings)
         try:
@@ -237,18 +237,18 @@ def _survives(tree: SampleTree, settings: Path, damage: Callable[[Damaged], None
             assert [event for event in events if own.get(event.event_id) != event] == []
     assert refused < 2
     assert [path for path in before if "damaged" in path] == sorted(path.name for path in directory.iterdir() if "damaged" in path.name)
-    assert [record.getMessage() for record in caplog.records if "state" in record.getMessage() and record.levelno >= logging.WARNING] == []
+    assert [record.getMessage() for record in told.records if "state" in record.getMessage() and record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("group", range(4))
-def test_any_damage_is_healed_by_the_first_run(tree: SampleTree, caplog: pytest.LogCaptureFixture, group: int) -> None:
+def test_any_damage_is_healed_by_the_first_run(tree: SampleTree, told: pytest.LogCaptureFixture, group: int) -> None:
     _, settings = _filled_state(tree)
     for number in range(group * 10, group * 10 + 10):
-        _survives(tree, settings, _KINDS[number % len(_KINDS)], number, caplog)
+        _survives(tree, settings, _KINDS[number % len(_KINDS)], number, told)
 
 
 @pytest.mark.long
-def test_five_hundred_kinds_of_damage_are_healed_by_the_first_run(tree: SampleTree, caplog: pytest.LogCaptureFixture) -> None:
+def test_five_hundred_kinds_of_damage_are_healed_by_the_first_run(tree: SampleTree, told: pytest.LogCaptureFixture) -> None:
     _, settings = _filled_state(tree)
     for number in range(40, 540):
-        _survives(tree, settings, _KINDS[number % len(_KINDS)], number, caplog)
+        _survives(tree, settings, _KINDS[number % len(_KINDS)], number, told)
