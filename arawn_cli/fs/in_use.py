@@ -13,10 +13,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from arawn_cli.errors import StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_of, read_mounts, unescaped
 from arawn_cli.fs.openat import Descent
@@ -71,25 +72,26 @@ class _Wanted:
         inodes: files, by inode number.
         sockets: files of Unix sockets, by the lowest 32 bits of the inode number.
         socket_paths: paths of Unix sockets, relative to an unknown directory.
-        layers: the layers of overlays that are relative to an unknown directory, the same for each
-            overlay.
+        layers: the texts of overlays by their layers, which are relative to an unknown directory, the
+            same for each overlay.
     """
 
     inodes: dict[int, str] = field(default_factory=dict)
     sockets: dict[int, str] = field(default_factory=dict)
     socket_paths: dict[str, str] = field(default_factory=dict)
-    layers: list[tuple[list[str], str]] = field(default_factory=list)
+    layers: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
-def find_uses(parent: int, sessions: Iterable[str]) -> dict[str, Use]:
+def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool] = lambda: False) -> dict[str, Use]:
     """Return the uses of the sessions in an open directory, by name; a mount inside comes first.
 
     Of other accounts' processes only root sees what they use.
 
     Raises:
         OSError: the processes of this account cannot be inspected, so nothing is known.
+        StoppedError: `stopping` returned that a signal asked the run to end.
     """
-    search = _Search(parent, frozenset(sessions))
+    search = _Search(parent, frozenset(sessions), stopping)
     search.run()
     return search.uses
 
@@ -97,7 +99,8 @@ def find_uses(parent: int, sessions: Iterable[str]) -> dict[str, Use]:
 class _Search:
     """One search for the uses of sessions."""
 
-    def __init__(self, parent: int, sessions: frozenset[str]) -> None:
+    def __init__(self, parent: int, sessions: frozenset[str], stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
         self.uses: dict[str, Use] = {}
         self._parent = parent
         self._sessions = sessions
@@ -116,6 +119,7 @@ class _Search:
         self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
         self._wanted = _Wanted()
+        self._endings: tuple[str, ...] = ()  # of the paths of layers
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
 
     def run(self) -> None:
@@ -132,6 +136,8 @@ class _Search:
             self._inspect_itself()
             prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
             for task in tasks.inspectable:
+                if self._stopping():
+                    raise StoppedError("stopped by a signal")
                 try:
                     self._inspect(task, prefixes)
                 except OSError as error:
@@ -213,8 +219,8 @@ class _Search:
                     below = mount_of(path, mounts)
                     if below and below.device == self._device:
                         self._add_view(mount, joined(below.root, path[len(below.point.rstrip("/")) :]), text)
-            if relative := [os.path.normpath(layer) for layer in layers if not layer.startswith("/")]:
-                self._wanted.layers.append((relative, text))
+            if relative := tuple(os.path.normpath(layer) for layer in layers if not layer.startswith("/")):
+                self._wanted.layers[relative] = text
 
     def _add_view(self, mount: Mount, directory: str, text: str) -> None:
         """Record that a mount shows a directory of the sessions' filesystem."""
@@ -400,11 +406,16 @@ class _Search:
 
         Raises:
             OSError: a directory cannot be read.
+            StoppedError: a signal asked the run to end.
         """
         if self._wanted == _Wanted():
             return
+        files = bool(self._wanted.inodes or self._wanted.sockets or self._wanted.socket_paths)
+        self._endings = tuple({f"/{_without_parents(layer)}" for layers in self._wanted.layers for layer in layers})
         for name in self._sessions - self.uses.keys():
-            for path, status in _tree(name, self._parent):
+            for path, status in _tree(name, self._parent, files=files):
+                if self._stopping():
+                    raise StoppedError("stopped by a signal")
                 if status.st_dev != self._device_number:
                     continue
                 if text := self._text_for(path, status):
@@ -419,12 +430,13 @@ class _Search:
             by_path = (text for ending, text in self._wanted.socket_paths.items() if path.endswith(f"/{ending}"))
             return self._wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
         if stat.S_ISDIR(status.st_mode):
-            return next((text for layers, text in self._wanted.layers if self._is_layer(path, layers)), None)
+            whole = f"{self._directory}/{path}"
+            if whole.endswith(self._endings):
+                return next((text for layers, text in self._wanted.layers.items() if self._is_layer(whole, layers)), None)
         return None
 
-    def _is_layer(self, path: str, layers: Collection[str]) -> bool:
+    def _is_layer(self, whole: str, layers: Collection[str]) -> bool:
         """Whether a directory may be one of the layers of an overlay, which all are relative to the same directory."""
-        whole = f"{self._directory}/{path}"
         for layer in layers:
             if whole.endswith(f"/{_without_parents(layer)}"):
                 start = os.path.relpath(whole[: -len(_without_parents(layer))], self._directory)
@@ -446,8 +458,8 @@ def _without_parents(path: str) -> str:
     return path
 
 
-def _tree(name: str, parent: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and status of a directory and of all below it, as far as they exist.
+def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path and status of a directory and of all below it, or only of the directories, as far as they exist.
 
     Raises:
         OSError: a directory cannot be read for another reason than that it is gone.
@@ -464,7 +476,7 @@ def _tree(name: str, parent: int) -> Iterator[tuple[str, os.stat_result]]:
                     for entry in listing:
                         if entry.is_dir(follow_symlinks=False):
                             walk.here.pending.append(entry.name)
-                        else:
+                        elif files:
                             with suppress(FileNotFoundError):
                                 yield walk.path(entry.name), entry.stat(follow_symlinks=False)
             is_new = False

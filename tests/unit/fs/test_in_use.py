@@ -13,6 +13,8 @@ from typing import IO
 
 import pytest
 
+from arawn_cli.errors import StoppedError
+from arawn_cli.fs.in_use import find_uses
 from tests.conftest import Run, needs_namespaces, needs_setpriv, needs_user_namespaces, snapshot
 from tests.support.in_process import cleaned
 from tests.support.relay_fixtures import wait_until
@@ -206,3 +208,13 @@ def test_a_process_that_guards_itself_keeps_what_its_command_line_names(tmp_path
         assert ready.readline() == "\n"
         with talking_to(sys.executable, "-c", SCAN, tmp_path, "session", ACCOUNT, 0.0, directory=Path("/")) as (_, _, answer):
             assert answer.readline() == ("in use\n" if "/session/" in argument else "free\n")
+
+
+def test_a_signal_ends_the_search(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(StoppedError):
+            find_uses(held, ["s"], lambda: True)
+    finally:
+        os.close(held)
