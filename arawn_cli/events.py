@@ -450,7 +450,7 @@ class EffectiveSetting(Event):
 
 def to_json(event: Event) -> str:
     """Return the event as one line of JSON, in ASCII."""
-    return json.dumps(asdict(event), separators=(",", ":"))
+    return json.dumps({name: getattr(event, name) for name in event.__dataclass_fields__}, default=asdict, separators=(",", ":"))
 
 
 def report_failure(failure: Failure, session: str | None = None) -> FailureReport:
