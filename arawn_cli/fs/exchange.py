@@ -56,8 +56,11 @@ def exchange(first: str, first_directory: int, second: str, second_directory: in
     Raises:
         OSError: as renameat2(2); one of CANNOT_EXCHANGE if the filesystem does not support it.
     """
-    with _writable(first, first_directory), _writable(second, second_directory):
+    try:
         _rename(first, first_directory, second, second_directory, _EXCHANGE)
+    except PermissionError:
+        with _writable(first, first_directory), _writable(second, second_directory):
+            _rename(first, first_directory, second, second_directory, _EXCHANGE)
 
 
 def move(source: str, source_directory: int, target: str, target_directory: int) -> None:
@@ -66,8 +69,11 @@ def move(source: str, source_directory: int, target: str, target_directory: int)
     Raises:
         OSError: as rename(2).
     """
-    with _writable(source, source_directory):
+    try:
         os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
+    except PermissionError:
+        with _writable(source, source_directory):
+            os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
 
 
 @contextmanager
