@@ -104,4 +104,4 @@ def _midnight(year: str, month: str, day: str) -> int:
 
 def latest(*instants: int | None) -> int | None:
     """Return the latest of the times that are not None, or None."""
-    return max((instant for instant in instants if instant is not None), default=None)
+    return max([instant for instant in instants if instant is not None], default=None)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from arawn_cli.arawn.database import SessionRows, session_rows
 from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
-from arawn_cli.cleanup.plan import Policy, decide_all
+from arawn_cli.cleanup.plan import Policy, decide
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
-from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.errors import Failure
 from arawn_cli.events import UNRESOLVED
 from arawn_cli.fs.measure import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
@@ -37,11 +37,13 @@ def decide_by_evidence(
     Raises:
         StoppedError: a signal asked the run to end.
     """
-    decisions = decide_all(evidence.add_to(sessions), measured, policy, now)
-    if not any(decision.is_removal or decision.reason in UNRESOLVED for decision in decisions):
-        return decisions
-    evidence.complete()
-    return decide_all(evidence.add_to(sessions), measured, policy, now)
+    decisions: list[Decision] = []
+    for session in evidence.add_to(sessions, measured):
+        decisions.append(decide(session, policy, now))
+        if decisions[-1].is_removal or decisions[-1].reason in UNRESOLVED:
+            evidence.complete()
+            return [decide(session, policy, now) for session in evidence.add_to(sessions, measured)]
+    return decisions
 
 
 class Evidence:
@@ -68,7 +70,6 @@ class Evidence:
         self._signature: Signature = ()
         self._database_failure: Failure | None = None
         self._no_evidence: Failure | None = None
-        self._stopped: Failure | None = None
         self._read_rows()
         self._messages = messages_reader(root, self._sessions, self._rows.workstreams_with_turns, stopping)
         if root.layout.generation is Generation.MAIN:
@@ -104,16 +105,14 @@ class Evidence:
             damage=self._messages.damage_of(session),
         )
 
-    def add_to(self, sessions: Iterable[ScratchSession]) -> list[ScratchSession]:
-        """Return the sessions with their evidence."""
-        return [replace(session, evidence=self.of(session.name)) for session in sessions]
+    def add_to(self, sessions: Iterable[ScratchSession], measured: Mapping[str, Usage]) -> Iterator[ScratchSession]:
+        """Yield the sessions with their evidence, and the usage of those that were measured."""
+        return (replace(session, evidence=self.of(session.name), usage=measured.get(session.name)) for session in sessions)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The sources that could not be read and concern all sessions."""
-        return tuple(
-            failure for failure in (self._database_failure, self._no_evidence, self._stopped, *self._messages.failures.values()) if failure
-        )
+        return tuple(failure for failure in (self._database_failure, self._no_evidence, *self._messages.failures.values()) if failure)
 
     @property
     def damaged_lines(self) -> int:
@@ -121,13 +120,14 @@ class Evidence:
         return self._messages.damaged_lines
 
     def reread(self, sessions: Collection[str]) -> None:
-        """Read what the server has written since, as far as it can concern these sessions."""
-        try:
-            if self._root.database is not None and signature(self._root.database) != self._signature:
-                self._read_rows()
-            self._messages.read(sessions)
-        except StoppedError as error:  # the sessions are put back
-            self._stopped = Failure("read", WORKSTREAMS, errno.EINTR, str(error))
+        """Read what the server has written since, as far as it can concern these sessions.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        if self._root.database is not None and signature(self._root.database) != self._signature:
+            self._read_rows()
+        self._messages.read(sessions)
 
     def _read_rows(self) -> None:
         """Read the rows of all sessions in one transaction."""

@@ -166,12 +166,14 @@ class _Cleanup:
             log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
 
         # Plan.
+        measured_at = self._context.monotonic()
         decisions = self._decide(listed, evidence, descriptor)
         for failure in evidence.failures:
             self._record_failure(failure)
         if evidence.damaged_lines:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
-        decisions = [explained(decision, sessions.path) for decision in self._keep_unapproved(decisions)]
+        path = sessions.path
+        decisions = [explained(decision, path) for decision in self._keep_unapproved(decisions)]
         if self._plan_output is not None:
             self._plan_output.write(render_plan(self._root.path, decisions, self._policy.older_than_days, self._now))
         exceeded = None if self._config.force else RemovalLimit.of(self._config).exceeded_by(decisions)
@@ -188,8 +190,8 @@ class _Cleanup:
         remover = SessionRemover(
             sessions,
             evidence,
-            self._context.clock,
-            self._context.stopping,
+            self._context,
+            measured_at=measured_at,
             purge=self._config.maintenance.cleanup.trash_days == 0,
             dry_run=self._config.dry_run,
             threads=self._threads,
@@ -232,7 +234,7 @@ class _Cleanup:
 
     def _decide(self, sessions: Sequence[ScratchSession], evidence: Evidence, descriptor: int) -> list[Decision]:
         """Measure the sessions that rows do not keep, and decide on all."""
-        undecided = sessions_to_measure(evidence.add_to(sessions), self._policy, self._now)
+        undecided = sessions_to_measure(evidence.add_to(sessions, {}), self._policy, self._now)
         self._context.progress.start("measuring", len(undecided))
         usages = measure_all(descriptor, [Subtree((session.name,)) for session in undecided], self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
@@ -283,11 +285,12 @@ class _Cleanup:
         causes = [str(failure) for failure in failures]
         detail = outcome.detail or next(iter(causes + shared_causes if outcome.reason in UNRESOLVED else ()), "")
         last_turn = rendered(session.evidence.last_turn)
-        measured = size(usage.apparent_bytes) if usage else "not measured"
-        reason = outcome.reason if not detail or detail in shared_causes else f"{outcome.reason}: {detail}"
-        sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
         level = logging.ERROR if failures else logging.WARNING if outcome.reason in _WARNING_REASONS else logging.INFO
-        log.log(level, "%s", "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)]))
+        if log.isEnabledFor(level):
+            measured = size(usage.apparent_bytes) if usage else "not measured"
+            reason = outcome.reason if not detail or detail in shared_causes else f"{outcome.reason}: {detail}"
+            sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
+            log.log(level, "%s", "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)]))
 
         event = ScratchSessionEvent(
             timestamp=self._context.timestamp(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -96,11 +96,6 @@ class RemovalLimit:
 def sessions_to_measure(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[ScratchSession]:
     """Return the sessions that cannot be decided without measuring their files."""
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
-
-
-def decide_all(sessions: Iterable[ScratchSession], measured: Mapping[str, Usage], policy: Policy, now: int) -> list[Decision]:
-    """Decide on sessions with evidence; `measured` has the usage of `sessions_to_measure` by id."""
-    return [decide(replace(session, usage=measured.get(session.name)), policy, now) for session in sessions]
 
 
 def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -18,19 +18,23 @@ from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name, deleting_name, parse_entry, pending_name
-from arawn_cli.errors import Failure
+from arawn_cli.context import RunContext
+from arawn_cli.errors import Failure, StoppedError
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Usage, measure
-from arawn_cli.fs.mounts import is_below, mount_points
+from arawn_cli.fs.measure import Subtree, Usage, measure, measure_all
 from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory
 from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
+from arawn_cli.timestamps import SECOND
 
 # Sessions between two scans of the processes. Each has an open descriptor, which holds its lock.
-_BATCH_MAX = 200
+_BATCH_MAX = 500
+
+# Files that were measured so recently are not measured again before the rename: after it they are.
+_FRESH = SECOND // 2
 
 _REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -70,9 +74,9 @@ class SessionRemover:
         self,
         sessions: SessionsDirectory,
         evidence: Evidence,
-        clock: Callable[[], int],
-        stopping: Callable[[], bool],
+        context: RunContext,
         *,
+        measured_at: int,
         purge: bool,
         dry_run: bool,
         threads: int,
@@ -81,13 +85,16 @@ class SessionRemover:
     ) -> None:
         """With `purge`, `threads` delete the sessions at once; else they stay in the trash.
 
+        The measuring for the plan began at `measured_at` of the context's monotonic clock.
         `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why the
         filesystem cannot do that.
         """
         self._sessions = sessions
         self._evidence = evidence
-        self._clock = clock
-        self._stopping = stopping
+        self._clock = context.clock
+        self._monotonic = context.monotonic
+        self._stopping = context.stopping
+        self._measured_at = measured_at
         self._purge = purge
         self._dry_run = dry_run
         self._threads = threads
@@ -98,36 +105,41 @@ class SessionRemover:
         """Yield the outcome of each due session. After a signal, no other session is begun."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = _BATCH_MAX if limit == resource.RLIM_INFINITY else max(1, min(_BATCH_MAX, limit // 4))
+        if self._dry_run:
+            most = max(len(due), 1)  # it keeps no descriptor
         for start in range(0, len(due), most):
             if self._stopping():
                 return
-            with ExitStack() as resources:
+            with ExitStack() as resources, suppress(StoppedError):
                 yield from self._remove_batch(due[start : start + most], resources)
 
     def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
+        """Remove some sessions.
+
+        Raises:
+            StoppedError: a signal ended the run; sessions without an outcome are in their places.
+        """
         # Lock each session, and check that it was not used since the plan was made.
-        planned = [Candidate(session) for session in batch]
-        self._reread_evidence(planned)
         try:
-            mounts = mount_points()
+            mounts = self._sessions.mounts_inside()
         except OSError as error:
             yield from (_failed(session, Failure.of("read", "/proc/self/mountinfo", error)) for session in batch)
             return
-        candidates: list[Candidate] = []
-        for candidate in planned:
+        locked: list[Candidate] = []
+        for candidate in map(Candidate, batch):
             if self._stopping():
                 break
-            if mount := next((mount for mount in mounts if is_below(mount, f"{self._sessions.path}/{candidate.session.name}")), None):
+            if mount := mounts.get(candidate.session.name):
                 yield _kept(candidate.session, Reason.MOUNT_INSIDE, f"mount point {escape(mount)}")
-            elif outcome := self._lock_and_recheck(candidate, resources):
+            elif outcome := self._lock(candidate, resources):
                 yield outcome
             else:
-                candidates.append(candidate)
-
-        # Keep the sessions that a process or a mount uses.
-        in_use = self._sessions_in_use(candidates, self._sessions.descriptor)
-        yield from in_use.values()
-        candidates = [candidate for candidate in candidates if candidate.identity not in in_use]
+                locked.append(candidate)
+            if self._dry_run:
+                resources.close()
+        blocked = self._recheck(locked, self._sessions.descriptor, measure_again=self._monotonic() - self._measured_at > _FRESH)
+        yield from blocked.values()
+        candidates = [candidate for candidate in locked if candidate.identity not in blocked]
         if not candidates:
             return
 
@@ -161,17 +173,16 @@ class SessionRemover:
     def _reread_evidence(self, candidates: Sequence[Candidate]) -> None:
         self._evidence.reread([candidate.session.name for candidate in candidates])
 
-    def _lock_and_recheck(self, candidate: Candidate, resources: ExitStack) -> Outcome | None:
+    def _lock(self, candidate: Candidate, resources: ExitStack) -> Outcome | None:
+        """Lock a session, and check that it can be moved."""
         session = candidate.session
         try:
             descriptor = open_directory(session.name, self._sessions.descriptor)
             resources.callback(os.close, descriptor)
-            if identity_of(os.fstat(descriptor)) != session.identity or not self._sessions.is_in_place():
+            if identity_of(os.fstat(descriptor)) != session.identity:
                 return _changed(session)
             if not try_lock(descriptor):
                 return _kept(session, Reason.LOCKED)
-            if blocked := self._apply(recheck(session, self._evidence, self._sessions.descriptor, session.name, self._needs), candidate):
-                return blocked
             if decision := why_immovable(self._sessions, session, descriptor):
                 return self._apply(decision, candidate)
         except OSError as error:
@@ -189,6 +200,40 @@ class SessionRemover:
         candidate.needs = self._needs
         return None if self._cannot_exchange is None else self._not_exchanged(candidate, self._cannot_exchange)
 
+    def _recheck(self, candidates: Sequence[Candidate], directory: int, *, measure_again: bool) -> dict[Identity, Outcome]:
+        """Return the outcomes of the sessions in an open directory that were used since the plan, or are in use.
+
+        Processes come first: what one of them writes and closes later, the files show.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        self._reread_evidence(candidates)
+        try:
+            if not self._sessions.is_in_place():
+                return {candidate.identity: _changed(candidate.session) for candidate in candidates}
+        except OSError as error:
+            failure = Failure.of("check", self._sessions.shown, error)
+            return {candidate.identity: _failed(candidate.session, failure) for candidate in candidates}
+        blocked = self._sessions_in_use(candidates, directory)
+        free = [candidate for candidate in candidates if candidate.identity not in blocked]
+        usages = self._measure(free, directory) if measure_again else [candidate.session.usage for candidate in free]
+        for candidate, usage in zip(free, usages, strict=True):
+            decision = revalidate(candidate.session, self._evidence.of(candidate.session.name), usage or Usage())
+            if outcome := self._apply(decision, candidate):
+                blocked[candidate.identity] = outcome
+        return blocked
+
+    def _measure(self, candidates: Sequence[Candidate], directory: int) -> list[Usage]:
+        names = [candidate.trash_name or candidate.session.name for candidate in candidates]
+        subtrees = [Subtree((name,), shown=candidate.session.name) for name, candidate in zip(names, candidates, strict=True)]
+        usages = measure_all(directory, subtrees, self._threads, self._stop_if_asked)
+        return [without_needs(usage, directory, name, self._needs) for usage, name in zip(usages, names, strict=True)]
+
+    def _stop_if_asked(self, _finished: int) -> None:
+        if self._stopping():
+            raise StoppedError("stopped by a signal")
+
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
             decision = explained(decision, self._sessions.path)
@@ -202,7 +247,7 @@ class SessionRemover:
         if not sessions:
             return {}
         try:
-            uses = find_uses(directory, sessions)
+            uses = find_uses(directory, sessions, self._stopping)
         except OSError as error:
             failure = Failure.of("check", str(error.filename or "/proc"), error)
             return {session.identity: _activity_unknown(session, failure) for session in sessions.values()}
@@ -222,11 +267,14 @@ class SessionRemover:
                 moved.append(candidate)
 
         # Check all again.
-        self._reread_evidence(moved)
-        in_use = self._sessions_in_use(moved, trash.descriptor)
+        try:
+            self._stop_if_asked(0)
+            used = self._recheck(moved, trash.descriptor, measure_again=True)
+        except StoppedError:
+            return [], [*outcomes, *(failed for candidate in moved if (failed := self._put_back(candidate, trash)))]
         confirmed: list[Candidate] = []
         for candidate in moved:
-            blocked = in_use.get(candidate.identity) or self._recheck_in_trash(candidate, trash) or self._confirm(candidate, trash)
+            blocked = used.get(candidate.identity) or self._recheck_name(candidate, trash) or self._confirm(candidate, trash)
             if blocked:
                 outcomes.append(self._put_back(candidate, trash) or blocked)
             else:
@@ -298,16 +346,17 @@ class SessionRemover:
         failure = Failure.of("rename", self._sessions.shown, OSError(error.errno, cannot_exchange_text(error)))
         return _kept(_with_shared_failure(candidate.session, failure), Reason.CANNOT_MOVE)
 
-    def _recheck_in_trash(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+    def _recheck_name(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+        """Check that the session is what was moved, and that its chat goes on with the same messages."""
         session = candidate.session
         try:
-            if identity_at(candidate.trash_name, trash.descriptor) != session.identity or not self._sessions.is_in_place():
+            if identity_at(candidate.trash_name, trash.descriptor) != session.identity:
                 return _changed(session)
             if candidate.needs and not self._places(candidate, trash).is_unchanged():
                 return _changed(session, "Arawn replaced its messages meanwhile")
-            return self._apply(recheck(session, self._evidence, trash.descriptor, candidate.trash_name, self._needs), candidate)
         except OSError as error:
             return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
+        return None
 
     def _confirm(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         """Change the state of an entry, so that no later run moves it back."""
@@ -369,12 +418,6 @@ class SessionRemover:
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
         return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
-
-
-def recheck(session: ScratchSession, evidence: Evidence, directory: int, name: str, needs: ChatNeeds | None) -> Decision:
-    """Decide again on a planned session, which is the entry `name` of an open directory now."""
-    usage = without_needs(measure(directory, name, session.name), directory, name, needs)
-    return revalidate(session, evidence.of(session.name), usage)
 
 
 def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:

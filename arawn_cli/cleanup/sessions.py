@@ -11,7 +11,7 @@ from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.measure import Usage
-from arawn_cli.fs.mounts import is_below, mount_points
+from arawn_cli.fs.mounts import mount_points
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, identity_at, is_same_directory
 from arawn_cli.timestamps import latest
 
@@ -41,6 +41,16 @@ class SessionsDirectory:
             OSError: as `is_same_directory`.
         """
         return is_same_directory(self.identity, self.root.workstreams, self.root.layout.sessions)
+
+    def mounts_inside(self) -> dict[str, str]:
+        """Return a mount point at or in each entry that has one, the first in the order of paths.
+
+        Raises:
+            OSError: the mount table cannot be read.
+        """
+        start = f"{self.path}/"
+        inside = sorted((mount for mount in mount_points() if mount.startswith(start)), reverse=True)
+        return {mount[len(start) :].partition("/")[0]: mount for mount in inside}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +155,18 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
     Raises:
         OSError: the directory or the mount table cannot be read.
     """
-    layout = sessions.root.layout
-    mounts = mount_points()
+    layout, path = sessions.root.layout, sessions.path
+    mounts = sessions.mounts_inside()
     listed: list[ScratchSession] = []
     for entry in entries(sessions.descriptor):
         if is_trash(entry.name) or not layout.is_session(entry.name, entry.kind):
             continue
-        path = f"{sessions.path}/{entry.name}"
-        mount_point = next((mount.removeprefix(f"{sessions.root.path}/") for mount in mounts if is_below(mount, path)), "")
+        mount = mounts.get(entry.name, "")
         try:
             # What is mounted there may hang, and is kept whatever its identity is.
-            identity = NO_IDENTITY if path in mounts else identity_at(entry.name, sessions.descriptor)
+            identity = NO_IDENTITY if mount == f"{path}/{entry.name}" else identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
-        listed.append(ScratchSession(entry.name, entry.kind, identity, mount_point, is_foreign=not layout.is_session_id(entry.name)))
+        shown = mount.removeprefix(f"{sessions.root.path}/")
+        listed.append(ScratchSession(entry.name, entry.kind, identity, shown, is_foreign=not layout.is_session_id(entry.name)))
     return listed

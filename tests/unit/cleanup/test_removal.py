@@ -6,18 +6,23 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from arawn_cli.cleanup import removal
+from arawn_cli.cleanup import removal, sessions
+from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import Use
+from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces
 from tests.support.disturbance import disturb
 from tests.support.errors import os_error
@@ -59,6 +64,46 @@ def test_use_between_the_last_check_and_the_rename_puts_the_session_back(
     assert not (tree.sessions.parent / ".trash").exists()
 
 
+def test_a_file_that_is_written_long_after_the_plan_keeps_the_session_in_its_place(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+    disturb(monkeypatch, lambda _name: (session / "work" / "late").touch())
+    monkeypatch.setattr(removal, "_FRESH", -1)
+    monkeypatch.setattr(os, "rename", None)
+    assert cleaned(tree)[0].sessions_kept == {"changed_since_plan": 1}
+    assert (session / "work" / "late").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_trees_and_mounts_are_not_read_for_each_session(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, *, dry_run: bool) -> None:
+    monkeypatch.setattr(removal, "_FRESH", DAY)
+    calls: Counter[str] = Counter()
+
+    def counted(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def counting(*arguments: object, **options: object) -> object:
+            calls[name] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counting)
+
+    for module, name in ((removal, "measure_all"), (sessions, "mount_points"), (removal, "find_uses"), (sessions, "is_same_directory")):
+        counted(module, name)
+    counts: list[Counter[str]] = []
+    for number in (1, 20):
+        for name in (f"planned-{index}" for index in range(number)):
+            tree.session(name, files={"f": 1}, age_days=30)
+        calls.clear()
+        summary = cleaned(tree, dry_run=dry_run)[0]
+        assert (summary.sessions_cleaned, summary.sessions_kept) == (number, {})
+        counts.append(calls.copy())
+        for name in os.listdir(tree.sessions):
+            shutil.rmtree(tree.sessions / name)
+    assert counts[0] == counts[1]
+
+
 def test_a_session_recreated_while_it_is_pending_is_lost_on_neither_side(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
 
@@ -82,7 +127,7 @@ def test_a_session_recreated_while_it_is_pending_is_lost_on_neither_side(tree: S
 @pytest.mark.parametrize("kind", ["link", "folder"])
 def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
-    original = removal.SessionRemover._lock_and_recheck
+    original = removal.SessionRemover._lock
 
     def replace(self: removal.SessionRemover, candidate: removal.Candidate, resources: ExitStack) -> object:
         (tree.sessions / "s").rename(tree.root / "elsewhere")
@@ -92,25 +137,25 @@ def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: 
             tree.session("s", files={"other": 1}, age_days=30)
         return original(self, candidate, resources)
 
-    monkeypatch.setattr(removal.SessionRemover, "_lock_and_recheck", replace)
+    monkeypatch.setattr(removal.SessionRemover, "_lock", replace)
     summary, _ = cleaned(tree)
     assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (tree.root / "elsewhere" / "work" / "f").exists()
     assert (tree.sessions / "s").exists()
 
 
-@pytest.mark.parametrize("step", ["_lock_and_recheck", "_recheck_in_trash"])
+@pytest.mark.parametrize("step", ["_lock", "_recheck"])
 def test_a_run_that_has_no_descriptor_left_leaves_the_session_in_its_place_and_says_so(
     tree: SampleTree, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
     original = getattr(removal.SessionRemover, step)
 
-    def without_descriptors(*arguments: object) -> object:
+    def without_descriptors(*arguments: object, **options: object) -> object:
         usual = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
         try:
-            return original(*arguments)
+            return original(*arguments, **options)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
@@ -136,15 +181,21 @@ def test_a_signal_before_the_first_rename_leaves_every_session_to_the_next_run(
     assert os.listdir(tree.sessions.parent) == ["sessions"]
 
 
-def test_a_signal_between_two_renames_leaves_the_second_session_whole_and_the_next_run_ends_both(
+def test_a_signal_between_two_renames_puts_the_first_session_back_and_the_next_run_removes_both(
     tree: SampleTree, told: pytest.LogCaptureFixture
 ) -> None:
     for name in ("s", "t"):
         tree.session(name, files={"f": 1}, age_days=30)
-    summary, _ = cleaned(tree, stopping=lambda: any(tree.sessions.parent.glob(".trash/*")))
-    assert (summary.cleaned_session_ids, summary.bytes_reclaimed) == (("s",), 0)
-    assert (tree.sessions / "t" / "work" / "f").exists()
-    assert "stopped by a signal; inactive sessions left for the next run: 1" in told.text
+    moved: list[Path] = []
+
+    def stopping() -> bool:
+        moved.extend(tree.sessions.parent.glob(".trash/*"))
+        return bool(moved)
+
+    summary, _ = cleaned(tree, stopping=stopping)
+    assert (summary.sessions_cleaned, summary.sessions_checked, len(set(moved))) == (0, 0, 1)
+    assert all((tree.sessions / name / "work" / "f").exists() for name in ("s", "t"))
+    assert "stopped by a signal; inactive sessions left for the next run: 2" in told.text
     cleaned(tree)
     assert os.listdir(tree.sessions) == []
     assert not (tree.sessions.parent / ".trash").exists()
@@ -228,7 +279,7 @@ def test_processes_that_cannot_be_read_keep_the_session_whole(tree: SampleTree, 
     tree.session("s", files={"f": 1}, age_days=30)
     scans: list[None] = []
 
-    def find_uses(_parent: int, _sessions: object) -> dict[str, Use]:
+    def find_uses(_parent: int, _sessions: object, _stopping: object) -> dict[str, Use]:
         scans.append(None)
         if len(scans) == scan:
             raise os_error(errno.ENFILE)
@@ -245,7 +296,7 @@ def test_processes_that_cannot_be_read_keep_the_session_whole(tree: SampleTree, 
 def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, seen: Reason) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
 
-    def find_uses(_parent: int, sessions: Iterable[str]) -> dict[str, Use]:
+    def find_uses(_parent: int, sessions: Iterable[str], _stopping: object) -> dict[str, Use]:
         return {name: Use(seen, "what it is") for name in sessions if name != "s"}
 
     monkeypatch.setattr(removal, "find_uses", find_uses)
@@ -255,7 +306,7 @@ def test_what_shows_only_after_the_rename_puts_the_session_back(tree: SampleTree
 
 def test_a_mount_that_shows_only_after_planning_keeps_the_session_in_its_place(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
     session = tree.session("s", files={"f": 1}, age_days=30)
-    monkeypatch.setattr(removal, "mount_points", lambda: frozenset({f"{session}/work"}))
+    monkeypatch.setattr(SessionsDirectory, "mounts_inside", lambda _sessions: {"s": f"{session}/work"})
     monkeypatch.setattr(os, "rename", None)
     assert cleaned(tree)[0].sessions_kept == {"mount_inside": 1}
     assert (session / "work" / "f").exists()
