@@ -43,9 +43,18 @@ class Action(StrEnum):
     """What a cleanup did with a session."""
 
     DELETED = "deleted"
+    TRASHED = "trashed"
+    RESTORED = "restored"
     WOULD_DELETE = "would_delete"
+    WOULD_TRASH = "would_trash"
+    WOULD_RESTORE = "would_restore"
     KEPT = "kept"
     FAILED = "failed"
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether the session is removed, or in a dry run would be: deleted, or moved to the trash."""
+        return self in (Action.DELETED, Action.TRASHED, Action.WOULD_DELETE, Action.WOULD_TRASH)
 
 
 class Reason(StrEnum):
@@ -230,7 +239,8 @@ class DiskPressure(Event):
     complete: bool = field(metadata=doc("whether all of the scope could be read; if not, its usage is a lower bound"))
     reclaimable_bytes: int | None = field(
         metadata=doc(
-            "bytes that a cleanup would free now, including all of the trash; null if unknown, or if a cleanup does not affect the scope"
+            "bytes that a cleanup would free now, by deleting sessions and by purging entries of the trash whose time is over; null if "
+            "unknown, or if a cleanup does not affect the scope"
         )
     )
     forecast_days: int | None = field(
@@ -350,11 +360,16 @@ class ScratchCleanup(Event):
     type: str = field(default="scratch_cleanup", metadata=doc("type of the event"))
     sessions_checked: int = field(metadata=doc("number of sessions: `sessions_cleaned`, all of `sessions_kept`, and those that failed"))
     sessions_cleaned: int = field(metadata=doc("number of sessions that were removed, or in a dry run would be"))
-    bytes_reclaimed: int = field(
+    bytes_freed: int = field(
         metadata=doc(
-            "apparent bytes that were freed, or in a dry run would be, also by purging earlier removals; without what is in the trash"
+            "apparent bytes that the filesystem got back, or in a dry run would get: of sessions that are deleted, and of purged entries "
+            "of the trash"
         )
     )
+    bytes_trashed: int = field(
+        metadata=doc("apparent bytes of the sessions that this run moved to the trash, or in a dry run would move; not freed yet")
+    )
+    trash_until: str | None = field(metadata=doc("from when a run purges what this run moved to the trash; null if it moved nothing there"))
     database_found: bool = field(
         metadata=doc(
             "whether there is a database of Arawn's; without one, a session counts as attached if one of its turns is in the messages of a "
@@ -387,6 +402,9 @@ class TrashEntryEvent(Event):
     session_id: str = field(metadata=doc("its former id; one that is too long for the trash is cut and ends with `+`"))
     action: TrashAction = field(metadata=doc("what was done; the next cleanup completes an entry that is `being_purged`"))
     removed_at: str = field(metadata=doc("when it was removed, to the second"))
+    purged_from: str | None = field(
+        metadata=doc("from when a cleanup purges it; null if the next cleanup puts it back (`held`), or after it was restored or purged")
+    )
     held: bool = field(metadata=doc("whether its removal was interrupted: the next cleanup puts it back and decides again"))
     bytes: int = field(metadata=doc("apparent size of its files in bytes; after a purge, bytes that were freed"))
     files: int = field(metadata=doc("number of its regular files, each inode once"))

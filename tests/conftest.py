@@ -126,6 +126,10 @@ class Run:
     def sessions(self, *actions: str) -> set[object]:
         return {event["session_id"] for event in self.of_type("scratch_session") if event["action"] in actions}
 
+    def removed(self) -> set[object]:
+        """The sessions that were deleted or moved to the trash, or in a dry run would be."""
+        return self.sessions("deleted", "trashed", "would_delete", "would_trash")
+
     def reasons(self) -> dict[object, object]:
         return {event["session_id"]: event["reason"] for event in self.of_type("scratch_session")}
 

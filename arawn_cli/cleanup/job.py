@@ -18,9 +18,11 @@ from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.cleanup.trash import (
     Purged,
+    is_due,
     is_in_trash,
     list_trash_entries,
     locked,
+    measure_entries,
     missing_permission,
     purge,
     put_back,
@@ -107,7 +109,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
     if not config.dry_run:
         now = context.clock()
         failed = summary.failures or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
-        run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_reclaimed)
+        run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
         record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
     return CleanupResult(summary, tuple(cleanup.events))
 
@@ -134,6 +136,7 @@ class _Cleanup:
         self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
+        self._purgeable_bytes = 0  # that a real run would purge
         self._failures: list[FailureReport] = []
         self._failure_count = 0
         self._shared_failures: set[FailureReport] = set()
@@ -220,11 +223,13 @@ class _Cleanup:
     def _purge_due(self, entries: Sequence[TrashEntry]) -> None:
         """Purge the entries that were in the trash long enough, and those that are DELETING."""
         days = self._config.maintenance.cleanup.trash_days
-        for entry in entries:
-            if self._context.stopping() or self._config.dry_run:
+        due = [entry for entry in entries if is_due(entry, self._now, days)]
+        if self._config.dry_run:
+            self._purgeable_bytes = measure_entries(self._root, due).freed_bytes
+            return
+        for entry in due:
+            if self._context.stopping():
                 return
-            if days and entry.state is not TrashState.DELETING and entry.removed_at >= self._now - days * DAY:
-                continue
             purged = purge(self._root, entry, self._context.stopping, self._threads)
             self._purged.append(purged)
             for failure in purged.failures:
@@ -327,7 +332,8 @@ class _Cleanup:
 
     def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""
-        cleaned = [outcome for outcome in self._outcomes if outcome.action in (Action.DELETED, Action.WOULD_DELETE)]
+        cleaned = [outcome for outcome in self._outcomes if outcome.action.is_removal]
+        trashed = [outcome for outcome in cleaned if outcome.action in (Action.TRASHED, Action.WOULD_TRASH)]
         kept = Counter(str(outcome.reason) for outcome in self._outcomes if outcome.action is Action.KEPT)
         if self._failure_count > len(self._failures):
             log.error("and %s more failures", f"{self._failure_count - len(self._failures):,}")
@@ -339,7 +345,9 @@ class _Cleanup:
             dry_run=self._config.dry_run,
             sessions_checked=len(self._outcomes),
             sessions_cleaned=len(cleaned),
-            bytes_reclaimed=freed,
+            bytes_freed=freed + self._purgeable_bytes,
+            bytes_trashed=sum(outcome.session.usage.apparent_bytes for outcome in trashed if outcome.session.usage),
+            trash_until=rendered(self._now + self._config.maintenance.cleanup.trash_days * DAY) if trashed else None,
             database_found=self._root.database is not None,
             chats=chat_result(self._config, self._root.layout),
             no_sessions=self._no_sessions,

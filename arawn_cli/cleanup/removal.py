@@ -158,7 +158,8 @@ class SessionRemover:
             yield from (_not_moved(candidate.session, failure) for candidate in candidates)
             return
         if trash is None:
-            yield from (self._removed(candidate, Action.WOULD_DELETE) for candidate in candidates)
+            action = Action.WOULD_DELETE if self._purge else Action.WOULD_TRASH
+            yield from (self._removed(candidate, action) for candidate in candidates)
             return
 
         # From here on the sessions that are not confirmed are moved back; outcomes follow when that
@@ -168,7 +169,7 @@ class SessionRemover:
         if self._purge:
             yield from self._delete(confirmed, trash)
         else:
-            yield from (self._removed(candidate, Action.DELETED) for candidate in confirmed)
+            yield from (self._removed(candidate, Action.TRASHED) for candidate in confirmed)
 
     def _reread_evidence(self, candidates: Sequence[Candidate]) -> None:
         self._evidence.reread([candidate.session.name for candidate in candidates])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back, remove_empty_trash
+from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, purged_from, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -57,6 +57,7 @@ class _Trash:
 
     def report(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
         """Emit and return the event of an entry."""
+        in_trash = entry.state is not TrashState.PENDING and action not in (TrashAction.RESTORED, TrashAction.PURGED)
         event = TrashEntryEvent(
             timestamp=self.context.timestamp(),
             host=self.context.host,
@@ -65,6 +66,7 @@ class _Trash:
             session_id=escape(entry.session),
             action=action,
             removed_at=timestamps.render(entry.removed_at),
+            purged_from=timestamps.render(purged_from(entry, self.config.maintenance.cleanup.trash_days)) if in_trash else None,
             held=entry.state is TrashState.PENDING,
             bytes=size,
             files=files,

@@ -183,9 +183,8 @@ def _reclaimable(
         return None
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
-    return reclaimable(
-        root, config, decisions_now(root, config, measurements.sessions, context.clock(), context.stopping), measurements.trash
-    )
+    now = context.clock()
+    return reclaimable(root, config, decisions_now(root, config, measurements.sessions, now, context.stopping), now)
 
 
 def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:

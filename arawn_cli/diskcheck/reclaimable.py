@@ -1,4 +1,4 @@
-"""The space that a cleanup would free now, together with the trash."""
+"""The sessions that a cleanup would remove now, and the space that it would free."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
+from arawn_cli.cleanup.trash import is_due, list_trash_entries, measure_entries
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.fs.in_use import find_uses
@@ -57,12 +58,24 @@ def removable_sessions(root: Root, config: Config, decisions: Sequence[Decision]
     return [session for session in planned if session.name not in uses]
 
 
-def reclaimable(root: Root, config: Config, decisions: Sequence[Decision] | None, trash: Usage) -> Usage | None:
-    """Return the usage of what a cleanup would remove, and of the trash; None if unknown."""
+def reclaimable(root: Root, config: Config, decisions: Sequence[Decision] | None, now: int) -> Usage | None:
+    """Return the usage of what a cleanup at `now` would delete for good; None if unknown."""
     if decisions is None:
         return None
     try:
-        sessions = removable_sessions(root, config, decisions)
+        return freed_by_cleanup(root, config, decisions, removable_sessions(root, config, decisions), now)
     except (ArawnCliError, OSError):
         return None
-    return combined([trash, *(session.usage for session in sessions if session.usage)])
+
+
+def freed_by_cleanup(root: Root, config: Config, decisions: Sequence[Decision], removed: Sequence[ScratchSession], now: int) -> Usage:
+    """Return the usage of the sessions that it deletes, and of the trash that it purges.
+
+    With `trash_days` it deletes no session at once, so none counts. Above the removal limit it purges
+    nothing either.
+    """
+    if RemovalLimit.of(config).exceeded_by(decisions):
+        return Usage()
+    days = config.maintenance.cleanup.trash_days
+    due = [entry for entry in list_trash_entries(root)[0] if is_due(entry, now, days)]
+    return combined([measure_entries(root, due), *(session.usage for session in removed if session.usage and not days)])

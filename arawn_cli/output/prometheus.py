@@ -20,7 +20,7 @@ from arawn_cli.cleanup.job import CleanupResult
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.limits import size_in
-from arawn_cli.events import Action, JobName, Level, Reason, Unit
+from arawn_cli.events import JobName, Level, Reason, Unit
 from arawn_cli.fs.files import write_atomic
 from arawn_cli.runs import Run
 from arawn_cli.state import State, StateUnavailableError
@@ -133,7 +133,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     """Return the metrics of a cleanup. Scratch sessions that it left are counted by age."""
     counts = dict.fromkeys((*(name for name, _ in AGES), "older", "unknown"), 0)
     for session in sessions:
-        if session.action is not Action.DELETED:
+        if not session.action.is_removal:
             counts[_age_bucket(session)] += 1
     yield Metric(
         "sessions",
@@ -143,11 +143,12 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     if figures.run is not None:
         for name, text, value in (
             ("removed_sessions_total", "Sessions removed since the state file was begun.", figures.run.removed_sessions),
-            ("reclaimed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.reclaimed_bytes),
+            ("freed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.reclaimed_bytes),
         ):
             yield Metric(name, text, [({}, value)], "counter")
     yield _single("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned)
-    yield _single("last_run_reclaimed_bytes", "Bytes that the last run gave back.", summary.bytes_reclaimed)
+    yield _single("last_run_freed_bytes", "Bytes that the last run gave back.", summary.bytes_freed)
+    yield _single("last_run_trashed_bytes", "Bytes of sessions that the last run moved to the trash.", summary.bytes_trashed)
     yield _single("last_run_failures", "What failed in the last run.", summary.failure_count)
     yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
     yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)

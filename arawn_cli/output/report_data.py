@@ -31,7 +31,7 @@ from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, T
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
-from arawn_cli.diskcheck.reclaimable import decisions_now, removable_sessions
+from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
@@ -135,12 +135,16 @@ class NextCleanup:
 
     Attributes:
         removed: sessions that it would remove, the oldest first.
-        freed: bytes that this frees.
+        size: bytes of these sessions.
+        trash_until: from when a run purges them; None if they are deleted at once.
+        freed: bytes that the cleanup frees, also by purging entries of the trash.
         later: sessions that become due later, the earliest first.
         over_removal_limit: whether it would remove nothing because too much is due.
     """
 
     removed: tuple[SessionReport, ...]
+    size: int
+    trash_until: int | None
     freed: int
     later: tuple[SessionReport, ...]
     over_removal_limit: bool
@@ -265,7 +269,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
-        removed = None if decisions is None else _removed_now(root, config, decisions)
+        removal = None if decisions is None else _removal_now(root, config, decisions, now)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
         except StateUnavailableError as error:
@@ -273,7 +277,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
             problems.append(f"earlier usage and alerts are unknown: {error}")
     scopes = _scopes(config, measured, history, now, days * 24)
     unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
-    sessions, cleanup = _sessions(config, measured, decisions, removed, scopes)
+    sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
     if cleanup is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     return Report(
@@ -359,12 +363,13 @@ def _sessions(
     config: Config,
     measured: Measurements,
     decisions: Sequence[Decision] | None,
-    removed: dict[str, ScratchSession] | None,
+    removal: _Removal | None,
     scopes: dict[str, ScopeReport],
+    now: int,
 ) -> tuple[list[SessionReport], NextCleanup | None]:
     """Return every scratch session, and the next cleanup as far as it is known."""
     levels = {scope.removeprefix(SESSION): report.level for scope, report in scopes.items() if scope.startswith(SESSION)}
-    if decisions is None or removed is None:
+    if decisions is None or removal is None:
         return [
             SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
             for name, usage in measured.sessions.items()
@@ -373,7 +378,7 @@ def _sessions(
     sessions = []
     for decision in decisions:
         session, reason = decision.session, decision.reason
-        if decision.is_removal and session.name not in removed:
+        if decision.is_removal and session.name not in removal.sessions:
             reason = Reason.REMOVAL_LIMIT if over_removal_limit else Reason.IN_USE
         if reason in NO_SESSION:
             continue
@@ -390,15 +395,26 @@ def _sessions(
         )
     return sessions, NextCleanup(
         removed=tuple(_by_age([session for session in sessions if session.reason is Reason.EXPIRED])),
-        freed=freed_in(config, combined(session.usage or Usage() for session in removed.values())),
+        size=sum(session.size for session in sessions if session.reason is Reason.EXPIRED),
+        trash_until=now + days * DAY if (days := config.maintenance.cleanup.trash_days) else None,
+        freed=freed_in(config, removal.freed),
         later=tuple(_by_age([session for session in sessions if session.due is not None])),
         over_removal_limit=over_removal_limit,
     )
 
 
-def _removed_now(root: Root, config: Config, decisions: Sequence[Decision]) -> dict[str, ScratchSession] | None:
-    """Return the sessions that a cleanup would remove now, by name, or None if that is unknown."""
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """The sessions that a cleanup would remove now, by name, and the usage that it would free."""
+
+    sessions: dict[str, ScratchSession]
+    freed: Usage
+
+
+def _removal_now(root: Root, config: Config, decisions: Sequence[Decision], now: int) -> _Removal | None:
+    """Return what a cleanup would remove at `now`, or None if that is unknown."""
     try:
-        return {session.name: session for session in removable_sessions(root, config, decisions)}
+        removed = removable_sessions(root, config, decisions)
+        return _Removal({session.name: session for session in removed}, freed_by_cleanup(root, config, decisions, removed, now))
     except (ArawnCliError, OSError):
         return None

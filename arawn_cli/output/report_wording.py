@@ -6,7 +6,7 @@ from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Transition
 from arawn_cli.events import Level, Reason
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, day, mounts_in_words, scope_label
+from arawn_cli.output.format import amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
@@ -160,9 +160,16 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
     """Return in one sentence what a cleanup would do now."""
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
+    freed = f"It would free {size(cleanup.freed)}{' of the trash' if cleanup.trash_until or not cleanup.removed else ''}."
     if not cleanup.removed:
-        return "A cleanup now would remove nothing: no session is due."
-    return f"A cleanup now would remove {count(len(cleanup.removed), 'session')} and free {size(cleanup.freed)}."
+        return f"A cleanup now would remove nothing: no session is due. {freed if cleanup.freed else ''}".rstrip()
+    removed = f"A cleanup now would remove {count(len(cleanup.removed), 'session')}, {size(cleanup.size)}"
+    return f"{removed}{in_trash_until(cleanup.trash_until)}. {freed}"
+
+
+def in_trash_until(instant: int | None) -> str:
+    """Return until when removed sessions stay in the trash, as the end of a sentence; nothing for None."""
+    return f", in the trash until {minute(instant)} UTC" if instant is not None else ""
 
 
 def due(session: SessionReport) -> str:

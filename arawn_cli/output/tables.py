@@ -29,7 +29,7 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, mounts_in_words, scope_label
+from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -37,7 +37,11 @@ LEVEL_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bol
 
 _ACTION_STYLES = {
     Action.DELETED: "red",
+    Action.TRASHED: "red",
+    Action.RESTORED: "green",
     Action.WOULD_DELETE: "yellow",
+    Action.WOULD_TRASH: "yellow",
+    Action.WOULD_RESTORE: "green",
     Action.FAILED: "bold red",
     Action.KEPT: "green",
 }
@@ -169,14 +173,17 @@ _CHATS = {
 
 
 def _cleanup_sentence(summary: ScratchCleanup) -> Text:
-    verb, freed = ("Would remove", "would free") if summary.dry_run else ("Removed", "freed")
-    text = f"{verb} {count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked:,}, {freed} {size(summary.bytes_reclaimed)}."
+    verb, freed = ("Would remove", "Would free") if summary.dry_run else ("Removed", "Freed")
+    text = f"{verb} {count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked:,}"
+    if summary.trash_until is not None:
+        text += f": {size(summary.bytes_trashed)}, in the trash until {minute(parse(summary.trash_until))} UTC"
+    text += f". {freed} {size(summary.bytes_freed)}."
     if summary.sessions_cleaned:
         text += f" {_CHATS[summary.chats]}"
     if summary.sessions_kept:
         text += " Kept: " + ", ".join(f"{number:,} {reason}" for reason, number in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:
-        text += f" In the trash: {size(summary.trash_bytes)}."
+        text += f" The trash holds {size(summary.trash_bytes)}."
     if summary.no_sessions is not None:
         text += f" {summary.no_sessions}."
     if not summary.database_found:
@@ -230,6 +237,8 @@ def _check_sentence(summary: DiskCheck) -> Text:
         text += f"; the total reaches its next limit in {count(summary.forecast_days, 'day')}"
     if summary.own_files_bytes:
         text += f"; Arawn's own files: {size(summary.own_files_bytes)}"
+    if summary.trash_bytes:
+        text += f"; the trash holds {size(summary.trash_bytes)}"
     if summary.foreign:
         text += f"; foreign files: {size(summary.foreign_bytes)}"
     if summary.not_counted:

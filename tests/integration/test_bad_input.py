@@ -183,7 +183,7 @@ def test_an_unsafe_root_is_refused_with_77(run: RunCommand, tree: SampleTree, ma
 def test_the_home_of_a_service_account_can_be_the_root(run: RunCommand, tree: SampleTree, environment: dict[str, str]) -> None:
     tree.session("old", files={"f": 1}, age_days=30)
     environment["HOME"] = str(tree.root)
-    assert run("scratch-cleanup", "--base-path", tree.root).sessions("deleted") == {"old"}
+    assert run("scratch-cleanup", "--base-path", tree.root).removed() == {"old"}
 
 
 @needs_root
@@ -314,6 +314,6 @@ def test_a_run_without_descriptors_for_the_processes_keeps_those_sessions_and_en
         tree.session(f"s{number}", files={"f": 1}, age_days=30)
     done = run("scratch-cleanup", "--base-path", tree.root, "--format", "json", prefix=("sh", "-c", 'ulimit -n 20; exec "$0" "$@"'))
     assert (done.code, done.last["type"]) == (1, "scratch_cleanup"), done.stderr
-    removed = done.sessions("deleted")
+    removed = done.removed()
     assert {path.name for path in tree.sessions.iterdir()} == {f"s{number}" for number in range(40)} - removed
     assert done.last["sessions_checked"] == 40

@@ -41,10 +41,10 @@ def test_the_chat_stays_and_a_second_run_finds_nothing_to_do(run: RunCommand, tm
     before = {session: contents(server.scratch / session) for session in ids}
     planned, done, again = clean(run, server, "--dry-run"), clean(run, server), clean(run, server)
     assert (planned.code, done.code, again.code) == (0, 0, 0)
-    assert planned.sessions("would_delete") == done.sessions("deleted") == ids
-    assert planned.last["bytes_reclaimed"] == done.last["bytes_reclaimed"]
+    assert planned.removed() == done.removed() == ids
+    assert planned.last["bytes_freed"] == done.last["bytes_freed"]
     assert done.last["chats"] == "kept"
-    assert not again.sessions("deleted")
+    assert not again.removed()
     assert not ids & set(again.reasons())
     for session in ids:
         kept = {"work": None} if server.is_v0 else {"messages.jsonl": before[session]["messages.jsonl"]}
@@ -62,7 +62,7 @@ def test_without_keep_chats_the_whole_session_is_removed(run: RunCommand, tmp_pa
     server = configured(name, tmp_path / "home", "keep_chats = false")
     done = clean(run, server)
     assert (done.code, done.last["chats"]) == (0, chats)
-    assert {IDS[name][letter] for letter in DUE[name]} <= done.sessions("deleted")
+    assert {IDS[name][letter] for letter in DUE[name]} <= done.removed()
     assert not {IDS[name][letter] for letter in DUE[name]} & set(os.listdir(server.scratch))
 
 

@@ -102,7 +102,7 @@ def test_a_lock_on_a_directory_of_the_tree_is_only_a_warning(run: Callable[..., 
     with held(tree.root), held(tree.workstreams), held(tree.sessions):
         checked = run("disk-check", "--base-path", tree.root)
         done = run("scratch-cleanup", "--base-path", tree.root)
-    assert (checked.code, done.code, done.sessions("deleted")) == (0, 0, {"s"})
+    assert (checked.code, done.code, done.removed()) == (0, 0, {"s"})
     assert f"another program (process {os.getpid()} " in done.stderr
     assert "holds a lock in" in done.stderr
 
@@ -126,7 +126,7 @@ def test_where_no_lock_file_can_be_locks_on_the_tree_decide(
     assert (done.code, f"(process {os.getpid()} " in done.stderr, os.listdir(tree.sessions)) == (75, True, ["s"])
     assert run("disk-check", "--base-path", tree.root).code == 0
     done = run("scratch-cleanup", "--base-path", tree.root)
-    assert (done.code, done.sessions("deleted")) == (0, {"s"})
+    assert (done.code, done.removed()) == (0, {"s"})
 
 
 @needs_strace

@@ -93,10 +93,10 @@ def test_dry_and_real_run_agree_on_what_this_account_can_remove(
         again = ran(run, tree, native=native)
 
         assert dry.reasons() == real.reasons()
-        assert dry.sessions("would_delete") == real.sessions("deleted")
+        assert dry.removed() == real.removed()
         assert again.reasons() == {name: reason for name, reason in real.reasons().items() if reason != "expired"}
         kept = {path.name for path in tree.sessions.iterdir()}
-        assert kept == set(before) - real.sessions("deleted")
+        assert kept == set(before) - real.removed()
         assert not (tree.sessions.parent / ".trash").exists()
         assert {name: snapshot(tree.sessions / name) for name in kept} == {name: before[name] for name in kept}
 
@@ -190,14 +190,14 @@ def test_read_only_directories_keep_their_modes_in_the_trash_and_are_purged(
     for path in (*session.rglob("*"), session):
         path.chmod(0o444 if path.is_file() else 0o555)
     before = {path.relative_to(session): path.stat().st_mode for path in (session, *session.rglob("*"))}
-    assert clean(run, tree, "--config", config, "--dry-run", prefix=ORDINARY).sessions("would_delete") == {"s"}
-    assert clean(run, tree, "--config", config, prefix=ORDINARY).sessions("deleted") == {"s"}
+    assert clean(run, tree, "--config", config, "--dry-run", prefix=ORDINARY).removed() == {"s"}
+    assert clean(run, tree, "--config", config, prefix=ORDINARY).removed() == {"s"}
     (entry,) = (tree.sessions.parent / ".trash").iterdir()
     assert {path.relative_to(entry): path.stat().st_mode for path in (entry, *entry.rglob("*"))} == before
     assert run("trash", "restore", "s", "--base-path", tree.root, prefix=ORDINARY).code == 0
     assert {path.relative_to(session): path.stat().st_mode for path in (session, *session.rglob("*"))} == before
     set_age(session, tree.ago(30))
-    assert clean(run, tree, "--config", config, prefix=ORDINARY).sessions("deleted") == {"s"}
+    assert clean(run, tree, "--config", config, prefix=ORDINARY).removed() == {"s"}
     assert run("trash", "purge", "--base-path", tree.root, "--older-than-days", 0, prefix=ORDINARY).code == 0
     assert list(tree.sessions.parent.glob(".trash/*")) == []
 

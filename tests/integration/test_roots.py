@@ -28,11 +28,11 @@ def test_each_root_is_cleaned_by_its_own_days_and_no_other_is_touched(
     path = config(scratch_cleanup_days=30)
     before = snapshot(tree.root)
     done = run("scratch-cleanup", "--config", path, "--root", "lab", ARAWN_BASE_PATH=str(tree.root))
-    assert (done.code, done.sessions("deleted"), done.sessions("kept")) == (0, {"s40"}, {"s5", "s20"})
+    assert (done.code, done.removed(), done.sessions("kept")) == (0, {"s40"}, {"s5", "s20"})
     assert snapshot(tree.root) == before
     assert {event["root"] for event in done.events} == {"lab"}
     done = run("scratch-cleanup", "--config", path)
-    assert (done.code, done.sessions("deleted"), done.sessions("kept")) == (0, {"s20", "s40"}, {"s5"})
+    assert (done.code, done.removed(), done.sessions("kept")) == (0, {"s20", "s40"}, {"s5"})
     assert {event["root"] for event in done.events} == {None}
     assert sorted(os.listdir(lab.sessions)) == ["s20", "s5"]
 
@@ -158,7 +158,7 @@ def test_the_other_commands_work_on_the_named_root(run: RunCommand, tree: Sample
     lab.session("old", files={"f": 1}, age_days=20)
     path = config(maintenance={"cleanup": {"trash_days": 3}}, total_warning_gb=3)
     named = ("--config", path, "--root", "lab")
-    assert run("scratch-cleanup", *named).sessions("deleted") == {"old"}
+    assert run("scratch-cleanup", *named).removed() == {"old"}
     assert run("trash", "list", "--config", path).events == []
     assert [(event["session_id"], event["root"]) for event in run("trash", "list", *named).events] == [("old", "lab")]
     assert run("trash", "restore", "old", *named).last["action"] == "restored"

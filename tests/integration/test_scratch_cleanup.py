@@ -83,7 +83,7 @@ def test_a_session_with_links_inside_is_removed_and_their_targets_survive(run: R
     (directory / "work" / "link").symlink_to(outside)
     (directory / "work" / "up").symlink_to("../../..")
     set_age(directory, tree.ago(30))
-    assert clean(run, tree).sessions("deleted") == {"s"}
+    assert clean(run, tree).removed() == {"s"}
     assert (outside / "precious").stat().st_size == 10
 
 
@@ -100,7 +100,7 @@ def test_a_file_with_a_name_elsewhere_is_not_claimed_as_reclaimed(run: RunComman
     set_age(directory, tree.ago(30))
     done = clean(run, tree)
     assert done.of_type("scratch_session")[0]["bytes"] == 1010
-    assert done.last["bytes_reclaimed"] == 10
+    assert done.last["bytes_freed"] == 10
 
 
 def test_a_root_without_scratch_sessions_is_no_error(run: RunCommand, tree: SampleTree) -> None:
@@ -144,8 +144,8 @@ def test_a_dry_run_names_what_the_real_run_removes_and_writes_nothing(run: RunCo
     assert [call for call in calls if call.startswith(changing) and "= -1" not in call] == []
     assert [call for call in calls if call.startswith("open") and ("O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call)] == []
     real = clean(run, tree)
-    assert dry.sessions("would_delete") == real.sessions("deleted") == {"old-2", "old-3", "old-4", "old-5"}
-    assert dry.last["bytes_reclaimed"] == real.last["bytes_reclaimed"] == 4 * 10 + 2 + 3 + 4 + 5
+    assert dry.removed() == real.removed() == {"old-2", "old-3", "old-4", "old-5"}
+    assert dry.last["bytes_freed"] == real.last["bytes_freed"] == 4 * 10 + 2 + 3 + 4 + 5
     assert {event["dry_run"] for event in dry.events} == {True}
     assert sorted(os.listdir(tree.sessions)) == sorted(["old-0", "old-1", *(f"new-{number}" for number in range(6))])
 
@@ -154,7 +154,7 @@ def test_a_second_run_has_nothing_left_to_do(run: RunCommand, tree: SampleTree) 
     _mixed(tree)
     clean(run, tree)
     again = clean(run, tree)
-    assert (again.code, again.last["sessions_cleaned"], again.last["bytes_reclaimed"]) == (0, 0, 0)
+    assert (again.code, again.last["sessions_cleaned"], again.last["bytes_freed"]) == (0, 0, 0)
 
 
 def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleTree) -> None:
@@ -165,7 +165,7 @@ def test_leftovers_of_an_earlier_run_are_finished(run: RunCommand, tree: SampleT
     write(promoted / "sessions" / ".trash" / "old.20260101T000000Z.0123abcd" / "f", 1)
     write(promoted / ".trash" / "not-ours" / "f", 7)
     done = clean(run, tree)
-    assert (done.code, done.last["bytes_reclaimed"]) == (0, 111)
+    assert (done.code, done.last["bytes_freed"]) == (0, 111)
     assert not trash.exists()
     assert not (promoted / "sessions" / ".trash").exists()
     assert os.listdir(promoted / ".trash") == ["not-ours"]
@@ -200,7 +200,7 @@ def test_two_hundred_sessions_are_cleaned_while_a_server_appends_turns_and_rows(
     assert done.code == 0, done.stderr
     assert "s0" in turned
     assert turned <= left
-    assert done.sessions("deleted") == {f"s{number}" for number in range(200)} - left
+    assert done.removed() == {f"s{number}" for number in range(200)} - left
     assert done.last["sessions_checked"] == 200
 
 
@@ -246,7 +246,7 @@ def test_sigterm_ends_between_two_sessions_and_tells_what_was_done(environment: 
     assert process.wait(timeout=30) == 143
     assert done.last["type"] == "scratch_cleanup"
     left = set(os.listdir(tree.sessions))
-    assert done.sessions("deleted") == {f"s{number:03}" for number in range(100)} - left
+    assert done.removed() == {f"s{number:03}" for number in range(100)} - left
     assert all(len(os.listdir(tree.sessions / name / "work")) == 30 for name in left)
 
 
@@ -256,7 +256,7 @@ def test_a_run_as_root_leaves_a_trash_that_its_owner_can_use(run: RunCommand, tr
     os.chown(tree.sessions.parent, 65534, 65534)
     config = tmp_path / "c.toml"
     config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
-    assert clean(run, tree, "--config", config).last["bytes_reclaimed"] == 0
+    assert clean(run, tree, "--config", config).last["bytes_freed"] == 0
     assert (tree.sessions.parent / ".trash").stat().st_uid == 65534
 
 
@@ -279,7 +279,7 @@ def test_a_dry_run_on_the_tree_of_another_says_whose_it_is_and_promises_nothing(
     first = dry.stderr.splitlines()[0]
     assert first.startswith(f"WARNING: this account has no permission to change {tree.sessions} or its trash (Permission denied)")
     assert first.endswith(f"it belongs to {owner}: run this as that account, or with sudo")
-    assert clean(run, tree, "--dry-run").sessions("would_delete") == {"old"}
+    assert clean(run, tree, "--dry-run").removed() == {"old"}
 
 
 @needs_setpriv
@@ -293,7 +293,7 @@ def test_a_dry_run_tells_of_each_session_that_could_not_be_moved(run: RunCommand
     assert dry.code == real.code == 1
     assert dry.reasons() == real.reasons()
     assert dry.reasons()["closed"] == "not_permitted"
-    assert dry.sessions("would_delete") == real.sessions("deleted") == (set() if closed == ".trash" else {"open"})
+    assert dry.removed() == real.removed() == (set() if closed == ".trash" else {"open"})
     assert ("would remove nothing" in dry.stderr) == (closed == ".trash")
 
 
@@ -323,7 +323,7 @@ def test_the_removal_limit_stops_the_purge_too(run: RunCommand, tree: SampleTree
     config = tmp_path / "c.toml"
     config.write_text("[maintenance.cleanup]\nmax_sessions = 1\n")
     done = clean(run, tree, "--config", config)
-    assert (done.code, done.last["bytes_reclaimed"], done.last["trash_bytes"]) == (77, 0, 50)
+    assert (done.code, done.last["bytes_freed"], done.last["trash_bytes"]) == (77, 0, 50)
 
 
 @pytest.mark.parametrize("days", [-300, -1, 36, 1000])
@@ -382,6 +382,6 @@ def test_state_out_of_reach_says_what_to_do(run: RunCommand, tree: SampleTree, t
 def test_state_that_cannot_be_written_is_a_warning(run: RunCommand, tree: SampleTree) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
     done = clean(run, tree, STATE_DIRECTORY="/proc/none")
-    assert (done.code, done.sessions("deleted")) == (0, {"s"})
+    assert (done.code, done.removed()) == (0, {"s"})
     said = "WARNING: the state in /proc/none cannot be used: No such file or directory "
     assert done.stderr.startswith(f"{said}(name another directory with [maintenance] state_dir, or run arawn-cli doctor): ")

@@ -30,7 +30,7 @@ def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str
     tree.session("new", files={"f": 1}, age_days=1)
     code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root)
     assert code == 0
-    for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4, freed 3.0 kB. Their chats", "removing", "\x1b["):
+    for piece in ("old-2", "deleted", "30 d ago", "Removed 3 sessions of 4. Freed 3.0 kB. Their chats", "removing", "\x1b["):
         assert piece in drawn
     assert "│ new" not in drawn
     assert drawn.index(SHOWN_CURSOR) < drawn.index("Scratch sessions"), "the bar is off the terminal before the table begins"

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from arawn_cli.cleanup.job import clean
-from arawn_cli.config.loader import Flags, load
+from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import CheckResult, check
 from arawn_cli.events import Event, ScratchCleanup
@@ -43,15 +43,18 @@ def cleaned(
     config: Path | None = None,
     stopping: Callable[[], bool] = lambda: False,
     boot: int | None = None,
+    now: int | None = None,
 ) -> tuple[ScratchCleanup, list[Event]]:
-    """One cleanup of a tree at its own now."""
+    """One cleanup of a tree, at its own now if no other is given."""
     events: list[Event] = []
     settings = load(
         Flags(config=config, base_path=str(tree.root), older_than_days=days, dry_run=dry_run, force=force),
         _environment(tree),
         system_file=NOWHERE,
     )
-    result = clean(settings, replace(context(tree.now, events, settings.state_directory, boot=boot), stopping=stopping))
+    result = clean(
+        settings, replace(context(tree.now if now is None else now, events, settings.state_directory, boot=boot), stopping=stopping)
+    )
     return result.summary, events
 
 
@@ -64,6 +67,10 @@ def checked(
     run = context(tree.now if now is None else now, events, settings.state_directory, ended=ended)
     with closing(run.state):
         return check(settings, run), events
+
+
+def configuration_of(tree: SampleTree, config: Path | None) -> Config:
+    return load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
 
 
 def reported(tree: SampleTree, config: Path | None = None) -> Report:

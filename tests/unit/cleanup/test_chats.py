@@ -67,7 +67,7 @@ def restore(run: RunCommand, tree: MainTree | SampleTree, session: str) -> Run:
 def test_on_main_only_the_messages_stay_by_default(main: MainTree) -> None:
     messages = (main.sessions / S / "messages.jsonl").stat()
     summary, events = cleaned(main)
-    assert (summary.sessions_cleaned, summary.bytes_reclaimed, summary.sessions_kept, summary.failures) == (1, 150, {}, ())
+    assert (summary.sessions_cleaned, summary.bytes_freed, summary.sessions_kept, summary.failures) == (1, 150, {}, ())
     assert summary.chats == "kept"
     assert [(event.bytes, event.files) for event in events if isinstance(event, ScratchSessionEvent)] == [(150, 2)]
     assert os.listdir(main.sessions / S) == ["messages.jsonl"]
@@ -79,7 +79,7 @@ def test_on_main_only_the_messages_stay_by_default(main: MainTree) -> None:
 def test_in_0_0_only_an_empty_work_stays_if_configured(tree: SampleTree, keep: Path) -> None:
     tree.session("s", files={"a": 10, "b/c": 20}, age_days=30)
     summary, _ = cleaned(tree, config=keep)
-    assert (summary.sessions_cleaned, summary.bytes_reclaimed) == (1, 30)
+    assert (summary.sessions_cleaned, summary.bytes_freed) == (1, 30)
     assert files(tree.sessions / "s") == {"work/": b""}
 
 
@@ -113,7 +113,7 @@ def test_new_files_of_a_chat_are_removed_when_they_are_old(main: MainTree) -> No
     assert cleaned(main)[0].sessions_kept == {"recent_files": 1}
     os.utime(main.sessions / S / "new", ns=(main.ago(20), main.ago(20)))
     os.utime(main.sessions / S, ns=(main.ago(20), main.ago(20)))
-    assert cleaned(main)[0].bytes_reclaimed == 7
+    assert cleaned(main)[0].bytes_freed == 7
 
 
 def test_a_dry_run_counts_what_the_removal_frees(main: MainTree) -> None:
@@ -121,7 +121,7 @@ def test_a_dry_run_counts_what_the_removal_frees(main: MainTree) -> None:
     planned, _ = cleaned(main, dry_run=True)
     assert snapshot(main.workstreams) == before
     done, _ = cleaned(main)
-    assert planned.bytes_reclaimed == done.bytes_reclaimed == 150
+    assert planned.bytes_freed == done.bytes_freed == 150
 
 
 def test_a_session_without_messages_has_no_chat_and_is_removed(main: MainTree) -> None:

@@ -56,7 +56,7 @@ def test_a_session_old_by_all_evidence_is_removed(run: RunCommand, tree: SampleT
     assert list(tree.workstreams.rglob(".trash*")) == []
     event = done.of_type("scratch_session")[0]
     assert (event["action"], event["bytes"], event["files"]) == ("deleted", 15, 2)
-    assert done.last["bytes_reclaimed"] == 15
+    assert done.last["bytes_freed"] == 15
     assert done.last["cleaned_session_ids"] == ["s"]
 
 

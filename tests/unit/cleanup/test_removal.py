@@ -59,7 +59,7 @@ def test_use_between_the_last_check_and_the_rename_puts_the_session_back(
 
     disturb(monkeypatch, use)
     summary, _ = cleaned(tree)
-    assert (summary.sessions_kept, summary.bytes_reclaimed) == ({"changed_since_plan": 1}, 0)
+    assert (summary.sessions_kept, summary.bytes_freed) == ({"changed_since_plan": 1}, 0)
     assert (tree.sessions / "s" / "work" / "f").exists()
     assert not (tree.sessions.parent / ".trash").exists()
 
@@ -224,7 +224,7 @@ def test_sessions_on_a_mount_of_their_own_have_their_trash_inside(run: Callable[
     order = f'{mount} && find {tree.sessions}/s -exec touch -d "30 days ago" {{}} +'
     prefix = ("unshare", "-m", "sh", "-c", f'{order}; "$@"; code=$?; ls -A {tree.sessions} >&2; exit $code', "sh")
     done = run("scratch-cleanup", "--base-path", tree.root, "--config", config, prefix=prefix)
-    assert (done.code, done.sessions("deleted"), done.stderr) == (0, {"s"}, ".trash\n")
+    assert (done.code, done.removed(), done.stderr) == (0, {"s"}, ".trash\n")
     assert not (tree.sessions.parent / ".trash").exists()
 
 
@@ -239,7 +239,7 @@ def test_a_disk_with_no_free_byte_and_no_free_inode_is_cleaned(run: Callable[...
         f' df --output=avail {mount} >&2; df --output=iavail {mount} >&2; "$@"; code=$?; df --output=iavail {mount} >&2; exit $code'
     )
     done = run("scratch-cleanup", "--base-path", mount / "arawn", prefix=("unshare", "-m", "sh", "-c", fill, "sh"))
-    assert (done.code, done.sessions("deleted")) == (0, {"s"})
+    assert (done.code, done.removed()) == (0, {"s"})
     numbers = [int(line) for line in done.stderr.split() if line.isdigit()]
     assert numbers[:2] == [0, 0]
     assert numbers[2] >= 4
@@ -394,4 +394,4 @@ def test_many_sessions_are_removed_with_few_descriptors(run: Callable[..., Run],
     for number in range(150):
         tree.session(f"s{number}", files={"f": 1}, age_days=30)
     done = run("scratch-cleanup", "--base-path", tree.root, prefix=("sh", "-c", 'ulimit -n 100; exec "$@"', "sh"))
-    assert (done.code, len(done.sessions("deleted"))) == (0, 150)
+    assert (done.code, len(done.removed())) == (0, 150)

@@ -37,12 +37,12 @@ def removed(tree: SampleTree, session: str, days: float, size: int = 10) -> Path
 def test_a_removed_session_waits_for_trash_days_across_runs(tree: SampleTree, keeping: Path) -> None:
     tree.session("s", files={"f": 100}, age_days=30)
     summary, _ = cleaned(tree, config=keeping)
-    assert (summary.cleaned_session_ids, summary.bytes_reclaimed, summary.trash_bytes) == (("s",), 0, 100)
+    assert (summary.cleaned_session_ids, summary.bytes_freed, summary.trash_bytes) == (("s",), 0, 100)
     tree.now += 4 * DAY
     assert cleaned(tree, config=keeping)[0].trash_bytes == 100
     tree.now += 2 * DAY
     summary, _ = cleaned(tree, config=keeping)
-    assert (summary.bytes_reclaimed, summary.trash_bytes) == (100, 0)
+    assert (summary.bytes_freed, summary.trash_bytes) == (100, 0)
 
 
 def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> None:
@@ -192,4 +192,4 @@ def test_a_failed_purge_names_the_operation_that_failed(
     monkeypatch.setattr(os, call, failing)
     summary, _ = cleaned(tree)
     assert [(failure.operation, failure.errno) for failure in summary.failures] == [(operation, errno.EIO)]
-    assert summary.bytes_reclaimed == 0
+    assert summary.bytes_freed == 0

@@ -7,7 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from arawn_cli.events import DiskPressure
+from arawn_cli.timestamps import DAY
 from tests.support.in_process import checked, cleaned
 from tests.support.limits import MIB, configured
 from tests.support.tree import SampleTree, write
@@ -28,20 +31,23 @@ def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configur
     _, events = checked(tree, config)
     reclaimable = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
     assert reclaimable == {"total": 1000}
-    assert cleaned(tree, config=config)[0].bytes_reclaimed == 1000
+    assert cleaned(tree, config=config)[0].bytes_freed == 1000
 
 
-def test_the_trash_counts_as_reclaimable_and_sessions_above_the_removal_limit_do_not(
-    tree: SampleTree, configured: Callable[..., Path]
+@pytest.mark.parametrize(("days_later", "more", "freed"), [(4, 0, 0), (6, 0, 700), (6, 2, 0)])
+def test_the_trash_counts_as_reclaimable_as_soon_as_a_cleanup_purges_it(
+    tree: SampleTree, configured: Callable[..., Path], days_later: int, more: int, freed: int
 ) -> None:
     config = configured(total_gb=0.001, cleanup={"trash_days": 5, "max_sessions": 1})
     tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
     tree.session("old", files={"f": 700}, age_days=30)
     cleaned(tree, config=config)
-    for name in ("second", "third"):
-        tree.session(name, files={"f": 100}, age_days=30)
-    _, events = checked(tree, config)
-    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [700]
+    for number in range(more):  # above the removal limit, a cleanup purges nothing
+        tree.session(f"s{number}", files={"f": 100}, age_days=30)
+    later = tree.now + days_later * DAY
+    _, events = checked(tree, config, now=later)
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [freed]
+    assert cleaned(tree, config=config, now=later)[0].bytes_freed == freed
 
 
 def test_a_session_in_use_does_not_count_as_reclaimable(tree: SampleTree, configured: Callable[..., Path]) -> None:

@@ -174,7 +174,7 @@ def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(run
             assert sorted(os.listdir(stuck.parent)) == ["free", "stuck"]
     finally:
         subprocess.run(["chattr", f"-{flag}", str(stuck)], check=True)
-    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_reclaimed"] == 15
+    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_freed"] == 15
 
 
 def test_failures_of_several_threads_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

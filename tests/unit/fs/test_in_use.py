@@ -118,7 +118,7 @@ def test_a_session_with_a_mount_inside_is_kept_whole(run: Callable[..., Run], tr
         assert done.reasons()["s"] == "mount_inside", done.stderr
     assert (directory / "work" / "f").exists()
     assert {**snapshot(outside), str(outside / "."): 0} == {**before, str(outside / "."): 0}
-    assert done.sessions("deleted") == {"t"}
+    assert done.removed() == {"t"}
 
 
 @needs_namespaces
