@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from arawn_cli.fs.permissions import Login
 from tests.support.tree import SampleTree
 
 pytest.register_assert_rewrite(
@@ -135,6 +136,16 @@ class Run:
 
 
 RunCommand = Callable[..., Run]
+
+
+@pytest.fixture(autouse=True)
+def stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process of the tests never become another account: there is no way back."""
+
+    def refuse(_login: Login) -> None:
+        raise PermissionError("the process of the tests stays root: start the program in a process of its own")
+
+    monkeypatch.setattr(Login, "become", refuse)
 
 
 @pytest.fixture

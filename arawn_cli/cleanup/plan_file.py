@@ -18,7 +18,7 @@ from arawn_cli.names import escape
 VERSION: Literal[1] = 1
 
 
-_PRIVATE = 0o600
+PLAN_MODE = 0o600
 _STANDARD_INPUT = ("-", "/dev/stdin")
 _MAX_BYTES = 64 * 1024 * 1024  # a session takes about 300
 
@@ -66,7 +66,7 @@ def plan_output(path: Path) -> AtomicFile:
     Raises:
         ConfigurationError: a file cannot be written there.
     """
-    return AtomicFile(path, "the plan", _PRIVATE)
+    return AtomicFile(path, "the plan", PLAN_MODE)
 
 
 def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:

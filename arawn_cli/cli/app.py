@@ -38,6 +38,10 @@ class Command(TyperCommand):
             raise
         except (Exception, KeyboardInterrupt) as error:
             raise typer.Exit(log_error(error)) from error
+        finally:
+            from arawn_cli.fs.in_use import end_root_child
+
+            end_root_child()
 
 
 class Group(TyperGroup):

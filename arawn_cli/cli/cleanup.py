@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from arawn_cli.cleanup.job import CleanupResult, clean
+from arawn_cli.cleanup.plan_file import PLAN_MODE
 from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
@@ -63,7 +64,8 @@ def scratch_cleanup(
             log.warning("%s", problem)
         return clean(config, context)
 
-    run = run_job(flags, output, job, unless_running=unless_running)
+    outputs = {} if plan_out is None else {plan_out: PLAN_MODE}
+    run = run_job(flags, output, job, unless_running=unless_running, outputs=outputs)
     raise typer.Exit(run.exit_code)
 
 

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import names, timestamps
+from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import Flags, Setting, load, settings_of
+from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import EffectiveSetting
@@ -49,7 +50,7 @@ def config_show(flags: Flags, output: Output) -> None:
     Secrets are left out.
     """
     configure_logging(output)
-    loaded = load(flags, os.environ)
+    loaded = load_as_owner(flags)
     settings = settings_of(loaded, flags, os.environ)
     match output.resolved():
         case "json":

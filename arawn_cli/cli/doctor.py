@@ -13,9 +13,10 @@ from rich.text import Text
 
 from arawn_cli import timestamps
 from arawn_cli.cli import options
+from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.config import print_settings, print_settings_as_events
 from arawn_cli.cli.terminal import configure_logging
-from arawn_cli.config.loader import Flags, Setting, load, settings_of
+from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
 from arawn_cli.doctor.environment import (
     clock_finding,
@@ -51,7 +52,7 @@ def run_doctor(flags: Flags, output: options.Output) -> ExitCode:
     configure_logging(output)
     settings: list[Setting] = []
     try:
-        config = load(flags, os.environ)
+        config = load_as_owner(flags)
         settings = settings_of(config, flags, os.environ)
         findings = list(_findings(Shell(config, flags, os.environ)))
     except RootNotFoundError as error:

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.runner import run_job
-from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
 from arawn_cli.fs.files import AtomicFile
@@ -23,6 +22,7 @@ from arawn_cli.schedule.status import history_directory
 from arawn_cli.state import State
 
 _STANDARD_OUTPUT = "-"
+_READABLE = 0o644
 
 
 @with_options(*LOCATION, *LOGGING)
@@ -39,16 +39,18 @@ def report(
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
     flags = replace(flags, dry_run=True, no_relay=True)
+    file: AtomicFile | None = None
 
     def job(config: Config, context: RunContext) -> Report:
         """Gather the report from the history that the timers keep, if they keep it elsewhere."""
+        nonlocal file
+        file = None if path is None else AtomicFile(path, "the report")  # fails before measuring
         directory, problem = history_directory(config, flags, context.environment)
         with closing(State(directory, context.clock)) as state:
             return gather(config, replace(context, state=state), days, [problem] if problem else [])
 
-    configure_logging(output)
-    file = None if html in (None, _STANDARD_OUTPUT) else AtomicFile(Path(html), "the report")  # fails before measuring
-    run = run_job(flags, output, job)
+    path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
+    run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE})
     if run.result is not None:
         _show(run.result, html, file)
     raise typer.Exit(run.exit_code)

@@ -11,16 +11,18 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import psutil
 
+from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.terminal import configure_logging, progress_for
-from arawn_cli.config.loader import Config, Flags, load
+from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.context import EventOutbox, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
@@ -137,17 +139,24 @@ class JobRun(Generic[Result]):
     problems: list[str] = field(default_factory=list)
 
 
-def run_job(flags: Flags, output: Output, job: Callable[[Config, RunContext], Result], *, unless_running: bool = False) -> JobRun[Result]:
+def run_job(
+    flags: Flags,
+    output: Output,
+    job: Callable[[Config, RunContext], Result],
+    *,
+    unless_running: bool = False,
+    outputs: Mapping[Path, int] | None = None,
+) -> JobRun[Result]:
     """Run a job and return how it ended; errors are logged and become the exit code.
 
     With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
-    error is logged.
+    error is logged. `outputs` are files that the command line names, with their modes.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()
     signals = Signals()
     try:
-        config = load(flags, os.environ)
+        config = load_as_owner(flags, outputs)
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
             standard_output = EventOutput(_writer(output, progress))

@@ -164,7 +164,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         workstream_limit_bytes=usage.workstream_warning_gb * GIB if pressure.workstream is None else pressure.workstream,
         session_limit_bytes=usage.session_warning_mb * MIB if pressure.session is None else pressure.session,
         maintenance=maintenance,
-        state_directory=_state_directory(environment, tables, base),
+        state_directory=state_directory(file, tables, environment),
         relay=None if flags.no_relay else _relay(flags, tables, base),
         remembers=flags.relay_url is None and not (flags.no_relay and maintenance.relay.url),
         metrics_directory=_optional_path(base, maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
@@ -231,9 +231,14 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
     return path, base, tables
 
 
-def _state_directory(environment: Mapping[str, str], tables: ConfigFile, base: PathBase) -> Path:
-    """Return the configured directory, else systemd's (systemd.exec(5)), else the account's."""
+def state_directory(file: Path | None, tables: ConfigFile, environment: Mapping[str, str]) -> Path:
+    """Return the configured directory, else systemd's (systemd.exec(5)), else the account's.
+
+    Raises:
+        ConfigurationError: the account has no home.
+    """
     if tables.maintenance.state_dir:
+        base = PathBase(default_directory(environment)) if file is None else PathBase.of_file(file)
         return base.path(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])

@@ -28,9 +28,10 @@ from arawn_cli.diskcheck.measuring import links, mounts_in
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError, LongLockedError, RefusedError
 from arawn_cli.events import JobName, rendered
+from arawn_cli.fs.in_use import hidden_processes, sees_all_accounts
 from arawn_cli.fs.measure import Subtree, combined, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
-from arawn_cli.fs.processes import list_tasks, shown
+from arawn_cli.fs.processes import shown
 from arawn_cli.locks import lock_file
 from arawn_cli.names import escape
 from arawn_cli.output.format import mounts_in_words
@@ -150,11 +151,11 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
 
 def _processes(shell: Shell) -> Finding:
     try:
-        hidden = list_tasks().hidden
+        hidden = hidden_processes()
     except OSError as error:
         detail = f"{error.filename or '/proc'}: {error.strerror}; until that changes, scratch-cleanup by this account keeps every session"
         return warn("processes", detail, shell.arawn_cli(JobName.SCRATCH_CLEANUP, "--dry-run", account=ROOT))
-    detail = f"open files of {'all accounts' if os.geteuid() == 0 else 'this account'} are visible"
+    detail = f"open files of {'all accounts' if sees_all_accounts() else 'this account'} are visible"
     if hidden:
         names = ", ".join(map(shown, hidden[:_SHOWN_PROCESSES])) + (", …" if hidden[_SHOWN_PROCESSES:] else "")
         detail += f", except of {names}: these keep only the sessions that their command lines name"

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError, StoppedError
+from arawn_cli.fs.openat import open_directory
 from arawn_cli.names import escape
 from arawn_cli.units import size
 
@@ -22,6 +23,10 @@ _READABLE = 0o644
 _STANDARD_INPUT = 0
 _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
+
+# What `keep_content` read and `open_output` opened, for this process after it has become another account.
+_contents: dict[Path, tuple[os.stat_result, bytes]] = {}
+_outputs: dict[Path, int] = {}
 
 
 def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], None] = lambda _status: None) -> bytes:
@@ -32,6 +37,27 @@ def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], Non
     Raises:
         OSError: EINVAL for a special file, EFBIG for a larger one, else as open(2) and read(2).
     """
+    if path in _contents:
+        check(_contents[path][0])
+        return _contents[path][1]
+    return _read_regular(path, most, check)[1]
+
+
+def keep_content(path: Path, most: int) -> None:
+    """Read a file for later calls of `read_small_file`, which may be made as another account.
+
+    If it cannot be read, those calls try again, and fail.
+    """
+    with suppress(OSError):
+        _contents[path] = _read_regular(path, most, lambda _status: None)
+
+
+def is_kept(path: Path) -> bool:
+    """Whether `keep_content` has read a file."""
+    return path in _contents
+
+
+def _read_regular(path: Path, most: int, check: Callable[[os.stat_result], None]) -> tuple[os.stat_result, bytes]:
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device can have effects
         raise OSError(errno.EINVAL, "not a regular file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -40,7 +66,7 @@ def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], Non
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         check(status)
-        return _read_all(descriptor, most)
+        return status, _read_all(descriptor, most)
     finally:
         os.close(descriptor)
 
@@ -74,8 +100,37 @@ def _read_all(descriptor: int, most: int, wait: Callable[[], None] = lambda: Non
     raise OSError(errno.EFBIG, f"larger than {size(most)}")
 
 
+def open_output(path: Path, place: Path, mode: int) -> None:
+    """Open a file that an `AtomicFile` of this path will write, maybe as another account.
+
+    `place` is the path without links on the way: none is followed.
+
+    Raises:
+        OSError: EINVAL for a link, a special file or one with several names, else as open(2).
+    """
+    check_replaceable(place)
+    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in place.parts[1:-1]:
+            below = open_directory(name, directory)
+            os.close(directory)
+            directory = below
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(place.name, flags, mode, dir_fd=directory)
+    finally:
+        os.close(directory)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file with one name")
+    _outputs[path] = descriptor
+
+
 class AtomicFile:
-    """A file that will be written in one step. A link, a device or a pipe is refused, not followed."""
+    """A file that will be written in one step. A link, a device or a pipe is refused, not followed.
+
+    A file that `open_output` opened is written in place, because this account cannot replace it.
+    """
 
     def __init__(self, path: Path, what: str, mode: int = _READABLE) -> None:
         """Check that the file can be written, and change nothing.
@@ -91,6 +146,9 @@ class AtomicFile:
         self._path = path
         self._what = what
         self._mode = mode
+        self._descriptor = _outputs.pop(path, None)
+        if self._descriptor is not None:
+            return
         try:
             check_replaceable(path)
             if not stat.S_ISDIR(path.parent.stat().st_mode):
@@ -107,7 +165,12 @@ class AtomicFile:
             ConfigurationError: it cannot be written; the old content stays.
         """
         try:
-            write_atomic(self._path, text, self._mode)
+            if self._descriptor is None:
+                write_atomic(self._path, text, self._mode)
+                return
+            with open(self._descriptor, "wb") as file:
+                file.truncate()
+                file.write(text.encode())
         except OSError as error:
             raise self._refusal(error) from error
 

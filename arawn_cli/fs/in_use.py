@@ -15,7 +15,8 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Reason
@@ -34,6 +35,7 @@ from arawn_cli.fs.processes import (
     socket_paths,
     sockets_of,
 )
+from arawn_cli.fs.root_child import RootChild
 from arawn_cli.names import escape
 
 _MAX_SHOWN = 200  # characters of a path in a detail
@@ -82,58 +84,126 @@ class _Wanted:
     layers: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """The directory of the sessions: its device number, its path, and the id of its mount."""
+
+    device: int
+    path: str
+    mount: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Directory:
+        information = os.open("/proc/self/fdinfo", _DIRECTORY)
+        try:
+            mount = mount_id(information, descriptor)
+        finally:
+            os.close(information)
+        return cls(os.fstat(descriptor).st_dev, os.readlink(f"/proc/self/fd/{descriptor}"), mount)
+
+
+_root_child: RootChild | None = None
+
+
+def stay_root_in_child() -> None:
+    """Start a child that inspects the processes for `find_uses`, before this process becomes another account.
+
+    The child reads only /proc and /sys. It gets device, path and mount of the directory, and the
+    names of the sessions. It returns what uses them, and the inode numbers to look for in them.
+    """
+    global _root_child
+    _root_child = RootChild(_scan_for_parent)
+
+
+def end_root_child() -> None:
+    """End the child that `stay_root_in_child` started, if there is one."""
+    global _root_child
+    if _root_child is not None:
+        _root_child.end()
+        _root_child = None
+
+
+def sees_all_accounts() -> bool:
+    """Whether `find_uses` sees the processes of all accounts."""
+    return os.geteuid() == 0 or _root_child is not None
+
+
+def hidden_processes() -> list[int]:
+    """Return the processes of this account that cannot be inspected; if root inspects, of all accounts.
+
+    Raises:
+        OSError: as `find_uses`.
+    """
+    if _root_child is None:
+        return list_tasks(os.getpid()).hidden
+    return [int(process) for process in _root_child.ask(None)]
+
+
+def _scan_for_parent(request: Any) -> object:  # noqa: ANN401 - JSON
+    if request is None:
+        return list_tasks(os.getppid()).hidden
+    search = _Search(_Directory(**request["directory"]), frozenset(request["sessions"]), lambda: False)
+    search.scan(os.getppid())
+    return search.found()
+
+
 def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool] = lambda: False) -> dict[str, Use]:
     """Return the uses of the sessions in an open directory, by name; a mount inside comes first.
 
-    Of other accounts' processes only root sees what they use.
+    Of other accounts' processes only root, and the child that stays root, see what they use.
 
     Raises:
-        OSError: the processes of this account cannot be inspected, so nothing is known.
+        OSError: the processes of this account cannot be inspected, or the child does not answer, so
+            nothing is known.
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
-    search = _Search(parent, frozenset(sessions), stopping)
-    search.run()
+    directory, names = _Directory.of(parent), frozenset(sessions)
+    search = _Search(directory, names, stopping)
+    if _root_child is None:
+        search.scan(os.getpid())
+    else:
+        search.take(_root_child.ask({"directory": asdict(directory), "sessions": sorted(names)}, stopping))
+    search.inspect_itself()
+    search.look_in_sessions(parent)
     return search.uses
 
 
 class _Search:
     """One search for the uses of sessions."""
 
-    def __init__(self, parent: int, sessions: frozenset[str], stopping: Callable[[], bool]) -> None:
+    def __init__(self, directory: _Directory, sessions: frozenset[str], stopping: Callable[[], bool]) -> None:
         self._stopping = stopping
         self.uses: dict[str, Use] = {}
-        self._parent = parent
+        self.wanted = _Wanted()
         self._sessions = sessions
-        self._device_number = os.fstat(parent).st_dev
+        self._device_number = directory.device
         self._own_namespace = os.readlink("/proc/self/ns/mnt")
         self._own_network = os.readlink("/proc/self/ns/net")
         self._mounts = {mount.id: mount for mount in read_mounts()}
-        self._own_descriptors = os.open("/proc/self/fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        path = os.readlink(f"/proc/self/fd/{parent}")
-        mount = self._mounts.get(mount_id(self._own_descriptors, parent))
+        mount = self._mounts.get(directory.mount)
         # The directory within its filesystem; None if this run is in a chroot that hides its mount.
-        self._directory = None if mount is None else joined(mount.root, path[len(mount.point.rstrip("/")) :])
+        self._directory = None if mount is None else joined(mount.root, directory.path[len(mount.point.rstrip("/")) :])
         self._device = f"{os.major(self._device_number)}:{os.minor(self._device_number)}" if mount is None else mount.device
-        self._prefixes: tuple[str, ...] = (f"{path.rstrip('/')}/",)  # paths of the directory in any mount namespace
+        self._prefixes: tuple[str, ...] = (f"{directory.path.rstrip('/')}/",)  # paths of the directory in any mount namespace
         self._devices = {self._device}  # of the mounts with these prefixes
         self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
-        self._wanted = _Wanted()
         self._endings: tuple[str, ...] = ()  # of the paths of layers
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
+        self._own_descriptors = -1  # /proc/self/fdinfo, open during the scan
 
-    def run(self) -> None:
-        """Fill `uses`.
+    def scan(self, own: int) -> None:
+        """Fill `uses` and `wanted` from all processes but `own`, this run.
 
         Raises:
             OSError: as `find_uses`.
         """
+        self._own_descriptors = os.open("/proc/self/fdinfo", _DIRECTORY)
         try:
-            tasks = list_tasks()
+            tasks = list_tasks(own)
             self._read_mounts(tasks.inspectable)
             self._read_devices()
             self._read_sockets(tasks.inspectable)
-            self._inspect_itself()
             prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
             for task in tasks.inspectable:
                 if self._stopping():
@@ -147,9 +217,20 @@ class _Search:
                         tasks.hidden.append(task.process)
             for process in tasks.hidden:
                 self._consider_hidden(process)
-            self._look_in_sessions()
         finally:
             os.close(self._own_descriptors)
+
+    def found(self) -> object:
+        """Return `uses` and `wanted` for `take`, as JSON."""
+        uses = {name: (use.reason.value, use.detail) for name, use in self.uses.items()}
+        numbers = [*self.wanted.inodes.items()], [*self.wanted.sockets.items()]
+        return [uses, *numbers, self.wanted.socket_paths, [*self.wanted.layers.items()]]
+
+    def take(self, found: Any) -> None:  # noqa: ANN401 - JSON
+        """Fill `uses` and `wanted` from what the child found."""
+        uses, inodes, sockets, paths, layers = found
+        self.uses = {name: Use(Reason(reason), detail) for name, (reason, detail) in uses.items()}
+        self.wanted = _Wanted(dict(inodes), dict(sockets), paths, {tuple(names): text for names, text in layers})
 
     def _add(self, place: Place | None, text: str, reason: Reason = Reason.IN_USE) -> None:
         """Record a use; `{}` in its text stands for the path in the session."""
@@ -220,7 +301,7 @@ class _Search:
                     if below and below.device == self._device:
                         self._add_view(mount, joined(below.root, path[len(below.point.rstrip("/")) :]), text)
             if relative := tuple(os.path.normpath(layer) for layer in layers if not layer.startswith("/")):
-                self._wanted.layers[relative] = text
+                self.wanted.layers[relative] = text
 
     def _add_view(self, mount: Mount, directory: str, text: str) -> None:
         """Record that a mount shows a directory of the sessions' filesystem."""
@@ -287,7 +368,7 @@ class _Search:
         major, _, minor = self._device.partition(":")
         for bound in sockets:
             if bound.device == os.makedev(int(major), int(minor)):
-                self._wanted.sockets[bound.inode] = "a process has a Unix socket at {}"
+                self.wanted.sockets[bound.inode] = "a process has a Unix socket at {}"
                 self._sockets[f"socket:[{bound.number}]"] = bound.inode
 
     def _add_socket_paths(self, task: Task | None) -> None:
@@ -303,11 +384,11 @@ class _Search:
             if path.startswith("/"):
                 self._add(self._place(os.path.normpath(path)), text)
             else:
-                self._wanted.socket_paths[_without_parents(os.path.normpath(path))] = text
+                self.wanted.socket_paths[_without_parents(os.path.normpath(path))] = text
 
     # ---- Processes
 
-    def _inspect_itself(self) -> None:
+    def inspect_itself(self) -> None:
         """Find the working directory of this run, which has sessions open that it is about to remove."""
         self._add(self._place(os.readlink("/proc/self/cwd")), "this run works in {}/")
 
@@ -343,7 +424,7 @@ class _Search:
                 path = ""
             if path and not path.startswith("/"):  # a pipe, a socket or another object without a path
                 if (inode := self._sockets.get(path)) is not None:
-                    self._wanted.sockets[inode] = f"{shown(task.process)} has a Unix socket at {{}}"
+                    self.wanted.sockets[inode] = f"{shown(task.process)} has a Unix socket at {{}}"
                 return
             if place := self._place(path):
                 self._add(place, f"{shown(task.process)} {text}")
@@ -371,7 +452,7 @@ class _Search:
                 return
             device, inode = cached_identity(opened)
             if device == self._device_number:
-                self._wanted.inodes[inode] = text
+                self.wanted.inodes[inode] = text
             elif mount not in self._mounts:
                 self._elsewhere.add(mount)
         finally:
@@ -389,7 +470,7 @@ class _Search:
             if place := self._place(path):
                 self._add(place, f"{shown(task.process)} maps {{}}")
             elif is_unplaced:
-                self._wanted.inodes[inode] = f"{shown(task.process)} maps {{}}"
+                self.wanted.inodes[inode] = f"{shown(task.process)} maps {{}}"
 
     def _consider_hidden(self, process: int) -> None:
         """Keep the sessions that the command line of a process names that cannot be inspected.
@@ -401,55 +482,56 @@ class _Search:
 
     # ---- Files without a path
 
-    def _look_in_sessions(self) -> None:
+    def look_in_sessions(self, parent: int) -> None:
         """Look for the files whose place is unknown in the sessions that have no use yet.
 
         Raises:
             OSError: a directory cannot be read.
             StoppedError: a signal asked the run to end.
         """
-        if self._wanted == _Wanted():
+        if self.wanted == _Wanted():
             return
-        files = bool(self._wanted.inodes or self._wanted.sockets or self._wanted.socket_paths)
-        self._endings = tuple({f"/{_without_parents(layer)}" for layers in self._wanted.layers for layer in layers})
+        files = bool(self.wanted.inodes or self.wanted.sockets or self.wanted.socket_paths)
+        self._endings = tuple({f"/{_without_parents(layer)}" for layers in self.wanted.layers for layer in layers})
         for name in self._sessions - self.uses.keys():
-            for path, status in _tree(name, self._parent, files=files):
+            for path, status in _tree(name, parent, files=files):
                 if self._stopping():
                     raise StoppedError("stopped by a signal")
                 if status.st_dev != self._device_number:
                     continue
-                if text := self._text_for(path, status):
+                if text := self._text_for(parent, path, status):
                     self._add(Place(name, path[len(name) + 1 :]), text)
                     break
 
-    def _text_for(self, path: str, status: os.stat_result) -> str | None:
+    def _text_for(self, parent: int, path: str, status: os.stat_result) -> str | None:
         """Return the text of the use of a file of a session, None if it is not looked for."""
-        if text := self._wanted.inodes.get(status.st_ino):
+        if text := self.wanted.inodes.get(status.st_ino):
             return text
         if stat.S_ISSOCK(status.st_mode):
-            by_path = (text for ending, text in self._wanted.socket_paths.items() if path.endswith(f"/{ending}"))
-            return self._wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
+            by_path = (text for ending, text in self.wanted.socket_paths.items() if path.endswith(f"/{ending}"))
+            return self.wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
         if stat.S_ISDIR(status.st_mode):
             whole = f"{self._directory}/{path}"
             if whole.endswith(self._endings):
-                return next((text for layers, text in self._wanted.layers.items() if self._is_layer(whole, layers)), None)
+                return next((text for layers, text in self.wanted.layers.items() if self._is_layer(parent, whole, layers)), None)
         return None
 
-    def _is_layer(self, whole: str, layers: Collection[str]) -> bool:
+    def _is_layer(self, parent: int, whole: str, layers: Collection[str]) -> bool:
         """Whether a directory may be one of the layers of an overlay, which all are relative to the same directory."""
         for layer in layers:
             if whole.endswith(f"/{_without_parents(layer)}"):
                 start = os.path.relpath(whole[: -len(_without_parents(layer))], self._directory)
                 others = [] if layer.startswith("..") else [other for other in layers if other != layer]
-                if all(self._is_directory(f"{start}/{other}") for other in others):
+                if all(_is_directory(parent, f"{start}/{other}") for other in others):
                     return True
         return False
 
-    def _is_directory(self, path: str) -> bool:
-        try:
-            return stat.S_ISDIR(os.stat(path, dir_fd=self._parent).st_mode)
-        except OSError as error:
-            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+
+def _is_directory(parent: int, path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=parent).st_mode)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
 
 
 def _without_parents(path: str) -> str:

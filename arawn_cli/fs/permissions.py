@@ -1,13 +1,15 @@
-"""Find what this account may change: its powers over files of others, and flags of files."""
+"""Find what accounts may change, and become another account."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pwd
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,3 +98,140 @@ def is_flagged(directory: int, name: str = "") -> bool:
     if failed:
         return False
     return bool(int.from_bytes(status.raw[_ATTRIBUTES], sys.byteorder) & (_IMMUTABLE | _APPEND))
+
+
+_MAX_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A path, and who decides what it names.
+
+    Attributes:
+        path: the path without links, as far as it exists.
+        accounts: the owners of the file and of each directory and link on the way, without root
+            and without accounts that the user namespace of this process does not map.
+        is_shared: a directory on the way belongs to root, and others may replace what is in it.
+        has_links: a link on the way belongs to one of `accounts`.
+    """
+
+    path: Path
+    accounts: frozenset[int]
+    is_shared: bool
+    has_links: bool
+
+    @property
+    def is_of_root(self) -> bool:
+        """Whether only root decides what the path names."""
+        return not self.accounts and not self.is_shared
+
+
+def way_to(path: Path) -> Way:
+    """Find who decides what a path names. Of a missing file, the directories above it count.
+
+    Once an account is on the way, all behind it is that account's decision. So a change during the
+    search cannot hide an account.
+
+    Raises:
+        OSError: ELOOP if there are too many links.
+    """
+    unmapped = Account.current().unmapped
+    pending = list(path.absolute().parts[:0:-1])
+    done, links = "/", 0
+    accounts: set[int] = set()
+    is_shared = has_links = False
+    while pending:
+        name = pending.pop()
+        here = os.path.dirname(done) if name == ".." else os.path.join(done, name)
+        try:
+            status = os.lstat(here)
+        except OSError:
+            done = here
+            break
+        if status.st_uid not in (0, unmapped):
+            accounts.add(status.st_uid)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            has_links = has_links or bool(accounts)
+            target = Path(os.readlink(here))
+            pending += target.parts[:0:-1] if target.is_absolute() else target.parts[::-1]
+            done = "/" if target.is_absolute() else done
+            continue
+        done = here
+        is_shared = is_shared or (bool(pending) and status.st_uid == 0 and _others_may_replace(status))
+    return Way(Path(done, *reversed(pending)), frozenset(accounts), is_shared, has_links)
+
+
+def _others_may_replace(status: os.stat_result) -> bool:
+    """Whether others than root may replace what is in a directory of root."""
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_ISVTX:
+        return False
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a process needs to become an account.
+
+    Attributes:
+        user: the user id.
+        group: its group id.
+        groups: all its groups.
+        variables: the environment variables of the account. Those that start with `XDG_` are unset.
+    """
+
+    user: int
+    group: int
+    groups: tuple[int, ...]
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of(cls, user: int, group: int) -> Login:
+        """Return that of a user id; `group` is for one without an entry in passwd(5)."""
+        try:
+            entry = pwd.getpwuid(user)
+        except KeyError:
+            return cls(user, group, (), {})
+        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        return cls(user, entry.pw_gid, groups, {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
+
+    def environment(self, current: Mapping[str, str]) -> dict[str, str]:
+        """Return environment variables with those of the account."""
+        kept = {key: value for key, value in current.items() if not key.startswith(("XDG_", "SUDO_")) and key not in _OF_ACCOUNT}
+        return {**kept, **self.variables}
+
+    def become(self) -> None:
+        """Become the account for good, without any power of root.
+
+        Raises:
+            OSError: the kernel does not allow it, or a capability stays.
+        """
+        os.setgroups(self.groups)
+        os.setresgid(self.group, self.group, self.group)
+        os.setresuid(self.user, self.user, self.user)
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        if any(int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")):
+            raise PermissionError(errno.EPERM, "capabilities of root stay")
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Act as the account inside the context; the process stays root.
+
+        Raises:
+            OSError: the kernel does not allow it.
+        """
+        groups, group, user = os.getgroups(), os.getegid(), os.geteuid()
+        try:
+            os.setgroups(self.groups)
+            os.setegid(self.group)
+            os.seteuid(self.user)
+            yield
+        finally:
+            os.seteuid(user)
+            os.setegid(group)
+            os.setgroups(groups)
+
+
+_OF_ACCOUNT = frozenset({"HOME", "USER", "LOGNAME", "MAIL", "SHELL", "DBUS_SESSION_BUS_ADDRESS"})

@@ -98,14 +98,14 @@ def has_ended(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL)
 
 
-def list_tasks() -> Tasks:
-    """List the tasks of all processes but this one; look again at young processes that are hidden.
+def list_tasks(own: int) -> Tasks:
+    """List the tasks of all processes but `own`, this run; look again at young processes that are hidden.
 
     Raises:
         OSError: /proc cannot be read, or the kernel hides every process of this account.
     """
     tasks = Tasks([], [])
-    waiting = [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]
+    waiting = [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != own]
     while waiting:
         young: list[int] = []
         for process in waiting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from tests.conftest import (
 )
 from tests.support.cleanup import clean
 from tests.support.main_tree import MainTree, session_id
+from tests.support.owner import OWNER_NAME, READABLE, THIRD, as_account, give, tree_of_owner
 from tests.support.tree import SampleTree, set_age, write
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
@@ -260,26 +260,23 @@ def test_a_run_as_root_leaves_a_trash_that_its_owner_can_use(run: RunCommand, tr
     assert (tree.sessions.parent / ".trash").stat().st_uid == 65534
 
 
-def given_to_another(top: Path) -> None:
-    for path in (top, *top.rglob("*")):
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-
-
-@needs_setpriv
-def test_a_dry_run_on_the_tree_of_another_says_whose_it_is_and_promises_nothing(run: RunCommand, tree: SampleTree) -> None:
-    tree.session("old", files={"f": 1}, age_days=30)
-    tree.session("new", files={"f": 1}, age_days=1)
-    given_to_another(tree.root)
-    before = snapshot(tree.root)
-    dry, real = (clean(run, tree, *words, prefix=WITHOUT_FILE_POWERS) for words in (("--dry-run",), ()))
-    for done in (dry, real):
-        assert (done.code, done.reasons(), done.sessions("failed")) == (1, {"old": "not_permitted", "new": "recent_files"}, set())
-    assert snapshot(tree.root) == before
-    owner = pwd.getpwuid(65534).pw_name
-    first = dry.stderr.splitlines()[0]
-    assert first.startswith(f"WARNING: this account has no permission to change {tree.sessions} or its trash (Permission denied)")
-    assert first.endswith(f"it belongs to {owner}: run this as that account, or with sudo")
-    assert clean(run, tree, "--dry-run").removed() == {"old"}
+@needs_namespaces
+def test_a_dry_run_on_the_tree_of_another_says_whose_it_is_and_promises_nothing(run: RunCommand) -> None:
+    with tree_of_owner() as tree:
+        tree.session("old", files={"f": 1}, age_days=30)
+        tree.session("new", files={"f": 1}, age_days=1)
+        give(tree.root)
+        give(tree.root.parent / "state", THIRD)
+        before = snapshot(tree.root)
+        config = ("--config", tree.root.parent / "config.toml")
+        dry, real = (clean(run, tree, *words, *config, prefix=as_account(THIRD)) for words in (("--dry-run",), ()))
+        for done in (dry, real):
+            assert (done.code, done.reasons(), done.sessions("failed")) == (1, {"old": "not_permitted", "new": "recent_files"}, set())
+        assert snapshot(tree.root) == before
+        first = dry.stderr.splitlines()[0]
+        assert first.startswith(f"WARNING: this account has no permission to change {tree.sessions} or its trash (Permission denied)")
+        assert first.endswith(f"it belongs to {OWNER_NAME}: run this as that account, or with sudo")
+        assert clean(run, tree, "--dry-run", *config, prefix=READABLE).removed() == {"old"}
 
 
 @needs_setpriv
@@ -288,7 +285,7 @@ def test_a_dry_run_tells_of_each_session_that_could_not_be_moved(run: RunCommand
     for name in ("closed", "open"):
         tree.session(name, files={"f": 1}, age_days=30)
     (tree.sessions.parent / ".trash").mkdir(mode=0o755)
-    given_to_another(tree.sessions.parent / closed)
+    give(tree.sessions.parent / closed)
     dry, real = (clean(run, tree, *words, prefix=WITHOUT_FILE_POWERS) for words in (("--dry-run",), ()))
     assert dry.code == real.code == 1
     assert dry.reasons() == real.reasons()

@@ -1,0 +1,236 @@
+"""Act as the owner of Arawn's tree if root started the program.
+
+Root must not do what the owner could not: agents write into the tree, and the owner decides what
+lies beside it. So this process becomes the owner before it opens anything that the owner controls.
+A child that stays root inspects the processes of other accounts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pydantic
+
+import arawn_cli
+from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.config.loader import Config, Flags, load, state_directory
+from arawn_cli.config.lookup import SYSTEM_FILE, find_config
+from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.fs.files import keep_content, open_output
+from arawn_cli.fs.in_use import stay_root_in_child
+from arawn_cli.fs.permissions import Login, Way, account_name, way_to
+from arawn_cli.names import escape
+
+log = logging.getLogger(__name__)
+
+_ROOT = 0
+_MAX_SECRET_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A configuration file or a root, as messages name it, and who decides what it is."""
+
+    title: str
+    way: Way
+
+
+def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Config:
+    """Load the configuration. If root started this process, become the owner of the root for good.
+
+    `outputs` are files that the command line names, with their modes. Root opens them before.
+
+    Raises:
+        ConfigurationError, RefusedError: as `load`; or it is not clear as whom root should act, or
+            root may not become that account.
+    """
+    if os.geteuid() != _ROOT:
+        return load(flags, os.environ)
+    flags, file = _with_config(flags)
+    if (user := account_for(file, None)) != _ROOT:
+        _become(user, file)
+        config = load(flags, os.environ)
+        account_for(file, _root_of(config))
+        return config
+    config = load(flags, os.environ)
+    root = _root_of(config)
+    if (user := account_for(file, root)) == _ROOT:
+        return config
+    for path in _secrets(config, flags):
+        if _way_to(path).is_of_root:
+            keep_content(path, _MAX_SECRET_BYTES)
+    for path, mode in (outputs or {}).items():
+        _open_output(path, mode, user)
+    _become(user, root)
+    return _for_account(config)
+
+
+@contextmanager
+def loaded_as_owner(flags: Flags) -> Iterator[tuple[Config, bool]]:
+    """Load the configuration and act as the owner of the root, only inside the context.
+
+    Yield whether root owns the configuration, too. `schedule` needs root again afterwards.
+
+    Raises:
+        ConfigurationError, RefusedError: as `load_as_owner`.
+    """
+    if os.geteuid() != _ROOT:
+        yield load(flags, os.environ), True
+        return
+    flags, file = _with_config(flags)
+    if (user := account_for(file, None)) != _ROOT:
+        with _acting(user, file):
+            config = load(flags, os.environ)
+            account_for(file, _root_of(config))
+            yield config, False
+        return
+    config = load(flags, os.environ)
+    root = _root_of(config)
+    if (user := account_for(file, root)) == _ROOT:
+        yield config, True
+        return
+    with _acting(user, root):
+        yield _for_account(config), True
+
+
+def account_for(file: _Input | None, root: _Input | None) -> int:
+    """Return the user id as which root reads a configuration and works on a root; None is unknown.
+
+    Raises:
+        RefusedError: two accounts decide about them, or the account of the configuration is not
+            the owner of the root.
+    """
+    if file is not None and file.way.is_shared:
+        raise RefusedError(f"others than root can replace {file.title}: refused; correct the permissions of the directories above it")
+    for each in (file, root):
+        if each is not None and len(each.way.accounts) > 1:
+            names = " and ".join(sorted(map(account_name, each.way.accounts)))
+            raise RefusedError(
+                f"{each.title} is below directories or links of {names}: root cannot know for whom to act; run this as its owner"
+            )
+    of_file = next(iter(file.way.accounts), _ROOT) if file is not None else _ROOT
+    if root is None:
+        return of_file
+    of_root = next(iter(root.way.accounts), _ROOT)
+    if of_file not in (_ROOT, of_root):
+        raise RefusedError(
+            f"{file.title if file else ''} belongs to {account_name(of_file)}, but {root.title} to {account_name(of_root)}: "
+            f"refused; use a configuration of {account_name(of_root)} or of root"
+        )
+    return of_root
+
+
+def _with_config(flags: Flags) -> tuple[Flags, _Input | None]:
+    """Return flags that name the configuration file that this environment has, and that file."""
+    path = find_config(flags.config, os.environ, SYSTEM_FILE)
+    if path is None:
+        return flags, None
+    return replace(flags, config=path), _Input(f"the configuration {escape(str(path))}", _way_to(path))
+
+
+def _root_of(config: Config) -> _Input:
+    return _Input(f"the root {escape(str(config.root))}", _way_to(config.root / WORKSTREAMS))
+
+
+def _way_to(path: Path) -> Way:
+    try:
+        return way_to(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {escape(str(path))}: {error.strerror}") from error
+
+
+def _secrets(config: Config, flags: Flags) -> list[Path]:
+    """Return the files that the configuration and the options name, and that only root may be able to read."""
+    relay = (config.relay.token_file, config.relay.ca_file) if config.relay else ()
+    return [path for path in (*relay, config.file, flags.apply) if path is not None]
+
+
+def _open_output(path: Path, mode: int, user: int) -> None:
+    """Open an output as root, unless the account itself decides where it is.
+
+    Raises:
+        ConfigurationError: it cannot be opened, or a link of another account is on the way.
+    """
+    way = _way_to(path)
+    if user in way.accounts:
+        return
+    try:
+        if way.has_links or way.is_shared:
+            raise RefusedError(f"cannot write {escape(str(path))} as root: others decide where it is; name a path without their links")
+        open_output(path, way.path, mode)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {escape(str(path))}: {error.strerror}") from error
+
+
+def _login(user: int, source: _Input) -> Login:
+    existing = next(path for path in (source.way.path, *source.way.path.parents) if os.path.lexists(path))
+    return Login.of(user, os.lstat(existing).st_gid)
+
+
+def _become(user: int, source: _Input | None) -> None:
+    """Become an account for good, but keep a child that stays root.
+
+    Raises:
+        RefusedError: the kernel does not allow it, or the account cannot run this program.
+    """
+    if source is None:
+        raise ValueError("no account without a file or root")
+    try:
+        stay_root_in_child()
+        login = _login(user, source)
+        login.become()
+    except OSError as error:
+        raise RefusedError(
+            f"root cannot act as {account_name(user)}, the owner of {source.title}: {error.strerror}; run this as that account"
+        ) from error
+    _set_variables(login.environment(os.environ))
+    _require_program(user)
+    log.info("root acts as %s, the owner of %s", account_name(user), source.title)
+
+
+def _require_program(user: int) -> None:
+    """Refuse an account that cannot import the rest of this program and of Python.
+
+    Raises:
+        RefusedError: it cannot.
+    """
+    for file in (arawn_cli.__file__, pydantic.__file__, os.__file__):
+        if not os.access(file, os.R_OK):
+            where = f"{account_name(user)} cannot read {Path(file).parent}, which this program needs"
+            raise RefusedError(f"{where}: install it where every account can read it, such as /opt")
+
+
+@contextmanager
+def _acting(user: int, source: _Input | None) -> Iterator[None]:
+    if source is None:
+        raise ValueError("no account without a file or root")
+    with ExitStack() as stack:
+        try:
+            login = _login(user, source)
+            stack.enter_context(login.acting())
+        except OSError as error:
+            raise RefusedError(f"root cannot act as {account_name(user)}, the owner of {source.title}: {error.strerror}") from error
+        before = dict(os.environ)
+        stack.callback(_set_variables, before)
+        _set_variables(login.environment(before))
+        yield
+
+
+def _set_variables(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _for_account(config: Config) -> Config:
+    """Return the configuration with absolute paths, and the state directory of the current account."""
+    return replace(
+        config,
+        root=config.root.absolute(),
+        databases=tuple(path.absolute() for path in config.databases),
+        state_directory=state_directory(config.file, config.tables, os.environ),
+    )

@@ -1,0 +1,60 @@
+"""Trees of another account, for tests in which root runs the program."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.tree import SampleTree
+
+OWNER, THIRD = 5, 6
+OWNER_NAME, THIRD_NAME = (pwd.getpwuid(user).pw_name for user in (OWNER, THIRD))
+GROUP = pwd.getpwuid(OWNER).pw_gid
+
+
+def _readable() -> tuple[str, ...]:
+    """The command that shows Python to all accounts, if it is below a directory that is root's alone."""
+    private = [path for path in Path(os.path.realpath(sys.executable)).parents if not path.stat().st_mode & 0o001]
+    if not private:
+        return ()
+    top, python = str(private[-1]), sys.base_prefix
+    steps = (
+        f"mount --bind {shlex.quote(python)} /mnt && mount -t tmpfs -o mode=755 t {shlex.quote(top)} && mkdir -p {shlex.quote(python)}"
+        f" && mount --move /mnt {shlex.quote(python)}"
+    )
+    return ("unshare", "--mount", "sh", "-c", f'{steps} && exec "$@"', "sh")
+
+
+READABLE = _readable()
+"""A prefix for commands with which each account can run Python."""
+
+
+def as_account(user: int) -> tuple[str, ...]:
+    """A prefix that runs a command as an account, with no power of root."""
+    return (*READABLE, "setpriv", f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", "--inh-caps=-all")
+
+
+def give(top: Path, user: int = OWNER) -> None:
+    """Give a tree to an account, links themselves included."""
+    for path in (top, *top.rglob("*")):
+        os.chown(path, user, GROUP, follow_symlinks=False)
+
+
+@contextmanager
+def tree_of_owner() -> Iterator[SampleTree]:
+    """A tree of the owner beside `state` of the owner and `config.toml` of root, in a directory that all can reach."""
+    with tempfile.TemporaryDirectory(prefix="arawn-public-") as name:
+        top = Path(name)
+        top.chmod(0o755)
+        tree = SampleTree(top / "arawn", time.time_ns())
+        (top / "state").mkdir(mode=0o700)
+        give(top / "state")
+        (top / "config.toml").write_text('[maintenance]\nstate_dir = "state"\n[maintenance.cleanup]\ntrash_days = 3\n')
+        yield tree
