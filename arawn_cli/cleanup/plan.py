@@ -229,7 +229,7 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
         )
     elif contents(usage) != contents(planned.usage):
         reason, changed = Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile"
-    return Decision(fresh, reason, changed or _detail(fresh, reason))
+    return Decision(fresh, reason, changed or ("" if reason is Reason.EXPIRED else _detail(fresh, reason)))
 
 
 def contents(usage: Usage | None) -> tuple[int, int, int] | None:

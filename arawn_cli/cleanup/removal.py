@@ -34,7 +34,9 @@ from arawn_cli.timestamps import SECOND
 _BATCH_MAX = 500
 
 # Files that were measured so recently are not measured again before the rename: after it they are.
-_FRESH = SECOND // 2
+_FRESH = SECOND
+
+_PART_FILES = 128  # about so many files of small sessions are deleted as one task
 
 _REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -383,12 +385,17 @@ class SessionRemover:
     def _delete(self, confirmed: Sequence[Candidate], trash: TrashDirectory) -> Iterator[Outcome]:
         """Delete several sessions at a time, and the files of a large one with several threads."""
         any_large = any(candidate.usage.files >= PARALLEL_MIN_FILES for candidate in confirmed)
+        # Many small ones are one task: handing over each would cost as much as its deletion.
+        files = sum(candidate.usage.files for candidate in confirmed)
+        most = max(1, _PART_FILES * len(confirmed) // max(files, 1))
+        parts = [confirmed[start : start + most] for start in range(0, len(confirmed), most)]
         with (
             thread_pool(self._threads if any_large else 0) as file_pool,
-            thread_pool(min(self._threads, len(confirmed))) as session_pool,
+            thread_pool(min(self._threads, len(parts))) as session_pool,
         ):
             run_all = map if session_pool is None else session_pool.map
-            yield from run_all(lambda candidate: self._delete_session(candidate, trash, file_pool), confirmed)
+            for outcomes in run_all(lambda part: [self._delete_session(candidate, trash, file_pool) for candidate in part], parts):
+                yield from outcomes
 
     def _delete_session(self, candidate: Candidate, trash: TrashDirectory, file_pool: ThreadPoolExecutor | None) -> Outcome:
         shown = f"{trash.shown}/{candidate.trash_name}"
