@@ -62,6 +62,7 @@ class Reason(StrEnum):
 
     ACTIVE = "active"
     RECENT_FILES = "recent_files"
+    KEPT_LAST = "kept_last"
     PROTECTED = "protected"
     ATTACHED = "attached"
     LOCKED = "locked"
@@ -76,6 +77,7 @@ class Reason(StrEnum):
     CHANGED_SINCE_PLAN = "changed_since_plan"
     REMOVAL_LIMIT = "removal_limit"
     EXPIRED = "expired"
+    OVER_BUDGET = "over_budget"
     IO_ERROR = "io_error"
 
 
@@ -89,6 +91,9 @@ class ChatResult(StrEnum):
 
 IN_RECENT_USE = frozenset({Reason.ACTIVE, Reason.RECENT_FILES})
 """The reasons of sessions that are not old enough."""
+
+REMOVED_FOR = frozenset({Reason.EXPIRED, Reason.OVER_BUDGET})
+"""The reasons of sessions that are due. A removal limit can keep one that is over budget."""
 
 UNRESOLVED = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.NOT_PERMITTED, Reason.CANNOT_MOVE, Reason.IO_ERROR})
 """The reasons of sessions that may stay for ever if nobody does anything: the run has exit code 1."""
@@ -381,6 +386,12 @@ class ScratchCleanup(Event):
             "what a removal means for the chat: it is `kept` (keep_chats), it goes on `without_files` and can never write one again "
             "(Arawn 0.0), or it is `deleted` with its history (Arawn's main branch)"
         )
+    )
+    over_budget_bytes: int = field(
+        metadata=doc(
+            "bytes by which a budget (`max_total`, `min_free_percent`) is still exceeded, or in a dry run would be; 0 if it is met"
+        ),
+        default=0,
     )
     no_sessions: str | None = field(
         metadata=doc("why there is no directory of scratch sessions (a new server, or an Arawn 0.0 that creates none), else null"),

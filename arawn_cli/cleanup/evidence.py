@@ -10,7 +10,7 @@ from arawn_cli.arawn.database import SessionRows, session_rows
 from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
-from arawn_cli.cleanup.plan import Policy, decide
+from arawn_cli.cleanup.plan import Policy, decide, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import UNRESOLVED
@@ -42,7 +42,7 @@ def decide_by_evidence(
         decisions.append(decide(session, policy, now))
         if decisions[-1].is_removal or decisions[-1].reason in UNRESOLVED:
             evidence.complete()
-            return [decide(session, policy, now) for session in evidence.add_to(sessions, measured)]
+            return decide_all(evidence.add_to(sessions, measured), policy, now)
     return decisions
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
+from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, younger
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, read_evidence
 from arawn_cli.cleanup.obstacles import explained
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, keep_unapproved, sessions_to_measure, useless_patterns
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
@@ -22,7 +23,6 @@ from arawn_cli.cleanup.trash import (
     is_in_trash,
     list_trash_entries,
     locked,
-    measure_entries,
     missing_permission,
     purge,
     put_back,
@@ -44,7 +44,7 @@ from arawn_cli.events import (
     rendered,
     report_failure,
 )
-from arawn_cli.fs.measure import Subtree, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.names import escape
 from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
@@ -68,11 +68,15 @@ class CleanupResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 77 if a removal limit stopped the run, 1 if something failed or a due session may stay for ever, else 0."""
+        """Return 77 if a removal limit stopped the run, else 1 if something is left to do, else 0.
+
+        That is a failure, a due session that may stay for ever, or a budget that is not met.
+        """
         kept = self.summary.sessions_kept.keys()
         if Reason.REMOVAL_LIMIT in kept:
             return ExitCode.REFUSED
-        return ExitCode.PARTIAL if self.summary.failures or UNRESOLVED & kept else ExitCode.DONE
+        is_partial = self.summary.failures or self.summary.over_budget_bytes or UNRESOLVED & kept
+        return ExitCode.PARTIAL if is_partial else ExitCode.DONE
 
 
 def clean(config: Config, context: RunContext) -> CleanupResult:
@@ -108,7 +112,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
     context.emit(summary)
     if not config.dry_run:
         now = context.clock()
-        failed = summary.failures or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
+        failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
         record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
     return CleanupResult(summary, tuple(cleanup.events))
@@ -136,10 +140,10 @@ class _Cleanup:
         self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
-        self._purgeable_bytes = 0  # that a real run would purge
         self._failures: list[FailureReport] = []
         self._failure_count = 0
         self._shared_failures: set[FailureReport] = set()
+        self._over_budget = 0
 
     def run(self, descriptor: int | None) -> None:
         """Clean up. `descriptor` is the `sessions` directory, None if it is missing.
@@ -152,7 +156,11 @@ class _Cleanup:
         if descriptor is None:
             self._no_sessions = reason_for_no_sessions(self._root)
             log.info("%s has no scratch sessions: %s", self._root.path, self._no_sessions)
-            self._purge_due(entries)
+            space = self._space(None)
+            if entries:
+                space.add_limits()
+            self._purge_trash(entries, space)
+            self._report_unmet(space)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))
         if self._config.dry_run and (problem := missing_permission(sessions)):
@@ -170,38 +178,57 @@ class _Cleanup:
 
         # Plan.
         measured_at = self._context.monotonic()
-        decisions = self._decide(listed, evidence, descriptor)
+        space = self._space(descriptor)
+        decisions, candidates = self._decide(listed, evidence, descriptor, space)
         for failure in evidence.failures:
             self._record_failure(failure)
         if evidence.damaged_lines:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         path = sessions.path
         decisions = [explained(decision, path) for decision in self._keep_unapproved(decisions)]
+        due = [decision for decision in decisions if decision.is_removal]
+        if entries or (due and self._config.maintenance.cleanup.trash_days):
+            space.add_limits()
         if self._plan_output is not None:
-            self._plan_output.write(render_plan(self._root.path, decisions, self._policy.older_than_days, self._now))
-        exceeded = None if self._config.force else RemovalLimit.of(self._config).exceeded_by(decisions)
+            planned = {decision.session.name: decision for decision in self._selected(candidates, due, entries, space)}
+            text = render_plan(
+                self._root.path,
+                [planned.get(decision.session.name, decision) for decision in decisions],
+                self._policy.older_than_days,
+                self._now,
+            )
+            self._plan_output.write(text)
+        limit = None if self._config.force else RemovalLimit.of(self._config)
+        exceeded = None if limit is None else limit.exceeded_by(decisions)
         if exceeded:
             log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
-            decisions = block_all(decisions, exceeded)
+            decisions, due, candidates = block_all(decisions, exceeded), [], []
+        room = len(candidates) if limit is None else limit.room(decisions)
 
         # Carry it out.
         if self._approved is None and not exceeded:
-            self._purge_due(entries)
+            self._purge_trash(entries, space)
+        undecided = {decision.session.name for decision in candidates}
         for decision in decisions:
-            if not decision.is_removal:
-                self._record_outcome(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
+            if not decision.is_removal and decision.session.name not in undecided:
+                self._keep(decision)
         remover = SessionRemover(
             sessions,
             evidence,
             self._context,
             measured_at=measured_at,
-            purge=self._config.maintenance.cleanup.trash_days == 0,
             dry_run=self._config.dry_run,
             threads=self._threads,
             needs=self._needs,
-            cannot_exchange=self._why_no_exchange(decisions, descriptor),
+            cannot_exchange=self._why_no_exchange([*due, *candidates], descriptor),
         )
-        self._remove([decision for decision in decisions if decision.is_removal], remover)
+        self._remove_due(due, remover, space)
+        self._remove_over_budget(candidates, remover, space, room)
+        self._report_unmet(space)
+
+    def _space(self, sessions: int | None) -> Space:
+        """Measure the budgets."""
+        return Space(self._config, self._root, sessions, self._threads, self._context.advance_or_stop)
 
     def _put_back_pending(self) -> list[TrashEntry]:
         """Move back what an interrupted run left PENDING; return the other entries."""
@@ -220,31 +247,63 @@ class _Cleanup:
                 log.warning("moved back session %s, which an interrupted run had begun to remove", entry.session)
         return [entry for entry in entries if entry.state is not TrashState.PENDING]
 
-    def _purge_due(self, entries: Sequence[TrashEntry]) -> None:
-        """Purge the entries that were in the trash long enough, and those that are DELETING."""
+    def _purge_trash(self, entries: Sequence[TrashEntry], space: Space) -> None:
+        """Purge the entries whose time is over, and then the oldest ones until no bound is exceeded."""
         days = self._config.maintenance.cleanup.trash_days
-        due = [entry for entry in entries if is_due(entry, self._now, days)]
-        if self._config.dry_run:
-            self._purgeable_bytes = measure_entries(self._root, due).freed_bytes
-            return
-        for entry in due:
+        early = [entry for entry in entries if not is_due(entry, self._now, days)]
+        self._purge([entry for entry in entries if entry not in early], space)
+        measured = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in early], self._threads) if space.is_exceeded else []
+        while batch := space.needed(measured):
+            self._purge([early[position] for position in batch], space, space.reason)
+            early = [entry for position, entry in enumerate(early) if position not in batch]
+            measured = [usage for position, usage in enumerate(measured) if position not in batch]
+
+    def _purge(self, entries: Sequence[TrashEntry], space: Space, why_early: str = "") -> None:
+        """Purge entries, and measure again what is used. `why_early` says why their time is not over."""
+        for entry in entries:
             if self._context.stopping():
                 return
-            purged = purge(self._root, entry, self._context.stopping, self._threads)
+            purged = purge(self._root, entry, self._context.stopping, self._threads, dry_run=self._config.dry_run)
             self._purged.append(purged)
             for failure in purged.failures:
                 self._record_failure(failure, entry.session)
             if purged.finished:
-                log.info("purged session %s from the trash: %s freed", entry.session, size(purged.freed_bytes))
+                space.freed.add(purged.usage)
+                verb = "would purge" if self._config.dry_run else "purged"
+                early = f" before its time, because {why_early}" if why_early else ""
+                level = logging.WARNING if why_early else logging.INFO
+                log.log(level, "%s session %s from the trash%s: %s freed", verb, entry.session, early, size(purged.freed_bytes))
+        if entries and space.is_exceeded and not self._config.dry_run:
+            space.measure_again()
 
-    def _decide(self, sessions: Sequence[ScratchSession], evidence: Evidence, descriptor: int) -> list[Decision]:
-        """Measure the sessions that rows do not keep, and decide on all."""
-        undecided = sessions_to_measure(evidence.add_to(sessions, {}), self._policy, self._now)
+    def _decide(
+        self, sessions: Sequence[ScratchSession], evidence: Evidence, descriptor: int, space: Space
+    ) -> tuple[list[Decision], list[Decision]]:
+        """Measure the sessions that rows do not keep, and decide on all.
+
+        Return the plan by age, and its decisions on those sessions that an exceeded budget may select.
+        """
+        policy = younger(self._policy, self._config) if space.exceeds_budget else self._policy
+        undecided = sessions_to_measure(evidence.add_to(sessions, {}), policy, self._now)
         self._context.progress.start("measuring", len(undecided))
         usages = measure_all(descriptor, [Subtree((session.name,)) for session in undecided], self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
         sessions, measured = removable(sessions, measured, descriptor, self._needs)
-        return decide_by_evidence(sessions, measured, evidence, self._policy, self._now)
+        decisions = decide_by_evidence(sessions, measured, evidence, policy, self._now)
+        if policy == self._policy:
+            return decisions, []
+        by_age = decide_all(evidence.add_to(sessions, measured), self._policy, self._now)
+        return by_age, selectable(by_age, decisions)
+
+    def _selected(
+        self, candidates: Sequence[Decision], due: Sequence[Decision], entries: Sequence[TrashEntry], space: Space
+    ) -> list[Decision]:
+        """Return the decisions to remove what budgets still need if trash and due sessions are gone."""
+        if not candidates:
+            return []
+        trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads)
+        positions = space.needed(usages_of(candidates), budgets_only=True, after=[*trash, *usages_of(due)])
+        return [over_budget(candidates[position], space.reason) for position in positions]
 
     def _why_no_exchange(self, decisions: Sequence[Decision], descriptor: int) -> OSError | None:
         """Return why a real run could not keep chats, None in a real run, which will see."""
@@ -263,17 +322,70 @@ class _Cleanup:
             decisions, lambda session: approved[session.name].change(session) if session.name in approved else "it is not in the plan"
         )
 
-    def _remove(self, due: Sequence[Decision], remover: SessionRemover) -> None:
+    def _remove_due(self, due: Sequence[Decision], remover: SessionRemover, space: Space) -> None:
+        """Remove the sessions that are due by age: into the trash, unless there is none or no space for them."""
+        if self._config.maintenance.cleanup.trash_days:
+            due = oldest_first(due)
+            while batch := space.needed(usages_of(due)):
+                why = f"not kept in the trash, because {space.reason}"
+                self._remove([replace(due[at], detail=f"{due[at].detail}; {why}") for at in batch], remover, space, purge=True)
+                due = [decision for position, decision in enumerate(due) if position not in batch]
+        self._remove(due, remover, space, purge=not self._config.maintenance.cleanup.trash_days)
+
+    def _remove_over_budget(self, candidates: Sequence[Decision], remover: SessionRemover, space: Space, room: int) -> None:
+        """Remove the sessions that a budget needs, the oldest first, and at most `room`; keep the others."""
+        allowed = [
+            decision
+            for decision in candidates
+            if self._approved is None or self._keep_unapproved([over_budget(decision, "")])[0].is_removal
+        ]
+        left = {decision.session.name: decision for decision in candidates}
+        while batch := space.needed(usages_of(allowed), budgets_only=True):
+            chosen = [over_budget(allowed[position], space.reason) for position in batch[:room]]
+            if not chosen or self._context.stopping():
+                for position in batch:
+                    name = allowed[position].session.name
+                    left[name] = Decision(allowed[position].session, Reason.OVER_BUDGET, "the removal limit allows no more in this run")
+                break
+            removed = self._remove(chosen, remover, space, purge=True)
+            room -= removed
+            for decision in chosen:
+                del left[decision.session.name]
+            allowed = [decision for decision in allowed if decision.session.name in left]
+        for decision in left.values():
+            self._keep(decision)
+
+    def _report_unmet(self, space: Space) -> None:
+        """Log the budgets that are still exceeded."""
+        if space.exceeds_budget and not self._config.dry_run:
+            space.measure_again()
+        for bound in space.unmet():
+            self._over_budget = max(self._over_budget, bound.usage - bound.limit)
+            log.error("%s", unmet_text(bound, self._outcomes))
+
+    def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
+        """Remove sessions, record the outcomes, and measure again what is used. Return how many were removed."""
         self._context.progress.start("checking" if self._config.dry_run else "removing", len(due))
-        begun = 0
-        details = {decision.session.name: decision.detail for decision in due}
-        for outcome in remover.remove([decision.session for decision in due]):
+        begun = removed = 0
+        planned = {decision.session.name: decision for decision in due}
+        for outcome in remover.remove([decision.session for decision in due], purge=purge):
+            decision = planned[outcome.session.name]
             is_removal = outcome.reason is Reason.EXPIRED
-            self._record_outcome(replace(outcome, detail=details[outcome.session.name]) if is_removal else outcome)
+            self._record_outcome(replace(outcome, reason=decision.reason, detail=decision.detail) if is_removal else outcome)
+            if is_removal:
+                removed += 1
+                if purge:
+                    space.freed.add(outcome.session.usage or Usage())
             self._context.progress.advance()
             begun += 1
         if begun < len(due):
             log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
+        if removed and purge and space.is_exceeded and not self._config.dry_run:
+            space.measure_again(only_less=True)
+        return removed
+
+    def _keep(self, decision: Decision) -> None:
+        self._record_outcome(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
 
     def _record_outcome(self, outcome: Outcome) -> None:
         """Log, count and emit an outcome."""
@@ -345,7 +457,7 @@ class _Cleanup:
             dry_run=self._config.dry_run,
             sessions_checked=len(self._outcomes),
             sessions_cleaned=len(cleaned),
-            bytes_freed=freed + self._purgeable_bytes,
+            bytes_freed=freed,
             bytes_trashed=sum(outcome.session.usage.apparent_bytes for outcome in trashed if outcome.session.usage),
             trash_until=rendered(self._now + self._config.maintenance.cleanup.trash_days * DAY) if trashed else None,
             database_found=self._root.database is not None,
@@ -356,5 +468,6 @@ class _Cleanup:
             failures=tuple(self._failures),
             failure_count=self._failure_count,
             trash_bytes=trash_bytes,
+            over_budget_bytes=self._over_budget,
             duration_ms=duration_ms,
         )

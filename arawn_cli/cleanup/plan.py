@@ -29,15 +29,18 @@ class Policy:
     Attributes:
         older_than_days: age from which a session is inactive, 1 or more.
         protect: shell patterns of session ids that are kept.
+        keep_last: number of the most recently used sessions that are kept.
     """
 
     older_than_days: int
     protect: tuple[str, ...] = ()
+    keep_last: int = 0
 
     @classmethod
     def of(cls, config: Config) -> Policy:
         """Return the configured policy."""
-        return cls(config.older_than_days, config.maintenance.cleanup.protect)
+        cleanup = config.maintenance.cleanup
+        return cls(config.older_than_days, cleanup.protect, cleanup.keep_last)
 
     def protects(self, name: str) -> str | None:
         """Return the first pattern that matches the id of a session, or None."""
@@ -81,6 +84,13 @@ class RemovalLimit:
         """Return the configured limit."""
         return cls(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
 
+    def room(self, decisions: Sequence[Decision]) -> int:
+        """Return how many sessions a run may remove beside those of a plan that does not exceed the limit."""
+        removals = sum(decision.is_removal for decision in decisions)
+        sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
+        most = self.max_percent * sessions // 100
+        return min(most, self.max_sessions or most) - removals
+
     def exceeded_by(self, decisions: Sequence[Decision]) -> str | None:
         """Say how a plan exceeds the limit; return None if it does not."""
         removals = sum(decision.is_removal for decision in decisions)
@@ -98,6 +108,29 @@ def sessions_to_measure(sessions: Iterable[ScratchSession], policy: Policy, now:
     return [session for session in sessions if reason_without_files(session, policy, now) is None]
 
 
+def decide_all(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> list[Decision]:
+    """Decide on sessions with their evidence and usage, and keep those that were used last."""
+    return _keep_last([decide(session, policy, now) for session in sessions], policy.keep_last)
+
+
+def _keep_last(decisions: list[Decision], number: int) -> list[Decision]:
+    """Return the plan without the removals of the `number` sessions that were used last.
+
+    One that was not measured counts as used when its turns and row say, so others stay beside it.
+    """
+    if not number:
+        return decisions
+    sessions = [decision.session for decision in decisions if decision.reason not in NO_SESSION]
+    newest = sorted(sessions, key=lambda session: (session.last_activity or 0, session.name), reverse=True)
+    kept = {session.name for session in newest[:number]}
+    return [
+        Decision(decision.session, Reason.KEPT_LAST, f"one of the {number} used last; {_newest(decision.session)}")
+        if decision.is_removal and decision.session.name in kept
+        else decision
+        for decision in decisions
+    ]
+
+
 def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
     """Decide on a measured session; the first rule that applies gives the reason.
 
@@ -113,7 +146,7 @@ def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> R
         return Reason.FOREIGN_NAME
     if session.kind is not FileKind.DIRECTORY:
         return Reason.NOT_A_DIRECTORY
-    if policy.protects(session.name) is not None:
+    if policy.protects(session.name) is not None or session.keep_file:
         return Reason.PROTECTED
     newest = session.evidence.newest
     if newest is not None and newest > now + _CLOCK_TOLERANCE:
@@ -154,7 +187,7 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
         case Reason.NOT_A_DIRECTORY:
             return _KINDS[session.kind]
         case Reason.PROTECTED:
-            return f"pattern {pattern}"
+            return f"the file {session.keep_file}" if pattern is None else f"pattern {pattern}"
         case Reason.ATTACHED:
             return f"workstream {escape(session.evidence.workstream or '')}"
         case Reason.MOUNT_INSIDE:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arawn_cli import timestamps
 from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.events import Reason, rendered
+from arawn_cli.events import REMOVED_FOR, rendered
 from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
 from arawn_cli.names import escape
 
@@ -38,7 +38,7 @@ class PlannedSession(BaseModel):
 
     def change(self, session: ScratchSession) -> str | None:
         """Say what is different from when a removal was planned; return None if nothing is."""
-        if self.reason != Reason.EXPIRED:
+        if self.reason not in REMOVED_FOR:
             return f"planned as {self.reason}"
         if session.identity != (self.device, self.inode):
             return "replaced since the plan was made"

@@ -79,13 +79,12 @@ class SessionRemover:
         context: RunContext,
         *,
         measured_at: int,
-        purge: bool,
         dry_run: bool,
         threads: int,
         needs: ChatNeeds | None,
         cannot_exchange: OSError | None,
     ) -> None:
-        """With `purge`, `threads` delete the sessions at once; else they stay in the trash.
+        """Remove with up to `threads` threads.
 
         The measuring for the plan began at `measured_at` of the context's monotonic clock.
         `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why the
@@ -97,14 +96,18 @@ class SessionRemover:
         self._monotonic = context.monotonic
         self._stopping = context.stopping
         self._measured_at = measured_at
-        self._purge = purge
+        self._purge = False
         self._dry_run = dry_run
         self._threads = threads
         self._needs = needs
         self._cannot_exchange = cannot_exchange
 
-    def remove(self, due: Sequence[ScratchSession]) -> Iterator[Outcome]:
-        """Yield the outcome of each due session. After a signal, no other session is begun."""
+    def remove(self, due: Sequence[ScratchSession], *, purge: bool) -> Iterator[Outcome]:
+        """Yield the outcome of each due session. After a signal, no other session is begun.
+
+        With `purge` the sessions are deleted at once; else they stay in the trash.
+        """
+        self._purge = purge
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = _BATCH_MAX if limit == resource.RLIM_INFINITY else max(1, min(_BATCH_MAX, limit // 4))
         if self._dry_run:

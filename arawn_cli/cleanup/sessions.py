@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.arawn.layout import WORK, WORKSTREAMS, Generation
 from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
-from arawn_cli.events import Action, Reason
+from arawn_cli.events import REMOVED_FOR, Action, Reason
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.mounts import mount_points
-from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, identity_at, is_same_directory
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, identity_at, is_same_directory, opened_directory
 from arawn_cli.timestamps import latest
+
+KEEP_FILE = ".keep"
+"""A file of this name protects the session that contains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class ScratchSession:
         mount_point: path below the root of a mount at or in it; empty if there is none.
         usage: None until it is measured.
         is_foreign: whether Arawn gives no session such a name.
+        keep_file: path below it of a file that says that it is to be kept; empty without one.
     """
 
     name: str
@@ -106,6 +112,7 @@ class ScratchSession:
     evidence: TurnEvidence = TurnEvidence()
     usage: Usage | None = None
     is_foreign: bool = False
+    keep_file: str = ""
 
     @property
     def last_activity(self) -> int | None:
@@ -128,7 +135,7 @@ class Decision:
     @property
     def is_removal(self) -> bool:
         """Whether the session is to be removed."""
-        return self.reason is Reason.EXPIRED
+        return self.reason in REMOVED_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,5 +175,20 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
         shown = mount.removeprefix(f"{sessions.root.path}/")
-        listed.append(ScratchSession(entry.name, entry.kind, identity, shown, is_foreign=not layout.is_session_id(entry.name)))
+        is_foreign = not layout.is_session_id(entry.name)
+        keep_file = "" if is_foreign or mount or entry.kind is not FileKind.DIRECTORY else _keep_file(sessions, entry.name)
+        listed.append(ScratchSession(entry.name, entry.kind, identity, shown, is_foreign=is_foreign, keep_file=keep_file))
     return listed
+
+
+def _keep_file(sessions: SessionsDirectory, name: str) -> str:
+    """Return the path below a session of its `.keep` file, in Arawn 0.0 also in its `work/`; else an empty text.
+
+    What cannot be read is measured later, and reported then.
+    """
+    is_v0 = sessions.root.layout.generation is Generation.V0
+    for directory in ((), (WORK,)) if is_v0 else ((),):
+        with suppress(OSError), opened_directory(sessions.descriptor, name, *directory) as opened:
+            os.stat(KEEP_FILE, dir_fd=opened, follow_symlinks=False)
+            return "/".join((*directory, KEEP_FILE))
+    return ""

@@ -319,18 +319,20 @@ class Purged:
     """The result of purging an entry.
 
     Attributes:
+        usage: its usage before.
         freed_bytes: apparent bytes that the filesystem got back.
         finished: whether nothing of it is left; false after a signal.
     """
 
     entry: TrashEntry
+    usage: Usage
     freed_bytes: int
     failures: tuple[Failure, ...]
     finished: bool
 
 
-def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int) -> Purged:
-    """Delete an entry. The next cleanup tries again what failed."""
+def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int, *, dry_run: bool = False) -> Purged:
+    """Delete an entry, or in a dry run only check it. The next cleanup tries again what failed."""
     shown = "/".join((WORKSTREAMS, *entry.path))
     operation: Operation = "check"
     try:
@@ -341,7 +343,9 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             usage = measure(directory, entry.name, shown)
             if usage.obstacles:  # it stays whole, and can be restored
                 text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
-                return Purged(entry, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
+                return Purged(entry, usage, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
+            if dry_run:
+                return Purged(entry, usage, freed_bytes(usage, Usage()), (), finished=True)
             operation = "rename"
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -349,7 +353,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
                 failures = delete_tree(directory, name, shown, stopping, pool)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except FileNotFoundError:  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
-        return Purged(entry, 0, (), finished=False)
+        return Purged(entry, Usage(), 0, (), finished=False)
     except OSError as error:
-        return Purged(entry, 0, (Failure.of(operation, shown, error),), finished=False)
-    return Purged(entry, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)
+        return Purged(entry, Usage(), 0, (Failure.of(operation, shown, error),), finished=False)
+    return Purged(entry, usage, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)

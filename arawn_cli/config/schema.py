@@ -191,6 +191,21 @@ class Cleanup(_Table):
         description="removal limit: if more sessions are due in one run, it removes none unless --force is given; 0 is no limit",
     )
     max_percent: Percent = Field(default=100, description="removal limit as a percentage of all scratch sessions")
+    keep_last: int = Field(default=0, ge=0, description="number of the most recently used sessions that are never removed")
+    max_total: SizeOrZero = Field(
+        default=ByteSize(0),
+        examples=["20GiB"],
+        description="budget for the disk blocks of workstreams/, with the trash: above it, cleanup purges the trash and then removes the "
+        "sessions that were not used for the longest time, until less than 95 % of it is used; 0 is no budget",
+    )
+    min_free_percent: int = Field(
+        default=0,
+        ge=0,
+        le=99,
+        description="budget for the filesystem of the sessions: the percentage of its space for ordinary users that is to stay free; what "
+        "is used beyond is freed as with max_total; 0 is no budget",
+    )
+    min_age_days: Days = Field(default=1, description="a budget removes no session that was used in the last days, at least 1")
 
 
 class Pressure(_Table):

@@ -24,6 +24,7 @@ DUE_NOW = "due now"
 _KEPT = {
     Reason.ACTIVE: "used recently",
     Reason.RECENT_FILES: "used recently",
+    Reason.KEPT_LAST: "used last",
     Reason.PROTECTED: "protected",
     Reason.ATTACHED: "attached to a workstream",
     Reason.IN_USE: "in use",
@@ -37,6 +38,7 @@ _KEPT = {
     Reason.CANNOT_MOVE: "cannot be moved",
     Reason.CHANGED_SINCE_PLAN: "changed meanwhile",
     Reason.REMOVAL_LIMIT: "over the removal limit",
+    Reason.OVER_BUDGET: "over budget",
     Reason.IO_ERROR: "cannot be read",
 }
 """The words for every reason that keeps a session."""

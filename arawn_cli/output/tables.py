@@ -14,6 +14,7 @@ from arawn_cli.context import Progress
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import (
     IN_RECENT_USE,
+    REMOVED_FOR,
     Action,
     ChatResult,
     DiskCheck,
@@ -156,7 +157,7 @@ class Tables:
 
 def _session_cells(session: ScratchSessionEvent) -> tuple[Text, ...]:
     # The reason says more about a kept session than its action.
-    result = session.action.replace("_", " ") if session.reason is Reason.EXPIRED else session.reason
+    result = session.action.replace("_", " ") if session.reason in REMOVED_FOR and session.action is not Action.KEPT else session.reason
     return (
         Text(session.session_id),
         Text(result, style=_ACTION_STYLES[session.action]),

@@ -33,7 +33,7 @@ KEYS = {
     "sample_age_secs complete duration_ms forecast_days foreign foreign_count foreign_bytes failures failure_count",
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_freed bytes_trashed trash_until database_found chats "
-    "no_sessions cleaned_session_ids sessions_kept failures failure_count trash_bytes duration_ms",
+    "over_budget_bytes no_sessions cleaned_session_ids sessions_kept failures failure_count trash_bytes duration_ms",
     "trash_entry": "session_id action removed_at purged_from held bytes files path",
 }
 COMMAND_KEYS = {
@@ -52,8 +52,9 @@ WORDS = {
     ("DiskPressure", "unit"): "bytes inodes",
     ("DiskCheck", "level"): "ok warning critical unknown",
     ("ScratchSessionEvent", "action"): "deleted trashed restored would_delete would_trash would_restore kept failed",
-    ("ScratchSessionEvent", "reason"): "active recent_files protected attached locked in_use mount_inside not_a_directory "
-    "foreign_name activity_unknown future_timestamp not_permitted cannot_move changed_since_plan removal_limit expired io_error",
+    ("ScratchSessionEvent", "reason"): "active recent_files kept_last protected attached locked in_use mount_inside not_a_directory "
+    "foreign_name activity_unknown future_timestamp not_permitted cannot_move changed_since_plan removal_limit expired over_budget "
+    "io_error",
     ("ScratchCleanup", "chats"): "kept without_files deleted",
     ("TrashEntryEvent", "action"): "listed restored purged would_purge being_purged failed",
     ("ScheduleStatus", "job"): "scratch-cleanup disk-check",

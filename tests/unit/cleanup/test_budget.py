@@ -1,0 +1,163 @@
+"""Budgets: the laws of the selection, and of runs on random trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arawn_cli.arawn.root import opened_root
+from arawn_cli.cleanup.budget import Bound, Freed, Measure, needed, workstreams_usage
+from arawn_cli.events import Action, Event, Reason, ScratchSessionEvent
+from arawn_cli.fs.measure import HardLinks, Usage
+from tests.support.in_process import cleaned
+from tests.support.tree import SampleTree
+
+KIB = 1024
+NOW = 1_700_000_000_000_000_000
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[Usage]:
+    """Trees, of which some share files that have other names, perhaps elsewhere."""
+    names = {(1, inode): draw(st.integers(2, 5)) for inode in range(3)}
+    found: list[Usage] = []
+    for _ in range(draw(st.integers(0, 6))):
+        own = draw(st.integers(0, 5)) * 4 * KIB
+        linked: dict[tuple[int, int], HardLinks] = {}
+        for identity in draw(st.sets(st.sampled_from(sorted(names)))):
+            left = names[identity] - sum(tree.linked[identity].found for tree in found if identity in tree.linked)
+            if left > 0:
+                linked[identity] = HardLinks(4 * KIB, 4 * KIB, draw(st.integers(1, left)), names[identity])
+        size = own + 4 * KIB * len(linked)
+        found.append(Usage(size, size, 1 + len(linked), 1, linked=linked))
+    return found
+
+
+bounds = st.lists(
+    st.builds(
+        Bound,
+        st.just("b"),
+        st.sampled_from([Measure.ALLOCATED, Measure.APPARENT]),
+        st.integers(0, 200 * KIB),
+        st.integers(1, 200 * KIB),
+        st.booleans(),
+    ),
+    max_size=2,
+)
+
+
+def freed(chosen: list[Usage]) -> Freed:
+    total = Freed()
+    for tree in chosen:
+        total.add(tree)
+    return total
+
+
+@given(bounds, trees())
+def test_no_more_is_selected_than_needed_and_the_first_ones_first(found: list[Bound], candidates: list[Usage]) -> None:
+    chosen = needed(found, candidates, Freed())
+    trees_chosen = [candidates[position] for position in chosen]
+    assert chosen == sorted(set(chosen))
+    after = freed(trees_chosen)
+    if chosen:
+        assert any(bound.missing(freed(trees_chosen[:-1])) for bound in found), "without the last one it is not enough"
+        for position in range(chosen[-1]):  # one that is left out frees nothing, also together with the chosen ones
+            if position not in chosen:
+                more = freed([*trees_chosen, candidates[position]])
+                assert all(more.amounts[bound.measure] == after.amounts[bound.measure] for bound in found if bound.missing(Freed()))
+    everything = freed(candidates)
+    for bound in found:
+        assert not bound.missing(after) or bound.missing(everything) == bound.missing(after), "enough, or all that there is"
+
+
+@given(bounds)
+def test_nothing_is_missing_exactly_below_95_percent(found: list[Bound]) -> None:
+    for bound in found:
+        assert (bound.missing(Freed()) == 0) == (bound.usage * 100 < 95 * bound.limit)
+
+
+# ---- Runs on trees
+
+sessions = st.lists(
+    st.tuples(
+        st.sampled_from([0.5, 2, 3, 4, 5, 9, 12]),  # days since its last activity
+        st.integers(0, 6),  # blocks of 16 KiB
+        st.sampled_from(["", "keep-", "attached"]),
+        st.sampled_from(["", "", "", ".keep", "../.keep"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def sample(tmp_path: Path, found: list[tuple[float, int, str, str]]) -> SampleTree:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, (age, blocks, kind, mark) in enumerate(found):
+        name = f"{'keep-' if kind == 'keep-' else ''}s{number}"
+        directory = tree.session(name, files={"f": blocks * 16 * KIB, **({mark: 0} if mark else {})}, age_days=age)
+        assert directory.is_dir()
+        if kind == "attached":
+            tree.session_row(name, tree.ago(age), workstream="blog")
+    return tree
+
+
+def configuration(tmp_path: Path, **values: object) -> Path:
+    path = tmp_path / "settings.toml"
+    lines = [f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in values.items()]
+    path.write_text("[maintenance.pressure]\ntotal = 0\n[maintenance.cleanup]\nprotect = ['keep-*']\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def used(tree: SampleTree) -> int:
+    with opened_root(tree.root, ()) as root:
+        return workstreams_usage(root, 1, lambda _steps: None).allocated_bytes
+
+
+def actions(events: list[Event]) -> dict[str, tuple[str, str]]:
+    return {
+        event.session_id: (event.action.replace("would_delete", "deleted").replace("would_trash", "trashed"), event.reason)
+        for event in events
+        if isinstance(event, ScratchSessionEvent)
+    }
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    found=sessions, share=st.integers(1, 120), trash_days=st.sampled_from([0, 3]), limit=st.sampled_from([0, 0, 2]), last=st.integers(0, 2)
+)
+def test_laws_of_budgets(
+    tmp_path_factory: pytest.TempPathFactory, found: list[tuple[float, int, str, str]], share: int, trash_days: int, limit: int, last: int
+) -> None:
+    place = tmp_path_factory.mktemp("laws")
+    tree = sample(place, found)
+    budget = max(used(tree) * share // 100, 1)
+    config = configuration(place, max_total=budget, trash_days=trash_days, max_sessions=limit, keep_last=last, min_age_days=3)
+    before = {path.name for path in tree.sessions.iterdir()}
+    planned, dry_events = cleaned(tree, config=config, dry_run=True)
+    assert {path.name for path in tree.sessions.iterdir()} == before
+    done, events = cleaned(tree, config=config)
+    assert actions(events) == actions(dry_events), "the dry run announces what the real run does"
+    assert planned.over_budget_bytes == done.over_budget_bytes
+
+    activity = {event.session_id: event.last_activity or "" for event in events if isinstance(event, ScratchSessionEvent)}
+    reasons = actions(events)
+    selected = [name for name, (action, reason) in reasons.items() if reason == Reason.OVER_BUDGET and action == Action.DELETED]
+    order = sorted(reasons, key=lambda name: (activity[name], name))
+    for number, (age, _, kind, mark) in enumerate(found):
+        name = f"{'keep-' if kind == 'keep-' else ''}s{number}"
+        if kind or mark or age < 3:
+            assert (tree.sessions / name).exists(), "what another rule keeps stays, and what was used lately"
+        if name in order[len(order) - last :]:
+            assert (tree.sessions / name).exists()
+    passed_over = [name for name, (action, reason) in reasons.items() if reason in (Reason.ACTIVE, Reason.RECENT_FILES)]
+    for name in selected:
+        older = [other for other in passed_over if (activity[other], other) < (activity[name], name)]
+        assert not [other for other in older if found[int(other[1:])][1]], "the oldest first, unless it frees nothing"
+    assert done.over_budget_bytes == max(used(tree) - budget, 0)
+    if not done.sessions_kept.get(Reason.REMOVAL_LIMIT):
+        again, events = cleaned(tree, config=config)
+        if not done.over_budget_bytes or not limit:
+            assert again.sessions_cleaned == 0, "a second run does nothing"
