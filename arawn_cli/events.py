@@ -417,9 +417,13 @@ class TrashEntryEvent(Event):
         metadata=doc("from when a cleanup purges it; null if the next cleanup puts it back (`held`), or after it was restored or purged")
     )
     held: bool = field(metadata=doc("whether its removal was interrupted: the next cleanup puts it back and decides again"))
+    purged_at: str | None = field(metadata=doc("when it was deleted for good, for an earlier removal (`trash list --all`); else null"))
+    reason: str | None = field(
+        metadata=doc("why it was removed, with the detail, as far as that is recorded (`trash list --all`); else null")
+    )
     bytes: int = field(metadata=doc("apparent size of its files in bytes; after a purge, bytes that were freed"))
-    files: int = field(metadata=doc("number of its regular files, each inode once"))
-    path: str = field(metadata=doc("its path in the trash, relative to the root"))
+    files: int | None = field(metadata=doc("number of its regular files, each inode once; null if it was purged earlier"))
+    path: str | None = field(metadata=doc("its path in the trash, relative to the root; null if it was purged earlier"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

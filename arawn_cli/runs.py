@@ -1,10 +1,11 @@
-"""Record when a job last ran on a root, and refuse a cleanup if the clock cannot be trusted."""
+"""Record when a job last ran on a root, and what it removed; refuse a cleanup if the clock cannot be trusted."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,12 @@ _TOLERANCE = _HOUR
 _GAP_AFTER_REBOOT = 35 * DAY
 """A machine may be off for so long even if cleanup runs more often."""
 
-READ = "SELECT last_run, last_success, removed_sessions, reclaimed_bytes FROM runs WHERE job = ? AND root = ?"
+REMOVALS_KEPT = 366 * DAY
+
+_REMOVAL = "session, removed_at, run, reason, detail, bytes, purged_at"
+"""The columns of a `Removal`."""
+
+READ = "SELECT last_run, last_success, removed_sessions, freed_bytes FROM runs WHERE job = ? AND root = ?"
 """The columns of a `Run`."""
 
 
@@ -33,7 +39,7 @@ class Run:
     last_run: int
     last_success: int | None
     removed_sessions: int
-    reclaimed_bytes: int
+    freed_bytes: int
 
 
 def read(state: State, job: JobName, root: Path) -> Run | None:
@@ -163,16 +169,83 @@ def has_ended_since(connection: sqlite3.Connection, job: JobName, root: Path, st
     return connection.execute(statement, (job, key_of(root), start, now)).fetchone() is not None
 
 
-def record(state: State, job: JobName, root: Path, run: Run) -> None:
-    """Store a run in a transaction of its own.
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """The record of a removed session. Times are in nanoseconds since the epoch.
+
+    Attributes:
+        removed_at: in whole seconds, as in the name of its entry in the trash.
+        run: when the cleanup began that removed it.
+        reason: why it was removed, with the detail.
+        bytes: its apparent size.
+        purged_at: when it was deleted for good, or None while it is in the trash.
+    """
+
+    session: str
+    removed_at: int
+    run: int
+    reason: str
+    detail: str
+    bytes: int
+    purged_at: int | None = None
+
+
+Removed = tuple[str, int]
+"""The session of a removal, and when it was removed."""
+
+
+def record(
+    state: State,
+    job: JobName,
+    root: Path,
+    run: Run,
+    removals: Iterable[Removal] = (),
+    purged: Iterable[Removed] = (),
+    restored: Iterable[Removed] = (),
+) -> None:
+    """Store a run, and what it removed, purged and restored, in a transaction of its own.
 
     If the state cannot be written, only log a warning.
     """
     try:
         with state.transaction() as connection:
             store(connection, job, root, run)
+            connection.executemany(
+                f"INSERT OR REPLACE INTO removals (root, {_REMOVAL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                [(key_of(root), *astuple(replace(removal, bytes=min(removal.bytes, MAX_INTEGER)))) for removal in removals],
+            )
+            connection.execute("DELETE FROM removals WHERE removed_at < ?", (run.last_run - REMOVALS_KEPT,))
+            _change_removals(connection, root, purged, restored, run.last_run)
     except StateUnavailableError as error:
-        log.warning("%s: the time of this run is not stored", error)
+        log.warning("%s: this run is not recorded", error)
+
+
+def record_trash(state: State, root: Path, now: int, *, purged: Iterable[Removed] = (), restored: Iterable[Removed] = ()) -> None:
+    """Record that removed sessions were purged at `now`, or restored.
+
+    If the state cannot be written, only log a warning.
+    """
+    try:
+        with state.transaction() as connection:
+            _change_removals(connection, root, purged, restored, now)
+    except StateUnavailableError as error:
+        log.warning("%s: the record of removals is not up to date", error)
+
+
+def _change_removals(connection: sqlite3.Connection, root: Path, purged: Iterable[Removed], restored: Iterable[Removed], now: int) -> None:
+    which = "WHERE root = ? AND session = ? AND removed_at = ?"
+    connection.executemany(f"UPDATE removals SET purged_at = ? {which}", [(now, key_of(root), *removed) for removed in purged])  # noqa: S608
+    connection.executemany(f"DELETE FROM removals {which}", [(key_of(root), *removed) for removed in restored])  # noqa: S608 - a constant
+
+
+def read_removals(state: State, root: Path) -> list[Removal]:
+    """Return the recorded removals of a root, the oldest first.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    rows = state.select(f"SELECT {_REMOVAL} FROM removals WHERE root = ? ORDER BY removed_at, session", (key_of(root),))  # noqa: S608
+    return [Removal(*row) for row in cast("list[tuple[str, int, int, str, str, int, int | None]]", rows)]
 
 
 def store(connection: sqlite3.Connection, job: JobName, root: Path, run: Run) -> None:
@@ -181,10 +254,10 @@ def store(connection: sqlite3.Connection, job: JobName, root: Path, run: Run) ->
     Its removed sessions and bytes are added to the stored totals.
     """
     connection.execute(
-        "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, reclaimed_bytes) VALUES (?, ?, ?, ?, ?, ?) "
+        "INSERT INTO runs (job, root, last_run, last_success, removed_sessions, freed_bytes) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (job, root) DO UPDATE SET last_run = excluded.last_run, "
         "last_success = coalesce(excluded.last_success, last_success), "
         "removed_sessions = removed_sessions + excluded.removed_sessions, "
-        "reclaimed_bytes = CAST(min(reclaimed_bytes + excluded.reclaimed_bytes, 9.2e18) AS INTEGER)",
-        (job, key_of(root), run.last_run, run.last_success, min(run.removed_sessions, MAX_INTEGER), min(run.reclaimed_bytes, MAX_INTEGER)),
+        "freed_bytes = CAST(min(freed_bytes + excluded.freed_bytes, 9.2e18) AS INTEGER)",
+        (job, key_of(root), run.last_run, run.last_success, min(run.removed_sessions, MAX_INTEGER), min(run.freed_bytes, MAX_INTEGER)),
     )

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 103
-"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 102."""
+SCHEMA_VERSION = 104
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 103."""
 
 _NEWEST_VERSION = 999
 """A higher number is damage, not a newer program."""
@@ -71,9 +71,23 @@ CREATE TABLE runs (
     last_run INTEGER NOT NULL,
     last_success INTEGER,
     removed_sessions INTEGER NOT NULL CHECK (removed_sessions >= 0),
-    reclaimed_bytes INTEGER NOT NULL CHECK (reclaimed_bytes >= 0),
+    freed_bytes INTEGER NOT NULL CHECK (freed_bytes >= 0),
     PRIMARY KEY (job, root)
 ) STRICT;
+
+-- Sessions that were removed in the last year, and not restored since. The time removed_at is in whole
+-- seconds, as in the name of an entry of the trash.
+CREATE TABLE removals (
+    root TEXT NOT NULL,
+    session TEXT NOT NULL,
+    removed_at INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    purged_at INTEGER,
+    PRIMARY KEY (root, session, removed_at)
+) STRICT, WITHOUT ROWID;
 
 -- The clocks at the start of the last cleanup of each root.
 CREATE TABLE clocks (
@@ -145,7 +159,7 @@ CREATE TABLE log_positions (
 ) STRICT
 """
 
-_TABLES = frozenset({"outbox", "runs", "clocks", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
+_TABLES = frozenset({"outbox", "runs", "removals", "clocks", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
 _TABLES_OF_OURS = 4
 """So many of them show that a file is ours, even if its application id is missing or damaged."""
 

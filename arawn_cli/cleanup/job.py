@@ -47,7 +47,7 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.names import escape
-from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
+from arawn_cli.runs import Clocks, Removal, Removed, Run, check_clock, longest_gap, record
 from arawn_cli.timestamps import DAY, SECOND
 from arawn_cli.units import period, size
 
@@ -114,7 +114,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
         now = context.clock()
         failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
-        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run)
+        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run, cleanup.removals(now), cleanup.purged)
     return CleanupResult(summary, tuple(cleanup.events))
 
 
@@ -441,6 +441,27 @@ class _Cleanup:
         if is_listed:
             self._failures.append(report)
         return is_listed
+
+    def removals(self, ended: int) -> list[Removal]:
+        """Return the record of every removal of the run, which ended at this time."""
+        return [
+            Removal(
+                session=outcome.session.name,
+                removed_at=outcome.removed_at,
+                run=self._now,
+                reason=outcome.reason,
+                detail=outcome.detail,
+                bytes=outcome.session.usage.apparent_bytes if outcome.session.usage else 0,
+                purged_at=ended if outcome.action is Action.DELETED else None,
+            )
+            for outcome in self._outcomes
+            if outcome.removed_at is not None
+        ]
+
+    @property
+    def purged(self) -> list[Removed]:
+        """The earlier removals that the run purged."""
+        return [(purged.entry.session, purged.entry.removed_at) for purged in self._purged if purged.finished]
 
     def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""

@@ -404,15 +404,16 @@ class SessionRemover:
         shown = f"{trash.shown}/{candidate.trash_name}"
         pool = file_pool if candidate.usage.files >= PARALLEL_MIN_FILES else None
         failures = delete_tree(trash.descriptor, candidate.trash_name, shown, self._stopping, pool)
+        removed = self._removed(candidate, Action.DELETED)
         if not failures and not self._stopping():
-            return self._removed(candidate, Action.DELETED)
+            return removed
         left = measure(trash.descriptor, candidate.trash_name, shown)
         freed = freed_bytes(candidate.usage, left)
         if failures and contents(left) == contents(candidate.usage):
             return self._put_back_whole(candidate, trash, failures)
         if failures:
-            return Outcome(candidate.session, Action.FAILED, Reason.IO_ERROR, freed, tuple(failures))
-        return Outcome(candidate.session, Action.DELETED, Reason.EXPIRED, freed)
+            return replace(removed, action=Action.FAILED, reason=Reason.IO_ERROR, freed_bytes=freed, failures=tuple(failures))
+        return replace(removed, freed_bytes=freed)
 
     def _put_back_whole(self, candidate: Candidate, trash: TrashDirectory, failures: Sequence[Failure]) -> Outcome:
         """Put back a session of which nothing could be deleted."""
@@ -425,7 +426,9 @@ class SessionRemover:
         return self._put_back(candidate, trash) or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
 
     def _removed(self, candidate: Candidate, action: Action) -> Outcome:
-        return Outcome(candidate.session, action, Reason.EXPIRED, candidate.usage.freed_bytes if self._purge else 0)
+        entry = parse_entry((), candidate.trash_name)
+        freed = candidate.usage.freed_bytes if self._purge else 0
+        return Outcome(candidate.session, action, Reason.EXPIRED, freed, removed_at=entry.removed_at if entry else None)
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
         return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))

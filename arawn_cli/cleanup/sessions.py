@@ -146,6 +146,7 @@ class Outcome:
         freed_bytes: apparent bytes that the filesystem got back; 0 for a session in the trash.
         failures: what failed with this session.
         detail: the object behind the reason, as text for people; may be empty.
+        removed_at: when it was removed, in whole seconds as in the name of its entry in the trash.
     """
 
     session: ScratchSession
@@ -154,6 +155,7 @@ class Outcome:
     freed_bytes: int = 0
     failures: tuple[Failure, ...] = ()
     detail: str = ""
+    removed_at: int | None = None
 
 
 def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:

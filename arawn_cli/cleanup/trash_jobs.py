@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
@@ -16,8 +17,10 @@ from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import TrashAction, TrashEntryEvent
-from arawn_cli.fs.measure import Subtree, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
 from arawn_cli.names import escape
+from arawn_cli.runs import Removal, Removed, read_removals, record_trash
+from arawn_cli.state import State
 
 log = logging.getLogger(__name__)
 
@@ -50,90 +53,180 @@ class _Trash:
             log.error("%s", failure)
         return entries, not failures
 
-    def report_measured(self, entry: TrashEntry, action: TrashAction) -> TrashEntryEvent:
-        """Measure an entry, and emit and return its event."""
-        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1, self.context.advance_or_stop)
-        return self.report(entry, action, usage.apparent_bytes, usage.files)
+    def named(self, entries: Sequence[TrashEntry], sessions: Sequence[str]) -> tuple[list[TrashEntry], bool]:
+        """Return the entries of these sessions, and whether each has one; log those that have none."""
+        missing = [session for session in dict.fromkeys(sessions) if all(entry.session != session for entry in entries)]
+        for session in missing:
+            log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), self.root.path)
+        return [entry for entry in entries if entry.session in sessions], not missing
 
-    def report(self, entry: TrashEntry, action: TrashAction, size: int, files: int) -> TrashEntryEvent:
+    def usage(self, entry: TrashEntry) -> Usage:
+        """Measure an entry."""
+        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1, self.context.advance_or_stop)
+        return usage
+
+    def path(self, entry: TrashEntry) -> str:
+        """Return the path of an entry, relative to the root."""
+        return escape("/".join((WORKSTREAMS, *entry.path)))
+
+    def report(
+        self, entry: TrashEntry, action: TrashAction, usage: Usage, *, freed: int | None = None, reason: str | None = None
+    ) -> TrashEntryEvent:
         """Emit and return the event of an entry."""
         in_trash = entry.state is not TrashState.PENDING and action not in (TrashAction.RESTORED, TrashAction.PURGED)
         event = TrashEntryEvent(
-            timestamp=self.context.timestamp(),
-            host=self.context.host,
-            root=self.config.root_name,
-            dry_run=self.config.dry_run,
+            **self._common(),
             session_id=escape(entry.session),
             action=action,
             removed_at=timestamps.render(entry.removed_at),
             purged_from=timestamps.render(purged_from(entry, self.config.maintenance.cleanup.trash_days)) if in_trash else None,
             held=entry.state is TrashState.PENDING,
-            bytes=size,
-            files=files,
-            path=escape("/".join((WORKSTREAMS, *entry.path))),
+            purged_at=None,
+            reason=reason,
+            bytes=usage.apparent_bytes if freed is None else freed,
+            files=usage.files,
+            path=self.path(entry),
         )
         self.context.emit(event)
         return event
 
+    def report_purged(self, removal: Removal, purged_at: int) -> TrashEntryEvent:
+        """Emit and return the event of a removal that was purged earlier."""
+        event = TrashEntryEvent(
+            **self._common(),
+            session_id=escape(removal.session),
+            action=TrashAction.PURGED,
+            removed_at=timestamps.render(removal.removed_at),
+            purged_from=None,
+            held=False,
+            purged_at=timestamps.render(purged_at),
+            reason=_reason(removal),
+            bytes=removal.bytes,
+            files=None,
+            path=None,
+        )
+        self.context.emit(event)
+        return event
 
-def list_trash(config: Config, context: RunContext) -> TrashResult:
-    """Emit an event for each entry, oldest first; fail if not all of the trash can be read."""
+    def _common(self) -> _Common:
+        return {
+            "timestamp": self.context.timestamp(),
+            "host": self.context.host,
+            "root": self.config.root_name,
+            "dry_run": self.config.dry_run,
+        }
+
+
+class _Common(TypedDict):
+    timestamp: str
+    host: str
+    root: str | None
+    dry_run: bool
+
+
+def _reason(removal: Removal) -> str:
+    return f"{removal.reason}: {removal.detail}" if removal.detail else removal.reason
+
+
+def list_trash(config: Config, context: RunContext, *, everything: bool = False) -> TrashResult:
+    """Emit an event for each entry, oldest first; fail if not all of the trash can be read.
+
+    With `everything`, list the recorded removals that were purged before, and give the reasons.
+
+    Raises:
+        StateUnavailableError: the record cannot be read.
+    """
     with opened_root(config.root, config.databases, context.stopping) as root:
         trash = _Trash(config, context, root)
         entries, complete = trash.entries()
-        events = [
-            trash.report_measured(entry, TrashAction.BEING_PURGED if entry.state is TrashState.DELETING else TrashAction.LISTED)
-            for entry in entries
-        ]
+        removals = read_removals(context.state, root.path) if everything else []
+        events = [trash.report_purged(removal, removal.purged_at) for removal in removals if removal.purged_at is not None]
+        reasons = {(removal.session, removal.removed_at): _reason(removal) for removal in removals}
+        for entry in entries:
+            action = TrashAction.BEING_PURGED if entry.state is TrashState.DELETING else TrashAction.LISTED
+            events.append(trash.report(entry, action, trash.usage(entry), reason=reasons.get(_removed(entry))))
     return TrashResult(tuple(events), complete)
 
 
-def restore(config: Config, context: RunContext, session: str) -> TrashResult:
-    """Move the last removed session of this id back into `sessions/`; overwrite nothing there."""
+def restore(config: Config, context: RunContext, sessions: Sequence[str], *, last: bool) -> TrashResult:
+    """Move removed sessions back into `sessions/`; overwrite nothing there.
+
+    Of each id, the last removed one is restored. With `last`, restore everything that the last run
+    removed which removed something.
+    """
     with _opened(config, context) as trash:
-        candidates = [entry for entry in trash.entries()[0] if entry.session == session and entry.state is not TrashState.DELETING]
-        if not candidates:
-            log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), trash.root.path)
-            return TrashResult((), succeeded=False)
-        entry = max(candidates, key=lambda candidate: candidate.removed_at)
-        (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1, trash.context.advance_or_stop)
-        failure = put_back(trash.root, entry, used=True)
-        if failure:
-            log.error("session %s stays in the trash: %s", escape(session), failure)
+        entries = [entry for entry in trash.entries()[0] if entry.state is not TrashState.DELETING]
+        complete = True
+        if last:
+            removed = _last_removed(context.state, trash.root)
+            entries = [entry for entry in entries if _removed(entry) in removed]
+            if not entries:
+                log.error("no session of the last run is recorded to be in the trash of %s: name the ids", trash.root.path)
+                return TrashResult((), succeeded=False)
         else:
-            log.info("restored session %s", escape(session))
-        action = TrashAction.FAILED if failure else TrashAction.RESTORED
-        event = trash.report(entry, action, usage.apparent_bytes, usage.files)
-        return TrashResult((event,), succeeded=failure is None)
+            entries, complete = trash.named(entries, sessions)
+        newest = {entry.session: entry for entry in entries}  # they are sorted by time
+        events = [_restore(trash, entry) for entry in newest.values() if not context.stopping()]
+        done = [_removed(entry) for entry, event in zip(newest.values(), events, strict=False) if event.action is TrashAction.RESTORED]
+        record_trash(context.state, trash.root.path, context.clock(), restored=done)
+    return TrashResult(tuple(events), complete and len(done) == len(newest))
 
 
-def purge_trash(config: Config, context: RunContext, older_than_days: int) -> TrashResult:
-    """Delete the sessions that have been in the trash for more than some days.
+def _last_removed(state: State, root: Root) -> set[Removed]:
+    """Return the removals in the trash of the last run that has some."""
+    waiting = [removal for removal in read_removals(state, root.path) if removal.purged_at is None]
+    last = max((removal.run for removal in waiting), default=None)
+    return {(removal.session, removal.removed_at) for removal in waiting if removal.run == last}
+
+
+def _restore(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
+    usage = trash.usage(entry)
+    failure = put_back(trash.root, entry, used=True)
+    if failure:
+        log.error("session %s stays in the trash: %s", escape(entry.session), failure)
+    else:
+        log.info("restored session %s", escape(entry.session))
+    return trash.report(entry, TrashAction.FAILED if failure else TrashAction.RESTORED, usage)
+
+
+def purge_trash(
+    config: Config, context: RunContext, sessions: Sequence[str], older_than_days: int, approved: Collection[str | None] | None = None
+) -> TrashResult:
+    """Delete these sessions from the trash, or all that have been there for more than some days.
+
+    `approved` has the paths of the entries that may be deleted, None for any.
 
     The next cleanup moves the PENDING entries of an interrupted run back, so they are left alone.
     """
     cutoff = context.clock() - older_than_days * timestamps.DAY
     with _opened(config, context) as trash:
         entries, complete = trash.entries()
-        due = [
-            entry
-            for entry in entries
-            if entry.state is TrashState.DELETING
-            or (entry.state is TrashState.CONFIRMED and (entry.removed_at < cutoff or not older_than_days))
-        ]
+        entries = [entry for entry in entries if entry.state is not TrashState.PENDING]
+        if sessions:
+            entries, found = trash.named(entries, sessions)
+            complete = complete and found
+        due = [entry for entry in entries if entry.state is TrashState.DELETING or entry.removed_at < cutoff or not older_than_days]
+        due = [entry for entry in due if approved is None or trash.path(entry) in approved]
         events = [_purge(trash, entry) for entry in due if not context.stopping()]
+        done = [_removed(entry) for entry, event in zip(due, events, strict=False) if event.action is TrashAction.PURGED]
+        if done:
+            record_trash(context.state, trash.root.path, context.clock(), purged=done)
     return TrashResult(tuple(events), complete and all(event.action is not TrashAction.FAILED for event in events))
 
 
 def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
+    usage = trash.usage(entry)
     if trash.config.dry_run:
-        return trash.report_measured(entry, TrashAction.WOULD_PURGE)
-    (usage,) = measure_all(trash.root.workstreams, [Subtree(entry.path)], 1, trash.context.advance_or_stop)
+        return trash.report(entry, TrashAction.WOULD_PURGE, usage, freed=usage.freed_bytes)
     purged = purge(trash.root, entry, trash.context.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
     action = TrashAction.FAILED if purged.failures else TrashAction.PURGED if purged.finished else TrashAction.BEING_PURGED
-    return trash.report(entry, action, purged.freed_bytes, usage.files)
+    return trash.report(entry, action, usage, freed=purged.freed_bytes)
+
+
+def _removed(entry: TrashEntry) -> Removed:
+    return entry.session, entry.removed_at
 
 
 @contextmanager

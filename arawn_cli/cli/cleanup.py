@@ -15,10 +15,12 @@ from arawn_cli.cleanup.plan_file import PLAN_MODE
 from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
+from arawn_cli.cli.terminal import can_ask, confirmed
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
+from arawn_cli.units import count
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ app = typer.Typer(no_args_is_help=True, help="List, restore or purge removed ses
 def scratch_cleanup(
     flags: Flags,
     output: options.Output,
-    dry_run: Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", help="Show what would be removed, and change nothing.")] = None,
+    dry_run: options.DryRunOption = None,
     older_than_days: Annotated[
         int | None,
         typer.Option(
@@ -71,11 +73,16 @@ def scratch_cleanup(
 
 @app.command("list")
 @options.with_options(*options.LOCATION, "format", *options.LOGGING)
-def trash_list(flags: Flags, output: options.Output) -> None:
-    """List the removed sessions in the trash, oldest first."""
+def trash_list(
+    flags: Flags,
+    output: options.Output,
+    everything: Annotated[bool, typer.Option("--all", help="List what was removed and purged in the last year, too, and why.")] = False,
+) -> None:
+    """List the removed sessions in the trash, oldest first, and from when a cleanup purges each."""
+    job = partial(list_trash, everything=everything)
     if output.resolved() != "table":
-        raise typer.Exit(run_job(flags, output, list_trash).exit_code)
-    run = run_job(flags, replace(output, format="none"), list_trash)
+        raise typer.Exit(run_job(flags, output, job).exit_code)
+    run = run_job(flags, replace(output, format="none"), job)
     if run.result is not None and (run.result.entries or run.exit_code is ExitCode.DONE):
         from arawn_cli.output.tables import print_trash
 
@@ -83,18 +90,26 @@ def trash_list(flags: Flags, output: options.Output) -> None:
     raise typer.Exit(run.exit_code)
 
 
+IdsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="ID…", autocompletion=options.removed_sessions, help="Ids of removed sessions.")
+]
+
+
 @app.command("restore")
 @options.with_options(*options.LOCATION, "format", *options.LOGGING)
 def trash_restore(
     flags: Flags,
     output: options.Output,
-    session: Annotated[str, typer.Argument(metavar="ID", autocompletion=options.removed_sessions, help="Id of the removed session.")],
+    sessions: IdsArgument = None,
+    last: Annotated[bool, typer.Option("--last", help="Restore all that the last run removed which removed something.")] = False,
 ) -> None:
-    """Move a removed session back into its place; nothing there is overwritten.
+    """Move removed sessions back into their place; nothing there is overwritten.
 
     Restoring counts as a use: the next cleanup keeps the session for the configured days.
     """
-    run = run_job(replace(flags, dry_run=False), output, partial(restore, session=session))
+    if bool(sessions) == last:
+        raise typer.BadParameter("name the sessions, or add --last: `trash list` shows what is there", param_hint="ID")
+    run = run_job(replace(flags, dry_run=False), output, partial(restore, sessions=sessions or (), last=last))
     raise typer.Exit(run.exit_code)
 
 
@@ -103,13 +118,29 @@ def trash_restore(
 def trash_purge(
     flags: Flags,
     output: options.Output,
+    sessions: IdsArgument = None,
     older_than_days: Annotated[
-        int, typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge only sessions removed more than N days ago.")
-    ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Show what would be purged, and change nothing.")] = False,
+        int | None,
+        typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge the sessions removed more than N days ago."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Purge all of the trash.")] = False,
+    dry_run: options.DryRunOption = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete removed sessions from the trash for good, and free their space."""
-    run = run_job(replace(flags, dry_run=dry_run), output, partial(purge_trash, older_than_days=older_than_days))
+    """Delete removed sessions from the trash for good, and free their space.
+
+    On a terminal, list them and ask first.
+    """
+    if [bool(sessions), older_than_days is not None, everything].count(True) != 1:
+        raise typer.BadParameter("give one of: the ids of the sessions, --older-than-days, --all", param_hint="ID")
+    job = partial(purge_trash, sessions=sessions or (), older_than_days=older_than_days or 0)
+    asks = not yes and not dry_run and can_ask(output)
+    run = run_job(replace(flags, dry_run=bool(dry_run) or asks), output, job)
+    if asks and run.result is not None and run.result.entries:
+        if not confirmed(f"Delete {count(len(run.result.entries), 'session')} for good?"):
+            typer.echo("Nothing purged.")
+            raise typer.Exit(ExitCode.DONE)
+        run = run_job(replace(flags, dry_run=False), output, partial(job, approved={entry.path for entry in run.result.entries}))
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and output.resolved() == "table":
         typer.echo("Nothing to purge.")
     raise typer.Exit(run.exit_code)

@@ -118,6 +118,8 @@ LOGGING = ("verbose", "quiet")
 
 UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
 
+DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", "-n", help="Show what would be done, and change nothing.")]
+
 _Own = ParamSpec("_Own")
 
 

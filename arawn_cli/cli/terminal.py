@@ -86,6 +86,11 @@ def progress_for(output: Output) -> AbstractContextManager[Progress]:
     return TerminalProgress(console)
 
 
+def can_ask(output: Output) -> bool:
+    """Whether a person at a terminal sees a table and can answer a question."""
+    return output.resolved() == "table" and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirmed(question: str) -> bool:
     """Ask a yes-or-no question; the end of the input (Ctrl-D) counts as no.
 
@@ -93,9 +98,9 @@ def confirmed(question: str) -> bool:
         KeyboardInterrupt: the answer is Ctrl-C.
     """
     try:
-        return typer.confirm(question)
+        return typer.confirm(question, err=True)
     except typer.Abort as error:
-        typer.echo()  # end the line of the question
+        typer.echo(err=True)  # end the line of the question
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         return False

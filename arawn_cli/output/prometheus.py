@@ -143,7 +143,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     if figures.run is not None:
         for name, text, value in (
             ("removed_sessions_total", "Sessions removed since the state file was begun.", figures.run.removed_sessions),
-            ("freed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.reclaimed_bytes),
+            ("freed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.freed_bytes),
         ):
             yield Metric(name, text, [({}, value)], "counter")
     yield _single("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned)

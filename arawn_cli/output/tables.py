@@ -251,26 +251,31 @@ def _check_sentence(summary: DiskCheck) -> Text:
 
 def print_trash(entries: Sequence[TrashEntryEvent]) -> None:
     """Print the removed sessions in the trash as a table."""
-    table = plain_table("session", "removed", "age", "size", "files", title="Trash")
+    table = plain_table("session", "removed", "purged from", "size", "files", title="Trash")
     for entry in entries:
         table.add_row(*_trash_cells(entry))
-    Console(highlight=False).print(table if entries else "The trash is empty.")
+    console = Console(highlight=False)
+    console.print(table if entries else "The trash is empty.")
+    for entry in entries:
+        if entry.reason:
+            console.print(Text(f"{entry.session_id}: {entry.reason}"))
 
 
 def _trash_line(event: TrashEntryEvent) -> Text:
     held = ", held by an interrupted run" if event.held else ""
     removed = f"{day(parse(event.removed_at))} ({_age(event.removed_at, event.timestamp)})"
-    return Text(f"{event.action} {event.session_id}: removed {removed}, {size(event.bytes)}{held}")
+    return Text(f"{event.action.replace('_', ' ')} {event.session_id}: removed {removed}, {size(event.bytes)}{held}")
 
 
 def _trash_cells(event: TrashEntryEvent) -> tuple[Text, ...]:
     state = " (held by an interrupted run)" if event.held else " (being purged)" if event.action is TrashAction.BEING_PURGED else ""
+    purged = f"was {day(parse(event.purged_at))}" if event.purged_at else day(parse(event.purged_from)) if event.purged_from else "-"
     return (
         Text.assemble(event.session_id, (state, "yellow")),
         Text(day(parse(event.removed_at))),
-        Text(_age(event.removed_at, event.timestamp)),
+        Text(purged),
         Text(size(event.bytes)),
-        Text(f"{event.files:,}"),
+        Text("-" if event.files is None else f"{event.files:,}"),
     )
 
 

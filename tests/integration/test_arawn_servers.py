@@ -97,7 +97,7 @@ def test_two_servers_of_one_account_are_refused_until_one_is_named(run: RunComma
 def test_a_directory_with_neither_layout_is_refused_by_every_command(run: RunCommand, home: Path) -> None:
     (home / ".arawn" / "workstreams" / "photos" / "2024").mkdir(parents=True)
     (home / ".arawn" / "workstreams" / "photos" / "2024" / "a.jpg").touch()
-    for words in (*((command,) for command in COMMANDS), ("trash", "list"), ("trash", "purge"), ("schedule", "show")):
+    for words in (*((command,) for command in COMMANDS), ("trash", "list"), ("trash", "purge", "--all"), ("schedule", "show")):
         done = run(*words)
         assert (done.code, done.stdout, "neither generation of Arawn" in done.stderr) == (78, "", True), words
     found = checks(run)

@@ -163,7 +163,7 @@ def test_the_other_commands_work_on_the_named_root(run: RunCommand, tree: Sample
     assert [(event["session_id"], event["root"]) for event in run("trash", "list", *named).events] == [("old", "lab")]
     assert run("trash", "restore", "old", *named).last["action"] == "restored"
     assert (lab.sessions / "old").is_dir()
-    assert run("trash", "purge", *named).code == 0
+    assert run("trash", "purge", "--all", *named).code == 0
     assert "'total'=" in run("disk-check", *named, "--format", "nagios").stdout
     assert ";3221225472;" in run("disk-check", *named, "--format", "nagios").stdout
     assert str(lab.root) in run("report", *named).stdout.replace("\n", "")  # a long path is wrapped

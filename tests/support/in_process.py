@@ -9,10 +9,11 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from arawn_cli.cleanup.job import clean
+from arawn_cli.cleanup.trash_jobs import list_trash, restore
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import CheckResult, check
-from arawn_cli.events import Event, ScratchCleanup
+from arawn_cli.events import Event, ScratchCleanup, TrashEntryEvent
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
 from arawn_cli.timestamps import Boot
@@ -71,6 +72,20 @@ def checked(
 
 def configuration_of(tree: SampleTree, config: Path | None) -> Config:
     return load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
+
+
+def in_trash(tree: SampleTree, config: Path | None = None, *, everything: bool = False) -> list[TrashEntryEvent]:
+    """What `trash list` tells of a tree at its own now."""
+    settings = configuration_of(tree, config)
+    with closing(State(settings.state_directory, lambda: tree.now)) as state:
+        run = replace(context(tree.now, [], settings.state_directory), state=state)
+        return list(list_trash(settings, run, everything=everything).entries)
+
+
+def brought_back(tree: SampleTree, config: Path, *sessions: str) -> None:
+    """`trash restore` of these sessions."""
+    settings = configuration_of(tree, config)
+    assert restore(settings, context(tree.now, [], settings.state_directory), sessions, last=False).succeeded
 
 
 def reported(tree: SampleTree, config: Path | None = None) -> Report:

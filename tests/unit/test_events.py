@@ -13,13 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.cleanup.trash_jobs import list_trash
-from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import Failure
 from arawn_cli.events import Event, megabytes, percent_of, report_failure, to_json
 from arawn_cli.output.schemas import EVENTS, PARTS, events_schema
 from tests.conftest import Run
-from tests.support.in_process import NOWHERE, checked, cleaned, context
+from tests.support.in_process import checked, cleaned, in_trash
 from tests.support.tree import SampleTree
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
@@ -34,7 +32,7 @@ KEYS = {
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_freed bytes_trashed trash_until database_found chats "
     "over_budget_bytes no_sessions cleaned_session_ids sessions_kept failures failure_count trash_bytes duration_ms",
-    "trash_entry": "session_id action removed_at purged_from held bytes files path",
+    "trash_entry": "session_id action removed_at purged_from held purged_at reason bytes files path",
 }
 COMMAND_KEYS = {
     "schedule_status": "job scheduler scope installed enabled next_run last_run result problems",
@@ -79,14 +77,6 @@ def definitions() -> dict[str, dict[str, Any]]:
     return cast("dict[str, dict[str, Any]]", events_schema()["$defs"])
 
 
-def in_trash(tree: SampleTree) -> list[Event]:
-    """What `trash list` tells of a tree."""
-    events: list[Event] = []
-    config = load(Flags(base_path=str(tree.root)), {"STATE_DIRECTORY": str(tree.root.parent / "state")}, system_file=NOWHERE)
-    assert list_trash(config, context(tree.now, events, config.state_directory))
-    return events
-
-
 def first(written: object) -> object:
     """The only one of a list."""
     assert isinstance(written, list)
@@ -101,7 +91,7 @@ def events(tree: SampleTree, tmp_path: Path) -> dict[str, dict[str, object]]:
     config.write_text("[maintenance.pressure]\nsession = 104\n[maintenance.cleanup]\ntrash_days = 1\n")
     tree.session("s", files={"f": 1000}, age_days=30)
     (tree.root / "workstreams" / "not Arawn's").touch()
-    told = [*checked(tree, config)[1], *cleaned(tree, config=config)[1], *in_trash(tree)]
+    told = [*checked(tree, config)[1], *cleaned(tree, config=config)[1], *in_trash(tree, config)]
     return {event.type: json.loads(to_json(event), object_pairs_hook=unique) for event in told}
 
 

@@ -6,18 +6,20 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from arawn_cli import timestamps
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.support.errors import os_error
-from tests.support.in_process import cleaned
+from tests.support.in_process import brought_back, cleaned, in_trash
 from tests.support.tree import SampleTree, write
 
 
@@ -55,26 +57,26 @@ def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> 
     ]
 
 
-def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree) -> None:
+def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree, keeping: Path) -> None:
     removed(tree, "young", 1, 20)
     removed(tree, "old", 9, 3000)
     begun = removed(tree, "begun", 3)
     begun.rename(begun.with_name(deleting_name(begun.name)))
-    shown = run("trash", "list", "--base-path", tree.root, "--format", "table", COLUMNS="120").stdout
+    shown = run("trash", "list", "--base-path", tree.root, "--format", "table", "--config", keeping, COLUMNS="120").stdout
     cells = [re.split("  +", line.strip()) for line in shown.splitlines()[1:]]
-    day = time.strftime("%Y-%m-%d", time.gmtime(tree.ago(9) // SECOND))
-    assert cells[:2] == [["session", "removed", "age", "size", "files"], ["old", day, "9 d ago", "3.0 kB", "1"]]
+    day, due = (time.strftime("%Y-%m-%d", time.gmtime(tree.ago(ago) // SECOND)) for ago in (9, 9 - 5))
+    assert cells[:2] == [["session", "removed", "purged from", "size", "files"], ["old", day, due, "3.0 kB", "1"]]
     assert [row[0] for row in cells[2:]] == ["begun (being purged)", "young"]
 
 
 def test_an_empty_trash_prints_a_sentence_for_people_and_nothing_for_programs(run: RunCommand, tree: SampleTree) -> None:
-    for command, sentence in (("list", "The trash is empty.\n"), ("purge", "Nothing to purge.\n")):
-        assert run("trash", command, "--base-path", tree.root, "--format", "table").stdout == sentence
-        assert run("trash", command, "--base-path", tree.root).stdout == ""
+    for command, sentence in ((("list",), "The trash is empty.\n"), (("purge", "--all"), "Nothing to purge.\n")):
+        assert run("trash", *command, "--base-path", tree.root, "--format", "table").stdout == sentence
+        assert run("trash", *command, "--base-path", tree.root).stdout == ""
     removed(tree, "s", 1)
     kept = run("trash", "purge", "--older-than-days", 3, "--base-path", tree.root, "--format", "table")
     assert kept.stdout == "Nothing to purge.\n"
-    assert "purged s: " in run("trash", "purge", "--base-path", tree.root, "--format", "table").stdout
+    assert "purged s: " in run("trash", "purge", "--all", "--base-path", tree.root, "--format", "table").stdout
 
 
 @needs_setpriv
@@ -133,15 +135,69 @@ def test_purge_frees_what_is_old_enough_and_a_dry_run_only_names_it(run: RunComm
     done = run("trash", "purge", "--base-path", tree.root, "--older-than-days", 3)
     assert [(event["session_id"], event["action"], event["bytes"]) for event in done.events] == [("old", "purged", 10)]
     assert (young.exists(), old.exists()) == (True, False)
-    run("trash", "purge", "--base-path", tree.root)
+    run("trash", "purge", "--all", "--base-path", tree.root)
     assert not young.exists()
 
 
 def test_a_pending_session_is_not_purged_by_the_command(run: RunCommand, tree: SampleTree) -> None:
     pending = tree.sessions.parent / ".trash" / pending_name("s", time.time_ns())
     write(pending / "f", 1)
-    assert run("trash", "purge", "--base-path", tree.root).events == []
+    assert run("trash", "purge", "--all", "--base-path", tree.root).events == []
     assert pending.exists()
+
+
+@pytest.mark.parametrize("arguments", ["purge", "purge s --all", "purge --all --older-than-days 1", "restore", "restore s --last"])
+def test_a_trash_command_does_not_guess_which_sessions_are_meant(run: RunCommand, tree: SampleTree, arguments: str) -> None:
+    waiting = removed(tree, "s", 1)
+    assert run("trash", *arguments.split(), "--base-path", tree.root).code == 2
+    assert waiting.exists()
+
+
+def test_only_the_named_sessions_are_purged_and_restored(run: RunCommand, tree: SampleTree) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        removed(tree, name, 1)
+    done = run("trash", "purge", "a", "b", "not-there", "--base-path", tree.root)
+    assert (done.code, [event["session_id"] for event in done.of_type("trash_entry")]) == (1, ["a", "b"])
+    assert "no session not-there in the trash" in done.stderr
+    assert run("trash", "restore", "c", "d", "--base-path", tree.root).code == 0
+    assert sorted(os.listdir(tree.sessions)) == ["c", "d"]
+    assert [event["session_id"] for event in run("trash", "list", "--base-path", tree.root).events] == ["e"]
+
+
+def test_last_restores_what_the_last_run_removed_that_removed_something(run: RunCommand, tree: SampleTree, keeping: Path) -> None:
+    arguments = ("--base-path", tree.root, "--config", keeping)
+    assert "name the ids" in run("trash", "restore", "--last", *arguments).stderr
+    for names in (("earlier",), ("s1", "s2"), ()):
+        for name in names:
+            tree.session(name, files={"f": 10}, age_days=30)
+        assert run("scratch-cleanup", *arguments).code == 0
+    assert run("trash", "restore", "--last", *arguments).code == 0
+    assert sorted(os.listdir(tree.sessions)) == ["s1", "s2"]
+    assert run("trash", "restore", "--last", *arguments).code == 0
+    assert sorted(os.listdir(tree.sessions)) == ["earlier", "s1", "s2"]
+    assert run("trash", "restore", "--last", *arguments).code == 1
+
+
+def test_a_removal_is_recorded_until_a_year_after_it_was_purged_and_forgotten_if_it_is_restored(tree: SampleTree, keeping: Path) -> None:
+    for name in ("purged", "restored"):
+        tree.session(name, files={"f": 100}, age_days=30)
+    began = tree.now
+    cleaned(tree, config=keeping)
+    recorded = in_trash(tree, keeping, everything=True)
+    assert {event.session_id for event in recorded} == {"purged", "restored"}
+    assert all(event.action == "listed" and event.reason and event.reason.startswith("expired: newest:") for event in recorded)
+    brought_back(tree, keeping, "restored")
+    shutil.rmtree(tree.sessions / "restored")
+    tree.now += 6 * DAY
+    cleaned(tree, config=keeping)
+    (purged,) = in_trash(tree, keeping, everything=True)
+    assert (purged.session_id, purged.action, purged.bytes) == ("purged", "purged", 100)
+    assert purged.purged_at == timestamps.render(tree.now)
+    assert in_trash(tree, keeping) == []
+    for later, kept in ((360, 1), (370, 0)):
+        tree.now = began + later * DAY
+        cleaned(tree, config=keeping, force=True)
+        assert len(in_trash(tree, keeping, everything=True)) == kept
 
 
 def test_what_a_killed_run_had_begun_to_delete_is_never_restored_and_always_finished(
@@ -176,7 +232,7 @@ def test_restore_waits_for_a_cleanup_even_without_a_sessions_folder(run: RunComm
     fcntl.flock(directory, fcntl.LOCK_EX)
     assert run("trash", "restore", "s", "--base-path", tree.root).code == 75
     tree.sessions.rmdir()
-    assert run("trash", "purge", "--base-path", tree.root).code == 75
+    assert run("trash", "purge", "--all", "--base-path", tree.root).code == 75
     os.close(directory)
 
 
