@@ -333,7 +333,7 @@ class State:
             _set_aside_what_is_no_file(self.directory, self._seconds())
             self._inode = _make_private(self.directory / FILE)
             try:
-                self._connection = _connect(self.directory / FILE)
+                self._connection = _connect_again(self.directory / FILE)
             except _DamagedError as error:
                 _replace(self.directory, self._inode, self._seconds(), str(error))
                 self._inode = _make_private(self.directory / FILE)
@@ -451,6 +451,13 @@ def _make_private(path: Path) -> int:
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         path.chmod(0o600)
     return status.st_ino
+
+
+def _connect_again(path: Path) -> sqlite3.Connection:
+    """Connect to the file as `_connect`; a page that cannot be read only once is no damage."""
+    with suppress(_DamagedError):
+        return _connect(path)
+    return _connect(path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
