@@ -100,6 +100,12 @@ def log_error(error: BaseException) -> ExitCode:
         case KeyboardInterrupt():
             log.error("interrupted")
             return ExitCode.INTERRUPTED
+        case OSError() | MemoryError():  # the system refused what no step expects to fail
+            place = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+            reason = error.strerror if isinstance(error, OSError) else "not enough memory"
+            log.error("ended early: %s%s; run it again", escape(place), reason or error)
+            log.debug("traceback", exc_info=error)
+            return ExitCode.PARTIAL
         case _:
             log.error("internal error, please report it: %s: %s", type(error).__name__, error)
             log.debug("traceback", exc_info=error)

@@ -49,6 +49,7 @@ def configure_logging(output: Output) -> None:
         level = logging.DEBUG if output.verbose else logging.INFO
     else:
         level = logging.INFO if output.verbose else logging.WARNING
+    logging.raiseExceptions = False  # a record that cannot be written would be followed by a traceback
     package = logging.getLogger("arawn_cli")
     package.handlers = [handler]
     package.propagate = False

@@ -69,7 +69,7 @@ def test_the_exit_code_is_that_of_the_result(flags: Flags) -> None:
         (RefusedError("not here"), ExitCode.REFUSED, "not here"),
         (LockedError("in progress"), ExitCode.LOCKED, "in progress"),
         (KeyError("x"), ExitCode.INTERNAL, "KeyError: 'x'"),
-        (OSError(28, "No space left on device"), ExitCode.INTERNAL, "OSError: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), ExitCode.PARTIAL, "OSError: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED, "KeyboardInterrupt: "),
     ],
 )
