@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +118,11 @@ class RetryClient:
                 log.debug("traceback", exc_info=True)
                 results.put(Failed(f"the relay's answer cannot be understood: {type(error).__name__}"))
 
-        threading.Thread(target=run, daemon=True).start()
+        try:
+            # Thread.start() would wait for ever for a thread that has no memory to begin.
+            _thread.start_new_thread(run, ())
+        except RuntimeError as error:  # TasksMax= of systemd, RLIMIT_NPROC
+            return Failed(str(error))
         end = time.monotonic() + seconds + GRACE_SECS
         signalled = False
         while (left := end - time.monotonic()) > 0:
