@@ -32,7 +32,7 @@ from arawn_cli.cleanup.sessions import ScratchSession
 from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name
 from arawn_cli.config.loader import Config
 from arawn_cli.events import ChatResult
-from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange
+from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange, writable
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import identity_at, opened_directory, opened_file
 
@@ -249,8 +249,10 @@ class Places:
             OSError: the filesystem cannot exchange, or one of the two is missing.
         """
         with self._opened() as (session, entry):
-            if self.record.messages and not self._link_messages(session, entry):
-                return False
+            if self.record.messages:
+                with writable(self.entry, self.trash):
+                    if not self._link_messages(session, entry):
+                        return False
             exchange(self.session, self.sessions, self.entry, self.trash)
             if not self.needs.is_file or self._inode(session) == self.record.messages:
                 return True
@@ -309,18 +311,19 @@ class Places:
             FileExistsError: a file of the same name is in both directories; the error names it.
             OSError: an operation failed. The entry stays in the trash.
         """
-        places = self
-        places._finish_comparison()
-        for _ in range(_TRIES):
-            if identity_at(places.entry, places.trash)[1] == places.record.directory:
-                break
-            places._refuse_conflicts()
-            places = places._made_ready()
-            if places.exchange():
-                break
-        else:
-            raise OSError(errno.EBUSY, f"{self.needs.name} is replaced all the time")
-        places.complete()
+        with writable(self.session, self.sessions), writable(self.entry, self.trash):
+            places = self
+            places._finish_comparison()
+            for _ in range(_TRIES):
+                if identity_at(places.entry, places.trash)[1] == places.record.directory:
+                    break
+                places._refuse_conflicts()
+                places = places._made_ready()
+                if places.exchange():
+                    break
+            else:
+                raise OSError(errno.EBUSY, f"{self.needs.name} is replaced all the time")
+            places.complete()
 
     def _finish_comparison(self) -> None:
         """Undo an exchange of a killed run if the messages in the trash replaced those in place."""

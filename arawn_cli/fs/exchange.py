@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import islice
@@ -59,7 +59,7 @@ def exchange(first: str, first_directory: int, second: str, second_directory: in
     try:
         _rename(first, first_directory, second, second_directory, _EXCHANGE)
     except PermissionError:
-        with _writable(first, first_directory), _writable(second, second_directory):
+        with writable(first, first_directory), writable(second, second_directory):
             _rename(first, first_directory, second, second_directory, _EXCHANGE)
 
 
@@ -72,25 +72,31 @@ def move(source: str, source_directory: int, target: str, target_directory: int)
     try:
         os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
     except PermissionError:
-        with _writable(source, source_directory):
+        with writable(source, source_directory):
             os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
 
 
 @contextmanager
-def _writable(name: str, parent: int) -> Iterator[None]:
-    """Give the owner of the directory `name` write access while it is moved, because its `..` changes.
+def writable(name: str, parent: int) -> Iterator[None]:
+    """Give the owner of the directory `name` write access while it is moved or filled.
 
-    A kill in between leaves it writable. Whatever cannot be changed stays: the kernel decides.
+    A directory that is moved needs it because its `..` changes. A kill in between leaves it writable.
+    Whatever cannot be changed stays: the kernel decides. No error of an undo hides that it was moved.
     """
     with ExitStack() as undo:
         with suppress(OSError):
             descriptor = open_directory(name, parent)
-            undo.callback(os.close, descriptor)
+            undo.callback(_try, os.close, descriptor)
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
             if not mode & stat.S_IWUSR:
                 os.fchmod(descriptor, mode | stat.S_IWUSR)
-                undo.callback(os.fchmod, descriptor, mode)
+                undo.callback(_try, os.fchmod, descriptor, mode)
         yield
+
+
+def _try(call: Callable[..., None], *arguments: int) -> None:
+    with suppress(OSError):
+        call(*arguments)
 
 
 def overlay_that_cannot_move(name: str, parent: int) -> str | None:

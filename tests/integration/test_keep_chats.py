@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, RunCommand
+from tests.conftest import WITHOUT_FILE_POWERS, Run, RunCommand, needs_setpriv
 from tests.support.arawn_servers import MAIN_SESSIONS, V0_SESSIONS, Server, days_before_last_day, extract
 
 DUE = {"v0-live": "AC", "main-stopped": "AC"}
@@ -55,6 +55,26 @@ def test_an_empty_work_of_0_0_is_not_counted(run: RunCommand, tmp_path: Path) ->
     server = configured("v0-live", tmp_path / "home", "keep_chats = true")
     assert V0_SESSIONS["E"] not in clean(run, server).reasons()
     assert (server.scratch / V0_SESSIONS["E"] / "work").is_dir()
+
+
+@needs_setpriv
+@pytest.mark.parametrize("name", DUE)
+def test_a_read_only_session_is_removed_and_restored_with_its_mode(run: RunCommand, tmp_path: Path, name: str) -> None:
+    server = configured(name, tmp_path / "home", "keep_chats = true", "trash_days = 3")
+    session = IDS[name][DUE[name][0]]
+    place = server.scratch / session
+    before = contents(place)
+    for directory in (place, place / "work") if server.is_v0 else (place,):
+        directory.chmod(0o555)
+    cleaned = run(*("scratch-cleanup", "--older-than-days", days_before_last_day()), prefix=WITHOUT_FILE_POWERS, HOME=str(server.home))
+    assert cleaned.code == 0, cleaned.stderr
+    assert session in cleaned.sessions("deleted")
+    assert contents(place) != before
+    assert place.stat().st_mode & 0o777 == 0o555
+    restored = run("trash", "restore", session, prefix=WITHOUT_FILE_POWERS, HOME=str(server.home))
+    assert restored.code == 0, restored.stderr
+    assert contents(place) == before
+    assert place.stat().st_mode & 0o777 == 0o555
 
 
 @pytest.mark.parametrize(("name", "chats"), [("v0-live", "without_files"), ("main-stopped", "deleted")])
