@@ -255,7 +255,8 @@ class SessionRemover:
         try:
             uses = find_uses(directory, sessions, self._stopping)
         except OSError as error:
-            failure = Failure.of("check", str(error.filename or "/proc"), error)
+            path = str(error.filename)  # a descriptor or a name in a directory of /proc says nothing to people
+            failure = Failure.of("check", path if path.startswith("/") else "/proc", error)
             return {session.identity: _activity_unknown(session, failure) for session in sessions.values()}
         return {sessions[name].identity: _kept(sessions[name], use.reason, use.detail) for name, use in uses.items()}
 
