@@ -15,6 +15,8 @@ def main() -> NoReturn:
     # Imports create objects that live as long as the program: collecting garbage meanwhile frees
     # nothing. The threshold is several times their number. This saves about 10 ms.
     gc.set_threshold(200_000)
+    # pydantic looks for plugins in the metadata of every installed package, also of broken ones.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from arawn_cli.cli.app import main as run
 
