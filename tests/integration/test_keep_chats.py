@@ -68,7 +68,7 @@ def test_a_read_only_session_is_removed_and_restored_with_its_mode(run: RunComma
         directory.chmod(0o555)
     cleaned = run(*("scratch-cleanup", "--older-than-days", days_before_last_day()), prefix=WITHOUT_FILE_POWERS, HOME=str(server.home))
     assert cleaned.code == 0, cleaned.stderr
-    assert session in cleaned.sessions("deleted")
+    assert session in cleaned.sessions("trashed")
     assert contents(place) != before
     assert place.stat().st_mode & 0o777 == 0o555
     restored = run("trash", "restore", session, prefix=WITHOUT_FILE_POWERS, HOME=str(server.home))

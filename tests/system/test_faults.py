@@ -308,7 +308,8 @@ class Site:
         them writable.
         """
         found: Contents = {}
-        for name, (mode, content) in contents(self.folder).items():
+        for path, (mode, content) in contents(self.folder).items():
+            name = re.sub(r"\.[0-9a-f]+-[0-9a-f]+\.lock$", ".lock", path)  # names the root by device and inode
             parts = name.split("/")
             for number, part in enumerate(parts):
                 if match := ENTRY.fullmatch(part):
