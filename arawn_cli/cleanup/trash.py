@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -251,13 +251,8 @@ def purged_from(entry: TrashEntry, trash_days: int) -> int:
 def trash_usage(root: Root) -> Usage:
     """Measure all entries of the trash together."""
     found, failures = list_trash_entries(root)
-    usage = measure_entries(root, found)
+    usage = combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in found], 1))
     return replace(usage, failures=(*usage.failures, *failures))
-
-
-def measure_entries(root: Root, found: Sequence[TrashEntry]) -> Usage:
-    """Measure entries of the trash together."""
-    return combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in found], 1))
 
 
 def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | None:

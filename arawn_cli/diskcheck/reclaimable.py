@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
+from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
-from arawn_cli.cleanup.trash import is_due, list_trash_entries, measure_entries
+from arawn_cli.cleanup.trash import is_due, list_trash_entries
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Usage, combined
+from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.sqlite import never_stopping
 
@@ -63,19 +64,41 @@ def reclaimable(root: Root, config: Config, decisions: Sequence[Decision] | None
     if decisions is None:
         return None
     try:
-        return freed_by_cleanup(root, config, decisions, removable_sessions(root, config, decisions), now)
+        return freed_by_cleanup(root, config, decisions, removable_sessions(root, config, decisions), now)[0]
     except (ArawnCliError, OSError):
         return None
 
 
-def freed_by_cleanup(root: Root, config: Config, decisions: Sequence[Decision], removed: Sequence[ScratchSession], now: int) -> Usage:
-    """Return the usage of the sessions that it deletes, and of the trash that it purges.
+def freed_by_cleanup(
+    root: Root, config: Config, decisions: Sequence[Decision], removed: Sequence[ScratchSession], now: int
+) -> tuple[Usage, Usage]:
+    """Return the usage that a cleanup at `now` frees, and that of the sessions that it moves to the trash.
 
-    With `trash_days` it deletes no session at once, so none counts. Above the removal limit it purges
-    nothing either.
+    The first one is of the trash that it purges, and of the sessions that it deletes at once.
+    With `trash_days` it deletes at once only as many due sessions as the space in use demands, and
+    purges trash before its time for the same reason. Above the removal limit it frees nothing. Sessions
+    that a budget selects in addition do not count.
+
+    Raises:
+        ArawnCliError, OSError: the root cannot be measured.
     """
     if RemovalLimit.of(config).exceeded_by(decisions):
-        return Usage()
+        return Usage(), Usage()
     days = config.maintenance.cleanup.trash_days
-    due = [entry for entry in list_trash_entries(root)[0] if is_due(entry, now, days)]
-    return combined([measure_entries(root, due), *(session.usage for session in removed if session.usage and not days)])
+    threads = threads_for(config.maintenance.threads)
+    entries = list_trash_entries(root)[0]
+    usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads)
+    due = [usage for entry, usage in zip(entries, usages, strict=True) if is_due(entry, now, days)]
+    early = [usage for entry, usage in zip(entries, usages, strict=True) if not is_due(entry, now, days)]
+    sessions = sorted((session for session in removed if session.usage), key=lambda session: (session.last_activity or 0, session.name))
+    moved = [session.usage for session in sessions if session.usage]
+    if not days:
+        return combined([*due, *early, *moved]), Usage()
+    with opened_sessions(root) as descriptor:
+        space = Space(config, root, descriptor, threads, lambda _steps: None)
+        if entries or moved:
+            space.add_limits()
+    demanded = [*early, *moved]
+    freed = space.needed(demanded, after=due)
+    trashed = [usage for position, usage in enumerate(demanded) if position >= len(early) and position not in freed]
+    return combined([*due, *(demanded[position] for position in freed)]), combined(trashed)

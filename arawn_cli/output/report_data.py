@@ -135,15 +135,15 @@ class NextCleanup:
 
     Attributes:
         removed: sessions that it would remove, the oldest first.
-        size: bytes of these sessions.
-        trash_until: from when a run purges them; None if they are deleted at once.
+        trashed: bytes of those that it moves to the trash.
+        trash_until: from when a run purges these; None if there are none.
         freed: bytes that the cleanup frees, also by purging entries of the trash.
         later: sessions that become due later, the earliest first.
         over_removal_limit: whether it would remove nothing because too much is due.
     """
 
     removed: tuple[SessionReport, ...]
-    size: int
+    trashed: int
     trash_until: int | None
     freed: int
     later: tuple[SessionReport, ...]
@@ -395,8 +395,8 @@ def _sessions(
         )
     return sessions, NextCleanup(
         removed=tuple(_by_age([session for session in sessions if session.reason is Reason.EXPIRED])),
-        size=sum(session.size for session in sessions if session.reason is Reason.EXPIRED),
-        trash_until=now + days * DAY if (days := config.maintenance.cleanup.trash_days) else None,
+        trashed=size_in(config, removal.trashed),
+        trash_until=now + config.maintenance.cleanup.trash_days * DAY if removal.trashed.directories else None,
         freed=freed_in(config, removal.freed),
         later=tuple(_by_age([session for session in sessions if session.due is not None])),
         over_removal_limit=over_removal_limit,
@@ -405,16 +405,17 @@ def _sessions(
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """The sessions that a cleanup would remove now, by name, and the usage that it would free."""
+    """The sessions that a cleanup would remove now, by name, and what it would free and move to the trash."""
 
     sessions: dict[str, ScratchSession]
     freed: Usage
+    trashed: Usage
 
 
 def _removal_now(root: Root, config: Config, decisions: Sequence[Decision], now: int) -> _Removal | None:
     """Return what a cleanup would remove at `now`, or None if that is unknown."""
     try:
         removed = removable_sessions(root, config, decisions)
-        return _Removal({session.name: session for session in removed}, freed_by_cleanup(root, config, decisions, removed, now))
+        return _Removal({session.name: session for session in removed}, *freed_by_cleanup(root, config, decisions, removed, now))
     except (ArawnCliError, OSError):
         return None

@@ -162,16 +162,13 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
     """Return in one sentence what a cleanup would do now."""
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
-    freed = f"It would free {size(cleanup.freed)}{' of the trash' if cleanup.trash_until or not cleanup.removed else ''}."
+    freed = f"It would free {size(cleanup.freed)}."
     if not cleanup.removed:
         return f"A cleanup now would remove nothing: no session is due. {freed if cleanup.freed else ''}".rstrip()
-    removed = f"A cleanup now would remove {count(len(cleanup.removed), 'session')}, {size(cleanup.size)}"
-    return f"{removed}{in_trash_until(cleanup.trash_until)}. {freed}"
-
-
-def in_trash_until(instant: int | None) -> str:
-    """Return until when removed sessions stay in the trash, as the end of a sentence; nothing for None."""
-    return f", in the trash until {minute(instant)} UTC" if instant is not None else ""
+    removed = f"A cleanup now would remove {count(len(cleanup.removed), 'session')}"
+    if cleanup.trash_until is not None:
+        removed += f": {size(cleanup.trashed)}, in the trash until {minute(cleanup.trash_until)} UTC"
+    return f"{removed}. {freed}"
 
 
 def due(session: SessionReport) -> str:

@@ -80,7 +80,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         own_scope=scope_report(OWN_FILES, "Arawn's own files", 7 * MB, 0),
         own_files=DirectoryReport(f"/srv/{name}", (("models/", 6 * MB), ("arawn.db", MB)), 7 * MB, complete=False),
         backups=None,
-        cleanup=NextCleanup((old,), 3 * MB, None, 3 * MB, (new,), over_removal_limit=False),
+        cleanup=NextCleanup((old,), 0, None, 3 * MB, (new,), over_removal_limit=False),
         transitions=(Transition(NOW - DAY, "blog", name, Unit.BYTES, 101 * MB, 100 * MB, Level.OK, Level.WARNING),),
         problems=(),
     )

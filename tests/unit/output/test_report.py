@@ -35,7 +35,7 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "critical in 70 d, 2026-05-27",
         "limit in 62 d, 2026-05-19",
         "+14.0 MB",
-        "A cleanup now would remove 1 session, 3.0 MB. It would free 3.0 MB.",
+        "A cleanup now would remove 1 session. It would free 3.0 MB.",
         "2026-03-23",
         "12 d ago",
         "2026-03-17 09:30",
