@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli import state as state_module
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.state import FILE, SCHEMA_VERSION, State, StateUnavailableError, exclusive_lock
@@ -61,6 +62,21 @@ def test_a_file_that_became_readable_is_made_private_again(tmp_path: Path) -> No
     (tmp_path / FILE).chmod(0o644)
     opened(tmp_path).close()
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_unreadable_once_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(tmp_path).close()
+    connect = state_module._connect
+    failures = [state_module._DamagedError("Page 5: unable to get the page")]
+
+    def connect_later(path: Path) -> sqlite3.Connection:
+        if failures:
+            raise failures.pop()
+        return connect(path)
+
+    monkeypatch.setattr(state_module, "_connect", connect_later)
+    opened(tmp_path).close()
+    assert not list(tmp_path.glob("*damaged*"))
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])

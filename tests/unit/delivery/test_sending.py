@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import subprocess
@@ -84,6 +85,14 @@ def test_an_attempt_that_never_ends_is_abandoned_at_the_deadline(tmp_path: Path,
     assert run.finish().lost == 0
     assert "no result within 0.2 s; the relay may have the event" in caplog.text
     release.set()
+
+
+def test_an_attempt_without_a_thread_has_failed(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_thread(*_arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse_thread)
+    assert relay.retrying().send([]) == Failed("can't start new thread")
 
 
 def test_an_attempt_is_abandoned_soon_after_a_signal(relay: Relay) -> None:
