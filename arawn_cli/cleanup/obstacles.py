@@ -78,6 +78,14 @@ def _pasteable(commands: Sequence[Sequence[str]]) -> str:
     return text if text.isprintable() else f"{escape(text)} (with the bytes that \\x stands for)"
 
 
+def why_all_immovable(sessions: SessionsDirectory) -> str | None:
+    """Say why no session can be moved out of its directory, and which command helps; None if the directory allows it."""
+    if not is_flagged(sessions.descriptor):
+        return None
+    command = shlex.join(["sudo", "chattr", "-i", "-a", sessions.path])
+    return f"{sessions.shown} is immutable or append-only: {command}"
+
+
 def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descriptor: int) -> Decision | None:
     """Return why the kernel would not move an open session out of its directory; None if it would.
 
@@ -87,15 +95,13 @@ def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descript
         OSError: one of the two directories cannot be read.
     """
     account = Account.current()
-    path = f"{sessions.path}/{session.name}"
     above, status = os.fstat(sessions.descriptor), os.fstat(descriptor)
-    if is_flagged(sessions.descriptor):
-        command = shlex.join(["sudo", "chattr", "-i", "-a", sessions.path])
-        return Decision(session, Reason.NOT_PERMITTED, f"{sessions.shown} is immutable or append-only: {command}")
     writable = status.st_uid == account.user or can_access(descriptor, os.W_OK | os.X_OK)
     if not writable or (is_sticky(above, account) and not account.may_act_as_owner(status)):
         usage = replace(session.usage or Usage(), obstacles=(Obstacle(ObstacleKind.FOREIGN, b"", status.st_uid),))
-        return Decision(session, Reason.NOT_PERMITTED, not_permitted_text(usage, path, account_name(account.user)))
+        return Decision(
+            session, Reason.NOT_PERMITTED, not_permitted_text(usage, f"{sessions.path}/{session.name}", account_name(account.user))
+        )
     if overlay := overlay_that_cannot_move(session.name, sessions.descriptor):
         return Decision(session, Reason.CANNOT_MOVE, cannot_move_text(overlay))
     return None

@@ -245,6 +245,8 @@ def block_all(decisions: Iterable[Decision], exceeded: str) -> list[Decision]:
 
 def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
     """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
+    if evidence == planned.evidence and usage == planned.usage:
+        return Decision(planned, Reason.EXPIRED)
     fresh = replace(planned, evidence=evidence, usage=usage)
     reason, changed = Reason.EXPIRED, ""
     if usage.obstacles:

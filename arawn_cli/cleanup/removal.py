@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS
 from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
 from arawn_cli.cleanup.evidence import Evidence
-from arawn_cli.cleanup.obstacles import explained, why_immovable
+from arawn_cli.cleanup.obstacles import explained, why_all_immovable, why_immovable
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
@@ -129,6 +129,9 @@ class SessionRemover:
             mounts = self._sessions.mounts_inside()
         except OSError as error:
             yield from (_failed(session, Failure.of("read", "/proc/self/mountinfo", error)) for session in batch)
+            return
+        if immovable := why_all_immovable(self._sessions):
+            yield from (_kept(session, Reason.NOT_PERMITTED, immovable) for session in batch)
             return
         locked: list[Candidate] = []
         for candidate in map(Candidate, batch):
