@@ -1,0 +1,72 @@
+"""Budgets and the trash, as the installed command works with them on real filesystems."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COMMAND, RunCommand, needs_namespaces
+from tests.support.cleanup import clean
+from tests.support.main_tree import MainTree, session_id
+from tests.support.tree import SampleTree
+
+KIB, MIB = 1024, 1024**2
+FILLS = {
+    "bytes": "head -c 100m /dev/zero > workstreams/thesis/fill",
+    "inodes": "for n in $(seq 500); do > workstreams/thesis/f$n || break; done",
+}
+
+
+@needs_namespaces
+@pytest.mark.parametrize("full", FILLS)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_one_cleanup_frees_a_full_disk_that_has_a_trash(run: RunCommand, tmp_path: Path, full: str, dry_run: bool) -> None:
+    tree = MainTree(tmp_path / "made", time.time_ns())
+    trashed, due, fresh = (session_id(number) for number in range(3))
+    for session, age in ((trashed, 20), (due, 10), (fresh, 0)):
+        tree.session(session, files={f"f{number}": 64 * KIB for number in range(16)}, age_days=age)
+    config = tmp_path / "settings.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    probe = "sh -c 'echo x > workstreams/probe' 2>/dev/null"
+    common = f"--config {config} --base-path {disk}/made"
+    script = (
+        f"mount -t tmpfs -o size=6m,nr_inodes=200,mode=755 tmpfs {disk} && cp -a {tree.root} {disk}/ && cd {disk}/made && "
+        f"{COMMAND} scratch-cleanup --older-than-days 15 --format none {common} && "
+        f'{{ ({FILLS[full]}) 2>/dev/null || true; }} && ! {probe}; "$@" && ' + ("! " if dry_run else "") + probe
+    )
+    prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
+    done = run("scratch-cleanup", *shlex.split(common), *(["--dry-run"] if dry_run else []), prefix=prefix)
+    assert done.code == 0, done.stderr
+    assert done.removed() == {due}
+    assert f"session {trashed} from the trash before its time" in done.stderr
+    assert done.last["bytes_freed"] >= MIB
+
+
+def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    for name, age in (("oldest", 5), ("middle", 4), ("newest", 3)):
+        tree.session(name, files={"f": MIB}, age_days=age)
+    config = tmp_path / "settings.toml"
+    settings = "[maintenance.cleanup]\ntrash_days = 3\nprotect = ['sess-*']\nmax_total = '1MiB'\n"
+    config.write_text(settings + "max_sessions = 1\n")
+    plan = tmp_path / "plan.json"
+    dry = clean(run, tree, "--config", config, "--older-than-days", 9, "--dry-run", "--plan-out", plan)
+    assert {entry["session_id"] for entry in json.loads(plan.read_text())["sessions"] if entry["reason"] == "over_budget"} >= {"oldest"}
+    done = clean(run, tree, "--config", config, "--older-than-days", 9)
+    for each in (dry, done):
+        assert each.code == 1
+        assert {name: reason for name, reason in each.reasons().items() if name in ("oldest", "middle", "newest")} == dict.fromkeys(
+            ("oldest", "middle", "newest"), "over_budget"
+        )
+        assert "max_total = 1.0 M" in each.stderr
+        assert "2 over_budget" in each.stderr
+        assert each.last["over_budget_bytes"] > MIB
+    assert dry.sessions("would_delete") == done.sessions("deleted") == {"oldest"}
+    assert not (tree.sessions / "oldest").exists()
+    config.write_text(settings.replace("1MiB", "3MiB"))
+    assert clean(run, tree, "--config", config, "--older-than-days", 9, "--apply", plan).sessions("deleted") <= {"middle"}
