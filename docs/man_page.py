@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "ARAWN_BASE_PATH": "Arawn's root, unless --base-path or --root names one",
     "ARAWN_RELAY_TOKEN": "token for the relay, unless there is a credential relay-token",
     "ARAWN_CLOACINA_URL": "Cloacina's database, unless --database or a credential cloacina-url names one",
+    "ARAWN_CLEANUP_REQUEST": "file that disk-check changes to start the unit of the cleanup (cleanup_on), instead of starting it itself",
     "STATE_DIRECTORY": "folder of state.db, unless maintenance.state_dir is set",
     "CREDENTIALS_DIRECTORY": "folder of credentials, which systemd sets",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from enum import Enum
 from typing import Annotated
@@ -16,6 +17,8 @@ from arawn_cli.diskcheck.job import check, levels_log
 from arawn_cli.diskcheck.levels import reaches
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import Level
+
+log = logging.getLogger(__name__)
 
 
 class CheckFormat(str, Enum):
@@ -61,6 +64,8 @@ def disk_check(
         typer.echo(line)
         raise typer.Exit(return_code)
     run = run_job(flags, output, check, unless_running=unless_running)
+    if run.result is not None and run.result.starts_cleanup and run.exit_code in (ExitCode.DONE, ExitCode.PARTIAL):
+        run.exit_code = _start_cleanup(flags, output) or run.exit_code
     if (
         fail_on is not None
         and run.result is not None
@@ -70,3 +75,25 @@ def disk_check(
     ):
         raise typer.Exit(ExitCode.LEVEL_REACHED)
     raise typer.Exit(run.exit_code)
+
+
+def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:
+    """Start the cleanup that a check found necessary, and return its exit code.
+
+    The unit of a check may not remove anything. It names a file, at whose change systemd starts the
+    cleanup's own unit.
+    """
+    # Imported here: most checks start no cleanup.
+    from arawn_cli.cleanup.job import clean
+    from arawn_cli.schedule.settings import REQUEST_VARIABLE
+
+    request = os.environ.get(REQUEST_VARIABLE)
+    if not request:
+        return run_job(replace(flags, dry_run=None), output, clean, unless_running=True).exit_code
+    try:
+        os.close(os.open(request, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        log.error("cannot start the cleanup: %s: %s", request, error.strerror)
+        return ExitCode.PARTIAL
+    log.info("a level turned critical: systemd starts scratch-cleanup")
+    return ExitCode.DONE

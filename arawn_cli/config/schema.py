@@ -206,6 +206,11 @@ class Cleanup(_Table):
         "is used beyond is freed as with max_total; 0 is no budget",
     )
     min_age_days: Days = Field(default=1, description="a budget removes no session that was used in the last days, at least 1")
+    cleanup_on: Literal["never", "critical"] = Field(
+        default="never",
+        description="critical: a disk-check in which the total, the filesystem, its inodes, scratch or a scratch session turns critical "
+        "starts scratch-cleanup once; after a change run schedule install again if systemd starts the jobs",
+    )
 
 
 class Pressure(_Table):

@@ -15,7 +15,19 @@ from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.history import CheckHistory, load_alerts, load_history, store_alerts, store_samples
-from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, Verdict, judge_all, level_of, reaches, unchanged, worst
+from arawn_cli.diskcheck.levels import (
+    FILESYSTEM,
+    INODES,
+    SESSION,
+    TOTAL,
+    ScopeUsage,
+    Verdict,
+    judge_all,
+    level_of,
+    reaches,
+    unchanged,
+    worst,
+)
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scope_of_sessions, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
 from arawn_cli.errors import ExitCode
@@ -48,11 +60,12 @@ levels_log = logging.getLogger(f"{__name__}.levels")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check: its last event, the measurements, and the level of each scope."""
+    """The result of a check: its last event, the measurements, the level of each scope, and whether to start a cleanup now."""
 
     summary: DiskCheck
     measurements: Measurements
     verdicts: tuple[Verdict, ...]
+    starts_cleanup: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -144,7 +157,16 @@ def check(config: Config, context: RunContext) -> CheckResult:
             failure_count=measurements.failure_count,
         )
         context.emit(summary)
-        return CheckResult(summary, measurements, tuple(verdicts))
+        is_wanted = config.maintenance.cleanup.cleanup_on == "critical" and config.remembers and not config.dry_run
+        return CheckResult(summary, measurements, tuple(verdicts), is_wanted and any(map(needs_cleanup, verdicts)))
+
+
+def needs_cleanup(verdict: Verdict) -> bool:
+    """Whether a scope that a cleanup can help has just turned critical."""
+    scope = verdict.usage.scope
+    is_filesystem = scope.partition(":")[0] in (FILESYSTEM, INODES)
+    can_help = is_filesystem or scope in (TOTAL, SCRATCH) or scope.startswith(SESSION)
+    return can_help and verdict.level is Level.CRITICAL and verdict.before is not Level.CRITICAL
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from arawn_cli.events import JobName
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
-from arawn_cli.schedule.systemd import NOTIFIER, Manager, state_name, systemd_runs, units
+from arawn_cli.schedule.systemd import NOTIFIER, Manager, path_unit, state_name, systemd_runs, units
 
 _TIMER = re.compile(rf"arawn-({'|'.join(JobName)})(-.+)?\.timer")
 _SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -46,6 +46,12 @@ class Place:
     def timers(self) -> tuple[str, ...]:
         """Return the names of the timers."""
         return _timers(self.root_name)
+
+    @property
+    def starters(self) -> tuple[str, ...]:
+        """Return the names of the installed units that start others: the timers, and a path unit."""
+        path = path_unit(self.root_name)
+        return (*self.timers, *([path] if self.manager is not None and self.store.read(path) is not None else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +165,11 @@ def apply_install(place: Place, changes: Sequence[Change]) -> None:
         return
     restarted = {change.name for change in changes} | set(timers_to_start(place))
     _reload(place, manager)
-    manager.call("enable", *place.timers)
+    manager.call("enable", *place.starters)
     if manager.is_running():
-        for timer in place.timers:
-            if timer in restarted:
-                manager.call("restart", timer)
+        for starter in place.starters:
+            if starter in restarted:
+                manager.call("restart", starter)
 
 
 def apply_removal(place: Place, changes: Sequence[Change]) -> None:
@@ -175,9 +181,10 @@ def apply_removal(place: Place, changes: Sequence[Change]) -> None:
     manager = place.manager
     timers = [change.name for change in changes if change.name in place.timers]
     if manager is not None and timers:
-        manager.call("disable", *timers)
+        starters = [*timers, *(change.name for change in changes if change.name == path_unit(place.root_name))]
+        manager.call("disable", *starters)
         if manager.is_running():
-            manager.call("stop", *timers)
+            manager.call("stop", *starters)
             with suppress(ScheduleError):  # a timer that never elapsed has no stamp file
                 manager.call("clean", "--what=state", *timers)
     place.store.apply(changes)
@@ -199,7 +206,7 @@ def _timers(root_name: str | None) -> tuple[str, ...]:
 def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:
     """Return the units of a root, with the shared notifier if no other root has timers there."""
     timers = _timers(root_name)
-    names = tuple(name for timer in timers for name in units_of(timer))
+    names = (*(name for timer in timers for name in units_of(timer)), path_unit(root_name))
     try:
         found = os.listdir(directory)
     except OSError:  # missing or unreadable; reading the files in it reports that

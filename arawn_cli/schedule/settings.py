@@ -23,6 +23,9 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.names import escape
 
+REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
+"""Names the file that a check changes to have the cleanup's unit started."""
+
 
 class Scheduler(StrEnum):
     """The program that starts the jobs."""
@@ -85,6 +88,7 @@ class Settings:
         namespaces: whether the account can create user namespaces, which most confinement of its
             own units needs.
         root_name: the name of the root, or None for the main root.
+        cleanup_on_critical: whether a check starts the cleanup.
     """
 
     scope: Scope
@@ -105,6 +109,7 @@ class Settings:
     logger: str | None
     namespaces: bool
     root_name: str | None = None
+    cleanup_on_critical: bool = False
 
     @property
     def jobs(self) -> tuple[Job, Job]:
@@ -155,6 +160,7 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         logger=shutil.which("logger", path="/usr/bin:/bin"),
         namespaces=scope is Scope.USER and _can_create_namespaces(),
         root_name=config.root_name,
+        cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
     )
 
 

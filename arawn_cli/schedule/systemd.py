@@ -19,7 +19,7 @@ from arawn_cli.events import JobName
 from arawn_cli.names import escape
 from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot
 from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError
-from arawn_cli.schedule.settings import Job, Scope, Settings, refuse_unprintable, suffixed
+from arawn_cli.schedule.settings import REQUEST_VARIABLE, Job, Scope, Settings, refuse_unprintable, suffixed
 from arawn_cli.units import period
 
 if TYPE_CHECKING:
@@ -50,8 +50,23 @@ def units(settings: Settings) -> dict[str, str]:
     for job in settings.jobs:
         texts[f"{job.unit}.service"] = environment.get_template("job.service.j2").render(scope | _service_variables(settings, job))
         texts[f"{job.unit}.timer"] = environment.get_template("job.timer.j2").render(scope | _timer_variables(job))
+    if request := _request(settings):
+        service = f"{settings.jobs[0].unit}.service"
+        texts[path_unit(settings.root_name)] = environment.get_template("cleanup.path.j2").render(scope, request=request, service=service)
     texts[NOTIFIER] = environment.get_template("notify.service.j2").render(scope, journal_options=_JOURNAL_OPTIONS[settings.scope])
     return texts
+
+
+def path_unit(root_name: str | None) -> str:
+    """Return the name of the unit that starts the cleanup when a check asks for it."""
+    return f"{suffixed('arawn-cleanup-on-critical', root_name)}.path"
+
+
+def _request(settings: Settings) -> Path | None:
+    """Return the file in the state directory that a check changes to start the cleanup; None if it never does."""
+    if not settings.cleanup_on_critical:
+        return None
+    return (settings.state or SYSTEM_STATE / suffixed(STATE, settings.root_name)) / "cleanup-request"
 
 
 def state_name(settings: Settings) -> str | None:
@@ -92,6 +107,8 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
         "command": (*settings.command, job.name, *settings.options),
         "network": settings.network,
         "credential": CREDENTIAL,
+        "request": _request(settings),
+        "request_variable": REQUEST_VARIABLE,
         "state_name": state_name(settings),
         "homes_hidden": settings.scope is Scope.SYSTEM and not _any_below(accessed, _HIDDEN_BY_PROTECT_HOME),
         "temporary_hidden": not _any_below(accessed, _HIDDEN_BY_PRIVATE_TMP),

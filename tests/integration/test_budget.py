@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_one_cleanup_frees_a_full_disk_that_has_a_trash(run: RunCommand, tmp_pat
     assert done.code == 0, done.stderr
     assert done.removed() == {due}
     assert f"session {trashed} from the trash before its time" in done.stderr
-    assert done.last["bytes_freed"] >= MIB
+    assert cast("int", done.last["bytes_freed"]) >= MIB
 
 
 def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
@@ -65,8 +66,31 @@ def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunC
         )
         assert "max_total = 1.0 M" in each.stderr
         assert "2 over_budget" in each.stderr
-        assert each.last["over_budget_bytes"] > MIB
+        assert cast("int", each.last["over_budget_bytes"]) > MIB
     assert dry.sessions("would_delete") == done.sessions("deleted") == {"oldest"}
     assert not (tree.sessions / "oldest").exists()
     config.write_text(settings.replace("1MiB", "3MiB"))
     assert clean(run, tree, "--config", config, "--older-than-days", 9, "--apply", plan).sessions("deleted") <= {"middle"}
+
+
+def test_a_check_that_turns_critical_starts_the_cleanup_once(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text("[maintenance.pressure]\ntotal = '10KiB'\n[maintenance.cleanup]\ncleanup_on = 'critical'\n")
+    tree.session("large", files={"f": MIB}, age_days=0)
+    tree.session("due", files={"f": 1}, age_days=30)
+    arguments = ("disk-check", "--config", config, "--base-path", tree.root, "--format", "json")
+    assert not run(*arguments, "--dry-run").of_type("scratch_cleanup"), "a dry run starts nothing"
+    request = tmp_path / "request"
+    other = {"STATE_DIRECTORY": str(tmp_path / "other")}
+    assert not run(*arguments, ARAWN_CLEANUP_REQUEST=str(request), **other).of_type("scratch_cleanup")
+    assert request.exists(), "a unit that may not remove anything asks for it"
+    request.unlink()
+    run(*arguments, ARAWN_CLEANUP_REQUEST=str(request), **other)
+    assert not request.exists(), "once"
+
+    first = run(*arguments)
+    assert [event["type"] for event in first.events][-1] == "scratch_cleanup"
+    assert first.removed() == {"due"}
+    tree.session("old", files={"f": 1}, age_days=30)
+    assert not run(*arguments).of_type("scratch_cleanup"), "once"
+    assert (tree.sessions / "old").exists()

@@ -230,3 +230,19 @@ def test_the_end_of_a_line_that_systemd_would_read_otherwise_is_refused(text: st
 def test_a_line_longer_than_cron_takes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="999 bytes"):
         cron_line("x" * 999)
+
+
+def test_a_check_may_only_ask_for_a_cleanup_with_a_file_that_a_path_unit_watches() -> None:
+    plain = units(SYSTEM)
+    assert not [name for name in plain if name.endswith(".path")]
+    found = units(replace(SYSTEM, cleanup_on_critical=True, root_name="lab"))
+    request = "/var/lib/arawn-cli-lab/cleanup-request"
+    path = found["arawn-cleanup-on-critical-lab.path"]
+    assert f"\nPathChanged={request}\nUnit=arawn-scratch-cleanup-lab.service\n" in path
+    check, cleanup = found["arawn-disk-check-lab.service"], found["arawn-scratch-cleanup-lab.service"]
+    assert f"\nEnvironment=ARAWN_CLEANUP_REQUEST={request}\n" in check
+    assert "ARAWN_CLEANUP_REQUEST" not in cleanup
+    assert "StateDirectory=arawn-cli-lab\n" in check
+    user = units(replace(USER, cleanup_on_critical=True))
+    assert "\nPathChanged=/home/arawn/.local/state/arawn-cli/cleanup-request\n" in user["arawn-cleanup-on-critical.path"]
+    assert "\nEnvironment=ARAWN_CLEANUP_REQUEST=%h/.local/state/arawn-cli/cleanup-request\n" in user["arawn-disk-check.service"]
