@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ SCENARIOS = {
     "restore": Scenario("v0", ("trash", "restore", "due-1"), "trash_days = 3\n", (CLEANUP,)),
     "restore-chat": Scenario("main", ("trash", "restore", session_id(1)), CHATS, (CLEANUP,), "messages.jsonl"),
     "restore-chat-v0": Scenario("v0", ("trash", "restore", "due-1"), CHATS, (CLEANUP,), "work"),
-    "purge": Scenario("v0", ("trash", "purge"), "trash_days = 3\n", (CLEANUP,), deletable=frozenset(DUE)),
+    "purge": Scenario("v0", ("trash", "purge", "--all"), "trash_days = 3\n", (CLEANUP,), deletable=frozenset(DUE)),
     "check": Scenario("v0", CHECK, "trash_days = 3\n"),
 }
 
@@ -174,6 +175,7 @@ class Site:
         self.untouched = self._untouched()
         reference = self.run(*scenario.command)
         assert reference.code == 0, reference
+        self.usage = {event["workstream_id"]: event["total_bytes"] for event in events_of(reference) if event["type"] == "workstream_usage"}
         self.final = {loose: self.snapshot(loose=loose) for loose in (False, True)}
         self.build()
         self._calls = self.run(*scenario.command, trace="-e trace=all").calls
@@ -322,32 +324,33 @@ class Site:
         return found
 
     def check_events(self, run: Faulted) -> None:
-        """What the events say of the sessions is so."""
-        events = [json.loads(line) for line in run.stdout.splitlines()]
+        """What the events say is so; what they do not know is a failure or incomplete."""
         removed = 0
-        for event in events:
-            if event["type"] == "scratch_session":
+        for event in events_of(run):
+            if "session_id" in event:
                 states = {state for state, path in self.places(event["session_id"]).items() if self._files(path)}
-                match event["action"]:
-                    case "deleted" | "trashed":
-                        removed += 1
-                        assert states <= ({"gone."} if self.scenario.deletable >= set(DUE) else {""}), (event, states)
-                    case "kept":
-                        assert states == {"place"}, (event, states)
-                    case "failed":
-                        assert event["reason"] == "io_error"
-                    case other:
-                        raise AssertionError(other)
-            elif event["type"] == "scratch_cleanup":
-                assert event["sessions_cleaned"] == removed == len(event["cleaned_session_ids"]), event
-                if run.code == 0:
-                    assert not event["failures"]
-                    assert event["failure_count"] == 0
+                wanted = {"trashed": {""}, "kept": {"place"}, "restored": {"place"}}.get(event["action"], states)
+                assert states == wanted, (event, states)
+                assert event["action"] not in ("deleted", "purged") or states <= {"gone."}, (event, states)
+                removed += event["action"] in ("deleted", "trashed")
+            match event["type"]:
+                case "scratch_cleanup":
+                    assert event["sessions_cleaned"] == removed == len(event["cleaned_session_ids"]), event
+                    assert run.code != 0 or event["failure_count"] == 0, event
+                case "workstream_usage":
+                    assert not event["complete"] or event["total_bytes"] == self.usage[event["workstream_id"]], event
+                case "disk_check":
+                    assert run.code != 0 or (event["complete"] and event["level"] == "critical"), event
 
     def outbox(self) -> list[str]:
         """Return the types of the stored events."""
         with closing(sqlite3.connect(self.folder / "state" / "state.db")) as connection:
             return [kind for (kind,) in connection.execute("SELECT type FROM outbox")]
+
+
+def events_of(run: Faulted) -> list[dict[str, Any]]:
+    """Return the events that a run has printed."""
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def contents(top: Path) -> Contents:
