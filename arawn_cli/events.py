@@ -363,7 +363,9 @@ class ScratchCleanup(Event):
     """The summary of a cleanup, its last event."""
 
     type: str = field(default="scratch_cleanup", metadata=doc("type of the event"))
-    sessions_checked: int = field(metadata=doc("number of sessions: `sessions_cleaned`, all of `sessions_kept`, and those that failed"))
+    sessions_checked: int = field(
+        metadata=doc("number of sessions: `sessions_cleaned`, `sessions_restored`, all of `sessions_kept`, and those that failed")
+    )
     sessions_cleaned: int = field(metadata=doc("number of sessions that were removed, or in a dry run would be"))
     bytes_freed: int = field(
         metadata=doc(
@@ -398,6 +400,9 @@ class ScratchCleanup(Event):
         default=None,
     )
     cleaned_session_ids: tuple[str, ...] = field(metadata=doc("ids of the sessions in `sessions_cleaned`"))
+    sessions_restored: int = field(
+        metadata=doc("number of sessions that were put back from the trash because their chat goes on, or in a dry run would be")
+    )
     sessions_kept: dict[str, int] = field(metadata=doc("number of kept sessions, by reason"))
     failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed, at most 20"))
     failure_count: int = field(metadata=doc("number of all failures, also of those that `failures` leaves out"))

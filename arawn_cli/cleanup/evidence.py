@@ -18,13 +18,24 @@ from arawn_cli.fs.measure import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 
-def read_evidence(listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping) -> Evidence:
-    """Read the rows of the listed sessions, and on Arawn's main branch the times of their messages.
+def read_evidence(
+    listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping, *, removed: Iterable[str] = ()
+) -> Evidence:
+    """Read the rows of the listed and removed sessions, and on Arawn's main branch the times of their messages.
 
     Raises:
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
-    return Evidence(root, {session.name for session in listed if not session.is_foreign}, stopping)
+    return Evidence(root, {*(session.name for session in listed if not session.is_foreign), *removed}, stopping)
+
+
+def is_used_since(removed_at: int, evidence: TurnEvidence) -> bool | None:
+    """Return whether a session has a turn after its removal, from its complete evidence; None if that is in doubt."""
+    if evidence.last_turn is not None and evidence.last_turn > removed_at:
+        return True
+    if not evidence.complete or (evidence.damage is not None and evidence.damage.at > removed_at):
+        return None
+    return False
 
 
 def decide_by_evidence(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, younger
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
-from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, read_evidence
+from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
-from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, list_sessions
+from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
     Purged,
     is_due,
@@ -45,10 +45,10 @@ from arawn_cli.events import (
     report_failure,
 )
 from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
-from arawn_cli.fs.openat import identity_of
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, identity_of
 from arawn_cli.names import escape
 from arawn_cli.runs import Clocks, Removal, Removed, Run, check_clock, longest_gap, record
-from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.timestamps import DAY, SECOND, minute
 from arawn_cli.units import period, size
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
         now = context.clock()
         failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
-        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run, cleanup.removals(now), cleanup.purged)
+        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run, cleanup.removals(now), cleanup.purged, cleanup.restored)
     return CleanupResult(summary, tuple(cleanup.events))
 
 
@@ -140,6 +140,7 @@ class _Cleanup:
         self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
+        self._restored: dict[str, int] = {}
         self._failures: list[FailureReport] = []
         self._failure_count = 0
         self._shared_failures: set[FailureReport] = set()
@@ -156,6 +157,7 @@ class _Cleanup:
         if descriptor is None:
             self._no_sessions = reason_for_no_sessions(self._root)
             log.info("%s has no scratch sessions: %s", self._root.path, self._no_sessions)
+            entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
             space = self._space(None)
             if entries:
                 space.add_limits()
@@ -172,7 +174,9 @@ class _Cleanup:
         except OSError as error:
             self._record_failure(Failure.of("list", sessions.shown, error))
             return
-        evidence = read_evidence(listed, self._root, self._context.stopping)
+        evidence = read_evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
+        entries = self._restore_used(entries, evidence)
+        listed = [session for session in listed if session.name not in self._restored]
         if listed and self._root.database is None:
             log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
 
@@ -246,6 +250,48 @@ class _Cleanup:
             else:
                 log.warning("moved back session %s, which an interrupted run had begun to remove", entry.session)
         return [entry for entry in entries if entry.state is not TrashState.PENDING]
+
+    def _restore_used(self, entries: Sequence[TrashEntry], evidence: Evidence) -> list[TrashEntry]:
+        """Put back the sessions that have a turn after their removal; return the entries that may be purged.
+
+        Of several removals of a session, only the last one is looked at. What is in doubt, or cannot be
+        put back, stays in the trash.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        names = _sessions_of(entries)
+        last = {entry.session: entry for entry in entries if entry.session in names and entry.state is TrashState.CONFIRMED}
+        if not last:
+            return list(entries)
+        evidence.complete()
+        stay: set[TrashEntry] = set()
+        for entry in last.values():
+            turns = evidence.of(entry.session)
+            used = is_used_since(entry.removed_at, turns)
+            if used is None:
+                stay.add(entry)
+                log.warning("session %s stays in the trash unpurged: it is not known if its chat goes on", entry.session)
+            elif used:
+                stay.add(entry)
+                self._restore(entry, turns)
+        return [entry for entry in entries if entry not in stay]
+
+    def _restore(self, entry: TrashEntry, turns: TurnEvidence) -> None:
+        """Put back a session whose chat goes on; report a failure that names the command for later."""
+        (usage,) = measure_all(self._root.workstreams, [Subtree(entry.path)], 1, self._context.advance_or_stop)
+        if failure := put_back(self._root, entry, used=True, dry_run=self._config.dry_run):
+            command = f"arawn-cli trash restore {entry.session}"
+            text = f"its chat goes on, but it stays in the trash ({failure.detail or os.strerror(failure.errno)}); then: {command}"
+            self._record_failure(replace(failure, detail=text), entry.session)
+            return
+        self._restored[entry.session] = entry.removed_at
+        session = ScratchSession(entry.session, FileKind.DIRECTORY, NO_IDENTITY, evidence=turns, usage=usage)
+        action = Action.WOULD_RESTORE if self._config.dry_run else Action.RESTORED
+        turn = minute(turns.last_turn) if turns.last_turn is not None else ""
+        self._record_outcome(
+            Outcome(session, action, Reason.ACTIVE, detail=f"turn, {turn}, after its removal at {minute(entry.removed_at)}")
+        )
 
     def _purge_trash(self, entries: Sequence[TrashEntry], space: Space) -> None:
         """Purge the entries whose time is over, and then the oldest ones until no bound is exceeded."""
@@ -463,6 +509,11 @@ class _Cleanup:
         """The earlier removals that the run purged."""
         return [(purged.entry.session, purged.entry.removed_at) for purged in self._purged if purged.finished]
 
+    @property
+    def restored(self) -> list[Removed]:
+        """The earlier removals that the run put back."""
+        return list(self._restored.items())
+
     def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""
         cleaned = [outcome for outcome in self._outcomes if outcome.action.is_removal]
@@ -485,6 +536,7 @@ class _Cleanup:
             chats=chat_result(self._config, self._root.layout),
             no_sessions=self._no_sessions,
             cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
+            sessions_restored=len(self._restored),
             sessions_kept=dict(sorted(kept.items())),
             failures=tuple(self._failures),
             failure_count=self._failure_count,
@@ -492,3 +544,8 @@ class _Cleanup:
             over_budget_bytes=self._over_budget,
             duration_ms=duration_ms,
         )
+
+
+def _sessions_of(entries: Iterable[TrashEntry]) -> list[str]:
+    """Return the ids of the sessions in the trash that can be put back."""
+    return [entry.session for entry in entries if entry.state is TrashState.CONFIRMED and not entry.session.endswith("+")]

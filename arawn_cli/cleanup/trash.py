@@ -255,11 +255,12 @@ def trash_usage(root: Root) -> Usage:
     return replace(usage, failures=(*usage.failures, *failures))
 
 
-def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | None:
+def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool = False) -> Failure | None:
     """Move an entry back to the sessions of its workstream; overwrite nothing there.
 
     If its chat was kept, exchange it for the directory in place, and move everything that was written
-    there since into it. With `used` it gets the current time, so that the next cleanup keeps it.
+    there since into it. With `used` it gets the current time, so that the next cleanup keeps it. A dry
+    run only looks whether something is in its place.
     """
     try:
         with (
@@ -268,6 +269,10 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False) -> Failure | 
         ):
             if entry.session.endswith("+"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            if dry_run:
+                if entry.exchanged is None and _exists(entry.session, target):
+                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+                return None
             if used:
                 os.utime(entry.name, dir_fd=source, follow_symlinks=False)
             if not _exists(entry.session, target):

@@ -14,7 +14,6 @@ from arawn_cli.context import Progress
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import (
     IN_RECENT_USE,
-    REMOVED_FOR,
     Action,
     ChatResult,
     DiskCheck,
@@ -131,7 +130,9 @@ class Tables:
             self._console.print(_trash_line(event))
 
     def _print_cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
-        listed = [session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE]
+        listed = [
+            session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE or session.action is not Action.KEPT
+        ]
         if listed:
             title = "Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions"
             table = plain_table("session", "result", "last activity", "size", title=title)
@@ -157,7 +158,7 @@ class Tables:
 
 def _session_cells(session: ScratchSessionEvent) -> tuple[Text, ...]:
     # The reason says more about a kept session than its action.
-    result = session.action.replace("_", " ") if session.reason in REMOVED_FOR and session.action is not Action.KEPT else session.reason
+    result = session.reason if session.action in (Action.KEPT, Action.FAILED) else session.action.replace("_", " ")
     return (
         Text(session.session_id),
         Text(result, style=_ACTION_STYLES[session.action]),
@@ -181,6 +182,9 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     text += f". {freed} {size(summary.bytes_freed)}."
     if summary.sessions_cleaned:
         text += f" {_CHATS[summary.chats]}"
+    if summary.sessions_restored:
+        verb = "Would restore" if summary.dry_run else "Restored"
+        text += f" {verb} {count(summary.sessions_restored, 'session')} from the trash: chats that go on."
     if summary.sessions_kept:
         text += " Kept: " + ", ".join(f"{number:,} {reason}" for reason, number in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:

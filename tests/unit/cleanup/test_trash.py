@@ -15,11 +15,13 @@ import pytest
 
 from arawn_cli import timestamps
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
+from arawn_cli.events import Event, ScratchSessionEvent
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
 from tests.support.errors import os_error
 from tests.support.in_process import brought_back, cleaned, in_trash
+from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, write
 
 
@@ -249,3 +251,95 @@ def test_a_failed_purge_names_the_operation_that_failed(
     summary, _ = cleaned(tree)
     assert [(failure.operation, failure.errno) for failure in summary.failures] == [(operation, errno.EIO)]
     assert summary.bytes_freed == 0
+
+
+# ---- Chats that go on
+
+
+def told(events: list[Event]) -> dict[str, str]:
+    return {event.session_id: event.action for event in events if isinstance(event, ScratchSessionEvent)}
+
+
+@pytest.mark.parametrize("keep_chats", [False, True])
+@pytest.mark.parametrize(("minutes", "goes_on"), [(-60, False), (1, True), (6000, True)])
+def test_a_session_with_a_turn_after_its_removal_gets_its_files_back(
+    tree: SampleTree, keeping: Path, keep_chats: bool, minutes: int, goes_on: bool
+) -> None:
+    keeping.write_text(keeping.read_text() + f"keep_chats = {str(keep_chats).lower()}\n")
+    tree.session("s", files={"f": 100}, age_days=30)
+    removed_at = tree.now
+    cleaned(tree, config=keeping)
+    turn = removed_at + minutes * 60 * SECOND
+    if not goes_on:  # a turn that was recorded before would have kept it: this one is of another session
+        tree.session("t", files={"f": 1}, age_days=30)
+    tree.turn("s" if goes_on else "t", turn)
+    tree.now += 6 * DAY  # its time in the trash is over
+    expected = {"s": "would_restore"} if goes_on else {"t": "kept"}
+    summary, events = cleaned(tree, config=keeping, dry_run=True)
+    assert ({name: action for name, action in told(events).items() if name in expected}, summary.sessions_restored) == (
+        expected,
+        int(goes_on),
+    )
+    summary, events = cleaned(tree, config=keeping)
+    assert told(events).get("s") == ("restored" if goes_on else None)
+    assert (summary.sessions_restored, summary.bytes_freed) == (int(goes_on), 0 if goes_on else 100)
+    assert (tree.sessions / "s" / "work" / "f").exists() == goes_on
+    assert in_trash(tree, keeping, everything=goes_on) == []
+    assert "s" not in told(cleaned(tree, config=keeping)[1]) or told(cleaned(tree, config=keeping)[1])["s"] == "kept"
+
+
+def test_on_main_a_chat_that_goes_on_gets_its_files_back(tmp_path: Path) -> None:
+    tree = MainTree(tmp_path / "main", time.time_ns())
+    session = session_id(1)
+    tree.session(session, files={"notes": 10}, age_days=30)
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 3\n")
+    assert told(cleaned(tree, config=config)[1]) == {session: "trashed"}
+    assert not (tree.sessions / session / "notes").exists()
+    messages = tree.sessions / session / "messages.jsonl"
+    assert told(cleaned(tree, config=config)[1]) == {}
+    messages.write_text(messages.read_text() + tree.line("later"))
+    os.utime(messages, ns=(tree.now + DAY, tree.now + DAY))
+    tree.now += 4 * DAY
+    assert told(cleaned(tree, config=config, dry_run=True)[1]) == {session: "would_restore"}
+    assert told(cleaned(tree, config=config)[1]) == {session: "restored"}
+    assert (tree.sessions / session / "notes").exists()
+    assert "later" in messages.read_text()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_stands_in_the_way_of_a_chat_that_goes_on_keeps_its_files_in_the_trash(
+    tree: SampleTree, keeping: Path, dry_run: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = removed(tree, "s", 6)
+    tree.turn("s", tree.ago(5))
+    tree.session("s", files={"other": 1}, age_days=0)
+    summary, _ = cleaned(tree, config=keeping, dry_run=dry_run)
+    (failure,) = summary.failures
+    assert (failure.session_id, failure.errno) == ("s", errno.EEXIST)
+    assert failure.message == "its chat goes on, but it stays in the trash (File exists); then: arawn-cli trash restore s"
+    assert failure.message in caplog.text
+    assert (waiting.exists(), summary.bytes_freed, summary.sessions_restored) == (True, 0, 0)
+
+
+@pytest.mark.parametrize("damage", ["a line", "the file"])
+def test_nothing_is_purged_while_it_is_in_doubt_whether_its_chat_goes_on(tree: SampleTree, keeping: Path, damage: str) -> None:
+    tree.turn("other", tree.ago(8))
+    waiting = removed(tree, "s", 6)
+    whole = tree.messages.read_bytes()
+    tree.messages.write_bytes(whole + b'{"session_id": "s", "timest\n' if damage == "a line" else b"no message at all\n")
+    cleaned(tree, config=keeping)
+    assert waiting.exists()
+    tree.messages.write_bytes(whole)
+    cleaned(tree, config=keeping)
+    assert not waiting.exists()
+
+
+def test_only_the_last_removal_of_a_chat_that_goes_on_is_put_back(tree: SampleTree, keeping: Path) -> None:
+    removed(tree, "s", 2, 20)
+    removed(tree, "s", 4, 10)
+    tree.turn("s", tree.ago(3))
+    assert told(cleaned(tree, config=keeping)[1]) == {}
+    tree.turn("s", tree.ago(1))
+    assert told(cleaned(tree, config=keeping)[1]) == {"s": "restored"}
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 20
