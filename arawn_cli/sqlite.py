@@ -3,7 +3,7 @@
 Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file
 is opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). Run by root,
 SQLite also gives `-wal` and `-shm` the owner of the database, which may be links to other files by
-then. So root reads the database of another account with that account's permissions.
+then. So root must act as the owner of the database before it calls this module.
 
 The content may be hostile: what takes the place of a table, huge values and endless queries end
 with an error (sqlite.org/security.html).
@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,11 +107,10 @@ def read_rows(
         before = signature(path)
         problem = DatabaseUnreadableError(f"{path}: it changes faster than it can be read")
         try:
-            with _account_of(path):
-                mode = _mode(path)
-                with _connected(path, mode, text, end, stopping) as connection:
-                    _require_tables(connection, path, tables)
-                    result = read(iter(connection.execute(statement, parameters)))
+            mode = _mode(path)
+            with _connected(path, mode, text, end, stopping) as connection:
+                _require_tables(connection, path, tables)
+                result = read(iter(connection.execute(statement, parameters)))
             if "immutable" not in mode or signature(path) == before:
                 return result
         except _LockedError as error:
@@ -224,40 +223,6 @@ def _check_companions(path: Path) -> None:
             raise OSError(errno.EINVAL, "the file has several names: remove it while Arawn is stopped", companion)
         if status.st_uid != owner:
             raise OSError(errno.EINVAL, f"belongs to another account than {path.name}: chown it while Arawn is stopped", companion)
-
-
-@contextmanager
-def _account_of(path: Path) -> Iterator[None]:
-    """Act as the owner of a database if this process is root, so that SQLite can change no other file.
-
-    If the owner cannot reach the directory, or root may not become that account, the process stays
-    root: `_check_companions` still holds.
-    """
-    try:
-        owner = os.stat(path)
-    except OSError:  # opening it reports the error
-        yield
-        return
-    with ExitStack() as stack:
-        if os.geteuid() == 0 != owner.st_uid and _become(owner, stack) and not os.access(path.parent, os.X_OK, effective_ids=True):
-            stack.close()
-        yield
-
-
-def _become(owner: os.stat_result, undo: ExitStack) -> bool:
-    """Take the effective account and group of a file, and leave all other groups; false if forbidden."""
-    groups, group = os.getgroups(), os.getegid()
-    try:
-        os.setgroups([])
-        undo.callback(os.setgroups, groups)
-        os.setegid(owner.st_gid)
-        undo.callback(os.setegid, group)
-        os.seteuid(owner.st_uid)
-        undo.callback(os.seteuid, 0)
-    except OSError:  # without CAP_SETUID, or in a user namespace without this account
-        undo.close()
-        return False
-    return True
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

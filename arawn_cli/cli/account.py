@@ -60,6 +60,8 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
     config = load(flags, os.environ)
     root = _root_of(config)
     if (user := account_for(file, root)) == _ROOT:
+        for place in (*config.databases, config.state_directory):
+            require_of_root(place)
         return config
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
@@ -71,31 +73,58 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
 
 
 @contextmanager
-def loaded_as_owner(flags: Flags) -> Iterator[tuple[Config, bool]]:
+def loaded_as_owner(flags: Flags) -> Iterator[Config]:
     """Load the configuration and act as the owner of the root, only inside the context.
 
-    Yield whether root owns the configuration, too. `schedule` needs root again afterwards.
+    `schedule` needs root again afterwards.
 
     Raises:
         ConfigurationError, RefusedError: as `load_as_owner`.
     """
     if os.geteuid() != _ROOT:
-        yield load(flags, os.environ), True
+        yield load(flags, os.environ)
         return
     flags, file = _with_config(flags)
     if (user := account_for(file, None)) != _ROOT:
         with _acting(user, file):
             config = load(flags, os.environ)
             account_for(file, _root_of(config))
-            yield config, False
+            yield config
         return
     config = load(flags, os.environ)
     root = _root_of(config)
     if (user := account_for(file, root)) == _ROOT:
-        yield config, True
+        for place in config.databases:
+            require_of_root(place)
+        yield config
         return
     with _acting(user, root):
-        yield _for_account(config), True
+        yield _for_account(config)
+
+
+def become_owner_of_configuration(flags: Flags) -> None:
+    """Become the owner of the configuration if root started this process, for `schedule serve`.
+
+    The jobs that it starts become the owners of their roots.
+
+    Raises:
+        RefusedError: as `load_as_owner`.
+    """
+    if os.geteuid() == _ROOT:
+        _, file = _with_config(flags)
+        if (user := account_for(file, None)) != _ROOT:
+            _become(user, file)
+
+
+def require_of_root(path: Path) -> None:
+    """Refuse a directory or database that root would use and about which another account decides.
+
+    Raises:
+        RefusedError: they do.
+    """
+    if os.geteuid() == _ROOT and (accounts := _way_to(path).accounts):
+        names = " and ".join(sorted(map(account_name, accounts)))
+        raise RefusedError(f"root does not use {escape(str(path))} of {names} for a root of its own: name another one in the configuration")
 
 
 def account_for(file: _Input | None, root: _Input | None) -> int:

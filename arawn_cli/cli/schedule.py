@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import names
+from arawn_cli.cli.account import become_owner_of_configuration, loaded_as_owner, require_of_root
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, load, load_all
@@ -30,7 +31,16 @@ from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings, inaccessible_files, inaccessible_program, settings_from, token_warning
+from arawn_cli.schedule.settings import (
+    Scheduler,
+    Scope,
+    Settings,
+    inaccessible_files,
+    inaccessible_program,
+    refuse_unusable,
+    settings_from,
+    token_warning,
+)
 from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.timestamps import parse
 
@@ -262,7 +272,9 @@ def schedule_show(
             sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
         return
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
-    bodies = bodies_of(scheduler, settings_from(load(flags, os.environ), flags, os.environ, scope))
+    with loaded_as_owner(flags) as config:
+        settings = settings_from(config, scope)
+    bodies = bodies_of(scheduler, settings)
     for name, body in bodies.items():
         sys.stdout.write(f"# {name}\n{body}\n" if len(bodies) > 1 else body)
 
@@ -281,13 +293,12 @@ def schedule_install(
     """Show what would change, ask, then install the timers and start them."""
     configure_logging(output)
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
-    loaded = load(flags, os.environ)
-    settings = settings_from(loaded, flags, os.environ, scope)
-    for warning in (
-        ignored_config_warning(loaded.root, loaded.file),
-        token_warning(loaded, os.environ),
-        *_access_problems(settings, scheduler),
-    ):
+    with loaded_as_owner(flags) as config:
+        settings = settings_from(config, scope)
+        if not settings.is_of_root:
+            refuse_unusable(settings)
+        warnings = (ignored_config_warning(config.root, config.file), token_warning(config, os.environ))
+    for warning in (*warnings, *_access_problems(settings, scheduler)):
         if warning is not None:
             log.warning("%s", warning)
     place = place_of(scheduler, scope, settings, os.environ, flags.root)
@@ -346,11 +357,11 @@ def _installed(flags: Flags, selection: Selection) -> list[ScheduleStatus]:
 
     Without one, it is that of the place where `install` would put it.
     """
-    loaded = load(flags, os.environ)
     used = next((place for place in selection.places(os.environ, flags.root) if _test(place, is_installed)), None)
     scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
-    settings = settings_from(loaded, flags, os.environ, scope)
-    schedule = schedule_of(scheduler, settings, loaded, os.environ)
+    with loaded_as_owner(flags) as config:
+        settings = settings_from(config, scope)
+    schedule = schedule_of(scheduler, settings, config, os.environ)
     found = [each.event for each in statuses(schedule, time.time_ns(), flags.located)]
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(_access_problems(settings, scheduler))
@@ -387,7 +398,9 @@ def _workflows(flags: Flags, output: Output, database: str | None) -> tuple[list
     from arawn_cli.schedule.cloacina.engine_database import database_from
     from arawn_cli.schedule.cloacina.workflows import workflows_of
 
+    become_owner_of_configuration(flags)
     configs = load_all(flags, os.environ) if flags.root is None else [load(flags, os.environ)]
     state_directory = configs[0].state_directory
+    require_of_root(state_directory)
     workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
     return workflows, database_from(database, os.environ, state_directory), state_directory

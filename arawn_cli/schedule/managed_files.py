@@ -11,7 +11,6 @@ import hashlib
 import os
 import pwd
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from pathlib import Path
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
 from arawn_cli.fs.files import read_small_file, write_atomic
+from arawn_cli.fs.openat import open_directory
+from arawn_cli.fs.permissions import Login, way_to
 
 _MAX_BYTES = 1024 * 1024
 _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
@@ -170,7 +171,36 @@ class FileStore:
     def _create_directories(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
         if self.state:
-            for path in reversed((self.state.path, *self.state.path.parents)):
-                if not os.path.lexists(path):
-                    os.mkdir(path, 0o700)
-                    shutil.chown(path, self.state.account, pwd.getpwnam(self.state.account).pw_gid)
+            _create(self.state)
+
+
+def _create(directory: StateDirectory) -> None:
+    """Create a directory and those above it. What an account decides about is created as that account.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    entry = pwd.getpwnam(directory.account)
+    way = way_to(directory.path)
+    if os.geteuid() != 0 or way.is_of_root:
+        _create_by_descriptor(way.path, entry)
+        return
+    with Login.of(entry.pw_uid, entry.pw_gid).acting():
+        _create_by_descriptor(way.path, entry)
+
+
+def _create_by_descriptor(path: Path, owner: pwd.struct_passwd) -> None:
+    """Create the missing directories of a path without links, and give them to an account."""
+    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in path.parts[1:]:
+            is_new = not os.path.lexists(f"/proc/self/fd/{directory}/{name}")
+            if is_new:
+                os.mkdir(name, 0o700, dir_fd=directory)
+            below = open_directory(name, directory)
+            os.close(directory)
+            directory = below
+            if is_new and os.geteuid() == 0:
+                os.fchown(directory, owner.pw_uid, owner.pw_gid)
+    finally:
+        os.close(directory)

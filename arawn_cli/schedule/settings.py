@@ -17,10 +17,11 @@ from typing import Literal
 import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.root import opened_root
-from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.loader import Config
 from arawn_cli.delivery.credentials import VARIABLE
-from arawn_cli.errors import ConfigurationError
+from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import JobName
+from arawn_cli.fs.permissions import way_to
 from arawn_cli.names import escape
 
 REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
@@ -82,6 +83,8 @@ class Settings:
         state: the state directory; None if systemd creates it, or it is in the home of the account.
         metrics: the directory of the metrics file, or None.
         token_file: the file with the relay's token, or None.
+        is_of_root: whether root decides about the configuration. Else root opens nothing that it
+            names: no credential for a unit, no directory that systemd creates.
         network: the connections that the jobs need: none without a relay, else to this machine or
             to any.
         logger: the path of logger(1), or None if it is not installed.
@@ -110,6 +113,7 @@ class Settings:
     namespaces: bool
     root_name: str | None = None
     cleanup_on_critical: bool = False
+    is_of_root: bool = True
 
     @property
     def jobs(self) -> tuple[Job, Job]:
@@ -126,7 +130,7 @@ class Settings:
         return self.account.home if self.scope is Scope.USER else None
 
 
-def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], scope: Scope) -> Settings:
+def settings_from(config: Config, scope: Scope) -> Settings:
     """Return the settings of a scope. The jobs of a system schedule run as the owner of the root.
 
     Raises:
@@ -161,7 +165,40 @@ def settings_from(config: Config, flags: Flags, environment: Mapping[str, str], 
         namespaces=scope is Scope.USER and _can_create_namespaces(),
         root_name=config.root_name,
         cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
+        is_of_root=scope is Scope.USER or config.file is None or way_to(config.file).is_of_root,
     )
+
+
+_OF_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr")
+
+
+def refuse_unusable(settings: Settings) -> None:
+    """Refuse directories of a configuration of the current account that root would let it write to for no reason.
+
+    Raises:
+        RefusedError: a directory belongs to the system, is behind a link, or this account cannot
+            write to it anyway.
+    """
+    for path in (settings.state, settings.metrics):
+        if path is not None and (problem := _problem_of(path)):
+            raise RefusedError(
+                f"{escape(str(path))}, which the configuration names: {problem}; name another directory, or use a configuration of root"
+            )
+
+
+def _problem_of(path: Path) -> str | None:
+    try:
+        way = way_to(path)
+        existing = next(place for place in (way.path, *way.path.parents) if place.is_dir())
+    except OSError as error:
+        return error.strerror
+    if way.has_links:
+        return "a link is on the way to it"
+    if any(way.path.is_relative_to(place) for place in _OF_SYSTEM):
+        return "it belongs to the system"
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
+        return f"the account of the configuration cannot write to {escape(str(existing))}"
+    return None
 
 
 def command() -> tuple[str, ...]:
@@ -269,8 +306,8 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
     for directory in (workstreams, workstreams.joinpath(*MAIN.sessions), workstreams.joinpath(*V0.sessions)):
         tests += [(test, directory) for test in _MODES]
     tests += [("-r", path) for path in sorted(workstreams.glob(f"*/{MESSAGES}"))]
-    # systemd reads the token of system services as root.
-    if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER):
+    # systemd reads the token of system services as root, if root named it.
+    if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER or not settings.is_of_root):
         tests.append(("-r", settings.token_file))
     return _inaccessible(settings.account, tests)
 

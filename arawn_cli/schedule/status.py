@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
+from arawn_cli.fs.permissions import Login
 from arawn_cli.runs import READ, Run
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, START_CRON, MarkersError, cron_runs
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
@@ -167,7 +169,7 @@ def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, 
     found = []
     for scope in Scope:
         try:
-            settings = settings_from(config, flags, environment, scope)
+            settings = settings_from(config, scope)
         except ConfigurationError as error:  # the owner of the root is no account, so there is no system schedule for it
             log.debug("%s", error)
             continue
@@ -191,10 +193,13 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
     """
     path = state_directory / FILE
     try:
+        owner = os.stat(path.parent)
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    rows = query(path, READ, (job, key_of(root)))
+    # SQLite, run by root, could be made to change other files: read the state as its owner.
+    with Login.of(owner.st_uid, owner.st_gid).acting() if os.geteuid() == 0 != owner.st_uid else nullcontext():
+        rows = query(path, READ, (job, key_of(root)))
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 

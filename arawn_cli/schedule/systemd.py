@@ -79,6 +79,8 @@ def state_name(settings: Settings) -> str | None:
     """
     if settings.state is None:
         return suffixed(STATE, settings.root_name)
+    if not settings.is_of_root:  # systemd gives the directory to the account, whoever had it
+        return None
     name = settings.state.name
     return name if settings.state.parent == SYSTEM_STATE and name.replace("-", "").isalnum() else None
 

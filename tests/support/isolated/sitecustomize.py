@@ -19,6 +19,7 @@ from types import ModuleType
 _HOME = os.environ.get("HOME", "/nonexistent")
 _MACHINE = Path(_HOME, "machine")
 _PLACES: dict[str, dict[str, object]] = {
+    "arawn_cli.cli.account": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.config.loader": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
     "arawn_cli.schedule.systemd": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
