@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
-from arawn_cli.errors import ExitCode, OutputLostError, log_error
+from arawn_cli.errors import ArawnCliError, ExitCode, OutputLostError, log_error
 from arawn_cli.output.stdout import replace_stdout
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def program(first: str = "") -> typer.Typer:
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: also show Python and how sizes are measured.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="With --version: also show Python, how sizes are measured, and the account.")
+    ] = False,
 ) -> None:
     """Clean up after an Arawn server and watch the disk that it fills."""
     if version:
@@ -110,11 +113,27 @@ def _top(
         if verbose:
             from arawn_cli.fs.measure import measuring_method
 
-            typer.echo(f"Python {sys.version.split()[0]}\n{measuring_method()}")
+            typer.echo(f"Python {sys.version.split()[0]}\n{measuring_method()}\n{_account()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
+
+
+def _account() -> str:
+    """Return the account that a run with the default configuration acts as."""
+    from arawn_cli.cli.account import load_as_owner
+    from arawn_cli.config.loader import Flags
+    from arawn_cli.fs.in_use import end_root_child
+    from arawn_cli.fs.permissions import account_name
+
+    is_root = os.geteuid() == 0
+    with suppress(ArawnCliError):  # without a root it is this account
+        if is_root:
+            load_as_owner(Flags())
+            end_root_child()
+    name = account_name(os.geteuid())
+    return f"acts as {name}" + (", the owner of the root" if is_root and os.geteuid() else "")
 
 
 def main() -> int:

@@ -19,8 +19,10 @@ from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
 from arawn_cli.doctor.environment import (
+    account_finding,
     clock_finding,
     configuration_findings,
+    metrics_finding,
     outbox_finding,
     relay_finding,
     state_findings,
@@ -70,6 +72,7 @@ def run_doctor(flags: Flags, output: options.Output) -> ExitCode:
 
 def _findings(shell: Shell) -> Iterator[Finding]:
     config, now = shell.config, time.time_ns()
+    yield account_finding()
     yield from configuration_findings(shell)
     tree = list(tree_findings(config, now, shell))
     yield from tree
@@ -81,6 +84,8 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     run_check = run_command(installed[0], JobName.DISK_CHECK, shell) if installed else shell.arawn_cli(JobName.DISK_CHECK)
     by_systemd = bool(installed) and installed[0].is_state_created_by_systemd
     yield from state_findings(directory, account, shell, created_by_systemd=by_systemd)
+    if config.metrics_directory is not None:
+        yield metrics_finding(config.metrics_directory, account, shell)
     yield outbox_finding(directory, shell, run_check)
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)

@@ -15,14 +15,18 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from arawn_cli.config.loader import Flags, load, named_roots
+from arawn_cli.config.loader import Flags, named_roots
 from arawn_cli.errors import ArawnCliError
 
 
 def root_names(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of `[[maintenance.roots]]`, for completion."""
+    from arawn_cli.cli.account import become_owner_of_configuration
+
     with suppress(ArawnCliError, OSError):
-        names = named_roots(Flags(config=context.params.get("config")), os.environ)
+        flags = Flags(config=context.params.get("config"))
+        become_owner_of_configuration(flags)
+        names = named_roots(flags, os.environ)
         return [name for name in names if name.startswith(incomplete)]
     return []
 
@@ -32,10 +36,11 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
     from arawn_cli.arawn.root import opened_root
     from arawn_cli.cleanup.trash import list_trash_entries
     from arawn_cli.cleanup.trash_entry import TrashState
+    from arawn_cli.cli.account import load_as_owner
 
     given = context.params
     with suppress(ArawnCliError, OSError):
-        config = load(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")), os.environ)
+        config = load_as_owner(Flags(config=given.get("config"), base_path=given.get("base_path"), root=given.get("root")))
         with opened_root(config.root, config.databases) as root:
             entries, _failures = list_trash_entries(root)
         restorable = {entry.session for entry in entries if entry.state is not TrashState.DELETING}

@@ -21,6 +21,9 @@ from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
+from arawn_cli.fs.files import is_kept
+from arawn_cli.fs.in_use import sees_all_accounts
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE
@@ -30,6 +33,21 @@ _LEAST_FREE_BYTES = 16 * 1024**2
 
 # With a larger maximum error, adjtimex(2) and systemd regard the clock as not synchronised.
 _MAX_ERROR_MICROSECONDS = 16_000_000
+
+
+def account_finding() -> Finding:
+    """Name the account that this run acts as."""
+    name = account_name(os.geteuid())
+    is_owner = os.geteuid() != 0 and sees_all_accounts()
+    return ok("account", f"root acts as {name}, the owner of the root" if is_owner else f"this run acts as {name}")
+
+
+def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
+    """Check whether the account of the jobs can write the metrics."""
+    if can_access(account, "-w", directory) is False:
+        fix = shell.as_root(f"setfacl -m u:{quote(account.name)}:rwx {quote(str(directory))}")
+        return fail("metrics", f"{account.name} cannot write to {directory}, which textfile_dir names", fix)
+    return ok("metrics", f"{directory} is writable by {account.name}")
 
 
 def configuration_findings(shell: Shell) -> Iterator[Finding]:
@@ -122,7 +140,7 @@ def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) 
     target, table = config.relay, config.maintenance.relay
     if target is None:
         return ok("relay", "not configured: events are only printed")
-    if target.token_file is not None and target.token_file.exists() and not os.access(target.token_file, os.R_OK):
+    if target.token_file is not None and not is_kept(target.token_file) and _is_unreadable(target.token_file):
         detail = f"this account cannot read {target.token_file}; systemd reads it as root"
         return warn("relay", detail, shell.arawn_cli("doctor", account=ROOT))
     try:
@@ -134,6 +152,10 @@ def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) 
         return ok("relay", result.text)
     fix = comment("check the relay, and url, token_file and ca_file in [maintenance.relay]")
     return warn("relay", result.text, fix) if result.ok is None else fail("relay", result.text, fix)
+
+
+def _is_unreadable(path: Path) -> bool:
+    return os.path.lexists(path) and not os.access(path, os.R_OK)
 
 
 def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -71,6 +71,7 @@ def test_doctor_prints_findings_and_sources_as_events_and_changes_nothing(
     expected = {
         "configuration",
         "root",
+        "account",
         "arawn",
         "measuring",
         "database",

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import typer
 
-from arawn_cli.cli import runner
 from arawn_cli.cli.cleanup import scratch_cleanup
 from arawn_cli.cli.options import Format
 from arawn_cli.config.loader import Flags, load
@@ -118,7 +117,8 @@ def of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = pwd.struct_passwd(("root", "x", 0, 0, "", "/root", "/bin/sh"))
     other = pwd.struct_passwd(("arawn", "x", 4321, 4321, "", str(home), "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda user: other if user == 4321 else root)
-    monkeypatch.setattr(runner, "load_as_owner", lambda flags, _outputs: load(flags, os.environ))
+    for module in ("runner", "doctor"):
+        monkeypatch.setattr(f"arawn_cli.cli.{module}.load_as_owner", lambda flags, _outputs=None: load(flags, os.environ))
     return path
 
 
