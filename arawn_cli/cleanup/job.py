@@ -193,8 +193,10 @@ class _Cleanup:
         due = [decision for decision in decisions if decision.is_removal]
         if entries or (due and self._config.maintenance.cleanup.trash_days):
             space.add_limits()
+        limit = None if self._config.force else RemovalLimit.of(self._config)
+        room = len(candidates) if limit is None else max(limit.room(decisions), 0)
         if self._plan_output is not None:
-            planned = {decision.session.name: decision for decision in self._selected(candidates, due, entries, space)}
+            planned = {decision.session.name: decision for decision in self._selected(candidates, due, entries, space)[:room]}
             text = render_plan(
                 self._root.path,
                 [planned.get(decision.session.name, decision) for decision in decisions],
@@ -202,12 +204,10 @@ class _Cleanup:
                 self._now,
             )
             self._plan_output.write(text)
-        limit = None if self._config.force else RemovalLimit.of(self._config)
         exceeded = None if limit is None else limit.exceeded_by(decisions)
         if exceeded:
             log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
             decisions, due, candidates = block_all(decisions, exceeded), [], []
-        room = len(candidates) if limit is None else limit.room(decisions)
 
         # Carry it out.
         if self._approved is None and not exceeded:
@@ -361,12 +361,15 @@ class _Cleanup:
         """Return the plan as far as the file of `--apply` approves it."""
         if self._approved is None:
             return decisions
-        approved = self._approved
-        for session in approved.keys() - {escape(decision.session.name) for decision in decisions}:
+        for session in self._approved.keys() - {escape(decision.session.name) for decision in decisions}:
             log.info("session %s of the plan does not exist any more", session)
-        return keep_unapproved(
-            decisions, lambda session: approved[session.name].change(session) if session.name in approved else "it is not in the plan"
-        )
+        return keep_unapproved(decisions, self._change_since_plan)
+
+    def _change_since_plan(self, session: ScratchSession) -> str | None:
+        """Say why the file of `--apply` does not approve a removal; return None if it does, or if there is none."""
+        if self._approved is None:
+            return None
+        return self._approved[session.name].change(session) if session.name in self._approved else "it is not in the plan"
 
     def _remove_due(self, due: Sequence[Decision], remover: SessionRemover, space: Space) -> None:
         """Remove the sessions that are due by age: into the trash, unless there is none or no space for them."""
@@ -380,15 +383,13 @@ class _Cleanup:
 
     def _remove_over_budget(self, candidates: Sequence[Decision], remover: SessionRemover, space: Space, room: int) -> None:
         """Remove the sessions that a budget needs, the oldest first, and at most `room`; keep the others."""
-        allowed = [
-            decision
-            for decision in candidates
-            if self._approved is None or self._keep_unapproved([over_budget(decision, "")])[0].is_removal
-        ]
+        allowed = [decision for decision in candidates if self._change_since_plan(decision.session) is None]
         left = {decision.session.name: decision for decision in candidates}
         while batch := space.needed(usages_of(allowed), budgets_only=True):
             chosen = [over_budget(allowed[position], space.reason) for position in batch[:room]]
-            if not chosen or self._context.stopping():
+            if self._context.stopping():
+                break
+            if not chosen:
                 for position in batch:
                     name = allowed[position].session.name
                     left[name] = Decision(allowed[position].session, Reason.OVER_BUDGET, "the removal limit allows no more in this run")

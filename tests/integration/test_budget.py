@@ -57,7 +57,7 @@ def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunC
     config.write_text(settings + "max_sessions = 1\n")
     plan = tmp_path / "plan.json"
     dry = clean(run, tree, "--config", config, "--older-than-days", 9, "--dry-run", "--plan-out", plan)
-    assert {entry["session_id"] for entry in json.loads(plan.read_text())["sessions"] if entry["reason"] == "over_budget"} >= {"oldest"}
+    assert {entry["session_id"] for entry in json.loads(plan.read_text())["sessions"] if entry["reason"] == "over_budget"} == {"oldest"}
     done = clean(run, tree, "--config", config, "--older-than-days", 9)
     for each in (dry, done):
         assert each.code == 1
@@ -69,8 +69,20 @@ def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunC
         assert cast("int", each.last["over_budget_bytes"]) > MIB
     assert dry.sessions("would_delete") == done.sessions("deleted") == {"oldest"}
     assert not (tree.sessions / "oldest").exists()
-    config.write_text(settings.replace("1MiB", "3MiB"))
-    assert clean(run, tree, "--config", config, "--older-than-days", 9, "--apply", plan).sessions("deleted") <= {"middle"}
+
+
+def test_a_plan_that_a_budget_made_is_carried_out_and_nothing_else(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    for name, age in (("oldest", 5), ("middle", 4), ("newest", 3)):
+        tree.session(name, files={"f": MIB}, age_days=age)
+    config, plan = tmp_path / "settings.toml", tmp_path / "plan.json"
+    config.write_text("[maintenance.cleanup]\nprotect = ['sess-*']\nmax_total = '2500KiB'\n")
+    arguments = ("--config", config, "--older-than-days", 9)
+    assert clean(run, tree, *arguments, "--dry-run", "--plan-out", plan).sessions("would_delete") == {"oldest"}
+    tree.session("more", files={"f": MIB}, age_days=6)
+    done = clean(run, tree, *arguments, "--apply", plan, "-v")
+    assert done.sessions("deleted") == {"oldest"}
+    assert done.code == 1, "the budget needs more than the plan allows"
+    assert "does not exist any more" not in done.stderr
 
 
 def test_a_check_that_turns_critical_starts_the_cleanup_once(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
