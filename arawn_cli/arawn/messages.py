@@ -2,9 +2,9 @@
 
 The file is read completely and forwards, because a merge or a restored copy can leave its lines in
 any order. A line that is not a message is damage, which counts as a turn: of the sessions that the
-line names, or of every session if it names none. Its time is the newest of all messages before it
-and the next one after it. If no message follows, the mtime of the file takes the place of the next
-one.
+line names, and of every session if a part of it, such as a torn message before a whole one, names
+none. Its time is the newest of all messages before it and the next one after it. If no message
+follows, the mtime of the file takes the place of the next one.
 
 Memory is bounded: a line that is longer than any message is damage, and only the ids in it are kept.
 Holes are not read.
@@ -32,6 +32,7 @@ _LONGEST = 16 << 20  # bytes; a longer line is not a message
 _LOST = b"\0" * 50  # a stretch of NUL bytes in which a whole message can be lost, since none is shorter
 _NAMING = 512  # bytes that are enough for `"session_id":"..."`, since an id is a file's name
 _NAME = re.compile(rb'"session_id"(?:\s*:\s*(?:"([A-Za-z0-9_-]+)"|(null)))?')
+_SIGNS = re.compile(rb'(\{\s*+(?="))|"session_id"')  # the beginning of an object, and the key that names its session
 _ESCAPED = re.compile(rb"\\u00[2-7]")  # a letter that no program needs to escape: it can hide a key or an id
 
 
@@ -250,9 +251,22 @@ def _named(text: bytes) -> frozenset[str | None]:
             return frozenset({EVERY_SESSION})
         if match[1]:
             names.add(match[1].decode("ascii"))
-    if not names or _LOST in text or _ESCAPED.search(text):
+    if not names or _LOST in text or _ESCAPED.search(text) or _has_nameless_part(text, len(text)):
         names.add(EVERY_SESSION)
     return frozenset(names)
+
+
+def _has_nameless_part(line: bytes, end: int) -> bool:
+    """Whether an object in a line, or what is before the first one, names no session.
+
+    After a full disk or a crash, a message follows the beginning of another one on the same line.
+    """
+    is_named = False
+    for sign in _SIGNS.finditer(line, 0, end):
+        if sign[1] and sign.start() and not is_named:
+            return True
+        is_named = not sign[1]
+    return not is_named
 
 
 def _abridged(line: bytes, sessions: frozenset[str]) -> bytes:
@@ -261,7 +275,11 @@ def _abridged(line: bytes, sessions: frozenset[str]) -> bytes:
     Its last bytes stay, because an id can continue after them.
     """
     kept = len(line) - _NAMING
+    begin = line.rfind(b"{", max(kept - _NAMING, 0), kept)
+    kept = begin if begin > 0 else kept  # not between the beginning of a message and its id
     pieces = {sign for sign in (_LOST,) if sign in line}
+    if _has_nameless_part(line, kept):
+        pieces.add(b'"session_id"')
     if _ESCAPED.search(line):
         pieces.add(b"\\u0020")
     for match in _NAME.finditer(line):

@@ -47,6 +47,10 @@ def _damaged(first: str, second: str, at: int, noise: bytes) -> list[Line]:
         whole.replace(f'"{first}"'.encode(), b"5"),
         whole[: whole.index(b'"role"')] + b"\0" * 60 + other[-30:],
         whole.replace(b"session_id", b"session\\u005fid") + b"}",
+        whole[: whole.index(b'"session_id"') - 9] + other,
+        whole[:1] + other,
+        whole[whole.index(b'"timestamp"') :] + other,
+        other[:-5] + whole[: whole.index(b'"workstream_id"')] + other,
     ]
     named = [
         whole[:-20],
