@@ -115,7 +115,8 @@ def session_rows(path: Path, generation: Generation, wanted: Collection[str], st
             if has_turns and len(workstream := _text(workstream_id)) <= _NAME_BYTES_MAX:
                 with_turns.add(workstream)
             if (name := _text(id_)) in wanted:
-                rows[name] = _session(name, workstream_id, *times)
+                row = _session(name, workstream_id, *times)
+                rows[name] = _combined(rows[name], row) if name in rows else row
         return SessionRows(rows, frozenset(with_turns))
 
     return read_rows(path, _SESSIONS[generation], (), read, tables=_TABLES, stopping=stopping)
@@ -132,6 +133,12 @@ def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:
         except ValueError:
             unreadable = True
     return SessionRow(id_, _text(workstream_id), latest(*readable), unreadable)
+
+
+def _combined(one: SessionRow, other: SessionRow) -> SessionRow:
+    """Return what two rows of a session say: an id can be there as text and as BLOB, or without a unique index."""
+    workstream = other.workstream_id if one.workstream_id == SCRATCH else one.workstream_id
+    return SessionRow(one.id, workstream, latest(one.newest, other.newest), one.unreadable or other.unreadable)
 
 
 def _text(value: object) -> str:

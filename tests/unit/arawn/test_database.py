@@ -93,6 +93,16 @@ def test_the_newest_time_of_a_row_counts_and_an_unreadable_one_is_told(tree: Sam
     assert (rows["b"].newest, rows["b"].unreadable) == (None, True)
 
 
+@pytest.mark.parametrize("ids", [("'a'", "x'61'"), ("x'61'", "'a'")])
+def test_of_several_rows_of_a_session_each_counts(tree: SampleTree, ids: tuple[str, str]) -> None:
+    with Server(tree.database) as server:
+        for id_, workstream, started in zip(ids, ("scratch", "thesis"), ("2026-03-01T00:00:00Z", "last week"), strict=True):
+            server.say(f"INSERT INTO sessions VALUES ({id_}, '{workstream}', '{started}', NULL, NULL)")
+        server.say("INSERT INTO sessions VALUES (x'6200', 'thesis', '2026-01-01T00:00:00Z', NULL, NULL)")
+    rows = database.session_rows(tree.database, Generation.V0, {"a", "b"}).rows
+    assert rows == {"a": database.SessionRow("a", "thesis", timestamps.parse("2026-03-01T00:00:00Z"), unreadable=True)}
+
+
 @pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to have a header" * 20])
 def test_what_is_no_database_is_said_to_be_unreadable(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "workstreams.db"
