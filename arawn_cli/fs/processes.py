@@ -135,10 +135,10 @@ def _tasks_of(process: int) -> list[Task]:
     last = 0
     try:
         for thread in sorted(map(int, os.listdir(f"/proc/{process}/task"))):
-            if last and _shares_all(last, thread):
-                continue
             path = f"{process}/task/{thread}"
             try:
+                if tasks and _shares_all(last, thread) and os.readlink(f"/proc/{path}/ns/net") == tasks[-1].network:
+                    continue
                 mounts, network = (os.readlink(f"/proc/{path}/ns/{name}") for name in ("mnt", "net"))
                 root = _root_of(path)
             except OSError as error:

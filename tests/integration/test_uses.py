@@ -53,6 +53,7 @@ def cases() -> Iterator[object]:
             (use.kind, use.view, f"{len(use.below)}-below", use.thread and f"{use.thread}-thread", "network" if use.network else "")
         )
         yield pytest.param(use, id=name, marks=() if number % 40 == 7 else pytest.mark.long)
+    yield pytest.param(Use("socket", "", (), "sharing", network=True), id="socket-sharing-thread-network")
 
 
 def make_session(tree: SampleTree, name: str, below: tuple[str, ...]) -> Path:

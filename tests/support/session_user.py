@@ -28,7 +28,8 @@ class Use:
         kind: what is used, and how.
         view: how the program sees the root: as everyone, through bind mounts or in a chroot.
         below: names of the directories between the session's `work` and what is used.
-        thread: whether only a thread uses it, which shares no descriptors and directories; `alone`: the first thread has ended.
+        thread: whether only a thread uses it, which shares no descriptors and directories; `alone`: the first thread has ended;
+            `sharing`: it shares them.
         network: whether it has a network namespace of its own.
         root: the root of the tree.
         session: the path of the session below it.
@@ -96,7 +97,7 @@ def opened(use: Use) -> int:
 
 def begin(use: Use) -> object:
     """Use the session; return what keeps it in use."""
-    if use.thread:
+    if use.thread in ("own", "alone"):
         call("unshare", FILES | FS)
     if use.network:
         call("unshare", NEWNET)
