@@ -19,6 +19,7 @@ from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Generation
 from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure
+from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import Entry, FileKind, Identity, entries, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import never_stopping
@@ -37,7 +38,7 @@ def messages_reader(
     """
     if root.layout.generation is Generation.V0:
         return _Lines(root, sessions, workstreams_with_turns, stopping)
-    return _Files(root, sessions)
+    return _Files(root, sessions, stopping)
 
 
 class MessagesReader(ABC):
@@ -55,9 +56,10 @@ class MessagesReader(ABC):
         found: whether there are messages of any workstream.
     """
 
-    def __init__(self, root: Root, sessions: Collection[str]) -> None:
+    def __init__(self, root: Root, sessions: Collection[str], stopping: Callable[[], bool]) -> None:
         """Read nothing yet."""
         self._root = root
+        self._stopping = stopping
         self._sessions = frozenset(sessions)
         self.newest: dict[str, int] = {}
         self.damage: dict[str | None, Damage] = {}
@@ -92,6 +94,16 @@ class MessagesReader(ABC):
         kinds = (FileKind.DIRECTORY, FileKind.LINK)
         return [entry.name for entry in listed if entry.kind in kinds and is_valid_id(entry.name) and entry.name != SCRATCH]
 
+    def _require_answer(self, workstream: str) -> None:
+        """Check that a workstream that is a mount can be read without waiting for ever.
+
+        Raises:
+            OSError: the mount table cannot be read, or the mount does not answer.
+        """
+        path = f"{self._root.path}/{WORKSTREAMS}/{workstream}"
+        if path in mount_points():
+            require_answer(path, self._stopping)
+
     def _fail(self, names: tuple[str, ...], error: OSError) -> None:
         path = "/".join((WORKSTREAMS, *names))
         self.failures[path] = Failure.of("read", path, error)
@@ -113,9 +125,8 @@ class _Lines(MessagesReader):
         self, root: Root, sessions: Collection[str], workstreams_with_turns: Collection[str], stopping: Callable[[], bool]
     ) -> None:
         """Read nothing yet."""
-        super().__init__(root, sessions)
+        super().__init__(root, sessions, stopping)
         self._with_turns = frozenset(filter(is_valid_id, workstreams_with_turns))
-        self._stopping = stopping
         # By identity, because the promotion of scratch renames the directory that holds its file.
         self._files: dict[Identity, _File] = {}
 
@@ -125,6 +136,7 @@ class _Lines(MessagesReader):
         missing = set(self._files)
         for workstream in sorted({SCRATCH, *self._with_turns, *self._other_workstreams()}):
             try:
+                self._require_answer(workstream)
                 missing.discard(self._read_file(workstream))
             except OSError as error:
                 self._fail((workstream, MESSAGES), error)
@@ -213,6 +225,7 @@ class _Files(MessagesReader):
             self._fail(scratch, error)
         for workstream in self._other_workstreams():
             try:
+                self._require_answer(workstream)
                 with opened_directory(self._root.workstreams, workstream) as directory:
                     candidates = {entry.name for entry in entries(directory)}.intersection(sessions)
                     self.attached |= {session: workstream for session in candidates if self._take(directory, session)}

@@ -15,6 +15,7 @@ from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import UNRESOLVED
 from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.openat import NO_IDENTITY
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 
@@ -26,7 +27,9 @@ def read_evidence(
     Raises:
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
-    return Evidence(root, {*(session.name for session in listed if not session.is_foreign), *removed}, stopping)
+    # A mount in place of a session may hang, and keeps it anyway.
+    names = {session.name for session in listed if not session.is_foreign and session.identity != NO_IDENTITY}
+    return Evidence(root, {*names, *removed}, stopping)
 
 
 def is_used_since(removed_at: int, evidence: TurnEvidence) -> bool | None:

@@ -21,7 +21,7 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
-from arawn_cli.fs.mounts import has_mount, is_mount
+from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
 from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
 from arawn_cli.fs.permissions import account_name
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
@@ -189,6 +189,7 @@ def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
     """Return all entries of the trash, oldest first, and the directories that could not be read.
 
     In 0.0 every workstream may have trash, because Arawn promotes scratch by renaming its directory.
+    A mount in place of one has none, because no mount can be renamed; it may hang.
     """
     found: list[TrashEntry] = []
     failures: list[Failure] = []
@@ -210,13 +211,15 @@ def _trash_directories(root: Root) -> list[tuple[str, ...]]:
     """Return the paths from `workstreams/` of all directories that can have entries of the trash.
 
     Raises:
-        OSError: `workstreams/` cannot be listed.
+        OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
     """
+    mounts = mount_points()
     is_v0 = root.layout.generation is Generation.V0
     _, *inner = root.layout.sessions
     found: list[tuple[str, ...]] = []
     for workstream in workstream_entries(root)[0]:
-        if is_v0 or workstream == SCRATCH:  # on main everything in a workstream is the agent's
+        is_foreign = f"{root.path}/{WORKSTREAMS}/{workstream}" in mounts
+        if workstream == SCRATCH or (is_v0 and not is_foreign):  # on main everything in a workstream is the agent's
             found += dict.fromkeys(((workstream, TRASH), (workstream, *inner, TRASH), (workstream, *inner)))
     return found
 

@@ -147,7 +147,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     ids, foreign = _entries(root)
     mounts = mounts_in(root)
     inner = {names for names, is_own in mounts.items() if not is_own}
-    unsplit = (*_parts_of(root, ids), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
+    unsplit = (*_parts_of(root, ids, inner), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
     parts = [part for whole in unsplit for part in _without_mounts(root, whole, inner)]
     threads = threads_for(config.maintenance.threads)
     usages = _measure_parts(root, parts, threads, context, reused)
@@ -221,9 +221,10 @@ def links(root: Root) -> list[Failure]:
     """Return the links in place of directories and files of Arawn's: what is behind them is not counted.
 
     Raises:
-        OSError: `workstreams/` cannot be listed.
+        OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
     """
-    return [part.link for part in _parts_of(root, _entries(root)[0]) if part.link]
+    foreign = {names for names, is_own in mounts_in(root).items() if not is_own}
+    return [part.link for part in _parts_of(root, _entries(root)[0], foreign) if part.link]
 
 
 def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
@@ -308,9 +309,11 @@ def _entries(root: Root) -> tuple[list[str], list[Entry]]:
     return [*ids, *(entry.name for entry in linked)], [entry for entry in foreign if entry not in linked]
 
 
-def _parts_of(root: Root, workstreams: Iterable[str]) -> Iterator[_Part]:
+def _parts_of(root: Root, workstreams: Iterable[str], mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:
+    """Yield the parts of the workstreams that are no foreign mounts, since these may hang."""
     for workstream in workstreams:
-        yield from _parts(root, (workstream,), _OTHER)
+        if (workstream,) not in mounts:
+            yield from _parts(root, (workstream,), _OTHER)
 
 
 def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pwd
@@ -132,7 +133,13 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
     if failures:
         more = f", and {count(len(failures) - 1, 'other failure')}" if failures[1:] else ""
         path = root.path / failures[0].path
-        fix = bind_mount_commands(path) if path.is_symlink() else f"namei -l {quote(str(path))}"
+        match failures[0].errno:
+            case errno.ETIMEDOUT:
+                fix = "# start the server of that filesystem again, or unmount it"
+            case errno.ELOOP:
+                fix = bind_mount_commands(path)
+            case _:
+                fix = f"namei -l {quote(str(path))}"
         return fail("messages", f"{failures[0]}{more}: {kept} is kept", fix)
     in_doubt = [
         damage

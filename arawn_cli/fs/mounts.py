@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 
 from arawn_cli.events import Filesystem
 from arawn_cli.names import escape
 
+_ANSWER_SECS, _PAUSE_SECS = 5.0, 0.1
 _DELETED = "//deleted"  # follows the path of a mounted directory that was removed
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
@@ -92,6 +96,22 @@ def mount_points() -> frozenset[str]:
         OSError: the mount table cannot be read.
     """
     return frozenset(mount.point for mount in read_mounts())
+
+
+def require_answer(point: str, stopping: Callable[[], bool]) -> None:
+    """Check that the filesystem with a mount point answers within some seconds: a dead server may never do.
+
+    Raises:
+        OSError: ETIMEDOUT: it does not, or a signal asked the run to end.
+    """
+    # A thread that hangs ends with this process.
+    thread = Thread(target=lambda: os.path.lexists(f"{point}/."), daemon=True)
+    thread.start()
+    end = time.monotonic() + _ANSWER_SECS
+    while thread.is_alive():
+        thread.join(_PAUSE_SECS)
+        if time.monotonic() > end or stopping():
+            raise OSError(errno.ETIMEDOUT, f"the filesystem that is mounted at {escape(point)} does not answer")
 
 
 def joined(directory: str, below: str) -> str:

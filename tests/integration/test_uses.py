@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from arawn_cli.events import Event, ScratchSessionEvent
 from arawn_cli.names import escape
 from tests.conftest import Run, needs, needs_namespaces, works
 from tests.support.in_process import cleaned
+from tests.support.main_tree import MainTree, session_id
 from tests.support.session_user import Use
 from tests.support.tree import SampleTree
 
@@ -91,6 +93,19 @@ def running(*command: str) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+@contextmanager
+def hanging_mount(point: Path) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, EMPTY_MOUNT, point], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            server.stdout.readline()
+            server.send_signal(signal.SIGSTOP)
+            yield
+        finally:
+            server.kill()
+            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
 
 
 def kept(events: list[Event]) -> dict[str, tuple[str, str | None]]:
@@ -218,13 +233,36 @@ def test_a_process_in_a_mount_elsewhere_that_is_dead_or_hangs_does_not_matter(
 def test_a_mount_that_hangs_at_or_in_a_session_keeps_only_that_session(run: Callable[..., Run], tree: SampleTree, inside: str) -> None:
     held = tree.session("held", files={"f": 1}, age_days=30)
     tree.session("s", files={"f": 1}, age_days=30)
-    with subprocess.Popen([sys.executable, EMPTY_MOUNT, held / inside], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout
-            server.stdout.readline()
-            server.send_signal(signal.SIGSTOP)
-            done = run("scratch-cleanup", "--base-path", tree.root)
-        finally:
-            server.kill()
-            subprocess.run(["umount", "--lazy", held / inside], check=False, capture_output=True)
+    with hanging_mount(held / inside):
+        done = run("scratch-cleanup", "--base-path", tree.root)
     assert (done.code, done.reasons()) == (0, {"held": "mount_inside", "s": "expired"})
+
+
+@needs_fuse
+def test_a_mount_that_hangs_at_a_session_of_the_main_branch_keeps_only_that_session(run: Callable[..., Run], tmp_path: Path) -> None:
+    main_tree = MainTree(tmp_path / "main", time.time_ns())
+    held, other = session_id(1), session_id(2)
+    for session in (held, other):
+        main_tree.session(session, files={"f": 1}, age_days=30)
+    with hanging_mount(main_tree.sessions / held):
+        done = run("scratch-cleanup", "--base-path", main_tree.root)
+    assert (done.code, done.reasons()) == (0, {held: "mount_inside", other: "expired"})
+
+
+@needs_fuse
+def test_a_mount_that_hangs_at_a_workstream_keeps_every_session_and_hangs_no_command(run: Callable[..., Run], tree: SampleTree) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    mount = tree.root / "workstreams" / "thesis"
+    mount.mkdir()
+    with hanging_mount(mount):
+        cleanup = run("scratch-cleanup", "--base-path", tree.root)
+        check = run("disk-check", "--base-path", tree.root)
+        doctor = run("doctor", "--no-relay", "--base-path", tree.root)
+        trash = run("trash", "list", "--base-path", tree.root)
+    assert (cleanup.code, cleanup.reasons()) == (1, {"s": "activity_unknown"})
+    detail = f"the filesystem that is mounted at {mount} does not answer"
+    assert detail in cleanup.stderr
+    assert check.last["not_counted"] == ["workstreams/thesis"]
+    assert check.code == 0
+    assert detail in doctor.stdout
+    assert trash.code == 0
