@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,13 @@ from hypothesis import strategies as st
 
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.budget import Bound, Freed, Measure, needed, workstreams_usage
+from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.events import Action, Event, Reason, ScratchSessionEvent
 from arawn_cli.fs.measure import HardLinks, Usage
+from arawn_cli.timestamps import SECOND
 from tests.support.in_process import cleaned
-from tests.support.tree import SampleTree
+from tests.support.main_tree import MainTree, session_id
+from tests.support.tree import SampleTree, set_age
 
 KIB = 1024
 NOW = 1_700_000_000_000_000_000
@@ -161,3 +166,93 @@ def test_laws_of_budgets(
         again, events = cleaned(tree, config=config)
         if not done.over_budget_bytes or not limit:
             assert again.sessions_cleaned == 0, "a second run does nothing"
+
+
+def trash(tree: SampleTree) -> list[str]:
+    """The sessions in the trash, the oldest removals first."""
+    with opened_root(tree.root, ()) as root:
+        return [entry.session for entry in list_trash_entries(root)[0]]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_trash_goes_first_the_oldest_first_and_what_this_run_moved_there_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dry_run: bool
+) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((40, 35, 20, 15, 5)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    unlimited = configuration(tmp_path, trash_days=30)
+    for now, days in ((NOW, 38), (NOW + SECOND, 30)):
+        tree.now = now
+        assert cleaned(tree, config=unlimited, days=days)[0].bytes_trashed == 256 * KIB
+    assert trash(tree) == ["s0", "s1"]
+
+    expected = {
+        # The budget, and what is in the trash after a run for which s2 and s3 are due.
+        1200: (["s1", "s2", "s3"], set()),  # 95 % of it are 1140 KiB: one of five goes
+        900: (["s2", "s3"], set()),
+        600: (["s3"], {"s2"}),
+        300: ([], {"s2", "s3"}),
+        250: ([], {"s2", "s3", "s4"}),
+    }
+    for budget, (kept, deleted) in expected.items():
+        place = tmp_path / str(budget)
+        shutil.copytree(tree.root, place / "root", copy_function=shutil.copy2)
+        copy = copied(tree, place / "root")
+        config = configuration(place, trash_days=30, max_total=budget * KIB)
+        before = trash(copy)
+        caplog.clear()
+        summary, events = cleaned(copy, config=config, days=10, dry_run=dry_run)
+        assert {name for name, (action, _) in actions(events).items() if action == Action.DELETED} == deleted, budget
+        assert trash(copy) == (before if dry_run else kept), budget
+        early = [name for name in ("s0", "s1") if name not in kept]
+        for name in early:
+            assert f"session {name} from the trash before its time, because max_total" in caplog.text
+        assert summary.bytes_freed == (len(early) + len(deleted)) * 256 * KIB
+
+
+def copied(tree: SampleTree, root: Path) -> SampleTree:
+    """The copy of a tree."""
+    copy = SampleTree.__new__(SampleTree)
+    for name, value in vars(tree).items():
+        setattr(copy, name, root / value.relative_to(tree.root) if isinstance(value, Path) else value)
+    return copy
+
+
+def test_a_limit_of_the_pressure_purges_trash_and_selects_no_session(tmp_path: Path) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((40, 20, 5)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    config = configuration(tmp_path, trash_days=30)
+    cleaned(tree, config=config, days=30)
+    assert trash(tree) == ["s0"]
+    config.write_text(config.read_text().replace("total = 0", "total = '300KiB'"))
+    summary, events = cleaned(tree, config=config, days=10)
+    assert actions(events) == {"s1": (Action.DELETED, Reason.EXPIRED), "s2": (Action.KEPT, Reason.RECENT_FILES)}
+    assert trash(tree) == []
+    assert summary.over_budget_bytes == 0
+
+
+@pytest.mark.parametrize("trash_days", [0, 3])
+def test_a_keep_file_protects_a_session_of_the_main_branch_and_no_link_is_followed(tmp_path: Path, trash_days: int) -> None:
+    config = configuration(tmp_path, trash_days=trash_days, max_total=1)
+    config.write_text(config.read_text().replace("protect = ['keep-*']\n", ""))
+    main = MainTree(tmp_path / "main", time.time_ns())
+    for number, files in enumerate(({".keep": 0, "f": KIB}, {"work/.keep": 0, "f": KIB})):
+        main.session(session_id(number), files=files, age_days=20)
+    _, events = cleaned(main, config=config)
+    assert (main.sessions / session_id(0) / "f").exists()
+    assert not (main.sessions / session_id(1) / "f").exists(), "on the main branch work/ is the agent's"
+    details = {event.session_id: event.detail for event in events if isinstance(event, ScratchSessionEvent)}
+    assert details[session_id(0)] == "the file .keep"
+
+    tree = SampleTree(tmp_path / "root", NOW)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".keep").touch()
+    linked = tree.session("linked", files={"f": 1}, age_days=20)
+    shutil.rmtree(linked / "work")
+    (linked / "work").symlink_to(tmp_path / "elsewhere")
+    set_age(linked, tree.ago(20))
+    cleaned(tree, config=config)
+    assert not linked.exists()
+    assert (tmp_path / "elsewhere" / ".keep").exists()
