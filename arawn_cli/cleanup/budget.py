@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.plan import Policy
 from arawn_cli.cleanup.sessions import Decision, Outcome
@@ -21,8 +21,8 @@ from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import IN_RECENT_USE, Action, Reason
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, combined, measure_all
-from arawn_cli.fs.mounts import is_below, read_mounts
-from arawn_cli.fs.openat import Identity, entries
+from arawn_cli.fs.mounts import is_below, mount_points
+from arawn_cli.fs.openat import Identity, entries, opened_directory
 from arawn_cli.units import size
 
 log = logging.getLogger(__name__)
@@ -268,30 +268,38 @@ class Space:
 
 
 def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) -> Usage:
-    """Measure `workstreams/` with the trash, as `disk-check` does: without what others mounted in it.
+    """Measure `workstreams/` with the trash, without what others mounted in it, which may hang.
 
-    A directory that a bind mount shows a second time does not count there.
+    Raises:
+        OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
+        StoppedError: `advance` raised it.
     """
-    subtrees = [Subtree((entry.name,)) for entry in entries(root.workstreams)]
     above = f"{root.path}/{WORKSTREAMS}"
-    device = os.fstat(root.workstreams).st_dev
-    mounts = [
-        (tuple(mount.point.removeprefix(above).split("/")[1:]), mount.device == f"{os.major(device)}:{os.minor(device)}")
-        for mount in read_mounts()
-        if is_below(mount.point, above) and mount.point != above
-    ]
-    sessions = root.layout.sessions
-    added = [Subtree(names) for names, same in mounts if names == sessions and len(names) > 1 and not same]
-    seen_twice = [Subtree(names) for names, same in mounts if same and names not in (sessions, sessions[:1])]
-    total = combined(measure_all(root.workstreams, subtrees + added, threads, advance))
-    twice = combined(measure_all(root.workstreams, seen_twice, threads, advance))
+    mounts = {tuple(mount.removeprefix(above).split("/")[1:]) for mount in mount_points() if is_below(mount, above)}
+    parts = [part for entry in entries(root.workstreams) for part in _around_mounts(root, (entry.name,), mounts)]
+    total = combined(measure_all(root.workstreams, parts, threads, advance))
     if total.failures:
         log.info("not everything in %s could be read, so it uses at least %s: %s", above, size(total.allocated_bytes), total.failures[0])
-    return replace(
-        total,
-        apparent_bytes=max(total.apparent_bytes - twice.apparent_bytes, 0),
-        allocated_bytes=max(total.allocated_bytes - twice.allocated_bytes, 0),
-    )
+    return total
+
+
+def _around_mounts(root: Root, names: tuple[str, ...], mounts: Collection[tuple[str, ...]]) -> Iterator[Subtree]:
+    """Yield a path from `workstreams/`, or its parts around the mounts in it; those of Arawn's directories belong to it."""
+    is_arawns = names == (SCRATCH,) or (len(names) == 2 and names[1:] == root.layout.sessions[1:])
+    if names in mounts and not is_arawns:
+        return
+    if not any(len(mount) > len(names) and mount[: len(names)] == names for mount in mounts):
+        yield Subtree(names)
+        return
+    try:
+        with opened_directory(root.workstreams, *names) as directory:
+            listed = entries(directory)
+    except OSError:
+        yield Subtree(names)  # measuring it reports the failure
+        return
+    yield Subtree(names, shallow=True)
+    for entry in listed:
+        yield from _around_mounts(root, (*names, entry.name), mounts)
 
 
 # ---- What people read

@@ -106,3 +106,29 @@ def test_a_check_that_turns_critical_starts_the_cleanup_once(run: RunCommand, tr
     tree.session("old", files={"f": 1}, age_days=30)
     assert not run(*arguments).of_type("scratch_cleanup"), "once"
     assert (tree.sessions / "old").exists()
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("mount", "counts"),
+    [
+        ("mount -t tmpfs tmpfs blog/production/m && head -c 5m /dev/zero > blog/production/m/f", False),
+        ("mount --bind /usr/bin blog/production/m", False),
+        ("mount --bind {outside} {root}/workstreams/other", False),
+        ("cp -a scratch/sessions {outside} && mount --bind {outside}/sessions scratch/sessions", True),
+        ("cp -a scratch {outside} && mount -t tmpfs -o mode=755 tmpfs scratch && cp -a {outside}/scratch/. scratch", True),
+    ],
+)
+def test_what_others_mounted_is_in_no_budget(run: RunCommand, tree: SampleTree, tmp_path: Path, mount: str, counts: bool) -> None:
+    tree.session("old", files={"f": 3 * MIB}, age_days=5)
+    (tree.workstreams / "other").mkdir()
+    (tree.workstreams / "blog/production/m").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "large").write_bytes(b"x" * 5 * MIB)
+    config = tmp_path / "settings.toml"
+    budget = "2MiB" if counts else "4MiB"
+    config.write_text(f"[maintenance.cleanup]\nprotect = ['sess-*']\nmax_total = '{budget}'\n[maintenance.pressure]\ntotal = 0\n")
+    script = f'cd {tree.workstreams} && {mount.format(outside=outside, root=tree.root)} && cd / && exec "$@"'
+    done = clean(run, tree, "--config", config, "--older-than-days", 9, prefix=("unshare", "--mount", "sh", "-ec", script, "sh"))
+    assert (done.code, done.removed()) == (0, {"old"} if counts else set()), done.stderr
