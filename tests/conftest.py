@@ -191,6 +191,14 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Run]:
     return call
 
 
+@pytest.fixture
+def at_once(tmp_path: Path) -> Path:
+    """A configuration with which removed sessions are deleted at once, and not kept in the trash."""
+    path = tmp_path / "at-once.toml"
+    path.write_text("[maintenance.cleanup]\ntrash_days = 0\n")
+    return path
+
+
 def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
     """Return mode, size, mtime, inode and content of every path below a directory."""
     found: dict[str, tuple[object, ...]] = {}

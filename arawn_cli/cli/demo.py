@@ -130,7 +130,10 @@ _THESIS = "c2d84e90-55a1-4b7c-9e3d-60f1b2a7c8e4"
 
 _STEPS = (
     ("A dry run shows every decision and changes nothing.", ["scratch-cleanup", "--dry-run", "--verbose"]),
-    ("A real run moves each inactive session to the trash in one rename, then deletes it.", ["scratch-cleanup"]),
+    (
+        "A real run moves each inactive session to the trash in one rename. `trash restore` brings it back for three days.",
+        ["scratch-cleanup"],
+    ),
     ("A disk check measures usage. The limits of the sample are low, so that some are exceeded.", ["disk-check"]),
 )
 

@@ -184,7 +184,12 @@ class Cleanup(_Table):
         examples=[True],
         description="remove the files of a session but leave what its chat needs to go on; else true on Arawn's main branch, false on 0.0",
     )
-    trash_days: int = Field(default=0, ge=0, le=36_500, description="days to keep a removed session in the trash; 0 deletes it at once")
+    trash_days: int = Field(
+        default=3,
+        ge=0,
+        le=36_500,
+        description="days to keep a removed session in the trash, less if the space is needed; 0 deletes it at once",
+    )
     max_sessions: int = Field(
         default=0,
         ge=0,

@@ -52,7 +52,7 @@ _BAR_WIDTH = 20
 # From this width on the table of disk usage has room for the areas of each workstream.
 _WIDE = 100
 
-_RIGHT_ALIGNED = frozenset({"age", "files", "last activity", "size"})
+_RIGHT_ALIGNED = frozenset({"files", "last activity", "size"})
 _FOLDED = frozenset({"cleanup", "of", "why"})
 
 

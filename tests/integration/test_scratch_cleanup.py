@@ -94,11 +94,11 @@ def test_protected_sessions_stay(run: RunCommand, tree: SampleTree, tmp_path: Pa
     assert clean(run, tree, "--config", config).reasons() == {"keep-1": "protected"}
 
 
-def test_a_file_with_a_name_elsewhere_is_not_claimed_as_reclaimed(run: RunCommand, tree: SampleTree) -> None:
+def test_a_file_with_a_name_elsewhere_is_not_claimed_as_freed(run: RunCommand, tree: SampleTree, at_once: Path) -> None:
     directory = tree.session("s", files={"f": 1000, "g": 10}, age_days=30)
     os.link(directory / "work" / "f", tree.root / "still-here")
     set_age(directory, tree.ago(30))
-    done = clean(run, tree)
+    done = clean(run, tree, "--config", at_once)
     assert done.of_type("scratch_session")[0]["bytes"] == 1010
     assert done.last["bytes_freed"] == 10
 
@@ -145,7 +145,7 @@ def test_a_dry_run_names_what_the_real_run_removes_and_writes_nothing(run: RunCo
     assert [call for call in calls if call.startswith("open") and ("O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call)] == []
     real = clean(run, tree)
     assert dry.removed() == real.removed() == {"old-2", "old-3", "old-4", "old-5"}
-    assert dry.last["bytes_freed"] == real.last["bytes_freed"] == 4 * 10 + 2 + 3 + 4 + 5
+    assert dry.last["bytes_trashed"] == real.last["bytes_trashed"] == 4 * 10 + 2 + 3 + 4 + 5
     assert {event["dry_run"] for event in dry.events} == {True}
     assert sorted(os.listdir(tree.sessions)) == sorted(["old-0", "old-1", *(f"new-{number}" for number in range(6))])
 
@@ -372,7 +372,7 @@ def test_state_out_of_reach_says_what_to_do(run: RunCommand, tree: SampleTree, t
     done = clean(run, tree, prefix=WITHOUT_FILE_POWERS, STATE_DIRECTORY=str(state))
     assert done.code == 0
     lines = done.stderr.splitlines()
-    assert lines[-1].endswith("or run arawn-cli doctor): the time of this run is not stored")
+    assert lines[-1].endswith("or run arawn-cli doctor): this run is not recorded")
     assert [line for line in lines if "state_dir" not in line] == []
 
 

@@ -95,8 +95,8 @@ def reported(tree: SampleTree, config: Path | None = None) -> Report:
 
 
 def _environment(tree: SampleTree | MainTree) -> dict[str, str]:
-    """An environment whose configuration directory is empty, but there."""
+    """An environment whose configuration, which a test without its own uses, deletes at once."""
     empty = tree.root.parent / "config" / "config.toml"
     empty.parent.mkdir(exist_ok=True)
-    empty.touch()
+    empty.write_text("[maintenance.cleanup]\ntrash_days = 0\n")
     return {"ARAWN_CONFIG_DIR": str(empty.parent), "STATE_DIRECTORY": str(tree.root.parent / "state")}

@@ -125,7 +125,7 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     assert text.count("writable by everyone: refused") == 2
     assert "disk_check" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat")
     events = map(json.loads, machine.output("journalctl", "-t", "arawn-scratch-cleanup", "-o", "cat").splitlines())
-    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("deleted", "expired")]
+    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("trashed", "expired")]
     machine.output("chmod", "o-w", ROOT)
     status = machine.run(COMMAND, "schedule", "status", "--cron")
     assert {(event["result"], *event["problems"]) for event in map(json.loads, status.stdout.splitlines())} == {

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -44,13 +45,13 @@ def test_a_session_with_a_file_touched_an_hour_ago_stays(run: RunCommand, tree: 
 
 @pytest.mark.parametrize("row", [True, False])
 @pytest.mark.parametrize("message", [True, False])
-def test_a_session_old_by_all_evidence_is_removed(run: RunCommand, tree: SampleTree, row: bool, message: bool) -> None:
+def test_a_session_old_by_all_evidence_is_removed(run: RunCommand, tree: SampleTree, at_once: Path, row: bool, message: bool) -> None:
     tree.session("s", files={"f": 10, "sub/g": 5}, age_days=30)
     if row:
         tree.session_row("s", tree.ago(30), tree.ago(29))
     if message:
         tree.turn("s", tree.ago(28))
-    done = clean(run, tree)
+    done = clean(run, tree, "--config", at_once)
     assert (done.code, done.reasons()) == (0, {"s": "expired"})
     assert os.listdir(tree.sessions) == []
     assert list(tree.workstreams.rglob(".trash*")) == []

@@ -215,10 +215,10 @@ def test_what_a_killed_run_had_begun_to_delete_is_never_restored_and_always_fini
 
 
 @needs_strace
-def test_a_session_killed_half_way_is_no_session_to_restore(run: RunCommand, tree: SampleTree) -> None:
+def test_a_session_killed_half_way_is_no_session_to_restore(run: RunCommand, tree: SampleTree, at_once: Path) -> None:
     tree.session("s", files={f"f{number}": 1 for number in range(40)}, age_days=30)
     kill = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=unlinkat", "-e", "inject=unlinkat:signal=KILL:when=20")
-    run("scratch-cleanup", "--base-path", tree.root, prefix=kill, traced=True)
+    run("scratch-cleanup", "--base-path", tree.root, "--config", at_once, prefix=kill, traced=True)
     (left,) = tree.workstreams.rglob("gone.s.*")
     assert 0 < len(os.listdir(left / "work")) < 40
     assert run("trash", "restore", "s", "--base-path", tree.root).code == 1

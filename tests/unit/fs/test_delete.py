@@ -163,7 +163,9 @@ def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_dele
 
 @needs_chattr
 @pytest.mark.parametrize("flag", ["i", "a"])
-def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(run: Callable[..., Run], tree: SampleTree, flag: str) -> None:
+def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(
+    run: Callable[..., Run], tree: SampleTree, at_once: Path, flag: str
+) -> None:
     stuck = tree.session("s", files={"stuck": 10, "free": 5}, age_days=30) / "work" / "stuck"
     subprocess.run(["chattr", f"+{flag}", str(stuck)], check=True)
     try:
@@ -174,7 +176,7 @@ def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(run
             assert sorted(os.listdir(stuck.parent)) == ["free", "stuck"]
     finally:
         subprocess.run(["chattr", f"-{flag}", str(stuck)], check=True)
-    assert run("scratch-cleanup", "--base-path", tree.root).last["bytes_freed"] == 15
+    assert run("scratch-cleanup", "--base-path", tree.root, "--config", at_once).last["bytes_freed"] == 15
 
 
 def test_failures_of_several_threads_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_what_the_metrics_tell(written: Path, filled: SampleTree) -> None:
     }
     assert told['arawn_scratch_cleanup_sessions age="1d"'] == 1
     assert told["arawn_scratch_cleanup_removed_sessions_total"] == 1
-    assert told["arawn_scratch_cleanup_freed_bytes_total"] == 2_000
+    assert told["arawn_scratch_cleanup_last_run_trashed_bytes"] == 2_000
     for job in ("disk_check", "scratch_cleanup"):
         assert told[f"arawn_{job}_last_success_timestamp_seconds"] == told[f"arawn_{job}_last_run_timestamp_seconds"]
         assert abs(told[f"arawn_{job}_last_run_timestamp_seconds"] - filled.now / 1e9) < 60

@@ -291,7 +291,7 @@ def test_a_run_ends_with_its_service(environment: dict[str, str], tree: SampleTr
     command = [sys.executable, "-c", SERVICE, "scratch-cleanup", "--format=json", f"--base-path={tree.root}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
-        assert json.loads(service.stdout.readline())["action"] == "deleted"
+        assert json.loads(service.stdout.readline())["action"] == "trashed"
         runs = psutil.Process(service.pid).children()
         assert [run.cmdline()[1:4] for run in runs] == [["-P", "-m", "arawn_cli"]]
         service.kill()
@@ -336,7 +336,7 @@ def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(en
 
     with ThreadPoolExecutor(1) as threads, os.fdopen(reader) as events:
         run = threads.submit(started)
-        assert json.loads(events.readline())["action"] == "deleted"
+        assert json.loads(events.readline())["action"] == "trashed"
         pool.terminate()
         with pytest.raises(FailedRunError, match="SIGTERM"):
             run.result(30)
