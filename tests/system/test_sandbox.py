@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.installed import FILE, UNITS, clean, configure, install, last_event, session, show
+from tests.support.installed import ARAWN, FILE, UNITS, clean, configure, install, last_event, session, show
 from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
 __all__ = ["clean", "machine"]
@@ -135,6 +135,33 @@ def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_canno
         assert (done.returncode, alert in done.stdout, unread in done.stdout) == (0, True, False), done
     done = machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "HOME=/tmp", COMMAND, "report")
     assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
+
+
+@pytest.mark.parametrize("enter", ["root", "sudo", "setpriv", "unit"])
+def test_every_start_acts_as_the_owner_and_sees_what_others_use(machine: Machine, enter: str) -> None:
+    """A process of root uses one session; only a run that root started can see that."""
+    prefix = {
+        "root": (),
+        "sudo": ("env", "SUDO_USER=root", "USER=root", "HOME=/root"),
+        "setpriv": ("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn"),
+        "unit": ("systemd-run", "--pipe", "--wait", "--quiet", "--property=User=arawn"),
+    }[enter]
+    for name in ("old", "used"):
+        session(machine, name, 30)
+    place = f"{ROOT}/workstreams/scratch/sessions/used"
+    user = machine.start("sh", "-c", f"cd {place} && echo there && exec sleep 60")
+    try:
+        assert user.stdout is not None
+        user.stdout.readline()
+        done = machine.run(*prefix, COMMAND, "scratch-cleanup", "--format=json")
+    finally:
+        user.kill()
+        machine.run("pkill", "-x", "sleep")
+        user.wait()
+    reasons = {event["session_id"]: event["reason"] for event in map(json.loads, done.stdout.splitlines()) if "session_id" in event}
+    assert reasons == {"old": "expired", "used": "in_use" if enter in ("root", "sudo") else "expired"}, done
+    state = machine.path("/home/arawn/.local/state/arawn-cli/state.db").stat()
+    assert (state.st_uid, state.st_mode & 0o777) == (ARAWN, 0o600)
 
 
 def test_units_for_another_root_are_outdated(machine: Machine) -> None:
