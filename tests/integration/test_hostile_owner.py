@@ -48,6 +48,7 @@ PLACES = (
     *("arawn/workstreams/scratch/sessions", "arawn/workstreams/scratch/.trash", "arawn/workstreams/scratch/sessions/old"),
     *("arawn/workstreams/scratch/sessions/old/work", "arawn/workstreams/scratch/sessions/old/work/f"),
 )
+BESIDE = tuple(place for place in PLACES if not place.startswith("arawn"))  # a run that finds no tree ends before it does anything
 # What an account can do with a path, run as that account: argv is the action, the place, and a target.
 ACT = """
 import os, shutil, socket, sys, time
@@ -142,13 +143,13 @@ def configure(top: Path, chance: random.Random, port: int) -> None:
     )
 
     def place(name: str) -> str:
-        return str(chance.choice(bad) if chance.random() < 0.3 else top / "home" / name)
+        return str(chance.choice(bad) if chance.random() < 0.5 else top / "home" / name)
 
     lines = [
-        f'[maintenance]\nstate_dir = "{place("state")}"',
+        f'[maintenance]\nstate_dir = "{place(chance.choice(("state", "new")))}"',
         f'[maintenance.metrics]\ntextfile_dir = "{place("metrics")}"',
         f'[maintenance.relay]\nurl = "http://127.0.0.1:{port}/"\ndeadline_secs = 2\nallow_insecure = true',
-        f'token_file = "{place("token")}"' if chance.random() < 0.5 else "",
+        f'token_file = "{top / "private" / "secret"}"' if chance.random() < 0.4 else "",
         f'ca_file = "{place("ca.pem")}"' if chance.random() < 0.3 else "",
         "[maintenance.pressure]\ntotal = 1",
         f"[maintenance.cleanup]\ntrash_days = {chance.randrange(2)}",
@@ -182,7 +183,14 @@ def attacked(seed: int, run: RunCommand) -> None:
         before |= {"config": state_of(top / "config.toml")}
         for _ in range(chance.randint(1, 4)):
             action = chance.choice(("link", "link", "hard", "fifo", "directory", "socket", "copy", "swap"))
-            act = [sys.executable, "-c", ACT, action, str(home / chance.choice(PLACES)), str(chance.choice(targets))]
+            act = [
+                sys.executable,
+                "-c",
+                ACT,
+                action,
+                str(home / chance.choice(PLACES if chance.random() < 0.2 else BESIDE)),
+                str(chance.choice(targets)),
+            ]
             command = [*READABLE, "setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups", "--inh-caps=-all", *act]
             if action == "swap":
                 swaps.append(subprocess.Popen(command, stdout=subprocess.PIPE))
@@ -192,7 +200,7 @@ def attacked(seed: int, run: RunCommand) -> None:
                 subprocess.run(command, check=True, timeout=30)
         output = home / "output" if chance.random() < 0.7 else top / "output"
         shown = []
-        for words in chance.sample(COMMANDS, 3):
+        for words in (*chance.sample(COMMANDS, 2), ("disk-check",)):
             arguments = [str(output) if word == "OUTPUT" else word for word in words]
             done = run(*arguments, "--base-path", home / "arawn", "--config", config, prefix=READABLE)
             shown.append(done.stdout + done.stderr)
