@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import ID_ALPHABETS, UUID_ALPHABETS, can_match, is_uuid, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, read_rows
@@ -106,22 +107,23 @@ def find_layout(
     try:
         if len(known) == 1:
             layout = known.pop()
-            _refuse_contradiction(workstreams, path, layout, next(place for place, found in layouts.items() if found == layout))
+            database = next(place for place, found in layouts.items() if found == layout)
+            _refuse_contradiction(workstreams, path, layout, database, stopping)
         else:
-            layout = _of_tree(workstreams, path, databases)
+            layout = _of_tree(workstreams, path, databases, stopping)
     except OSError as error:
         raise ConfigurationError(f"cannot list {path}: {error.strerror}") from error
     return layout, next((database for database, found in layouts.items() if found in (layout, None)), None)
 
 
-def _of_tree(workstreams: int, path: Path, databases: Sequence[Path]) -> Layout:
+def _of_tree(workstreams: int, path: Path, databases: Sequence[Path], stopping: Callable[[], bool]) -> Layout:
     """Return the layout by what lies in the tree.
 
     Raises:
         ConfigurationError: the tree has the signs of both generations, or of none.
         OSError: the tree cannot be listed.
     """
-    signs = set(_signs(workstreams))
+    signs = set(_signs(workstreams, path, stopping))
     if not signs and not entries(workstreams):
         return MAIN if databases and databases[0].name == DATABASE_MAIN else V0
     if len(signs) == 1:
@@ -130,7 +132,7 @@ def _of_tree(workstreams: int, path: Path, databases: Sequence[Path]) -> Layout:
     raise ConfigurationError(f"{path} has the files of {found} ({_SIGNS}), and no database says which it is: {_REMEDY}")
 
 
-def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database: Path) -> None:
+def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database: Path, stopping: Callable[[], bool]) -> None:
     """Check that the tree is not that of the other generation, whose sessions would not be found.
 
     A workstream of the main branch holds any files of its agent, so only `scratch/` can tell that
@@ -142,7 +144,7 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
     """
     other = Generation.MAIN if layout == V0 else Generation.V0
     is_scratch_of_v0 = any(_exists(f"{SCRATCH}/{name}", workstreams) for name in (SESSIONS, MESSAGES))
-    if is_scratch_of_v0 is not (layout == V0) and set(_signs(workstreams)) == {other}:
+    if is_scratch_of_v0 is not (layout == V0) and set(_signs(workstreams, path, stopping)) == {other}:
         raise ConfigurationError(
             f"{path} has the files of {other} ({_SIGNS}), but {database} is a database of {layout.generation}: {_REMEDY}"
         )
@@ -158,19 +160,27 @@ def _of_database(path: Path, stopping: Callable[[], bool]) -> Layout | None:
     return V0 if b"title" in columns else MAIN if b"name" in columns else None
 
 
-def _signs(workstreams: int) -> Iterator[Generation]:
-    """Yield the generations whose files are in the tree."""
+def _signs(workstreams: int, path: Path, stopping: Callable[[], bool]) -> Iterator[Generation]:
+    """Yield the generations whose files are in the tree, but not in a mount that hangs."""
+    mounts = mount_points()
     for entry in entries(workstreams):
         if entry.kind is not FileKind.DIRECTORY or not is_valid_id(entry.name):
             continue
         try:
+            if (point := f"{path}/{entry.name}") in mounts:
+                require_answer(point, stopping)
             with opened_directory(workstreams, entry.name) as directory:
                 for inner in entries(directory):
                     is_directory = inner.kind is FileKind.DIRECTORY
                     is_scratch_sessions = (entry.name, inner.name) == (SCRATCH, SESSIONS)
                     if inner.name == MESSAGES or (is_directory and (inner.name in (PRODUCTION, WORK) or is_scratch_sessions)):
                         yield Generation.V0
-                    elif is_directory and is_uuid(inner.name) and _exists(f"{inner.name}/{MESSAGES}", directory):
+                    elif (
+                        is_directory
+                        and is_uuid(inner.name)
+                        and f"{point}/{inner.name}" not in mounts
+                        and _exists(f"{inner.name}/{MESSAGES}", directory)
+                    ):
                         yield Generation.MAIN
         except OSError:
             continue  # measuring and listing report it; the other workstreams decide

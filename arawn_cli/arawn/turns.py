@@ -60,6 +60,7 @@ class MessagesReader(ABC):
         """Read nothing yet."""
         self._root = root
         self._stopping = stopping
+        self._mounts: frozenset[str] = frozenset()
         self._sessions = frozenset(sessions)
         self.newest: dict[str, int] = {}
         self.damage: dict[str | None, Damage] = {}
@@ -87,7 +88,7 @@ class MessagesReader(ABC):
     def _other_workstreams(self) -> list[str]:
         """Return the names of all workstreams but scratch. A link counts, too: opening it fails."""
         try:
-            listed = entries(self._root.workstreams)
+            listed, self._mounts = entries(self._root.workstreams), mount_points()
         except OSError as error:
             self.failures[WORKSTREAMS] = Failure.of("list", WORKSTREAMS, error)
             return []
@@ -98,10 +99,10 @@ class MessagesReader(ABC):
         """Check that a workstream that is a mount can be read without waiting for ever.
 
         Raises:
-            OSError: the mount table cannot be read, or the mount does not answer.
+            OSError: the mount does not answer.
         """
         path = f"{self._root.path}/{WORKSTREAMS}/{workstream}"
-        if path in mount_points():
+        if path in self._mounts:
             require_answer(path, self._stopping)
 
     def _fail(self, names: tuple[str, ...], error: OSError) -> None:
@@ -228,7 +229,10 @@ class _Files(MessagesReader):
                 self._require_answer(workstream)
                 with opened_directory(self._root.workstreams, workstream) as directory:
                     candidates = {entry.name for entry in entries(directory)}.intersection(sessions)
-                    self.attached |= {session: workstream for session in candidates if self._take(directory, session)}
+                    below = f"{self._root.path}/{WORKSTREAMS}/{workstream}"
+                    # A mount there may hang, and is a sign of the session, too.
+                    here = (session for session in candidates if f"{below}/{session}" in self._mounts or self._take(directory, session))
+                    self.attached |= dict.fromkeys(here, workstream)
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
             except OSError as error:

@@ -102,11 +102,15 @@ def require_answer(point: str, stopping: Callable[[], bool]) -> None:
     """Check that the filesystem with a mount point answers within some seconds: a dead server may never do.
 
     Raises:
-        OSError: ETIMEDOUT: it does not, or a signal asked the run to end.
+        OSError: ETIMEDOUT: it does not, or a signal asked the run to end; EAGAIN: a thread cannot
+            be started.
     """
     # A thread that hangs ends with this process.
     thread = Thread(target=lambda: os.path.lexists(f"{point}/."), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "can't start new thread") from error
     end = time.monotonic() + _ANSWER_SECS
     while thread.is_alive():
         thread.join(_PAUSE_SECS)

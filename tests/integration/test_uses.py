@@ -239,18 +239,31 @@ def test_a_mount_that_hangs_at_or_in_a_session_keeps_only_that_session(run: Call
 
 
 @needs_fuse
-def test_a_mount_that_hangs_at_a_session_of_the_main_branch_keeps_only_that_session(run: Callable[..., Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workstream", "database"), [("scratch", True), ("scratch", False), ("thesis", True)])
+def test_a_mount_that_hangs_at_a_session_of_the_main_branch_keeps_only_that_session(
+    run: Callable[..., Run], tmp_path: Path, workstream: str, database: bool
+) -> None:
     main_tree = MainTree(tmp_path / "main", time.time_ns())
     held, other = session_id(1), session_id(2)
     for session in (held, other):
         main_tree.session(session, files={"f": 1}, age_days=30)
-    with hanging_mount(main_tree.sessions / held):
+    if not database:
+        main_tree.database.unlink()
+    point = main_tree.workstreams / workstream / held
+    point.mkdir(exist_ok=True)
+    with hanging_mount(point):
         done = run("scratch-cleanup", "--base-path", main_tree.root)
-    assert (done.code, done.reasons()) == (0, {held: "mount_inside", other: "expired"})
+    reason = "mount_inside" if workstream == "scratch" else "attached"
+    assert (done.code, done.reasons()) == (0, {held: reason, other: "expired"})
 
 
 @needs_fuse
-def test_a_mount_that_hangs_at_a_workstream_keeps_every_session_and_hangs_no_command(run: Callable[..., Run], tree: SampleTree) -> None:
+@pytest.mark.parametrize("database", [True, False])
+def test_a_mount_that_hangs_at_a_workstream_keeps_every_session_and_hangs_no_command(
+    run: Callable[..., Run], tree: SampleTree, database: bool
+) -> None:
+    if not database:
+        tree.database.unlink()
     tree.session("s", files={"f": 1}, age_days=30)
     mount = tree.root / "workstreams" / "thesis"
     mount.mkdir()
