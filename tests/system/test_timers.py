@@ -196,3 +196,17 @@ def test_timers_of_an_account_run_in_its_own_manager(machine: Machine, powers: s
     finally:
         stop = f"systemctl stop user@{ARAWN}.service; rm -rf {UNITS}/user@.service.d /var/lib/systemd/linger/arawn; systemctl daemon-reload"
         machine.output("sh", "-c", f"{stop}; mv /home/arawn/.arawn {ROOT}")
+
+
+def test_a_check_that_turns_critical_starts_the_cleanup_without_any_privilege(machine: Machine) -> None:
+    rare = '[maintenance.schedule]\nscratch_cleanup = "weekly"\ndisk_check = "1h"\n'
+    configure(machine, f"{rare}[maintenance.pressure]\ntotal = 400\n[maintenance.cleanup]\ncleanup_on = 'critical'\n")
+    install(machine)
+    machine.output("systemctl", "start", "arawn-disk-check.service")  # below its limit
+    old = session(machine, "old", 30)
+    machine.output("systemctl", "start", "arawn-disk-check.service")
+    machine.until(lambda: not old.exists())
+    machine.until(lambda: show(machine, "arawn-scratch-cleanup.service", "ActiveState") == "inactive")
+    assert show(machine, "arawn-scratch-cleanup.service", "Result") == "success"
+    machine.output(COMMAND, "schedule", "remove", "--yes")
+    assert not [path for path in machine.path(UNITS).iterdir() if path.suffix == ".path"]
