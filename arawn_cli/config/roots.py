@@ -21,6 +21,8 @@ from arawn_cli.names import escape
 _USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
 """The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
 
+_CLEANUP = ("keep_last", "max_total", "min_free_percent", "min_age_days")
+
 _SIZES = (*_USAGE.values(), "own_files")
 
 OVERRIDDEN_KEYS = {
@@ -31,6 +33,7 @@ OVERRIDDEN_KEYS = {
     **{key: f"maintenance.pressure.{key}" for key in _SIZES},
     "limits": "maintenance.pressure.limits",
     "protect": "maintenance.cleanup.protect",
+    **{key: f"maintenance.cleanup.{key}" for key in _CLEANUP},
 }
 """The keys of a named root, and the general keys for which they give the value."""
 
@@ -77,7 +80,7 @@ def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFi
     protect = {"protect": (*maintenance.cleanup.protect, *entry.protect)} if entry.protect else {}
     limits = {"limits": {**maintenance.pressure.limits, **entry.limits}} if entry.limits else {}
     own_maintenance = {
-        "cleanup": maintenance.cleanup.model_copy(update=protect),
+        "cleanup": maintenance.cleanup.model_copy(update=protect | _own_values(entry, *_CLEANUP)),
         "pressure": maintenance.pressure.model_copy(update={**sizes, **limits}),
         "root": entry.path,
         "database": entry.database,

@@ -331,6 +331,12 @@ class NamedRoot(_Table):
     protect: tuple[SessionPattern, ...] = Field(
         default=(), strict=False, examples=[["keep-*"]], description="added to maintenance.cleanup.protect"
     )
+    keep_last: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[5], description="replaces maintenance.cleanup.keep_last")
+    max_total: SizeOrZero | None = Field(default=None, examples=["200GiB"], description="replaces maintenance.cleanup.max_total")
+    min_free_percent: Annotated[int, Field(ge=0, le=99)] | None = Field(
+        default=None, examples=[15], description="replaces maintenance.cleanup.min_free_percent"
+    )
+    min_age_days: Days | None = Field(default=None, examples=[2], description="replaces maintenance.cleanup.min_age_days")
 
 
 class Metrics(_Table):

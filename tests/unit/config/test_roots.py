@@ -40,10 +40,10 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
     maintenance = {
         "root": "/srv/arawn",
         "nice": 3,
-        "cleanup": {"protect": ["keep-*"], "trash_days": 4, "max_sessions": 9},
+        "cleanup": {"protect": ["keep-*"], "trash_days": 4, "max_sessions": 9, "max_total": "5GiB", "min_free_percent": 7},
         "pressure": {"for_checks": 2, "limits": {"blog": "1GiB", "thesis": "2GiB"}},
     }
-    own = {"total_warning_gb": 50, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"]}
+    own = {"total_warning_gb": 50, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"], "max_total": "0", "keep_last": 3}
     path.write_text(tomli_w.dumps({"paths": MAIN, "maintenance": {**maintenance, "roots": [{"name": "lab", "path": "/lab", **own}]}}))
     config = of_lab(path)
     assert (config.root, config.root_name, config.older_than_days) == (Path("/lab"), "lab", 10)
@@ -51,7 +51,10 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
     assert config.maintenance.pressure.limits == {"blog": GIB, "thesis": 8 * GIB}
     assert config.maintenance.cleanup.protect == ("keep-*", "lab-*")
     assert (config.maintenance.nice, config.maintenance.cleanup.trash_days, config.maintenance.pressure.for_checks) == (3, 4, 2)
+    cleanup = config.maintenance.cleanup
+    assert (cleanup.max_total, cleanup.min_free_percent, cleanup.keep_last, cleanup.min_age_days) == (0, 7, 3, 1)
     main = load(Flags(config=path), {})
+    assert (main.maintenance.cleanup.max_total, main.maintenance.cleanup.keep_last) == (5 * GIB, 0)
     assert (main.root, main.root_name, main.total_limit_bytes) == (Path("/srv/arawn"), None, 10 * GIB)
     assert main.maintenance.cleanup.protect == ("keep-*",)
     assert of_lab(path, base_path="/elsewhere").root == Path("/lab")
