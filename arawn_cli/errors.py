@@ -79,6 +79,18 @@ class LongLockedError(ArawnCliError):
     exit_code = ExitCode.PARTIAL
 
 
+class NoSuchSessionError(ArawnCliError):
+    """A session that the command line names does not exist; nothing has been touched."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DeclinedError(ArawnCliError):
+    """The person at the terminal did not agree; nothing has been touched."""
+
+    exit_code = ExitCode.DONE
+
+
 class OutputLostError(ArawnCliError):
     """Standard output cannot be written."""
 
@@ -94,6 +106,9 @@ class StoppedError(ArawnCliError):
 def log_error(error: BaseException) -> ExitCode:
     """Log an error that ended a command, as one line, and return its exit code."""
     match error:
+        case DeclinedError():
+            log.warning("%s", error)
+            return error.exit_code
         case ArawnCliError():
             log.error("%s", error)
             return error.exit_code

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, younger
@@ -14,7 +14,7 @@ from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
-from arawn_cli.cleanup.plan_file import plan_output, read_plan, render_plan
+from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, approval, plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
@@ -32,7 +32,7 @@ from arawn_cli.cleanup.trash import (
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.errors import FAILURES_LISTED, ConfigurationError, ExitCode, Failure, StoppedError
+from arawn_cli.errors import FAILURES_LISTED, ConfigurationError, ExitCode, Failure, NoSuchSessionError, StoppedError
 from arawn_cli.events import (
     UNRESOLVED,
     Action,
@@ -61,10 +61,19 @@ _WARNING_REASONS = UNRESOLVED | {Reason.FUTURE_TIMESTAMP}
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
-    """The result of a cleanup: its last event, and the events of all scratch sessions."""
+    """The result of a cleanup.
+
+    Attributes:
+        summary: its last event.
+        sessions: the events of all scratch sessions.
+        plan: the sessions that a dry run would remove, as a later run can be told to approve them.
+        plan_text: the plan of `--plan-out` as JSON text; empty without the option.
+    """
 
     summary: ScratchCleanup
     sessions: tuple[ScratchSessionEvent, ...]
+    plan: Mapping[str, PlannedSession] = field(default_factory=dict)
+    plan_text: str = ""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -79,14 +88,20 @@ class CleanupResult:
         return ExitCode.PARTIAL if is_partial else ExitCode.DONE
 
 
-def clean(config: Config, context: RunContext) -> CleanupResult:
+def clean(
+    config: Config, context: RunContext, *, only: Collection[str] = (), approved: Mapping[str, PlannedSession] | None = None
+) -> CleanupResult:
     """Remove the inactive scratch sessions of a root; in a dry run, only report which these are.
+
+    With `only`, handle these sessions, and leave the others and the trash alone. With `approved`, remove
+    only these sessions, as a plan file would approve them.
 
     Emit a `scratch_session` event for each scratch session, and `scratch_cleanup` at the end.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe; nothing was touched.
         LockedError: another run is in progress.
+        NoSuchSessionError: a session in `only` does not exist.
     """
     started = context.monotonic()
     with opened_root(config.root, config.databases, context.stopping) as root, opened_sessions(root) as descriptor:
@@ -94,11 +109,13 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
             raise ConfigurationError(useless)
         if shared := writable_by_group(root):
             log.warning("every account in the group of %s can write to it, and so decide what is removed", shared)
+        if config.apply is not None:  # before the lock: the run at the other end of a pipe may hold it
+            approved = read_plan(config.apply, root.path, context.stopping)
         with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())
             check_clock(context.state, root.path, clocks, gap, force=config.force, dry_run=config.dry_run)
-            cleanup = _Cleanup(config, context, root, clocks.wall)
+            cleanup = _Cleanup(config, context, root, clocks.wall, only, approved)
             try:
                 cleanup.run(descriptor)
             except StoppedError:
@@ -115,17 +132,25 @@ def clean(config: Config, context: RunContext) -> CleanupResult:
         failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
         record(context.state, JobName.SCRATCH_CLEANUP, root.path, run, cleanup.removals(now), cleanup.purged, cleanup.restored)
-    return CleanupResult(summary, tuple(cleanup.events))
+    return CleanupResult(summary, tuple(cleanup.events), cleanup.plan, cleanup.plan_text)
 
 
 class _Cleanup:
     """One run on one root, and what it did so far."""
 
-    def __init__(self, config: Config, context: RunContext, root: Root, now: int) -> None:
-        """Read the plan to apply, and check that the plan can be written.
+    def __init__(
+        self,
+        config: Config,
+        context: RunContext,
+        root: Root,
+        now: int,
+        only: Collection[str],
+        approved: Mapping[str, PlannedSession] | None,
+    ) -> None:
+        """Check that the plan can be written.
 
         Raises:
-            ConfigurationError, RefusedError: as `read_plan` and `plan_output`.
+            ConfigurationError, RefusedError: as `plan_output`.
         """
         self.events: list[ScratchSessionEvent] = []
         self._config = config
@@ -135,8 +160,11 @@ class _Cleanup:
         self._policy = Policy.of(config)
         self._needs = ChatNeeds.to_keep(config, root.layout)
         self._threads = threads_for(config.maintenance.threads)
-        self._approved = None if config.apply is None else read_plan(config.apply, root.path, context.stopping)
-        self._plan_output = None if config.plan_out is None else plan_output(config.plan_out)
+        self._only = frozenset(only)
+        self._approved = approved
+        self._plan_output = None if config.plan_out in (None, STANDARD_STREAM) else plan_output(config.plan_out)
+        self._planned: list[Decision] = []
+        self.plan_text = ""
         self._no_sessions: str | None = None
         self._outcomes: list[Outcome] = []
         self._purged: list[Purged] = []
@@ -155,8 +183,11 @@ class _Cleanup:
         # Undo what an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
         if descriptor is None:
+            self._refuse_unknown([])
             self._no_sessions = reason_for_no_sessions(self._root)
             log.info("%s has no scratch sessions: %s", self._root.path, self._no_sessions)
+            if self._config.plan_out is not None:
+                self.plan_text = render_plan(self._root.path, [], self._policy.older_than_days, self._now)
             entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
             space = self._space(None)
             if entries:
@@ -174,6 +205,7 @@ class _Cleanup:
         except OSError as error:
             self._record_failure(Failure.of("list", sessions.shown, error))
             return
+        self._refuse_unknown(listed)
         evidence = read_evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
         entries = self._restore_used(entries, evidence)
         listed = [session for session in listed if session.name not in self._restored]
@@ -190,27 +222,32 @@ class _Cleanup:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         path = sessions.path
         decisions = [explained(decision, path) for decision in self._keep_unapproved(decisions)]
+        if self._only:  # the share of the removal limit is one of all sessions
+            decisions = [
+                decision if self._is_wanted(decision) or not decision.is_removal else replace(decision, reason=Reason.CHANGED_SINCE_PLAN)
+                for decision in decisions
+            ]
+            candidates = [decision for decision in candidates if self._is_wanted(decision)]
         due = [decision for decision in decisions if decision.is_removal]
         if entries or (due and self._config.maintenance.cleanup.trash_days):
             space.add_limits()
         limit = None if self._config.force else RemovalLimit.of(self._config)
         room = len(candidates) if limit is None else max(limit.room(decisions), 0)
-        if self._plan_output is not None:
+        if self._config.plan_out is not None or self._config.dry_run:
             planned = {decision.session.name: decision for decision in self._selected(candidates, due, entries, space)[:room]}
-            text = render_plan(
-                self._root.path,
-                [planned.get(decision.session.name, decision) for decision in decisions],
-                self._policy.older_than_days,
-                self._now,
-            )
-            self._plan_output.write(text)
+            self._planned = [planned.get(decision.session.name, decision) for decision in decisions if self._is_wanted(decision)]
+        if self._config.plan_out is not None:
+            self.plan_text = render_plan(self._root.path, self._planned, self._policy.older_than_days, self._now)
+        if self._plan_output is not None:
+            self._plan_output.write(self.plan_text)
         exceeded = None if limit is None else limit.exceeded_by(decisions)
         if exceeded:
             log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
             decisions, due, candidates = block_all(decisions, exceeded), [], []
 
         # Carry it out.
-        if self._approved is None and not exceeded:
+        decisions = [decision for decision in decisions if self._is_wanted(decision)]
+        if self._config.apply is None and not self._only and not exceeded:
             self._purge_trash(entries, space)
         undecided = {decision.session.name for decision in candidates}
         for decision in decisions:
@@ -229,6 +266,26 @@ class _Cleanup:
         self._remove_due(due, remover, space)
         self._remove_over_budget(candidates, remover, space, room)
         self._report_unmet(space)
+
+    def _refuse_unknown(self, listed: Sequence[ScratchSession]) -> None:
+        """Refuse ids on the command line that name no session.
+
+        Raises:
+            NoSuchSessionError: there is one.
+        """
+        if unknown := sorted(self._only - {session.name for session in listed}):
+            names = ", ".join(map(escape, unknown))
+            raise NoSuchSessionError(f"no scratch session {names} in {self._root.path}: nothing was done; see also `arawn-cli trash list`")
+
+    def _is_wanted(self, decision: Decision) -> bool:
+        """Whether the run handles this session."""
+        return not self._only or decision.session.name in self._only
+
+    @property
+    def plan(self) -> dict[str, PlannedSession]:
+        """The sessions that a dry run would remove."""
+        removed = {outcome.session.name for outcome in self._outcomes if outcome.action.is_removal}
+        return approval([decision for decision in self._planned if decision.session.name in removed])
 
     def _space(self, sessions: int | None) -> Space:
         """Measure the budgets."""
@@ -262,6 +319,8 @@ class _Cleanup:
         """
         names = _sessions_of(entries)
         last = {entry.session: entry for entry in entries if entry.session in names and entry.state is TrashState.CONFIRMED}
+        if self._only:
+            last = {session: entry for session, entry in last.items() if session in self._only}
         if not last:
             return list(entries)
         evidence.complete()

@@ -19,6 +19,9 @@ VERSION: Literal[1] = 1
 
 
 PLAN_MODE = 0o600
+STANDARD_STREAM = Path("-")
+"""Standard output or standard input in place of a file."""
+
 _STANDARD_INPUT = ("-", "/dev/stdin")
 _MAX_BYTES = 64 * 1024 * 1024  # a session takes about 300
 
@@ -79,6 +82,11 @@ def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int,
         sessions=tuple(_planned(decision) for decision in decisions),
     )
     return plan.model_dump_json(indent=2) + "\n"
+
+
+def approval(decisions: Iterable[Decision]) -> dict[str, PlannedSession]:
+    """Return the approval of these decisions, as `read_plan` returns that of a file."""
+    return {(planned := _planned(decision)).session_id: planned for decision in decisions}
 
 
 def read_plan(path: Path, root: Path, stopping: Callable[[], bool]) -> dict[str, PlannedSession]:

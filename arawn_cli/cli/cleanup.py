@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Annotated
 import typer
 
 from arawn_cli.cleanup.job import CleanupResult, clean
-from arawn_cli.cleanup.plan_file import PLAN_MODE
+from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession
 from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.cli.terminal import can_ask, confirmed
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
-from arawn_cli.context import RunContext
-from arawn_cli.errors import ExitCode
+from arawn_cli.context import EventOutbox, RunContext
+from arawn_cli.errors import DeclinedError, ExitCode
+from arawn_cli.events import Event, JobName
+from arawn_cli.output.stdout import print_text
+from arawn_cli.runs import read as read_run
+from arawn_cli.state import StateUnavailableError
 from arawn_cli.units import count
 
 log = logging.getLogger(__name__)
@@ -31,7 +36,12 @@ app = typer.Typer(no_args_is_help=True, help="List, restore or purge removed ses
 def scratch_cleanup(
     flags: Flags,
     output: options.Output,
+    sessions: Annotated[
+        list[str] | None, typer.Argument(metavar="[SESSION]…", help="Handle only these sessions; with -n, explain each.")
+    ] = None,
     dry_run: options.DryRunOption = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Show the table, ask, and remove exactly what it lists.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, also in the first run on this root.")] = False,
     older_than_days: Annotated[
         int | None,
         typer.Option(
@@ -43,7 +53,8 @@ def scratch_cleanup(
         ),
     ] = None,
     plan_out: Annotated[
-        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run.")
+        Path | None,
+        typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run; - is standard output."),
     ] = None,
     apply: Annotated[
         Path | None,
@@ -57,18 +68,57 @@ def scratch_cleanup(
     """Remove scratch sessions that nobody has used for a given number of days.
 
     A session is removed only if its last turn, its database row and every file in it are older than
-    the cutoff.
+    the cutoff. On a terminal, the first run on a root shows what it would remove, and asks.
     """
+    if ask and not can_ask(output):
+        raise typer.BadParameter("needs a terminal, and the format table", param_hint="--ask")
+    if ask and (yes or apply is not None):
+        raise typer.BadParameter("excludes --yes and --apply", param_hint="--ask")
+    if plan_out == STANDARD_STREAM:  # which carries the plan alone
+        output = replace(output, format="none")
+    elif sessions and output.resolved() == "table":
+        output = replace(output, verbose=True)
     flags = replace(flags, older_than_days=older_than_days, dry_run=dry_run, force=force, plan_out=plan_out, apply=apply)
 
     def job(config: Config, context: RunContext) -> CleanupResult:
         if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
             log.warning("%s", problem)
-        return clean(config, context)
+        approved = None
+        if ask or (not yes and config.apply is None and not config.dry_run and can_ask(output) and _is_first(config, context)):
+            approved = _agreed(config, context, sessions or ())
+        return clean(config, context, only=sessions or (), approved=approved)
 
-    outputs = {} if plan_out is None else {plan_out: PLAN_MODE}
+    outputs = {} if plan_out is None or plan_out == STANDARD_STREAM else {plan_out: PLAN_MODE}
     run = run_job(flags, output, job, unless_running=unless_running, outputs=outputs)
+    if plan_out == STANDARD_STREAM and run.result is not None:
+        print_text(run.result.plan_text)
     raise typer.Exit(run.exit_code)
+
+
+def _is_first(config: Config, context: RunContext) -> bool:
+    """Whether no cleanup of this root is recorded, as far as can be known."""
+    try:
+        return read_run(context.state, JobName.SCRATCH_CLEANUP, config.root.resolve()) is None
+    except StateUnavailableError:
+        return True
+
+
+def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Mapping[str, PlannedSession] | None:
+    """Show what a cleanup would remove, ask, and return the approval of exactly that; None if it removes nothing.
+
+    Raises:
+        DeclinedError: the answer is no.
+    """
+    events: list[Event] = []
+    quiet = replace(context, show=events.append, outbox=EventOutbox())
+    planned = clean(replace(config, dry_run=True, plan_out=None), quiet, only=sessions)
+    if not planned.summary.sessions_cleaned:
+        return None
+    for event in events:
+        context.show(event)
+    if not confirmed(f"Remove {count(planned.summary.sessions_cleaned, 'session')}?"):
+        raise DeclinedError("nothing was removed")
+    return planned.plan
 
 
 @app.command("list")

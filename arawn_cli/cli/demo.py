@@ -132,7 +132,7 @@ _STEPS = (
     ("A dry run shows every decision and changes nothing.", ["scratch-cleanup", "--dry-run", "--verbose"]),
     (
         "A real run moves each inactive session to the trash in one rename. `trash restore` brings it back for three days.",
-        ["scratch-cleanup"],
+        ["scratch-cleanup", "--yes"],
     ),
     ("A disk check measures usage. The limits of the sample are low, so that some are exceeded.", ["disk-check"]),
 )

@@ -21,6 +21,16 @@ def print_event(event: Event) -> None:
     sys.stdout.flush()
 
 
+def print_text(text: str) -> None:
+    """Print text that is no event.
+
+    Raises:
+        OutputLostError: it cannot be printed.
+    """
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 class Stdout(io.TextIOWrapper):
     """Standard output of this program.
 

@@ -145,6 +145,7 @@ class Tables:
         if len(details) > _DETAILS_MAX:
             self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
         self._console.print(_cleanup_sentence(summary))
+        self._events.clear()  # another run may follow, if the person agrees to it
 
     def _print_check(self, summary: DiskCheck) -> None:
         pressure = [event for event in self._events if isinstance(event, DiskPressure)]

@@ -28,7 +28,7 @@ def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str
     for number in range(3):
         tree.session(f"old-{number}", files={"f": 1000}, age_days=30)
     tree.session("new", files={"f": 1}, age_days=1)
-    code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root)
+    code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--yes")
     assert code == 0
     for piece in ("old-2", "trashed", "30 d ago", "Removed 3 sessions of 4: 3.0 kB, in the trash until ", "removing", "\x1b["):
         assert piece in drawn
@@ -70,7 +70,7 @@ def test_an_id_stays_whole_on_a_terminal_of_80_columns(run: Callable[..., Run], 
 def test_a_name_cannot_steer_the_terminal(environment: dict[str, str], tree: SampleTree) -> None:
     (tree.sessions / "\x1b[2Jevil\n[bold]").mkdir()
     tree.workstream("blog", "\x1b[2Jt[red]x", {"work/f": 10})
-    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--quiet")
+    _, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--quiet", "--yes")
     assert "\\x1b[2Jevil\\x0a[bold]" in drawn
     assert "\x1b[2J" not in drawn
     _, drawn = on_a_terminal(environment, "disk-check", "--base-path", tree.root, "--quiet")

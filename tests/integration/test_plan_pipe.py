@@ -1,0 +1,101 @@
+"""Plans on standard output and input, questions before a removal, and sessions by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COMMAND, RunCommand, needs
+from tests.support.terminal import answered
+from tests.support.tree import SampleTree
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
+
+
+def listed(tree: SampleTree) -> list[str]:
+    return sorted(os.listdir(tree.sessions))
+
+
+@needs(shutil.which("jq") is not None, "jq")
+@pytest.mark.parametrize("works", [True, False])
+def test_the_recipe_archives_what_it_then_removes_and_nothing_without_an_archive(
+    environment: dict[str, str], tree: SampleTree, tmp_path: Path, works: bool
+) -> None:
+    for name, days in (("old", 30), ("older", 40), ("new", 1)):
+        tree.session(name, files={"f": 10}, age_days=days)
+    (recipe,) = re.findall(r"```sh\n(.*?)```", RECIPES.read_text(), re.DOTALL)
+    script = "set -o pipefail\n" + re.sub(r"sessions=.*", f"sessions={tree.sessions}" if works else "sessions=/nonexistent", recipe)
+    run = {**environment, "ARAWN_BASE_PATH": str(tree.root), "PATH": f"{COMMAND.parent}:{environment['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, listed(tree)) == ((0, ["new"]) if works else (78, ["new", "old", "older"])), done
+    if works:
+        (archive,) = tmp_path.glob("archive-*.tar.gz")
+        with tarfile.open(archive) as tar:
+            assert {"old/work/f", "older/work/f"} <= set(tar.getnames())
+
+
+def test_a_plan_on_standard_output_is_alone_there(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    done = run("scratch-cleanup", "-n", "--plan-out", "-", "--base-path", tree.root)
+    assert [session["session_id"] for session in json.loads(done.stdout)["sessions"]] == ["old"]
+    assert listed(tree) == ["old"]
+
+
+def test_named_sessions_are_handled_and_no_others(run: RunCommand, tree: SampleTree) -> None:
+    for name, days in (("old", 30), ("older", 40), ("new", 1)):
+        tree.session(name, files={"f": 10}, age_days=days)
+    arguments = ("--base-path", tree.root)
+    told = run("scratch-cleanup", "-n", "old", "new", "--format", "table", *arguments).stdout
+    assert "new: recent_files: " in told
+    assert "old: expired: newest: " in told
+    assert "older" not in told
+    unknown = run("scratch-cleanup", "old", "not-there", *arguments)
+    assert (unknown.code, unknown.stdout, len(listed(tree))) == (2, "", 3)
+    assert "no scratch session not-there" in unknown.stderr
+    assert run("scratch-cleanup", "old", "new", *arguments).reasons() == {"old": "expired", "new": "recent_files"}
+    assert listed(tree) == ["new", "older"]
+
+
+def test_a_named_session_is_one_of_all_for_the_removal_limit(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\nmax_percent = 50\n")
+    for name in ("a", "b"):
+        tree.session(name, files={"f": 10}, age_days=30)
+    assert run("scratch-cleanup", "--base-path", tree.root, "--config", config).code == 77
+    assert run("scratch-cleanup", "a", "--base-path", tree.root, "--config", config).code == 0
+    assert listed(tree) == ["b"]
+
+
+@pytest.mark.parametrize("option", [(), ("--ask",)])
+@pytest.mark.parametrize("keys", [b"n", b"y"])
+def test_the_first_run_on_a_terminal_shows_what_it_would_remove_and_asks(
+    environment: dict[str, str], tree: SampleTree, option: tuple[str, ...], keys: bytes
+) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    command = (COMMAND, "scratch-cleanup", "--base-path", tree.root, *option)
+    code, drawn = answered(environment, b"Remove 1 session?", keys + b"\n", *command)
+    assert code == 0
+    assert "would trash" in drawn
+    assert ("nothing was removed" in drawn, listed(tree)) == ((True, ["old"]) if keys == b"n" else (False, []))
+    if keys == b"y":
+        assert drawn.count("Scratch sessions") == 2
+        tree.session("later", files={"f": 10}, age_days=30)
+        code, drawn = answered(environment, b"Remove", b"", COMMAND, "scratch-cleanup", "--base-path", tree.root)
+        assert (code, listed(tree)) == (0, [])
+
+
+def test_nobody_is_asked_without_a_terminal_or_with_yes(run: RunCommand, environment: dict[str, str], tree: SampleTree) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    assert run("scratch-cleanup", "--ask", "--base-path", tree.root).code == 2
+    code, drawn = answered(environment, b"Remove", b"n\n", COMMAND, "scratch-cleanup", "--yes", "--base-path", tree.root)
+    assert (code, "Remove 1 session?" in drawn, listed(tree)) == (0, False, [])
+    tree.session("old", files={"f": 10}, age_days=30)
+    assert run("scratch-cleanup", "--base-path", tree.root).code == 0
+    assert listed(tree) == []
