@@ -53,19 +53,21 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A line that is not a message, or the first one of several in a row.
+    """A line that is not a message, or the first one of several in a row; or a file beside the messages.
 
     Attributes:
         at: the time for which it counts, in nanoseconds since the epoch.
         path: the file, relative to the root.
-        offset: where the line begins, in bytes.
+        offset: where the line begins, in bytes; None if the file is not read.
     """
 
     at: int
     path: str
-    offset: int
+    offset: int | None
 
     def __str__(self) -> str:
+        if self.offset is None:
+            return f"{self.path} is not read, but may hold messages"
         return f"{self.path}: the line at byte {self.offset} is not a message"
 
 

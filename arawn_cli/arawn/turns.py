@@ -12,7 +12,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Generation
@@ -112,11 +112,17 @@ class MessagesReader(ABC):
 
 @dataclass(slots=True)
 class _File:
-    """The messages of a workstream, and inode, size and mtime when they were read."""
+    """The messages of a workstream.
+
+    Attributes:
+        stamp: inode, size and mtime when they were read.
+        rotated: the newest file beside them that may hold older messages.
+    """
 
     workstream: str
     log: MessageLog
     stamp: tuple[int, int, int] | None = None
+    rotated: Damage | None = None
 
 
 class _Lines(MessagesReader):
@@ -176,8 +182,22 @@ class _Lines(MessagesReader):
                 file.log.read(descriptor, self._stopping)
                 if status.st_size and file.log.turns.latest is None:
                     raise OSError(errno.EBADMSG, "no line of it is a message, from byte 0 on")
+                file.rotated = self._rotated(workstream, directory)
             file.stamp = _stamp(status)
         return identity_of(status)
+
+    def _rotated(self, workstream: str, directory: int) -> Damage | None:
+        """Return the newest file beside the messages that was made of them, such as by logrotate.
+
+        The turns in it are not later than its mtime.
+        """
+        found: list[Damage] = []
+        for entry in entries(directory):
+            if entry.kind is FileKind.FILE and entry.name.startswith(f"{MESSAGES}."):
+                with suppress(FileNotFoundError):
+                    at = os.stat(entry.name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
+                    found.append(Damage(at, "/".join((WORKSTREAMS, workstream, entry.name)), None))
+        return max(found, key=lambda damage: damage.at, default=None)
 
     def _nothing(self, workstream: str, beside: Iterable[Entry]) -> None:
         """Check that missing or empty messages are those of a workstream without turns.
@@ -201,7 +221,8 @@ class _Lines(MessagesReader):
             self.damaged_lines += turns.damaged_lines
             for session, at in turns.newest.items():
                 self.newest[session] = max(at, self.newest.get(session, at))
-            for name, damage in turns.damage.items():
+            rotated = {EVERY_SESSION: file.rotated} if file.rotated else {}
+            for name, damage in (*turns.damage.items(), *rotated.items()):
                 if name not in self.damage or damage.at > self.damage[name].at:
                     self.damage[name] = damage
             if file.workstream != SCRATCH and self._root.database is None:

@@ -149,8 +149,13 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
     if in_doubt:
         damage = max(in_doubt, key=lambda damage: damage.at)
         detail = f"{damage}, and may be a turn of {rendered(damage.at)}: {count(len(in_doubt), 'session')} may be kept for that reason"
-        fix = f"tail -c +{damage.offset + 1} {quote(f'{root.path}/{damage.path}')} | head -n 1 | head -c 1000 | cat -v  # shows the line"
-        return fail("messages", detail, f"{fix}; correct it, or wait until that time is older than the cutoff")
+        shown = quote(f"{root.path}/{damage.path}")
+        fix = (
+            f"tail -c +{damage.offset + 1} {shown} | head -n 1 | head -c 1000 | cat -v  # shows the line; correct it"
+            if (damage.offset is not None)
+            else f"ls -l {shown}  # move it away, or its lines back to the beginning of the messages"
+        )
+        return fail("messages", detail, f"{fix}, or wait until that time is older than the cutoff")
     if not reader.found:
         return ok("messages", f"{root.path}/{WORKSTREAMS} has none{' yet' if not names else ' of a scratch session'}")
     return ok("messages", "those of all workstreams are readable" if root.layout is V0 else "those of all sessions are readable")

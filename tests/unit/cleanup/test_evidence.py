@@ -345,6 +345,24 @@ def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree,
     assert f"read workstreams/{where}/messages.jsonl" in done.stderr
 
 
+@pytest.mark.parametrize("age", [3, 20])
+@pytest.mark.parametrize("where", ["scratch", "blog"])
+def test_messages_that_were_rotated_away_may_hold_turns_until_they_are_old(
+    run: RunCommand, tree: SampleTree, where: str, age: float
+) -> None:
+    tree.workstream("blog", "My blog", {})
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    tree.turn("s", tree.ago(30), workstream=where)
+    rotated = tree.workstreams / where / "messages.jsonl.1"
+    rotated.write_text("{}\n")
+    set_age(rotated, tree.ago(age))
+    done = clean(run, tree)
+    kept = {"s": "activity_unknown", "t": "activity_unknown"}
+    assert (done.code, done.reasons()) == ((1, kept) if age < 7 else (0, dict.fromkeys(kept, "expired")))
+    assert (f"workstreams/{where}/messages.jsonl.1 is not read" in done.stderr) is (age < 7)
+
+
 @pytest.mark.parametrize("lost", ["messages", "database"])
 def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     from tests.support.disturbance import disturb
