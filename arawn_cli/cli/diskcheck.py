@@ -42,7 +42,7 @@ class FailOn(str, Enum):
 def disk_check(
     flags: Flags,
     output: options.Output,
-    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", help="Do not save or send anything.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", "-n", help="Do not save or send anything.")] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 if any level is this high or higher.")] = None,
     output_format: Annotated[
         CheckFormat,

@@ -6,9 +6,11 @@ import logging
 import os
 import shlex
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,10 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import names
+from arawn_cli.arawn.root import opened_root
+from arawn_cli.cleanup.trash import list_trash_entries, trash_usage
 from arawn_cli.cli.account import become_owner_of_configuration, loaded_as_owner, require_of_root
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
-from arawn_cli.config.loader import Flags, load, load_all
+from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
@@ -43,6 +47,7 @@ from arawn_cli.schedule.settings import (
 )
 from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.timestamps import parse
+from arawn_cli.units import count, size
 
 if TYPE_CHECKING:
     from arawn_cli.schedule.cloacina.engine_database import EngineDatabase
@@ -142,8 +147,35 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
         print_line(f"The timers of this account stop when it logs out. To keep them running: {command}")
 
 
-def remove(place: Place, confirmation: Confirmation) -> None:
+def preview(flags: Flags, config: Config) -> None:
+    """Print what the first cleanup would remove, and recommend a removal limit if there is none."""
+    print_line("What the first cleanup would remove:")
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "arawn_cli", "scratch-cleanup", "--dry-run", "--no-relay", "--format", "table", *flags.located]
+    subprocess.run(command, check=False)
+    cleanup = config.maintenance.cleanup
+    if not cleanup.max_sessions and cleanup.max_percent == 100:
+        print_line(
+            "There is no removal limit. Set one in [maintenance.cleanup], such as max_percent = 50: a run that would remove more, stops."
+        )
+
+
+def print_trash_left(flags: Flags) -> None:
+    """Say what no timer purges any more, as far as the root can still be found."""
+    with suppress(ArawnCliError, OSError), loaded_as_owner(flags) as config, opened_root(config.root, config.databases) as root:
+        if entries := list_trash_entries(root)[0]:
+            held = f"{count(len(entries), 'removed session')}, {size(trash_usage(root).apparent_bytes)}"
+            command = shlex.join(("arawn-cli", "trash", "list", *flags.located))
+            print_line(
+                f"The trash of {root.path} holds {held}, and no timer purges it any more: "
+                f"see `{command}`, and `trash restore` or `trash purge`."
+            )
+
+
+def remove(place: Place, confirmation: Confirmation) -> bool:
     """Show what would be removed from a place, ask, stop the timers and remove the files.
+
+    Return whether something was removed.
 
     Raises:
         UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
@@ -152,17 +184,20 @@ def remove(place: Place, confirmation: Confirmation) -> None:
     changes = place.store.changes_to_remove()
     if not changes:
         print_line(f"Nothing is installed ({place.title}).")
-        return
+        return False
     agreed = confirmation.agreed(changes)
     if not agreed or not confirmation.goes_ahead(f"Stop the timers and remove {_files(agreed)} ({place.title})?"):
         print_line("Nothing changed.")
-        return
+        return False
     apply_removal(place, agreed)
     print_line(f"Removed {_files(agreed)}.")
+    return True
 
 
-def remove_first(places: Sequence[Place], confirmation: Confirmation) -> None:
+def remove_first(places: Sequence[Place], confirmation: Confirmation) -> bool:
     """Remove the files from the first place that this account can change, and name the others.
+
+    Return whether something was removed.
 
     Raises:
         UsageError, RefusedError, ScheduleError: as `remove`.
@@ -170,11 +205,12 @@ def remove_first(places: Sequence[Place], confirmation: Confirmation) -> None:
     used = [place for place in places if len(places) == 1 or _test(place, lambda place: bool(place.store.changes_to_remove()))]
     if not used:
         print_line(f"Nothing is installed ({', '.join(place.title for place in places)}).")
-        return
+        return False
     first, *others = sorted(used, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
-    remove(first, confirmation)
+    is_removed = remove(first, confirmation)
     for place in others:
         print_line(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
+    return is_removed
 
 
 def print_line(line: str) -> None:
@@ -290,7 +326,7 @@ def schedule_install(
     yes: YesOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Show what would change, ask, then install the timers and start them."""
+    """Show what would change and what the first cleanup would remove, ask, then install and start the timers."""
     configure_logging(output)
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     with loaded_as_owner(flags) as config:
@@ -302,7 +338,10 @@ def schedule_install(
         if warning is not None:
             log.warning("%s", warning)
     place = place_of(scheduler, scope, settings, os.environ, flags.root)
-    install(place, bodies_of(scheduler, settings), Confirmation.from_options(yes=yes, force=force), flags.located)
+    confirmation, bodies = Confirmation.from_options(yes=yes, force=force), bodies_of(scheduler, settings)
+    if confirmation.ask is not None and not yes and place.store.changes_to_install(bodies):
+        preview(flags, config)
+    install(place, bodies, confirmation, flags.located)
 
 
 @app.command("remove")
@@ -322,7 +361,8 @@ def schedule_remove(
     if flags.root is not None and not names.is_valid_id(flags.root):
         raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
     places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, flags.root))
-    remove_first(places, Confirmation.from_options(yes=yes, force=force))
+    if remove_first(places, Confirmation.from_options(yes=yes, force=force)):
+        print_trash_left(flags)
 
 
 @app.command("status")

@@ -141,11 +141,26 @@ def test_each_root_has_a_block_of_its_own_that_comes_and_goes_alone(
 def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
     tree: SampleTree, environment: dict[str, str], keys: bytes, code: int, said: str
 ) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
     words = ("schedule", "install", "--cron", "--user", "--base-path", tree.root)
     ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, COMMAND, *words)
     assert "+# BEGIN arawn-cli schedule" in drawn
+    assert "Would remove 1 session of 1: " in drawn
+    assert "There is no removal limit. Set one in [maintenance.cleanup]" in drawn
+    assert (tree.sessions / "old").exists()
     assert (ended, said in drawn.splitlines()[-1]) == (code, True)
     assert not Path(environment["HOME"], "crontab").exists()
+
+
+def test_after_a_removal_the_sessions_in_the_trash_are_named(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
+    at = {"ARAWN_BASE_PATH": str(tree.root)}
+    tree.session("old", files={"f": 10}, age_days=30)
+    own_crontab(COMMAND, "scratch-cleanup", "--base-path", tree.root)
+    words = ("env", *(f"{name}={value}" for name, value in at.items()), COMMAND, "schedule")
+    assert own_crontab(*words, "install", "--cron", "--user", "--yes").code == 0
+    done = own_crontab(*words, "remove", "--cron", "--user", "--yes")
+    assert f"The trash of {tree.root} holds 1 removed session, 10 bytes, and no timer purges it any more" in done.stdout
+    assert "The trash" not in own_crontab(*words, "remove", "--cron", "--user", "--yes").stdout
 
 
 def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[..., Run], tree: SampleTree) -> None:
