@@ -150,6 +150,19 @@ def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
     return [decision.session.usage or Usage() for decision in decisions]
 
 
+def with_selected(
+    decisions: Sequence[Decision], candidates: Sequence[Decision], space: Space, trash: Iterable[Usage], room: int
+) -> list[Decision]:
+    """Return a plan with the sessions that budgets still need once the trash and all due sessions are gone.
+
+    These are at most `room` of the candidates, the first ones first.
+    """
+    due = usages_of(decision for decision in decisions if decision.is_removal)
+    positions = space.needed(usages_of(candidates), budgets_only=True, after=[*trash, *due])[:room]
+    selected = {candidates[position].session.name: over_budget(candidates[position], space.reason) for position in positions}
+    return [selected.get(decision.session.name, decision) for decision in decisions]
+
+
 # ---- The bounds of a root
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
-from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, younger
+from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, with_selected, younger
 from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
 from arawn_cli.cleanup.obstacles import explained
@@ -234,8 +234,9 @@ class _Cleanup:
         limit = None if self._config.force else RemovalLimit.of(self._config)
         room = len(candidates) if limit is None else max(limit.room(decisions), 0)
         if self._config.plan_out is not None or self._config.dry_run:
-            planned = {decision.session.name: decision for decision in self._selected(candidates, due, entries, space)[:room]}
-            self._planned = [planned.get(decision.session.name, decision) for decision in decisions if self._is_wanted(decision)]
+            trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads) if candidates else []
+            plan = with_selected(decisions, candidates, space, trash, room)
+            self._planned = [decision for decision in plan if self._is_wanted(decision)]
         if self._config.plan_out is not None:
             self.plan_text = render_plan(self._root.path, self._planned, self._policy.older_than_days, self._now)
         if self._plan_output is not None:
@@ -399,16 +400,6 @@ class _Cleanup:
             return decisions, []
         by_age = decide_all(evidence.add_to(sessions, measured), self._policy, self._now)
         return by_age, selectable(by_age, decisions)
-
-    def _selected(
-        self, candidates: Sequence[Decision], due: Sequence[Decision], entries: Sequence[TrashEntry], space: Space
-    ) -> list[Decision]:
-        """Return the decisions to remove what budgets still need if trash and due sessions are gone."""
-        if not candidates:
-            return []
-        trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads)
-        positions = space.needed(usages_of(candidates), budgets_only=True, after=[*trash, *usages_of(due)])
-        return [over_budget(candidates[position], space.reason) for position in positions]
 
     def _why_no_exchange(self, decisions: Sequence[Decision], descriptor: int) -> OSError | None:
         """Return why a real run could not keep chats, None in a real run, which will see."""

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
-from arawn_cli.cleanup.budget import Space
+from arawn_cli.cleanup.budget import Space, selectable, with_selected, younger
 from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
 from arawn_cli.cleanup.trash import is_due, list_trash_entries
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
+from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
 from arawn_cli.fs.openat import identity_of
@@ -37,7 +38,15 @@ def decisions_now(
             listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
             evidence = read_evidence(listed, root, stopping)
             sessions, measured = removable(listed, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
-            return decide_by_evidence(sessions, measured, evidence, Policy.of(config), now)
+            policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
+            space = Space(config, root, descriptor, threads, lambda _steps: None)
+            if not space.exceeds_budget:
+                return decide_by_evidence(sessions, measured, evidence, policy, now)
+            by_budget = decide_by_evidence(sessions, measured, evidence, younger(policy, config), now)
+            decisions = decide_all(evidence.add_to(sessions, measured), policy, now)
+            trash = measure_all(root.workstreams, [Subtree(entry.path) for entry in list_trash_entries(root)[0]], threads)
+            room = max(RemovalLimit.of(config).room(decisions), 0)
+            return with_selected(decisions, selectable(decisions, by_budget), space, trash, room)
     except StoppedError:
         raise
     except (ArawnCliError, OSError):
@@ -76,8 +85,8 @@ def freed_by_cleanup(
 
     The first one is of the trash that it purges, and of the sessions that it deletes at once.
     With `trash_days` it deletes at once only as many due sessions as the space in use demands, and
-    purges trash before its time for the same reason. Above the removal limit it frees nothing. Sessions
-    that a budget selects in addition do not count.
+    purges trash before its time for the same reason. Above the removal limit it frees nothing. What
+    a budget selects in addition it deletes at once.
 
     Raises:
         ArawnCliError, OSError: the root cannot be measured.
@@ -90,7 +99,10 @@ def freed_by_cleanup(
     usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads)
     due = [usage for entry, usage in zip(entries, usages, strict=True) if is_due(entry, now, days)]
     early = [usage for entry, usage in zip(entries, usages, strict=True) if not is_due(entry, now, days)]
-    sessions = sorted((session for session in removed if session.usage), key=lambda session: (session.last_activity or 0, session.name))
+    selected = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
+    due += [session.usage for session in removed if session.usage and session.name in selected]
+    rest = [session for session in removed if session.name not in selected]
+    sessions = sorted((session for session in rest if session.usage), key=lambda session: (session.last_activity or 0, session.name))
     moved = [session.usage for session in sessions if session.usage]
     if not days:
         return combined([*due, *early, *moved]), Usage()

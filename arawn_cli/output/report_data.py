@@ -33,7 +33,7 @@ from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import IN_RECENT_USE, NO_SESSION, Filesystem, Level, Reason
+from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
@@ -394,7 +394,7 @@ def _sessions(
             )
         )
     return sessions, NextCleanup(
-        removed=tuple(_by_age([session for session in sessions if session.reason is Reason.EXPIRED])),
+        removed=tuple(_by_age([session for session in sessions if session.reason in REMOVED_FOR])),
         trashed=size_in(config, removal.trashed),
         trash_until=now + config.maintenance.cleanup.trash_days * DAY if removal.trashed.directories else None,
         freed=freed_in(config, removal.freed),

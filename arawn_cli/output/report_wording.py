@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Transition
-from arawn_cli.events import Level, Reason
+from arawn_cli.events import REMOVED_FOR, Level, Reason
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
@@ -173,7 +173,7 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
 
 def due(session: SessionReport) -> str:
     """Return when a cleanup may remove a session, or why it keeps it."""
-    if session.reason is Reason.EXPIRED:
+    if session.reason in REMOVED_FOR:
         return DUE_NOW
     return f"from {day(session.due)}" if session.due is not None else _KEPT[session.reason]
 

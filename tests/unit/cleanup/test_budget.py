@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.budget import Bound, Freed, Measure, needed, workstreams_usage
 from arawn_cli.cleanup.trash import list_trash_entries
-from arawn_cli.events import Action, Event, Reason, ScratchSessionEvent
+from arawn_cli.events import Action, DiskPressure, Event, Reason, ScratchSessionEvent
 from arawn_cli.fs.measure import HardLinks, Usage
 from arawn_cli.timestamps import SECOND
-from tests.support.in_process import cleaned
+from tests.support.in_process import checked, cleaned, reported
 from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, set_age
 
@@ -256,3 +256,22 @@ def test_a_keep_file_protects_a_session_of_the_main_branch_and_no_link_is_follow
     cleaned(tree, config=config)
     assert not linked.exists()
     assert (tmp_path / "elsewhere" / ".keep").exists()
+
+
+@pytest.mark.parametrize("trash_days", [0, 30])
+def test_alerts_and_report_promise_what_a_budget_frees(tmp_path: Path, trash_days: int) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((40, 20, 6, 5)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    config = configuration(tmp_path, trash_days=trash_days)
+    cleaned(tree, config=config, days=30)
+    config.write_text(config.read_text().replace("total = 0", "total = '700KiB'") + f"max_total = {400 * KIB}\n")
+    _, events = checked(tree, config)
+    promised = {event.reclaimable_bytes for event in events if isinstance(event, DiskPressure) and event.scope == "total"}
+    report = reported(tree, config)
+    assert report.cleanup is not None
+    summary, _ = cleaned(tree, config=config)
+    assert (summary.bytes_freed, summary.sessions_cleaned) == ((2 if not trash_days else 3) * 256 * KIB, 2)
+    assert promised == {summary.bytes_freed}
+    assert report.cleanup.freed == summary.bytes_freed
+    assert len(report.cleanup.removed) == summary.sessions_cleaned
