@@ -161,7 +161,9 @@ def test_laws_of_budgets(
     for name in selected:
         older = [other for other in passed_over if (activity[other], other) < (activity[name], name)]
         assert not [other for other in older if found[int(other[1:])][1]], "the oldest first, unless it frees nothing"
-    assert done.over_budget_bytes == max(used(tree) - budget, 0)
+    trash_directory = tree.workstreams / "scratch" / ".trash"  # the run may have made it
+    own = trash_directory.stat().st_blocks * 512 if trash_directory.exists() else 0
+    assert done.over_budget_bytes <= max(used(tree) - budget, 0) <= done.over_budget_bytes + own
     if not done.sessions_kept.get(Reason.REMOVAL_LIMIT):
         again, events = cleaned(tree, config=config)
         if not done.over_budget_bytes or not limit:
