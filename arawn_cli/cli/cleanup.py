@@ -37,7 +37,7 @@ def scratch_cleanup(
     flags: Flags,
     output: options.Output,
     sessions: Annotated[
-        list[str] | None, typer.Argument(metavar="[SESSION]…", help="Handle only these sessions; with -n, explain each.")
+        list[str] | None, typer.Argument(metavar="SESSION", help="Handle only these sessions; with -n, explain each.")
     ] = None,
     dry_run: options.DryRunOption = None,
     ask: Annotated[bool, typer.Option("--ask", help="Show the table, ask, and remove exactly what it lists.")] = False,
@@ -141,7 +141,7 @@ def trash_list(
 
 
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="ID…", autocompletion=options.removed_sessions, help="Ids of removed sessions.")
+    list[str] | None, typer.Argument(metavar="ID", autocompletion=options.removed_sessions, help="Ids of removed sessions.")
 ]
 
 

@@ -35,6 +35,7 @@ from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, rem
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
+from arawn_cli.runs import Removal, read_removals
 from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
 
@@ -202,6 +203,7 @@ class Report:
         backups: Arawn's backups, or None if there are none that can be read.
         cleanup: None if nothing is known about the next cleanup.
         transitions: changes of level in the period, newest first.
+        removals: sessions that were removed in the period and not restored, newest first.
         problems: what could not be read, as sentences. All figures leave it out.
     """
 
@@ -225,6 +227,7 @@ class Report:
     backups: DirectoryReport | None
     cleanup: NextCleanup | None
     transitions: tuple[Transition, ...]
+    removals: tuple[Removal, ...]
     problems: tuple[str, ...]
 
     @property
@@ -272,9 +275,10 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         removal = None if decisions is None else _removal_now(root, config, decisions, now)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
+            removals = read_removals(context.state, root.path)
         except StateUnavailableError as error:
-            transitions = []
-            problems.append(f"earlier usage and alerts are unknown: {error}")
+            transitions, removals = [], []
+            problems.append(f"earlier usage, alerts and removals are unknown: {error}")
     scopes = _scopes(config, measured, history, now, days * 24)
     unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
     sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
@@ -301,6 +305,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         backups=_directory(config, backups),
         cleanup=cleanup,
         transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
+        removals=tuple(removal for removal in reversed(removals) if removal.removed_at >= now - days * DAY),
         problems=(*map(str, measured.failures), *unlisted, *problems),
     )
 

@@ -62,6 +62,7 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
     yield from _orphans(report)
     yield from _own_files(report)
     yield from _alerts(report)
+    yield from _removals(report)
 
 
 def _head(report: Report) -> Iterator[RenderableType]:
@@ -185,6 +186,19 @@ def _alerts(report: Report) -> Iterator[RenderableType]:
             f"  {words.transition_scope(transition)}, {words.transition_usage(transition)}",
         )
     yield from _more(len(report.transitions) - MAX_ALERTS)
+
+
+def _removals(report: Report) -> Iterator[RenderableType]:
+    yield _heading(f"Sessions removed in the last {count(report.days, 'day')}")
+    if not report.removals:
+        yield Text(words.NO_REMOVALS, style="dim")
+        return
+    table = plain_table("session", "removed", "size", "why")
+    table.columns[0].no_wrap = True  # rather fold the reason
+    for removal in report.removals[:MAX_SESSIONS]:
+        table.add_row(Text(escape(removal.session)), day(removal.removed_at), size(removal.bytes), words.removal(removal))
+    yield table
+    yield from _more(len(report.removals) - MAX_SESSIONS)
 
 
 def _heading(text: str) -> Padding:

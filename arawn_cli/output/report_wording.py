@@ -8,10 +8,13 @@ from arawn_cli.events import REMOVED_FOR, Level, Reason
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
+from arawn_cli.runs import Removal
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 
 NO_HISTORY = "No history yet: trends and forecasts appear after some hours of disk-check runs."
+
+NO_REMOVALS = "No session was removed in this period."
 
 NO_ALERTS = "No alerts in this period."
 
@@ -181,6 +184,12 @@ def due(session: SessionReport) -> str:
 def not_shown(cleanup: NextCleanup) -> int:
     """Return the number of sessions of a cleanup that the lists leave out."""
     return sum(max(len(part) - MAX_SESSIONS, 0) for part in (cleanup.removed, cleanup.later))
+
+
+def removal(found: Removal) -> str:
+    """Return why a session was removed, and until when it can be restored or when it was purged."""
+    purged = "in the trash" if found.purged_at is None else f"purged {day(found.purged_at)}"
+    return f"{found.reason}, {purged}"
 
 
 def not_counted(report: Report) -> str:

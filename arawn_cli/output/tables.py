@@ -141,7 +141,9 @@ class Tables:
             self._console.print(table, "")
         details = [session for session in listed if session.detail and (self._verbose or session.reason is not Reason.EXPIRED)]
         for session in details[:_DETAILS_MAX]:
-            self._console.print(Text(f"{session.session_id}: {session.reason}: {session.detail}"))
+            restored = session.action in (Action.RESTORED, Action.WOULD_RESTORE)
+            result = session.action.replace("_", " ") if restored else session.reason
+            self._console.print(Text(f"{session.session_id}: {result}: {session.detail}"))
         if len(details) > _DETAILS_MAX:
             self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
         self._console.print(_cleanup_sentence(summary))

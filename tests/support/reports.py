@@ -21,6 +21,7 @@ from arawn_cli.output.report_data import (
     WorkstreamReport,
 )
 from arawn_cli.output.report_text import renderables
+from arawn_cli.runs import Removal
 from arawn_cli.timestamps import DAY, SECOND, parse
 
 NOW = parse("2026-03-18T09:30:00Z")
@@ -82,6 +83,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         backups=None,
         cleanup=NextCleanup((old,), 0, None, 3 * MB, (new,), over_removal_limit=False),
         transitions=(Transition(NOW - DAY, "blog", name, Unit.BYTES, 101 * MB, 100 * MB, Level.OK, Level.WARNING),),
+        removals=(Removal(name, NOW - DAY, NOW - DAY, "expired", "newest: f", 5 * MB, NOW),),
         problems=(),
     )
 

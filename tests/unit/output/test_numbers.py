@@ -103,3 +103,7 @@ def test_all_outputs_say_the_same_before_and_after_a_cleanup(
     assert left.cleanup is not None
     assert (left.cleanup.freed, left.cleanup.removed) == (0, ())
     assert "A cleanup now would remove nothing: no session is due." in text(left, width=300)
+    assert {(removal.session, removal.bytes, removal.purged_at is None) for removal in left.removals} == {
+        ("due", 3 * MIB, bool(days)),
+        ("purged", 5 * MIB, False),
+    }

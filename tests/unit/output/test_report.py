@@ -44,6 +44,7 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "archived",
         "Arawn's own files, at least 7.0 MB in /srv/My blog",
         "models/",
+        "expired, purged 2026-03-18",
     ):
         assert piece in said, piece
 
