@@ -191,6 +191,7 @@ class Space:
         self._with_limits = False
         self._total: Usage | None = None
         self._bounds = [bound for bound in self._measured() if bound.is_exceeded]
+        self._left: Sequence[Usage] = ()
         self.freed = Freed()
 
     @property
@@ -221,9 +222,13 @@ class Space:
     def needed(self, trees: Sequence[Usage], *, budgets_only: bool = False, after: Iterable[Usage] = ()) -> list[int]:
         """Return the positions of the trees to remove, as `needed`, once everything in `after` is removed."""
         freed = self.freed.copy()
-        for tree in after:
+        for tree in (*self._left, *after):
             freed.add(tree)
         return needed([bound for bound in self._bounds if bound.is_budget or not budgets_only], trees, freed)
+
+    def leave(self, trash: Sequence[Usage]) -> None:
+        """Remove no session for what the next run can free, because this one leaves the trash alone."""
+        self._left = trash
 
     def measure_again(self, *, only_less: bool = False) -> None:
         """Measure what is used now. With `only_less`, believe it only if it is less than expected.

@@ -248,7 +248,9 @@ class _Cleanup:
 
         # Carry it out.
         decisions = [decision for decision in decisions if self._is_wanted(decision)]
-        if self._config.apply is None and not self._only and not exceeded:
+        if self._config.apply is not None or self._only:
+            space.leave(measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads))
+        elif not exceeded:
             self._purge_trash(entries, space)
         undecided = {decision.session.name for decision in candidates}
         for decision in decisions:

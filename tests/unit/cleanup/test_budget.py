@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.budget import Bound, Freed, Measure, needed, workstreams_usage
+from arawn_cli.cleanup.job import clean
 from arawn_cli.cleanup.trash import list_trash_entries
+from arawn_cli.config.loader import Flags, load
 from arawn_cli.events import Action, DiskPressure, Event, Reason, ScratchSessionEvent
 from arawn_cli.fs.measure import HardLinks, Usage
 from arawn_cli.timestamps import SECOND
-from tests.support.in_process import checked, cleaned, reported
+from tests.support.in_process import NOWHERE, checked, cleaned, context, reported
 from tests.support.main_tree import MainTree, session_id
 from tests.support.tree import SampleTree, set_age
 
@@ -277,3 +279,18 @@ def test_alerts_and_report_promise_what_a_budget_frees(tmp_path: Path, trash_day
     assert promised == {summary.bytes_freed}
     assert report.cleanup.freed == summary.bytes_freed
     assert len(report.cleanup.removed) == summary.sessions_cleaned
+
+
+def test_a_run_that_leaves_the_trash_alone_deletes_nothing_for_what_the_trash_can_free(tmp_path: Path) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((40, 20, 5)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    config = configuration(tmp_path, trash_days=30)
+    cleaned(tree, config=config, days=30)
+    config.write_text(config.read_text() + f"max_total = {700 * KIB}\n")
+    for only, expected in (("s1", (Action.TRASHED, Reason.EXPIRED)), ("s2", (Action.KEPT, Reason.RECENT_FILES))):
+        loaded = load(Flags(config=config, base_path=str(tree.root)), {"STATE_DIRECTORY": str(tmp_path / "state")}, system_file=NOWHERE)
+        events: list[Event] = []
+        clean(loaded, context(NOW, events, loaded.state_directory), only=[only])
+        assert actions(events) == {only: expected}
+    assert trash(tree) == ["s0", "s1"]
