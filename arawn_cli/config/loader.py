@@ -209,7 +209,7 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         content = read_small_file(path, MAX_CONFIG_BYTES)
         if _LONG_KEY.search(content):
             raise ConfigurationError(f"{path} has a key of more than 100 parts")
-        document = tomllib.loads(content.decode("utf-8"))
+        document = tomllib.loads(content.decode("utf-8-sig"))  # editors of Windows begin a file with a byte order mark
     except OSError as error:
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

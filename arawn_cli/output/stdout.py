@@ -36,7 +36,7 @@ class Stdout(io.TextIOWrapper):
 
     A reader that closes the pipe (`| head`) has seen enough: later output is discarded, without an
     error. Any other failure, such as a full disk, is raised as `OutputLostError`, also by every
-    later `write`.
+    later `write`. A character that the encoding lacks is shown as a question mark.
     """
 
     def __init__(self, original: TextIO) -> None:
@@ -44,7 +44,7 @@ class Stdout(io.TextIOWrapper):
         super().__init__(
             original.buffer,
             encoding=original.encoding,
-            errors=original.errors,
+            errors="replace",
             line_buffering=bool(original.line_buffering),
             write_through=getattr(original, "write_through", False),
         )

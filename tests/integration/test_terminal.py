@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import __version__
-from tests.conftest import Run, needs
+from tests.conftest import COMMAND, Run, needs
 from tests.support.commands import PROGRAM, commands
 from tests.support.terminal import on_a_terminal
 from tests.support.tree import SampleTree
@@ -120,3 +120,34 @@ def test_no_command_shows_the_help(run: Callable[..., Run]) -> None:
     done = run()
     assert done.code == 2
     assert all(command in done.stdout + done.stderr for command in ("scratch-cleanup", "disk-check", "demo"))
+
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "cp437:strict"},
+    {"PYTHONIOENCODING": "utf-16"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: next(iter(encoding.values())))
+def test_what_the_encoding_lacks_is_replaced(
+    environment: dict[str, str], tree: SampleTree, tmp_path: Path, encoding: dict[str, str]
+) -> None:
+    tree.workstream("1", "Пример", {"work/f": 1})
+    config = tmp_path / "marked.toml"
+    config.write_bytes(b'\xef\xbb\xbf[maintenance.cleanup]\nprotect = ["kept"]\n')
+    located = ("--base-path", tree.root, "--config", config)
+    texts = []
+    for words in (
+        ("report", *located),
+        ("disk-check", "--format", "table", *located),
+        ("config", "show", *located),
+        ("config", "init", "-"),
+        ("doctor", *located),
+    ):
+        done = subprocess.run([COMMAND, *map(str, words)], capture_output=True, env=environment | encoding, cwd=tmp_path, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), words
+        texts.append(done.stdout.decode("utf-16" if encoding.get("PYTHONIOENCODING") == "utf-16" else "latin-1"))
+    assert ("Пример" if "utf-16" in encoding.values() else "??????") in texts[0]
+    assert "kept" in texts[2]
