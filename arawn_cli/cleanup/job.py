@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, with_selected, younger
-from arawn_cli.cleanup.chats import ChatNeeds, chat_result, removable, why_chats_cannot_be_kept
+from arawn_cli.cleanup.chats import ChatNeeds, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
 from arawn_cli.cleanup.obstacles import explained
+from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
 from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, approval, plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
-    Purged,
     is_due,
     is_in_trash,
     list_trash_entries,
@@ -32,31 +31,23 @@ from arawn_cli.cleanup.trash import (
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.errors import FAILURES_LISTED, ConfigurationError, ExitCode, Failure, NoSuchSessionError, StoppedError
+from arawn_cli.errors import ConfigurationError, ExitCode, Failure, NoSuchSessionError, StoppedError
 from arawn_cli.events import (
     UNRESOLVED,
     Action,
-    FailureReport,
     JobName,
     Reason,
     ScratchCleanup,
     ScratchSessionEvent,
-    rendered,
-    report_failure,
 )
 from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, identity_of
 from arawn_cli.names import escape
-from arawn_cli.runs import Clocks, Removal, Removed, Run, check_clock, longest_gap, record
+from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
 from arawn_cli.timestamps import DAY, SECOND, minute
 from arawn_cli.units import period, size
 
 log = logging.getLogger(__name__)
-
-_LOGGED_FAILURES_MAX = 3  # of one session
-
-# A session that is kept for one of these reasons needs attention.
-_WARNING_REASONS = UNRESOLVED | {Reason.FUTURE_TIMESTAMP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +116,22 @@ def clean(
                     remove_empty_trash(root)
         trash = trash_usage(root).apparent_bytes
     duration = (context.monotonic() - started) // 1_000_000
-    summary = cleanup.summary(trash_bytes=trash, duration_ms=duration)
+    summary = cleanup.done.summary(trash_bytes=trash, duration_ms=duration)
     context.emit(summary)
     if not config.dry_run:
         now = context.clock()
         failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
-        record(context.state, JobName.SCRATCH_CLEANUP, root.path, run, cleanup.removals(now), cleanup.purged, cleanup.restored)
-    return CleanupResult(summary, tuple(cleanup.events), cleanup.plan, cleanup.plan_text)
+        record(
+            context.state,
+            JobName.SCRATCH_CLEANUP,
+            root.path,
+            run,
+            cleanup.done.removals(now),
+            cleanup.done.purged_removals,
+            list(cleanup.done.restored.items()),
+        )
+    return CleanupResult(summary, tuple(cleanup.done.events), cleanup.plan, cleanup.plan_text)
 
 
 class _Cleanup:
@@ -152,7 +151,6 @@ class _Cleanup:
         Raises:
             ConfigurationError, RefusedError: as `plan_output`.
         """
-        self.events: list[ScratchSessionEvent] = []
         self._config = config
         self._context = context
         self._root = root
@@ -165,14 +163,7 @@ class _Cleanup:
         self._plan_output = None if config.plan_out in (None, STANDARD_STREAM) else plan_output(config.plan_out)
         self._planned: list[Decision] = []
         self.plan_text = ""
-        self._no_sessions: str | None = None
-        self._outcomes: list[Outcome] = []
-        self._purged: list[Purged] = []
-        self._restored: dict[str, int] = {}
-        self._failures: list[FailureReport] = []
-        self._failure_count = 0
-        self._shared_failures: set[FailureReport] = set()
-        self._over_budget = 0
+        self.done = Outcomes(config, context, root, now)
 
     def run(self, descriptor: int | None) -> None:
         """Clean up. `descriptor` is the `sessions` directory, None if it is missing.
@@ -184,8 +175,8 @@ class _Cleanup:
         entries = self._put_back_pending()
         if descriptor is None:
             self._refuse_unknown([])
-            self._no_sessions = reason_for_no_sessions(self._root)
-            log.info("%s has no scratch sessions: %s", self._root.path, self._no_sessions)
+            self.done.no_sessions = reason_for_no_sessions(self._root)
+            log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
             if self._config.plan_out is not None:
                 self.plan_text = render_plan(self._root.path, [], self._policy.older_than_days, self._now)
             entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
@@ -203,12 +194,12 @@ class _Cleanup:
         try:
             listed = list_sessions(sessions)
         except OSError as error:
-            self._record_failure(Failure.of("list", sessions.shown, error))
+            self.done.add_failure(Failure.of("list", sessions.shown, error))
             return
         self._refuse_unknown(listed)
         evidence = read_evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
         entries = self._restore_used(entries, evidence)
-        listed = [session for session in listed if session.name not in self._restored]
+        listed = [session for session in listed if session.name not in self.done.restored]
         if listed and self._root.database is None:
             log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
 
@@ -217,7 +208,7 @@ class _Cleanup:
         space = self._space(descriptor)
         decisions, candidates = self._decide(listed, evidence, descriptor, space)
         for failure in evidence.failures:
-            self._record_failure(failure)
+            self.done.add_failure(failure)
         if evidence.damaged_lines:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         path = sessions.path
@@ -287,7 +278,7 @@ class _Cleanup:
     @property
     def plan(self) -> dict[str, PlannedSession]:
         """The sessions that a dry run would remove."""
-        removed = {outcome.session.name for outcome in self._outcomes if outcome.action.is_removal}
+        removed = {outcome.session.name for outcome in self.done.outcomes if outcome.action.is_removal}
         return approval([decision for decision in self._planned if decision.session.name in removed])
 
     def _space(self, sessions: int | None) -> Space:
@@ -298,7 +289,7 @@ class _Cleanup:
         """Move back what an interrupted run left PENDING; return the other entries."""
         entries, failures = list_trash_entries(self._root)
         for failure in failures:
-            self._record_failure(failure)
+            self.done.add_failure(failure)
         for entry in entries:
             if entry.state is not TrashState.PENDING:
                 continue
@@ -306,7 +297,7 @@ class _Cleanup:
                 log.warning("an interrupted run left session %s pending in the trash; a real run moves it back", entry.session)
             elif failed := put_back(self._root, entry):
                 if is_in_trash(self._root, entry):
-                    self._record_failure(failed, entry.session)
+                    self.done.add_failure(failed, entry.session)
             else:
                 log.warning("moved back session %s, which an interrupted run had begun to remove", entry.session)
         return [entry for entry in entries if entry.state is not TrashState.PENDING]
@@ -345,15 +336,13 @@ class _Cleanup:
         if failure := put_back(self._root, entry, used=True, dry_run=self._config.dry_run):
             command = f"arawn-cli trash restore {entry.session}"
             text = f"its chat goes on, but it stays in the trash ({failure.detail or os.strerror(failure.errno)}); then: {command}"
-            self._record_failure(replace(failure, detail=text), entry.session)
+            self.done.add_failure(replace(failure, detail=text), entry.session)
             return
-        self._restored[entry.session] = entry.removed_at
+        self.done.restored[entry.session] = entry.removed_at
         session = ScratchSession(entry.session, FileKind.DIRECTORY, NO_IDENTITY, evidence=turns, usage=usage)
         action = Action.WOULD_RESTORE if self._config.dry_run else Action.RESTORED
         turn = minute(turns.last_turn) if turns.last_turn is not None else ""
-        self._record_outcome(
-            Outcome(session, action, Reason.ACTIVE, detail=f"turn, {turn}, after its removal at {minute(entry.removed_at)}")
-        )
+        self.done.add(Outcome(session, action, Reason.ACTIVE, detail=f"turn, {turn}, after its removal at {minute(entry.removed_at)}"))
 
     def _purge_trash(self, entries: Sequence[TrashEntry], space: Space) -> None:
         """Purge the entries whose time is over, and then the oldest ones until no bound is exceeded."""
@@ -372,9 +361,9 @@ class _Cleanup:
             if self._context.stopping():
                 return
             purged = purge(self._root, entry, self._context.stopping, self._threads, dry_run=self._config.dry_run)
-            self._purged.append(purged)
+            self.done.purged.append(purged)
             for failure in purged.failures:
-                self._record_failure(failure, entry.session)
+                self.done.add_failure(failure, entry.session)
             if purged.finished:
                 space.freed.add(purged.usage)
                 verb = "would purge" if self._config.dry_run else "purged"
@@ -459,8 +448,8 @@ class _Cleanup:
         if space.exceeds_budget and not self._config.dry_run:
             space.measure_again()
         for bound in space.unmet():
-            self._over_budget = max(self._over_budget, bound.usage - bound.limit)
-            log.error("%s", unmet_text(bound, self._outcomes))
+            self.done.over_budget = max(self.done.over_budget, bound.usage - bound.limit)
+            log.error("%s", unmet_text(bound, self.done.outcomes))
 
     def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
         """Remove sessions, record the outcomes, and measure again what is used. Return how many were removed."""
@@ -470,7 +459,7 @@ class _Cleanup:
         for outcome in remover.remove([decision.session for decision in due], purge=purge):
             decision = planned[outcome.session.name]
             is_removal = outcome.reason is Reason.EXPIRED
-            self._record_outcome(replace(outcome, reason=decision.reason, detail=decision.detail) if is_removal else outcome)
+            self.done.add(replace(outcome, reason=decision.reason, detail=decision.detail) if is_removal else outcome)
             if is_removal:
                 removed += 1
                 if purge:
@@ -484,119 +473,7 @@ class _Cleanup:
         return removed
 
     def _keep(self, decision: Decision) -> None:
-        self._record_outcome(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
-
-    def _record_outcome(self, outcome: Outcome) -> None:
-        """Log, count and emit an outcome."""
-        session, usage = outcome.session, outcome.session.usage
-        for shared in session.evidence.shared_failures:
-            self._record_failure(shared)  # logged once, and not again for each session
-        failures = (*outcome.failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
-        for failure in failures:
-            self._count_failure(report_failure(failure, session.name))
-        self._failure_count += usage.unlisted_failures if usage else 0
-        self._outcomes.append(outcome)
-
-        shared_causes = [str(failure) for failure in session.evidence.shared_failures]
-        causes = [str(failure) for failure in failures]
-        detail = outcome.detail or next(iter(causes + shared_causes if outcome.reason in UNRESOLVED else ()), "")
-        last_turn = rendered(session.evidence.last_turn)
-        level = logging.ERROR if failures else logging.WARNING if outcome.reason in _WARNING_REASONS else logging.INFO
-        if log.isEnabledFor(level):
-            measured = size(usage.apparent_bytes) if usage else "not measured"
-            reason = outcome.reason if not detail or detail in shared_causes else f"{outcome.reason}: {detail}"
-            sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
-            log.log(level, "%s", "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)]))
-
-        event = ScratchSessionEvent(
-            timestamp=self._context.timestamp(),
-            host=self._context.host,
-            root=self._config.root_name,
-            dry_run=self._config.dry_run,
-            session_id=escape(session.name),
-            action=outcome.action,
-            reason=outcome.reason,
-            detail=detail or None,
-            last_turn=last_turn,
-            last_activity=rendered(session.last_activity),
-            bytes=usage.apparent_bytes if usage else None,
-            files=usage.files if usage else None,
-        )
-        self.events.append(event)
-        self._context.emit(event)
-
-    def _record_failure(self, failure: Failure, session: str | None = None) -> None:
-        """Log and count a failure that belongs to no outcome, or to several: only once."""
-        report = report_failure(failure, session)
-        if report not in self._shared_failures:
-            self._shared_failures.add(report)
-            if self._count_failure(report):
-                log.error("%s", failure)
-
-    def _count_failure(self, report: FailureReport) -> bool:
-        """Count a failure, and return whether it is one of the first, which are listed."""
-        self._failure_count += 1
-        is_listed = len(self._failures) < FAILURES_LISTED
-        if is_listed:
-            self._failures.append(report)
-        return is_listed
-
-    def removals(self, ended: int) -> list[Removal]:
-        """Return the record of every removal of the run, which ended at this time."""
-        return [
-            Removal(
-                session=outcome.session.name,
-                removed_at=outcome.removed_at,
-                run=self._now,
-                reason=outcome.reason,
-                detail=outcome.detail,
-                bytes=outcome.session.usage.apparent_bytes if outcome.session.usage else 0,
-                purged_at=ended if outcome.action is Action.DELETED else None,
-            )
-            for outcome in self._outcomes
-            if outcome.removed_at is not None
-        ]
-
-    @property
-    def purged(self) -> list[Removed]:
-        """The earlier removals that the run purged."""
-        return [(purged.entry.session, purged.entry.removed_at) for purged in self._purged if purged.finished]
-
-    @property
-    def restored(self) -> list[Removed]:
-        """The earlier removals that the run put back."""
-        return list(self._restored.items())
-
-    def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
-        """Return the last event of the run."""
-        cleaned = [outcome for outcome in self._outcomes if outcome.action.is_removal]
-        trashed = [outcome for outcome in cleaned if outcome.action in (Action.TRASHED, Action.WOULD_TRASH)]
-        kept = Counter(str(outcome.reason) for outcome in self._outcomes if outcome.action is Action.KEPT)
-        if self._failure_count > len(self._failures):
-            log.error("and %s more failures", f"{self._failure_count - len(self._failures):,}")
-        freed = sum(outcome.freed_bytes for outcome in self._outcomes) + sum(purged.freed_bytes for purged in self._purged)
-        return ScratchCleanup(
-            timestamp=self._context.timestamp(),
-            host=self._context.host,
-            root=self._config.root_name,
-            dry_run=self._config.dry_run,
-            sessions_checked=len(self._outcomes),
-            sessions_cleaned=len(cleaned),
-            bytes_freed=freed,
-            bytes_trashed=sum(outcome.session.usage.apparent_bytes for outcome in trashed if outcome.session.usage),
-            trash_until=rendered(self._now + self._config.maintenance.cleanup.trash_days * DAY) if trashed else None,
-            database_found=self._root.database is not None,
-            chats=chat_result(self._config, self._root.layout),
-            no_sessions=self._no_sessions,
-            cleaned_session_ids=tuple(outcome.session.name for outcome in cleaned),
-            sessions_restored=len(self._restored),
-            sessions_kept=dict(sorted(kept.items())),
-            failures=tuple(self._failures),
-            failure_count=self._failure_count,
-            trash_bytes=trash_bytes,
-            over_budget_bytes=self._over_budget,
-            duration_ms=duration_ms,
-        )
+        self.done.add(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
 
 
 def _sessions_of(entries: Iterable[TrashEntry]) -> list[str]:
