@@ -80,7 +80,7 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     installed = [] if root_fails else installed_schedules(config, shell.flags, shell.environment)
     # State and outbox are those of the timers, if there are any.
     directory = installed[0].state_directory if installed else config.state_directory
-    account = installed[0].settings.account if installed else own_account()
+    account = installed[0].settings.account if installed else own_account(os.geteuid())
     run_check = run_command(installed[0], JobName.DISK_CHECK, shell) if installed else shell.arawn_cli(JobName.DISK_CHECK)
     by_systemd = bool(installed) and installed[0].is_state_created_by_systemd
     yield from state_findings(directory, account, shell, created_by_systemd=by_systemd)

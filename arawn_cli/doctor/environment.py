@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pwd
 import stat
 import struct
 import subprocess
@@ -23,7 +22,7 @@ from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, w
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
-from arawn_cli.fs.permissions import account_name
+from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import FILE
@@ -105,7 +104,7 @@ def _state(directory: Path, account: Account, shell: Shell, *, created_by_system
     owners = {status.st_uid}
     with suppress(OSError):  # there may be no state file yet
         owners.add(os.lstat(directory / FILE).st_uid)
-    if owners != {pwd.getpwnam(account.name).pw_uid}:
+    if owners != {user_id(account.name)}:
         detail = f"{directory} or its state file does not belong to {account.name}, the account of the jobs: they cannot save state"
         return fail("state", detail, shell.as_root(f"chown -R {quote(account.name)}: {quoted}"))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.events import Status
+from arawn_cli.fs.permissions import user_id
 from arawn_cli.names import escape
 from arawn_cli.schedule.settings import command, options_of
 
@@ -63,7 +63,7 @@ class Shell:
         Another account has another environment and home, so the command names configuration and
         root. `located=False` is for commands that accept only `--root`.
         """
-        if account is None or pwd.getpwnam(account).pw_uid == os.geteuid():
+        if account is None or user_id(account) == os.geteuid():
             return shlex.join((*command(), *words, *(self.flags.located if located else self.flags.named)))
         options = options_of(self.config, self.config.root.absolute()) if located else self.flags.named
         sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)

@@ -74,6 +74,14 @@ def account_name(user: int) -> str:
         return str(user)
 
 
+def user_id(name: str) -> int:
+    """Return the id of an account that `account_name` named."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return int(name)
+
+
 def is_sticky(status: os.stat_result, account: Account) -> bool:
     """Whether an account may remove only its own entries from a directory."""
     return bool(status.st_mode & stat.S_ISVTX) and not account.may_act_as_owner(status)

@@ -185,7 +185,7 @@ class CrontabStore:
         return markers
 
     def _crontab(self) -> str | None:
-        return _crontab("-l")
+        return None if self.account.isdigit() else _crontab("-l")  # crontab(1) fails for an account without a name
 
 
 def _crontab(action: str, text: str | None = None) -> str | None:

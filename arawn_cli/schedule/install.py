@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from arawn_cli.config.lookup import home_directory
 from arawn_cli.events import JobName
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
@@ -90,12 +91,12 @@ def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, envi
     if scheduler is Scheduler.CRON and scope is Scope.SYSTEM:
         return Place(scheduler, scope, FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),)), None, root_name)
     if scheduler is Scheduler.CRON:
-        return Place(scheduler, scope, CrontabStore(pwd.getpwuid(os.getuid()).pw_name, root_name), None, root_name)
+        return Place(scheduler, scope, CrontabStore(account_name(os.getuid()), root_name), None, root_name)
     if scope is Scope.SYSTEM:
         directory = _SYSTEM_UNITS
     else:  # a relative directory is ignored, as the XDG specification demands
         named = environment.get("XDG_CONFIG_HOME", "")
-        directory = (Path(named) if named.startswith("/") else Path.home() / ".config") / "systemd" / "user"
+        directory = (Path(named) if named.startswith("/") else Path(home_directory() or "/", ".config")) / "systemd" / "user"
     state = _state_directory(settings) if settings else None
     return Place(scheduler, scope, FileStore(directory, _unit_names(directory, root_name), state), Manager(scope), root_name)
 

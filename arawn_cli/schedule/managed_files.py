@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import pwd
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
 from arawn_cli.fs.files import read_small_file, write_atomic
 from arawn_cli.fs.openat import open_directory
-from arawn_cli.fs.permissions import Login, way_to
+from arawn_cli.fs.permissions import Login, user_id, way_to
 
 _MAX_BYTES = 1024 * 1024
 _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
@@ -180,16 +179,16 @@ def _create(directory: StateDirectory) -> None:
     Raises:
         OSError: it cannot be created.
     """
-    entry = pwd.getpwnam(directory.account)
+    login = Login.of(user_id(directory.account), os.getegid())
     way = way_to(directory.path)
     if os.geteuid() != 0 or way.is_of_root:
-        _create_by_descriptor(way.path, entry)
+        _create_by_descriptor(way.path, login)
         return
-    with Login.of(entry.pw_uid, entry.pw_gid).acting():
-        _create_by_descriptor(way.path, entry)
+    with login.acting():
+        _create_by_descriptor(way.path, login)
 
 
-def _create_by_descriptor(path: Path, owner: pwd.struct_passwd) -> None:
+def _create_by_descriptor(path: Path, owner: Login) -> None:
     """Create the missing directories of a path without links, and give them to an account."""
     directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -201,6 +200,6 @@ def _create_by_descriptor(path: Path, owner: pwd.struct_passwd) -> None:
             os.close(directory)
             directory = below
             if is_new and os.geteuid() == 0:
-                os.fchown(directory, owner.pw_uid, owner.pw_gid)
+                os.fchown(directory, owner.user, owner.group)
     finally:
         os.close(directory)

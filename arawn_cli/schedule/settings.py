@@ -18,10 +18,11 @@ import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.config.loader import Config
+from arawn_cli.config.lookup import home_directory
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import JobName
-from arawn_cli.fs.permissions import way_to
+from arawn_cli.fs.permissions import Login, account_name, user_id, way_to
 from arawn_cli.names import escape
 
 REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
@@ -214,28 +215,22 @@ def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def own_account() -> Account:
-    """Return the current account.
-
-    Raises:
-        ConfigurationError: the user id has no account.
-    """
-    try:
-        return Account(pwd.getpwuid(os.geteuid()).pw_name, os.path.expanduser("~"))
-    except KeyError as error:
-        raise ConfigurationError(f"user id {os.geteuid()} has no account on this machine: run this as another user") from error
+def own_account(user: int) -> Account:
+    """Return the account with the id of this process; one that has no home gets `/`, as in Docker."""
+    return Account(account_name(user), str(home_directory() or "/").rstrip("/"))
 
 
 def _account(root: Path, scope: Scope) -> Account:
-    owner = os.stat(root).st_uid if scope is Scope.SYSTEM else os.getuid()
+    if scope is Scope.USER:
+        return own_account(os.getuid())
+    owner = os.stat(root).st_uid
     try:
         entry = pwd.getpwuid(owner)
     except KeyError as error:
         raise ConfigurationError(
             f"the root {root} belongs to user id {owner}, which has no account: change its owner to the account that runs Arawn"
         ) from error
-    home = entry.pw_dir if scope is Scope.SYSTEM else os.path.expanduser("~")
-    return Account(entry.pw_name, home.rstrip("/"))
+    return Account(entry.pw_name, entry.pw_dir.rstrip("/"))
 
 
 def _refuse_another_home(config: Config, account: Account) -> None:
@@ -277,15 +272,15 @@ _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}
 
 def can_access(account: Account, test: str, path: Path) -> bool | None:
     """Return whether `test -r`, `-w` or `-x` succeeds for an account; None if that is not known."""
-    entry = pwd.getpwnam(account.name)
-    if entry.pw_uid == os.geteuid():
+    user = user_id(account.name)
+    if user == os.geteuid():
         return os.access(path, _MODES[test])
     if os.geteuid() != 0:
         return None
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    login = Login.of(user, os.getegid())
     try:
         done = subprocess.run(
-            ["test", test, str(path)], user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups, cwd="/", capture_output=True, check=False
+            ["test", test, str(path)], user=user, group=login.group, extra_groups=login.groups, cwd="/", capture_output=True, check=False
         )
     except OSError:  # in some containers root cannot become another account
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from arawn_cli.delivery.credentials import CREDENTIAL
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.names import escape
 from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot
 from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError
@@ -231,7 +231,7 @@ class Manager:
 
     def linger_command(self) -> str | None:
         """Return the command that keeps timers running after logout, or None (loginctl(1))."""
-        account = pwd.getpwuid(os.getuid()).pw_name
+        account = account_name(os.getuid())
         if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
             return None
         command = f"loginctl enable-linger {shlex.quote(account)}"

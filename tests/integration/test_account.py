@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunCommand, needs_namespaces, needs_user_namespaces
+from arawn_cli.fs.permissions import account_name
+from tests.conftest import COMMAND, RunCommand, needs_namespaces, needs_user_namespaces
 from tests.support.owner import GROUP, OWNER, OWNER_NAME, READABLE, THIRD, THIRD_NAME, as_account, give, tree_of_owner
 from tests.support.tree import SampleTree
 
@@ -196,3 +197,26 @@ def test_the_owner_itself_runs_as_before(run: RunCommand, owned: SampleTree) -> 
     done = run("scratch-cleanup", *options(owned), prefix=as_account(OWNER))
     assert (done.code, os.listdir(owned.sessions)) == (0, ["new"]), done.stderr
     assert "root acts as" not in done.stderr
+
+
+@pytest.mark.parametrize("home", [True, False], ids=["home", "no home"])
+def test_an_account_without_an_entry_can_run_every_command(environment: dict[str, str], owned: SampleTree, home: bool) -> None:
+    user = next(number for number in range(23_456, 24_000) if account_name(number) == str(number))
+    give(owned.root.parent, user)
+    variables = {key: value for key, value in environment.items() if key != "HOME"} | ({"HOME": str(owned.root.parent)} if home else {})
+    for words, code in (
+        (("schedule", "status", *options(owned)), 1),
+        (("schedule", "show", *options(owned)), 0),
+        (("schedule", "remove", "--user"), 0),
+        (("doctor", "--format", "table", *options(owned)), 0),
+        (("disk-check", *options(owned)), 0),
+        (("report", *options(owned)), 0),
+        (("config", "show", *options(owned)), 0),
+        (("scratch-cleanup", *options(owned)), 0),
+        (("trash", "list", *options(owned)), 0),
+        (("--version", "-v"), 0),
+    ):
+        done = subprocess.run(
+            [*as_account(user), COMMAND, *map(str, words)], capture_output=True, text=True, check=False, env=variables, timeout=60
+        )
+        assert done.returncode == code, (words, done)

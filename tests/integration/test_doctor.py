@@ -197,7 +197,7 @@ def apply_fix(finding: Finding) -> None:
 
 def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTree) -> None:
     for created_by_systemd in (True, False):
-        found = state_finding(tmp_path / "a" / "b", own_account(), tree, created_by_systemd=created_by_systemd)
+        found = state_finding(tmp_path / "a" / "b", own_account(os.getuid()), tree, created_by_systemd=created_by_systemd)
         assert found.status is Status.OK
         assert not (tmp_path / "a").exists()
 
@@ -314,7 +314,7 @@ def cron_findings(
     reads: tuple[Path, ...] = (),
 ) -> dict[str, Finding]:
     """What doctor says of lines for cron in a directory of the test's own."""
-    own = replace(SYSTEM, account=account or own_account(), command=command, root=tree.root, reads=reads, logger=None)
+    own = replace(SYSTEM, account=account or own_account(os.getuid()), command=command, root=tree.root, reads=reads, logger=None)
     settings = replace(own, state=directory / "state")
     place = Place(Scheduler.CRON, Scope.SYSTEM, FileStore(directory, ("arawn-cli",)), None)
     (directory / "arawn-cli").write_text(with_header(cron_file(settings)))

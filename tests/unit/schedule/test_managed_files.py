@@ -51,7 +51,7 @@ def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
 
 
 def test_a_state_directory_is_created_for_the_jobs_alone_and_stays(tmp_path: Path) -> None:
-    state = StateDirectory(tmp_path / "a" / "state", own_account().name)
+    state = StateDirectory(tmp_path / "a" / "state", own_account(os.getuid()).name)
     store = FileStore(tmp_path / "config" / "units", ("unit", "other"), state)
     install(store, BODY)
     assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/state")] == [0o700, 0o700]
