@@ -206,7 +206,9 @@ def test_a_session_that_the_kernel_does_not_let_delete_is_put_back_whole(run: Ru
     session = tree.session("s", files={"f": 1, "inner/g": 2}, age_days=30)
     before = snapshot(session)
     fault = ("strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat,unlink,rmdir:error=EPERM")
-    done = clean(run, tree, prefix=fault)
+    config = tree.root.parent / "purge.toml"
+    config.write_text("[maintenance.cleanup]\ntrash_days = 0\n")
+    done = clean(run, tree, "--config", config, prefix=fault)
     assert (done.code, done.reasons()) == (1, {"s": "not_permitted"})
     assert "Operation not permitted" in detail(done)
     assert snapshot(session) == before

@@ -21,6 +21,7 @@ import pytest
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName, RunResult
+from arawn_cli.locks import lock_file, make_private_directory, run_lock
 from arawn_cli.schedule.cloacina import service
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, EngineError, LastRun, database_from
 from arawn_cli.schedule.cloacina.service import ENDING, FailedRunError, RunPool, load_engine, summary_of
@@ -257,12 +258,10 @@ def test_a_run_returns_its_summary_or_raises_the_reason_why_it_failed(
 
 
 def test_a_run_that_finds_another_one_is_no_failure(environment: dict[str, str], events: IO[bytes], tree: SampleTree) -> None:
-    sessions = os.open(tree.sessions, os.O_RDONLY)
-    fcntl.flock(sessions, fcntl.LOCK_EX)
-    try:
-        assert outcome(environment, events, "scratch-cleanup", f"--base-path={tree.root}") is None
-    finally:
-        os.close(sessions)
+    state = Path(environment["HOME"], "state")
+    make_private_directory(state)
+    with run_lock(lock_file(state, "scratch-cleanup", tree.root), "busy", 0, hold=True):
+        assert outcome({**environment, "STATE_DIRECTORY": str(state)}, events, "scratch-cleanup", f"--base-path={tree.root}") is None
 
 
 def test_a_run_names_its_first_failure() -> None:
@@ -286,8 +285,8 @@ time.sleep(60)
 
 
 def test_a_run_ends_with_its_service(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(450):  # more than one batch
-        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(5)}, age_days=30)
+    for number in range(1100):  # more than two batches
+        tree.session(f"s{number:04}", files={"f": 1}, age_days=30)
     command = [sys.executable, "-c", SERVICE, "scratch-cleanup", "--format=json", f"--base-path={tree.root}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
@@ -324,8 +323,8 @@ def test_a_run_may_have_a_long_summary(environment: dict[str, str], events: IO[b
 
 
 def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(450):  # more than one batch
-        tree.session(f"s{number:03}", files={f"f{index}": 1 for index in range(5)}, age_days=30)
+    for number in range(1100):  # more than two batches
+        tree.session(f"s{number:04}", files={"f": 1}, age_days=30)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads until the run has ended
     pool = RunPool(environment, writer)
