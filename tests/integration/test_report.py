@@ -69,7 +69,7 @@ def test_a_report_agrees_with_the_check_and_leaves_no_trace(run: RunCommand, tre
     assert any(told in line for told in forecasts_told(tree, config)), line
     assert {"400.0 kB", "101%", "+100.0 kB"} <= set(re.split(r"  +", line)), line
     assert re.search(r"▁.*█", line)
-    for piece in ("would remove 1 session and free 3.0 kB", f"{day(tree.ago(-5))}      9.0 kB  young"):
+    for piece in ("would remove 1 session: 3.0 kB, in the trash until ", f"{day(tree.ago(-5))}      9.0 kB  young"):
         assert piece in done.stdout
     assert re.search(r"ok to warning  My blog, 395\.0 kB of 393\.0 kB", done.stdout)
 
@@ -181,7 +181,7 @@ def test_a_state_that_cannot_be_read_is_told_with_exit_1(run: RunCommand, tree: 
     before = snapshot(tmp_path / "state")
     done = run("report", "--base-path", tree.root, "--config", config)
     assert done.code == 1
-    assert "earlier usage and alerts are unknown" in done.stdout
+    assert "earlier usage, alerts and removals are unknown" in done.stdout
     assert snapshot(tmp_path / "state") == before
 
 
