@@ -103,8 +103,8 @@ def _is_first(config: Config, context: RunContext) -> bool:
         return True
 
 
-def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Mapping[str, PlannedSession] | None:
-    """Show what a cleanup would remove, ask, and return the approval of exactly that; None if it removes nothing.
+def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Mapping[str, PlannedSession]:
+    """Show what a cleanup would remove, ask, and return the approval of exactly that; ask nothing if it is nothing.
 
     Raises:
         DeclinedError: the answer is no.
@@ -113,7 +113,7 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
     quiet = replace(context, show=events.append, outbox=EventOutbox())
     planned = clean(replace(config, dry_run=True, plan_out=None), quiet, only=sessions)
     if not planned.summary.sessions_cleaned:
-        return None
+        return planned.plan  # which is empty: what becomes due now was not shown
     for event in events:
         context.show(event)
     if not confirmed(f"Remove {count(planned.summary.sessions_cleaned, 'session')}?"):
