@@ -549,15 +549,19 @@ def _can_be_read(path: Path) -> bool:
         DatabaseUnreadableError, StateUnavailableError: it cannot be read, is damaged, of a newer
             version or of another program.
     """
-    ((version,),) = query(path, "PRAGMA user_version", ())
-    ((application,),) = query(path, "PRAGMA application_id", ())
+    ((version, application),) = query(path, "SELECT user_version, application_id FROM pragma_user_version, pragma_application_id", ())
     schema = query(path, _READ_SCHEMA, (), text=str)
     _refuse_foreign(application, {str(name) for kind, name, *_ in schema if kind == "table"}, path)
     if schema == _schema():
         _check_content(query(path, "PRAGMA integrity_check(1)", (), text=str), query(path, _READ_CHECKED, (), text=str))
-        for table, constraint in _constraints():
-            if query(path, f"SELECT 1 FROM {table} WHERE NOT ({constraint}) LIMIT 1", ()):  # noqa: S608 - both from the schema
-                raise _DamagedError(f"a row of {table} violates {constraint}")
+        constraints = _constraints()
+        violations = (
+            f"SELECT {number} FROM {table} WHERE NOT ({constraint})"  # noqa: S608 - both from the schema
+            for number, (table, constraint) in enumerate(constraints)
+        )
+        for (number,) in query(path, f"{' UNION ALL '.join(violations)} LIMIT 1", ()):
+            table, constraint = constraints[int(str(number))]
+            raise _DamagedError(f"a row of {table} violates {constraint}")
         return True
     if isinstance(version, int) and 0 <= version < SCHEMA_VERSION:
         return False  # the next run that writes begins a new file

@@ -22,7 +22,6 @@ from arawn_cli.config.loader import Config, Flags, load, state_directory
 from arawn_cli.config.lookup import SYSTEM_FILE, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import keep_content, open_output
-from arawn_cli.fs.in_use import stay_root_in_child
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
 from arawn_cli.names import escape
 
@@ -209,6 +208,8 @@ def _become(user: int, source: _Input | None) -> None:
     """
     if source is None:
         raise ValueError("no account without a file or root")
+    from arawn_cli.fs.in_use import stay_root_in_child  # only root that becomes another account needs it
+
     try:
         stay_root_in_child()
         login = _login(user, source)

@@ -40,9 +40,8 @@ class Command(TyperCommand):
         except (Exception, KeyboardInterrupt) as error:
             raise typer.Exit(log_error(error)) from error
         finally:
-            from arawn_cli.fs.in_use import end_root_child
-
-            end_root_child()
+            if (in_use := sys.modules.get("arawn_cli.fs.in_use")) is not None:  # most commands do not import it
+                in_use.end_root_child()
 
 
 class Group(TyperGroup):
