@@ -106,7 +106,7 @@ def test_if_the_child_is_dead_or_silent_nothing_is_removed(owned: SampleTree, en
         "import os, sys; from arawn_cli.fs import in_use, root_child; root_child._ANSWER_SECS = 0.5\n"
         "start = in_use.stay_root_in_child\n"
         f"def start_and_stop(): start(); in_use.hidden_processes(); os.kill(in_use._root_child._process, {int(number)})\n"
-        "account.stay_root_in_child = start_and_stop\n"
+        "in_use.stay_root_in_child = start_and_stop\n"
         "from arawn_cli.__main__ import main; main()\n"
     )
     done = python(script, "scratch-cleanup", *options(owned), "--format=json", environment=environment)
