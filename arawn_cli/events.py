@@ -195,10 +195,10 @@ class Filesystem:
     """A filesystem, for an ordinary user: blocks reserved for root are not free."""
 
     mountpoint: str = field(metadata=doc("where it is mounted; bytes that do not print are escaped as `\\xNN`"))
-    total_bytes: int = field(metadata=doc("its size in bytes"))
+    total_bytes: int = field(metadata=doc("its size in bytes; 0 if it is not known"))
     used_bytes: int = field(metadata=doc("bytes that are used"))
     free_bytes: int = field(metadata=doc("bytes that an ordinary user can still use"))
-    total_inodes: int = field(metadata=doc("its inodes; 0 if it does not count them"))
+    total_inodes: int = field(metadata=doc("its inodes; 0 if it has no limit of them, or the number is not known"))
     used_inodes: int = field(metadata=doc("inodes that are used"))
     free_inodes: int = field(metadata=doc("inodes that an ordinary user can still use"))
 

@@ -7,7 +7,6 @@ A budget (`max_total`, `min_free_percent`) purges the trash and then selects ses
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import IN_RECENT_USE, Action, Reason
 from arawn_cli.fs.measure import HardLinks, Subtree, Usage, combined, measure_all
-from arawn_cli.fs.mounts import is_below, mount_points
+from arawn_cli.fs.mounts import filesystem_of, is_below, mount_points
 from arawn_cli.fs.openat import Identity, entries, opened_directory
 from arawn_cli.units import size
 
@@ -269,10 +268,8 @@ class Space:
                 bounds.append(Bound(f"the limit of the total, {size(limit)},", measure, usage, limit, is_budget=False))
         if not cleanup.min_free_percent and not self._with_limits:
             return bounds
-        status = os.fstatvfs(self._filesystem)
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        space = used + status.f_bavail * status.f_frsize
-        inodes_used = status.f_files - status.f_ffree
+        found = filesystem_of(self._filesystem)
+        space, inodes = (found.used_bytes, found.free_bytes), (found.used_inodes, found.free_inodes)
         percentages = [
             (f"min_free_percent = {cleanup.min_free_percent}", Measure.ALLOCATED, 100 - cleanup.min_free_percent, True),
             ("filesystem_critical_percent", Measure.ALLOCATED, pressure.filesystem_critical_percent, False),
@@ -280,8 +277,8 @@ class Space:
         ]
         for name, measure, percent, is_budget in percentages:
             if cleanup.min_free_percent if is_budget else self._with_limits:
-                usage, whole = (inodes_used, inodes_used + status.f_favail) if measure is Measure.INODES else (used, space)
-                bounds.append(Bound(name, measure, usage, percent * whole // 100, is_budget))
+                used, free = inodes if measure is Measure.INODES else space
+                bounds.append(Bound(name, measure, used, percent * (used + free) // 100, is_budget))
         return bounds
 
 

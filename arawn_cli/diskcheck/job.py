@@ -117,7 +117,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
             measurements=measurements,
             scopes=scopes,
             history=history,
-            vanished=vanished_scopes(root, history.alerts, scopes),
+            vanished=vanished_scopes(root, history.alerts, scopes, measurements.filesystems),
             reclaimable=_reclaimable(root, config, context, measurements, scopes, history),
             reused=reused,
         )

@@ -127,12 +127,15 @@ def _filesystem(config: Config, filesystem: Filesystem, suffix: str) -> Iterator
         yield ScopeUsage(f"{INODES}{suffix}", name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
 
 
-def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage]) -> set[str]:
+def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage], filesystems: Mapping[str, Filesystem]) -> set[str]:
     """Return the scopes that were not found because their directory does not exist any more.
 
-    If Arawn's own files were not found, it is unknown where they are.
+    If Arawn's own files were not found, it is unknown where they are. A filesystem of unknown size
+    may be as full as before.
     """
-    missing = set(scopes) - {usage.scope for usage in found} - {OWN_FILES}
+    silent = [path for path, each in filesystems.items() if not each.total_bytes]
+    unknown = {f"{scope}:{path}".rstrip(":") for path in silent for scope in (FILESYSTEM, INODES)}
+    missing = set(scopes) - {usage.scope for usage in found} - {OWN_FILES} - unknown
     return {scope for scope in missing if scope in FIXED or not _directory_exists(root, scope)}
 
 

@@ -7,8 +7,7 @@ import heapq
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
@@ -22,7 +21,7 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
-from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points
+from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError
@@ -165,6 +164,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     is_known = root.database is not None and not database_failures
     total = combined(usages)
     own = own_files.total if own_files else Usage()
+    filesystems, silent = _filesystems(root, (names for names, is_own in mounts.items() if is_own), context.stopping)
     measurements = Measurements(
         workstreams=tuple(
             WorkstreamTree(
@@ -181,11 +181,11 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         own_files=own_files,
         total=total,
         trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
-        filesystems=_filesystems(root, (names for names, is_own in mounts.items() if is_own)),
+        filesystems=filesystems,
         not_counted=tuple(sorted({*map(_shown, inner), *(f"{WORKSTREAMS}/{path}" for path in total.other_filesystems)})),
         sessions_path=_shown(root.layout.sessions),
-        failures=(*database_failures, *total.failures, *own.failures)[:FAILURES_LISTED],
-        failure_count=len(database_failures) + total.failure_count + own.failure_count,
+        failures=(*database_failures, *silent, *total.failures, *own.failures)[:FAILURES_LISTED],
+        failure_count=len(database_failures) + len(silent) + total.failure_count + own.failure_count,
         rows_known=not database_failures,
     )
     for failure in measurements.failures:
@@ -280,22 +280,28 @@ def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]
         yield from _without_mounts(root, replace(part, subtree=Subtree((*names, entry.name))), mounts)
 
 
-def _filesystems(root: Root, mounts: Iterable[tuple[str, ...]]) -> dict[str, Filesystem]:
-    """Return the filesystem of the root, and those mounted at directories of Arawn's, by path.
+def _filesystems(
+    root: Root, mounts: Iterable[tuple[str, ...]], stopping: Callable[[], bool]
+) -> tuple[dict[str, Filesystem], tuple[Failure, ...]]:
+    """Return the filesystem of the root, and those mounted at directories of Arawn's, by path, with failures.
 
-    A bind mount of a directory of the same filesystem is left out.
-
-    Raises:
-        OSError: the root cannot be read.
+    A bind mount of a directory of the same filesystem is left out. One that fails has unknown figures.
     """
-    found, devices = {"": filesystem_of(root.path)}, {os.stat(root.path).st_dev}
-    for path in sorted(map(_shown, mounts)):
-        with suppress(OSError):  # it was unmounted since
-            device = os.stat(root.path / path).st_dev
-            if device not in devices:
-                devices.add(device)
-                found[path] = filesystem_of(root.path / path)
-    return found
+    found: dict[str, Filesystem] = {}
+    devices, failures = set(), []
+    for path in ("", *sorted(map(_shown, mounts))):
+        place = root.path / path
+        try:
+            filesystem = filesystem_of(place, stopping)
+            device = os.stat(place).st_dev
+        except OSError as error:
+            failures.append(Failure.of("measure", path or ".", error))
+            found[path] = with_figures(escape(str(place)))
+            continue
+        if device not in devices:
+            devices.add(device)
+            found[path] = filesystem
+    return found, tuple(failures)
 
 
 def _shown(names: tuple[str, ...]) -> str:

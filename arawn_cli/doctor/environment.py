@@ -22,6 +22,7 @@ from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, w
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
+from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
@@ -78,13 +79,15 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, created_b
     """Check whether the account of the jobs can write its state, and whether there is space."""
     yield _state(directory, account, shell, created_by_systemd=created_by_systemd)
     existing = _existing(directory)
-    filesystem = os.statvfs(existing)
-    free = filesystem.f_bavail * filesystem.f_frsize
-    if free < _LEAST_FREE_BYTES or (filesystem.f_files and not filesystem.f_favail):
-        detail = f"{existing} has {size(free)} and {count(filesystem.f_favail, 'inode')} free: events may be lost"
+    filesystem = filesystem_of(existing)
+    if not filesystem.total_bytes:
+        yield ok("space for state", f"{existing} is on a filesystem that does not say how much is free")
+    elif filesystem.free_bytes < _LEAST_FREE_BYTES or (filesystem.total_inodes and not filesystem.free_inodes):
+        inodes = f" and {count(filesystem.free_inodes, 'inode')}" if filesystem.total_inodes else ""
+        detail = f"{existing} has {size(filesystem.free_bytes)}{inodes} free: events may be lost"
         yield warn("space for state", detail, f"df -h {quote(str(existing))}")
     else:
-        yield ok("space for state", f"{size(free)} free")
+        yield ok("space for state", f"{size(filesystem.free_bytes)} free")
 
 
 def _state(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Finding:

@@ -10,16 +10,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 from arawn_cli.events import Filesystem
 from arawn_cli.names import escape
 
 _ANSWER_SECS, _PAUSE_SECS = 5.0, 0.1
+_ENDLESS = 2**63
+# They may have no limit of inodes, and then some answer that none is free (statvfs(3)).
+_COUNTS_NO_INODES = re.compile(r"fuse(\..*)?|ceph|9p|cifs|smb3|squashfs|erofs|iso9660|udf")
 _DELETED = "//deleted"  # follows the path of a mounted directory that was removed
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
 _LAYER = re.compile(r"(?:\\.|[^:\\])+")
 _ESCAPED = re.compile(r"\\(.)")
+
+
+Answer = TypeVar("Answer")
+Amounts = tuple[int, int, int]
+UNKNOWN: Amounts = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +114,25 @@ def require_answer(point: str, stopping: Callable[[], bool]) -> None:
         OSError: ETIMEDOUT: it does not, or a signal asked the run to end; EAGAIN: a thread cannot
             be started.
     """
-    # A thread that hangs ends with this process.
-    thread = Thread(target=lambda: os.path.lexists(f"{point}/."), daemon=True)
+    _answer_of(point, lambda: os.path.lexists(f"{point}/."), stopping)
+
+
+def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], bool]) -> Answer:
+    """Return what `ask` returns about the filesystem at `point`.
+
+    Raises:
+        OSError: `ask` raised it, or as `require_answer`.
+    """
+    answers: list[Answer] = []
+    errors: list[OSError] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except OSError as error:
+            errors.append(error)
+
+    thread = Thread(target=run, daemon=True)  # one that hangs ends with this process
     try:
         thread.start()
     except RuntimeError as error:
@@ -116,6 +142,9 @@ def require_answer(point: str, stopping: Callable[[], bool]) -> None:
         thread.join(_PAUSE_SECS)
         if time.monotonic() > end or stopping():
             raise OSError(errno.ETIMEDOUT, f"the filesystem that is mounted at {escape(point)} does not answer")
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def joined(directory: str, below: str) -> str:
@@ -148,20 +177,42 @@ def _mount_id(descriptor: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
 
 
-def filesystem_of(path: Path) -> Filesystem:
-    """Return space and inodes of the filesystem at an absolute path; 0 inodes if not counted.
+def filesystem_of(place: Path | int, stopping: Callable[[], bool] = lambda: False) -> Filesystem:
+    """Return space and inodes of the filesystem at an absolute path or open directory; 0 for what is unknown.
 
     Raises:
-        OSError: the path cannot be read.
+        OSError: the place cannot be read, or as `require_answer`.
     """
-    status = os.statvfs(path)
-    mount = mount_of(str(path), read_mounts())
+    mounts = read_mounts()
+    mount = mount_of(str(place), mounts) if isinstance(place, Path) else _mount_with(_mount_id(place), mounts)
+    point, kind = (mount.point, mount.kind) if mount else ("/", "")
+    status = _answer_of(point, lambda: os.statvfs(place), stopping)
+    block = status.f_frsize or status.f_bsize
+    space = amounts(status.f_blocks * block, status.f_bfree * block, status.f_bavail * block)
+    if status.f_ffree == 0 and _COUNTS_NO_INODES.fullmatch(kind):
+        return with_figures(point, space)
+    return with_figures(point, space, amounts(status.f_files, status.f_ffree, status.f_favail))
+
+
+def with_figures(point: str, space: Amounts = UNKNOWN, inodes: Amounts = UNKNOWN) -> Filesystem:
+    """Return a filesystem by its mount point and its figures."""
+    (total, used, free), (total_inodes, used_inodes, free_inodes) = space, inodes
     return Filesystem(
-        mountpoint=escape(mount.point if mount else "/"),
-        total_bytes=status.f_blocks * status.f_frsize,
-        used_bytes=(status.f_blocks - status.f_bfree) * status.f_frsize,
-        free_bytes=status.f_bavail * status.f_frsize,
-        total_inodes=status.f_files,
-        used_inodes=status.f_files - status.f_ffree,
-        free_inodes=status.f_favail,
+        mountpoint=escape(point),
+        total_bytes=total,
+        used_bytes=used,
+        free_bytes=free,
+        total_inodes=total_inodes,
+        used_inodes=used_inodes,
+        free_inodes=free_inodes,
     )
+
+
+def amounts(total: int, unused: int, usable: int) -> Amounts:
+    """Return the total, used and free amount, as df(1) counts them; `UNKNOWN` if the numbers of statvfs(3) make no sense."""
+    makes_sense = 0 <= usable <= total and 0 <= unused <= total < _ENDLESS
+    return (total, total - unused, usable) if makes_sense else UNKNOWN
+
+
+def _mount_with(number: int, mounts: Iterable[Mount]) -> Mount | None:
+    return next((mount for mount in mounts if mount.id == number), None)

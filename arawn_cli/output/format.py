@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from arawn_cli import timestamps
 from arawn_cli.diskcheck.levels import SESSION
-from arawn_cli.events import Unit
+from arawn_cli.events import Filesystem, Unit
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
 
@@ -17,6 +17,11 @@ from arawn_cli.units import count, size
 def amount(number: int, unit: Unit) -> str:
     """Return bytes with their unit, or inodes with separators: `1.5 MB`, `1,234`."""
     return size(number) if unit is Unit.BYTES else f"{number:,}"
+
+
+def free_space(filesystem: Filesystem) -> str:
+    """Return how much of a filesystem is free: `1.5 GB of 20.0 GB`."""
+    return f"{size(filesystem.free_bytes)} of {size(filesystem.total_bytes)}" if filesystem.total_bytes else "an unknown amount"
 
 
 def scope_label(scope: str, name: str) -> str:

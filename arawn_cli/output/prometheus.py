@@ -120,10 +120,11 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
         ("size_bytes", "Size of a filesystem that holds the root or a directory of Arawn's.", attrgetter("total_bytes")),
         ("used_bytes", "Bytes used on it.", attrgetter("used_bytes")),
         ("avail_bytes", "Bytes that an ordinary user can still use on it.", attrgetter("free_bytes")),
-        ("files", "Inodes of the filesystem; 0 where it does not count them.", attrgetter("total_inodes")),
+        ("files", "Inodes of the filesystem, if it has a limit of them.", attrgetter("total_inodes")),
         ("files_free", "Inodes that an ordinary user can still use on it.", attrgetter("free_inodes")),
     ):
-        yield Metric(f"filesystem_{name}", text, [({"mountpoint": filesystem.mountpoint}, value(filesystem)) for filesystem in filesystems])
+        known = [each for each in filesystems if (each.total_inodes if name.startswith("files") else each.total_bytes)]
+        yield Metric(f"filesystem_{name}", text, [({"mountpoint": each.mountpoint}, value(each)) for each in known])
     yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
     yield _single("complete", "Whether everything could be read.", int(summary.complete))
     yield from _run_metrics(figures, summary, succeeded=summary.complete)

@@ -14,7 +14,7 @@ from rich.text import Text
 from arawn_cli.events import Level
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, day, minute
+from arawn_cli.output.format import age, day, free_space, minute
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport, SessionReport
 from arawn_cli.output.tables import LEVEL_STYLES, plain_table, usage_bar
 from arawn_cli.units import count, size
@@ -50,7 +50,7 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
         yield Text(words.NO_HISTORY, style="dim")
     trash = f"the trash holds {size(report.trash)}" if report.trash else "the trash is empty"
     foreign = f", foreign files: {size(report.foreign)}" if report.foreign else ""
-    yield Text(f"{escape(report.filesystem.mountpoint)} has {words.free(report)} free, {trash}{foreign}.")
+    yield Text(f"{escape(report.filesystem.mountpoint)} has {free_space(report.filesystem)} free, {trash}{foreign}.")
     if report.not_counted:
         yield Text(words.not_counted(report))
     if report.sessions:

@@ -195,8 +195,3 @@ def removal(found: Removal) -> str:
 def not_counted(report: Report) -> str:
     """Return the mounts whose contents no figure includes, as a sentence."""
     return f"Not counted: {mounts_in_words(report.not_counted)}."
-
-
-def free(report: Report) -> str:
-    """Return the free space and the size of the filesystem."""
-    return f"{size(report.filesystem.free_bytes)} of {size(report.filesystem.total_bytes)}"

@@ -29,7 +29,7 @@ from arawn_cli.events import (
     WorkstreamUsage,
 )
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
+from arawn_cli.output.format import age, amount, day, free_space, minute, mounts_in_words, scope_label
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -240,7 +240,7 @@ def _pressure_sentence(event: DiskPressure) -> Text:
 def _check_sentence(summary: DiskCheck) -> Text:
     text = f"{summary.level}: {size(summary.total_usage_bytes)} in {count(summary.workstreams, 'workstream')}"
     for filesystem in (summary.filesystem, *summary.mounted):
-        text += f"; {filesystem.mountpoint} has {size(filesystem.free_bytes)} of {size(filesystem.total_bytes)} free"
+        text += f"; {filesystem.mountpoint} has {free_space(filesystem)} free"
     if summary.forecast_days is not None:
         text += f"; the total reaches its next limit in {count(summary.forecast_days, 'day')}"
     if summary.own_files_bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ import tomli_w
 
 from arawn_cli.diskcheck.history import read_transitions
 from arawn_cli.diskcheck.limits import FIXED
-from arawn_cli.events import DiskPressure, Level
+from arawn_cli.events import DiskPressure, Level, to_json
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs, needs_namespaces, needs_setpriv, needs_strace, snapshot
@@ -149,6 +151,38 @@ def test_few_free_inodes_are_reported_in_inodes(run: RunCommand, tmp_path: Path,
     done = run("disk-check", "--base-path", place / "arawn", "--config", config, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
     (event,) = done.of_type("disk_pressure")
     assert (event["scope"], event["unit"], event["usage_bytes"], event["limit_bytes"]) == ("inodes", "inodes", 17, 10)
+
+
+# Total, unused and usable blocks, then inodes.
+@pytest.mark.parametrize(
+    "figures", [(-1,) * 6, (0,) * 6, (100, 200, 200, 1000, 2**63, 2**63), (2**62, 0, 0, 5, -1, -1), (100, 70, 60, 1000, -1, -1)]
+)
+def test_no_level_and_no_number_comes_of_figures_without_sense(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, figures: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, *figures, 0, 255)))
+    result, events = checked(tree)
+    assert reported_levels(events) == {}
+    assert (result.summary.level, result.summary.complete) == (Level.OK, True)
+    known = {verdict.usage.scope for verdict in result.verdicts} & {"filesystem", "inodes"}
+    assert known == ({"filesystem"} if figures[:3] == (100, 70, 60) else set())
+    numbers = [int(number) for event in events for number in re.findall(r"[:\[](-?\d+)[,}\]]", to_json(event))]
+    assert all(0 <= number < 2**63 for number in numbers)
+
+
+def test_a_filesystem_that_cannot_be_asked_is_reported_and_keeps_its_level(
+    tree: SampleTree, configured: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(filesystem_warning_percent=1, filesystem_critical_percent=100)
+    assert "filesystem" in reported_levels(checked(tree, config)[1])
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "statvfs", fail)
+    result, events = checked(tree, config)
+    assert [(failure.operation, failure.path) for failure in result.measurements.failures] == [("measure", ".")]
+    assert (reported_levels(events), result.summary.complete) == ({}, False)
 
 
 def test_without_the_database_no_scope_is_judged_by_an_uncertain_limit(tree: SampleTree, configured: Callable[..., Path]) -> None:

@@ -6,7 +6,7 @@ from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
-from arawn_cli.fs.mounts import filesystem_of
+from arawn_cli.fs.mounts import filesystem_of, with_figures
 from tests.support.in_process import checked
 from tests.support.tree import SampleTree
 
@@ -60,4 +60,6 @@ def test_a_scope_has_vanished_if_its_directory_does_not_exist(tree: SampleTree) 
     vanished = {"gone", "workstream:inodes", "session:gone", "inodes", "session:../../blog", "session:", "../blog", "workstream:"}
     found = [ScopeUsage(scope, scope, 1, 1, 2, complete=True) for scope in ("total", "filesystem")]
     with opened_root(tree.root, (tree.database,)) as root:
-        assert vanished_scopes(root, kept | vanished | {"total", "filesystem"}, found) == vanished
+        assert vanished_scopes(root, kept | vanished | {"total", "filesystem"}, found, {}) == vanished
+        silent = {"": with_figures("/")}
+        assert vanished_scopes(root, {"filesystem", "inodes", "gone"}, [], silent) == {"gone"}

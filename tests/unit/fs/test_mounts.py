@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Event
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.fs import mounts
-from arawn_cli.fs.mounts import Mount, filesystem_of, has_mount, is_below, layers_of, mount_of, mount_points, parse_mounts
+from arawn_cli.fs.mounts import UNKNOWN, Mount, amounts, filesystem_of, has_mount, is_below, layers_of, mount_of, mount_points, parse_mounts
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,55 @@ def test_the_filesystem_of_a_path_has_a_mount_point_and_sizes(tmp_path: Path) ->
     assert found.mountpoint in mount_points()
     assert is_below(str(tmp_path), found.mountpoint.rstrip("/"))
     assert found.total_bytes == os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
+
+
+FIGURES = st.sampled_from([-1, 0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1]) | st.integers(0, 10_000)
+
+
+@given(FIGURES, FIGURES, FIGURES)
+def test_figures_are_those_of_df_or_unknown(total: int, unused: int, usable: int) -> None:
+    found = amounts(total, unused, usable)
+    makes_sense = all(0 <= figure <= total for figure in (unused, usable)) and total < 2**63
+    assert found == ((total, total - unused, usable) if makes_sense else UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "free", "expected"),
+    [
+        ("ceph", 1000, -1, UNKNOWN),
+        ("ceph", 1000, 0, UNKNOWN),
+        ("fuse.sshfs", 2**63, 2**63, UNKNOWN),
+        ("fuse.sshfs", 9, 0, UNKNOWN),
+        ("fuse.sshfs", 9, 4, (9, 5, 4)),
+        ("btrfs", 0, 0, UNKNOWN),
+        ("xfs", 10, 20, UNKNOWN),
+        ("ext4", 1000, 0, (1000, 1000, 0)),
+    ],
+)
+def test_inodes_without_a_limit_are_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, files: int, free: int, expected: tuple[int, int, int]
+) -> None:
+    answer = os.statvfs_result((4096, 4096, 100, 70, 60, files, free, free, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: answer)
+    monkeypatch.setattr(mounts, "read_mounts", lambda: [Mount(1, 0, "0:1", "/", "/", kind, "")])
+    found = filesystem_of(tmp_path)
+    assert (found.total_bytes, found.used_bytes, found.free_bytes) == (409_600, 122_880, 245_760)
+    assert (found.total_inodes, found.used_inodes, found.free_inodes) == expected
+
+
+def test_a_filesystem_that_does_not_answer_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = Event()
+    monkeypatch.setattr(os, "statvfs", lambda _: answered.wait())
+    monkeypatch.setattr(mounts, "_ANSWER_SECS", 0.2)
+    with pytest.raises(TimeoutError, match="does not answer"):
+        filesystem_of(tmp_path)
+    answered.set()
+
+
+def test_an_open_directory_and_its_path_have_the_same_filesystem(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    assert filesystem_of(directory).mountpoint == filesystem_of(tmp_path).mountpoint
+    os.close(directory)
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(lambda name: name not in (".", ".."))
