@@ -94,7 +94,7 @@ def _jobs(folder: Path) -> str:
     console = _recorder()
     for words, run in (("scratch-cleanup --dry-run --verbose", clean), ("disk-check", job.check)):
         events: list[Event] = []
-        with patch.object(measuring, "filesystem_of", lambda _path: _filesystem(0)):
+        with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
             run(replace(settings, dry_run=run is clean), context(NOW, events, settings.state_directory))
         console.print(f"$ arawn-cli {words}", style="dim")
         tables = Tables(console, verbose=True)
@@ -134,9 +134,9 @@ def _report(folder: Path) -> Report:
         for (workstream, name), (size, growth) in FILES.items():
             _allocate(tree.workstreams / workstream / name, size - growth * days_ago)
         now = NOW - int(days_ago * DAY)
-        with patch.object(measuring, "filesystem_of", lambda _path, days_ago=days_ago: _filesystem(days_ago)):
+        with patch.object(measuring, "filesystem_of", lambda *_, days_ago=days_ago: _filesystem(days_ago)):
             job.check(settings, context(now, [], settings.state_directory))
-    with patch.object(measuring, "filesystem_of", lambda _path: _filesystem(0)):
+    with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
         report = gather(settings, context(NOW, [], settings.state_directory), DAYS)
     own_files = DirectoryReport("/srv/arawn", OWN_FILES, sum(size for _, size in OWN_FILES), complete=True)
     own_usage = ScopeUsage(levels.OWN_FILES, "Arawn's own files", own_files.size, 0, 0, complete=True)
