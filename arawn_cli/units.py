@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
+_DURATION_MAX = 100
 MIB = 1024**2
 GIB = 1024**3
 
-DURATION_PATTERN = r"(\d+)(s|m|h|d)"
+DURATION_PATTERN = r"(?:\d+(?:s|min|m|h|d|w))+"
+SIZE_PATTERN = r"\s*(\d+(?:\.\d+)?)\s*(?:([kKmMgGtTpPeE])([iI][bB]?|[bB])?|[bB]|bytes?)?\s*"
 
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 CALENDAR_WORDS = {
     "minutely": 60,
@@ -28,15 +31,28 @@ _SIZE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def seconds_of(duration: str) -> int:
-    """Return the seconds of a duration such as `90s`, `5m`, `24h` or `7d`.
+    """Return the seconds of a duration such as `90s`, `15min`, `1h30m`, `7d` or `2w`.
 
     Raises:
         ValueError: the text is not such a duration. The message says what is allowed.
     """
-    match = re.fullmatch(DURATION_PATTERN, duration, re.ASCII)
+    if len(duration) > _DURATION_MAX or not re.fullmatch(DURATION_PATTERN, duration, re.ASCII):
+        raise ValueError("a duration such as 90s, 15min, 1h30m or 7d")
+    return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in re.findall(r"(\d+)([a-z]+)", duration))
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of a size such as `5GiB`, `5 GB` or `500M`: a letter without B is binary, as in systemd.
+
+    Raises:
+        ValueError: the text is not such a size. The message says what is allowed.
+    """
+    match = re.fullmatch(SIZE_PATTERN, text, re.ASCII)
     if match is None:
-        raise ValueError("a duration such as 90s, 5m, 24h or 7d")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
+        raise ValueError('a size such as "5GiB", or a number of bytes')
+    number, letter, ending = match.groups()
+    base = 1000 if ending in ("b", "B") else 1024
+    return int(Decimal(number) * (base ** ("kmgtpe".index(letter.lower()) + 1) if letter else 1))
 
 
 def period(interval: str) -> int:
@@ -57,7 +73,7 @@ def size(number: int) -> str:
     if number < 1000:
         return "1 byte" if number == 1 else f"{number} bytes"
     power = next((power for power in range(1, len(_SIZE_UNITS)) if number < 1000 ** (power + 1)), len(_SIZE_UNITS))
-    return f"{number / 1000**power:,.1f} {_SIZE_UNITS[power - 1]}"
+    return f"{number / 1000**power:.1f} {_SIZE_UNITS[power - 1]}"
 
 
 def span(seconds: float) -> str:

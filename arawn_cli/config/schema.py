@@ -10,21 +10,19 @@ The descriptions appear in the file that `config init` writes, in the JSON Schem
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
 from arawn_cli.names import ID_ALPHABETS, can_match, nearest_pattern
-from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, seconds_of
+from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, SIZE_PATTERN, bytes_of, seconds_of
 
 ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 
 _SIZE_MAX = 2**63
-_SIZE = re.compile(r"\s*\d+(\.\d+)?\s*([kmgtpe]i?)?(b|bytes?)?\s*", re.ASCII | re.IGNORECASE)
 
 
 def _check_duration(value: str) -> str:
@@ -40,26 +38,23 @@ def _check_interval(value: str) -> str:
     except ValueError:
         is_positive = False
     if not is_positive:
-        raise ValueError(f"a duration such as 5m or 24h, or one of {', '.join(CALENDAR_WORDS)}")
+        raise ValueError(f"a duration such as 5m or 1h30m, or one of {', '.join(CALENDAR_WORDS)}")
     return value
 
 
-def _check_size_type(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or (isinstance(value, int) and value > _SIZE_MAX):
-        raise ValueError('a size such as "5GiB", or a number of bytes')
-    if isinstance(value, str) and not _SIZE.fullmatch(value):
-        # pydantic reads the number at the start and ignores the rest: "1,5GiB" would be one byte.
-        raise ValueError('a size such as "5GiB", or a number of bytes')
-    return value
+def _size_in_bytes(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return min(value, _SIZE_MAX)
+    return bytes_of(value if isinstance(value, str) else "")
 
 
-def _check_size(value: ByteSize) -> ByteSize:
+def _check_size(value: int) -> int:
     if not 0 < value < _SIZE_MAX:
         raise ValueError("a size above zero and below 8EiB")
     return value
 
 
-def _check_size_or_zero(value: ByteSize) -> ByteSize:
+def _check_size_or_zero(value: int) -> int:
     if not 0 <= value < _SIZE_MAX:
         raise ValueError('a size below 8EiB, or "0" for no limit')
     return value
@@ -93,15 +88,16 @@ Duration = Annotated[str, AfterValidator(_check_duration), Field(json_schema_ext
 Interval = Annotated[
     str,
     AfterValidator(_check_interval),
-    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(CALENDAR_WORDS)}|0*[1-9]{DURATION_PATTERN.replace('+', '*')})$"}),
+    Field(json_schema_extra={"pattern": f"^(?:{'|'.join(CALENDAR_WORDS)}|(?=.*[1-9]){DURATION_PATTERN})$"}),
 ]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-Size = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size)]
-SizeOrZero = Annotated[ByteSize, BeforeValidator(_check_size_type), AfterValidator(_check_size_or_zero)]
+_SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
+Size = Annotated[int, BeforeValidator(_size_in_bytes), AfterValidator(_check_size), _SIZE_SCHEMA]
+SizeOrZero = Annotated[int, BeforeValidator(_size_in_bytes), AfterValidator(_check_size_or_zero), _SIZE_SCHEMA]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -198,7 +194,7 @@ class Cleanup(_Table):
     max_percent: Percent = Field(default=100, description="removal limit as a percentage of all scratch sessions")
     keep_last: int = Field(default=0, ge=0, description="number of the most recently used sessions that are never removed")
     max_total: SizeOrZero = Field(
-        default=ByteSize(0),
+        default=0,
         examples=["20GiB"],
         description="budget for the disk blocks of workstreams/, with the trash: above it, cleanup purges the trash and then removes the "
         "sessions that were not used for the longest time, until less than 95 % of it is used; 0 is no budget",

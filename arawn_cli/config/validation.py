@@ -50,8 +50,6 @@ _HINTS = {
     "maintenance.relay.token": "keep the token in a file of its own, and name that with maintenance.relay.token_file",
 }
 
-_SIZE = 'a size such as "5GiB", or a number of bytes'
-
 # By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.
 _ALLOWED = {
     "tuple_type": "a list in square brackets",
@@ -65,8 +63,6 @@ _ALLOWED = {
     "string_type": "text in quotes",
     "string_too_short": "text that is not empty",
     "literal_error": "{expected}",
-    "byte_size": _SIZE,
-    "byte_size_unit": _SIZE,
     "greater_than": "a number above {gt:.15g}",
     "greater_than_equal": "{ge:.15g} or more",
     "less_than_equal": "{le:.15g} or less",

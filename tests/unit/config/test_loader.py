@@ -100,8 +100,8 @@ def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:
 
 
 def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
-    path = configured(tmp_path, "[maintenance]\nroot='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\n")
-    assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700}
+    path = configured(tmp_path, "[maintenance]\nroot='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\nd = '500M'\n")
+    assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700, "d": 500 * 1024**2}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.filesize import decimal
@@ -9,14 +10,52 @@ from rich.filesize import decimal
 from arawn_cli.events import Unit
 from arawn_cli.output.format import age, amount, day, minute, second
 from arawn_cli.timestamps import DAY, SECOND, parse
-from arawn_cli.units import count, size
+from arawn_cli.units import bytes_of, count, seconds_of, size
 
 NOW = parse("2026-03-18T09:30:07.5Z")
 
 
 @given(st.integers(0, 2**63 - 1) | st.integers(0, 2000) | st.sampled_from([10**power - one for power in range(3, 19) for one in (0, 1)]))
-def test_a_size_is_that_of_rich(number: int) -> None:
-    assert size(number) == decimal(number)
+def test_a_size_is_that_of_rich_and_can_be_entered(number: int) -> None:
+    shown = size(number)
+    assert shown == decimal(number).replace(",", "")
+    assert abs(bytes_of(shown) - number) <= number * 0.05
+
+
+@given(
+    st.integers(0, 2**53),
+    st.sampled_from(
+        [("", 1), ("B", 1), ("bytes", 1), ("k", 2**10), ("K", 2**10), ("Ki", 2**10), ("kB", 10**3), ("M", 2**20), ("GiB", 2**30)]
+    ),
+    st.sampled_from(["", " ", "  "]),
+)
+def test_a_size_has_a_number_and_a_unit(number: int, unit: tuple[str, int], space: str) -> None:
+    assert bytes_of(f"{number}{space}{unit[0]}") == number * unit[1]
+
+
+@given(st.text("0123456789.,-+e%/ kKMiGBd", max_size=8))
+def test_any_other_text_is_no_size(text: str) -> None:
+    number = text.strip(" ").rstrip("kKMiGB").rstrip(" ")
+    if not number.replace(".", "", 1).isdigit() or number.startswith(".") or number.endswith("."):
+        with pytest.raises(ValueError, match="a size such as"):
+            bytes_of(text)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 999), st.sampled_from([("s", 1), ("m", 60), ("min", 60), ("h", 3600), ("d", 86_400), ("w", 604_800)])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_duration_is_the_sum_of_its_parts(parts: list[tuple[int, tuple[str, int]]]) -> None:
+    assert seconds_of("".join(f"{number}{unit}" for number, (unit, _) in parts)) == sum(number * secs for number, (_, secs) in parts)
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "1.5h", "1h30", "-5m", "5M", "1 h", "5m\n", "\u0665m"])
+def test_any_other_text_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="a duration such as"):
+        seconds_of(text)
 
 
 def test_a_count_agrees_with_its_noun() -> None:
