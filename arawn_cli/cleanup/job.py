@@ -213,12 +213,8 @@ class _Cleanup:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         path = sessions.path
         decisions = [explained(decision, path) for decision in self._keep_unapproved(decisions)]
-        if self._only:  # the share of the removal limit is one of all sessions
-            decisions = [
-                decision if self._is_wanted(decision) or not decision.is_removal else replace(decision, reason=Reason.CHANGED_SINCE_PLAN)
-                for decision in decisions
-            ]
-            candidates = [decision for decision in candidates if self._is_wanted(decision)]
+        if self._only:
+            decisions, candidates = self._only_wanted(decisions, candidates, entries, space)
         due = [decision for decision in decisions if decision.is_removal]
         if entries or (due and self._config.maintenance.cleanup.trash_days):
             space.add_limits()
@@ -260,6 +256,22 @@ class _Cleanup:
         self._remove_due(due, remover, space)
         self._remove_over_budget(candidates, remover, space, room)
         self._report_unmet(space)
+
+    def _only_wanted(
+        self, decisions: Sequence[Decision], candidates: Sequence[Decision], entries: Sequence[TrashEntry], space: Space
+    ) -> tuple[list[Decision], list[Decision]]:
+        """Return a plan and its candidates for a budget without what the command line does not name.
+
+        A budget selects no session that it does not select in a run on all sessions.
+        """
+        trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads) if candidates else []
+        room = len(candidates) if self._config.force else max(RemovalLimit.of(self._config).room(decisions), 0)
+        plan = with_selected(decisions, candidates, space, trash, room)
+        selected = {decision.session.name for decision in plan if decision.reason is Reason.OVER_BUDGET}
+        return [  # the share of the removal limit is one of all sessions
+            decision if self._is_wanted(decision) or not decision.is_removal else replace(decision, reason=Reason.CHANGED_SINCE_PLAN)
+            for decision in decisions
+        ], [decision for decision in candidates if decision.session.name in selected and self._is_wanted(decision)]
 
     def _refuse_unknown(self, listed: Sequence[ScratchSession]) -> None:
         """Refuse ids on the command line that name no session.
@@ -348,7 +360,7 @@ class _Cleanup:
         """Purge the entries whose time is over, and then the oldest ones until no bound is exceeded."""
         days = self._config.maintenance.cleanup.trash_days
         early = [entry for entry in entries if not is_due(entry, self._now, days)]
-        self._purge([entry for entry in entries if entry not in early], space)
+        self._purge([entry for entry in entries if is_due(entry, self._now, days)], space)
         measured = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in early], self._threads) if space.is_exceeded else []
         while batch := space.needed(measured):
             self._purge([early[position] for position in batch], space, space.reason)

@@ -294,3 +294,20 @@ def test_a_run_that_leaves_the_trash_alone_deletes_nothing_for_what_the_trash_ca
         clean(loaded, context(NOW, events, loaded.state_directory), only=[only])
         assert actions(events) == {only: expected}
     assert trash(tree) == ["s0", "s1"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_named_session_goes_for_a_budget_only_if_a_run_on_all_sessions_selects_it(tmp_path: Path, dry_run: bool, force: bool) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((5, 4, 3)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    config = configuration(tmp_path, max_total=700 * KIB)
+    flags = Flags(config=config, base_path=str(tree.root), dry_run=dry_run, force=force)
+    loaded = load(flags, {"STATE_DIRECTORY": str(tmp_path / "state")}, system_file=NOWHERE)
+    stays = (Action.KEPT, Reason.RECENT_FILES)
+    expected = {"s2": stays, "s1": stays, "s0": (Action.DELETED, Reason.OVER_BUDGET)}
+    for only, outcome in expected.items():
+        events: list[Event] = []
+        clean(loaded, context(NOW, events, loaded.state_directory), only=[only])
+        assert actions(events) == {only: outcome}
