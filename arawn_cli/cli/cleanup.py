@@ -20,8 +20,8 @@ from arawn_cli.cli.terminal import can_ask, confirmed
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import EventOutbox, RunContext
-from arawn_cli.errors import DeclinedError, ExitCode
-from arawn_cli.events import Event, JobName
+from arawn_cli.errors import DeclinedError, ExitCode, RefusedError
+from arawn_cli.events import Event, JobName, Reason
 from arawn_cli.output.stdout import print_text
 from arawn_cli.runs import read as read_run
 from arawn_cli.state import StateUnavailableError
@@ -72,8 +72,8 @@ def scratch_cleanup(
     """
     if ask and not can_ask(output):
         raise typer.BadParameter("needs a terminal, and the format table", param_hint="--ask")
-    if ask and (yes or apply is not None):
-        raise typer.BadParameter("excludes --yes and --apply", param_hint="--ask")
+    if ask and (yes or apply is not None or plan_out == STANDARD_STREAM):
+        raise typer.BadParameter("excludes --yes, --apply and --plan-out -", param_hint="--ask")
     if plan_out == STANDARD_STREAM:  # which carries the plan alone
         output = replace(output, format="none")
     elif sessions and output.resolved() == "table":
@@ -84,7 +84,7 @@ def scratch_cleanup(
         if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
             log.warning("%s", problem)
         approved = None
-        if ask or (not yes and config.apply is None and not config.dry_run and can_ask(output) and _is_first(config, context)):
+        if not config.dry_run and (ask or (not yes and config.apply is None and can_ask(output) and _is_first(config, context))):
             approved = _agreed(config, context, sessions or ())
         return clean(config, context, only=sessions or (), approved=approved)
 
@@ -108,10 +108,15 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
 
     Raises:
         DeclinedError: the answer is no.
+        RefusedError: more is due than the removal limit allows.
     """
     events: list[Event] = []
     quiet = replace(context, show=events.append, outbox=EventOutbox())
     planned = clean(replace(config, dry_run=True, plan_out=None), quiet, only=sessions)
+    if Reason.REMOVAL_LIMIT in planned.summary.sessions_kept:
+        for event in events:
+            context.show(event)
+        raise RefusedError("nothing was removed, because of the removal limit")
     if not planned.summary.sessions_cleaned:
         return planned.plan  # which is empty: what becomes due now was not shown
     for event in events:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COMMAND, RunCommand, needs
-from tests.support.terminal import answered
+from tests.support.terminal import answered, on_a_terminal
 from tests.support.tree import SampleTree
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -99,3 +99,22 @@ def test_nobody_is_asked_without_a_terminal_or_with_yes(run: RunCommand, environ
     tree.session("old", files={"f": 10}, age_days=30)
     assert run("scratch-cleanup", "--base-path", tree.root).code == 0
     assert listed(tree) == []
+
+
+def test_a_question_is_asked_only_if_something_can_be_removed(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:
+    config = tmp_path / "limited.toml"
+    config.write_text("[maintenance.cleanup]\nmax_sessions = 1\n")
+    for name in ("a", "b"):
+        tree.session(name, files={"f": 10}, age_days=30)
+    arguments = ("scratch-cleanup", "--base-path", tree.root)
+    for options in ((), ("--ask",)):  # the first run, and any run with the option
+        code, drawn = on_a_terminal(environment, *arguments, "--config", config, *options)
+        assert code == 77, drawn
+        assert "removal_limit" in drawn
+        assert "changed_since_plan" not in drawn
+        assert "[y/N]" not in drawn
+    code, drawn = on_a_terminal(environment, *arguments, "--ask", "--dry-run")
+    assert code == 0, drawn
+    assert "[y/N]" not in drawn
+    assert on_a_terminal(environment, *arguments, "--ask", "--plan-out", "-")[0] == 2, "the table would not be shown"
+    assert sorted(path.name for path in tree.sessions.iterdir()) == ["a", "b"]
