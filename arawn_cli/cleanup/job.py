@@ -317,7 +317,7 @@ class _Cleanup:
     def _restore_used(self, entries: Sequence[TrashEntry], evidence: Evidence) -> list[TrashEntry]:
         """Put back the sessions that have a turn after their removal; return the entries that may be purged.
 
-        Of several removals of a session, only the last one is looked at. What is in doubt, or cannot be
+        Of several removals of a session, only the last one is put back. What is in doubt, or cannot be
         put back, stays in the trash.
 
         Raises:
@@ -331,15 +331,20 @@ class _Cleanup:
             return list(entries)
         evidence.complete()
         stay: set[TrashEntry] = set()
-        for entry in last.values():
+        for entry in entries:
+            if entry.state is not TrashState.CONFIRMED or entry.session not in last:
+                continue
             turns = evidence.of(entry.session)
             used = is_used_since(entry.removed_at, turns)
+            if used is not False:
+                stay.add(entry)
             if used is None:
-                stay.add(entry)
                 log.warning("session %s stays in the trash unpurged: it is not known if its chat goes on", entry.session)
-            elif used:
-                stay.add(entry)
+            elif used and entry is last[entry.session]:
                 self._restore(entry, turns)
+            elif used:  # a later removal of it is in the way
+                text = "session %s, removed at %s, stays in the trash until its later removal is restored or purged: its chat went on"
+                log.warning(text, entry.session, minute(entry.removed_at))
         return [entry for entry in entries if entry not in stay]
 
     def _restore(self, entry: TrashEntry, turns: TurnEvidence) -> None:

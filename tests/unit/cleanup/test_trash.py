@@ -343,3 +343,22 @@ def test_only_the_last_removal_of_a_chat_that_goes_on_is_put_back(tree: SampleTr
     tree.turn("s", tree.ago(1))
     assert told(cleaned(tree, config=keeping)[1]) == {"s": "restored"}
     assert (tree.sessions / "s" / "work" / "f").stat().st_size == 20
+
+
+@pytest.mark.parametrize("trash_total", ["0", "1"])
+def test_an_earlier_removal_of_a_chat_that_went_on_waits_until_the_last_one_is_gone(
+    tree: SampleTree, keeping: Path, trash_total: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeping.write_text(f"{keeping.read_text()}[maintenance.pressure]\ntotal = {trash_total}\n")  # 1 byte purges the trash early
+    earlier, last = removed(tree, "s", 8, 10), removed(tree, "s", 2, 20)
+    tree.turn("s", tree.ago(7))
+    cleaned(tree, config=keeping)
+    assert earlier.exists()
+    assert last.exists() == (trash_total == "0")
+    assert "session s, removed at" in caplog.text
+    tree.now += 4 * DAY
+    cleaned(tree, config=keeping)
+    assert not last.exists()
+    tree.now += DAY
+    cleaned(tree, config=keeping)
+    assert (tree.sessions / "s" / "work" / "f").stat().st_size == 10
