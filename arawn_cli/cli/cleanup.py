@@ -16,7 +16,7 @@ from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSessi
 from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
-from arawn_cli.cli.terminal import can_ask, confirmed
+from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import EventOutbox, RunContext
@@ -189,11 +189,12 @@ def trash_purge(
     if [bool(sessions), older_than_days is not None, everything].count(True) != 1:
         raise typer.BadParameter("give one of: the ids of the sessions, --older-than-days, --all", param_hint="ID")
     job = partial(purge_trash, sessions=sessions or (), older_than_days=older_than_days or 0)
-    asks = not yes and not dry_run and can_ask(output)
-    run = run_job(replace(flags, dry_run=bool(dry_run) or asks), output, job)
+    asks = not yes and not dry_run and is_interactive()
+    shown = replace(output, format="none") if asks and output.resolved() != "table" else output
+    run = run_job(replace(flags, dry_run=bool(dry_run) or asks), shown, job)
     if asks and run.result is not None and run.result.entries:
         if not confirmed(f"Delete {count(len(run.result.entries), 'session')} for good?"):
-            typer.echo("Nothing purged.")
+            typer.echo("Nothing purged.", err=shown is not output)
             raise typer.Exit(ExitCode.DONE)
         run = run_job(replace(flags, dry_run=False), output, partial(job, approved={entry.path for entry in run.result.entries}))
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and output.resolved() == "table":

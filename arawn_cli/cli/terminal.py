@@ -89,7 +89,12 @@ def progress_for(output: Output) -> AbstractContextManager[Progress]:
 
 def can_ask(output: Output) -> bool:
     """Whether a person at a terminal sees a table and can answer a question."""
-    return output.resolved() == "table" and sys.stdin.isatty() and sys.stderr.isatty()
+    return output.resolved() == "table" and is_interactive()
+
+
+def is_interactive() -> bool:
+    """Whether a person at a terminal can answer a question, wherever standard output goes."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirmed(question: str) -> bool:

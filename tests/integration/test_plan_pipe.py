@@ -118,3 +118,16 @@ def test_a_question_is_asked_only_if_something_can_be_removed(environment: dict[
     assert "[y/N]" not in drawn
     assert on_a_terminal(environment, *arguments, "--ask", "--plan-out", "-")[0] == 2, "the table would not be shown"
     assert sorted(path.name for path in tree.sessions.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("keys", [b"n", b"y"])
+@pytest.mark.parametrize("output", ["", " | cat", " --format json"])
+def test_purge_asks_on_a_terminal_wherever_its_output_goes(
+    run: RunCommand, environment: dict[str, str], tree: SampleTree, output: str, keys: bytes
+) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    run("scratch-cleanup", "--base-path", tree.root)
+    command = f"{COMMAND} trash purge --all --base-path {tree.root}{output}"
+    _, drawn = answered(environment, b"Delete 1 session for good?", keys + b"\n", "sh", "-c", command)
+    left = run("trash", "list", "--base-path", tree.root).events
+    assert (len(left), drawn.count("Nothing purged"), '"dry_run":true' in drawn) == ((1, 1, False) if keys == b"n" else (0, 0, False))
