@@ -27,7 +27,7 @@ CALENDAR_WORDS = {
 }
 """The calendar words of systemd.time(7), with the longest time that each can mean in seconds."""
 
-_SIZE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+_SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def seconds_of(duration: str) -> int:
@@ -69,11 +69,11 @@ def count(number: int, noun: str) -> str:
 
 
 def size(number: int) -> str:
-    """Format a number of bytes in decimal units: `1.5 MB`."""
-    if number < 1000:
+    """Format a number of bytes in binary units, which `bytes_of` reads: `1.5 MiB`."""
+    if number < 1024:
         return "1 byte" if number == 1 else f"{number} bytes"
-    power = next((power for power in range(1, len(_SIZE_UNITS)) if number < 1000 ** (power + 1)), len(_SIZE_UNITS))
-    return f"{number / 1000**power:.1f} {_SIZE_UNITS[power - 1]}"
+    power = next((power for power in range(1, len(_SIZE_UNITS)) if number < 1024 ** (power + 1)), len(_SIZE_UNITS))
+    return f"{number / 1024**power:.1f} {_SIZE_UNITS[power - 1]}"
 
 
 def span(seconds: float) -> str:

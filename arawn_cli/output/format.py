@@ -15,12 +15,12 @@ from arawn_cli.units import count, size
 
 
 def amount(number: int, unit: Unit) -> str:
-    """Return bytes with their unit, or inodes with separators: `1.5 MB`, `1,234`."""
+    """Return bytes with their unit, or inodes with separators: `1.5 MiB`, `1,234`."""
     return size(number) if unit is Unit.BYTES else f"{number:,}"
 
 
 def free_space(filesystem: Filesystem) -> str:
-    """Return how much of a filesystem is free: `1.5 GB of 20.0 GB`."""
+    """Return how much of a filesystem is free: `1.5 GiB of 20.0 GiB`."""
     return f"{size(filesystem.free_bytes)} of {size(filesystem.total_bytes)}" if filesystem.total_bytes else "an unknown amount"
 
 

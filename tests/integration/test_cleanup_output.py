@@ -19,7 +19,7 @@ def test_every_action_is_logged_once_with_session_last_turn_and_bytes(run: RunCo
     tree.turn("s", tree.ago(20))
     turn = timestamps.render(tree.ago(20))
     reason = f"expired: newest: turn, {timestamps.minute(tree.ago(20))}; touch it if it was copied in with old times"
-    assert clean(run, tree, "--verbose").stderr == f"INFO: deleted session s ({reason}): last turn {turn}, 1.5 kB\n"
+    assert clean(run, tree, "--verbose").stderr == f"INFO: trashed session s ({reason}): last turn {turn}, 1.5 KiB\n"
 
 
 def test_under_the_journal_lines_carry_a_priority(environment: dict[str, str], tree: SampleTree, tmp_path: Path) -> None:

@@ -67,18 +67,18 @@ def test_a_report_agrees_with_the_check_and_leaves_no_trace(run: RunCommand, tre
     assert usage.forecast_days == pressure.forecast_days == 39, "386 kB to the critical limit at 10 kB a day"
     line = next(line for line in done.stdout.splitlines() if line.startswith("My blog"))
     assert any(told in line for told in forecasts_told(tree, config)), line
-    assert {"400.0 kB", "101%", "+100.0 kB"} <= set(re.split(r"  +", line)), line
+    assert {"390.6 KiB", "101%", "+97.7 KiB"} <= set(re.split(r"  +", line)), line
     assert re.search(r"▁.*█", line)
-    for piece in ("would remove 1 session: 3.0 kB, in the trash until ", f"{day(tree.ago(-5))}      9.0 kB  young"):
+    for piece in ("would remove 1 session: 2.9 KiB, in the trash until ", f"{day(tree.ago(-5))}     8.8 KiB  young"):
         assert piece in done.stdout
-    assert re.search(r"ok to warning  My blog, 395\.0 kB of 393\.0 kB", done.stdout)
+    assert re.search(r"ok to warning  My blog, 385\.7 KiB of 383\.8 KiB", done.stdout)
 
 
 def test_alerts_of_the_period_are_told(run: RunCommand, tree: SampleTree, config: Path) -> None:
     tree.workstream("blog", "My blog", {"work/f": 500_000})
     checked(tree, config, now=tree.now - 3 * DAY)
     arguments = ("report", "--base-path", tree.root, "--config", config)
-    assert re.search(r"ok to warning  My blog, 500\.0 kB of 393\.0 kB", run(*arguments, COLUMNS="120").stdout)
+    assert re.search(r"ok to warning  My blog, 488\.3 KiB of 383\.8 KiB", run(*arguments, COLUMNS="120").stdout)
     assert "No alerts in this period" in run(*arguments, "--days", "2").stdout
 
 

@@ -30,7 +30,7 @@ def test_a_terminal_gets_a_table_a_progress_bar_and_colour(environment: dict[str
     tree.session("new", files={"f": 1}, age_days=1)
     code, drawn = on_a_terminal(environment, "scratch-cleanup", "--base-path", tree.root, "--yes")
     assert code == 0
-    for piece in ("old-2", "trashed", "30 d ago", "Removed 3 sessions of 4: 3.0 kB, in the trash until ", "removing", "\x1b["):
+    for piece in ("old-2", "trashed", "30 d ago", "Removed 3 sessions of 4: 2.9 KiB, in the trash until ", "removing", "\x1b["):
         assert piece in drawn
     assert "│ new" not in drawn
     assert drawn.index(SHOWN_CURSOR) < drawn.index("Scratch sessions"), "the bar is off the terminal before the table begins"
@@ -62,7 +62,7 @@ def test_an_id_stays_whole_on_a_terminal_of_80_columns(run: Callable[..., Run], 
         lines = [line for line in text.splitlines() if re.search(r"[0-9a-f]{8}-", line) and not re.match(r"\S+: ", line)]
         assert {word for line in lines for word in line.replace("│", " ").split()} >= set(whole), text
         rows = [line for line in lines if not re.match(r"  |[0-9a-f-]{36}: ", line)]
-        assert all(re.search(r"\d [hd] ago.*|\d{4}-\d\d-\d\d +[\d.]+ kB|\d{4}-\d\d-\d\d +[\d.]+ MB", line) for line in rows), text
+        assert all(re.search(r"\d [hd] ago.*|\d{4}-\d\d-\d\d +[\d.]+ [KM]iB", line) for line in rows), text
         assert max(map(len, text.splitlines())) <= columns
     assert ("would trash" in shown[0], "protected" in shown[0]) == (True, False)
 

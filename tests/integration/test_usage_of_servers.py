@@ -143,8 +143,8 @@ def test_files_of_an_attached_session_and_a_workstream_without_a_row_are_listed(
     write(server.scratch / attached / "work" / "f", 3000)
     write(workstreams / "deleted" / "work" / "f", 50_000)
     assert not_covered(run, server)[:2] == [
-        "workstreams/deleted | deleted | 50.0 kB | not in Arawn's database",
-        f"workstreams/scratch/sessions/{attached} | {attached} | 3.0 kB | files of a session that belongs to a workstream",
+        "workstreams/deleted | deleted | 48.8 KiB | not in Arawn's database",
+        f"workstreams/scratch/sessions/{attached} | {attached} | 2.9 KiB | files of a session that belongs to a workstream",
     ]
 
 
@@ -153,7 +153,7 @@ def test_archived_workstreams_of_main_are_listed(run: RunCommand, server: Server
     """A copy in which thesis is archived."""
     with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
         connection.execute("UPDATE workstreams SET archived = 1 WHERE name = 'thesis'")
-    assert not_covered(run, server)[0] == "workstreams/thesis | thesis | 422.2 kB | archived"
+    assert not_covered(run, server)[0] == "workstreams/thesis | thesis | 412.3 KiB | archived"
 
 
 @pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
@@ -183,13 +183,13 @@ def test_own_files_and_backups_are_listed(run: RunCommand, server: Server) -> No
     write(server.home / ".arawn-backups" / "monday.tar", 2_000)
     (server.home / ".arawn-backups" / "link").symlink_to(server.root / "data")
     text = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200").stdout
-    assert re.search(r"^Arawn's own files +4\.0 MB +no limit +no limit", text, re.MULTILINE)
+    assert re.search(r"^Arawn's own files +3\.9 MiB +no limit +no limit", text, re.MULTILINE)
     text = text.partition("Not covered")[2]
     own, _, backups = text.partition("Arawn's own files")[2].partition("Arawn's backups")
     entries = [tuple(line.split(maxsplit=1)) for line in own.splitlines()[2:] if line.strip()]
-    assert entries[0] == ("data/", "3.0 MB")
+    assert entries[0] == ("data/", "2.9 MiB")
     assert {name for name, _ in entries} == {"data/", "logs/", "memory.db", "arawn.db", "projections.db", "arawn.toml", "token_usage.jsonl"}
-    assert backups.startswith(f", 2.0 kB in {server.home}/.arawn-backups")
+    assert backups.startswith(f", 2.0 KiB in {server.home}/.arawn-backups")
     page = run("report", "--base-path", server.root, "--html", "-", HOME=str(server.home)).stdout
     assert "Arawn&#39;s own files" in page
     assert "monday.tar" in page

@@ -67,7 +67,7 @@ def test_the_trash_is_a_table_for_people(run: RunCommand, tree: SampleTree, keep
     shown = run("trash", "list", "--base-path", tree.root, "--format", "table", "--config", keeping, COLUMNS="120").stdout
     cells = [re.split("  +", line.strip()) for line in shown.splitlines()[1:]]
     day, due = (time.strftime("%Y-%m-%d", time.gmtime(tree.ago(ago) // SECOND)) for ago in (9, 9 - 5))
-    assert cells[:2] == [["session", "removed", "purged from", "size", "files"], ["old", day, due, "3.0 kB", "1"]]
+    assert cells[:2] == [["session", "removed", "purged from", "size", "files"], ["old", day, due, "2.9 KiB", "1"]]
     assert [row[0] for row in cells[2:]] == ["begun (being purged)", "young"]
 
 

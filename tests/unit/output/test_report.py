@@ -29,20 +29,20 @@ from tests.support.tree import SampleTree
 def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
     said = " ".join(form(report()).split())
     for piece in (
-        "138.0 MB of 200.0 MB in 1 workstream, 69% of the limit.",
+        "131.6 MiB of 190.7 MiB in 1 workstream, 69% of the limit.",
         "My blog",
-        "130.0 MB",
+        "124.0 MiB",
         "critical in 70 d, 2026-05-27",
         "limit in 62 d, 2026-05-19",
-        "+14.0 MB",
-        "A cleanup now would remove 1 session. It would free 3.0 MB.",
+        "+13.4 MiB",
+        "A cleanup now would remove 1 session. It would free 2.9 MiB.",
         "2026-03-23",
         "12 d ago",
         "2026-03-17 09:30",
-        "101.0 MB of 100.0 MB",
+        "96.3 MiB of 95.4 MiB",
         "workstreams/My blog",
         "archived",
-        "Arawn's own files, at least 7.0 MB in /srv/My blog",
+        "Arawn's own files, at least 6.7 MiB in /srv/My blog",
         "models/",
         "expired, purged 2026-03-18",
     ):
@@ -79,7 +79,7 @@ def test_a_scope_without_a_limit_has_no_share_and_no_forecast(form: Callable[[Re
     unlimited = scope_report(TOTAL, "all workstreams", 138 * MB, 0, grown(138 * MB))
     shown = replace(report(), total=unlimited, workstreams=(), filesystems=())
     said = " ".join(form(shown).split())
-    assert "138.0 MB in 0 workstreams, no limit." in said
+    assert "131.6 MiB in 0 workstreams, no limit." in said
     for piece in ("% of", "of no limit", "both limits", "in 62 d"):
         assert piece not in said.partition("Next cleanup")[0]
 
