@@ -262,7 +262,7 @@ class _Search:
 
     def _read_mounts(self, tasks: Iterable[Task]) -> None:
         """Learn under which paths each mount namespace shows the sessions, and find mounts of and in them."""
-        self._add_mounts(list(self._mounts.values()), self._own_namespace, "", "")
+        self._add_mounts(list(self._mounts.values()), self._own_namespace, "", "", "")
         seen: set[tuple[str, str]] = {(self._own_namespace, "")}
         for task in tasks:
             root = "" if task.mounts == self._own_namespace else task.root
@@ -276,9 +276,14 @@ class _Search:
                     raise
                 continue
             self._mounts |= {mount.id: mount for mount in mounts}
-            self._add_mounts(mounts, task.mounts, f"/proc/{task.path}/root", f" by {shown(task.process)}, in another mount namespace")
+            self._add_mounts(mounts, task.mounts, f"/proc/{task.path}/root", root, f" by {shown(task.process)}, in another mount namespace")
 
-    def _add_mounts(self, mounts: list[Mount], namespace: str, root: str, whose: str) -> None:
+    def _add_mounts(self, mounts: list[Mount], namespace: str, root: str, chroot: str, whose: str) -> None:
+        """Find mounts of and in the sessions among those of a namespace.
+
+        `root` is a path to the root directory of a process in it, and `chroot` the path of that
+        directory in the namespace, with which the mount points begin.
+        """
         if namespace == self._own_namespace:
             for mount in mounts:
                 self._add(self._place(mount.point), "mount point {}", Reason.MOUNT_INSIDE)
@@ -295,8 +300,8 @@ class _Search:
                 self._add_view(mount, mount.root, f"{{}} is mounted at {escape(mount.point)}{whose}")
             layers, text = layers_of(mount), f"{{}} is a layer of the overlay at {escape(mount.point)}{whose}"
             for layer in layers:
-                if layer.startswith("/"):
-                    path = self._resolved(layer, root, mounts)
+                # Who mounted the overlay may have had another root directory than the process.
+                for path in {self._resolved(layer, root, chroot, mounts), layer} if layer.startswith("/") else ():
                     below = mount_of(path, mounts)
                     if below and below.device == self._device:
                         self._add_view(mount, joined(below.root, path[len(below.point.rstrip("/")) :]), text)
@@ -313,8 +318,8 @@ class _Search:
             self._devices.add(mount.device)
         self._add(self._place_within(directory), text)
 
-    def _resolved(self, path: str, root: str, mounts: list[Mount]) -> str:
-        """Resolve links in a path, as far as it lies on the sessions' filesystem or the one of `/`."""
+    def _resolved(self, path: str, root: str, chroot: str, mounts: list[Mount]) -> str:
+        """Resolve links in a path below `chroot`, as far as it lies on the sessions' filesystem or the one of `/`."""
         pending = path.split("/")[::-1]
         done, links = "", 0
         while pending:
@@ -323,8 +328,8 @@ class _Search:
                 done = os.path.dirname(done).rstrip("/") if name == ".." else done
                 continue
             done = f"{done}/{name}"
-            mount = mount_of(done, mounts)
-            if mount is None or (mount.device != self._device and mount.point != "/"):
+            mount = mount_of(joined(chroot, done), mounts)
+            if mount is None or (mount.device != self._device and mount.point != joined(chroot, "")):
                 continue  # reading it could hang
             try:
                 target = os.readlink(f"{root}{done}")
@@ -332,10 +337,10 @@ class _Search:
                 continue  # no link
             links += 1
             if links > _MAX_LINKS:
-                return path
+                return joined(chroot, path)
             done = "" if target.startswith("/") else os.path.dirname(done).rstrip("/")
             pending += target.split("/")[::-1]
-        return done or "/"
+        return joined(chroot, done)
 
     def _read_devices(self) -> None:
         """Find images of loop devices, and swap files."""

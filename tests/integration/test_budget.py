@@ -66,7 +66,7 @@ def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunC
         )
         assert "max_total = 1.0 M" in each.stderr
         assert "2 over_budget" in each.stderr
-        assert cast("int", each.last["over_budget_bytes"]) > MIB
+        assert cast("int", each.last["over_budget_bytes"]) >= MIB
     assert dry.sessions("would_delete") == done.sessions("deleted") == {"oldest"}
     assert not (tree.sessions / "oldest").exists()
 

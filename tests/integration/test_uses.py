@@ -139,6 +139,13 @@ MOUNTED = {
         "in_use",
         "work/u is a layer of the overlay at ",
     ),
+    "layer-in-a-chroot": (
+        "mkdir {o}/r && mount --rbind / {o}/r"
+        " && chroot {o}/r mount -t overlay o -o lowerdir={s}/work,upperdir={o}/u,workdir={o}/w {o}/m"
+        " && exec chroot {o}/r sh -c 'echo ready; exec sleep 60'",
+        "in_use",
+        "work is a layer of the overlay at ",
+    ),
     "relative-layer": (
         "cd {s}/work && mkdir l1 l2 l3 && mount -t overlay o -o lowerdir=l1,upperdir=l2,workdir=l3 {o}/m && cd /",
         "in_use",

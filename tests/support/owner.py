@@ -20,16 +20,18 @@ GROUP = pwd.getpwuid(OWNER).pw_gid
 
 
 def _readable() -> tuple[str, ...]:
-    """The command that shows Python to all accounts, if it is below a directory that is root's alone."""
-    private = [path for path in Path(os.path.realpath(sys.executable)).parents if not path.stat().st_mode & 0o001]
-    if not private:
+    """The command that shows Python and the program to all accounts, if a directory above is root's alone."""
+    places = {Path(place).resolve() for place in (sys.base_prefix, sys.prefix, Path(__file__).parents[2])}
+    hidden = {place: private[-1] for place in places if (private := [path for path in place.parents if not path.stat().st_mode & 0o001])}
+    if not hidden:
         return ()
-    top, python = str(private[-1]), sys.base_prefix
-    steps = (
-        f"mount --bind {shlex.quote(python)} /mnt && mount -t tmpfs -o mode=755 t {shlex.quote(top)} && mkdir -p {shlex.quote(python)}"
-        f" && mount --move /mnt {shlex.quote(python)}"
-    )
-    return ("unshare", "--mount", "sh", "-c", f'{steps} && exec "$@"', "sh")
+    steps = ["mount -t tmpfs t /mnt"]
+    for number, place in enumerate(hidden):
+        steps.append(f"mkdir /mnt/{number} && mount --bind {shlex.quote(str(place))} /mnt/{number}")
+    steps += [f"mount -t tmpfs -o mode=755 t {shlex.quote(str(top))}" for top in sorted(set(hidden.values()))]
+    for number, place in sorted(enumerate(hidden), key=lambda numbered: numbered[1]):
+        steps.append(f"mkdir -p {shlex.quote(str(place))} && mount --move /mnt/{number} {shlex.quote(str(place))}")
+    return ("unshare", "--mount", "sh", "-c", f'{" && ".join(steps)} && exec "$@"', "sh")
 
 
 READABLE = _readable()

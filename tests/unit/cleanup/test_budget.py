@@ -180,7 +180,7 @@ def trash(tree: SampleTree) -> list[str]:
 
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_the_trash_goes_first_the_oldest_first_and_what_this_run_moved_there_last(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, dry_run: bool
+    tmp_path: Path, told: pytest.LogCaptureFixture, dry_run: bool
 ) -> None:
     tree = SampleTree(tmp_path / "root", NOW)
     for number, age in enumerate((40, 35, 20, 15, 5)):
@@ -205,13 +205,13 @@ def test_the_trash_goes_first_the_oldest_first_and_what_this_run_moved_there_las
         copy = copied(tree, place / "root")
         config = configuration(place, trash_days=30, max_total=budget * KIB)
         before = trash(copy)
-        caplog.clear()
+        told.clear()
         summary, events = cleaned(copy, config=config, days=10, dry_run=dry_run)
         assert {name for name, (action, _) in actions(events).items() if action == Action.DELETED} == deleted, budget
         assert trash(copy) == (before if dry_run else kept), budget
         early = [name for name in ("s0", "s1") if name not in kept]
         for name in early:
-            assert f"session {name} from the trash before its time, because max_total" in caplog.text
+            assert f"session {name} from the trash before its time, because max_total" in told.text
         assert summary.bytes_freed == (len(early) + len(deleted)) * 256 * KIB
 
 

@@ -79,7 +79,7 @@ def test_on_main_only_the_messages_stay_by_default(main: MainTree) -> None:
 def test_in_0_0_only_an_empty_work_stays_if_configured(tree: SampleTree, keep: Path) -> None:
     tree.session("s", files={"a": 10, "b/c": 20}, age_days=30)
     summary, _ = cleaned(tree, config=keep)
-    assert (summary.sessions_cleaned, summary.bytes_freed) == (1, 30)
+    assert (summary.sessions_cleaned, summary.bytes_trashed) == (1, 30)
     assert files(tree.sessions / "s") == {"work/": b""}
 
 
