@@ -83,16 +83,27 @@ def scratch_cleanup(
     def job(config: Config, context: RunContext) -> CleanupResult:
         if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
             log.warning("%s", problem)
-        approved = None
-        if not config.dry_run and (ask or (not yes and config.apply is None and can_ask(output) and _is_first(config, context))):
-            approved = _agreed(config, context, sessions or ())
-        return clean(config, context, only=sessions or (), approved=approved)
+        return clean_as_agreed(config, context, output, sessions or (), ask=ask, yes=yes)
 
     outputs = {} if plan_out is None or plan_out == STANDARD_STREAM else {plan_out: PLAN_MODE}
     run = run_job(flags, output, job, unless_running=unless_running, outputs=outputs)
     if plan_out == STANDARD_STREAM and run.result is not None:
         print_text(run.result.plan_text)
     raise typer.Exit(run.exit_code)
+
+
+def clean_as_agreed(
+    config: Config, context: RunContext, output: options.Output, sessions: Sequence[str] = (), *, ask: bool = False, yes: bool = False
+) -> CleanupResult:
+    """Run the cleanup. With `ask`, or in the first run at a terminal without `yes`, ask before it removes anything.
+
+    Raises:
+        DeclinedError, RefusedError: as `_agreed`.
+    """
+    approved = None
+    if not config.dry_run and (ask or (not yes and config.apply is None and can_ask(output) and _is_first(config, context))):
+        approved = _agreed(config, context, sessions)
+    return clean(config, context, only=sessions, approved=approved)
 
 
 def _is_first(config: Config, context: RunContext) -> bool:

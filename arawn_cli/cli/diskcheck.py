@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -84,12 +85,12 @@ def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:
     cleanup's own unit.
     """
     # Imported here: most checks start no cleanup.
-    from arawn_cli.cleanup.job import clean
+    from arawn_cli.cli.cleanup import clean_as_agreed
     from arawn_cli.schedule.settings import REQUEST_VARIABLE
 
     request = os.environ.get(REQUEST_VARIABLE)
     if not request:
-        return run_job(replace(flags, dry_run=None), output, clean, unless_running=True).exit_code
+        return run_job(replace(flags, dry_run=None), output, partial(clean_as_agreed, output=output), unless_running=True).exit_code
     try:
         os.close(os.open(request, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError as error:

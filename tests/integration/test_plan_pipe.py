@@ -131,3 +131,15 @@ def test_purge_asks_on_a_terminal_wherever_its_output_goes(
     _, drawn = answered(environment, b"Delete 1 session for good?", keys + b"\n", "sh", "-c", command)
     left = run("trash", "list", "--base-path", tree.root).events
     assert (len(left), drawn.count("Nothing purged"), '"dry_run":true' in drawn) == ((1, 1, False) if keys == b"n" else (0, 0, False))
+
+
+@pytest.mark.parametrize("keys", [b"n", b"y"])
+def test_the_first_cleanup_that_a_check_at_a_terminal_starts_asks_too(
+    environment: dict[str, str], tree: SampleTree, tmp_path: Path, keys: bytes
+) -> None:
+    config = tmp_path / "critical.toml"
+    config.write_text("[maintenance.pressure]\ntotal = 10\n[maintenance.cleanup]\ncleanup_on = 'critical'\n")
+    tree.session("old", files={"f": 1000}, age_days=30)
+    command = (COMMAND, "disk-check", "--base-path", tree.root, "--config", config)
+    _, drawn = answered(environment, b"Remove 1 session?", keys + b"\n", *command)
+    assert ("Remove 1 session?" in drawn, listed(tree)) == (True, ["old"] if keys == b"n" else [])
