@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import ceil, log2
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -169,10 +169,9 @@ def _height_tick(value: int, top: float) -> Tick:
 
 
 def _round_amounts(top: float) -> list[int]:
-    """Return zero and round numbers up to the top."""
-    step = 10.0 ** floor(log10(top / _GRID_LINES)) if top > _GRID_LINES else 1.0
-    step = next(step * factor for factor in (1, 2, 5, 10) if top / (step * factor) <= _GRID_LINES + 1)
-    return [round(step * number) for number in range(int(top / step) + 1)]
+    """Return zero and multiples of a power of two up to the top."""
+    step = 2 ** max(ceil(log2(top / (_GRID_LINES + 1))), 0)
+    return [step * number for number in range(int(top / step) + 1)]
 
 
 def _days(first: float, hours: float) -> tuple[Tick, ...]:
