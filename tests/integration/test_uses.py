@@ -23,7 +23,11 @@ from tests.support.main_tree import MainTree, session_id
 from tests.support.session_user import Use
 from tests.support.tree import SampleTree
 
-needs_loop_devices = needs(os.getuid() == 0 and works("losetup", "--find"), "root and loop devices")
+LOOP = (
+    'image=$(mktemp) && truncate -s 1M "$image" && device=$(losetup --find --show "$image") && losetup --detach "$device"'
+    '; code=$?; rm "$image"; exit $code'
+)
+needs_loop_devices = needs(os.getuid() == 0 and works("sh", "-c", LOOP), "root and loop devices")
 needs_fuse = needs(os.getuid() == 0 and os.path.exists("/dev/fuse"), "root and FUSE")
 EMPTY_MOUNT = Path(__file__).parents[1] / "support" / "empty_mount.py"
 
