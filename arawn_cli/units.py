@@ -42,7 +42,9 @@ def seconds_of(duration: str) -> int:
 
 
 def bytes_of(text: str) -> int:
-    """Return the bytes of a size such as `5GiB`, `5 GB` or `500M`: a letter without B is binary, as in systemd.
+    """Return the bytes of a size such as `5GiB`, `5 GB` or `500M`.
+
+    A letter without B is binary, as in systemd.
 
     Raises:
         ValueError: the text is not such a size. The message says what is allowed.

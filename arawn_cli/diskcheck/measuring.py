@@ -283,9 +283,10 @@ def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]
 def _filesystems(
     root: Root, mounts: Iterable[tuple[str, ...]], stopping: Callable[[], bool]
 ) -> tuple[dict[str, Filesystem], tuple[Failure, ...]]:
-    """Return the filesystem of the root, and those mounted at directories of Arawn's, by path, with failures.
+    """Return the filesystem of the root, and those mounted at Arawn's directories, with failures.
 
-    A bind mount of a directory of the same filesystem is left out. One that fails has unknown figures.
+    The keys are as in `Measurements`. A bind mount of a directory of the same filesystem is left
+    out. One that fails has unknown figures.
     """
     found: dict[str, Filesystem] = {}
     devices, failures = set(), []

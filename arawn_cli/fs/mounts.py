@@ -178,7 +178,9 @@ def _mount_id(descriptor: int) -> int:
 
 
 def filesystem_of(place: Path | int, stopping: Callable[[], bool] = lambda: False) -> Filesystem:
-    """Return space and inodes of the filesystem at an absolute path or open directory; 0 for what is unknown.
+    """Return space and inodes of the filesystem at an absolute path or open directory.
+
+    What is unknown is 0.
 
     Raises:
         OSError: the place cannot be read, or as `require_answer`.
@@ -209,7 +211,10 @@ def with_figures(point: str, space: Amounts = UNKNOWN, inodes: Amounts = UNKNOWN
 
 
 def amounts(total: int, unused: int, usable: int) -> Amounts:
-    """Return the total, used and free amount, as df(1) counts them; `UNKNOWN` if the numbers of statvfs(3) make no sense."""
+    """Return the total, used and free amount, as df(1) counts them.
+
+    They are `UNKNOWN` if the numbers of statvfs(3) make no sense.
+    """
     makes_sense = 0 <= usable <= total and 0 <= unused <= total < _ENDLESS
     return (total, total - unused, usable) if makes_sense else UNKNOWN
 
