@@ -225,9 +225,9 @@ class Space:
             freed.add(tree)
         return needed([bound for bound in self._bounds if bound.is_budget or not budgets_only], trees, freed)
 
-    def leave(self, trash: Sequence[Usage]) -> None:
-        """Remove no session for what the next run can free, because this one leaves the trash alone."""
-        self._left = trash
+    def leave(self, trees: Sequence[Usage]) -> None:
+        """Delete no session for what the next run can free: the trash and due sessions that this one leaves alone."""
+        self._left = trees
 
     def measure_again(self, *, only_less: bool = False) -> None:
         """Measure what is used now. With `only_less`, believe it only if it is less than expected.

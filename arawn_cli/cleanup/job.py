@@ -213,7 +213,9 @@ class _Cleanup:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         path = sessions.path
         decisions = [explained(decision, path) for decision in self._keep_unapproved(decisions)]
+        others_due: list[Usage] = []
         if self._only:
+            others_due = usages_of(decision for decision in decisions if decision.is_removal and not self._is_wanted(decision))
             decisions, candidates = self._only_wanted(decisions, candidates, entries, space)
         due = [decision for decision in decisions if decision.is_removal]
         if entries or (due and self._config.maintenance.cleanup.trash_days):
@@ -236,7 +238,8 @@ class _Cleanup:
         # Carry it out.
         decisions = [decision for decision in decisions if self._is_wanted(decision)]
         if self._config.apply is not None or self._only:
-            space.leave(measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads))
+            trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads)
+            space.leave([*trash, *others_due])
         elif not exceeded:
             self._purge_trash(entries, space)
         undecided = {decision.session.name for decision in candidates}

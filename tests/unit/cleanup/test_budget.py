@@ -311,3 +311,16 @@ def test_a_named_session_goes_for_a_budget_only_if_a_run_on_all_sessions_selects
         events: list[Event] = []
         clean(loaded, context(NOW, events, loaded.state_directory), only=[only])
         assert actions(events) == {only: outcome}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_named_session_is_not_deleted_for_what_another_due_session_can_free(tmp_path: Path, dry_run: bool) -> None:
+    tree = SampleTree(tmp_path / "root", NOW)
+    for number, age in enumerate((30, 20)):
+        tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
+    config = configuration(tmp_path, max_total=400 * KIB, trash_days=3)
+    flags = Flags(config=config, base_path=str(tree.root), dry_run=dry_run)
+    loaded = load(flags, {"STATE_DIRECTORY": str(tmp_path / "state")}, system_file=NOWHERE)
+    events: list[Event] = []
+    clean(loaded, context(NOW, events, loaded.state_directory), only=["s1"])
+    assert actions(events) == {"s1": (Action.TRASHED, Reason.EXPIRED)}
