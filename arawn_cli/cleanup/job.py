@@ -179,11 +179,14 @@ class _Cleanup:
             log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
             if self._config.plan_out is not None:
                 self.plan_text = render_plan(self._root.path, [], self._policy.older_than_days, self._now)
+            if self._plan_output is not None:
+                self._plan_output.write(self.plan_text)
             entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
             space = self._space(None)
             if entries:
                 space.add_limits()
-            self._purge_trash(entries, space)
+            if self._config.apply is None:
+                self._purge_trash(entries, space)
             self._report_unmet(space)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))

@@ -143,3 +143,17 @@ def test_the_first_cleanup_that_a_check_at_a_terminal_starts_asks_too(
     command = (COMMAND, "disk-check", "--base-path", tree.root, "--config", config)
     _, drawn = answered(environment, b"Remove 1 session?", keys + b"\n", *command)
     assert ("Remove 1 session?" in drawn, listed(tree)) == (True, ["old"] if keys == b"n" else [])
+
+
+def test_a_plan_leaves_the_trash_alone_also_if_there_is_no_directory_of_sessions(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    config, plan = tmp_path / "settings.toml", tmp_path / "plan"
+    arguments = ("scratch-cleanup", "--base-path", tree.root, "--config", config)
+    config.write_text("")
+    tree.session("old", files={"f": 10}, age_days=30)
+    run(*arguments)
+    config.write_text("[maintenance.cleanup]\ntrash_days = 0\n")
+    tree.sessions.rmdir()
+    assert run(*arguments, "--dry-run", "--plan-out", plan).code == 0
+    for options, left in ((("--apply", plan), 1), ((), 0)):
+        assert run(*arguments, *options).code == 0
+        assert len(run("trash", "list", "--base-path", tree.root).events) == left
