@@ -19,8 +19,17 @@ from tests.support.tree import SampleTree
 
 EXAMPLES: dict[str, dict[str, str]] = tomllib.loads((Path(__file__).parents[2] / "docs" / "examples.toml").read_text())
 LINES = [(name, line) for name, lines in EXAMPLES.items() for line in lines]
-# They change this machine, or stay until they are stopped; Cloacina has tests of its own.
-LEFT_OUT = ("sudo ", "schedule install", "schedule remove", "schedule serve", "--cloacina", "--install-completion", "--show-completion")
+# They change this machine, need a terminal, or stay until they are stopped; Cloacina has tests of its own.
+LEFT_OUT = (
+    "sudo ",
+    "schedule install",
+    "schedule remove",
+    "schedule serve",
+    "--cloacina",
+    "--install-completion",
+    "--show-completion",
+    "--ask",
+)
 SAFE = [(name, line) for name, line in LINES if not any(words in line for words in LEFT_OUT)]
 # Codes that tell of this machine: its disk may be full, and none of its timers are those of the test.
 ALSO = {"nagios": {1, 2}, "--fail-on": {3}, "doctor": {1}, "schedule status": {1}}
@@ -65,6 +74,7 @@ def test_the_examples_of_a_command_work_one_after_the_other(name: str, environme
     home = Path(environment["HOME"])
     four_roots(home)
     own = {**environment, "PATH": f"{COMMAND.parent}:{environment['PATH']}"}
+    subprocess.run([COMMAND, "scratch-cleanup", "--yes", "--no-relay", "--format", "none"], env=own, check=True, timeout=60)
     for line in (line for command, line in SAFE if command == name):
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=own, capture_output=True, text=True, check=False, timeout=60)
         found = Run(done.returncode, done.stdout, done.stderr)
@@ -81,8 +91,14 @@ def four_roots(home: Path) -> None:
         tree = SampleTree(home / folder, time.time_ns())
         tree.session("in-use", files={"a": 10}, age_days=1)
         tree.session(session, files={"a": 10}, age_days=9)
+        others = ("survey-2", "survey-3") if folder == "server" else ()
+        for other in others:
+            tree.session(other, files={"a": 10}, age_days=9)
         summary, _events = cleaned(tree, config=home / "trash.toml")
-        assert summary.sessions_cleaned == 1
+        assert summary.sessions_cleaned == 1 + len(others)
+        for other in others:  # they go on under the same names
+            tree.session(other, files={"a": 10}, age_days=1)
+        tree.session("due", files={"a": 10}, age_days=9)
     relay = f"[maintenance.relay]\ndeadline_secs = 0.1\n{kept}"
     main = home / ".config" / "arawn" / "config.toml"
     main.parent.mkdir(parents=True)

@@ -106,7 +106,8 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     install(machine, "--cron")
     for hour, state in enumerate(("well", "overlap", "broken"), start=10):
         if state == "overlap":
-            locks = (f"flock /root/.local/state/arawn-cli/{job}.*.lock" for job in ("scratch-cleanup", "disk-check"))
+            state = machine.output("find", "/root", "/home", "/var/lib", "-name", "scratch-cleanup.*.lock", "-printf", "%h").strip()
+            locks = (f"flock {state}/{job}.*.lock" for job in ("scratch-cleanup", "disk-check"))
             holder = machine.start("sh", "-c", f"exec {' '.join(locks)} -c 'echo held; exec sleep 60'")
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
