@@ -143,6 +143,8 @@ def _connected(path: Path, mode: str, text: type[bytes | str], end: float, stopp
             yield connection
     except sqlite3.Error as error:
         raise _translated(error, path, mode, end, stopping) from error
+    except UnicodeDecodeError as error:  # Python decodes the names and messages of SQLite
+        raise DatabaseUnreadableError(f"{path}: a name in it is not UTF-8, so it is damaged") from error
 
 
 def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stopping: Callable[[], bool]) -> BaseException:

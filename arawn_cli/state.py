@@ -482,7 +482,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             return connection
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.Error) and _is_damage(error, path):
+            if isinstance(error, UnicodeDecodeError) or (isinstance(error, sqlite3.Error) and _is_damage(error, path)):
                 raise _DamagedError(str(error)) from error
             # Switching a new file to WAL does not obey the busy timeout, so it is tried again here.
             is_busy = isinstance(error, sqlite3.OperationalError) and _code(error) == sqlite3.SQLITE_BUSY
@@ -680,7 +680,7 @@ def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
                     events.append(event)
                 else:
                     is_complete = False
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return events, False
     return events, is_complete
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -143,6 +144,14 @@ def test_a_million_sessions_are_counted_in_bounded_memory_without_an_index(path:
     found = session_rows(path, Generation.V0, {"s7", "x"})
     assert set(found.rows) == {"s7"}
     assert len(found.workstreams_with_turns) == 500
+
+
+def test_a_name_that_is_not_utf_8_is_damage(path: Path) -> None:
+    make(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    content = re.sub(rb"(?i)create table", b"creatx table", path.read_bytes().replace(b"s", b"\xff"))
+    path.write_bytes(content)
+    with pytest.raises(DatabaseUnreadableError):
+        session_rows(path, Generation.V0, ())
 
 
 def _fifo(path: Path) -> None:
