@@ -344,7 +344,7 @@ class ScratchSessionEvent(Event):
     action: Action = field(metadata=doc("what was done with it"))
     reason: Reason = field(metadata=doc("why it was removed or kept; the README explains each reason"))
     detail: str | None = field(
-        metadata=doc("what is behind the reason, such as the newest file, the process, the mount point or the owner; else null")
+        metadata=doc("the object behind the reason, such as the newest file, the process, the mount point or the owner; else null")
     )
     last_turn: str | None = field(
         metadata=doc(

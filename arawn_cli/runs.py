@@ -203,7 +203,7 @@ def record(
     purged: Iterable[Removed] = (),
     restored: Iterable[Removed] = (),
 ) -> None:
-    """Store a run, and what it removed, purged and restored, in a transaction of its own.
+    """Store a run, and what it removed, purged and restored, in a separate transaction.
 
     If the state cannot be written, only log a warning.
     """

@@ -454,7 +454,7 @@ def _make_private(path: Path) -> int:
 
 
 def _connect_again(path: Path) -> sqlite3.Connection:
-    """Connect to the file as `_connect`; a page that cannot be read only once is no damage."""
+    """Connect to the file as `_connect`; a page that is unreadable only once is not damage."""
     with suppress(_DamagedError):
         return _connect(path)
     return _connect(path)

@@ -79,7 +79,7 @@ _SESSIONS = {
 
 _TABLES = ("workstreams", "sessions")
 
-_NAME_BYTES_MAX = 255  # a longer id is no name of a directory
+_NAME_BYTES_MAX = 255  # no directory can have a longer name
 _TITLE_MAX = 1000
 
 

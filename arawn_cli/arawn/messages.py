@@ -259,7 +259,7 @@ def _named(text: bytes) -> frozenset[str | None]:
 
 
 def _has_nameless_part(line: bytes, end: int) -> bool:
-    """Whether an object in a line, or what is before the first one, names no session.
+    """Whether an object in a line, or the text before the first one, names no session.
 
     After a full disk or a crash, a message follows the beginning of another one on the same line.
     """

@@ -55,7 +55,7 @@ class UnusableDirectoryError(ConfigurationError):
     """A directory of Arawn's, or that of the trash, cannot be used. `fix` is a command, or a comment."""
 
     def __init__(self, text: str, fix: str) -> None:
-        """Say what is wrong, and what to do."""
+        """Name the fault and the remedy."""
         super().__init__(f"{text}: {fix.removeprefix('# ')}")
         self.fix = fix
 
@@ -263,7 +263,7 @@ def _remedy(path: Path) -> str:
 def writable_by_group(root: Root) -> Path | None:
     """Return a directory of the root that other accounts of its group can write to, or None.
 
-    They could place what is removed, or take its place. The group of the owner's own name is
+    They could decide which sessions are removed. The group of the owner's own name is
     the owner's alone on most distributions.
     """
     for path in (root.path, *(root.path.joinpath(WORKSTREAMS, *root.layout.sessions[:depth]) for depth in range(3))):
@@ -288,4 +288,4 @@ def _everyone_can_write(status: os.stat_result) -> bool:
 
 
 def _writable_by_everyone(path: Path) -> str:
-    return f"{path} is writable by everyone: refused, others could place what is removed; fix it with: chmod o-w {quote(str(path))}"
+    return f"{path} is writable by everyone: refused, others could decide what to remove; fix it with: chmod o-w {quote(str(path))}"

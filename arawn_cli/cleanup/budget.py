@@ -1,4 +1,4 @@
-"""Free space when age frees too little: what is over its budget, and what must go to get below it.
+"""Free space when age frees too little: compute how much exceeds a budget, and which sessions must go.
 
 A budget (`max_total`, `min_free_percent`) purges the trash and then selects sessions. The limits of
 `[maintenance.pressure]` only purge the trash earlier. Both stop below 95 % of the bound.
@@ -230,7 +230,7 @@ class Space:
         self._left = trees
 
     def measure_again(self, *, only_less: bool = False) -> None:
-        """Measure what is used now. With `only_less`, believe it only if it is less than expected.
+        """Measure the usage now. With `only_less`, believe it only if it is less than expected.
 
         Some filesystems free space with a delay, and others write at the same time: neither may
         cost more sessions than planned.

@@ -365,7 +365,7 @@ class Places:
     def _drop_unfinished(self, entry: int) -> None:
         """Unlink the temporary file of a replacement that was under way when its directory was taken away.
 
-        If it came back, the next replacement could rename it in place of its own, which it had opened
+        If it came back, the next replacement could rename it in place of the new one, which it had opened
         in the other directory.
         """
         if self.needs.is_file:

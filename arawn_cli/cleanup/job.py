@@ -57,7 +57,7 @@ class CleanupResult:
     Attributes:
         summary: its last event.
         sessions: the events of all scratch sessions.
-        plan: the sessions that a dry run would remove, as a later run can be told to approve them.
+        plan: the sessions that a dry run would remove, in the form that a later run can approve.
         plan_text: the plan of `--plan-out` as JSON text; empty without the option.
     """
 
@@ -99,7 +99,7 @@ def clean(
         if useless := useless_patterns(config, root.layout):
             raise ConfigurationError(useless)
         if shared := writable_by_group(root):
-            log.warning("every account in the group of %s can write to it, and so decide what is removed", shared)
+            log.warning("every account in the group of %s can write to it, and so decide which sessions are removed", shared)
         if config.apply is not None:  # before the lock: the run at the other end of a pipe may hold it
             approved = read_plan(config.apply, root.path, context.stopping)
         with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
@@ -174,20 +174,7 @@ class _Cleanup:
         # Undo what an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
         if descriptor is None:
-            self._refuse_unknown([])
-            self.done.no_sessions = reason_for_no_sessions(self._root)
-            log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
-            if self._config.plan_out is not None:
-                self.plan_text = render_plan(self._root.path, [], self._policy.older_than_days, self._now)
-            if self._plan_output is not None:
-                self._plan_output.write(self.plan_text)
-            entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
-            space = self._space(None)
-            if entries:
-                space.add_limits()
-            if self._config.apply is None:
-                self._purge_trash(entries, space)
-            self._report_unmet(space)
+            self._run_without_sessions(entries)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))
         if self._config.dry_run and (problem := missing_permission(sessions)):
@@ -229,10 +216,7 @@ class _Cleanup:
             trash = measure_all(self._root.workstreams, [Subtree(entry.path) for entry in entries], self._threads) if candidates else []
             plan = with_selected(decisions, candidates, space, trash, room)
             self._planned = [decision for decision in plan if self._is_wanted(decision)]
-        if self._config.plan_out is not None:
-            self.plan_text = render_plan(self._root.path, self._planned, self._policy.older_than_days, self._now)
-        if self._plan_output is not None:
-            self._plan_output.write(self.plan_text)
+        self._write_plan()
         exceeded = None if limit is None else limit.exceeded_by(decisions)
         if exceeded:
             log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
@@ -262,6 +246,27 @@ class _Cleanup:
         self._remove_due(due, remover, space)
         self._remove_over_budget(candidates, remover, space, room)
         self._report_unmet(space)
+
+    def _run_without_sessions(self, entries: Sequence[TrashEntry]) -> None:
+        """Handle the trash of a root without a `sessions` directory."""
+        self._refuse_unknown([])
+        self.done.no_sessions = reason_for_no_sessions(self._root)
+        log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
+        self._write_plan()
+        entries = self._restore_used(entries, read_evidence([], self._root, self._context.stopping, removed=_sessions_of(entries)))
+        space = self._space(None)
+        if entries:
+            space.add_limits()
+        if self._config.apply is None:
+            self._purge_trash(entries, space)
+        self._report_unmet(space)
+
+    def _write_plan(self) -> None:
+        """Render the plan for `--plan-out`, and write it to the file."""
+        if self._config.plan_out is not None:
+            self.plan_text = render_plan(self._root.path, self._planned, self._policy.older_than_days, self._now)
+        if self._plan_output is not None:
+            self._plan_output.write(self.plan_text)
 
     def _only_wanted(
         self, decisions: Sequence[Decision], candidates: Sequence[Decision], entries: Sequence[TrashEntry], space: Space
@@ -379,7 +384,7 @@ class _Cleanup:
             measured = [usage for position, usage in enumerate(measured) if position not in batch]
 
     def _purge(self, entries: Sequence[TrashEntry], space: Space, why_early: str = "") -> None:
-        """Purge entries, and measure again what is used. `why_early` says why their time is not over."""
+        """Purge entries, and measure the usage again. `why_early` says why their time is not over."""
         for entry in entries:
             if self._context.stopping():
                 return
@@ -475,7 +480,7 @@ class _Cleanup:
             log.error("%s", unmet_text(bound, self.done.outcomes))
 
     def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
-        """Remove sessions, record the outcomes, and measure again what is used. Return how many were removed."""
+        """Remove sessions, record the outcomes, and measure the usage again. Return how many were removed."""
         self._context.progress.start("checking" if self._config.dry_run else "removing", len(due))
         begun = removed = 0
         planned = {decision.session.name: decision for decision in due}

@@ -75,7 +75,7 @@ def _listed(paths: Sequence[bytes]) -> str:
 
 def _pasteable(commands: Sequence[Sequence[str]]) -> str:
     text = " && ".join(map(shlex.join, commands))
-    return text if text.isprintable() else f"{escape(text)} (with the bytes that \\x stands for)"
+    return text if text.isprintable() else f"{escape(text)} (type each \\xNN as the byte with this hexadecimal number)"
 
 
 def why_all_immovable(sessions: SessionsDirectory) -> str | None:
@@ -111,5 +111,5 @@ def cannot_move_text(overlay: str) -> str:
     """Say why the filesystem cannot move a session's directory, and what helps."""
     return (
         f"its directory is in a lower layer of the overlay at {escape(overlay)}, which cannot move it: "
-        "mount the overlay with redirect_dir=on, or keep the root on a volume of its own"
+        "mount the overlay with redirect_dir=on, or put the root on a separate volume"
     )

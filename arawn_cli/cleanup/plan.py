@@ -228,7 +228,7 @@ def _newest(session: ScratchSession) -> str:
 def keep_unapproved(decisions: Iterable[Decision], change: Callable[[ScratchSession], str | None]) -> list[Decision]:
     """Return the plan with only those removals that are approved for the sessions as they are.
 
-    `change` says what is different from the approved plan, None for nothing.
+    `change` names the difference from the approved plan, None for no difference.
     """
     return [
         Decision(decision.session, Reason.CHANGED_SINCE_PLAN, changed)

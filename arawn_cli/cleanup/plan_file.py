@@ -40,7 +40,7 @@ class PlannedSession(BaseModel):
     reason: str
 
     def change(self, session: ScratchSession) -> str | None:
-        """Say what is different from when a removal was planned; return None if nothing is."""
+        """Name what changed since a removal was planned; return None if nothing did."""
         if self.reason not in REMOVED_FOR:
             return f"planned as {self.reason}"
         if session.identity != (self.device, self.inode):

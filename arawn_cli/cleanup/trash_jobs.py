@@ -57,7 +57,7 @@ class _Trash:
         """Return the entries of these sessions, and whether each has one; log those that have none."""
         missing = [session for session in dict.fromkeys(sessions) if all(entry.session != session for entry in entries)]
         for session in missing:
-            log.error("no session %s in the trash of %s: `trash list` shows what is there", escape(session), self.root.path)
+            log.error("no session %s in the trash of %s: `trash list` lists the sessions there", escape(session), self.root.path)
         return [entry for entry in entries if entry.session in sessions], not missing
 
     def usage(self, entry: TrashEntry) -> Usage:

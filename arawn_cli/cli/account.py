@@ -123,7 +123,9 @@ def require_of_root(path: Path) -> None:
     """
     if os.geteuid() == _ROOT and (accounts := _way_to(path).accounts):
         names = " and ".join(sorted(map(account_name, accounts)))
-        raise RefusedError(f"root does not use {escape(str(path))} of {names} for a root of its own: name another one in the configuration")
+        raise RefusedError(
+            f"{names} can change {escape(str(path))}, so root does not use it for this root: name another one in the configuration"
+        )
 
 
 def account_for(file: _Input | None, root: _Input | None) -> int:

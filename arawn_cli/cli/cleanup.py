@@ -174,7 +174,7 @@ def trash_restore(
     Restoring counts as a use: the next cleanup keeps the session for the configured days.
     """
     if bool(sessions) == last:
-        raise typer.BadParameter("name the sessions, or add --last: `trash list` shows what is there", param_hint="ID")
+        raise typer.BadParameter("name the sessions, or add --last: `trash list` lists the sessions there", param_hint="ID")
     run = run_job(replace(flags, dry_run=False), output, partial(restore, sessions=sessions or (), last=last))
     raise typer.Exit(run.exit_code)
 

@@ -156,7 +156,7 @@ def preview(flags: Flags, config: Config) -> None:
     cleanup = config.maintenance.cleanup
     if not cleanup.max_sessions and cleanup.max_percent == 100:
         print_line(
-            "There is no removal limit. Set one in [maintenance.cleanup], such as max_percent = 50: a run that would remove more, stops."
+            "No removal limit is set. Set one in [maintenance.cleanup], such as max_percent = 50: a run that would remove more, stops."
         )
 
 

@@ -120,7 +120,9 @@ def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
         for value in (owner[key] for owner in owners if key in owner):
             other = taken.setdefault(value.text if key == "name" else base.normal(value.text), value.key)
             if other != value.key:
-                lines.append(f"{value.key}: found {format_value(value.text)}; allowed: a {key} of its own, but {other} has the same")
+                lines.append(
+                    f"{value.key}: found {format_value(value.text)}; allowed: a {key} that no other root has, but {other} has the same"
+                )
     # What one root measures and removes would belong to the other.
     paths = [owner["path"] for owner in owners if "path" in owner]
     workstreams = {f"{base.normal(path.text).rstrip('/')}/{WORKSTREAMS}": path.key for path in paths}

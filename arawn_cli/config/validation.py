@@ -47,7 +47,7 @@ _HINTS = {
         for key, name in (("total_warning_gb", "total"), ("workstream_warning_gb", "workstream"), ("session_warning_mb", "session"))
         for table, ours in (("paths.usage", f"[maintenance.pressure] {name}"), ("maintenance.roots", f"{name} of the same root"))
     },
-    "maintenance.relay.token": "keep the token in a file of its own, and name that with maintenance.relay.token_file",
+    "maintenance.relay.token": "keep the token in a separate file, and name that with maintenance.relay.token_file",
 }
 
 # By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.

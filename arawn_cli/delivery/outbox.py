@@ -83,7 +83,7 @@ class Outbox:
             self._size += len(events)
 
     def append(self, event: OutgoingEvent, answer: str | None = None) -> list[OutgoingEvent]:
-        """Store one event in a transaction of its own; see `add`.
+        """Store one event in a separate transaction; see `add`.
 
         Return the events that were dropped because the outbox holds far more than its limit.
 

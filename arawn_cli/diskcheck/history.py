@@ -242,8 +242,8 @@ def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
     Return None if the samples cover less than two days or have no trend. Usage between two samples
     counts as unchanged, and samples from before the last week do not count. There is a trend if
     usage rose in a third of the steps and recently, and fell by at most half of what it rose. So
-    one upload is no trend, nor is a directory that is filled and emptied every day. A negative
-    median is no trend either.
+    one upload is not a trend, nor is a directory that is filled and emptied every day. A negative
+    median is not a trend either.
     """
     recent = [sample for sample in samples if hour - WINDOW_HOURS <= sample[0] <= hour]
     if not recent or hour - recent[0][0] < _MIN_HOURS:

@@ -200,7 +200,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
 
 
 def _titled(row: WorkstreamRow) -> WorkstreamRow:
-    """Return a row with the title that Arawn 0.0 gives scratch, if it is scratch without a title of its own."""
+    """Return a row with the title that Arawn 0.0 gives scratch, if it is scratch and has no title."""
     return replace(row, title="Scratch") if row.is_scratch and row.title == row.id else row
 
 
@@ -218,7 +218,7 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
 
 
 def links(root: Root) -> list[Failure]:
-    """Return the links in place of directories and files of Arawn's: what is behind them is not counted.
+    """Return the links in place of directories and files of Arawn's: the files behind them are not counted.
 
     Raises:
         OSError: `workstreams/` cannot be listed, or the mount table cannot be read.

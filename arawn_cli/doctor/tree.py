@@ -76,7 +76,7 @@ def _root(root: Root, shell: Shell) -> Finding:
         detail = f"{root.path} belongs to user {owner}, but this is user {os.geteuid()}: it may not see everything that the timers see"
         return warn("root", detail, shell.arawn_cli("doctor", account=ROOT))
     if shared := writable_by_group(root):
-        detail = f"every account in the group of {shared} can write to it, and so decide what is removed"
+        detail = f"every account in the group of {shared} can write to it, and so decide which sessions are removed"
         return warn("root", detail, f"chmod g-w {quote(str(shared))}  # unless Arawn needs it")
     return ok("root", f"{root.path} is an Arawn root and safe to use")
 
@@ -95,7 +95,7 @@ def _measuring(root: Root) -> Finding:
         )
     if found:
         more = f"; {count(len(found) - 1, 'other link')}" if found[1:] else ""
-        return fail("measuring", f"{found[0]}{more}; what is behind it is not counted", bind_mount_commands(root.path / found[0].path))
+        return fail("measuring", f"{found[0]}{more}; the files behind it are not counted", bind_mount_commands(root.path / found[0].path))
     if mounts:
         detail = f"{mounts_in_words(sorted(map(escape, mounts)))}: neither counted nor removed"
         return warn("measuring", detail, f"findmnt {quote(f'{root.path}/{mounts[0]}')}")

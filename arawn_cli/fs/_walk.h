@@ -36,7 +36,7 @@ enum kind { NO_DESCRIPTOR, OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREI
 struct account {
     uint32_t user;
     bool acts_as_owner; /* CAP_FOWNER: it may remove files of others from a sticky directory */
-    uint32_t unmapped;  /* except to files of this id, which stands for all that its user namespace does not map */
+    uint32_t unmapped;  /* except to files of this id, which the kernel shows for ids that the user namespace does not map */
 };
 
 /* The usage of a tree, without the sizes of files that have several names (struct hard_link). */

@@ -68,7 +68,7 @@ class Place:
 
 @dataclass(slots=True)
 class _Wanted:
-    """What is looked for in the sessions, with the text of its use; `{}` stands for the path.
+    """What is looked for in the sessions, with the text of its use; `{}` is replaced by the path.
 
     Attributes:
         inodes: files, by inode number.
@@ -233,7 +233,7 @@ class _Search:
         self.wanted = _Wanted(dict(inodes), dict(sockets), paths, {tuple(names): text for names, text in layers})
 
     def _add(self, place: Place | None, text: str, reason: Reason = Reason.IN_USE) -> None:
-        """Record a use; `{}` in its text stands for the path in the session."""
+        """Record a use; `{}` in its text is replaced by the path in the session."""
         if place is None or (place.session in self.uses and reason is Reason.IN_USE):
             return
         inner = place.inner if len(place.inner) <= _MAX_SHOWN else f"{place.inner[:_MAX_SHOWN]}…"
@@ -351,7 +351,7 @@ class _Search:
                         self._place(os.fsdecode(image.read().removesuffix(b"\n"))), f"{{}} is the image of the loop device /dev/{name}"
                     )
             except OSError:
-                continue  # it is no loop device, or has no image
+                continue  # not a loop device, or one without an image
         with open("/proc/swaps", "rb") as table:
             for line in os.fsdecode(table.read()).split("\n")[1:]:
                 self._add(self._place(unescaped(line.partition(" ")[0])), "{} is a swap file")

@@ -32,8 +32,8 @@ class Account:
     Attributes:
         user: the effective user id.
         acts_as_owner: CAP_FOWNER: it may remove files of others from a sticky directory.
-        unmapped: except to files of this id, which stands for all that the user namespace of this
-            process does not map; an id that no file has if it maps all.
+        unmapped: except to files of this id, which the kernel shows for each id that the user
+            namespace of this process does not map; an id that no file has if it maps all.
     """
 
     user: int

@@ -44,7 +44,7 @@ _SOCKET_PATH = re.compile(rb"^\w+: \w+ \w+ \w+ \w+ \w+ +\d+ ([^@\n].*)$", re.MUL
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A thread with open files, directories or namespaces of its own.
+    """A thread whose open files, directories or namespaces differ from those of its process.
 
     Attributes:
         path: its directory below /proc: `PID/task/TID`.
@@ -218,7 +218,7 @@ def _age_secs(process: int) -> float:
 def _require_inspecting(process: int, error: PermissionError) -> None:
     """Check that one process is hidden for its own sake, and not all because of this run.
 
-    The kernel hides all from a run in a user namespace of its own, and from root without
+    The kernel hides all from a run in another user namespace, and from root without
     CAP_SYS_PTRACE (ptrace(2), user_namespaces(7)). It shows a process that guards itself as root's.
 
     Raises:
@@ -234,7 +234,7 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
     except OSError:
         return  # it has ended
     if os.geteuid() == 0 or not guards_itself:
-        reason = f"the kernel hides the open files of {shown(process)}: this run has a user namespace of its own, or lacks CAP_SYS_PTRACE"
+        reason = f"the kernel hides the open files of {shown(process)}: this run is in another user namespace, or lacks CAP_SYS_PTRACE"
         raise _HiddenError(error.errno, reason, f"/proc/{process}") from error
 
 
@@ -313,7 +313,7 @@ def _diag_socket(task: Task | None) -> socket.socket:
 
     if task is None:
         return opened()
-    # In a thread of its own, because it stays in the namespace.
+    # In a separate thread, because a thread stays in the namespace.
     with open(f"/proc/{task.path}/ns/net", "rb") as namespace, ThreadPoolExecutor(1) as pool:
         try:
             return pool.submit(opened_there, namespace.fileno()).result()

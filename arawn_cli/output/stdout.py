@@ -22,7 +22,7 @@ def print_event(event: Event) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print text that is no event.
+    """Print text that is not an event.
 
     Raises:
         OutputLostError: it cannot be printed.

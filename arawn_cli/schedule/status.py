@@ -42,7 +42,7 @@ class Schedule:
 
     Attributes:
         state_directory: the state directory of the scheduled jobs. This shell's can be another.
-        error: why the lines of a crontab cannot be told from its user's; None if they can.
+        error: why the lines of this program cannot be found among those of the user; None if they can.
     """
 
     place: Place
@@ -170,7 +170,7 @@ def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, 
     for scope in Scope:
         try:
             settings = settings_from(config, scope)
-        except ConfigurationError as error:  # the owner of the root is no account, so there is no system schedule for it
+        except ConfigurationError as error:  # the owner of the root has no account, so no system schedule runs for it
             log.debug("%s", error)
             continue
         for scheduler in Scheduler:

@@ -87,7 +87,7 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
         "try: os.seteuid(0)\n"
         "except PermissionError: print('stays')\n"
     )
-    variables = environment | {"XDG_STATE_HOME": "/root/state", "USER": "root", "SUDO_USER": "someone"}
+    variables = environment | {"XDG_STATE_HOME": "/of-the-caller", "USER": "root", "SUDO_USER": "someone"}
     done = python(script, owned.root.parent / "config.toml", owned.root, environment=variables)
     first, second = done.stdout.splitlines()
     users, groups, all_groups, status, found = json.loads(first)

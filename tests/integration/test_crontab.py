@@ -146,7 +146,7 @@ def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(
     ended, drawn = answered(environment, b"(--cron --user)? [y/N]", keys, COMMAND, *words)
     assert "+# BEGIN arawn-cli schedule" in drawn
     assert "Would remove 1 session of 1: " in drawn
-    assert "There is no removal limit. Set one in [maintenance.cleanup]" in drawn
+    assert "No removal limit is set. Set one in [maintenance.cleanup]" in drawn
     assert (tree.sessions / "old").exists()
     assert (ended, said in drawn.splitlines()[-1]) == (code, True)
     assert not Path(environment["HOME"], "crontab").exists()

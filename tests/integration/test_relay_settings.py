@@ -22,7 +22,7 @@ pytestmark = needs_nchan
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"token": "s3cret"}, "keep the token in a file of its own"),
+        ({"token": "s3cret"}, "keep the token in a separate file"),
         (
             {"url": "ftp://ann:s3cret@relay.example/"},
             "maintenance.relay.url: found 'ftp://***@relay.example/'; allowed: an address such as",
