@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,15 @@ RunCommand = Callable[..., Run]
 
 
 @pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """Undo what a command in the process of the tests changed in logging: later tests read log records."""
+    logger = logging.getLogger("arawn_cli")
+    before = logger.propagate, logger.level, logger.handlers[:]
+    yield
+    logger.propagate, logger.level, logger.handlers[:] = before
+
+
+@pytest.fixture(autouse=True)
 def stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process of the tests never become another account: there is no way back."""
 
@@ -230,7 +239,6 @@ def make_deep(top: Path, levels: int) -> None:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The package's log records; a command in the same process may have stopped propagating."""
-    logging.getLogger("arawn_cli").propagate = True
+    """The package's log records, from INFO on."""
     caplog.set_level(logging.INFO, "arawn_cli")
     return caplog
