@@ -55,6 +55,10 @@ class ArawnCliError(Exception):
     exit_code = ExitCode.INTERNAL
 
 
+class StateUnavailableError(ArawnCliError):
+    """The state file cannot be used now. Its content is unchanged."""
+
+
 class ConfigurationError(ArawnCliError):
     """The configuration or the root is missing or wrong; nothing has been touched."""
 

@@ -9,9 +9,10 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from arawn_cli.errors import RefusedError
+from arawn_cli.errors import RefusedError, StateUnavailableError
 from arawn_cli.events import JobName
-from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
+from arawn_cli.state import State, key_of
+from arawn_cli.state_file import MAX_INTEGER
 from arawn_cli.timestamps import DAY, SECOND, Boot, minute
 from arawn_cli.units import span
 

@@ -21,7 +21,8 @@ from arawn_cli.diskcheck.history import days_until, load_alerts, load_history, s
 from arawn_cli.diskcheck.levels import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.events import JobName
 from arawn_cli.runs import Run
-from arawn_cli.state import FILE, State
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
 from arawn_cli.timestamps import DAY, SECOND
 
 ROOT = Path("/srv/arawn")

@@ -20,11 +20,10 @@ from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import EventOutbox, RunContext
-from arawn_cli.errors import DeclinedError, ExitCode, RefusedError
+from arawn_cli.errors import DeclinedError, ExitCode, RefusedError, StateUnavailableError
 from arawn_cli.events import Event, JobName, Reason
 from arawn_cli.output.stdout import print_text
 from arawn_cli.runs import read as read_run
-from arawn_cli.state import StateUnavailableError
 from arawn_cli.units import count
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from enum import IntEnum
 from typing import cast
 
 from arawn_cli.delivery.message import OutgoingEvent
-from arawn_cli.state import State, checksum
+from arawn_cli.state import State
+from arawn_cli.state_file import checksum
 
 # During a run the outbox may hold this many times its limit: most events leave it at the end.
 _SURPLUS = 2

@@ -18,9 +18,9 @@ from arawn_cli.context import EventOutbox
 from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
 from arawn_cli.delivery.outbox import Outbox, QueuedEvent
-from arawn_cli.errors import ConfigurationError
+from arawn_cli.errors import ConfigurationError, StateUnavailableError
 from arawn_cli.events import Event
-from arawn_cli.state import State, StateUnavailableError, check_owner, exclusive_lock
+from arawn_cli.state import State, check_owner, exclusive_lock
 from arawn_cli.units import count, span
 
 log = logging.getLogger(__name__)

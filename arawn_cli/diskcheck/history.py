@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import cast
 
 from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict, next_limit
+from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import Level, Unit
-from arawn_cli.state import State, StateUnavailableError, key_of
+from arawn_cli.state import State, key_of
 from arawn_cli.timestamps import SECOND
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from arawn_cli.diskcheck.levels import (
 )
 from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scope_of_sessions, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import (
     DiskCheck,
     DiskPressure,
@@ -46,7 +46,6 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Usage
 from arawn_cli.locks import lock_file, run_lock
 from arawn_cli.runs import Run
-from arawn_cli.state import StateUnavailableError
 from arawn_cli.units import size
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from arawn_cli.events import Level, Unit
-from arawn_cli.state import MAX_INTEGER
+from arawn_cli.state_file import MAX_INTEGER
 
 TOTAL = "total"
 FILESYSTEM = "filesystem"

@@ -20,7 +20,7 @@ from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
 from arawn_cli.names import is_valid_id, shortened
-from arawn_cli.state import MAX_INTEGER
+from arawn_cli.state_file import MAX_INTEGER
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import seconds_of
 

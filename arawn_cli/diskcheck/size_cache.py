@@ -23,10 +23,12 @@ from arawn_cli.arawn.layout import MESSAGES, Generation
 from arawn_cli.arawn.messages import EVERY_SESSION, LogPosition, MessageLog
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.context import RunContext
+from arawn_cli.errors import StateUnavailableError
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, identity_of, opened_directory, opened_file
 from arawn_cli.names import is_valid_id
-from arawn_cli.state import MAX_INTEGER, State, StateUnavailableError, key_of
+from arawn_cli.state import State, key_of
+from arawn_cli.state_file import MAX_INTEGER
 from arawn_cli.timestamps import SECOND
 
 log = logging.getLogger(__name__)

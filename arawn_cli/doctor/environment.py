@@ -26,7 +26,7 @@ from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
-from arawn_cli.state import FILE
+from arawn_cli.state_file import FILE
 from arawn_cli.units import count, size
 
 _LEAST_FREE_BYTES = 16 * 1024**2

@@ -20,10 +20,11 @@ from arawn_cli.cleanup.job import CleanupResult
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.limits import size_in
+from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName, Level, Reason, Unit
 from arawn_cli.fs.files import write_atomic
 from arawn_cli.runs import Run
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND
 
 if TYPE_CHECKING:

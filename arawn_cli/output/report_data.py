@@ -32,11 +32,10 @@ from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, 
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
-from arawn_cli.errors import ArawnCliError, ExitCode
+from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
 from arawn_cli.runs import Removal, read_removals
-from arawn_cli.state import StateUnavailableError
 from arawn_cli.timestamps import DAY
 
 MAX_SESSIONS = 8

@@ -26,7 +26,8 @@ from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
 from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name
 from arawn_cli.sqlite import DatabaseUnreadableError, query
-from arawn_cli.state import FILE, key_of
+from arawn_cli.state import key_of
+from arawn_cli.state_file import FILE
 
 log = logging.getLogger(__name__)
 

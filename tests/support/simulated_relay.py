@@ -135,7 +135,7 @@ def locked_for_writing(directory: Path) -> Iterator[None]:
     """Have another program hold the write lock of the state file, so that it can only be read."""
     with (
         contextlib.closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection,
-        mock.patch("arawn_cli.state._BUSY_SECS", 0.05),
+        mock.patch("arawn_cli.state_file.BUSY_SECS", 0.05),
     ):
         connection.execute("BEGIN IMMEDIATE")
         yield

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.errors import RefusedError
+from arawn_cli.errors import RefusedError, StateUnavailableError
 from arawn_cli.runs import Clocks, check_clock, clock_doubt, longest_gap
-from arawn_cli.state import State, StateUnavailableError
+from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND, Boot, current_boot
 
 HOUR = 3600 * SECOND

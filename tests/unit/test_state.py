@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli import state as state_module
+from arawn_cli import state_file
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.state import FILE, SCHEMA_VERSION, State, StateUnavailableError, exclusive_lock
+from arawn_cli.errors import StateUnavailableError
+from arawn_cli.state import State, exclusive_lock
+from arawn_cli.state_file import FILE, SCHEMA_VERSION
 from tests.conftest import needs_root
 
 NOW = 1_700_000_000
@@ -66,15 +68,15 @@ def test_a_file_that_became_readable_is_made_private_again(tmp_path: Path) -> No
 
 def test_a_file_that_is_unreadable_once_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path).close()
-    connect = state_module._connect
-    failures = [state_module._DamagedError("Page 5: unable to get the page")]
+    connect = state_file.connect
+    failures = [state_file.DamagedError("Page 5: unable to get the page")]
 
     def connect_later(path: Path) -> sqlite3.Connection:
         if failures:
             raise failures.pop()
         return connect(path)
 
-    monkeypatch.setattr(state_module, "_connect", connect_later)
+    monkeypatch.setattr(state_file, "connect", connect_later)
     opened(tmp_path).close()
     assert not list(tmp_path.glob("*damaged*"))
 

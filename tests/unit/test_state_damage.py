@@ -17,7 +17,8 @@ import pytest
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.errors import RefusedError
-from arawn_cli.state import FILE, State
+from arawn_cli.state import State
+from arawn_cli.state_file import FILE
 from arawn_cli.timestamps import DAY, SECOND
 from tests.support.in_process import checked, cleaned, reported
 from tests.support.tree import SampleTree

@@ -13,7 +13,7 @@ import pytest
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.delivery.sending import DeliveryStats
-from arawn_cli.state import StateUnavailableError
+from arawn_cli.errors import StateUnavailableError
 from tests.conftest import needs_root
 from tests.support.simulated_relay import Relay, backlog, deliver, delivery, ids, locked_for_writing, pressure, queued, refuse, relay
 
