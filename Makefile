@@ -45,7 +45,8 @@ JOB_TESTS := tests/unit/cleanup tests/unit/diskcheck tests/unit/fs tests/system/
 test-cloacina: $(VENV)/tools ## Test with Cloacina in a Debian 13 root (needs root and debootstrap).
 	$(BIN)/python -m pytest -n 2 -m engine tests/system
 
-# Build the sdist, which must contain all files in git, build the wheel from it, and install that.
+# Build the sdist, which must contain all files in git, build the wheel from it, give it the manylinux
+# tag of the symbols that it uses, and install it.
 package: $(VENV)/tools ## Build sdist and wheel, and install the wheel.
 	rm -rf dist
 	PYTHONWARNINGS=ignore $(BIN)/python -m build --outdir dist . >/dev/null
@@ -53,6 +54,8 @@ package: $(VENV)/tools ## Build sdist and wheel, and install the wheel.
 	[ ! -e .git ] || git -c safe.directory='*' ls-files > dist/tracked
 	[ ! -e .git ] || ! grep -vxFf dist/packed dist/tracked
 	$(PYTHON) -m venv dist/venv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl 2>dist/auditwheel.log || { cat dist/auditwheel.log; exit 1; }
+	rm dist/*.whl && mv dist/repaired/*.whl dist && rmdir dist/repaired
 	dist/venv/bin/python $(PIP) install --constraint tests/constraints.txt dist/*.whl
 	dist/venv/bin/arawn-cli --version -v | grep natively
 

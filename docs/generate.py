@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -35,6 +37,8 @@ DOCS = Path(__file__).parent
 _START = "<!-- from here on written by make docs -->"
 _END = "<!-- to here -->"
 _ROOTS = "maintenance.roots."
+_COMPLETIONS = {"bash": "arawn-cli", "zsh": "_arawn-cli", "fish": "arawn-cli.fish"}
+"""The name of the completion file of each shell, as packages install it."""
 _EXIT_CODES_OF_COMMANDS = (
     ("disk-check --fail-on", ExitCode.LEVEL_REACHED, "the level was reached; takes precedence over 1"),
     ("scratch-cleanup, disk-check", ExitCode.LOCKED, "with `--unless-running` 0, without a message"),
@@ -63,8 +67,15 @@ def outputs() -> dict[Path, str]:
         DOCS / "events.md": _events_page(),
         DOCS / "exit-codes.md": _exit_codes_page(),
         configuration: f"{before}{_START}\n\n{_keys_tables()}\n\n{_END}{rest.partition(_END)[2]}",
+        **{DOCS.parent / "contrib/completions" / name: _completion(shell) for shell, name in _COMPLETIONS.items()},
         **{DOCS / "schema" / f"{name}.schema.json": json.dumps(make(), indent=2) + "\n" for name, make in SCHEMAS.items()},
     }
+
+
+def _completion(shell: str) -> str:
+    environment = {**os.environ, "_ARAWN_CLI_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['arawn-cli']; from arawn_cli.__main__ import main; main()"]
+    return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.strip() + "\n"
 
 
 def _commands(group: TyperGroup, name: str) -> Iterator[tuple[str, TyperCommand]]:

@@ -112,11 +112,30 @@ def _top(
         if verbose:
             from arawn_cli.fs.measure import measuring_method
 
+            if commit := _commit():
+                typer.echo(f"commit {commit}")
             typer.echo(f"Python {sys.version.split()[0]}\n{measuring_method()}\n{_account()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
+
+
+def _commit() -> str:
+    """Return the commit that was built, or that of the checkout of an editable installation, or nothing."""
+    import subprocess
+    from pathlib import Path
+
+    package = Path(__file__).parents[1]
+    with suppress(FileNotFoundError):
+        return (package / "_commit.txt").read_text().strip()
+    if not (package.parent / ".git").exists():
+        return ""
+    git = ["git", "-C", str(package.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, check=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or the checkout of another account
+        return ""
 
 
 def _account() -> str:

@@ -20,6 +20,7 @@ from tests.support.commands import PROGRAM, commands
 from tests.support.terminal import on_a_terminal
 from tests.support.tree import SampleTree
 
+TOP = Path(__file__).parents[2]
 # Drawing a bar hides the cursor, and taking it away brings the cursor back.
 SHOWN_CURSOR = "\x1b[?25h"
 
@@ -106,6 +107,14 @@ def test_the_demo_can_leave_its_tree(run: Callable[..., Run], tmp_path: Path) ->
 def test_the_module_is_the_command(environment: dict[str, str], run: Callable[..., Run]) -> None:
     module = subprocess.run([sys.executable, "-m", "arawn_cli", "--version"], capture_output=True, text=True, env=environment, check=True)
     assert module.stdout == run("--version").stdout == f"arawn-cli {__version__}\n"
+
+
+@pytest.mark.skipif(not (TOP / ".git").exists() or not shutil.which("git"), reason="needs a checkout, and git")
+def test_the_version_names_the_commit(run: Callable[..., Run]) -> None:
+    commit = subprocess.run(["git", "-C", TOP, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    (named,) = re.findall(r"^commit (?:\S+-g)?([0-9a-f]+)(?:-dirty)?$", run("--version", "--verbose").stdout, re.MULTILINE)
+    assert len(named) >= 12
+    assert commit.startswith(named)
 
 
 @pytest.mark.parametrize("name", commands())

@@ -1,0 +1,1 @@
+complete --command arawn-cli --no-files --arguments "(env _ARAWN_CLI_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) arawn-cli)" --condition "env _ARAWN_CLI_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) arawn-cli"
