@@ -60,10 +60,13 @@ def _lines(settings: Settings) -> str:
 
 
 def _line(settings: Settings, job: Job) -> str:
-    words = [str(cron_time(job.interval, job.name, settings.host, str(settings.root)))]
+    time = cron_time(job.interval, job.name, settings.host, str(settings.root))
+    words = [str(time)]
     if settings.scope is Scope.SYSTEM:
         refuse_unprintable(settings.account.name, "a crontab")
         words.append(settings.account.name)
+    if time.condition is not None:
+        words += [time.condition.replace("%", "\\%"), "&&"]
     command = (*settings.command, job.name, *settings.options, "--unless-running")
     if settings.logger is None:
         return " ".join([*words, cron_command((*command, "--format", "none"))])

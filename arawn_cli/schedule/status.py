@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -263,9 +262,7 @@ def _cron_state(schedule: Schedule, job: Job, is_present: bool, now: int) -> _Sc
     next_run = None
     if is_present and is_running:
         time = cron_time(job.interval, job.name, settings.host, str(settings.root))
-        # In local time, as cron counts: an hour may be skipped or repeated until then.
-        upcoming = time.next_after(datetime.fromtimestamp(now / timestamps.SECOND))
-        next_run = int(upcoming.timestamp()) * timestamps.SECOND
+        next_run = time.next_after(now // timestamps.SECOND) * timestamps.SECOND
     try:
         last = last_run_of(schedule.state_directory, job.name, settings.root)
     except (DatabaseUnreadableError, OSError) as error:

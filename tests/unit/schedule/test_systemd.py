@@ -153,7 +153,7 @@ def test_the_calendars_are_daily_and_every_five_minutes(timer: Path, tmp_path: P
     calendar = re.search(r"^OnCalendar=(.*)$", timer.read_text(), re.MULTILINE)
     assert calendar
     normalized = analyse("system", tmp_path, "calendar", calendar[1]).stdout
-    assert ("*-*-* 00:00:00" if "cleanup" in timer.name else "*-*-* *:00/5:00") in normalized
+    assert ("*-*-* 04:00:00\n" if "cleanup" in timer.name else "*-*-* *:00/5:00 UTC\n") in normalized
 
 
 def test_units_of_an_account_name_the_command_of_its_own_manager() -> None:
