@@ -22,8 +22,8 @@ from arawn_cli.sqlite import Row, query
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 104
-"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 103."""
+SCHEMA_VERSION = 105
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 104."""
 
 _NEWEST_VERSION = 999
 """A higher number is damage, not a newer program."""
@@ -102,6 +102,17 @@ CREATE TABLE alerts (
     PRIMARY KEY (root, scope)
 ) STRICT, WITHOUT ROWID;
 
+-- What people were last told about each subject: the level of a scope, the failure of a job, or when a
+-- session expires. A subject about which all is well has no row.
+CREATE TABLE notices (
+    root TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('level', 'job', 'session')),
+    subject TEXT NOT NULL,
+    value TEXT NOT NULL,
+    notified_at INTEGER NOT NULL,
+    PRIMARY KEY (root, kind, subject)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE transitions (
     number INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,
@@ -148,7 +159,9 @@ CREATE TABLE log_positions (
 ) STRICT
 """
 
-_TABLES = frozenset({"outbox", "runs", "removals", "clocks", "alerts", "transitions", "scopes", "samples", "sizes", "log_positions"})
+_TABLES = frozenset(
+    {"outbox", "runs", "removals", "clocks", "alerts", "notices", "transitions", "scopes", "samples", "sizes", "log_positions"}
+)
 _TABLES_OF_OURS = 4
 """So many of them show that a file is ours, even if its application id is missing or damaged."""
 

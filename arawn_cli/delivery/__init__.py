@@ -1,4 +1,4 @@
-"""Deliver events: the outbox, retries, and the HTTP and WebSocket relay clients.
+"""Deliver events and notifications: the outbox, retries, and the clients of relays and of Apprise.
 
 Which events exist is decided by the jobs.
 """

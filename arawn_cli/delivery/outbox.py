@@ -1,4 +1,4 @@
-"""Keep undelivered events in the order in which they were raised."""
+"""Keep undelivered events and notifications in the order in which they were raised."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ _WRITE = (
     "INSERT INTO outbox (event_id, type, time, source, body, scope, level, target, root, drop_priority, answer, checksum) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+NOTIFY = "notify:"
+"""Prefix of the targets of notifications. The address itself is a secret, and is never stored."""
+
+_IS_NOTIFY = f"(target GLOB '{NOTIFY}*')"
+
+COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {_IS_NOTIFY}"  # noqa: S608 - a constant
 
 _Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
 
@@ -54,11 +61,12 @@ class OutboxSummary:
 
 @dataclass(slots=True)
 class Outbox:
-    """The outbox of a state file, as far as it is for one relay.
+    """The outbox of a state file, as far as it is for one target.
 
     Attributes:
-        limit: how many events, for all relays together, may be left after a run.
-        target: the relay of the events: empty for the configured one.
+        limit: how many events may be left after a run, for all relays together, and how many
+            notifications: neither displaces the other.
+        target: empty for the configured relay, `NOTIFY` and a number for an address of notifications.
         root: the root of the events; scopes of two roots have the same names.
     """
 
@@ -96,11 +104,11 @@ class Outbox:
             # The table is counted once per run, and again before anything is dropped: `_size` is
             # too high if a transaction was rolled back or another process removed events.
             if self._size is None:
-                self._size = _count(connection)
+                self._size = self._count(connection)
             if self._size <= self.limit * _SURPLUS:
                 return []
-            dropped = _drop_excess(connection, self.limit * _SURPLUS)
-            self._size = _count(connection)
+            dropped = self._drop_excess(connection, self.limit * _SURPLUS)
+            self._size = self._count(connection)
             return dropped
 
     def trim(self) -> list[OutgoingEvent]:
@@ -110,7 +118,7 @@ class Outbox:
             StateUnavailableError: nothing is dropped.
         """
         with self.state.transaction() as connection:
-            return _drop_excess(connection, self.limit)
+            return self._drop_excess(connection, self.limit)
 
     def next(self, after: int, count: int) -> list[QueuedEvent]:
         """Return the first `count` events past a sequence number, also from a read-only file.
@@ -161,19 +169,24 @@ class Outbox:
         row: tuple[str] | None = connection.execute(query, (event.scope, self.root, self.target)).fetchone()
         return DropPriority.REPEAT if row is not None and row[0] == event.level else DropPriority.TRANSITION
 
+    @property
+    def is_notify(self) -> bool:
+        """Whether the target is an address of notifications."""
+        return self.target.startswith(NOTIFY)
 
-def _count(connection: sqlite3.Connection) -> int:
-    ((number,),) = connection.execute("SELECT count(*) FROM outbox").fetchall()
-    return cast("int", number)
+    def _count(self, connection: sqlite3.Connection) -> int:
+        statement = f"SELECT count(*) FROM outbox WHERE {_IS_NOTIFY} = ?"  # noqa: S608 - a constant
+        ((number,),) = connection.execute(statement, (self.is_notify,)).fetchall()
+        return cast("int", number)
 
-
-def _drop_excess(connection: sqlite3.Connection, limit: int) -> list[OutgoingEvent]:
-    excess = _count(connection) - limit
-    if excess <= 0:
-        return []
-    rows: list[_Row] = connection.execute(f"{_READ} ORDER BY drop_priority, sequence LIMIT ?", (excess,)).fetchall()
-    connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
-    return [_queued(row).event for row in rows]
+    def _drop_excess(self, connection: sqlite3.Connection, limit: int) -> list[OutgoingEvent]:
+        excess = self._count(connection) - limit
+        if excess <= 0:
+            return []
+        statement = f"{_READ} WHERE {_IS_NOTIFY} = ? ORDER BY drop_priority, sequence LIMIT ?"
+        rows: list[_Row] = connection.execute(statement, (self.is_notify, excess)).fetchall()
+        connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
+        return [_queued(row).event for row in rows]
 
 
 def _queued(row: _Row) -> QueuedEvent:

@@ -156,6 +156,7 @@ class OutboxSender:
     """Send the events of one outbox in their order, and record the results in it.
 
     Attributes:
+        name: the target, as the log names it.
         writable: whether the outbox can be changed; otherwise events are sent and stay in it.
         refused_again: events in a row that were refused before and were refused again.
         last_answer: the answer to the last refused event.
@@ -165,6 +166,7 @@ class OutboxSender:
     outbox: Outbox
     client: RetryClient
     stats: DeliveryStats
+    name: str = "the relay"
     writable: bool = True
     refused_again: int = 0
     last_answer: str = ""
@@ -229,7 +231,7 @@ class OutboxSender:
         # With a wrong token every event gets the same answer: log it once per run.
         repeated = answer in (queued.answer, self.last_answer)
         self.last_answer = answer
-        log.log(logging.DEBUG if repeated else logging.WARNING, "the relay refused event %s: %s", queued.event, answer)
+        log.log(logging.DEBUG if repeated else logging.WARNING, "%s refused event %s: %s", self.name, queued.event, answer)
 
     def _remove_delivered(self) -> None:
         delivered, self.delivered = self.delivered, []
@@ -258,6 +260,7 @@ class Delivery(EventOutbox):
         settings: the types of events that are sent, and the time limits.
         make_client: makes the relay's client; called only if there is an event to send.
         stopping: whether a signal asked the run to end.
+        name: the relay or other target, as the log names it.
     """
 
     outbox: Outbox
@@ -265,15 +268,18 @@ class Delivery(EventOutbox):
     make_client: Callable[[], RelayClient]
     stopping: Callable[[], bool]
     timing: Timing = Timing()
+    name: str = "the relay"
     stats: DeliveryStats = field(default_factory=DeliveryStats)
     _in_memory: Outbox | None = None
     _raised: set[str] = field(default_factory=set)
 
     def store(self, event: Event) -> None:
         """Store an event of a configured type, in memory if the state file cannot be written."""
-        if event.type not in self.settings.events:
-            return
-        outgoing = encode_event(event)
+        if event.type in self.settings.events:
+            self.store_encoded(encode_event(event))
+
+    def store_encoded(self, outgoing: OutgoingEvent) -> None:
+        """Store an encoded event, in memory if the state file cannot be written."""
         self._raised.add(outgoing.event_id)
         if self._in_memory is None:
             try:
@@ -289,9 +295,16 @@ class Delivery(EventOutbox):
         Raises:
             StateUnavailableError: earlier events are in memory, and must not be overtaken.
         """
+        self.add_encoded(connection, [encode_event(event) for event in events if event.type in self.settings.events])
+
+    def add_encoded(self, connection: sqlite3.Connection, outgoing: Sequence[OutgoingEvent]) -> None:
+        """Store encoded events as `add`.
+
+        Raises:
+            StateUnavailableError: as `add`.
+        """
         if self._in_memory is not None:
             raise StateUnavailableError("earlier events of this run could not be stored")
-        outgoing = [encode_event(event) for event in events if event.type in self.settings.events]
         self._raised.update(event.event_id for event in outgoing)
         self.outbox.add(connection, outgoing)
 
@@ -304,7 +317,7 @@ class Delivery(EventOutbox):
             self._store_rest()
         if self.stats.delivered or self.stats.refused:
             refused = f", {self.stats.refused} refused" if self.stats.refused else ""
-            log.info("%s delivered to the relay%s", count(self.stats.delivered, "event"), refused)
+            log.info("%s delivered to %s%s", count(self.stats.delivered, "event"), self.name, refused)
         self._log_queued(reason)
         if self.stats.dropped:
             log.error("%s dropped: the outbox is full (outbox_max_events = %d)", count(self.stats.dropped, "event"), self.outbox.limit)
@@ -324,7 +337,7 @@ class Delivery(EventOutbox):
         try:
             reason = self._send_stored(client) if stored else None
             if reason is None and self._in_memory is not None:
-                reason = OutboxSender(self._in_memory, client, self.stats).run()
+                reason = OutboxSender(self._in_memory, client, self.stats, self.name).run()
             return reason
         finally:
             client.client.close()
@@ -355,7 +368,7 @@ class Delivery(EventOutbox):
             while True:
                 with exclusive_lock(self.outbox.state.directory) as locked:
                     if locked:
-                        return OutboxSender(self.outbox, client, self.stats).run()
+                        return OutboxSender(self.outbox, client, self.stats, self.name).run()
                 if client.stop_reason() is not None:
                     return "another run is sending them"
                 self.timing.sleep(_LOCK_POLL_SECS)
@@ -376,7 +389,7 @@ class Delivery(EventOutbox):
             except StateUnavailableError:
                 self.stats.lost += len(rest) - number
                 for lost in rest[number:]:
-                    why = f"the relay refused it: {lost.answer}" if lost.answer else "the relay did not confirm it"
+                    why = f"{self.name} refused it: {lost.answer}" if lost.answer else f"{self.name} did not confirm it"
                     log.error("lost event %s, neither delivered nor stored: %s", lost.event, why)
                 return
 
@@ -398,10 +411,15 @@ class Delivery(EventOutbox):
             return
         if left.first is None:
             return
-        refused = f", {left.refused} of them refused by the relay" if left.refused else ""
+        refused = f", {left.refused} of them refused by {self.name}" if left.refused else ""
         cause = reason or left.first.answer
         log.warning(
-            "%s in the outbox%s%s; the first is %s", count(left.queued, "event"), refused, f": {cause}" if cause else "", left.first.event
+            "%s in the outbox%s%s%s; the first is %s",
+            count(left.queued, "event"),
+            f" for {self.name}" if self.outbox.is_notify else "",
+            refused,
+            f": {cause}" if cause else "",
+            left.first.event,
         )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from arawn_cli import runs, timestamps
 from arawn_cli.cleanup.job import CleanupResult
 from arawn_cli.config.loader import Config
+from arawn_cli.delivery.outbox import COUNT_FOR_RELAYS
 from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.errors import StateUnavailableError
@@ -74,7 +75,7 @@ def write(directory: Path, config: Config, state: State, result: object) -> bool
 def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
     try:
         run = runs.read(state, job, config.root.resolve())
-        ((queued,),) = state.select("SELECT count(*) FROM outbox", ()) or [(0,)]
+        ((queued,),) = state.select(COUNT_FOR_RELAYS, ()) or [(0,)]
         return StateFigures(run, queued if isinstance(queued, int) else None)
     except StateUnavailableError as error:
         log.warning("%s: the metrics lack the figures of the state file", error)

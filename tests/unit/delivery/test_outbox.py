@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.delivery.message import OutgoingEvent
-from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.delivery.outbox import COUNT_FOR_RELAYS, NOTIFY, Outbox
 from arawn_cli.state import State
 from tests.support.simulated_relay import queued
 
@@ -56,6 +56,20 @@ def test_a_smaller_limit_applies_at_the_end_of_a_run(tmp_path: Path) -> None:
     assert len(Outbox(state, 2).trim()) == 8
     state.close()
     assert queued(tmp_path) == ["event-8", "event-9"]
+
+
+def test_events_and_notifications_do_not_displace_each_other(tmp_path: Path) -> None:
+    state = State(tmp_path, lambda: 0)
+    relay, notify = Outbox(state, 2), Outbox(state, 2, f"{NOTIFY}1")
+    for number in range(4):
+        assert relay.append(event(number)) == []
+    for number in range(10, 14):
+        assert notify.append(event(number)) == []
+    assert [old.event_id for old in notify.trim()] == ["event-10", "event-11"]
+    assert [old.event_id for old in relay.trim()] == ["event-0", "event-1"]
+    assert state.select(COUNT_FOR_RELAYS, ()) == [(2,)]
+    state.close()
+    assert queued(tmp_path) == ["event-2", "event-3"]
 
 
 def test_a_level_that_is_queued_for_another_root_or_relay_is_not_a_repeat(tmp_path: Path) -> None:
