@@ -79,9 +79,12 @@ class HttpClient:
             )
         except HTTPError as error:
             return self._failure(error, timeout)
-        body = _read_start(response, end)
+        body, is_complete = _read_start(response, end)
+        peer = f"{self._address.host} port {self._address.port}"
         if response.status == 400 and _PLAIN_ON_TLS in body:
-            return Failed(f"{self._address.host} port {self._address.port} speaks TLS; use https://", retryable=False)
+            return Failed(f"{peer} speaks TLS; use https://", retryable=False)
+        if 200 <= response.status < 300 and not is_complete:
+            return Failed(f"{peer} did not complete its answer {response.status}; it may have the event")
         return interpret_response(response.status, body, response.headers.get("Retry-After"), self._clock(), self._secrets)
 
     def close(self) -> None:
@@ -104,20 +107,23 @@ class HttpClient:
         return Failed(f"{host} port {port} closed the connection: {_cause(error)}")
 
 
-def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> bytes:
-    """Read the start of the body until `end`; if it does not come, the status alone decides."""
+def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, bool]:
+    """Read the start of the body until `end`.
+
+    Return it, and whether it is all of a body or as much as is needed of a long one.
+    """
     body = b""
     try:
         while len(body) <= _ANSWER_BYTES and time.monotonic() < end:
             more = response.read1(_ANSWER_BYTES)
             if not more:
                 response.release_conn()
-                return body
+                return body, True
             body += more
     except HTTPError:
-        pass  # what has come is enough; the connection is closed below
+        pass  # the connection broke, or nothing came in time; it is closed below
     response.close()
-    return body[:_ANSWER_BYTES]
+    return body[:_ANSWER_BYTES], len(body) > _ANSWER_BYTES
 
 
 def _cause(error: BaseException) -> str:

@@ -118,7 +118,7 @@ def interpret_response(status: int, body: bytes, retry_after: str | None, now: f
     if status in _RETRYABLE or status >= 500:
         return Failed(f"the relay answers {answer}", retry_after=parse_retry_after(retry_after, now))
     if 200 <= status < 300:
-        return Refused(answer) if _contains_error(body) else Delivered()
+        return Refused(answer) if contains_error(body) else Delivered()
     if 300 <= status < 400:
         return Refused(f"{status}, a redirect, which is never followed; set url to where the relay is")
     return Refused(answer)
@@ -149,8 +149,11 @@ def parse_retry_after(header: str | None, now: float) -> float | None:
         return None
 
 
-def _contains_error(body: bytes) -> bool:
-    """Return whether a JSON object has an `error`: Centrifugo refuses so with status 200."""
+def contains_error(body: bytes) -> bool:
+    """Return whether a text is a JSON object that reports an error.
+
+    Centrifugo refuses with an `error` and status 200, Arawn with a frame of the type `error`.
+    """
     text = body.removeprefix(BOM_UTF8).lstrip()
     if not text.startswith(b"{"):
         return False
@@ -158,4 +161,4 @@ def _contains_error(body: bytes) -> bool:
         answer = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(answer, dict) and bool(answer.get("error"))
+    return isinstance(answer, dict) and (bool(answer.get("error")) or answer.get("type") == "error")

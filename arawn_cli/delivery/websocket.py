@@ -14,7 +14,7 @@ from pathlib import Path
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.typing import Origin
 from websockets.uri import parse_uri
@@ -22,12 +22,28 @@ from websockets.uri import parse_uri
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery import tls
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
-from arawn_cli.delivery.message import USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, excerpt, interpret_response
+from arawn_cli.delivery.message import (
+    USER_AGENT,
+    Delivered,
+    Failed,
+    OutgoingEvent,
+    Refused,
+    SendResult,
+    contains_error,
+    excerpt,
+    interpret_response,
+)
 
 _NORMAL = 1000
 
 # Close codes that refuse what was sent: its kind, its text, by policy, its size (RFC 6455, 7.4.1).
 _REFUSALS = frozenset({1003, 1007, 1008, 1009})
+
+# Close codes from here on are those of applications (RFC 6455, 7.4.2), which close to refuse.
+_APPLICATION = 3000
+
+# A ping behind the events. The relay answers it once it has read them (RFC 6455, 5.5.2).
+_PING = b"arawn-cli"
 
 _ANSWER_BYTES = 65_536
 _READ_BYTES = 65_536
@@ -41,7 +57,9 @@ _silent.disabled = True
 
 
 class WebSocketClient:
-    """Send each batch over its own connection; it is delivered once that is closed cleanly.
+    """Send each batch over its own connection.
+
+    It is delivered if the relay has read it, sends no error, and answers the close with code 1000.
 
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
@@ -59,9 +77,9 @@ class WebSocketClient:
         self._peer = f"{address.host} port {address.port}"
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
-        """Send each event as one frame.
+        """Send each event as one frame; without events only connect, authenticate and close.
 
-        Unless the connection closes cleanly, it is unknown which of them arrived.
+        Unless all are delivered, it is unknown which of them arrived.
         """
         end = time.monotonic() + timeout
         try:
@@ -99,33 +117,54 @@ class WebSocketClient:
         request = protocol.connect()
         request.headers.update({"User-Agent": USER_AGENT, **authorization(self._address, None)})
         protocol.send_request(request)
-        while protocol.state is State.CONNECTING and protocol.handshake_exc is None:
-            connection.step()
+        connection.wait_open()
         if protocol.handshake_exc is not None:
             return self._handshake_failure(protocol.handshake_exc, connection.error)
         if self._token is not None:
             failure = self._authenticate(connection, self._token)
             if failure is not None:
                 return failure
-        if protocol.state is State.OPEN:
-            for event in events:
-                protocol.send_text(event.body)
+        if protocol.state is not State.OPEN:
+            return self._closed_early(protocol)
+        return self._send_events(connection, events) if events else self._close(connection)
+
+    def _send_events(self, connection: _Connection, events: Sequence[OutgoingEvent]) -> SendResult:
+        """Send the events and a ping; when the ping is answered, close the connection."""
+        protocol = connection.protocol
+        for event in events:
+            protocol.send_text(event.body)
+        protocol.send_ping(_PING)
+        is_read = False
         try:
-            connection.flush()
-            if protocol.state is State.OPEN:
-                protocol.send_close(_NORMAL)
-            connection.wait_closed()
+            for opcode, data in connection.received():
+                if opcode is not Opcode.PONG:
+                    if contains_error(data):
+                        return Refused(excerpt(data, self._secrets))
+                elif data == _PING and protocol.state is State.OPEN:
+                    is_read = True
+                    protocol.send_close(_NORMAL)
         except TimeoutError:
             return Failed(f"{self._peer} did not confirm the events in time; it may have them")
-        return self._interpret_close(protocol)
+        return self._interpret_close(protocol, is_read=is_read)
+
+    def _close(self, connection: _Connection) -> SendResult:
+        """Close a connection over which nothing was sent.
+
+        Raises:
+            TimeoutError: the relay does not answer.
+        """
+        connection.protocol.send_close(_NORMAL)
+        for _ in connection.received():
+            pass
+        return Delivered() if _is_clean(connection.protocol) else self._closed_early(connection.protocol)
 
     def _authenticate(self, connection: _Connection, token: Token) -> SendResult | None:
         """Send the token and wait for Arawn's `auth_result`; return None if it is accepted."""
         protocol = connection.protocol
         protocol.send_text(json.dumps({"type": "auth", "token": token.value}).encode("ascii"))
-        for message in connection.messages():
+        for _, data in connection.received():
             try:
-                answer = json.loads(message)
+                answer = json.loads(data)
             except (ValueError, RecursionError):
                 continue
             if isinstance(answer, dict) and answer.get("type") == "auth_result":
@@ -134,9 +173,8 @@ class WebSocketClient:
                 reason = excerpt(str(answer.get("error") or "no reason given"), self._secrets)
                 return Failed(f"the relay does not accept the token: {reason}", retryable=False)
         closed = protocol.close_exc.rcvd
-        if closed is not None and closed.code in _REFUSALS:
-            answer = f"close {closed.code} {excerpt(closed.reason, self._secrets)}".rstrip()
-            return Failed(f"the relay does not accept the token: {answer}", retryable=False)
+        if closed is not None and _is_refusal(closed.code):
+            return Failed(f"the relay does not accept the token: {self._close_text(closed)}", retryable=False)
         return Failed(f"{self._peer} closed the connection before it accepted the token")
 
     def _handshake_failure(self, error: Exception, broken: OSError | None) -> Failed:
@@ -156,17 +194,40 @@ class WebSocketClient:
             return Failed(f"{self._peer} closed the connection")
         return Failed(f"{self._peer} is not a WebSocket server: {excerpt(str(error), self._secrets)}")
 
-    def _interpret_close(self, protocol: ClientProtocol) -> SendResult:
-        """Return what became of the events, by how the connection closed."""
-        closed = protocol.close_exc
-        if closed.rcvd is None:
-            return Failed(f"{self._peer} closed the connection before it confirmed the events; it may have them")
-        if closed.rcvd.code == _NORMAL and not closed.rcvd_then_sent:
+    def _closed_early(self, protocol: ClientProtocol) -> Failed:
+        """Describe a connection that the relay closed before it was sent an event."""
+        closed = protocol.close_exc.rcvd
+        if closed is None:
+            return Failed(f"{self._peer} closed the connection")
+        reason = f"{self._peer} closed the connection before it was sent an event: {self._close_text(closed)}"
+        return Failed(reason, retryable=not _is_refusal(closed.code))
+
+    def _interpret_close(self, protocol: ClientProtocol, *, is_read: bool) -> SendResult:
+        """Return what became of the events, by how the connection closed and if the ping was answered.
+
+        A close that the relay began counts as no answer: it may have read the events and not used
+        them, as a program does that shuts down.
+        """
+        closed = protocol.close_exc.rcvd
+        if is_read and _is_clean(protocol):
             return Delivered()
-        answer = f"close {closed.rcvd.code} {excerpt(closed.rcvd.reason, self._secrets)}".rstrip()
-        if closed.rcvd.code in _REFUSALS:
-            return Refused(answer)
-        return Failed(f"{self._peer} closed the connection before it confirmed the events ({answer}); it may have them")
+        if closed is not None and _is_refusal(closed.code):
+            return Refused(self._close_text(closed))
+        code = f" ({self._close_text(closed)})" if closed else ""
+        return Failed(f"{self._peer} closed the connection before it confirmed the events{code}; it may have them")
+
+    def _close_text(self, closed: Close) -> str:
+        return f"close {closed.code} {excerpt(closed.reason, self._secrets)}".rstrip()
+
+
+def _is_clean(protocol: ClientProtocol) -> bool:
+    """Return whether the relay answered our close frame with code 1000."""
+    closed = protocol.close_exc
+    return closed.rcvd is not None and closed.rcvd.code == _NORMAL and not closed.rcvd_then_sent
+
+
+def _is_refusal(code: int) -> bool:
+    return code in _REFUSALS or code >= _APPLICATION
 
 
 class _Connection:
@@ -183,6 +244,7 @@ class _Connection:
         self._stream = stream
         self._end = end
         self._unsent = bytearray()
+        self._early: list[Event] = []
 
     def step(self) -> list[Event]:
         """Write or read as much as is possible now, or else wait, and return what was received.
@@ -201,47 +263,44 @@ class _Connection:
             elif data is not None:
                 self.protocol.receive_eof()
             if data is not None or written:
-                return self._received()
+                return self._events()
             poll = select.poll()
             poll.register(self._stream, select.POLLIN | (select.POLLOUT if self._unsent else 0))
             poll.poll(left * 1000)
         raise TimeoutError
 
-    def messages(self) -> Iterator[bytes]:
-        """Yield each text or binary message until the connection closes.
+    def wait_open(self) -> None:
+        """Wait until the handshake succeeds or fails.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        while self.protocol.state is State.CONNECTING and self.protocol.handshake_exc is None:
+            self._early = self.step()
+
+    def received(self) -> Iterator[tuple[Opcode, bytes]]:
+        """Yield the data of each message and each pong until the connection is closed.
+
+        A message has the opcode of its last frame. What is to be sent is written meanwhile.
 
         Raises:
             TimeoutError: the time is up.
         """
         message = bytearray()
-        while self.protocol.state is State.OPEN:
-            for event in self.step():
-                if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+        while self._early or self.protocol.state is not State.CLOSED:
+            events, self._early = self._early or self.step(), []
+            for event in events:
+                if not isinstance(event, Frame):
+                    continue
+                if event.opcode is Opcode.PONG:
+                    yield event.opcode, bytes(event.data)
+                elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                     message += event.data
                     if event.fin:
-                        yield bytes(message)
+                        yield event.opcode, bytes(message)
                         message.clear()
 
-    def flush(self) -> None:
-        """Write all frames, unless the connection closes before.
-
-        Raises:
-            TimeoutError: the time is up.
-        """
-        self._unsent += b"".join(self.protocol.data_to_send())
-        while self._unsent and self.protocol.state is State.OPEN:
-            self.step()
-
-    def wait_closed(self) -> None:
-        """Read until the relay's close frame or the end of the connection.
-
-        Raises:
-            TimeoutError: the time is up.
-        """
-        while self.protocol.state is not State.CLOSED:
-            self.step()
-
-    def _received(self) -> list[Event]:
+    def _events(self) -> list[Event]:
         """Return what the protocol has received; nothing of interest follows a close frame."""
         events = self.protocol.events_received()
         if any(isinstance(event, Frame) and event.opcode is Opcode.CLOSE for event in events):

@@ -34,12 +34,12 @@ def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: s
     assert result.answer.startswith(answer)
 
 
-def test_a_status_counts_however_slowly_its_body_comes() -> None:
+def test_a_success_that_is_not_complete_in_time_is_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     with answering(head, *[b"1\r\nx\r\n"] * 100, pause=0.1) as port:
         relay = HttpClient(relay_url.parse(f"http://127.0.0.1:{port}/"), None, None, time.time)
         began = time.monotonic()
-        assert relay.send([ONE], 0.5) == Delivered()
+        assert relay.send([ONE], 0.5) == Failed(f"127.0.0.1 port {port} did not complete its answer 200; it may have the event")
         assert time.monotonic() - began < 3
         relay.close()
 
@@ -50,9 +50,20 @@ def test_a_relay_that_cannot_be_reached_in_time_cannot_have_the_event() -> None:
         assert sent(f"ws://127.0.0.1:{port}/", timeout=0.2) == Failed(f"cannot connect to 127.0.0.1 port {port} within 0.2 s")
 
 
-def test_a_status_counts_though_its_body_is_cut() -> None:
-    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nqueued") as port:
+@pytest.mark.parametrize("head", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
+def test_a_success_that_is_cut_is_none(head: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n6\r\nqueued") as port:
+        assert sent(f"http://127.0.0.1:{port}/") == Failed(f"127.0.0.1 port {port} did not complete its answer 200; it may have the event")
+
+
+def test_a_success_needs_no_more_than_the_start_of_a_long_answer() -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 100_000) as port:
         assert sent(f"http://127.0.0.1:{port}/") == Delivered()
+
+
+def test_a_refusal_counts_though_its_body_is_cut() -> None:
+    with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\nno") as port:
+        assert sent(f"http://127.0.0.1:{port}/") == Refused("400 no")
 
 
 @pytest.mark.parametrize("scheme", ["http", "ws"])
@@ -154,4 +165,6 @@ def test_a_websocket_relay_that_accepts_the_token_and_then_closes_fails() -> Non
 
     with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
         url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"
-        assert probed(url, TOKEN) == ProbeResult(False, f"{url}: close 1008 no publisher")
+        assert probed(url, TOKEN) == ProbeResult(
+            False, f"{url}: {url[5:-3].replace(':', ' port ')} closed the connection before it was sent an event: close 1008 no publisher"
+        )

@@ -187,6 +187,7 @@ def test_a_relay_that_closes_normally_before_it_has_all_events_confirms_none() -
     def talk(connection: ServerConnection) -> None:
         connection.recv(timeout=5)
         connection.send('{"type":"auth_result","success":true}')
+        connection.recv(timeout=5)
         connection.close()
 
     with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
