@@ -342,7 +342,7 @@ class ScratchSessionEvent(Event):
     type: str = field(default="scratch_session", metadata=doc("type of the event"))
     session_id: str = field(metadata=doc("its id, which is the name of its directory; bytes that do not print are escaped as `\\xNN`"))
     action: Action = field(metadata=doc("what was done with it"))
-    reason: Reason = field(metadata=doc("why it was removed or kept; the README explains each reason"))
+    reason: Reason = field(metadata=doc("why it was removed or kept; docs/reasons.md explains each reason"))
     detail: str | None = field(
         metadata=doc("the object behind the reason, such as the newest file, the process, the mount point or the owner; else null")
     )

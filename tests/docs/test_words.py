@@ -99,7 +99,7 @@ def test_each_exit_code_in_the_text_is_one(page: str) -> None:
 def test_the_searches_find_what_they_look_for() -> None:
     text = (TOP / "README.md").read_text()
     assert [PROGRAM, "schedule", "install"] in calls_in(text)
-    assert {"--root NAME", "$ arawn-cli schedule install"} <= set(code_of(text))
+    assert {"--dry-run", "$ arawn-cli schedule install"} <= set(code_of(text))
     wrong = "`arawn-cli scratch-cleanup --dryrun` exits with 4, `trash_dayz`, `[maintenance.cleanup] trash_dayz`"
     for test in (
         test_each_command_that_a_page_calls_exists_and_takes_the_options,
