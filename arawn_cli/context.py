@@ -52,6 +52,7 @@ class RunContext:
         outbox: stores events for the relay.
         progress: the progress display.
         stopping: returns whether a signal asked the run to end.
+        started: called by a real run once it has its lock.
         clock: returns the wall clock, in nanoseconds since the epoch.
         monotonic: returns a clock that never steps, in nanoseconds, for durations.
         boot: returns the boot of the machine, whose clock nobody can set.
@@ -64,6 +65,7 @@ class RunContext:
     outbox: EventOutbox = field(default_factory=EventOutbox)
     progress: Progress = field(default_factory=Progress)
     stopping: Callable[[], bool] = lambda: False
+    started: Callable[[], None] = lambda: None
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns
     boot: Callable[[], timestamps.Boot] = timestamps.current_boot

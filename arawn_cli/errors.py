@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Literal
 
 from arawn_cli.names import cut, escape
@@ -50,9 +52,15 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
 
 
 class ArawnCliError(Exception):
-    """An error with a message for people: what happened, to what, what to do."""
+    """An error with a message for people: what happened, to what, what to do.
+
+    Attributes:
+        pings: if it ended a run that had read its configuration file, and no more, the addresses by
+            job to ping.
+    """
 
     exit_code = ExitCode.INTERNAL
+    pings: Mapping[str, str] = MappingProxyType({})
 
 
 class StateUnavailableError(ArawnCliError):

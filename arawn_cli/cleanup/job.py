@@ -103,6 +103,8 @@ def clean(
         if config.apply is not None:  # before the lock: the run at the other end of a pipe may hold it
             approved = read_plan(config.apply, root.path, context.stopping)
         with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
+            if not config.dry_run:
+                context.started()
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)
             clocks = Clocks(context.clock(), context.boot())
             check_clock(context.state, root.path, clocks, gap, force=config.force, dry_run=config.dry_run)

@@ -85,7 +85,9 @@ def scratch_cleanup(
         return clean_as_agreed(config, context, output, sessions or (), ask=ask, yes=yes)
 
     outputs = {} if plan_out is None or plan_out == STANDARD_STREAM else {plan_out: PLAN_MODE}
-    run = run_job(flags, output, job, unless_running=unless_running, outputs=outputs)
+    # A run on some sessions is not the one that somebody waits for.
+    name = None if sessions else JobName.SCRATCH_CLEANUP
+    run = run_job(flags, output, job, name=name, unless_running=unless_running, outputs=outputs)
     if plan_out == STANDARD_STREAM and run.result is not None:
         print_text(run.result.plan_text)
     raise typer.Exit(run.exit_code)

@@ -15,9 +15,8 @@ from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.job import check, levels_log
-from arawn_cli.diskcheck.levels import reaches
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import Level
+from arawn_cli.events import JobName, Level
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +59,14 @@ def disk_check(
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios
 
-        run = run_job(flags, replace(output, format="none"), check)
+        run = run_job(flags, replace(output, format="none"), check, name=JobName.DISK_CHECK)
         line, return_code = nagios.status(run.result, run.problems)
         typer.echo(line)
         raise typer.Exit(return_code)
-    run = run_job(flags, output, check, unless_running=unless_running)
-    if run.result is not None and run.result.starts_cleanup and run.exit_code in (ExitCode.DONE, ExitCode.PARTIAL):
-        run.exit_code = _start_cleanup(flags, output) or run.exit_code
-    if (
-        fail_on is not None
-        and run.result is not None
-        and reaches(run.result.summary.level, Level(fail_on.value))
-        # A lost event or a signal outweighs the level, an incomplete measurement does not.
-        and run.exit_code in (ExitCode.DONE, ExitCode.PARTIAL)
-    ):
-        raise typer.Exit(ExitCode.LEVEL_REACHED)
+    job = partial(check, fail_on=None if fail_on is None else Level(fail_on.value))
+    run = run_job(flags, output, job, name=JobName.DISK_CHECK, unless_running=unless_running)
+    if run.result is not None and run.result.starts_cleanup and run.exit_code == run.result.exit_code:
+        run.exit_code = max(run.exit_code, _start_cleanup(flags, output))
     raise typer.Exit(run.exit_code)
 
 
@@ -90,7 +82,8 @@ def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:
 
     request = os.environ.get(REQUEST_VARIABLE)
     if not request:
-        return run_job(replace(flags, dry_run=None), output, partial(clean_as_agreed, output=output), unless_running=True).exit_code
+        job = partial(clean_as_agreed, output=output)
+        return run_job(replace(flags, dry_run=None), output, job, name=JobName.SCRATCH_CLEANUP, unless_running=True).exit_code
     try:
         os.close(os.open(request, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError as error:

@@ -1,7 +1,7 @@
 """Run a job.
 
 Load the configuration, lower the priority, catch signals, open what the job needs, run it, deliver
-its events, write its metrics, and derive the exit code.
+its events, write its metrics, derive the exit code, and ping.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import psutil
 
@@ -26,9 +26,12 @@ from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.context import EventOutbox, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
-from arawn_cli.events import Event
+from arawn_cli.events import Event, JobName
 from arawn_cli.output.stdout import print_event
 from arawn_cli.state import State
+
+if TYPE_CHECKING:
+    from arawn_cli.delivery.ping import Pings
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +124,15 @@ class JobResult(Protocol):
         """Return the exit code that the result alone implies."""
 
 
+@runtime_checkable
+class HasSummary(Protocol):
+    """The result of a job that sums itself up in its last event."""
+
+    @property
+    def summary(self) -> Event:
+        """Return the last event."""
+
+
 Result = TypeVar("Result", bound=JobResult)
 
 
@@ -144,19 +156,24 @@ def run_job(
     output: Output,
     job: Callable[[Config, RunContext], Result],
     *,
+    name: JobName | None = None,
     unless_running: bool = False,
     outputs: Mapping[Path, int] | None = None,
 ) -> JobRun[Result]:
     """Run a job and return how it ended; errors are logged and become the exit code.
 
     With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
-    error is logged. `outputs` are files that the command line names, with their modes.
+    error is logged. `outputs` are files that the command line names, with their modes. `name` is that
+    of the job whose address is pinged; without it none is.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()
     signals = Signals()
+    pings: Pings | None = None
     try:
         config = load_as_owner(flags, outputs)
+        if not config.dry_run:
+            pings = _pings_to(config.pings, name, signals)
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
             standard_output = EventOutput(_writer(output, progress))
@@ -171,6 +188,7 @@ def run_job(
                 outbox=delivery or EventOutbox(),
                 progress=progress,
                 stopping=signals.stopping,
+                started=pings.start if pings is not None else lambda: None,
             )
             lost = 0
             try:
@@ -199,7 +217,21 @@ def run_job(
     except (Exception, KeyboardInterrupt) as error:  # a bug ends with one line and its exit code, too
         run.exit_code = log_error(error)
         run.problems.append(str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, ArawnCliError) and error.pings:
+            pings = _pings_to(error.pings, name, signals)
+    if pings is not None:
+        with signals.caught():  # a signal shortens the ping, and changes the exit code no more
+            pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
     return run
+
+
+def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signals) -> Pings | None:
+    url = addresses.get(name) if name is not None else None
+    if url is None:
+        return None
+    from arawn_cli.delivery.ping import Pings  # not imported without an address
+
+    return Pings(url, signals.stopping)
 
 
 class EventOutput:

@@ -10,7 +10,8 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -28,11 +29,12 @@ from arawn_cli.config.lookup import (
     find_root,
     home_directory,
 )
-from arawn_cli.config.relay_url import Address, redact_value
-from arawn_cli.config.roots import ADDED_KEYS, OVERRIDDEN_KEYS, find_conflicts, index_of, refuse_other_root, tables_of_root
-from arawn_cli.config.schema import ConfigFile, Maintenance
+from arawn_cli.config.relay_url import Address, redact_path, redact_value
+from arawn_cli.config.roots import ADDED_KEYS, OVERRIDDEN_KEYS, PINGS, find_conflicts, index_of, refuse_other_root, tables_of_root
+from arawn_cli.config.schema import ConfigFile, Maintenance, NamedRoot
 from arawn_cli.config.validation import describe_errors, find_misspellings
-from arawn_cli.errors import ConfigurationError
+from arawn_cli.errors import ArawnCliError, ConfigurationError
+from arawn_cli.events import JobName
 from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import cut, escape
 from arawn_cli.units import GIB, MIB, count
@@ -108,6 +110,7 @@ class Config:
         remembers: false with `--relay-url` or `--no-relay`. A check that changed levels in such a
             run would hide a change from the readers of the configured relay.
         metrics_directory: directory of the files for Prometheus' node_exporter.
+        pings: the addresses by job that a real run pings, which are secret.
         tables: the tables of the file, with the values of the named root in place of the general
             ones.
         root_name: the name in `[[maintenance.roots]]`, or None for the main root.
@@ -130,6 +133,7 @@ class Config:
     state_directory: Path
     relay: RelayTarget | None
     tables: ConfigFile
+    pings: Mapping[str, str] = field(default_factory=dict, repr=False)
     metrics_directory: Path | None = None
     remembers: bool = True
     root_name: str | None = None
@@ -148,15 +152,17 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     tables = file_tables if flags.root is None else tables_of_root(file_tables, flags.root, file)
     usage, maintenance = tables.paths.usage, tables.maintenance
     pressure = maintenance.pressure
-    found = find_root(flags.base_path, flags.root, Sources(environment, file, tables, base))
-    refuse_other_root(found.path, flags.root, file_tables, base)
+    dry_run = tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run
+    with failing_pings({} if dry_run else _pings(maintenance)):
+        found = find_root(flags.base_path, flags.root, Sources(environment, file, tables, base))
+        refuse_other_root(found.path, flags.root, file_tables, base)
     return Config(
         file=file,
         root=found.path,
         root_source=found.source,
         databases=found.databases,
         older_than_days=tables.paths.cleanup.scratch_cleanup_days if flags.older_than_days is None else flags.older_than_days,
-        dry_run=tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run,
+        dry_run=dry_run,
         force=flags.force,
         plan_out=flags.plan_out,
         apply=flags.apply,
@@ -170,7 +176,23 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         metrics_directory=_optional_path(base, maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         root_name=flags.root,
         tables=tables,
+        pings=_pings(maintenance),
     )
+
+
+def _pings(maintenance: Maintenance) -> dict[str, str]:
+    ping = maintenance.ping
+    return {job: url for job, url in ((JobName.SCRATCH_CLEANUP, ping.scratch_cleanup), (JobName.DISK_CHECK, ping.disk_check)) if url}
+
+
+@contextmanager
+def failing_pings(pings: Mapping[str, str]) -> Iterator[None]:
+    """Add the addresses to ping to an error that ends the run before it has its configuration."""
+    try:
+        yield
+    except ArawnCliError as error:
+        error.pings = pings
+        raise
 
 
 def load_all(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> list[Config]:
@@ -291,7 +313,7 @@ def settings_of(config: Config, flags: Flags, environment: Mapping[str, str]) ->
         source = str(config.file) if is_set and config.file else DEFAULT
         if key in overrides:
             value, source = overrides[key][0], overrides[key][1] or source
-        found.append(Setting(key, _format(value), source))
+        found.append(Setting(key, _format(value, is_secret=key.startswith("maintenance.ping.")), source))
     return found
 
 
@@ -336,8 +358,12 @@ def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]
             yield f"{prefix}{name}", value, name in table.model_fields_set
 
 
-def _format(value: object) -> str:
+def _format(value: object, *, is_secret: bool) -> str:
     if isinstance(value, tuple):
-        value = [item.model_dump() if isinstance(item, BaseModel) else item for item in value]
-    text = json.dumps(value, ensure_ascii=False, default=str)
+        value = [_table_of_root(item) if isinstance(item, NamedRoot) else item for item in value]
+    text = json.dumps(redact_path(value) if is_secret and isinstance(value, str) else value, ensure_ascii=False, default=str)
     return redact_value(text) if "://" in text else text
+
+
+def _table_of_root(root: NamedRoot) -> dict[str, object]:
+    return {key: redact_path(value) if key in PINGS and value else value for key, value in root.model_dump().items()}

@@ -12,6 +12,7 @@ _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
 _BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
+_PATH = re.compile(r"(https?://[^\s/?#'\"]+)[/?#][^\s'\"]*", re.IGNORECASE)
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
 
 
@@ -107,6 +108,11 @@ def redact_value(value: str) -> str:
     shown = _BEFORE_AT.sub(r"\1***@", value)
     before, separator, _ = shown.partition("?") if "?" in shown else shown.partition("#")
     return f"{before}?***" if separator else shown
+
+
+def redact_path(value: str) -> str:
+    """Return a URL with nothing but its scheme and host, and any other text as it is."""
+    return _PATH.sub(r"\1/***", _USERINFO.sub("", value))
 
 
 def _is_host(host: str) -> bool:

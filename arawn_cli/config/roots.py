@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
 from arawn_cli.config.lookup import PathBase
-from arawn_cli.config.schema import ConfigFile, NamedRoot
+from arawn_cli.config.schema import ConfigFile, NamedRoot, Ping
 from arawn_cli.config.validation import format_value, nearest
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.names import escape
@@ -22,6 +22,9 @@ _USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "s
 """The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
 
 _CLEANUP = ("keep_last", "max_total", "min_free_percent", "min_age_days")
+
+PINGS = ("scratch_cleanup", "disk_check")
+"""The keys of `[maintenance.ping]`."""
 
 _SIZES = (*_USAGE.values(), "own_files")
 
@@ -34,6 +37,7 @@ OVERRIDDEN_KEYS = {
     "limits": "maintenance.pressure.limits",
     "protect": "maintenance.cleanup.protect",
     **{key: f"maintenance.cleanup.{key}" for key in _CLEANUP},
+    **{key: f"maintenance.ping.{key}" for key in PINGS},
 }
 """The keys of a named root, and the general keys for which they give the value."""
 
@@ -61,7 +65,7 @@ def index_of(tables: ConfigFile, name: str) -> int | None:
 def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
     """Return the tables with the values of a named root.
 
-    Its limits and protected patterns are added.
+    Its limits and protected patterns are added. Its pings are its own alone.
 
     Raises:
         ConfigurationError: the file has no root of this name.
@@ -82,6 +86,8 @@ def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFi
     own_maintenance = {
         "cleanup": maintenance.cleanup.model_copy(update=protect | _own_values(entry, *_CLEANUP)),
         "pressure": maintenance.pressure.model_copy(update={**sizes, **limits}),
+        # A general ping would say that this job ran if only that of another root did.
+        "ping": Ping().model_copy(update=_own_values(entry, *PINGS)),
         "root": entry.path,
         "database": entry.database,
     }

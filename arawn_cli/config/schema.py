@@ -66,6 +66,18 @@ def _check_relay_url(value: str) -> str:
     return value
 
 
+def _check_ping_url(value: str) -> str:
+    if not value:
+        return value
+    try:
+        address = relay_url.parse(value)
+    except ValueError:
+        address = None
+    if address is None or address.is_websocket:
+        raise ValueError("an address such as https://hc.example/uuid, with http or https")
+    return value
+
+
 def _check_session_pattern(value: str) -> str:
     if not can_match(value, ID_ALPHABETS):
         near = nearest_pattern(value)
@@ -94,6 +106,7 @@ FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
+PingUrl = Annotated[str, AfterValidator(_check_ping_url)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
 Size = Annotated[int, BeforeValidator(_size_in_bytes), AfterValidator(_check_size), _SIZE_SCHEMA]
@@ -287,6 +300,15 @@ class Relay(_Table):
     )
 
 
+class Ping(_Table):
+    """`[maintenance.ping]`: a dead man's switch such as healthchecks.io, which tells if a job fails or does not run."""
+
+    scratch_cleanup: PingUrl = Field(
+        default="", description="secret address that scratch-cleanup pings when it begins and ends; empty pings none"
+    )
+    disk_check: PingUrl = Field(default="", description="secret address that disk-check pings when it begins and ends; empty pings none")
+
+
 class Schedule(_Table):
     """`[maintenance.schedule]`."""
 
@@ -333,6 +355,12 @@ class NamedRoot(_Table):
         default=None, examples=[15], description="replaces maintenance.cleanup.min_free_percent"
     )
     min_age_days: Days | None = Field(default=None, examples=[2], description="replaces maintenance.cleanup.min_age_days")
+    scratch_cleanup: PingUrl | None = Field(
+        default=None, examples=["https://hc.example/uuid"], description="as maintenance.ping.scratch_cleanup, which is not for this root"
+    )
+    disk_check: PingUrl | None = Field(
+        default=None, examples=["https://hc.example/uuid"], description="as maintenance.ping.disk_check, which is not for this root"
+    )
 
 
 class Metrics(_Table):
@@ -367,6 +395,7 @@ class Maintenance(_Table):
     cleanup: Cleanup = Cleanup.model_construct()
     pressure: Pressure = Pressure.model_construct()
     relay: Relay = Relay.model_construct()
+    ping: Ping = Ping.model_construct()
     schedule: Schedule = Schedule.model_construct()
     metrics: Metrics = Metrics.model_construct()
     # Last, so that in the file of `config init` its keys without its header repeat no key.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from arawn_cli.config.relay_url import redact_value
+from arawn_cli.config.relay_url import redact_path, redact_value
 from arawn_cli.config.schema import Cleanup, CleanupDefaults, ConfigFile, Paths, Pressure, Storage, UsageLimits, WorkstreamStore, fields_of
 from arawn_cli.names import escape
 
@@ -49,6 +49,9 @@ _HINTS = {
     },
     "maintenance.relay.token": "keep the token in a separate file, and name that with maintenance.relay.token_file",
 }
+
+# Addresses that are secret as a whole, and tables that hold them.
+_SECRET = re.compile(r"maintenance\.(ping|roots\[\d+\])(\.(scratch_cleanup|disk_check))?")
 
 # By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.
 _ALLOWED = {
@@ -110,7 +113,7 @@ def nearest(word: str, known: Iterable[str], similarity: float = 0.6) -> str | N
 
 def format_value(value: object) -> str:
     """Return a value in at most 60 characters, without the secrets of a URL."""
-    text = redact_value(repr(value))
+    text = redact_path(redact_value(repr(value)))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -122,7 +125,8 @@ def _describe(detail: ErrorDetails) -> str:
     template = _ALLOWED.get(detail["type"])
     message = detail["msg"].removeprefix("Value error, ")
     allowed = template.format(**detail.get("ctx", {})) if template else message[0].lower() + message[1:]
-    return f"{key}: found {format_value(detail['input'])}; allowed: {allowed}" + (f"; {hint}" if hint else "")
+    found = "a value that is not shown" if _SECRET.fullmatch(key) else format_value(detail["input"])
+    return f"{key}: found {found}; allowed: {allowed}" + (f"; {hint}" if hint else "")
 
 
 def _nearest_key(key: str) -> str | None:

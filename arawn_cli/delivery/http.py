@@ -99,12 +99,12 @@ class HttpClient:
         if isinstance(error, NameResolutionError):
             return Failed(f"the name {host} cannot be resolved")
         if isinstance(error, NewConnectionError):
-            return Failed(f"cannot connect to {host} port {port}: {_cause(error)}")
+            return Failed(f"cannot connect to {host} port {port}: {cause_of(error)}")
         if isinstance(error, ConnectTimeoutError):
             return Failed(f"cannot connect to {host} port {port} within {timeout:.1f} s")
         if isinstance(error, AnyTimeoutError):
             return Failed(f"{host} port {port} did not answer within {timeout:.1f} s; it may have the event")
-        return Failed(f"{host} port {port} closed the connection: {_cause(error)}")
+        return Failed(f"{host} port {port} closed the connection: {cause_of(error)}")
 
 
 def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, bool]:
@@ -126,7 +126,7 @@ def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, 
     return body[:_ANSWER_BYTES], len(body) > _ANSWER_BYTES
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Return the kernel's message behind an error, or else the error's type."""
     cause: BaseException | None = error
     while cause is not None:

@@ -59,16 +59,27 @@ levels_log = logging.getLogger(f"{__name__}.levels")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check: its last event, the measurements, the level of each scope, and whether to start a cleanup now."""
+    """The result of a check.
+
+    Attributes:
+        summary: its last event.
+        measurements: everything that was measured.
+        verdicts: the level of each scope.
+        starts_cleanup: whether to start a cleanup now.
+        fail_on: the level from which on the check counts as failed, or None.
+    """
 
     summary: DiskCheck
     measurements: Measurements
     verdicts: tuple[Verdict, ...]
     starts_cleanup: bool = False
+    fail_on: Level | None = None
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 1 if something could not be read, else 0."""
+        """Return 3 if the level is reached, else 1 if something could not be read, else 0."""
+        if self.fail_on is not None and reaches(self.summary.level, self.fail_on):
+            return ExitCode.LEVEL_REACHED
         return ExitCode.DONE if self.summary.complete else ExitCode.PARTIAL
 
 
@@ -90,7 +101,7 @@ class _Findings:
     reused: ReusedSizes | None
 
 
-def check(config: Config, context: RunContext) -> CheckResult:
+def check(config: Config, context: RunContext, *, fail_on: Level | None = None) -> CheckResult:
     """Measure a root, compare it with its limits, and report what exceeds them.
 
     Emit `workstream_usage` for each workstream, `disk_pressure` for each level to report, and
@@ -106,6 +117,8 @@ def check(config: Config, context: RunContext) -> CheckResult:
     started = context.monotonic()
     now = context.clock()
     with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, context, hold=not config.dry_run):
+        if not config.dry_run:
+            context.started()
         reused = _reused_sizes(root, config, context, now)
         measurements = measure_root(root, config, context, reused.usages if reused else {})
         scopes = scopes_of(config, measurements)
@@ -157,7 +170,7 @@ def check(config: Config, context: RunContext) -> CheckResult:
         )
         context.emit(summary)
         is_wanted = config.maintenance.cleanup.cleanup_on == "critical" and config.remembers and not config.dry_run
-        return CheckResult(summary, measurements, tuple(verdicts), is_wanted and any(map(needs_cleanup, verdicts)))
+        return CheckResult(summary, measurements, tuple(verdicts), is_wanted and any(map(needs_cleanup, verdicts)), fail_on)
 
 
 def needs_cleanup(verdict: Verdict) -> bool:

@@ -9,16 +9,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.root import opened_root
+from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config
 from arawn_cli.config.lookup import home_directory
+from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import JobName
@@ -27,6 +29,10 @@ from arawn_cli.names import escape
 
 REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
 """Names the file that a check changes to have the cleanup's unit started."""
+
+
+Network = Literal["none", "loopback", "any"]
+"""The connections that a job needs: none, to this machine, or to any."""
 
 
 class Scheduler(StrEnum):
@@ -65,6 +71,7 @@ class Job:
     description: str
     timeout: str
     root_name: str | None
+    network: Network
 
     @property
     def unit(self) -> str:
@@ -86,8 +93,8 @@ class Settings:
         token_file: the file with the relay's token, or None.
         is_of_root: whether root decides about the configuration. Else root opens nothing that it
             names: no credential for a unit, no directory that systemd creates.
-        network: the connections that the jobs need: none without a relay, else to this machine or
-            to any.
+        network: the connections that both jobs need, none without a relay.
+        pings: those that the ping of a job needs.
         logger: the path of logger(1), or None if it is not installed.
         namespaces: whether the account can create user namespaces, which most confinement of its
             own units needs.
@@ -104,7 +111,7 @@ class Settings:
     state: Path | None
     metrics: Path | None
     token_file: Path | None
-    network: Literal["none", "loopback", "any"]
+    network: Network
     nice: int
     io_class: str
     cleanup: str
@@ -115,15 +122,20 @@ class Settings:
     root_name: str | None = None
     cleanup_on_critical: bool = False
     is_of_root: bool = True
+    pings: Mapping[str, Network] = field(default_factory=dict)
 
     @property
     def jobs(self) -> tuple[Job, Job]:
         """Return the two jobs with their intervals."""
-        suffix = "" if self.root_name is None else f" ({self.root_name})"
         return (
-            Job(JobName.SCRATCH_CLEANUP, self.cleanup, f"Remove inactive scratch sessions of Arawn{suffix}", "6h", self.root_name),
-            Job(JobName.DISK_CHECK, self.check, f"Check the disk usage of Arawn's workstreams{suffix}", "30min", self.root_name),
+            self._job(JobName.SCRATCH_CLEANUP, self.cleanup, "Remove inactive scratch sessions of Arawn", "6h"),
+            self._job(JobName.DISK_CHECK, self.check, "Check the disk usage of Arawn's workstreams", "30min"),
         )
+
+    def _job(self, name: JobName, interval: str, description: str, timeout: str) -> Job:
+        suffix = "" if self.root_name is None else f" ({self.root_name})"
+        network = max(self.network, self.pings.get(name, "none"), key=get_args(Network).index)
+        return Job(name, interval, f"{description}{suffix}", timeout, self.root_name, network)
 
     @property
     def home(self) -> str | None:
@@ -156,7 +168,8 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         state=config.state_directory.absolute() if keeps_state else None,
         metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
-        network="none" if config.relay is None else "loopback" if config.relay.address.is_loopback else "any",
+        network="none" if config.relay is None else _network_to(config.relay.address),
+        pings={job: _network_to(relay_url.parse(url)) for job, url in config.pings.items()},
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,
@@ -168,6 +181,10 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
         is_of_root=scope is Scope.USER or config.file is None or way_to(config.file).is_of_root,
     )
+
+
+def _network_to(address: Address) -> Network:
+    return "loopback" if address.is_loopback else "any"
 
 
 _OF_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr")

@@ -107,7 +107,6 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
         "cleanup": cleanup,
         "home": settings.home,
         "command": (*settings.command, job.name, *settings.options),
-        "network": settings.network,
         "credential": CREDENTIAL,
         "request": _request(settings),
         "request_variable": REQUEST_VARIABLE,

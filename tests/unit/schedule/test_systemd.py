@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.schedule.cron import cron_command, cron_line
-from arawn_cli.schedule.settings import Account, Settings
+from arawn_cli.schedule.settings import Account, Network, Settings
 from arawn_cli.schedule.systemd import unit_command, unit_line, unit_word, units
 from tests.conftest import COMMAND, needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
@@ -121,6 +121,25 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
     assert "PrivateUsers" not in unprivileged
     assert "SystemCallFilter" in unprivileged
+
+
+def test_only_a_job_with_a_relay_or_a_ping_has_network() -> None:
+    cases: tuple[tuple[Network, dict[str, Network], tuple[Network, Network]], ...] = (
+        ("none", {}, ("none", "none")),
+        ("none", {"scratch-cleanup": "any"}, ("any", "none")),
+        ("none", {"disk-check": "loopback"}, ("none", "loopback")),
+        ("loopback", {"disk-check": "any"}, ("loopback", "any")),
+        ("any", {"disk-check": "loopback"}, ("any", "any")),
+    )
+    for network, pings, expected in cases:
+        texts = units(replace(SYSTEM, network=network, pings=pings))
+        for job, needed in zip(("scratch-cleanup", "disk-check"), expected, strict=True):
+            unit = texts[f"arawn-{job}.service"]
+            assert ("PrivateNetwork=yes" in unit) is (needed == "none")
+            assert ("IPAddressDeny=any" in unit) is (needed != "any")
+            assert ("IPAddressAllow=localhost" in unit) is (needed == "loopback")
+            assert ("RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" in unit) is (needed != "none")
+            assert ("LoadCredential=" in unit) is (network != "none")
 
 
 def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:

@@ -1,0 +1,146 @@
+"""Ping a dead man's switch such as healthchecks.io when a run begins and ends.
+
+It tells people if a run fails, or if none comes. A failed ping is a warning and nothing else.
+The address is secret, since everybody who knows it can ping: logs name its host alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as AnyTimeoutError
+
+from arawn_cli.config import relay_url
+from arawn_cli.config.relay_url import Address
+from arawn_cli.delivery import tls
+from arawn_cli.delivery.credentials import authorization
+from arawn_cli.delivery.http import cause_of
+from arawn_cli.delivery.message import USER_AGENT
+from arawn_cli.errors import ExitCode
+from arawn_cli.events import Event, to_json
+
+log = logging.getLogger(__name__)
+
+_SECS = 1.5  # for one of the two pings of a run
+_STOPPING_SECS = 0.7  # after a signal, a run ends within a second
+_POLL_SECS = 0.05
+
+_BODY_BYTES = 100_000  # healthchecks.io keeps as much
+_ANSWER_BYTES = 100
+_IGNORED = ("OK (not found)", "OK (rate limited)")
+
+_CONTENT_TYPE = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+
+
+def suffix_of(exit_code: ExitCode, *, has_result: bool) -> str | None:
+    """Return the end of the path for the last ping of a run, or None if there is no such ping.
+
+    A run without a result and without a failure did nothing: another run holds the lock and pings,
+    or nobody agreed to what it would remove.
+    """
+    if exit_code is ExitCode.DONE:
+        return "" if has_result else None
+    return None if exit_code is ExitCode.LOCKED else f"/{exit_code:d}"
+
+
+def with_suffix(target: str, suffix: str) -> str:
+    """Append to the path of a target, which may have a query."""
+    path, mark, query = target.partition("?")
+    return f"{path.rstrip('/')}{suffix}{mark}{query}" if suffix else target
+
+
+@dataclass(slots=True)
+class Pings:
+    """The two pings of one run, which take at most three seconds together, whatever the server does.
+
+    Attributes:
+        url: the address, as configured.
+        stopping: whether a signal asked the run to end.
+    """
+
+    url: str
+    stopping: Callable[[], bool]
+    _has_failed: bool = False
+    _address: Address = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._address = relay_url.parse(self.url)
+
+    def start(self) -> None:
+        """Say that a run has begun."""
+        self._ping("/start", b"")
+
+    def end(self, exit_code: ExitCode, summary: Event | None, problems: Sequence[str]) -> None:
+        """Say how a run has ended, with its summary, or without one with what went wrong, as JSON."""
+        suffix = suffix_of(exit_code, has_result=summary is not None)
+        if suffix is not None:
+            body = to_json(summary) if summary is not None else json.dumps({"exit_code": exit_code, "problems": problems})
+            self._ping(suffix, body.encode()[:_BODY_BYTES])
+
+    def _ping(self, suffix: str, body: bytes) -> None:
+        problem = self._send(suffix, body)
+        if problem is not None:
+            log.log(logging.INFO if self._has_failed else logging.WARNING, "the ping of %s failed: %s", self._address.host, problem)
+            self._has_failed = True
+
+    def _send(self, suffix: str, body: bytes) -> str | None:
+        """Return what went wrong.
+
+        Send in a thread that can be left alone: to resolve a name and to read an answer that trickles
+        have no time limit.
+        """
+        answer: SimpleQueue[str | None] = SimpleQueue()
+        thread = threading.Thread(target=lambda: answer.put(_post(self._address, suffix, body)), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            return str(error)
+        began, stopped = time.monotonic(), None
+        while True:
+            now = time.monotonic()
+            if stopped is None and self.stopping():
+                stopped = now
+            end = began + _SECS if stopped is None else min(began + _SECS, stopped + _STOPPING_SECS)
+            try:
+                return answer.get(timeout=max(min(_POLL_SECS, end - now), 0))
+            except Empty:
+                if now >= end:
+                    return f"no answer within {end - began:.1f} s"
+
+
+def _post(address: Address, suffix: str, body: bytes) -> str | None:
+    """Send a ping, and return what went wrong, without the address."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    try:
+        pool = (
+            urllib3.HTTPSConnectionPool(host, address.port, ssl_context=tls.context_for(None))
+            if address.is_secure
+            else urllib3.HTTPConnectionPool(host, address.port)
+        )
+        response = pool.urlopen(
+            "POST",
+            with_suffix(address.target, suffix),
+            body=body,
+            headers={**_CONTENT_TYPE, **authorization(address, None)},
+            retries=False,
+            redirect=False,
+            timeout=urllib3.Timeout(total=_SECS),
+            preload_content=False,
+        )
+        answer = response.read(_ANSWER_BYTES)
+        pool.close()
+    except (HTTPError, OSError) as error:
+        return f"no answer within {_SECS:.1f} s" if isinstance(error, AnyTimeoutError) else cause_of(error)
+    if 300 <= response.status < 400:
+        return f"it answers {response.status}, a redirect, which is never followed"
+    # healthchecks.io says with status 200 that it ignored a ping. Other answers may repeat the address.
+    ignored = next((text for text in _IGNORED if text.encode() in answer), "")
+    return None if response.status < 300 and not ignored else f"it answers {response.status} {ignored}".rstrip()
