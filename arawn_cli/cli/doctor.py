@@ -24,6 +24,7 @@ from arawn_cli.doctor.environment import (
     configuration_findings,
     metrics_finding,
     outbox_finding,
+    ping_findings,
     relay_finding,
     state_findings,
     token_findings,
@@ -89,6 +90,7 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     yield outbox_finding(directory, shell, run_check)
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)
+    yield from ping_findings(config)
     yield clock_finding(shell)
     if root_fails:
         yield warn("timers", "not checked: the root is unusable", comment("fix the root first"))

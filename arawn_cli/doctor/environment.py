@@ -14,6 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import cast
 
+from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.delivery.credentials import token_for
@@ -154,6 +155,20 @@ def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) 
         return ok("relay", result.text)
     fix = comment("check the relay, and url, token_file and ca_file in [maintenance.relay]")
     return warn("relay", result.text, fix) if result.ok is None else fail("relay", result.text, fix)
+
+
+def ping_findings(config: Config) -> Iterator[Finding]:
+    """Check the addresses of the pings without using them: a ping would say that a job ran."""
+    for job, url in config.pings.items():
+        address = relay_url.parse(url)
+        end = address.target.partition("?")[0].rpartition("/")[2]
+        if end in ("start", "fail", "log") or end.isdigit():
+            yield warn("ping", f"the address of {job} ends with /{end}", comment(f"remove /{end}: the run appends how it began or ended"))
+        elif not address.is_secure and not address.is_loopback:
+            detail = f"{job} pings {address.host} in plain text: who reads its address on the way can ping, too"
+            yield warn("ping", detail, comment("use an address with https"))
+        else:
+            yield ok("ping", f"{job} pings {address.host}")
 
 
 def _is_unreadable(path: Path) -> bool:
