@@ -6,10 +6,11 @@ import errno
 import os
 import re
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
 from typing import TypeVar
 
 from arawn_cli.events import Filesystem
@@ -123,28 +124,24 @@ def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], boo
     Raises:
         OSError: `ask` raised it, or as `require_answer`.
     """
-    answers: list[Answer] = []
-    errors: list[OSError] = []
+    future: Future[Answer] = Future()
 
     def run() -> None:
         try:
-            answers.append(ask())
+            future.set_result(ask())
         except OSError as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = Thread(target=run, daemon=True)  # one that hangs ends with this process
     try:
-        thread.start()
+        # One that hangs ends with this process. `Thread.start` waits for ever if the new thread gets no memory.
+        start_new_thread(run, ())
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, "can't start new thread") from error
     end = time.monotonic() + _ANSWER_SECS
-    while thread.is_alive():
-        thread.join(_PAUSE_SECS)
+    while not wait([future], _PAUSE_SECS).done:
         if time.monotonic() > end or stopping():
             raise OSError(errno.ETIMEDOUT, f"the filesystem that is mounted at {escape(point)} does not answer")
-    if errors:
-        raise errors[0]
-    return answers[0]
+    return future.result()
 
 
 def joined(directory: str, below: str) -> str:

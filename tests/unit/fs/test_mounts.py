@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event
 
@@ -74,6 +76,19 @@ def test_a_filesystem_that_does_not_answer_is_abandoned(tmp_path: Path, monkeypa
     with pytest.raises(TimeoutError, match="does not answer"):
         filesystem_of(tmp_path)
     answered.set()
+
+
+def test_a_thread_that_gets_no_memory_stops_no_run(tmp_path: Path) -> None:
+    """`Thread.start` waits for ever for a thread that ends before it has said that it runs."""
+    program = (
+        "import pathlib, sys, threading\n"
+        "def no_memory(self): raise MemoryError\n"
+        "threading.Thread._bootstrap = no_memory\n"
+        "from arawn_cli.fs.mounts import filesystem_of\n"
+        "print(filesystem_of(pathlib.Path(sys.argv[1])).total_bytes)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=30, check=True)
+    assert int(done.stdout) == filesystem_of(tmp_path).total_bytes
 
 
 def test_an_open_directory_and_its_path_have_the_same_filesystem(tmp_path: Path) -> None:
