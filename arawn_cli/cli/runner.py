@@ -53,6 +53,7 @@ class Signals:
         """Handle both signals inside the context, and restore the previous handlers after it."""
         before = [(number, signal.signal(number, self._receive)) for number in (signal.SIGTERM, signal.SIGINT)]
         before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, _stop_waiting_for_readers)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number for number, _ in before])  # the parent may have blocked them
         try:
             yield
         finally:

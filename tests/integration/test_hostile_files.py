@@ -261,9 +261,12 @@ def test_a_signal_ends_a_run_that_waits_for_a_locked_database(
         _end(environment, [*COMMANDS[command], f"--base-path={tree.root}"], number, 1.5)
 
 
-def test_a_signal_ends_a_run_that_waits_for_its_plan_on_standard_input(environment: dict[str, str], tree: SampleTree) -> None:
+@pytest.mark.parametrize("prefix", [(), ("env", "--block-signal")], ids=["", "blocked-by-its-parent"])
+def test_a_signal_ends_a_run_that_waits_for_its_plan_on_standard_input(
+    environment: dict[str, str], tree: SampleTree, prefix: tuple[str, ...]
+) -> None:
     tree.session("old", files={"f": 1}, age_days=30)
-    command = [str(COMMAND), "scratch-cleanup", f"--base-path={tree.root}", "--apply=-"]
+    command = [*prefix, str(COMMAND), "scratch-cleanup", f"--base-path={tree.root}", "--apply=-"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(3)
