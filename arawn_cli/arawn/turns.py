@@ -86,14 +86,28 @@ class MessagesReader(ABC):
         return max(found, key=lambda damage: damage.at, default=None)
 
     def _other_workstreams(self) -> list[str]:
-        """Return the names of all workstreams but scratch. A link counts, too: opening it fails."""
+        """Return the names of all workstreams but scratch. A link counts, too: opening it fails.
+
+        So does a directory with messages whose name Arawn does not give: somebody renamed a workstream.
+        """
         try:
             listed, self._mounts = entries(self._root.workstreams), mount_points()
         except OSError as error:
             self.failures[WORKSTREAMS] = Failure.of("list", WORKSTREAMS, error)
             return []
         kinds = (FileKind.DIRECTORY, FileKind.LINK)
-        return [entry.name for entry in listed if entry.kind in kinds and is_valid_id(entry.name) and entry.name != SCRATCH]
+        others = (entry for entry in listed if entry.kind in kinds and entry.name != SCRATCH)
+        return [entry.name for entry in others if is_valid_id(entry.name) or self._has_messages(entry.name)]
+
+    def _has_messages(self, directory: str) -> bool:
+        """Whether there are messages in a directory of `workstreams/`, unless it is a mount, which may hang."""
+        if f"{self._root.path}/{WORKSTREAMS}/{directory}" in self._mounts:
+            return False
+        try:
+            os.stat(f"{directory}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _require_answer(self, workstream: str) -> None:
         """Check that a workstream that is a mount can be read without waiting for ever.
@@ -193,7 +207,7 @@ class _Lines(MessagesReader):
         """
         found: list[Damage] = []
         for entry in entries(directory):
-            if entry.kind is FileKind.FILE and entry.name.startswith(f"{MESSAGES}."):
+            if _may_hold_messages(entry):
                 with suppress(FileNotFoundError):
                     at = os.stat(entry.name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
                     found.append(Damage(at, "/".join((WORKSTREAMS, workstream, entry.name)), None))
@@ -207,7 +221,7 @@ class _Lines(MessagesReader):
         Raises:
             OSError: there were turns.
         """
-        renamed = next((entry.name for entry in beside if entry.name.startswith(f"{MESSAGES}.")), None)
+        renamed = next((entry.name for entry in beside if _may_hold_messages(entry)), None)
         if renamed:
             raise OSError(errno.ENODATA, f"there are no messages, but {escape(renamed)} lies there: put them back")
         if workstream in self._with_turns:
@@ -274,6 +288,15 @@ class _Files(MessagesReader):
         self.found = True
         self.newest[session] = max(status.st_mtime_ns, self.newest.get(session, status.st_mtime_ns))
         return True
+
+
+def _may_hold_messages(entry: Entry) -> bool:
+    """Whether something beside the messages may have been made of them, however it was renamed or packed.
+
+    Such as `messages.jsonl.1.gz`, `messages.jsonl-20261128` or `messages (copy).jsonl`. Arawn 0.0 puts
+    nothing of such a name there.
+    """
+    return "messages" in entry.name and entry.name != MESSAGES and entry.kind is not FileKind.DIRECTORY
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

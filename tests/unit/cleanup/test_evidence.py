@@ -323,9 +323,16 @@ def test_messages_that_change_otherwise_than_by_a_turn_keep_the_rest(
     assert summary.sessions_kept == ({} if change == "moved" else {"activity_unknown": 1})
 
 
+# As logrotate, editors and people name them.
+BESIDE = ("messages.jsonl.1.gz", "messages.jsonl-20261128", "messages.jsonl~", "messages.old.jsonl", "messages (copy).jsonl")
+
+
 @pytest.mark.parametrize(
     ("where", "state"),
-    [*product(["scratch", "blog"], ["missing", "empty", "renamed", "no message"]), ("a-workstream-that-is-gone", "missing")],
+    [
+        *product(["scratch", "blog"], ["missing", "empty", *BESIDE, "no message"]),
+        ("a-workstream-that-is-gone", "missing"),
+    ],
 )
 def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree, where: str, state: str) -> None:
     tree.workstream("blog", "My blog", {})
@@ -338,8 +345,8 @@ def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree,
             server.execute("UPDATE sessions SET turn_count = 2")
     if state in ("empty", "no message"):
         path.write_bytes(b"" if state == "empty" else b"\0" * 5000)
-    if state == "renamed":
-        path.with_name("messages.jsonl.1").touch()
+    if state in BESIDE:
+        path.with_name(state).touch()
     done = clean(run, tree)
     assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
     assert f"read workstreams/{where}/messages.jsonl" in done.stderr
@@ -347,20 +354,31 @@ def test_messages_that_are_lost_prove_nothing(run: RunCommand, tree: SampleTree,
 
 @pytest.mark.parametrize("age", [3, 20])
 @pytest.mark.parametrize("where", ["scratch", "blog"])
+@pytest.mark.parametrize("beside", BESIDE)
 def test_messages_that_were_rotated_away_may_hold_turns_until_they_are_old(
-    run: RunCommand, tree: SampleTree, where: str, age: float
+    run: RunCommand, tree: SampleTree, where: str, age: float, beside: str
 ) -> None:
     tree.workstream("blog", "My blog", {})
     for name in ("s", "t"):
         tree.session(name, files={"f": 1}, age_days=30)
     tree.turn("s", tree.ago(30), workstream=where)
-    rotated = tree.workstreams / where / "messages.jsonl.1"
+    rotated = tree.workstreams / where / beside
     rotated.write_text("{}\n")
     set_age(rotated, tree.ago(age))
     done = clean(run, tree)
     kept = {"s": "activity_unknown", "t": "activity_unknown"}
     assert (done.code, done.reasons()) == ((1, kept) if age < 7 else (0, dict.fromkeys(kept, "expired")))
-    assert (f"workstreams/{where}/messages.jsonl.1 is not read" in done.stderr) is (age < 7)
+    assert (f"workstreams/{where}/{beside} is not read" in done.stderr) is (age < 7)
+
+
+@pytest.mark.parametrize("directory", ["blog.bak", "My blog", ".blog"])
+def test_a_turn_in_a_workstream_that_somebody_renamed_keeps_its_session(run: RunCommand, tree: SampleTree, directory: str) -> None:
+    for name in ("s", "t"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    (tree.workstreams / directory).mkdir()
+    (tree.workstreams / "lost+found").mkdir(mode=0)
+    tree.turn("s", tree.ago(1), workstream=directory)
+    assert clean(run, tree).reasons() == {"s": "active", "t": "expired"}
 
 
 @pytest.mark.parametrize("lost", ["messages", "database"])
