@@ -22,8 +22,8 @@ from arawn_cli.sqlite import Row, query
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 105
-"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 104."""
+SCHEMA_VERSION = 106
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 105."""
 
 _NEWEST_VERSION = 999
 """A higher number is damage, not a newer program."""
@@ -47,8 +47,9 @@ CREATE TABLE outbox (
     level TEXT NOT NULL,
     drop_priority INTEGER NOT NULL,
     body BLOB NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
     answer TEXT,
+    refusals INTEGER NOT NULL DEFAULT 0,
+    refused_at INTEGER,
     checksum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX outbox_by_drop_priority ON outbox (drop_priority, sequence);

@@ -13,10 +13,12 @@ import typer
 
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
-from arawn_cli.config.loader import Flags
-from arawn_cli.diskcheck.job import check, levels_log
+from arawn_cli.config.loader import Config, Flags
+from arawn_cli.context import RunContext
+from arawn_cli.diskcheck.job import CheckResult, check, levels_log
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import JobName, Level
+from arawn_cli.units import count
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,13 @@ class FailOn(str, Enum):
     CRITICAL = "critical"
 
 
+class Parked(str, Enum):
+    """What becomes of events that were refused for good."""
+
+    RETRY = "retry"
+    DROP = "drop"
+
+
 @options.with_options(*options.LOCATION, *options.RELAY, *options.LOGGING)
 def disk_check(
     flags: Flags,
@@ -49,6 +58,10 @@ def disk_check(
         typer.Option("--format", help=f"{options.FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
     ] = CheckFormat.AUTO,
     unless_running: options.UnlessRunningOption = False,
+    parked: Annotated[
+        Parked | None,
+        typer.Option("--parked", help="Send events again that are parked, since they were refused for good, or drop them."),
+    ] = None,
 ) -> None:
     """Measure each workstream's disk usage and report what exceeds its limit."""
     flags, output = replace(flags, dry_run=dry_run), replace(output, format=output_format)
@@ -59,15 +72,28 @@ def disk_check(
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios
 
-        run = run_job(flags, replace(output, format="none"), check, name=JobName.DISK_CHECK)
+        job = partial(_check, parked=parked, fail_on=None)
+        run = run_job(flags, replace(output, format="none"), job, name=JobName.DISK_CHECK)
         line, return_code = nagios.status(run.result, run.problems)
         typer.echo(line)
         raise typer.Exit(return_code)
-    job = partial(check, fail_on=None if fail_on is None else Level(fail_on.value))
+    job = partial(_check, parked=parked, fail_on=None if fail_on is None else Level(fail_on.value))
     run = run_job(flags, output, job, name=JobName.DISK_CHECK, unless_running=unless_running)
     if run.result is not None and run.result.starts_cleanup and run.exit_code == run.result.exit_code:
         run.exit_code = max(run.exit_code, _start_cleanup(flags, output))
     raise typer.Exit(run.exit_code)
+
+
+def _check(config: Config, context: RunContext, *, parked: Parked | None, fail_on: Level | None) -> CheckResult:
+    """Check the root, after what was asked for the parked events."""
+    if parked is not None and not config.dry_run:
+        from arawn_cli.delivery.outbox import drop_parked, retry_parked  # not imported by most checks
+
+        if parked is Parked.RETRY:
+            log.info("%s to be sent again", count(retry_parked(context.state), "parked event"))
+        else:
+            log.info("%s dropped", count(drop_parked(context.state), "parked event"))
+    return check(config, context, fail_on=fail_on)
 
 
 def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:

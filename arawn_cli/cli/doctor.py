@@ -23,7 +23,7 @@ from arawn_cli.doctor.environment import (
     clock_finding,
     configuration_findings,
     metrics_finding,
-    outbox_finding,
+    outbox_findings,
     ping_findings,
     relay_finding,
     state_findings,
@@ -87,7 +87,7 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     yield from state_findings(directory, account, shell, created_by_systemd=by_systemd)
     if config.metrics_directory is not None:
         yield metrics_finding(config.metrics_directory, account, shell)
-    yield outbox_finding(directory, shell, run_check)
+    yield from outbox_findings(directory, account, shell, run_check)
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)
     yield from ping_findings(config)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from enum import IntEnum
 from typing import cast
 
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.state import State
 from arawn_cli.state_file import checksum
+from arawn_cli.timestamps import DAY
 
 # During a run the outbox may hold this many times its limit: most events leave it at the end.
 _SURPLUS = 2
 
 # Both name the columns of an event in the order of the fields of `OutgoingEvent`.
-_READ = "SELECT sequence, attempts, answer, event_id, type, time, source, body, scope, level FROM outbox"
+_READ = "SELECT sequence, answer, refusals, refused_at, event_id, type, time, source, body, scope, level FROM outbox"
 _WRITE = (
-    "INSERT INTO outbox (event_id, type, time, source, body, scope, level, target, root, drop_priority, answer, checksum) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO outbox (event_id, type, time, source, body, scope, level, target, root, drop_priority, answer, refusals, checksum) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 NOTIFY = "notify:"
@@ -27,14 +28,22 @@ NOTIFY = "notify:"
 
 _IS_NOTIFY = f"(target GLOB '{NOTIFY}*')"
 
-COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {_IS_NOTIFY}"  # noqa: S608 - a constant
+COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {_IS_NOTIFY} AND drop_priority <> -1"  # noqa: S608 - a constant
 
-_Row = tuple[int, int, str | None, str, str, str, str, bytes, str, str]
+Row = tuple[int, str | None, int, int | None, str, str, str, str, bytes, str, str]
+
+# An event that was refused so often, or for so long, is parked.
+_REFUSALS_MAX = 100
+_REFUSED_MAX = DAY
 
 
 class DropPriority(IntEnum):
-    """Order in which a full outbox drops events, lowest first."""
+    """Order in which a full outbox drops events, lowest first.
 
+    Parked ones are not sent any more, because the relay has refused them for good.
+    """
+
+    PARKED = -1
     REPEAT = 0
     REPORT = 1
     TRANSITION = 2
@@ -42,17 +51,37 @@ class DropPriority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueuedEvent:
-    """An event in the outbox. `answer` is the relay's answer if it refused the event, else None."""
+    """An event in the outbox.
+
+    Attributes:
+        answer: of the relay to the last attempt that it refused, else None.
+        refusals: how often it has refused the event.
+        refused_at: when it first did, in nanoseconds since the epoch.
+    """
 
     sequence: int
-    attempts: int
     answer: str | None
+    refusals: int
+    refused_at: int | None
     event: OutgoingEvent
+
+    def refused(self, answer: str, now: int) -> QueuedEvent:
+        """Return the event after one more refusal."""
+        first = now if self.refused_at is None else self.refused_at
+        return replace(self, answer=answer, refusals=self.refusals + 1, refused_at=first)
+
+    def is_refused_for_good(self, now: int) -> bool:
+        """Return whether it has been refused so often, or for so long, that it is parked."""
+        return self.refusals >= _REFUSALS_MAX or (self.refused_at is not None and now - self.refused_at >= _REFUSED_MAX)
+
+
+READ_PARKED = f"{_READ} WHERE drop_priority = {DropPriority.PARKED:d} ORDER BY sequence"
+"""The events of all targets that are not sent any more, for `queued_event`."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxSummary:
-    """How many events are queued, how many of them the relay has refused, and the first one."""
+    """How many events are to be sent, how many of them the relay has refused, and the first one."""
 
     queued: int
     refused: int
@@ -87,7 +116,7 @@ class Outbox:
         """
         for event in events:
             values = (*astuple(event), self.target, self.root)
-            connection.execute(_WRITE, (*values, self._priority(connection, event), answer, checksum(values)))
+            connection.execute(_WRITE, (*values, self._priority(connection, event), answer, int(answer is not None), checksum(values)))
         if self._size is not None:
             self._size += len(events)
 
@@ -121,13 +150,14 @@ class Outbox:
             return self._drop_excess(connection, self.limit)
 
     def next(self, after: int, count: int) -> list[QueuedEvent]:
-        """Return the first `count` events past a sequence number, also from a read-only file.
+        """Return the first `count` events to send past a sequence number, also from a read-only file.
 
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        statement = f"{_READ} WHERE sequence > ? AND target = ? ORDER BY sequence LIMIT ?"
-        return [_queued(cast("_Row", row)) for row in self.state.select(statement, (after, self.target, count))]
+        statement = f"{_READ} WHERE sequence > ? AND target = ? AND drop_priority <> ? ORDER BY sequence LIMIT ?"
+        rows = self.state.select(statement, (after, self.target, DropPriority.PARKED, count))
+        return [queued_event(cast("Row", row)) for row in rows]
 
     def remove(self, events: Sequence[QueuedEvent]) -> None:
         """Remove delivered events.
@@ -138,15 +168,18 @@ class Outbox:
         with self.state.transaction() as connection:
             connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(queued.sequence,) for queued in events])
 
-    def record_attempt(self, events: Sequence[QueuedEvent], answer: str | None = None) -> None:
-        """Count an attempt that failed, and keep the relay's answer if it refused the events.
+    def record_refusal(self, refused: QueuedEvent, *, parked: bool) -> None:
+        """Store the answer to a refused event, and when it was refused first; park it if asked.
 
         Raises:
             StateUnavailableError: nothing is recorded.
         """
-        statement = "UPDATE outbox SET attempts = attempts + 1, answer = coalesce(?, answer) WHERE sequence = ?"
+        statement = (
+            "UPDATE outbox SET answer = ?, refusals = ?, refused_at = ?, drop_priority = iif(?, ?, drop_priority) WHERE sequence = ?"
+        )
+        values = (refused.answer, refused.refusals, refused.refused_at, parked, DropPriority.PARKED, refused.sequence)
         with self.state.transaction() as connection:
-            connection.executemany(statement, [(answer, queued.sequence) for queued in events])
+            connection.execute(statement, values)
 
     def summary(self) -> OutboxSummary:
         """Count the events and read the first one.
@@ -154,7 +187,8 @@ class Outbox:
         Raises:
             StateUnavailableError: the file cannot be read.
         """
-        rows = self.state.select("SELECT count(*), count(answer) FROM outbox WHERE target = ?", (self.target,))
+        statement = "SELECT count(*), count(answer) FROM outbox WHERE target = ? AND drop_priority <> ?"
+        rows = self.state.select(statement, (self.target, DropPriority.PARKED))
         queued, refused = cast("tuple[int, int]", rows[0]) if rows else (0, 0)
         return OutboxSummary(queued, refused, next(iter(self.next(0, 1)), None))
 
@@ -165,8 +199,12 @@ class Outbox:
         """
         if not event.scope:
             return DropPriority.REPORT
-        query = "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? ORDER BY sequence DESC LIMIT 1"
-        row: tuple[str] | None = connection.execute(query, (event.scope, self.root, self.target)).fetchone()
+        query = (
+            "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? AND drop_priority <> ? "
+            "ORDER BY sequence DESC LIMIT 1"
+        )
+        values = (event.scope, self.root, self.target, DropPriority.PARKED)
+        row: tuple[str] | None = connection.execute(query, values).fetchone()
         return DropPriority.REPEAT if row is not None and row[0] == event.level else DropPriority.TRANSITION
 
     @property
@@ -184,11 +222,32 @@ class Outbox:
         if excess <= 0:
             return []
         statement = f"{_READ} WHERE {_IS_NOTIFY} = ? ORDER BY drop_priority, sequence LIMIT ?"
-        rows: list[_Row] = connection.execute(statement, (self.is_notify, excess)).fetchall()
+        rows: list[Row] = connection.execute(statement, (self.is_notify, excess)).fetchall()
         connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
-        return [_queued(row).event for row in rows]
+        return [queued_event(row).event for row in rows]
 
 
-def _queued(row: _Row) -> QueuedEvent:
-    sequence, attempts, answer, *_ = row
-    return QueuedEvent(sequence, attempts, answer, OutgoingEvent(*row[3:]))
+def retry_parked(state: State) -> int:
+    """Have the next runs send all parked events again; return their number.
+
+    Raises:
+        StateUnavailableError: they stay parked.
+    """
+    with state.transaction() as connection:
+        again = "UPDATE outbox SET answer = NULL, refusals = 0, refused_at = NULL, drop_priority = ? WHERE drop_priority = ?"
+        return connection.execute(again, (DropPriority.TRANSITION, DropPriority.PARKED)).rowcount
+
+
+def drop_parked(state: State) -> int:
+    """Delete all parked events; return their number.
+
+    Raises:
+        StateUnavailableError: they are still there.
+    """
+    with state.transaction() as connection:
+        return connection.execute("DELETE FROM outbox WHERE drop_priority = ?", (DropPriority.PARKED,)).rowcount
+
+
+def queued_event(row: Row) -> QueuedEvent:
+    """Return the event of a row with the columns of `READ_PARKED`."""
+    return QueuedEvent(*row[:4], OutgoingEvent(*row[4:]))

@@ -51,11 +51,12 @@ REMOVE_GROUP = 20
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Time and chance: `monotonic` and `sleep` of `time`, `random` of `random`."""
+    """Time and chance: `monotonic`, `sleep` and `time_ns` of `time`, `random` of `random`."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
+    wall: Callable[[], int] = time.time_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,6 @@ class OutboxSender:
             self.refused_again = 0
             return None
         if isinstance(result, Failed):
-            self._write(lambda: self.outbox.record_attempt(batch), "attempts are not counted")
             return result.reason
         if len(batch) > 1:
             # Find the refused one. The relay may get those before it twice, with the same ids.
@@ -225,13 +225,24 @@ class OutboxSender:
         return None
 
     def _record_refusal(self, queued: QueuedEvent, answer: str) -> None:
-        self._write(lambda: self.outbox.record_attempt([queued], answer), "attempts are not counted")
+        now = self.client.timing.wall()
+        refused = queued.refused(answer, now)
+        is_parked = refused.is_refused_for_good(now)
+        self._write(lambda: self.outbox.record_refusal(refused, parked=is_parked), "refusals are not counted")
         self.stats.refused += 1
         self.refused_again += queued.answer is not None
         # With a wrong token every event gets the same answer: log it once per run.
         repeated = answer in (queued.answer, self.last_answer)
         self.last_answer = answer
         log.log(logging.DEBUG if repeated else logging.WARNING, "%s refused event %s: %s", self.name, queued.event, answer)
+        if is_parked and self.writable:
+            log.warning(
+                "%s has refused event %s %s, and is not sent it again: %s; arawn-cli doctor lists it",
+                self.name,
+                queued.event,
+                count(refused.refusals, "time"),
+                answer,
+            )
 
     def _remove_delivered(self) -> None:
         delivered, self.delivered = self.delivered, []

@@ -19,8 +19,10 @@ from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
+from arawn_cli.delivery.outbox import READ_PARKED, DropPriority, Row, queued_event
 from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
+from arawn_cli.events import JobName
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
@@ -28,9 +30,13 @@ from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.schedule.settings import Account, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state_file import FILE
+from arawn_cli.timestamps import minute
 from arawn_cli.units import count, size
 
 _LEAST_FREE_BYTES = 16 * 1024**2
+
+_READ_ANSWERS = f"SELECT answer FROM outbox WHERE drop_priority <> {DropPriority.PARKED:d} ORDER BY sequence"  # noqa: S608 - a constant
+_PARKED_LISTED = 10
 
 # With a larger maximum error, adjtimex(2) and systemd regard the clock as not synchronised.
 _MAX_ERROR_MICROSECONDS = 16_000_000
@@ -123,19 +129,31 @@ def _existing(directory: Path) -> Path:
     return next(path for path in (directory, *directory.parents) if os.path.isdir(path))
 
 
-def outbox_finding(directory: Path, shell: Shell, run_check: str) -> Finding:
-    """Check whether events are queued for the relay. `run_check` is the command that sends them."""
+def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: str) -> Iterator[Finding]:
+    """Check whether events are queued, refused or parked. `run_check` is the command that sends them."""
     path = directory / FILE
     try:
-        rows = query(path, "SELECT count(*), count(answer) FROM outbox", ()) if path.exists() else [(0, 0)]
+        rows = query(path, _READ_ANSWERS, (), text=str) if path.exists() else []
+        parked = [queued_event(cast("Row", row)) for row in (query(path, READ_PARKED, (), text=str) if path.exists() else [])]
     except (DatabaseUnreadableError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return warn("outbox", f"cannot read {path}: {reason}", shell.arawn_cli("doctor", account=ROOT))
-    queued, refused = cast("tuple[int, int]", rows[0])
-    if not queued:
-        return ok("outbox", "empty")
-    details = f"; the relay refused {refused:,} of them, the log has its answers" if refused else ""
-    return warn("outbox", f"{count(queued, 'event')} queued{details}", run_check)
+        yield warn("outbox", f"cannot read {path}: {reason}", shell.arawn_cli("doctor", account=ROOT))
+        return
+    retry = shell.arawn_cli(JobName.DISK_CHECK, "--parked", "retry", account=account.name, state=directory) + "  # or drop"
+    for event in parked[:_PARKED_LISTED]:
+        since = f" since {minute(event.refused_at)}" if event.refused_at is not None else ""
+        detail = f"event {event.event} is not sent any more: refused {count(event.refusals, 'time')}{since}, at last with {event.answer}"
+        yield warn("parked", detail, retry)
+    if len(parked) > _PARKED_LISTED:
+        yield warn("parked", f"and {count(len(parked) - _PARKED_LISTED, 'more event')}", retry)
+    answers = [cast("str | None", answer) for (answer,) in rows]
+    if not answers:
+        yield ok("outbox", "nothing is to be sent" if parked else "empty")
+        return
+    refused = [answer for answer in answers if answer is not None]
+    details = f"; {len(refused):,} of them refused" if refused else ""
+    last = f"; the last event was refused with {answers[-1]}" if answers[-1] is not None else ""
+    yield warn("outbox", f"{count(len(answers), 'event')} queued{details}{last}", run_check)
 
 
 def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) -> Finding:

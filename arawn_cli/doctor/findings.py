@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.events import Status
@@ -58,17 +59,19 @@ class Shell:
     flags: Flags
     environment: Mapping[str, str]
 
-    def arawn_cli(self, *words: str, account: str | None = None, located: bool = True) -> str:
+    def arawn_cli(self, *words: str, account: str | None = None, located: bool = True, state: Path | None = None) -> str:
         """Return a command of this program for an account, by default the current one.
 
         Another account has another environment and home, so the command names configuration and
-        root. `located=False` is for commands that accept only `--root`.
+        root. `located=False` is for commands that accept only `--root`. The command uses the state
+        in `state`, by default that of the configuration.
         """
+        program = command() if state in (None, self.config.state_directory) else ("env", f"STATE_DIRECTORY={state}", *command())
         if account is None or user_id(account) == os.geteuid():
-            return shlex.join((*command(), *words, *(self.flags.located if located else self.flags.named)))
+            return shlex.join((*program, *words, *(self.flags.located if located else self.flags.named)))
         options = options_of(self.config, self.config.root.absolute()) if located else self.flags.named
         sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)
-        return shlex.join((*sudo, *command(), *words, *options))
+        return shlex.join((*sudo, *program, *words, *options))
 
     def as_root(self, line: str) -> str:
         """Return a command that needs root."""

@@ -169,9 +169,13 @@ def test_another_run_and_an_overdue_trash_warn(tree: SampleTree) -> None:
     assert findings(tree, now=1577836800 * 10**9 + DAY // 2)["trash"].status is Status.OK
 
 
-def test_queued_and_refused_events_are_counted(tmp_path: Path, tree: SampleTree) -> None:
+def test_queued_refused_and_parked_events_are_told(tmp_path: Path, tree: SampleTree) -> None:
+    def outbox_findings(directory: Path) -> list[Finding]:
+        return list(environment.outbox_findings(directory, own_account(os.geteuid()), shell_of(tree), "arawn-cli disk-check"))
+
     def outbox_finding(directory: Path) -> Finding:
-        return environment.outbox_finding(directory, shell_of(tree), "arawn-cli disk-check")
+        (finding,) = outbox_findings(directory)
+        return finding
 
     assert outbox_finding(tmp_path).status is Status.OK
     with closing(State(tmp_path, time.time_ns)) as state:
@@ -179,7 +183,18 @@ def test_queued_and_refused_events_are_counted(tmp_path: Path, tree: SampleTree)
     assert "1 event queued" in outbox_finding(tmp_path).detail
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
         connection.execute("UPDATE outbox SET answer = '413'")
-    assert "refused 1 of them" in outbox_finding(tmp_path).detail
+    assert outbox_finding(tmp_path).detail == "1 event queued; 1 of them refused; the last event was refused with 413"
+    with closing(State(tmp_path, time.time_ns)) as state:
+        Outbox(state, 10).append(OutgoingEvent("b", "t", "t", "s", b""))
+    assert outbox_finding(tmp_path).detail == "2 events queued; 1 of them refused"
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE outbox SET drop_priority = -1, refusals = 100, refused_at = 0 WHERE event_id = 'a'")
+    told, rest = outbox_findings(tmp_path)
+    assert told.detail == "event a (t) is not sent any more: refused 100 times since 1970-01-01 00:00 UTC, at last with 413"
+    assert told.fix is not None
+    assert "disk-check --parked retry" in told.fix
+    assert f"STATE_DIRECTORY={tmp_path}" in told.fix
+    assert rest.detail == "1 event queued"
     (tmp_path / "state.db").write_bytes(b"x" * 4096)
     assert outbox_finding(tmp_path).status is Status.WARN
 

@@ -7,13 +7,14 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from unittest import mock
 
 import pytest
 
 from arawn_cli.config import schema
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
-from arawn_cli.delivery.outbox import Outbox
+from arawn_cli.delivery.outbox import READ_PARKED, Outbox, Row, queued_event
 from arawn_cli.delivery.sending import Delivery, RetryClient, Timing
 from arawn_cli.events import DiskPressure, Level, Unit
 from arawn_cli.state import State
@@ -21,16 +22,17 @@ from arawn_cli.state import State
 
 @dataclass
 class Clock:
-    """A monotonic clock that only sleeping moves, and the signal that asks a run to end."""
+    """A monotonic clock that only sleeping moves, a wall clock, and the signal that asks a run to end."""
 
     now: float = 0.0
+    wall: int = 0
     stopping: bool = False
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
     def timing(self, chance: float = 0.0) -> Timing:
-        return Timing(lambda: self.now, self.sleep, lambda: chance)
+        return Timing(lambda: self.now, self.sleep, lambda: chance, lambda: self.wall)
 
 
 @dataclass
@@ -107,6 +109,14 @@ def queued(directory: Path) -> list[str]:
     state = State(directory, lambda: 0)
     try:
         return [queued.event.event_id for queued in Outbox(state, 1000).next(0, 1000)]
+    finally:
+        state.close()
+
+
+def parked(directory: Path) -> list[str]:
+    state = State(directory, lambda: 0)
+    try:
+        return [queued_event(cast("Row", row)).event.event_id for row in state.select(READ_PARKED, ())]
     finally:
         state.close()
 

@@ -270,8 +270,8 @@ def test_a_file_of_an_older_version_is_replaced_and_its_events_are_kept(tmp_path
     assert state.select("SELECT identity FROM log_positions", ()) == []
     assert [path.name for path in tmp_path.iterdir()] == [FILE], "reading changes nothing"
     state.open()
-    rows = state.select("SELECT event_id, drop_priority, body, attempts, answer, target, root FROM outbox ORDER BY sequence", ())
-    assert rows == [(f"event-{number}", 2, b"{}", 3, "503", "relay", "/r") for number in (2, 1)]
+    rows = state.select("SELECT event_id, drop_priority, body, refusals, answer, target, root FROM outbox ORDER BY sequence", ())
+    assert rows == [(f"event-{number}", 2, b"{}", 0, "503", "relay", "/r") for number in (2, 1)]
     assert state.select("SELECT count(*) FROM alerts", ()) == [(0,)]
     state.close()
     assert (tmp_path / f"{FILE}.damaged-{NOW}").exists()

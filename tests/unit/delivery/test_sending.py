@@ -15,11 +15,26 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
+from arawn_cli.delivery.outbox import drop_parked, retry_parked
 from arawn_cli.delivery.sending import REFUSED_TRIES, REMOVE_GROUP
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import Event
-from arawn_cli.state import exclusive_lock
-from tests.support.simulated_relay import Clock, Relay, backlog, deliver, delivery, ids, locked_for_writing, pressure, queued, refuse, relay
+from arawn_cli.state import State, exclusive_lock
+from arawn_cli.timestamps import DAY, SECOND
+from tests.support.simulated_relay import (
+    Clock,
+    Relay,
+    backlog,
+    deliver,
+    delivery,
+    ids,
+    locked_for_writing,
+    parked,
+    pressure,
+    queued,
+    refuse,
+    relay,
+)
 
 __all__ = ["relay"]
 
@@ -223,12 +238,57 @@ def test_of_a_long_queue_a_killed_run_repeats_few(tmp_path: Path, relay: Relay) 
     assert 0 < most < REMOVE_GROUP <= 20
 
 
-def test_failed_attempts_are_counted(tmp_path: Path, relay: Relay) -> None:
+@pytest.mark.parametrize(("pause", "tries"), [(5 * 60, 100), (3 * 3600, 9), (24 * 3600, 2), (30 * 24 * 3600, 2)])
+@pytest.mark.parametrize("batch", [1, 10])
+def test_an_event_that_is_refused_for_a_day_or_a_hundred_times_is_parked(
+    tmp_path: Path, relay: Relay, pause: int, tries: int, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between two refusals the relay is out of reach, and each run raises an event that it accepts."""
+    relay.batch_size = batch
+    for number in range(2 * tries):
+        relay.answer = refuse(0) if number % 2 == 0 else lambda _events: Failed("connection refused", retryable=False)
+        assert ("is not sent it again" in caplog.text) is (number > 2 * tries - 2)
+        relay.clock.wall = number * pause * SECOND // 2
+        deliver(tmp_path, relay, number)
+    assert caplog.text.count("is not sent it again: 413 too large; arawn-cli doctor lists it") == 1
+    relay.answer = refuse()
+    deliver(tmp_path, relay)
+    assert relay.arrived == ids(*range(1, 2 * tries))
+    assert parked(tmp_path) == ids(0)
+
+
+def test_an_event_for_a_relay_that_is_out_of_reach_is_never_parked(tmp_path: Path, relay: Relay) -> None:
     relay.answer = lambda _events: Failed("connection refused", retryable=False)
-    for _ in range(3):
-        run = deliver(tmp_path, relay, *([1] if not (tmp_path / "state.db").exists() else []))
-    assert [queued.attempts for queued in run.outbox.next(0, 10)] == [3]
-    run.outbox.state.close()
+    for number in range(300):
+        relay.clock.wall = number * DAY
+        deliver(tmp_path, relay, number, limit=1000)
+    assert parked(tmp_path) == []
+    assert queued(tmp_path) == ids(*range(300))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_parked_events_are_sent_again_or_dropped_on_request(tmp_path: Path, relay: Relay, again: bool) -> None:
+    relay.answer = refuse(1, 2)
+    for day in range(2):
+        relay.clock.wall = day * DAY
+        deliver(tmp_path, relay, *([1, 2, 3] if day == 0 else []))
+    state = State(tmp_path, lambda: 0)
+    assert (retry_parked(state) if again else drop_parked(state)) == 2
+    state.close()
+    assert parked(tmp_path) == []
+    relay.answer = refuse()
+    deliver(tmp_path, relay, 4)
+    assert relay.arrived == (ids(3, 1, 2, 4) if again else ids(3, 4))
+
+
+def test_a_full_outbox_drops_parked_events_first(tmp_path: Path, relay: Relay) -> None:
+    relay.answer = refuse(1)
+    for day in range(2):
+        relay.clock.wall = day * DAY
+        deliver(tmp_path, relay, *([1] if day == 0 else []))
+    relay.answer = lambda _events: Failed("connection refused", retryable=False)
+    deliver(tmp_path, relay, 2, 3, limit=2)
+    assert (parked(tmp_path), queued(tmp_path)) == ([], ids(2, 3))
 
 
 @pytest.mark.parametrize("batch", [1, 10])
@@ -275,7 +335,7 @@ def test_refusals_that_cannot_be_recorded_are_logged_once_and_the_events_stay(
         stats = deliver(tmp_path, relay).stats
     assert "1 event delivered to the relay, 2 refused" in caplog.text
     assert (stats.refused, stats.delivered, stats.lost) == (2, 1, 0)
-    assert caplog.text.count("attempts are not counted") == 1
+    assert caplog.text.count("refusals are not counted") == 1
     assert queued(tmp_path) == ids(1, 2, 3)
 
 
