@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS
 from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
@@ -21,7 +22,7 @@ from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name,
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure, StoppedError
 from arawn_cli.events import Action, Reason
-from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import Subtree, Usage, measure, measure_all
@@ -30,14 +31,19 @@ from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
-# Sessions between two scans of the processes. Each has an open descriptor, which holds its lock.
-_BATCH_MAX = 500
+# Sessions between two scans of the processes, and the files that they have: they are away while they
+# are measured again. Each session has an open descriptor, which holds its lock.
+_BATCH_MAX, _BATCH_FILES = 2000, 100_000
 
 # Files that were measured so recently are not measured again before the rename: after it they are.
 _FRESH = SECOND
 
-_PART_FILES = 128  # about so many files of small sessions are deleted as one task
+_DESCRIPTORS = 4 * _BATCH_MAX
 
+# Sessions that are deleted before the first of their outcomes follows, and the files that they have.
+_PART_MAX, _PART_FILES = 500, 10_000
+
+_Item = TypeVar("_Item")
 _REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -50,6 +56,7 @@ class Candidate:
         trash_name: its name in the trash, once it was moved there.
         needs: what its chat needs, if that stays; None if the whole session is removed.
         exchanged: the record of the exchange, if it was exchanged.
+        removed_at: the time in its name in the trash.
         descriptor: its open directory.
     """
 
@@ -59,6 +66,7 @@ class Candidate:
     needs: ChatNeeds | None = None
     exchanged: Exchanged | None = None
     descriptor: int = -1
+    removed_at: int | None = None
 
     @property
     def identity(self) -> Identity:
@@ -108,15 +116,14 @@ class SessionRemover:
         With `purge` the sessions are deleted at once; else they stay in the trash.
         """
         self._purge = purge
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        most = _BATCH_MAX if limit == resource.RLIM_INFINITY else max(1, min(_BATCH_MAX, limit // 4))
-        if self._dry_run:
-            most = max(len(due), 1)  # it keeps no descriptor
-        for start in range(0, len(due), most):
-            if self._stopping():
-                return
-            with ExitStack() as resources, suppress(StoppedError):
-                yield from self._remove_batch(due[start : start + most], resources)
+        with _many_descriptors() as limit:
+            # A dry run keeps no descriptor.
+            batches = [due] if self._dry_run else portions(due, _files, max(1, min(_BATCH_MAX, limit // 4)), _BATCH_FILES)
+            for batch in batches:
+                if self._stopping():
+                    return
+                with ExitStack() as resources, suppress(StoppedError):
+                    yield from self._remove_batch(batch, resources)
 
     def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
         """Remove some sessions.
@@ -293,7 +300,8 @@ class SessionRemover:
 
     def _rename(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         name = candidate.session.name
-        candidate.trash_name = pending_name(name, self._clock(), prefix=trash.prefix)
+        candidate.removed_at = self._clock() // SECOND * SECOND
+        candidate.trash_name = pending_name(name, candidate.removed_at, prefix=trash.prefix)
         try:
             move(name, self._sessions.descriptor, candidate.trash_name, trash.descriptor)
         except OSError as error:
@@ -311,7 +319,8 @@ class SessionRemover:
             raise AssertionError("only a session whose chat is kept is exchanged")
         if self._cannot_exchange is not None:  # this run has tried it
             return self._not_exchanged(candidate, self._cannot_exchange)
-        name = pending_name(session.name, self._clock(), prefix=trash.prefix, exchanged=True)
+        candidate.removed_at = self._clock() // SECOND * SECOND
+        name = pending_name(session.name, candidate.removed_at, prefix=trash.prefix, exchanged=True)
         try:
             name = prepare(candidate.descriptor, needs, trash.descriptor, name)
         except OSError as error:
@@ -390,28 +399,18 @@ class SessionRemover:
         return None
 
     def _delete(self, confirmed: Sequence[Candidate], trash: TrashDirectory) -> Iterator[Outcome]:
-        """Delete several sessions at a time, and the files of a large one with several threads."""
-        any_large = any(candidate.usage.files >= PARALLEL_MIN_FILES for candidate in confirmed)
-        # Many small ones are one task: handing over each would cost as much as its deletion.
-        files = sum(candidate.usage.files for candidate in confirmed)
-        most = max(1, _PART_FILES * len(confirmed) // max(files, 1))
-        parts = [confirmed[start : start + most] for start in range(0, len(confirmed), most)]
-        with (
-            thread_pool(self._threads if any_large else 0) as file_pool,
-            thread_pool(min(self._threads, len(parts))) as session_pool,
-        ):
-            run_all = map if session_pool is None else session_pool.map
-            for outcomes in run_all(lambda part: [self._delete_session(candidate, trash, file_pool) for candidate in part], parts):
-                yield from outcomes
+        """Delete sessions; the outcomes of some follow before the next ones are begun."""
+        for part in portions(confirmed, lambda candidate: candidate.usage.files, _PART_MAX, _PART_FILES):
+            names = [candidate.trash_name for candidate in part]
+            failures = delete_trees(trash.descriptor, names, trash.shown, self._threads, self._stopping)
+            yield from map(partial(self._deleted, trash), part, failures)
 
-    def _delete_session(self, candidate: Candidate, trash: TrashDirectory, file_pool: ThreadPoolExecutor | None) -> Outcome:
-        shown = f"{trash.shown}/{candidate.trash_name}"
-        pool = file_pool if candidate.usage.files >= PARALLEL_MIN_FILES else None
-        failures = delete_tree(trash.descriptor, candidate.trash_name, shown, self._stopping, pool)
+    def _deleted(self, trash: TrashDirectory, candidate: Candidate, failures: Sequence[Failure]) -> Outcome:
+        """Return the outcome of a deletion: of all, of a part, or of nothing if a signal or a failure ended it."""
         removed = self._removed(candidate, Action.DELETED)
         if not failures and not self._stopping():
             return removed
-        left = measure(trash.descriptor, candidate.trash_name, shown)
+        left = measure(trash.descriptor, candidate.trash_name, f"{trash.shown}/{candidate.trash_name}")
         freed = freed_bytes(candidate.usage, left)
         if failures and contents(left) == contents(candidate.usage):
             return self._put_back_whole(candidate, trash, failures)
@@ -430,12 +429,45 @@ class SessionRemover:
         return self._put_back(candidate, trash) or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
 
     def _removed(self, candidate: Candidate, action: Action) -> Outcome:
-        entry = parse_entry((), candidate.trash_name)
         freed = candidate.usage.freed_bytes if self._purge else 0
-        return Outcome(candidate.session, action, Reason.EXPIRED, freed, removed_at=entry.removed_at if entry else None)
+        return Outcome(candidate.session, action, Reason.EXPIRED, freed, removed_at=candidate.removed_at)
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
         return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
+
+
+@contextmanager
+def _many_descriptors() -> Iterator[int]:
+    """Raise the limit on open descriptors meanwhile, and yield it.
+
+    The usual limit of 1024 protects programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        yield wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def portions(items: Sequence[_Item], files_of: Callable[[_Item], int], most: int, most_files: int) -> Iterator[list[_Item]]:
+    """Yield the items in portions of up to `most`, with up to `most_files` files or one item."""
+    portion: list[_Item] = []
+    files = 0
+    for item in items:
+        if portion and (len(portion) == most or files + files_of(item) > most_files):
+            yield portion
+            portion, files = [], 0
+        portion.append(item)
+        files += files_of(item)
+    if portion:
+        yield portion
+
+
+def _files(session: ScratchSession) -> int:
+    return session.usage.files if session.usage else 0
 
 
 def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:

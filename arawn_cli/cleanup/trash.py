@@ -18,7 +18,7 @@ from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation, RefusedError
 from arawn_cli.events import JobName
-from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
 from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
@@ -352,8 +352,8 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             operation = "rename"
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
-            with thread_pool(threads if usage.files >= PARALLEL_MIN_FILES else 0) as pool:
-                failures = delete_tree(directory, name, shown, stopping, pool)
+            place = "/".join((WORKSTREAMS, *entry.directory))
+            (failures,) = delete_trees(directory, [name], place, threads if usage.files >= PARALLEL_MIN_FILES else 1, stopping)
             left = measure(directory, name, shown) if failures or stopping() else Usage()
     except FileNotFoundError:  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
         return Purged(entry, Usage(), 0, (), finished=False)

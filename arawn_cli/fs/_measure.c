@@ -1,6 +1,6 @@
-/* The extension module arawn_cli.fs._measure: measure trees, with the GIL released.
+/* The extension module arawn_cli.fs._measure: measure and delete trees, with the GIL released.
 
-   measure.py describes the function and has the same in Python. */
+   measure.py and delete.py describe the functions and have the same in Python. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -91,7 +91,18 @@ static PyObject *results_of(const struct walk *walk)
     return results;
 }
 
-/* ---- measure ---- */
+static PyObject *deleted_of(const struct walk *walk)
+{
+    PyObject *deleted = PyList_New(0);
+    bool done = deleted != NULL;
+    for (size_t i = 0; done && i < walk->count; i++)
+        done = append(deleted, PyBool_FromLong(walk->subtrees[i].deleted));
+    if (!done)
+        Py_CLEAR(deleted);
+    return deleted;
+}
+
+/* ---- measure and delete ---- */
 
 /* Wait for the walk and report its progress; false with an exception, from a signal handler or `advance`. */
 static bool wait_for_walk(struct walk *walk, PyObject *advance)
@@ -125,36 +136,58 @@ static PyObject *run(struct walk *walk, unsigned threads, PyObject *advance)
         return NULL;
     if (!walk->threads)
         return Py_NewRef(Py_None);
-    return walk->no_memory ? PyErr_NoMemory() : results_of(walk);
+    if (walk->no_memory)
+        return PyErr_NoMemory();
+    return walk->deletes ? deleted_of(walk) : results_of(walk);
 }
 
 PyDoc_STRVAR(measure_doc, "measure(start, subtrees, threads, advance, account, /)\n--\n\n"
                           "Measure subtrees of an open directory; return None if no thread can be started.");
 
+PyDoc_STRVAR(delete_doc, "delete(parent, subtrees, threads, advance, /)\n--\n\n"
+                         "Delete directories of an open directory as far as possible; return which are gone, or None if no thread can be started.");
+
+static PyObject *walked(struct walk *walk, PyObject *subtrees, int threads, PyObject *advance)
+{
+    PyObject *results = NULL;
+    if (threads < 1)
+        return PyErr_Format(PyExc_ValueError, "%d threads: at least one is needed", threads);
+    if (read_subtrees(subtrees, walk)) {
+        results = run(walk, (unsigned)threads, advance);
+        free_results(walk);
+    }
+    free(walk->subtrees);
+    return results;
+}
+
 static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct walk walk = {0};
-    PyObject *subtrees, *advance, *results = NULL;
+    PyObject *subtrees, *advance;
     int threads, acts_as_owner;
     unsigned user, unmapped;
     if (!PyArg_ParseTuple(arguments, "iO!iO(IpI):measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &user,
                           &acts_as_owner, &unmapped))
         return NULL;
     walk.account = (struct account){user, acts_as_owner, unmapped};
-    if (threads < 1)
-        return PyErr_Format(PyExc_ValueError, "%d threads: at least one is needed", threads);
-    if (read_subtrees(subtrees, &walk)) {
-        results = run(&walk, (unsigned)threads, advance);
-        free_results(&walk);
-    }
-    free(walk.subtrees);
-    return results;
+    return walked(&walk, subtrees, threads, advance);
+}
+
+static PyObject *delete(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    struct walk walk = {.deletes = true};
+    PyObject *subtrees, *advance;
+    int threads;
+    if (!PyArg_ParseTuple(arguments, "iO!iO:delete", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance))
+        return NULL;
+    return walked(&walk, subtrees, threads, advance);
 }
 
 /* ---- the module ---- */
 
 static PyMethodDef methods[] = {
     {"measure", measure, METH_VARARGS, measure_doc},
+    {"delete", delete, METH_VARARGS, delete_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* The walk: no recursion, no link followed, no other filesystem entered. A tree with more than MAX_OPEN
+/* The walk, to measure or to delete: no recursion, no link followed, no other filesystem entered. A tree with more than MAX_OPEN
    levels fails with EMFILE, as without a free descriptor; Python then measures it with fewer open.
 
    Each thread walks one subtree after the other, depth first. When another thread is idle, it
@@ -40,6 +40,7 @@ struct names {
 /* A directory on the way from the top of the subtree to the current directory. */
 struct level {
     size_t path_end; /* its path below the subtree is the beginning of the worker's */
+    const char *name; /* in the level above, which keeps it */
     ino_t inode;
     bool sticky;          /* only the owner of an entry may remove it */
     int descriptor;
@@ -445,7 +446,8 @@ static bool push_level(struct worker *worker, const char *name, int descriptor, 
     path->end = worker->depth ? levels[worker->depth - 1].path_end : 0;
     if (*name && ((path->end && !add_names(walk, path, "/", 1)) || !add_names(walk, path, name, strlen(name))))
         return false;
-    levels[worker->depth++] = (struct level){.path_end = path->end, .inode = inode, .sticky = sticky, .descriptor = descriptor};
+    levels[worker->depth++] =
+        (struct level){.path_end = path->end, .name = name, .inode = inode, .sticky = sticky, .descriptor = descriptor};
     return true;
 }
 
@@ -535,6 +537,54 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
     close(descriptor);
 }
 
+/* Delete the files of the current directory, and collect its subdirectories. */
+static void delete_files(struct worker *worker)
+{
+    struct walk *walk = worker->walk;
+    struct level *here = &worker->levels[worker->depth - 1];
+    long filled;
+    while (!is_stopped(walk) && (filled = syscall(SYS_getdents64, here->descriptor, worker->listing, (size_t)LISTING_BYTES)) > 0) {
+        for (long at = 0; at < filled && !is_stopped(walk);) {
+            const struct record *record = (const struct record *)(worker->listing + at);
+            at += record->length;
+            if (is_self_or_parent(record->name))
+                continue;
+            bool directory = record->type == DT_DIR;
+            if (!directory && unlinkat(here->descriptor, record->name, 0) < 0)
+                directory = errno == EISDIR; /* the filesystem lists no types */
+            if (directory)
+                add_names(walk, &here->pending, record->name, strlen(record->name) + 1);
+        }
+    }
+}
+
+/* Enter a directory and delete its files. Leave one that cannot be entered, or is of another filesystem. */
+static void enter_to_delete(struct worker *worker, int parent, const char *name)
+{
+    struct statx status;
+    int descriptor = openat(parent, name, OPEN_DIRECTORY);
+    if (descriptor < 0)
+        return;
+    if (worker->depth < MAX_OPEN && read_status(descriptor, "", &status) && device_of(&status) == worker->device) {
+        if ((status.stx_mode & S_IRWXU) != S_IRWXU)
+            fchmod(descriptor, (status.stx_mode & 07777) | S_IRWXU); /* a read-only one; if it is not ours, the kernel decides */
+        if (push_level(worker, name, descriptor, status.stx_ino, false)) {
+            delete_files(worker);
+            return;
+        }
+    }
+    close(descriptor);
+}
+
+/* Leave the current directory, and remove it if it is deleted and the level above is this thread's. */
+static void leave(struct worker *worker)
+{
+    const char *name = worker->levels[worker->depth - 1].name;
+    pop_level(worker);
+    if (worker->walk->deletes && worker->depth)
+        unlinkat(worker->levels[worker->depth - 1].descriptor, name, AT_REMOVEDIR);
+}
+
 /* Walk everything below the levels. */
 static void walk_levels(struct worker *worker)
 {
@@ -543,10 +593,12 @@ static void walk_levels(struct worker *worker)
             share_directories(worker);
         struct level *here = &worker->levels[worker->depth - 1];
         const char *name = next_name(&here->pending);
-        if (name)
-            enter(worker, here->descriptor, name, name);
+        if (!name)
+            leave(worker);
+        else if (worker->walk->deletes)
+            enter_to_delete(worker, here->descriptor, name);
         else
-            pop_level(worker);
+            enter(worker, here->descriptor, name, name);
     }
     while (worker->depth) /* stopped */
         pop_level(worker);
@@ -591,6 +643,28 @@ static void measure_subtree(struct worker *worker, size_t index)
         worker->device = device_of(&top);
         enter(worker, holder, name, "");
         walk_levels(worker);
+    }
+    if (holder != walk->start)
+        close(holder);
+}
+
+/* Delete a directory as far as possible. Whatever is in the way, or was given to another thread that has not deleted
+   it yet, stays with the directories above it: Python goes through these again, and reports what it cannot delete. */
+static void delete_subtree(struct worker *worker, size_t index)
+{
+    struct walk *walk = worker->walk;
+    struct subtree *subtree = &walk->subtrees[index];
+    const char *name;
+    struct statx top;
+    worker->subtree = index;
+    int holder = open_holder(walk->start, subtree, &name);
+    if (holder < 0)
+        return;
+    if (read_status(holder, name, &top) && S_ISDIR(top.stx_mode)) {
+        worker->device = device_of(&top);
+        enter_to_delete(worker, holder, name);
+        walk_levels(worker);
+        subtree->deleted = unlinkat(holder, name, AT_REMOVEDIR) == 0;
     }
     if (holder != walk->start)
         close(holder);
@@ -643,6 +717,8 @@ static void *run_worker(void *argument)
         pthread_mutex_unlock(&walk->lock);
         if (unit)
             measure_unit(worker, unit);
+        else if (walk->deletes)
+            delete_subtree(worker, index);
         else
             measure_subtree(worker, index);
         pthread_mutex_lock(&walk->lock);

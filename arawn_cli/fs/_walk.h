@@ -1,4 +1,4 @@
-/* Walk directory trees with several threads and sum up their usage.
+/* Walk directory trees with several threads, and sum up their usage or delete them.
 
    _measure.c is the Python interface, and the only file that includes Python.h. _walk.c is the
    walk. The Python walk in measure.py is its specification: both return the same values. */
@@ -49,12 +49,13 @@ struct usage {
     char *newest_path;
 };
 
-/* A file or directory to measure. */
+/* A file or directory to measure, or a directory to delete. */
 struct subtree {
     const char *names; /* path from the start directory: `count` names, each with its NUL */
     size_t count;
     bool shallow; /* leave out everything below the directory */
     struct usage usage;
+    bool deleted; /* it is gone */
     /* Guarded by the lock: */
     size_t units;           /* units of work that are queued or in progress */
     uint64_t found[KINDS]; /* findings of each kind, listed or not */
@@ -81,6 +82,7 @@ struct list {
 struct walk {
     int start; /* descriptor of the start directory */
     struct account account;
+    bool deletes; /* instead of measuring */
     struct subtree *subtrees;
     size_t count;
     struct worker *workers;

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from arawn_cli.errors import FAILURES_LISTED, Failure, Operation
+from arawn_cli.fs import native
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.fs.permissions import Account, can_access, is_flagged, is_sticky
 from arawn_cli.names import escape
@@ -273,46 +274,6 @@ def combined(usages: Iterable[Usage]) -> Usage:
     return accumulator.result().with_failures(FAILURES_LISTED)
 
 
-# ---- The extension module
-
-_Sums = tuple[int, int, int, int, int, tuple[int, int, bytes] | None, int]
-_Links = list[tuple[int, int, int, int, int, int]]
-
-NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]]]
-"""The usage of a subtree as `_measure.c` returns it.
-
-- Apparent and allocated bytes, files and directories, all without files of several names; the size
-  of the largest file, with them; the newest mtime as seconds and nanoseconds, and its path; the
-  number of failures, listed or not.
-- For each file with several names: device, inode, apparent and allocated bytes, names found, names.
-- Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
-  `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if Python must measure it.
-"""
-
-
-NativeMeasure = Callable[[int, tuple[tuple[bytes, bool], ...], int, Callable[[int], None], tuple[int, bool, int]], list[NativeUsage] | None]
-"""`measure_all` in C. A subtree is its names, separated by NUL, and whether it is shallow. The last
-argument has the fields of `Account`. Returns None if no thread can be started."""
-
-
-def load() -> NativeMeasure | None:
-    """Return the function of the extension module, or None if it was not built for this version."""
-    try:
-        from arawn_cli.fs._measure import measure
-    except ImportError:
-        return None
-    return measure
-
-
-native = load()
-"""The native implementation, or None."""
-
-
-def measuring_method() -> str:
-    """Return how trees are measured, for people."""
-    return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
-
-
 # ---- Measuring
 
 
@@ -355,10 +316,10 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     each subtree in Python. It runs in the calling thread; an exception in it, or in a signal
     handler, stops the walk.
     """
-    if native is not None:
+    if native.module is not None:
         given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
         account = Account.current()
-        found = native(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
+        found = native.module.measure(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
         if found is not None:
             usages = [_usage_of(result, subtree.path) for result, subtree in zip(found, subtrees, strict=True)]
             return [
@@ -387,7 +348,7 @@ def threads_for(configured: int) -> int:
     return max(min(wanted, descriptors // _DESCRIPTORS_PER_THREAD), 1)
 
 
-def _usage_of(result: NativeUsage, path: str) -> Usage:
+def _usage_of(result: native.NativeUsage, path: str) -> Usage:
     (apparent, allocated, files, directories, largest, time, failed), links, findings = result
     newest = None if time is None else time[0] * SECOND + time[1]
     newest_path = b"" if time is None else time[2]
@@ -416,7 +377,7 @@ def _path_below(path: str, below: bytes) -> str:
     return f"{escape(path)}/{shown_path(below)}" if below else escape(path)
 
 
-def _lacked_descriptors(result: NativeUsage) -> bool:
+def _lacked_descriptors(result: native.NativeUsage) -> bool:
     """Whether the walk in C ran out of descriptors, or the tree is too deep for it. The one in Python needs fewer."""
     return any(kind == "descriptor" for kind, _, _ in result[2])
 

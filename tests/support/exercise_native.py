@@ -15,8 +15,10 @@ import sys
 import threading
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from typing import cast
 
-from arawn_cli.fs import measure
+from arawn_cli.fs import native
+from arawn_cli.fs.delete import delete_trees
 from arawn_cli.fs.measure import Subtree, Usage, measure_all
 
 _SEED = 7
@@ -30,7 +32,7 @@ def load(path: str) -> None:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    measure.native = module.measure
+    native.module = cast("native.Native", module)
 
 
 def random_tree(top: Path, chance: random.Random, files: int) -> None:
@@ -95,12 +97,12 @@ def linked_names(top: Path, names: int) -> None:
 
 def measure_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[list[Usage], list[Usage]]:
     """Return the answers of the native module and of Python."""
-    native, result = measure.native, measure_all(start, subtrees, threads)
-    measure.native = None
+    module, result = native.module, measure_all(start, subtrees, threads)
+    native.module = None
     try:
         return result, measure_all(start, subtrees, 1)
     finally:
-        measure.native = native
+        native.module = module
 
 
 def check_equal(directory: Path) -> None:
@@ -112,9 +114,9 @@ def check_equal(directory: Path) -> None:
         for threads in (1, 2, 8):
             subtrees = [Subtree((directory.name, name), shallow=number % 7 == 6) for number, name in enumerate(names)]
             failing = [Subtree(("gone", "too")), Subtree(("x" * 300,)), Subtree((directory.name, _FILE, "below"))]
-            native, python = measure_both(start, [*subtrees, Subtree((directory.name,)), *failing], threads)
-            assert native == python, (directory, threads)
-            assert [usage.complete for usage in native[-3:]] == [True, False, False]
+            in_c, python = measure_both(start, [*subtrees, Subtree((directory.name,)), *failing], threads)
+            assert in_c == python, (directory, threads)
+            assert [usage.complete for usage in in_c[-3:]] == [True, False, False]
     finally:
         os.close(start)
 
@@ -173,6 +175,23 @@ def check_stop(directory: Path) -> None:
         os.close(start)
 
 
+def check_deleted(directory: Path) -> None:
+    """Delete all subtrees of a directory, some of them read-only, with few and many threads: nothing is left."""
+    names = sorted(os.listdir(directory))
+    for number, name in enumerate(names):
+        if number % 3 == 0 and (directory / name).is_dir():
+            (directory / name).chmod(0o500)
+    parent = os.open(directory, os.O_RDONLY)
+    before = os.listdir("/proc/self/fd")
+    try:
+        for part, threads in ((names[::2], 8), (names, 2)):
+            assert not any(delete_trees(parent, part, "shown", threads, lambda: False))
+            assert not {*part} & {*os.listdir(directory)}
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        os.close(parent)
+
+
 def main(module: str, directory: str) -> None:
     """Run all checks below a directory."""
     load(module)
@@ -185,6 +204,8 @@ def main(module: str, directory: str) -> None:
     for trees in ("random", "special"):
         check_equal(top / trees)
         check_stop(top / trees)
+    for trees in ("random", "special"):
+        check_deleted(top / trees)
     (top / "changing").mkdir()
     check_changing_tree(top / "changing")
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arawn_cli.cleanup import removal, sessions
 from arawn_cli.cleanup.sessions import SessionsDirectory
@@ -395,3 +397,10 @@ def test_many_sessions_are_removed_with_few_descriptors(run: Callable[..., Run],
         tree.session(f"s{number}", files={"f": 1}, age_days=30)
     done = run("scratch-cleanup", "--base-path", tree.root, prefix=("sh", "-c", 'ulimit -n 100; exec "$@"', "sh"))
     assert (done.code, len(done.removed())) == (0, 150)
+
+
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 10), st.integers(0, 50))
+def test_a_portion_has_few_sessions_and_few_files_or_is_one_session(files: list[int], most: int, most_files: int) -> None:
+    portions = list(removal.portions(files, lambda count: count, most, most_files))
+    assert [count for portion in portions for count in portion] == files
+    assert all(0 < len(portion) <= most and (sum(portion) <= most_files or len(portion) == 1) for portion in portions)

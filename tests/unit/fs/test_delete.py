@@ -1,29 +1,27 @@
-"""Deleting trees: every kind of file, any depth, failing calls, signals, and several threads."""
+"""Deleting trees: every kind of file, any depth, failing calls and signals, in C and in Python."""
 
 from __future__ import annotations
 
 import errno
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from arawn_cli.errors import Failure
-from arawn_cli.fs.delete import delete_tree, freed_bytes, thread_pool
+from arawn_cli.fs import native
+from arawn_cli.fs.delete import delete_tree, delete_trees, freed_bytes
 from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import open_directory
-from tests.conftest import Run, make_deep, needs_chattr, needs_namespaces, needs_strace
+from tests.conftest import Run, RunCommand, make_deep, needs_chattr, needs_namespaces, needs_strace
+from tests.support.cleanup import clean
 from tests.support.errors import os_error
-from tests.support.in_process import cleaned
 from tests.support.tree import SampleTree, write
 
 
@@ -34,19 +32,35 @@ def top(tmp_path: Path) -> Path:
     return tmp_path / "top"
 
 
-@pytest.fixture(params=[0, 4], ids=["one-thread", "four-threads"])
-def pool(request: pytest.FixtureRequest) -> Iterator[ThreadPoolExecutor | None]:
-    with thread_pool(request.param) as pool:
-        yield pool
+@pytest.fixture(params=["C", "Python"])
+def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete once in C and once in Python."""
+    if request.param == "Python":
+        monkeypatch.setattr(native, "module", None)
+    elif native.module is None:
+        pytest.skip("needs the native module")
 
 
-def delete(top: Path, stopping: Callable[[], bool] = lambda: False, pool: ThreadPoolExecutor | None = None) -> list[tuple[str, str, int]]:
+def delete(top: Path, stopping: Callable[[], bool] = lambda: False) -> list[tuple[str, str, int]]:
+    """Delete a tree and return its failures. Tests that replace a function of Python delete with Python alone."""
     parent = os.open(top.parent, os.O_RDONLY)
     try:
-        failures = delete_tree(parent, top.name, top.name, stopping, pool)
-        return [(failure.operation, failure.path, failure.errno) for failure in failures]
+        return shown(delete_tree(parent, top.name, top.name, stopping))
     finally:
         os.close(parent)
+
+
+def delete_all(tops: list[Path], stopping: Callable[[], bool] = lambda: False) -> list[list[tuple[str, str, int]]]:
+    """Delete trees of one directory with four threads, and return the failures of each."""
+    parent = os.open(tops[0].parent, os.O_RDONLY)
+    try:
+        return [shown(failures) for failures in delete_trees(parent, [top.name for top in tops], "in", 4, stopping)]
+    finally:
+        os.close(parent)
+
+
+def shown(failures: list[Failure]) -> list[tuple[str, str, int]]:
+    return [(failure.operation, failure.path, failure.errno) for failure in failures]
 
 
 def paths_below(top: Path) -> list[str]:
@@ -67,7 +81,8 @@ def refuse_to_unlink(monkeypatch: pytest.MonkeyPatch, refused: Callable[[str], b
 # ---- What is deleted
 
 
-def test_a_tree_with_every_kind_of_file_is_deleted_and_no_link_is_followed(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+@pytest.mark.usefixtures("both")
+def test_a_tree_with_every_kind_of_file_is_deleted_and_no_link_is_followed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     write(top / "a" / "b" / "c", 10)
     write(tmp_path / "outside" / "kept", 10)
@@ -78,40 +93,43 @@ def test_a_tree_with_every_kind_of_file_is_deleted_and_no_link_is_followed(tmp_p
     os.mkfifo(top / "fifo")
     (top / "dangling").symlink_to("nowhere")
     (top / "link").symlink_to("../outside")
-    (top / "a" / "readonly").mkdir(mode=0o555)
-    assert delete(top, pool=pool) == []
+    write(top / "a" / "readonly" / "file", 1)
+    (top / "a" / "readonly").chmod(0o555)
+    assert delete_all([top]) == [[]]
     assert os.listdir(tmp_path) == ["outside"]
     assert os.listdir(tmp_path / "outside") == ["kept"]
 
 
+@pytest.mark.usefixtures("both")
 def test_a_file_or_link_is_deleted_and_a_missing_entry_is_no_failure(tmp_path: Path) -> None:
     write(tmp_path / "file", 3)
     (tmp_path / "link").symlink_to("file")
-    assert delete(tmp_path / "link") == delete(tmp_path / "missing") == []
+    assert delete_all([tmp_path / "link", tmp_path / "missing"]) == [[], []]
     assert os.listdir(tmp_path) == ["file"]
-    assert delete(tmp_path / "file") == []
+    assert delete_all([tmp_path / "file"]) == [[]]
 
 
-def test_ten_thousand_levels_are_deleted(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+@pytest.mark.usefixtures("both")
+def test_ten_thousand_levels_are_deleted(tmp_path: Path) -> None:
     make_deep(tmp_path / "deep", 10_000)
-    assert delete(tmp_path / "deep", pool=pool) == []
+    assert delete_all([tmp_path / "deep"]) == [[]]
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("folders", ["wide", "deep/er/still", "many"])
-def test_large_directories_are_deleted_and_every_descriptor_is_closed(
-    tmp_path: Path, pool: ThreadPoolExecutor | None, folders: str
-) -> None:
+def test_large_directories_are_deleted_and_every_descriptor_is_closed(tmp_path: Path, folders: str) -> None:
     for folder in [folders] if folders != "many" else [f"many/{number}" for number in range(100)]:
         for number in range(3000 if folders != "many" else 40):
             write(tmp_path / "top" / folder / str(number), 0)
     before = set(os.listdir("/proc/self/fd"))
-    assert delete(tmp_path / "top", pool=pool) == []
+    assert delete_all([tmp_path / "top"]) == [[]]
     assert os.listdir(tmp_path) == []
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_sixteen_descriptors_are_enough(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+@pytest.mark.usefixtures("both")
+def test_sixteen_descriptors_are_enough(tmp_path: Path) -> None:
     for number in range(500):
         write(tmp_path / "top" / str(number), 0)
         write(tmp_path / "top" / "/".join("abcdefghijklmnopqrstuvwxyz") / str(number), 0)
@@ -119,7 +137,7 @@ def test_sixteen_descriptors_are_enough(tmp_path: Path, pool: ThreadPoolExecutor
     parent = os.open(tmp_path, os.O_RDONLY)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 6, usual[1]))
-        assert delete_tree(parent, "top", "top", lambda: False, pool) == []
+        assert delete_trees(parent, ["top"], "in", 4, lambda: False) == [[]]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, usual)
         os.close(parent)
@@ -127,35 +145,34 @@ def test_sixteen_descriptors_are_enough(tmp_path: Path, pool: ThreadPoolExecutor
 
 
 @needs_namespaces
-@pytest.mark.parametrize("threads", [0, 4])
-def test_another_filesystem_is_not_entered(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize("start", ["", "native.module = None;"], ids=["C", "Python"])
+def test_another_filesystem_is_not_entered(tmp_path: Path, start: str) -> None:
     for name in ("top/inner/below", "top/file"):
         write(tmp_path / name, 1)
     code = (
-        "import os, sys; from arawn_cli.fs.delete import delete_tree, thread_pool; parent = os.open(sys.argv[1], os.O_RDONLY);"
-        f"context = thread_pool({threads}); pool = context.__enter__();"
-        "print(*delete_tree(parent, 'top', 'top', lambda: False, pool)); context.__exit__(None, None, None);"
+        f"import os, sys; from arawn_cli.fs import native; {start} from arawn_cli.fs.delete import delete_trees;"
+        "print(*delete_trees(os.open(sys.argv[1], os.O_RDONLY), ['top'], 'in', 4, lambda: False)[0]);"
         "print(os.listdir(sys.argv[1] + '/top'), os.listdir(sys.argv[1] + '/top/inner'))"
     )
     mounted = f'mount -t tmpfs none {tmp_path}/top/inner && touch {tmp_path}/top/inner/kept && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mounted, "sh", sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == "open top/inner: Invalid cross-device link\n['inner'] ['kept']\n", done.stderr
+    assert done.stdout == "open in/top/inner: Invalid cross-device link\n['inner'] ['kept']\n", done.stderr
 
 
 # ---- What cannot be deleted
 
 
 @needs_chattr
-def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_deleted(
-    tmp_path: Path, pool: ThreadPoolExecutor | None
-) -> None:
+@pytest.mark.usefixtures("both")
+def test_what_cannot_be_deleted_stays_with_what_is_above_it_and_the_rest_is_deleted(tmp_path: Path) -> None:
     top = tmp_path / "top"
-    for name in ("a/stuck", "a/free", "b/free", *(f"a/{number}" for number in range(100))):
+    for name in ("a/stuck", "a/free", "b/free", *(f"a/{number}" for number in range(100)), "../other/free"):
         write(top / name, 1)
     subprocess.run(["chattr", "+i", str(top / "a" / "stuck")], check=True)
     try:
-        assert delete(top, pool=pool) == [("delete", "top/a/stuck", errno.EPERM)]
+        assert delete_all([tmp_path / "other", top]) == [[], [("delete", "in/top/a/stuck", errno.EPERM)]]
+        assert os.listdir(tmp_path) == ["top"]
         assert paths_below(top) == ["a", "a/stuck"]
     finally:
         subprocess.run(["chattr", "-i", str(top / "a" / "stuck")], check=True)
@@ -179,13 +196,12 @@ def test_a_session_with_a_flagged_file_stays_whole_until_the_flag_is_removed(
     assert run("scratch-cleanup", "--base-path", tree.root, "--config", at_once).last["bytes_freed"] == 15
 
 
-def test_failures_of_several_threads_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_reported_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("wide", "deep/er/still"):
         for number in range(1000):
             write(tmp_path / "top" / folder / str(number), 0)
     refuse_to_unlink(monkeypatch, lambda name: name == "500")
-    with thread_pool(4) as pool:
-        failures = delete(tmp_path / "top", pool=pool)
+    failures = delete(tmp_path / "top")
     assert sorted(failures) == [("delete", "top/deep/er/still/500", errno.EPERM), ("delete", "top/wide/500", errno.EPERM)]
     assert paths_below(tmp_path / "top") == ["deep", "deep/er", "deep/er/still", "deep/er/still/500", "wide", "wide/500"]
 
@@ -328,12 +344,12 @@ def test_stopping_ends_after_the_current_entry_and_is_no_failure(top: Path) -> N
     assert top.exists()
 
 
-def test_stopping_ends_in_the_middle_of_a_large_folder(tmp_path: Path, pool: ThreadPoolExecutor | None) -> None:
+def test_stopping_ends_in_the_middle_of_a_large_folder(tmp_path: Path) -> None:
     for number in range(3000):
         write(tmp_path / "top" / str(number), 0)
     asked = iter(range(10**6))
-    assert delete(tmp_path / "top", lambda: next(asked) > 300, pool) == []
-    assert 1500 < len(os.listdir(tmp_path / "top")) < 3000
+    assert delete(tmp_path / "top", lambda: next(asked) > 300) == []
+    assert 2600 < len(os.listdir(tmp_path / "top")) < 3000
 
 
 def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> None:
@@ -345,57 +361,34 @@ def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> N
 
 
 @needs_strace
-@pytest.mark.parametrize("threads", [0, 4])
-def test_on_a_slow_disk_each_thread_ends_after_its_current_file(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize("start", ["", "native.module = None;"], ids=["C", "Python"])
+def test_on_a_slow_disk_each_thread_ends_after_its_current_file(tmp_path: Path, start: str) -> None:
     """Each file takes 40 ms, and stopping begins after half a second."""
     for number in range(1000):
-        write(tmp_path / "top" / str(number), 0)
+        write(tmp_path / "top" / str(number % 4) / str(number), 0)
     code = (
-        "import os, sys, time; from arawn_cli.fs.delete import delete_tree, thread_pool;"
+        f"import os, sys, time; from arawn_cli.fs import native; {start} from arawn_cli.fs.delete import delete_trees;"
         "parent = os.open(sys.argv[1], os.O_RDONLY); end = time.monotonic() + 0.5;"
-        f"context = thread_pool({threads}); pool = context.__enter__();"
-        "print(delete_tree(parent, 'top', 'top', lambda: time.monotonic() > end, pool), time.monotonic() - end < 1);"
-        "context.__exit__(None, None, None)"
+        "print(*delete_trees(parent, ['top'], 'in', 4, lambda: time.monotonic() > end), time.monotonic() - end < 1)"
     )
     slow = ["strace", "-f", "-o", os.devnull, "-e", "trace=unlinkat", "-e", "inject=unlinkat:delay_exit=40000"]
     done = subprocess.run([*slow, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout == "[] True\n", done.stderr
-    assert 900 < len(os.listdir(tmp_path / "top")) < 1000
+    assert 900 < sum(1 for path in (tmp_path / "top").rglob("*") if path.is_file()) < 1000
 
 
 # ---- Threads
 
 
-@pytest.mark.parametrize("allowed", [0, 1])
-def test_sessions_are_removed_and_reported_if_no_thread_can_be_started(
-    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, allowed: int
-) -> None:
+@needs_strace
+def test_sessions_are_removed_if_no_thread_can_be_started(run: RunCommand, tree: SampleTree, at_once: Path) -> None:
     """As under TasksMax= of systemd, RLIMIT_NPROC, or pids.max of a container."""
     for name in ("one", "two", "three"):
         tree.session(name, files={"file": 1}, age_days=30)
-    started: list[None] = []
-    start = Thread.start
-
-    def starting(thread: Thread) -> None:
-        if len(started) == allowed:
-            raise RuntimeError("can't start new thread")
-        started.append(None)
-        start(thread)
-
-    monkeypatch.setattr(Thread, "start", starting)
-    summary, _ = cleaned(tree)
-    assert sorted(summary.cleaned_session_ids) == ["one", "three", "two"]
+    fault = ("strace", "-f", "-o", os.devnull, "-e", "inject=clone,clone3:error=EAGAIN")
+    done = clean(run, tree, "--config", at_once, prefix=fault)
+    assert (done.code, done.last["sessions_cleaned"]) == (0, 3)
     assert os.listdir(tree.sessions.parent) == ["sessions"]
-
-
-def test_the_threads_leave_signals_to_the_main_thread() -> None:
-    def blocked(_: int) -> set[signal.Signals]:
-        return {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
-
-    with thread_pool(3) as pool:
-        assert pool is not None
-        assert all({signal.SIGTERM, signal.SIGINT} <= found for found in pool.map(blocked, range(9)))
-    assert not {signal.SIGTERM, signal.SIGINT} & blocked(0)
 
 
 # ---- Freed bytes
