@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,13 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from arawn_cli import timestamps
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
+from arawn_cli.errors import ArawnCliError
+from arawn_cli.events import JobName
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.report_data import Report, gather
-from arawn_cli.schedule.status import history_directory
+from arawn_cli.schedule.status import history_directory, installed_schedules, statuses
 from arawn_cli.state import State
 
 _STANDARD_OUTPUT = "-"
@@ -47,13 +50,31 @@ def report(
         file = None if path is None else AtomicFile(path, "the report")  # fails before measuring
         directory, problem = history_directory(config, flags, context.environment)
         with closing(State(directory, context.clock)) as state:
-            return gather(config, replace(context, state=state), days, [problem] if problem else [])
+            return gather(
+                config,
+                replace(context, state=state),
+                days,
+                [problem] if problem else [],
+                search=html is not None,
+                next_runs=_next_runs(config, flags, context) if html is not None else {},
+            )
 
     path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
     run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE})
     if run.result is not None:
         _show(run.result, html, file)
     raise typer.Exit(run.exit_code)
+
+
+def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobName, int]:
+    """Return the next run of each job, as far as an installed schedule knows it."""
+    found: dict[JobName, int] = {}
+    with suppress(ArawnCliError):  # `doctor` and `schedule status` report what is wrong with a schedule
+        for schedule in installed_schedules(config, flags, context.environment):
+            for status in statuses(schedule, context.clock()):
+                if status.event.next_run is not None:
+                    found.setdefault(status.event.job, timestamps.parse(status.event.next_run))
+    return found
 
 
 def _show(report: Report, html: str | None, file: AtomicFile | None) -> None:

@@ -5,10 +5,11 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
 from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.cleanup.plan import RemovalLimit
@@ -27,15 +28,16 @@ from arawn_cli.diskcheck.history import (
     trend_of,
     usage_at,
 )
+from arawn_cli.diskcheck.largest import Largest, largest_in
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
 from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError
-from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, Level, Reason
+from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
-from arawn_cli.runs import Removal, read_removals
+from arawn_cli.runs import Removal, Run, read_removals
 from arawn_cli.timestamps import DAY
 
 MAX_SESSIONS = 8
@@ -46,6 +48,14 @@ MAX_DIRECTORIES = 12
 
 MAX_ALERTS = 12
 """Alerts that a report shows."""
+
+MAX_WORKSTREAMS = 12
+"""Workstreams whose largest parts are searched, and that a page shows unfolded."""
+
+AGES = ((1, "under a day"), (7, "1 to 7 days"), (30, "7 to 30 days"), (90, "30 to 90 days"))
+"""The ages of sessions: the days that end each, and its name."""
+
+OLDEST, UNKNOWN_AGE = "over 90 days", "unknown"
 
 # The history leaves out samples that equal the one before, for up to a day. The usage at the
 # beginning of the period may therefore be in a sample that is a day older.
@@ -101,14 +111,35 @@ class ScopeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenAlert:
+    """A scope above its limit; `since` is when it left `ok`, or None if that is not recorded."""
+
+    scope: ScopeReport
+    since: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """The last run of a job as its state has it, and its next run as a scheduler has it; None if unknown."""
+
+    name: JobName
+    last: Run | None
+    next_run: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkstreamReport:
-    """A workstream and its usage by area. If its limit is unknown, so is its level."""
+    """A workstream and its usage by area. If its limit is unknown, so is its level.
+
+    `largest` is None if it was not searched for, or not found.
+    """
 
     id: str
     scope: ScopeReport
     production: int
     work: int
     other: int
+    largest: Largest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +234,8 @@ class Report:
         cleanup: None if nothing is known about the next cleanup.
         transitions: changes of level in the period, newest first.
         removals: sessions that were removed in the period and not restored, newest first.
+        alerts: scopes above their limit now, the worst first.
+        jobs: the runs of both jobs.
         problems: what could not be read, as sentences. All figures leave it out.
     """
 
@@ -227,6 +260,8 @@ class Report:
     cleanup: NextCleanup | None
     transitions: tuple[Transition, ...]
     removals: tuple[Removal, ...]
+    alerts: tuple[OpenAlert, ...]
+    jobs: tuple[JobReport, ...]
     problems: tuple[str, ...]
 
     @property
@@ -244,6 +279,20 @@ class Report:
         """Whether there is a sample of an earlier check."""
         return len(self.total.trend) > 1
 
+    @property
+    def freed(self) -> int:
+        """Bytes of the removed sessions that are purged, and so no longer in the trash."""
+        return sum(removal.bytes for removal in self.removals if removal.purged_at is not None)
+
+    def ages(self) -> list[tuple[str, int, int]]:
+        """Return each age that a scratch session has, with the number of sessions and their bytes."""
+        found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in AGES), OLDEST, UNKNOWN_AGE)}
+        for session in self.sessions:
+            days = None if session.last_activity is None else (self.now - session.last_activity) / DAY
+            name = UNKNOWN_AGE if days is None else next((name for end, name in AGES if days < end), OLDEST)
+            found[name].append(session.size)
+        return [(name, len(sizes), sum(sizes)) for name, sizes in found.items() if sizes]
+
     def largest(self) -> list[SessionReport]:
         """Return the largest scratch sessions, the largest first."""
         return sorted(self.sessions, key=lambda session: session.size, reverse=True)[:MAX_SESSIONS]
@@ -257,8 +306,20 @@ def _by_age(sessions: Sequence[SessionReport]) -> list[SessionReport]:
     return sorted(sessions, key=lambda session: session.last_activity or 0)
 
 
-def gather(config: Config, context: RunContext, days: int, unread: Sequence[str] = ()) -> Report:
-    """Measure a root and read its history. `unread` has problems that the caller met before.
+def gather(
+    config: Config,
+    context: RunContext,
+    days: int,
+    unread: Sequence[str] = (),
+    *,
+    search: bool = False,
+    next_runs: Mapping[JobName, int] | None = None,
+) -> Report:
+    """Measure a root and read its history.
+
+    `unread` has problems that the caller met before, and `next_runs` the next runs of the jobs as
+    far as they are known. With `search` the largest parts of the largest workstreams are found,
+    which measures these again.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
@@ -270,13 +331,15 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         measured = measure_root(root, config, context, {})
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
+        largest = _search(root, config, measured, context) if search else {}
         decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
         removal = None if decisions is None else _removal_now(root, config, decisions, now)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
             removals = read_removals(context.state, root.path)
+            last_runs = {job: runs.read(context.state, job, root.path) for job in JobName}
         except StateUnavailableError as error:
-            transitions, removals = [], []
+            transitions, removals, last_runs = [], [], {}
             problems.append(f"earlier usage, alerts and removals are unknown: {error}")
     scopes = _scopes(config, measured, history, now, days * 24)
     unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
@@ -291,7 +354,7 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         older_than_days=config.older_than_days,
         level=worst(scope.level for scope in scopes.values()),
         total=scopes[TOTAL],
-        workstreams=_workstreams(config, measured, scopes, history.hour),
+        workstreams=_workstreams(config, measured, scopes, history.hour, largest),
         filesystems=tuple(scope for name, scope in scopes.items() if name.partition(":")[0] in (FILESYSTEM, INODES)),
         filesystem=measured.filesystem,
         not_counted=measured.not_counted,
@@ -305,8 +368,34 @@ def gather(config: Config, context: RunContext, days: int, unread: Sequence[str]
         cleanup=cleanup,
         transitions=tuple(transition for transition in transitions if transition.time >= now - days * DAY),
         removals=tuple(removal for removal in reversed(removals) if removal.removed_at >= now - days * DAY),
+        alerts=open_alerts(scopes, transitions),
+        jobs=tuple(JobReport(job, last_runs.get(job), (next_runs or {}).get(job)) for job in JobName),
         problems=(*map(str, measured.failures), *unlisted, *problems),
     )
+
+
+def _search(root: Root, config: Config, measured: Measurements, context: RunContext) -> dict[str, Largest]:
+    """Return the largest parts of the largest workstreams, by id."""
+    by_size = sorted(measured.workstreams, key=lambda tree: size_in(config, tree.total), reverse=True)
+    threads = threads_for(config.maintenance.threads)
+    found = {
+        tree.row.id: largest_in(root, tree.row.id, measured.not_counted, lambda usage: size_in(config, usage), threads, context)
+        for tree in by_size[:MAX_WORKSTREAMS]
+    }
+    return {workstream: largest for workstream, largest in found.items() if largest is not None}
+
+
+def open_alerts(scopes: Mapping[str, ScopeReport], transitions: Sequence[Transition]) -> tuple[OpenAlert, ...]:
+    """Return the scopes above their limit, the worst first. `transitions` are the newest first."""
+
+    def since(scope: str) -> int | None:
+        for transition in transitions:
+            if transition.scope == scope and transition.before not in (Level.WARNING, Level.CRITICAL):
+                return transition.time
+        return None
+
+    above = [OpenAlert(report, since(scope)) for scope, report in scopes.items() if report.level in (Level.WARNING, Level.CRITICAL)]
+    return tuple(sorted(above, key=lambda alert: (alert.scope.level is not Level.CRITICAL, -alert.scope.percent)))
 
 
 def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
@@ -324,14 +413,17 @@ def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: 
     return scopes
 
 
-def _workstreams(config: Config, measured: Measurements, scopes: dict[str, ScopeReport], hour: int) -> tuple[WorkstreamReport, ...]:
+def _workstreams(
+    config: Config, measured: Measurements, scopes: dict[str, ScopeReport], hour: int, largest: Mapping[str, Largest]
+) -> tuple[WorkstreamReport, ...]:
     found = []
     for tree in measured.workstreams:
         scope = scopes.get(scope_of(tree.row.id))
         if scope is None:  # without the database its title, and so its limit, are unknown
             usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, tree.total), 0, 0, tree.total.complete)
             scope = ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
-        found.append(WorkstreamReport(tree.row.id, scope, *(size_in(config, part) for part in (tree.production, tree.work, tree.other))))
+        production, work, other = (size_in(config, part) for part in (tree.production, tree.work, tree.other))
+        found.append(WorkstreamReport(tree.row.id, scope, production, work, other, largest.get(tree.row.id)))
     return tuple(sorted(found, key=lambda workstream: workstream.scope.usage.usage, reverse=True))
 
 

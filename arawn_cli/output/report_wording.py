@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Transition
+from arawn_cli.diskcheck.largest import Largest
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, worst
+from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import REMOVED_FOR, Level, Reason
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, day, minute, mounts_in_words, scope_label
-from arawn_cli.output.report_data import MAX_SESSIONS, DirectoryReport, NextCleanup, Report, ScopeReport, SessionReport, WorkstreamReport
+from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
+from arawn_cli.output.report_data import (
+    MAX_SESSIONS,
+    MAX_WORKSTREAMS,
+    DirectoryReport,
+    JobReport,
+    NextCleanup,
+    OpenAlert,
+    Report,
+    ScopeReport,
+    SessionReport,
+    WorkstreamReport,
+)
 from arawn_cli.runs import Removal
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
@@ -195,3 +211,78 @@ def removal(found: Removal) -> str:
 def not_counted(report: Report) -> str:
     """Return the mounts whose contents no figure includes, as a sentence."""
     return f"Not counted: {mounts_in_words(report.not_counted)}."
+
+
+def next_step(alert: OpenAlert, report: Report) -> str:
+    """Return the command that helps against an alert, or a comment that begins with `#`."""
+    scope = alert.scope.usage.scope
+    if scope.startswith(SESSION):
+        return f"arawn-cli scratch-cleanup --dry-run {quote(escape(scope.removeprefix(SESSION)))}"
+    if scope == OWN_FILES:
+        return "# look at the largest of Arawn's own files below"
+    is_cleanups = scope == scope_of(SCRATCH) or scope == TOTAL or scope.partition(":")[0] in (FILESYSTEM, INODES)
+    if is_cleanups and report.cleanup is not None and report.cleanup.removed:
+        return "arawn-cli scratch-cleanup --dry-run"
+    if is_cleanups and report.trash:
+        return "arawn-cli trash list"
+    return "# look at its largest files below, or raise its limit"
+
+
+def opened(alert: OpenAlert) -> str:
+    """Return since when an alert lasts."""
+    return "since an unknown time" if alert.since is None else f"since {minute(alert.since)} UTC"
+
+
+def last_run(job: JobReport, now: int) -> str:
+    """Return when a job last ran, and whether that succeeded."""
+    if job.last is None:
+        return "has not run yet"
+    failed = "" if job.last.last_success == job.last.last_run else ", not completely"
+    return f"last run {age(job.last.last_run, now)}{failed}"
+
+
+def next_run(job: JobReport) -> str:
+    """Return when a job runs next."""
+    return "next run unknown" if job.next_run is None else f"next run {minute(job.next_run)} UTC"
+
+
+def freed(report: Report) -> str:
+    """Return what the cleanups of the period removed and freed, as a sentence."""
+    removed = sum(removal.bytes for removal in report.removals)
+    left = size(removed - report.freed)
+    return f"{count(len(report.removals), 'session')} removed, {size(removed)}; {size(report.freed)} of it freed, {left} in the trash."
+
+
+def shortened(identifier: str) -> str:
+    """Return an id with at most 13 characters."""
+    return identifier if len(identifier) <= 13 else f"{identifier[:12]}…"
+
+
+def alert_scope(alert: OpenAlert) -> str:
+    """Return the scope of an alert by the name that people know."""
+    return escape(scope_label(alert.scope.usage.scope, alert.scope.usage.name))
+
+
+def level_of_filesystem(report: Report) -> Level:
+    """Return the worst level of the space and inodes of all filesystems."""
+    return worst(scope.level for scope in report.filesystems)
+
+
+def folded(report: Report) -> tuple[list[WorkstreamReport], list[WorkstreamReport]]:
+    """Return the workstreams that a page shows, and those that it folds: small ones that are ok."""
+    shown: list[WorkstreamReport] = []
+    rest: list[WorkstreamReport] = []
+    for number, workstream in enumerate(report.workstreams):
+        (shown if number < MAX_WORKSTREAMS or workstream.scope.level is not Level.OK else rest).append(workstream)
+    return shown, rest
+
+
+def sum_of(workstreams: list[WorkstreamReport]) -> int:
+    """Return the bytes of some workstreams."""
+    return sum(workstream.scope.usage.usage for workstream in workstreams)
+
+
+def largest(found: Largest) -> list[tuple[str, str, str]]:
+    """Return the largest directories and the largest file of a workstream, each as label, path and size."""
+    lines = [("", f"{escape(path)}/", size(number)) for path, number in found.directories]
+    return [*lines, ("largest file: ", escape(found.file), size(found.file_bytes))] if found.file_bytes else lines

@@ -8,11 +8,14 @@ from html.parser import HTMLParser
 from rich.console import Console
 
 from arawn_cli.diskcheck.history import Sample, Transition
+from arawn_cli.diskcheck.largest import Largest
 from arawn_cli.diskcheck.levels import FILESYSTEM, OWN_FILES, TOTAL, ScopeUsage
-from arawn_cli.events import Filesystem, Level, Reason, Unit
+from arawn_cli.events import Filesystem, JobName, Level, Reason, Unit
 from arawn_cli.output.report_data import (
     DirectoryReport,
+    JobReport,
     NextCleanup,
+    OpenAlert,
     Orphan,
     OrphanKind,
     Report,
@@ -21,7 +24,7 @@ from arawn_cli.output.report_data import (
     WorkstreamReport,
 )
 from arawn_cli.output.report_text import renderables
-from arawn_cli.runs import Removal
+from arawn_cli.runs import Removal, Run
 from arawn_cli.timestamps import DAY, SECOND, parse
 
 NOW = parse("2026-03-18T09:30:00Z")
@@ -62,7 +65,11 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         older_than_days=7,
         level=Level.WARNING,
         total=scope_report(TOTAL, "all workstreams", 138 * MB, 200 * MB, grown(138 * MB) if history else (), 62 if history else None),
-        workstreams=(WorkstreamReport("blog", blog, 30 * MB, 90 * MB, 10 * MB),),
+        workstreams=(
+            WorkstreamReport(
+                "blog", blog, 30 * MB, 90 * MB, 10 * MB, Largest(((f"work/{name}", 80 * MB),), f"work/{name}/film.mp4", 60 * MB)
+            ),
+        ),
         filesystems=(scope_report(FILESYSTEM, f"/mnt/{name}", 700 * MB, 850 * MB),),
         not_counted=(),
         filesystem=Filesystem(
@@ -84,6 +91,11 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
         cleanup=NextCleanup((old,), 0, None, 3 * MB, (new,), over_removal_limit=False),
         transitions=(Transition(NOW - DAY, "blog", name, Unit.BYTES, 101 * MB, 100 * MB, Level.OK, Level.WARNING),),
         removals=(Removal(name, NOW - DAY, NOW - DAY, "expired", "newest: f", 5 * MB, NOW),),
+        alerts=(OpenAlert(blog, NOW - DAY),),
+        jobs=(
+            JobReport(JobName.SCRATCH_CLEANUP, Run(NOW - DAY, NOW - DAY, 3, 9 * MB), NOW + DAY),
+            JobReport(JobName.DISK_CHECK, None, None),
+        ),
         problems=(),
     )
 

@@ -11,15 +11,16 @@ import pytest
 from rich.console import Console
 
 from arawn_cli.cleanup.sessions import Decision
-from arawn_cli.diskcheck.history import equal_steps, trend_of, usage_at
+from arawn_cli.diskcheck.history import Transition, equal_steps, trend_of, usage_at
 from arawn_cli.diskcheck.levels import TOTAL
-from arawn_cli.events import Level, Reason
+from arawn_cli.events import Level, Reason, Unit
 from arawn_cli.output import report_html, report_wording
-from arawn_cli.output.report_data import Report
+from arawn_cli.output.report_data import Report, open_alerts
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
+from arawn_cli.timestamps import DAY
 from tests.support.in_process import reported
-from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, scope_report, text
+from tests.support.reports import HOSTILE, HOUR, MB, NOW, Elements, grown, report, scope_report, session, text
 from tests.support.tree import SampleTree
 
 # What both forms say
@@ -77,7 +78,7 @@ def test_a_forecast_says_why_it_names_no_day() -> None:
 @pytest.mark.parametrize("form", [text, lambda shown: Elements(page(shown)).text])
 def test_a_scope_without_a_limit_has_no_share_and_no_forecast(form: Callable[[Report], str]) -> None:
     unlimited = scope_report(TOTAL, "all workstreams", 138 * MB, 0, grown(138 * MB))
-    shown = replace(report(), total=unlimited, workstreams=(), filesystems=())
+    shown = replace(report(), total=unlimited, workstreams=(), filesystems=(), alerts=())
     said = " ".join(form(shown).split())
     assert "131.6 MiB in 0 workstreams, no limit." in said
     for piece in ("% of", "of no limit", "both limits", "in 62 d"):
@@ -177,3 +178,44 @@ def test_the_chart_holds_the_limit_and_everything_used() -> None:
 
 def test_every_reason_that_keeps_a_session_has_words() -> None:
     assert set(report_wording._KEPT) == set(Reason) - {Reason.EXPIRED}
+
+
+def test_a_page_names_open_alerts_first_with_their_start_and_a_next_step() -> None:
+    said = " ".join(Elements(page(report())).text.split())
+    assert said.index("Open alerts") < said.index("All workstreams")
+    assert "My blog: 124.0 MiB, 130% of 95.4 MiB since 2026-03-17 09:30 UTC # look at its largest files below, or raise its limit" in said
+    assert "scratch-cleanup last run 1 d ago next run 2026-03-19 09:30 UTC" in said
+    assert "disk-check has not run yet next run unknown" in said
+    assert "1 session removed, 4.8 MiB; 4.8 MiB of it freed, 0 bytes in the trash." in said
+    assert "largest file: work/My blog/film.mp4 57.2 MiB" in said
+
+
+def test_sessions_are_counted_by_age_once_each() -> None:
+    ages = [0.5, 1, 6.9, 7, 29, 30, 89, 90, 400]
+    sessions = (*(session(f"s{number}", 10, age) for number, age in enumerate(ages)), replace(session("u", 10, 1), last_activity=None))
+    assert replace(report(), sessions=sessions).ages() == [
+        ("under a day", 1, 10),
+        ("1 to 7 days", 2, 20),
+        ("7 to 30 days", 2, 20),
+        ("30 to 90 days", 2, 20),
+        ("over 90 days", 2, 20),
+        ("unknown", 1, 10),
+    ]
+
+
+def test_of_many_workstreams_those_that_are_small_and_ok_are_folded() -> None:
+    (blog,) = report().workstreams
+    calm = replace(blog, scope=scope_report("calm", "calm", MB, 100 * MB))
+    shown = replace(report(), workstreams=(*[calm] * 199, blog))
+    visible, folded = report_wording.folded(shown)
+    assert (len(visible), len(folded), visible[-1]) == (13, 187, blog)
+    assert "187 more workstreams" in Elements(page(shown)).text
+
+
+def test_an_alert_lasts_since_its_scope_left_ok() -> None:
+    scope = scope_report("blog", "blog", 130 * MB, 100 * MB)
+    steps = [(3, Level.WARNING, Level.CRITICAL), (5, Level.OK, Level.WARNING), (9, Level.WARNING, Level.OK), (12, Level.OK, Level.WARNING)]
+    transitions = [Transition(NOW - days * DAY, "blog", "blog", Unit.BYTES, 1, 1, before, level) for days, before, level in steps]
+    (alert,) = open_alerts({"blog": scope, "calm": scope_report("calm", "calm", 1, 2)}, transitions)
+    assert alert.since == NOW - 5 * DAY
+    assert open_alerts({"blog": scope}, transitions[:1])[0].since is None
