@@ -29,13 +29,13 @@ from arawn_cli.doctor.environment import (
     state_findings,
     token_findings,
 )
-from arawn_cli.doctor.findings import Finding, Shell, comment, fail, warn
+from arawn_cli.doctor.findings import Finding, comment, fail, warn
 from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
 from arawn_cli.output.stdout import print_event
-from arawn_cli.schedule.settings import own_account
+from arawn_cli.schedule.settings import Shell, own_account
 from arawn_cli.schedule.status import installed_schedules
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}

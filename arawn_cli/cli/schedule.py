@@ -33,19 +33,20 @@ from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
 from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.cron import MarkersError
-from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, place_of, require_access, timers_to_start
+from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
 from arawn_cli.schedule.settings import (
     Scheduler,
     Scope,
     Settings,
+    Shell,
     inaccessible_files,
     inaccessible_program,
     refuse_unusable,
     settings_from,
     token_warning,
 )
-from arawn_cli.schedule.status import is_healthy, is_installed, schedule_of, statuses
+from arawn_cli.schedule.status import idle_problem, is_healthy, is_installed, schedule_of, statuses
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -143,7 +144,7 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
         apply_install(place, agreed)
         status = shlex.join(("arawn-cli", "schedule", "status", *place.flags, *options))
         print_line(f"Installed {_files(agreed)}. See `{status}`, and `{shlex.join(('arawn-cli', 'doctor', *options))}`.")
-    if place.manager is not None and (command := place.manager.linger_command()):
+    if place.manager is not None and place.manager.is_running() and (command := place.manager.linger_command()):
         print_line(f"The timers of this account stop when it logs out. To keep them running: {command}")
 
 
@@ -209,7 +210,8 @@ def remove_first(places: Sequence[Place], confirmation: Confirmation) -> bool:
     first, *others = sorted(used, key=lambda place: place.scope is Scope.SYSTEM and os.geteuid() != 0)
     is_removed = remove(first, confirmation)
     for place in others:
-        print_line(f"Still installed ({place.title}): to remove that too, run arawn-cli schedule remove {place.title}")
+        sudo = "sudo " if place.scope is Scope.SYSTEM and os.geteuid() != 0 else ""
+        print_line(f"Still installed ({place.title}): to remove that too, run {sudo}arawn-cli schedule remove {place.title}")
     return is_removed
 
 
@@ -337,11 +339,14 @@ def schedule_install(
     for warning in (*warnings, *_access_problems(settings, scheduler)):
         if warning is not None:
             log.warning("%s", warning)
-    place = place_of(scheduler, scope, settings, os.environ, flags.root)
+    schedule = schedule_of(scheduler, settings, config, os.environ)
     confirmation, bodies = Confirmation.from_options(yes=yes, force=force), bodies_of(scheduler, settings)
-    if confirmation.ask is not None and not yes and place.store.changes_to_install(bodies):
+    if confirmation.ask is not None and not yes and schedule.place.store.changes_to_install(bodies):
         preview(flags, config)
-    install(place, bodies, confirmation, flags.located)
+    install(schedule.place, bodies, confirmation, flags.located)
+    if is_installed(schedule.place) and (problem := idle_problem(schedule, Shell(config, flags, os.environ))):
+        log.error("%s", problem)
+        raise typer.Exit(ExitCode.PARTIAL)
 
 
 @app.command("remove")
@@ -402,7 +407,7 @@ def _installed(flags: Flags, selection: Selection) -> list[ScheduleStatus]:
     with loaded_as_owner(flags) as config:
         settings = settings_from(config, scope)
     schedule = schedule_of(scheduler, settings, config, os.environ)
-    found = [each.event for each in statuses(schedule, time.time_ns(), flags.located)]
+    found = [each.event for each in statuses(schedule, time.time_ns(), Shell(config, flags, os.environ))]
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(_access_problems(settings, scheduler))
         found = [replace(status, problems=(*status.problems, *problems)) for status in found]

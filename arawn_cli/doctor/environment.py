@@ -20,14 +20,14 @@ from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_ow
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
 from arawn_cli.delivery.outbox import READ_PARKED, DropPriority, Row, queued_event
-from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
-from arawn_cli.schedule.settings import Account, can_access, token_warning
+from arawn_cli.schedule.settings import ROOT, Account, Shell, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state_file import FILE
 from arawn_cli.timestamps import minute

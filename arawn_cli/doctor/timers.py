@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterator
 from shlex import quote
 
 from arawn_cli import timestamps
-from arawn_cli.doctor.findings import ROOT, Finding, Shell, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, fail, ok, warn
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.output.format import second
-from arawn_cli.schedule.cron import CRON_FILE, START_CRON, cron_runs
-from arawn_cli.schedule.install import Place
-from arawn_cli.schedule.settings import Scheduler, Scope, inaccessible_files, inaccessible_program, suffixed
+from arawn_cli.schedule.cron import CRON_FILE
+from arawn_cli.schedule.settings import ROOT, Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
 from arawn_cli.schedule.status import (
-    INSTALL,
     JobStatus,
     Schedule,
+    idle_problem,
     is_healthy,
     last_run_of,
+    removal,
     statuses,
 )
-from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import period
@@ -47,17 +45,15 @@ def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterato
         return
     if len(installed) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in installed)
-        last = installed[-1].place
-        fix = shell.arawn_cli("schedule", "remove", *last.flags, account=_account_of(last), located=False)
-        yield warn("timers", f"the jobs are scheduled more than once: {places}", fix)
+        yield warn("timers", f"the jobs are scheduled more than once: {places}", removal(installed[-1].place, shell))
     for each in installed:
         if each.place.scheduler is Scheduler.CRON:
-            yield _cron_daemon(shell)
+            yield _cron_daemon(each, shell)
         if each.error is not None:
             yield fail("timers", each.error, "crontab -e")
             continue
         yield _account(each, shell)
-        for status in statuses(each, now):
+        for status in statuses(each, now, shell):
             yield _timer(status, each, shell)
             yield _last_success(status.event, each, now, shell)
 
@@ -70,13 +66,9 @@ def run_command(each: Schedule, job: JobName, shell: Shell) -> str:
     return shell.as_root(f"systemctl start {service}") if each.place.scope is Scope.SYSTEM else f"systemctl --user start {service}"
 
 
-def _account_of(place: Place) -> str | None:
-    return ROOT if place.scope is Scope.SYSTEM else None
-
-
-def _cron_daemon(shell: Shell) -> Finding:
-    if not cron_runs():
-        return fail("cron", "cron is not running", shell.as_root("systemctl enable --now cron" if systemd_runs() else START_CRON))
+def _cron_daemon(each: Schedule, shell: Shell) -> Finding:
+    if problem := idle_problem(each, shell):
+        return fail("cron", problem.text, problem.command)
     if shutil.which("sendmail", path=_MAILER_PATH) is None:
         return warn("cron", "running, but without sendmail it cannot mail problems", shell.as_root("apt-get install default-mta"))
     return ok("cron", "running")
@@ -99,12 +91,10 @@ def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     check = f"{status.job} timer"
     if is_healthy(status):
         return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'unknown'}")
-    install = shell.arawn_cli("schedule", "install", *each.place.flags, account=_account_of(each.place))
     if found.problems:
-        system = each.place.scope is Scope.SYSTEM
-        commands = (problem.command for problem in found.problems)
-        fixes = (install if fix.startswith(shlex.join(INSTALL)) else shell.as_root(fix) if system else fix for fix in commands)
-        return fail(check, "; ".join(map(str, found.problems)), "; ".join(dict.fromkeys(fixes)))
+        fixes = dict.fromkeys(problem.command for problem in found.problems)
+        return fail(check, "; ".join(map(str, found.problems)), "; ".join(fixes))
+    install = shell.arawn_cli("schedule", "install", *each.place.flags, account=ROOT if each.place.scope is Scope.SYSTEM else None)
     if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
     if not status.enabled:
@@ -112,7 +102,8 @@ def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     if each.place.scheduler is Scheduler.CRON:  # cron mailed the output of the run and kept none
         return fail(check, "its last run failed", run_command(each, status.job, shell))
     unit = suffixed(f"arawn-{status.job}", each.settings.root_name)
-    return fail(check, "its last run failed", f"journalctl {'--user ' if status.scope == Scope.USER else ''}-u {unit} -n 50")
+    journal = f"journalctl --user -u {unit} -n 50" if status.scope == Scope.USER else shell.as_root(f"journalctl -u {unit} -n 50")
+    return fail(check, "its last run failed", journal)
 
 
 def _last_success(status: ScheduleStatus, each: Schedule, now: int, shell: Shell) -> Finding:

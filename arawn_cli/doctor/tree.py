@@ -26,7 +26,7 @@ from arawn_cli.cleanup.plan import Policy, useless_patterns
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.measuring import links, mounts_in
-from arawn_cli.doctor.findings import ROOT, Finding, Shell, comment, fail, ok, warn
+from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError, LongLockedError, RefusedError
 from arawn_cli.events import JobName, rendered
 from arawn_cli.fs.in_use import hidden_processes, sees_all_accounts
@@ -37,6 +37,7 @@ from arawn_cli.fs.processes import shown
 from arawn_cli.locks import lock_file
 from arawn_cli.names import escape
 from arawn_cli.output.format import mounts_in_words
+from arawn_cli.schedule.settings import ROOT, Shell
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 
 import psutil
 
@@ -18,9 +21,9 @@ from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMis
 from arawn_cli.schedule.settings import Job, Scope, Settings, refuse_unprintable
 
 CRON_FILE = "arawn-cli"
-START_CRON = "service cron start"
 BLOCK = "crontab"
 
+_SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _LINE_MAX = 998  # cron ignores longer lines
 
 # Recognised by the first words, so that a marker is found even if an editor changed the rest or
@@ -100,9 +103,43 @@ def _cron_word(word: str) -> str:
     return "\\%".join(shlex.quote(part) if part else "" for part in word.split("%")) or "''"
 
 
-def cron_runs() -> bool:
-    """Return whether a cron daemon is running."""
-    return any(process.info["name"] in ("cron", "crond") for process in psutil.process_iter(["name"]))
+class Daemon(Enum):
+    """The kinds of cron daemons that differ in what they read."""
+
+    BUSYBOX = "busybox"  # only the crontabs of accounts
+    FULL = "full"  # also /etc/cron.d
+
+
+def running_cron() -> Daemon | None:
+    """Return the kind of the cron daemon that is running; None without one."""
+    for process in psutil.process_iter(["pid", "name", "exe", "cmdline"], ad_value=None):
+        name, words = process.info["name"], process.info["cmdline"] or []
+        if name == "busybox" and words[1:2] == ["crond"]:
+            return Daemon.BUSYBOX
+        if name in ("cron", "crond") and not _is_in_container(process.info["pid"]):
+            # The executable of a process of root is hidden from other accounts.
+            program = process.info["exe"] or shutil.which(words[0] if words else name, path=_SYSTEM_PROGRAMS) or ""
+            return Daemon.BUSYBOX if os.path.basename(os.path.realpath(program)).startswith("busybox") else Daemon.FULL
+    return None
+
+
+def _is_in_container(process: int) -> bool:
+    """Return whether a process has a process id of its own in another namespace (proc_pid_status(5))."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(len(line.split()) > 2 for line in lines if line.startswith("NSpid:"))
+
+
+def start_command(*, with_systemd: bool) -> str:
+    """Return the command of root that starts cron, or installs it."""
+    daemon = next((name for name in ("cron", "crond") if shutil.which(name, path=_SYSTEM_PROGRAMS)), None)
+    if daemon is None:
+        return "apt-get install cron"
+    if with_systemd:
+        return f"systemctl enable --now {daemon}"
+    return f"service {daemon} start" if shutil.which("service", path=_SYSTEM_PROGRAMS) else daemon
 
 
 class MarkersError(ScheduleError):
@@ -214,6 +251,6 @@ def _crontab(action: str, text: str | None = None) -> str | None:
     message = " ".join(done.stderr.decode("utf-8", "replace").split())
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
-    if "no crontab for" in message:
+    if "no crontab for" in message or "No such file or directory" in message:  # busybox says the latter
         return None
     raise ScheduleError(f"crontab {action} failed: {message}")

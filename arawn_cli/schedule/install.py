@@ -13,7 +13,7 @@ from pathlib import Path
 from arawn_cli.config.lookup import home_directory
 from arawn_cli.events import JobName
 from arawn_cli.fs.permissions import account_name
-from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file
+from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file, running_cron
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
 from arawn_cli.schedule.systemd import NOTIFIER, Manager, path_unit, state_name, systemd_runs, units
@@ -123,18 +123,24 @@ def require_access(place: Place) -> None:
     """Refuse a place that this account cannot change.
 
     Raises:
-        UsageError: the place belongs to root, or the manager of this account cannot be reached.
+        UsageError: the place belongs to root, or the manager of this account cannot be reached
+            although systemd runs.
         SchedulerMissingError: cron is not installed.
     """
     if place.scope is Scope.SYSTEM and os.geteuid() != 0:
         raise UsageError("only root can change the system's timers: use sudo, or --user for timers of this account")
-    # System units can be enabled while no manager is running.
-    if place.manager is not None and place.scope is Scope.USER and not place.manager.is_running():
+    # Units can be enabled while systemd does not run.
+    if place.manager is not None and systemd_runs() and not place.manager.is_running():
         raise UsageError(
             "the systemd manager of this account cannot be reached: log in as the account itself, not through sudo, with pam_systemd "
             f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
         )
-    if isinstance(place.store, FileStore) and place.scheduler is Scheduler.CRON and not place.store.directory.is_dir():
+    if (
+        place.scheduler is Scheduler.CRON
+        and isinstance(place.store, FileStore)
+        and not place.store.directory.is_dir()
+        and running_cron() is None
+    ):
         raise SchedulerMissingError(f"{place.store.directory} does not exist: install cron, or use --systemd")
 
 

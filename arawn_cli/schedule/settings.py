@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,14 +19,17 @@ import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.config import relay_url
-from arawn_cli.config.loader import Config
+from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import home_directory
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.credentials import VARIABLE
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import JobName
+from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.permissions import Login, account_name, user_id, way_to
 from arawn_cli.names import escape
+
+ROOT = "root"
 
 REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
 """Names the file that a check changes to have the cleanup's unit started."""
@@ -282,6 +286,33 @@ def _can_create_namespaces() -> bool:
     except OSError:
         return False
     return done.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """The shell that started the program, for the commands that fix something: its configuration, options and environment."""
+
+    config: Config
+    flags: Flags
+    environment: Mapping[str, str]
+
+    def arawn_cli(self, *words: str, account: str | None = None, located: bool = True, state: Path | None = None) -> str:
+        """Return a command of this program for an account, by default the current one.
+
+        Another account has another environment and home, so the command names configuration and
+        root. `located=False` is for commands that accept only `--root`. The command uses the state
+        in `state`, by default that of the configuration.
+        """
+        program = command() if state in (None, self.config.state_directory) else ("env", f"STATE_DIRECTORY={state}", *command())
+        if account is None or user_id(account) == os.geteuid():
+            return shlex.join((*program, *words, *(self.flags.located if located else self.flags.named)))
+        options = options_of(self.config, self.config.root.absolute()) if located else self.flags.named
+        sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)
+        return shlex.join((*sudo, *program, *words, *options))
+
+    def as_root(self, line: str) -> str:
+        """Return a command that needs root."""
+        return line if sees_all_accounts() else f"sudo {line}"  # root that acts as the owner sees them, too
 
 
 _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,19 +17,17 @@ from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
 from arawn_cli.fs.permissions import Login
 from arawn_cli.runs import READ, Run
-from arawn_cli.schedule.cron import BLOCK, CRON_FILE, START_CRON, MarkersError, cron_runs
+from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
-from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, settings_from, suffixed
-from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name
+from arawn_cli.schedule.settings import ROOT, Job, Scheduler, Scope, Settings, Shell, settings_from, suffixed
+from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name, systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE
 
 log = logging.getLogger(__name__)
-
-INSTALL = ("arawn-cli", "schedule", "install")
 
 _MICROSECOND = 1_000
 _WORST_LAST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
@@ -84,7 +81,7 @@ class _SchedulerState:
     next_run: int | None
     last_run: int | None
     result: RunResult | None
-    problems: tuple[Problem, ...]
+    problems: tuple[Problem, ...] = ()
 
 
 def is_healthy(status: ScheduleStatus) -> bool:
@@ -104,33 +101,59 @@ def schedule_of(scheduler: Scheduler, settings: Settings, config: Config, enviro
     return Schedule(place, settings, directory)
 
 
-def statuses(schedule: Schedule, now: int, options: tuple[str, ...] = ()) -> Iterator[JobStatus]:
-    """Yield the status of each job; `now` is in nanoseconds since the epoch.
+def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
+    """Return why the scheduler starts no job of an installed schedule; None if it does."""
+    place = schedule.place
+    account = ROOT if place.scope is Scope.SYSTEM else None
+    if place.manager is not None:
+        if place.manager.is_running():
+            return None
+        if not systemd_runs():
+            use_cron = shell.arawn_cli("schedule", "install", "--cron", f"--{place.scope}", account=account)
+            return Problem("systemd is not running, so no timer runs", f"{removal(place, shell)} && {use_cron}")
+        runtime = f"/run/user/{os.getuid()}"
+        command = f"export XDG_RUNTIME_DIR={runtime}" if os.path.isdir(runtime) else place.manager.linger_command()
+        return Problem("the systemd manager of this account cannot be reached", command or f"loginctl user-status {os.getuid()}")
+    daemon = running_cron()
+    if daemon is None:
+        return Problem("cron is not running, so no job runs", shell.as_root(start_command(with_systemd=systemd_runs())))
+    if daemon is Daemon.BUSYBOX and place.scope is Scope.SYSTEM:
+        own = shell.arawn_cli("schedule", "install", "--cron", "--user", account=schedule.settings.account.name)
+        return Problem("the cron that runs is busybox's, which does not read /etc/cron.d", f"{removal(place, shell)} && {own}")
+    return None
 
-    `options` name the configuration, for the commands in messages.
+
+def removal(place: Place, shell: Shell) -> str:
+    """Return the command that removes the schedule of a place."""
+    return shell.arawn_cli("schedule", "remove", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None, located=False)
+
+
+def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
+    """Yield the status of each job; `now` is in nanoseconds since the epoch.
 
     Raises:
         ConfigurationError, ScheduleError: files cannot be rendered or read.
     """
     place, settings = schedule.place, schedule.settings
-    install = shlex.join((*INSTALL, *place.flags, *options))
+    install = shell.arawn_cli("schedule", "install", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None)
+    idle = idle_problem(schedule, shell)
     bodies = bodies_of(place.scheduler, settings)
     conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
     for job in settings.jobs:
         of_job = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
         condition = max(of_job, key=_WORST_LAST.index)
         is_present = condition is not Condition.MISSING
-        problems = []
+        problems = [idle] if idle is not None and is_present else []
         if condition is Condition.OUTDATED:
             problems.append(Problem("the installed schedule does not match the configuration", install))
         if condition in (Condition.EDITED, Condition.FOREIGN):
             problems.append(Problem("the installed schedule was edited by hand and does not match the configuration", install))
         if place.manager is not None:
-            state = _systemd_state(place.manager, job, is_present)
+            state = _systemd_state(place.manager, job, shell, is_present=is_present, is_running=idle is None)
             if is_present and place.store.read(NOTIFIER) is None:
                 problems.append(Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", install))
         else:
-            state = _cron_state(schedule, job, is_present, now)
+            state = _cron_state(schedule, job, now, is_running=is_present and idle is None)
         problems += state.problems
         event = ScheduleStatus(
             timestamp=timestamps.render(now),
@@ -229,20 +252,20 @@ def history_directory(config: Config, flags: Flags, environment: Mapping[str, st
     return own, None
 
 
-def _systemd_state(manager: Manager, job: Job, is_present: bool) -> _SchedulerState:
+def _systemd_state(manager: Manager, job: Job, shell: Shell, *, is_present: bool, is_running: bool) -> _SchedulerState:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
     properties = manager.properties(service, "Result", "ExecMainStatus", "ExecMainExitTimestamp")
     is_enabled = manager.query("is-enabled", timer) == "enabled"
-    is_running = manager.is_running()
     is_active = is_running and manager.query("is-active", timer) == "active"
     problems = []
-    if is_present:
-        if is_enabled != is_active and is_running:
+    if is_present and is_running:
+        systemctl = shell.as_root(manager.systemctl) if manager.scope is Scope.SYSTEM else manager.systemctl
+        if is_enabled != is_active:
             state = "is enabled but not running" if is_enabled else "is running but not enabled"
-            problems.append(Problem(f"{timer} {state}", f"{manager.systemctl} enable --now {timer}"))
+            problems.append(Problem(f"{timer} {state}", f"{systemctl} enable --now {timer}"))
         for unit in units_of(timer):
             if manager.needs_reload(unit):
-                problems.append(Problem(f"{unit} has changed since systemd read it", f"{manager.systemctl} daemon-reload"))
+                problems.append(Problem(f"{unit} has changed since systemd read it", f"{systemctl} daemon-reload"))
         if command := manager.linger_command():
             problems.append(Problem("timers of this account stop when it logs out", command))
     exited = _nanoseconds(properties.get("ExecMainExitTimestamp", ""))
@@ -257,10 +280,9 @@ def _systemd_state(manager: Manager, job: Job, is_present: bool) -> _SchedulerSt
     return _SchedulerState(is_enabled and is_active, next_run, exited or triggered, result, tuple(problems))
 
 
-def _cron_state(schedule: Schedule, job: Job, is_present: bool, now: int) -> _SchedulerState:
-    settings, is_running = schedule.settings, cron_runs()
-    next_run = None
-    if is_present and is_running:
+def _cron_state(schedule: Schedule, job: Job, now: int, *, is_running: bool) -> _SchedulerState:
+    settings, next_run = schedule.settings, None
+    if is_running:
         time = cron_time(job.interval, job.name, settings.host, str(settings.root))
         next_run = time.next_after(now // timestamps.SECOND) * timestamps.SECOND
     try:
@@ -271,8 +293,7 @@ def _cron_state(schedule: Schedule, job: Job, is_present: bool, now: int) -> _Sc
     result = None
     if last is not None:
         result = RunResult.SUCCESS if last.last_run == last.last_success else RunResult.FAILED
-    problems = (Problem("cron is not running", START_CRON),) if is_present and not is_running else ()
-    return _SchedulerState(is_present and is_running, next_run, last.last_run if last else None, result, problems)
+    return _SchedulerState(is_running, next_run, last.last_run if last else None, result)
 
 
 def _nanoseconds(text: str) -> int | None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class Manager:
 
     def is_running(self) -> bool:
         """Return whether the manager can be reached."""
-        return systemd_runs() if self.scope is Scope.SYSTEM else self._run(["show-environment"]).returncode == 0
+        return systemd_runs() and (self.scope is Scope.SYSTEM or self._run(["show-environment"]).returncode == 0)
 
     def call(self, *arguments: str) -> None:
         """Run a command.
@@ -234,11 +235,12 @@ class Manager:
         if self.scope is Scope.SYSTEM or (_LINGERING / account).exists():
             return None
         command = f"loginctl enable-linger {shlex.quote(account)}"
-        return command if os.geteuid() == 0 else f"sudo {command}"  # without polkit only root may do it
+        # polkit lets each account do it for itself; without polkit only root may.
+        return command if os.geteuid() == 0 or shutil.which("pkcheck") else f"sudo {command}"
 
     def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
-        if self.scope is Scope.SYSTEM and not systemd_runs():
+        if not systemd_runs():
             environment["SYSTEMD_OFFLINE"] = "1"
         try:
             return subprocess.run(

@@ -55,7 +55,7 @@ def test_status_shows_what_is_installed_and_names_commands_with_what_they_need(o
     status = own_crontab(COMMAND, "schedule", "status", *words)
     assert status.code == 1
     assert {(event["scheduler"], event["scope"], event["installed"]) for event in status.events} == {("cron", "user", "edited")}
-    assert status.stdout.count(f": run arawn-cli schedule install {located}") == 2
+    assert status.stdout.count(f"/arawn-cli schedule install {located}") == 2
     own_crontab(COMMAND, "schedule", "remove", "--cron", "--user", "--yes", "--force")
 
 
@@ -168,3 +168,29 @@ def test_lines_that_could_not_be_shown_are_not_installed(own_crontab: Callable[.
     done = own_crontab("bash", "-c", 'exec "$0" "$@" >/dev/full', COMMAND, *words)
     assert (done.code, done.stderr.splitlines()[-1]) == (69, "ERROR: cannot write to standard output: No space left on device")
     assert "no crontab for" in own_crontab("crontab", "-l").stderr
+
+
+@pytest.mark.parametrize("kind", ["none", "busybox"])
+@pytest.mark.parametrize("scope", ["user", pytest.param("system", marks=needs_root)])
+def test_what_no_cron_will_read_is_written_and_is_exit_1_everywhere(
+    own_crontab: Callable[..., Run], environment: dict[str, str], tree: SampleTree, kind: str, scope: str
+) -> None:
+    machine = Path(environment["HOME"], "machine")
+    (machine / "cron.d").mkdir(parents=True)
+    (machine / "cron").write_text(kind)
+    is_read = (kind, scope) == ("busybox", "user")
+    where = ("--cron", f"--{scope}", "--base-path", tree.root)
+    said = "cron is not running, so no job runs" if kind == "none" else "busybox's, which does not read /etc/cron.d"
+    for _ in range(2):  # also if everything is installed already
+        installed = own_crontab(COMMAND, "schedule", "install", *where, "--yes")
+        assert (installed.code, said in installed.stderr) == (int(not is_read), not is_read)
+    written = own_crontab("crontab", "-l").stdout if scope == "user" else (machine / "cron.d" / "arawn-cli").read_text()
+    assert "disk-check" in written
+    status = own_crontab(COMMAND, "schedule", "status", *where)
+    assert (status.code, said in status.stdout) == (int(not is_read), not is_read)
+    assert {event["enabled"] for event in status.events} == {is_read}
+    checks = {
+        str(event["check"]): event["status"] for event in own_crontab(COMMAND, "doctor", "--base-path", tree.root).of_type("doctor_check")
+    }
+    assert {checks["disk-check timer"], checks["scratch-cleanup timer"]} == {"ok" if is_read else "fail"}
+    assert (checks["cron"] == "fail") is not is_read

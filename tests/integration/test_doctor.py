@@ -25,7 +25,7 @@ from arawn_cli.cli.options import Output
 from arawn_cli.config.loader import Flags, load, settings_of
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.doctor import environment, timers
+from arawn_cli.doctor import environment
 from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.timers import timer_findings
@@ -35,7 +35,7 @@ from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
 from arawn_cli.runs import record
 from arawn_cli.schedule import status
-from arawn_cli.schedule.cron import cron_file
+from arawn_cli.schedule.cron import Daemon, cron_file
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
@@ -315,8 +315,7 @@ def test_no_timers_are_a_warning_with_the_command_that_installs_them(tree: Sampl
 def cron(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether a cron runs: what one of this machine does is not the test's."""
     runs = [True]
-    for module in (timers, status):
-        monkeypatch.setattr(module, "cron_runs", lambda: runs[0])
+    monkeypatch.setattr(status, "running_cron", lambda: Daemon.FULL if runs[0] else None)
     return runs
 
 
@@ -358,7 +357,7 @@ def test_without_a_running_cron_its_lines_fail(cron: list[bool], tree: SampleTre
     cron[0] = False
     found = cron_findings(tree, tmp_path, 0)
     assert {found[name].status for name in ("cron", "disk-check timer", "scratch-cleanup timer")} == {Status.FAIL}
-    assert found["disk-check timer"].detail == "cron is not running: run service cron start"
+    assert found["disk-check timer"].detail == f"cron is not running, so no job runs: run {found['cron'].fix}"
 
 
 def test_an_unreadable_record_is_not_reported_as_never_run(tree: SampleTree, tmp_path: Path) -> None:

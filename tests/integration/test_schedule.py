@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, needs_root
 from tests.support.tree import SampleTree
 
 
@@ -17,7 +19,7 @@ def test_a_name_that_no_root_can_have_reaches_no_file(run: Callable[..., Run]) -
 
 
 def test_wrong_usage_is_exit_2_in_one_line(run: Callable[..., Run], tree: SampleTree) -> None:
-    for words in (("install", "--cron", "--systemd"), ("install", "--cron", "--system"), ("install", "--systemd", "--user", "--yes")):
+    for words in (("install", "--cron", "--systemd"), ("install", "--cron", "--system")):
         done = run("schedule", *words, "--base-path", tree.root)
         assert (done.code, done.stderr.count("\n")) == (2, 1), done.stderr
 
@@ -33,7 +35,10 @@ def test_an_interval_that_cron_cannot_express_is_told_by_show(run: Callable[...,
     assert f"--config {config} --base-path {tree.root}" in shown.stdout
 
 
-def test_an_account_without_a_manager_is_told_what_its_login_lacks(run: Callable[..., Run], tree: SampleTree) -> None:
+def test_an_account_without_a_manager_is_told_what_its_login_lacks(
+    run: Callable[..., Run], tree: SampleTree, environment: dict[str, str]
+) -> None:
+    Path(environment["HOME"], "machine", "booted").mkdir(parents=True)
     found = run("schedule", "install", "--systemd", "--user", "--yes", "--base-path", tree.root)
     assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
 
@@ -45,3 +50,31 @@ def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
     found = run("schedule", "install", scheduler, "--user", "--yes", "--base-path", tree.root, PATH=str(tmp_path))
     assert found.code == 2
     assert fix in " ".join(found.stderr.split())
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl")
+@pytest.mark.parametrize("scope", ["user", pytest.param("system", marks=needs_root)])
+def test_units_are_written_and_enabled_where_systemd_does_not_run_and_that_is_exit_1(
+    run: Callable[..., Run], tree: SampleTree, environment: dict[str, str], scope: str
+) -> None:
+    where = ("--systemd", f"--{scope}", "--base-path", tree.root)
+    real = {"PATH": os.environ["PATH"]}  # of the machine, because systemctl(1) enables units without a manager
+    if scope == "system":  # whose units would be those of this machine
+        real = {"PATH": f"{tree.root.parent}/bin:{os.environ['PATH']}"}
+        Path(tree.root.parent, "bin").mkdir()
+        Path(tree.root.parent, "bin", "systemctl").write_text('#!/bin/sh\ncase "$*" in *is-enabled*) echo enabled ;; esac\n')
+        Path(tree.root.parent, "bin", "systemctl").chmod(0o755)
+    said = "systemd is not running, so no timer runs"
+    for _ in range(2):
+        installed = run("schedule", "install", *where, "--yes", **real)
+        assert (installed.code, said in installed.stderr) == (1, True), installed
+    home = Path(environment["HOME"])
+    units = home / ".config" / "systemd" / "user" if scope == "user" else home / "machine" / "units"
+    assert (units / "arawn-disk-check.timer").is_file()
+    assert scope == "system" or (units / "timers.target.wants" / "arawn-disk-check.timer").is_symlink()
+    status = run("schedule", "status", *where, **real)
+    assert (status.code, status.stdout.count(said)) == (1, 2)
+    doctor = run("doctor", "--base-path", tree.root, **real)
+    assert {event["status"] for event in doctor.of_type("doctor_check") if str(event["check"]).endswith(" timer")} == {"fail"}
+    assert run("schedule", "remove", *where[:2], "--yes", **real).code == 0
+    assert not (units / "arawn-disk-check.timer").exists()

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.config.loader import Config, Flags, load
-from arawn_cli.doctor.findings import Shell
-from arawn_cli.schedule.settings import Account
+from arawn_cli.schedule.settings import Account, Shell
 from tests.support.in_process import NOWHERE
 from tests.support.tree import SampleTree
 

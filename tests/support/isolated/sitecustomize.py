@@ -18,9 +18,20 @@ from types import ModuleType
 
 _HOME = os.environ.get("HOME", "/nonexistent")
 _MACHINE = Path(_HOME, "machine")
+
+
+def _running_cron() -> object:
+    """Return the kind of cron that a test wrote to `machine/cron` in its home; without that file, one that works."""
+    from arawn_cli.schedule.cron import Daemon
+
+    kind = _MACHINE / "cron"
+    return {"none": None, "busybox": Daemon.BUSYBOX}[kind.read_text()] if kind.exists() else Daemon.FULL
+
+
 _PLACES: dict[str, dict[str, object]] = {
     "arawn_cli.cli.account": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.config.loader": {"SYSTEM_FILE": _MACHINE / "config.toml"},
+    "arawn_cli.schedule.cron": {"running_cron": _running_cron},
     "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
     "arawn_cli.schedule.systemd": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
 }
@@ -35,7 +46,7 @@ def _at_home(user: int) -> pwd.struct_passwd:
 
 
 class _Places(MetaPathFinder):
-    """Replaces the directories of the system in the modules that name them."""
+    """Replaces the directories and the cron of the system in the modules that name them."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in _PLACES:

@@ -16,9 +16,11 @@ from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Scheduler, Scope
 from arawn_cli.schedule.status import JobStatus, Schedule, is_healthy, last_run_of, statuses
 from tests.support.contrib_settings import SYSTEM
+from tests.support.doctor_inputs import shell_of
 from tests.support.tree import SampleTree
 
 NOW = 1_800_000_000 * 10**9
+INSTALL = "arawn-cli schedule install --systemd --system"
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
 *is-enabled*) echo enabled ;;
@@ -41,18 +43,26 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(systemd, "_BOOTED", str(units))
 
     def report(
-        *, active: str = "active", result: str = "success", code: int = 0, reload: str = "no", edits: dict[str, str | None] | None = None
+        *,
+        booted: bool = True,
+        active: str = "active",
+        result: str = "success",
+        code: int = 0,
+        reload: str = "no",
+        edits: dict[str, str | None] | None = None,
     ) -> JobStatus:
         script = tmp_path / "bin" / "systemctl"
         script.write_text(SYSTEMCTL.format(active=active, result=result, code=code, reload=reload))
         script.chmod(0o755)
+        if not booted:
+            monkeypatch.setattr(systemd, "_BOOTED", str(tmp_path / "nowhere"))
         settings = replace(SYSTEM, root=tree.root)
         bodies = bodies_of(Scheduler.SYSTEMD, settings)
         for name, text in {**{name: with_header(body) for name, body in bodies.items()}, **(edits or {})}.items():
             if text is not None:
                 (units / name).write_text(text)
         place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemd.Manager(Scope.SYSTEM))
-        return list(statuses(Schedule(place, settings, tmp_path), NOW))[1]
+        return list(statuses(Schedule(place, settings, tmp_path), NOW, shell_of(tree)))[1]
 
     return report
 
@@ -81,17 +91,17 @@ def test_the_result_of_the_last_run(reported: Callable[..., JobStatus], result: 
         (
             {"edits": {"arawn-notify@.service": None}},
             "arawn-notify@.service is missing: nobody is notified of a failed run",
-            "arawn-cli schedule install --systemd --system",
+            INSTALL,
         ),
         (
             {"edits": {"arawn-disk-check.service": with_header("of another configuration\n")}},
             "the installed schedule does not match the configuration",
-            "arawn-cli schedule install --systemd --system",
+            INSTALL,
         ),
         (
             {"edits": {"arawn-disk-check.service": with_header("x\n") + "edited\n"}},
             "the installed schedule was edited by hand and does not match the configuration",
-            "arawn-cli schedule install --systemd --system",
+            INSTALL,
         ),
     ],
     ids=["not running", "not read", "no notifier", "outdated", "edited"],
@@ -100,11 +110,22 @@ def test_each_problem_names_the_command_that_fixes_it(
     reported: Callable[..., JobStatus], answers: dict[str, object], problem: str, command: str
 ) -> None:
     found = reported(**answers)
-    assert (found.problems[0].text, found.problems[0].command, is_healthy(found.event)) == (problem, command, False)
-    assert found.event.problems[0] == f"{problem}: run {command}"
+    (first, *_) = found.problems
+    assert (first.text, command in first.command, is_healthy(found.event)) == (problem, True, False)
+    assert first.command.startswith("sudo ") is (os.geteuid() != 0)
+    assert found.event.problems[0] == f"{problem}: run {first.command}"
 
 
 def test_a_state_without_runs_and_without_a_file_has_no_last_run(tmp_path: Path) -> None:
     assert last_run_of(tmp_path / "missing", JobName.DISK_CHECK, tmp_path) is None
     (tmp_path / "file").touch()
     assert last_run_of(tmp_path / "file", JobName.DISK_CHECK, tmp_path) is None
+
+
+def test_without_a_running_systemd_no_timer_is_enabled_and_cron_is_the_way_out(reported: Callable[..., JobStatus]) -> None:
+    found = reported(booted=False)
+    assert (found.event.installed, found.event.enabled, found.event.next_run) == (Condition.CURRENT, False, None)
+    (problem,) = found.problems
+    assert problem.text == "systemd is not running, so no timer runs"
+    assert "schedule remove --systemd --system" in problem.command
+    assert "schedule install --cron --system" in problem.command
