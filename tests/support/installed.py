@@ -50,7 +50,9 @@ def session(machine: Machine, name: str, age_days: float) -> Path:
 
 
 def install(machine: Machine, *flags: str, user: str | None = None) -> None:
-    machine.output(COMMAND, "schedule", "install", "--yes", *flags, user=user)
+    """Install timers, or lines for a cron that does not run yet, which is exit code 1."""
+    done = machine.run(COMMAND, "schedule", "install", "--yes", *flags, user=user)
+    assert (done.returncode, "cron is not running" in done.stderr) == ((1, True) if "--cron" in flags else (0, False)), done
 
 
 def files(machine: Machine) -> dict[str, tuple[object, ...]]:

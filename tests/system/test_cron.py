@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from arawn_cli.events import JobName
 from tests.conftest import needs
 from tests.support.installed import clean, configure, install, session
 from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
@@ -28,7 +32,7 @@ class Cron:
     Each minute is handed to it.
     """
 
-    def __init__(self, machine: Machine, start: datetime) -> None:
+    def __init__(self, machine: Machine, start: datetime, zone: str = "UTC") -> None:
         self._machine = machine
         self._clock = machine.path("/run/cron-clock")
         self._now = int(start.timestamp())
@@ -39,7 +43,7 @@ class Cron:
             "FAKETIME": "%",
             "FAKETIME_FOLLOW_FILE": "/run/cron-clock",
             "FAKETIME_NO_CACHE": "1",
-            "TZ": "UTC",
+            "TZ": zone,
         }
         words = [word for key, value in preload.items() for word in ("-E", f"{key}={value}")]
         traced = ("-e", "trace=clock_nanosleep", "-e", "inject=clock_nanosleep:retval=0:delay_enter=300")
@@ -130,5 +134,76 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     machine.output("chmod", "o-w", ROOT)
     status = machine.run(COMMAND, "schedule", "status", "--cron")
     assert {(event["result"], *event["problems"]) for event in map(json.loads, status.stdout.splitlines())} == {
-        ("success", "cron is not running: run service cron start")
+        ("success", "cron is not running, so no job runs: run systemctl enable --now cron")
     }
+
+
+def _has_checks(ran: Path, count: int) -> bool:
+    return ran.read_text().count("disk-check") >= count
+
+
+@needs_cron
+@pytest.mark.parametrize("change", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)], ids=["never", "twice"])
+def test_an_hour_that_is_there_twice_or_never_has_no_run_too_much_or_too_little(machine: Machine, change: datetime) -> None:
+    configure(machine, '[maintenance.schedule]\nscratch_cleanup = "2h"\ndisk_check = "5m"\n')
+    install(machine, "--cron")
+    lines, ran = machine.path("/etc/cron.d/arawn-cli"), machine.path("/run/ran")
+    ran.write_text("")
+    ran.chmod(0o666)
+    for path, text in (
+        ("/opt/arawn-cli/bin/stub", 'echo "$1 $(stat -c %Y /run/cron-clock)" >>/run/ran'),
+        ("/usr/local/sbin/date", "exec stat -c %Y /run/cron-clock"),
+    ):
+        machine.path(path).write_text(f"#!/bin/sh\n{text}\n")
+        machine.path(path).chmod(0o755)
+    lines.write_text(lines.read_text().replace(COMMAND, "/opt/arawn-cli/bin/stub"))
+    first = {job: int(next(line for line in lines.read_text().splitlines() if job in line).split("-")[0].split()[0]) for job in JobName}
+    begin = change - timedelta(hours=3, seconds=30)
+    cron = Cron(machine, begin, "Europe/Berlin")
+    checks = 0
+    try:
+        for minute in range(1, 6 * 60 + 1):
+            cron.minutes(1)
+            time_of_hour = (minute - 1) % 60
+            if time_of_hour % 5 == first[JobName.DISK_CHECK]:
+                checks += 1
+                machine.until(partial(_has_checks, ran, checks))
+            elif time_of_hour == first[JobName.SCRATCH_CLEANUP]:
+                time.sleep(0.5)  # its condition reads the clock
+    finally:
+        cron.stop()
+        machine.path("/usr/local/sbin/date").unlink()
+    found = [line.split() for line in ran.read_text().splitlines()]
+    for job, minutes, count in ((JobName.DISK_CHECK, 5, 72), (JobName.SCRATCH_CLEANUP, 120, 3)):
+        times = [int(second) for name, second in found if name == job]
+        assert len(times) == count
+        assert {round((after - before) / 60) for before, after in pairwise(times)} <= {minutes - 1, minutes, minutes + 1}, times
+
+
+BUSYBOX = Path("/usr/bin/busybox") if Path("/usr/bin/busybox").exists() else Path("/bin/busybox")
+has_crond = BUSYBOX.exists() and "\ncrond\n" in subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=False).stdout
+
+
+@needs(has_crond, "busybox with crond, as in Debian's busybox-static")
+def test_busybox_runs_the_lines_of_an_account_and_never_those_in_cron_d(machine: Machine) -> None:
+    configure(machine, '[maintenance.schedule]\nscratch_cleanup = "1m"\ndisk_check = "1m"\n')
+    for program in ("crond", "crontab"):
+        machine.path(f"/usr/local/sbin/{program}").symlink_to(BUSYBOX)
+    environment = ("env", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
+    old = session(machine, "old", 30)
+    machine.output("mkdir", "-p", "/var/spool/cron/crontabs")
+    machine.output(*environment, "crond", "-b", "-L", "/run/crond.log")
+    try:
+        done = machine.run(*environment, COMMAND, "schedule", "install", "--cron", "--system", "--yes")
+        said = "the cron that runs is busybox's, which does not read /etc/cron.d: run "
+        assert (done.returncode, said in done.stderr, machine.path("/etc/cron.d/arawn-cli").exists()) == (1, True, True)
+        assert said in machine.run(*environment, COMMAND, "schedule", "status", "--cron", "--system").stdout
+        machine.output(*environment, COMMAND, "schedule", "remove", "--cron", "--system", "--yes")
+        machine.output(*environment, COMMAND, "schedule", "install", "--cron", "--user", "--yes")
+        machine.until(lambda: not old.exists(), 90)
+        assert machine.run(*environment, COMMAND, "schedule", "status", "--cron", "--user").returncode == 0
+    finally:
+        machine.run("pkill", "-x", "crond")
+        machine.run(*environment, COMMAND, "schedule", "remove", "--cron", "--user", "--yes")
+        for program in ("crond", "crontab"):
+            machine.path(f"/usr/local/sbin/{program}").unlink()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.timestamps import DAY
+from tests.conftest import needs
 from tests.support.installed import ARAWN, FILE, UNITS, clean, configure, files, install, last_event, session, show, standing_in
 from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
@@ -55,6 +59,35 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
     written = {path for path in changed if not path.startswith((f"{UNITS}/", "/var/lib/systemd/", "/etc/arawn/"))}
     assert written
     assert all(path.startswith((f"{ROOT}/", "/var/lib/arawn-cli/")) for path in written), written
+
+
+@needs(shutil.which("zic", path="/usr/sbin:/usr/bin") is not None, "zic")
+@pytest.mark.parametrize(("before", "after"), [("2:00", "1:00"), ("1:00", "2:00")], ids=["twice", "never"])
+def test_a_timer_goes_on_evenly_when_the_clock_of_its_zone_changes(machine: Machine, before: str, after: str) -> None:
+    """The clock of the machine is real; its time zone changes the offset from UTC in a few seconds."""
+    configure(machine, OFTEN)
+    change = datetime.fromtimestamp(int(time.time()) + 8, UTC)
+    source = f"Zone Test/Zone {before} - BEF {change:%Y %b %d %H:%M:%S}u\n {after} - AFT\n"
+    machine.path("/run/zone").write_text(source)
+    machine.output(
+        "sh", "-c", "zic -d /run/zones /run/zone && cp -P /etc/localtime /run/localtime && ln -sf /run/zones/Test/Zone /etc/localtime"
+    )
+    try:
+        machine.output("systemctl", "daemon-reload")
+        install(machine)
+        expected = change.timestamp() + 8
+        time.sleep(expected - time.time())
+        machine.output("systemctl", "stop", "arawn-disk-check.timer", "arawn-scratch-cleanup.timer")
+        started = [
+            int(str(entry["__REALTIME_TIMESTAMP"])) / 1e6
+            for entry in machine.journal("UNIT=arawn-disk-check.service")
+            if entry.get("JOB_TYPE") == "start"
+        ]
+    finally:
+        machine.output("sh", "-c", "mv /run/localtime /etc/localtime; systemctl daemon-reload")
+    times = sorted({round(each) for each in started if change.timestamp() - 5 <= each <= expected})
+    assert len(times) >= 5
+    assert all(following - previous <= 4 for previous, following in pairwise(times)), times
 
 
 def test_a_run_that_was_missed_for_three_days_is_made_up_for(machine: Machine) -> None:
