@@ -21,6 +21,7 @@ from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.report_data import Report, gather
+from arawn_cli.schedule.settings import Shell
 from arawn_cli.schedule.status import history_directory, installed_schedules, statuses
 from arawn_cli.state import State
 
@@ -71,7 +72,7 @@ def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobNam
     found: dict[JobName, int] = {}
     with suppress(ArawnCliError):  # `doctor` and `schedule status` report what is wrong with a schedule
         for schedule in installed_schedules(config, flags, context.environment):
-            for status in statuses(schedule, context.clock()):
+            for status in statuses(schedule, context.clock(), Shell(config, flags, context.environment)):
                 if status.event.next_run is not None:
                     found.setdefault(status.event.job, timestamps.parse(status.event.next_run))
     return found
