@@ -18,7 +18,7 @@ import pydantic
 
 import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
-from arawn_cli.config.loader import Config, Flags, load, state_directory
+from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
 from arawn_cli.config.lookup import SYSTEM_FILE, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import keep_content, open_output
@@ -53,21 +53,31 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
     flags, file = _with_config(flags)
     if (user := account_for(file, None)) != _ROOT:
         _become(user, file)
-        config = load(flags, os.environ)
-        account_for(file, _root_of(config))
-        return config
     config = load(flags, os.environ)
-    root = _root_of(config)
-    if (user := account_for(file, root)) == _ROOT:
-        for place in (*config.databases, config.state_directory):
-            require_of_root(place)
-        return config
+    with failing_pings({} if config.dry_run else config.pings):
+        root = _root_of(config)
+        owner = account_for(file, root)
+        if user != _ROOT:
+            return config
+        if owner == _ROOT:
+            for place in (*config.databases, config.state_directory):
+                require_of_root(place)
+            return config
+        return _become_owner(owner, root, config, flags, outputs or {})
+
+
+def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, outputs: Mapping[Path, int]) -> Config:
+    """Open as root what only root may be able to open, and become the owner of the root.
+
+    Raises:
+        ConfigurationError, RefusedError: an output cannot be opened, or root may not become that account.
+    """
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)
-    for path, mode in (outputs or {}).items():
-        _open_output(path, mode, user)
-    _become(user, root)
+    for path, mode in outputs.items():
+        _open_output(path, mode, owner)
+    _become(owner, root)
     return _for_account(config)
 
 

@@ -21,6 +21,7 @@ import tomli_w
 from tests.conftest import COMMAND, Run, needs_namespaces
 from tests.integration.test_locks import held_by_a_run
 from tests.support.contrary_servers import answering, running, unreachable
+from tests.support.owner import READABLE, THIRD, give, tree_of_owner
 from tests.support.tree import SampleTree
 
 SECRET = "5ecret-uuid"
@@ -341,3 +342,18 @@ def test_no_command_shows_the_address(run: Callable[..., Run], configure: Callab
             assert (done.code, SECRET in done.stderr) == (78, False), done
     done = run("disk-check", "--config", configure("", schedule={"disk_check": f"https://hc.example/{SECRET}"}))
     assert (done.code, SECRET in done.stderr) == (78, False), done
+
+
+@needs_namespaces
+def test_root_pings_as_the_owner_also_if_it_refuses_to_act_as_the_owner(run: Callable[..., Run], server: PingServer) -> None:
+    with tree_of_owner() as tree:
+        tree.session("old", files={"f": 1}, age_days=30)
+        give(tree.root)
+        file = tree.root.parent / "config.toml"
+        file.write_text(tomli_w.dumps({"maintenance": {"state_dir": "state", "ping": {"scratch_cleanup": server.url("uuid")}}}))
+        file.chmod(0o600)
+        done = run("scratch-cleanup", "--config", file, "--base-path", tree.root, prefix=READABLE)
+        assert (done.code, server.paths) == (0, ["/uuid/start", "/uuid"]), done
+        os.chown(file, THIRD, -1)
+        refused = run("scratch-cleanup", "--config", file, "--base-path", tree.root, prefix=READABLE)
+        assert (refused.code, server.paths[2:]) == (77, ["/uuid/77"]), refused
