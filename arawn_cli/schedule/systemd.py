@@ -54,7 +54,9 @@ def units(settings: Settings) -> dict[str, str]:
     if request := _request(settings):
         service = f"{settings.jobs[0].unit}.service"
         texts[path_unit(settings.root_name)] = environment.get_template("cleanup.path.j2").render(scope, request=request, service=service)
-    texts[NOTIFIER] = environment.get_template("notify.service.j2").render(scope, journal_options=_JOURNAL_OPTIONS[settings.scope])
+    texts[NOTIFIER] = environment.get_template("notify.service.j2").render(
+        scope, settings=settings, journal_options=_JOURNAL_OPTIONS[settings.scope]
+    )
     return texts
 
 

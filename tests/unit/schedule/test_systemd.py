@@ -121,6 +121,10 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     unprivileged = units(replace(USER, namespaces=False))["arawn-disk-check.service"]
     assert "PrivateUsers" not in unprivileged
     assert "SystemCallFilter" in unprivileged
+    notifier = units(replace(USER, namespaces=False))["arawn-notify@.service"]
+    assert [word for word in ("PrivateUsers", "ProtectSystem", "PrivateTmp", "SystemCallFilter") if word in notifier] == [
+        "SystemCallFilter"
+    ]
 
 
 def test_only_a_job_with_a_relay_or_a_ping_has_network() -> None:
