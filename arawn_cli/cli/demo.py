@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -25,6 +24,7 @@ from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, SCRATCH, SESSIONS, WOR
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.errors import ConfigurationError, ExitCode
+from arawn_cli.schedule.settings import command
 from arawn_cli.timestamps import DAY
 
 _SCHEMA = """
@@ -198,4 +198,4 @@ def build(folder: Path, now: int) -> Path:
 def _step(console: Console, explanation: str, arguments: list[str]) -> int:
     console.print(f"\n[bold]{explanation}[/bold]")
     console.print(f"[dim]$ arawn-cli {shlex.join(arguments)}[/dim]", soft_wrap=True)
-    return subprocess.run([sys.executable, "-m", "arawn_cli", *arguments, "--format", "table"], check=False).returncode
+    return subprocess.run([*command(), *arguments, "--format", "table"], check=False).returncode

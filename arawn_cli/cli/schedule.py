@@ -40,6 +40,7 @@ from arawn_cli.schedule.settings import (
     Scope,
     Settings,
     Shell,
+    command,
     inaccessible_files,
     inaccessible_program,
     refuse_unusable,
@@ -152,8 +153,7 @@ def preview(flags: Flags, config: Config) -> None:
     """Print what the first cleanup would remove, and recommend a removal limit if there is none."""
     print_line("What the first cleanup would remove:")
     sys.stdout.flush()
-    command = [sys.executable, "-m", "arawn_cli", "scratch-cleanup", "--dry-run", "--no-relay", "--format", "table", *flags.located]
-    subprocess.run(command, check=False)
+    subprocess.run([*command(), "scratch-cleanup", "--dry-run", "--no-relay", "--format", "table", *flags.located], check=False)
     cleanup = config.maintenance.cleanup
     if not cleanup.max_sessions and cleanup.max_percent == 100:
         print_line(

@@ -104,6 +104,17 @@ def test_the_demo_can_leave_its_tree(run: Callable[..., Run], tmp_path: Path) ->
     assert sorted(os.listdir(folder / "arawn")) == ["workstreams", "workstreams.db"]
 
 
+def test_no_command_runs_what_lies_in_the_working_directory(run: Callable[..., Run], environment: dict[str, str], tree: SampleTree) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    here = tree.root.parent
+    (here / "arawn_cli.py").write_text("raise SystemExit('code of another account')")
+    shown = [run("demo", TMPDIR=str(here)).stderr]
+    script = f"from arawn_cli.cli.schedule import *; flags = Flags(base_path={str(tree.root)!r}); preview(flags, load(flags, os.environ))"
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=here, env=environment, capture_output=True, text=True, check=True)
+    assert "Would remove 1 session of 1" in done.stdout
+    assert "code of another account" not in "".join([*shown, done.stderr])
+
+
 def test_the_module_is_the_command(environment: dict[str, str], run: Callable[..., Run]) -> None:
     module = subprocess.run([sys.executable, "-m", "arawn_cli", "--version"], capture_output=True, text=True, env=environment, check=True)
     assert module.stdout == run("--version").stdout == f"arawn-cli {__version__}\n"
