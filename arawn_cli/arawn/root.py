@@ -17,6 +17,7 @@ from arawn_cli.arawn.layout import TRASH, WORKSTREAMS, Layout, find_layout
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.mounts import is_mount
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
+from arawn_cli.fs.permissions import Account
 from arawn_cli.names import is_valid_id
 from arawn_cli.sqlite import never_stopping
 
@@ -106,6 +107,9 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
             workstreams = os.dup(descriptor)
     finally:
         os.close(descriptor)
+    if workstreams is not None and os.geteuid() == 0 and os.fstat(workstreams).st_uid not in (0, Account.current().unmapped):
+        os.close(workstreams)
+        raise RefusedError(f"{resolved} has got another owner than root meanwhile: run this again")
     if workstreams is None:
         raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
     try:

@@ -19,9 +19,10 @@ import pydantic
 import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
-from arawn_cli.config.lookup import SYSTEM_FILE, find_config
+from arawn_cli.config.lookup import MAX_CONFIG_BYTES, SYSTEM_FILE, find_config
+from arawn_cli.delivery.credentials import CREDENTIAL, VARIABLE, credential_file
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.fs.files import keep_content, open_output
+from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
 from arawn_cli.names import escape
 
@@ -53,6 +54,7 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
     flags, file = _with_config(flags)
     if (user := account_for(file, None)) != _ROOT:
         _become(user, file)
+        _forget_secrets_of_root()
     config = load(flags, os.environ)
     with failing_pings({} if config.dry_run else config.pings):
         root = _root_of(config)
@@ -60,6 +62,7 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
         if user != _ROOT:
             return config
         if owner == _ROOT:
+            forget_content(config.file)
             for place in (*config.databases, config.state_directory):
                 require_of_root(place)
             return config
@@ -101,6 +104,7 @@ def loaded_as_owner(flags: Flags) -> Iterator[Config]:
             yield config
         return
     config = load(flags, os.environ)
+    forget_content(config.file)
     root = _root_of(config)
     if (user := account_for(file, root)) == _ROOT:
         for place in config.databases:
@@ -109,6 +113,18 @@ def loaded_as_owner(flags: Flags) -> Iterator[Config]:
         return
     with _acting(user, root):
         yield _for_account(config)
+
+
+def become_account_of_directory(path: Path) -> None:
+    """Become the account that decides about a directory in which root is about to write, if there is one.
+
+    Raises:
+        RefusedError: several accounts decide about it.
+    """
+    if os.geteuid() == _ROOT:
+        directory = _Input(f"the directory {escape(str(path))}", _way_to(path))
+        if (user := account_for(directory, None)) != _ROOT:
+            _become(user, directory)
 
 
 def become_owner_of_configuration(flags: Flags) -> None:
@@ -146,7 +162,9 @@ def account_for(file: _Input | None, root: _Input | None) -> int:
             the owner of the root.
     """
     if file is not None and file.way.is_shared:
-        raise RefusedError(f"others than root can replace {file.title}: refused; correct the permissions of the directories above it")
+        raise RefusedError(
+            f"others than root can write or replace {file.title}: refused; correct its permissions, and those of the directories above it"
+        )
     for each in (file, root):
         if each is not None and len(each.way.accounts) > 1:
             names = " and ".join(sorted(map(account_name, each.way.accounts)))
@@ -170,7 +188,10 @@ def _with_config(flags: Flags) -> tuple[Flags, _Input | None]:
     path = find_config(flags.config, os.environ, SYSTEM_FILE)
     if path is None:
         return flags, None
-    return replace(flags, config=path), _Input(f"the configuration {escape(str(path))}", _way_to(path))
+    way = _way_to(path)
+    if way.is_of_root:  # in a sticky directory, another account could create it from now on
+        keep_content(path, MAX_CONFIG_BYTES)
+    return replace(flags, config=path), _Input(f"the configuration {escape(str(path))}", way)
 
 
 def _root_of(config: Config) -> _Input:
@@ -186,8 +207,15 @@ def _way_to(path: Path) -> Way:
 
 def _secrets(config: Config, flags: Flags) -> list[Path]:
     """Return the files that the configuration and the options name, and that only root may be able to read."""
-    relay = (config.relay.token_file, config.relay.ca_file) if config.relay else ()
-    return [path for path in (*relay, config.file, flags.apply) if path is not None]
+    relay = (config.relay.token_file, config.relay.ca_file, credential_file(os.environ, CREDENTIAL)) if config.relay else ()
+    return [path for path in (*relay, flags.apply) if path is not None]
+
+
+def _forget_secrets_of_root() -> None:
+    """Remove the tokens of root from the environment: the account decides to which relay they would go."""
+    for name in (VARIABLE, "CREDENTIALS_DIRECTORY"):
+        if os.environ.pop(name, None) is not None:
+            log.warning("$%s of root is not used: another account decides about the configuration", name)
 
 
 def _open_output(path: Path, mode: int, user: int) -> None:
@@ -207,11 +235,6 @@ def _open_output(path: Path, mode: int, user: int) -> None:
         raise ConfigurationError(f"cannot write {escape(str(path))}: {error.strerror}") from error
 
 
-def _login(user: int, source: _Input) -> Login:
-    existing = next(path for path in (source.way.path, *source.way.path.parents) if os.path.lexists(path))
-    return Login.of(user, os.lstat(existing).st_gid)
-
-
 def _become(user: int, source: _Input | None) -> None:
     """Become an account for good, but keep a child that stays root.
 
@@ -224,7 +247,7 @@ def _become(user: int, source: _Input | None) -> None:
 
     try:
         stay_root_in_child()
-        login = _login(user, source)
+        login = Login.of(user)
         login.become()
     except OSError as error:
         raise RefusedError(
@@ -253,7 +276,7 @@ def _acting(user: int, source: _Input | None) -> Iterator[None]:
         raise ValueError("no account without a file or root")
     with ExitStack() as stack:
         try:
-            login = _login(user, source)
+            login = Login.of(user)
             stack.enter_context(login.acting())
         except OSError as error:
             raise RefusedError(f"root cannot act as {account_name(user)}, the owner of {source.title}: {error.strerror}") from error

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arawn_cli import names, timestamps
-from arawn_cli.cli.account import load_as_owner
+from arawn_cli.cli.account import become_account_of_directory, load_as_owner
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, confirmed
 from arawn_cli.config.loader import Flags, Setting, settings_of
@@ -81,13 +81,15 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
     `ask` asks a yes-or-no question; it is None if there is no terminal.
 
     Raises:
-        RefusedError: a file would be replaced or hidden, and nobody agreed.
+        RefusedError: a file would be replaced or hidden, and nobody agreed; several accounts decide
+            about it.
         ConfigurationError: the file cannot be written.
     """
     if file == _STANDARD_OUTPUT:
         sys.stdout.write(template())
         return
-    path = default_config_path(os.environ) if file is None else file
+    path = (default_config_path(os.environ) if file is None else file).absolute()
+    become_account_of_directory(path.parent)
     if not overwrite:
         _require_consent(path, find_config(None, os.environ, SYSTEM_FILE) if file is None else None, ask)
     if file is None:
@@ -108,19 +110,33 @@ def _back_up(file: Path) -> Path | None:
     Raises:
         ConfigurationError: no backup can be made.
     """
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     numbers = ("", *(f".{number}" for number in range(1, 1000)))
     backup = next((path for number in numbers if not os.path.lexists(path := Path(f"{file}.bak{number}"))), None)
     if backup is None:
         raise ConfigurationError(f"cannot keep a backup of {file}: there are too many already; remove some of {file}.bak*")
     try:
-        shutil.copy2(file, backup)
-        if os.geteuid() == 0:
-            os.chown(backup, file.stat().st_uid, file.stat().st_gid)
+        _copy(file, backup)
     except OSError as error:
         raise ConfigurationError(f"cannot keep a backup of {file} as {backup}: {error.strerror}") from error
     return backup
+
+
+def _copy(file: Path, backup: Path) -> None:
+    """Copy a file with its mode and, as root, its owner; neither name may be a link.
+
+    Raises:
+        OSError: that failed.
+    """
+    source = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(source, "rb") as old:
+        status = os.fstat(source)
+        with open(os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as new:
+            shutil.copyfileobj(old, new)
+            if os.geteuid() == 0:
+                os.fchown(new.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(new.fileno(), status.st_mode & 0o777)
 
 
 def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from arawn_cli.config.relay_url import Address
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.fs.files import read_small_file
+from arawn_cli.fs.files import is_kept, read_small_file
 
 CREDENTIAL = "relay-token"
 VARIABLE = "ARAWN_RELAY_TOKEN"
@@ -116,11 +116,17 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
     Raises:
         ConfigurationError: it exists and cannot be used.
     """
-    directory = environment.get("CREDENTIALS_DIRECTORY")
-    if directory and os.path.lexists(path := Path(directory) / credential):
+    path = credential_file(environment, credential)
+    if path is not None and (is_kept(path) or os.path.lexists(path)):
         return _parse(_read(path, private=False), f"the credential {path}")
     value = environment.get(variable)
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
+
+
+def credential_file(environment: Mapping[str, str], credential: str) -> Path | None:
+    """Return the path of a credential of the systemd service of this process; it may not exist."""
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    return Path(directory) / credential if directory else None
 
 
 def _read(path: Path, *, private: bool) -> bytes:

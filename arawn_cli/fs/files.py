@@ -9,13 +9,13 @@ import errno
 import os
 import select
 import stat
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError, StoppedError
 from arawn_cli.fs.openat import open_directory
+from arawn_cli.fs.permissions import Account, way_to
 from arawn_cli.names import escape
 from arawn_cli.units import size
 
@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
 
 # What `keep_content` read and `open_output` opened, for this process after it has become another account.
-_contents: dict[Path, tuple[os.stat_result, bytes]] = {}
+_contents: dict[Path | None, tuple[os.stat_result, bytes] | OSError] = {}
 _outputs: dict[Path, int] = {}
 
 
@@ -37,24 +37,39 @@ def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], Non
     Raises:
         OSError: EINVAL for a special file, EFBIG for a larger one, else as open(2) and read(2).
     """
-    if path in _contents:
-        check(_contents[path][0])
-        return _contents[path][1]
+    kept = _contents.get(path)
+    if isinstance(kept, OSError):
+        raise kept
+    if kept is not None:
+        check(kept[0])
+        return kept[1]
     return _read_regular(path, most, check)[1]
 
 
 def keep_content(path: Path, most: int) -> None:
-    """Read a file for later calls of `read_small_file`, which may be made as another account.
+    """Read a file of root for later calls of `read_small_file`, which may be made as another account.
 
-    If it cannot be read, those calls try again, and fail.
+    If it cannot be read, or belongs to another account by now, those calls fail.
     """
-    with suppress(OSError):
-        _contents[path] = _read_regular(path, most, lambda _status: None)
+
+    def check(status: os.stat_result) -> None:
+        if status.st_uid not in (0, Account.current().unmapped):
+            raise PermissionError(errno.EPERM, "another account has replaced it")
+
+    try:
+        _contents[path] = _read_regular(path, most, check)
+    except OSError as error:
+        _contents[path] = error
+
+
+def forget_content(path: Path | None) -> None:
+    """Let later calls of `read_small_file` read a file again."""
+    _contents.pop(path, None)
 
 
 def is_kept(path: Path) -> bool:
     """Whether `keep_content` has read a file."""
-    return path in _contents
+    return isinstance(_contents.get(path), tuple)
 
 
 def _read_regular(path: Path, most: int, check: Callable[[os.stat_result], None]) -> tuple[os.stat_result, bytes]:
@@ -109,12 +124,8 @@ def open_output(path: Path, place: Path, mode: int) -> None:
         OSError: EINVAL for a link, a special file or one with several names, else as open(2).
     """
     check_replaceable(place)
-    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = _open_way(place.parent)
     try:
-        for name in place.parts[1:-1]:
-            below = open_directory(name, directory)
-            os.close(directory)
-            directory = below
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         descriptor = os.open(place.name, flags, mode, dir_fd=directory)
     finally:
@@ -124,6 +135,38 @@ def open_output(path: Path, place: Path, mode: int) -> None:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file with one name")
     _outputs[path] = descriptor
+
+
+def _open_way(path: Path) -> int:
+    """Open a directory by an absolute path, and follow no link on the way.
+
+    Raises:
+        OSError: ENOTDIR or ELOOP for a link, else as open(2).
+    """
+    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in path.parts[1:]:
+            below = open_directory(name, directory)
+            os.close(directory)
+            directory = below
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory
+
+
+def _open_folder(path: Path) -> int:
+    """Open a directory to write a file in it. Root follows no link of another account.
+
+    Raises:
+        OSError: EPERM: others decide what it is; else as open(2).
+    """
+    if os.geteuid() != 0:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    way = way_to(path)
+    if way.has_links:
+        raise PermissionError(errno.EPERM, f"a link of another account is on the way to {escape(str(path))}", str(path))
+    return _open_way(way.path)
 
 
 class AtomicFile:
@@ -151,8 +194,7 @@ class AtomicFile:
             return
         try:
             check_replaceable(path)
-            if not stat.S_ISDIR(path.parent.stat().st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            os.close(_open_folder(path.parent))
             if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, f"no permission to create files in {path.parent}")
         except OSError as error:
@@ -209,21 +251,33 @@ def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
             content stays.
     """
     check_replaceable(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        directory = _open_folder(path.parent)
+        try:
+            _replace(directory, path.name, text, mode)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(directory: int, target: str, text: str, mode: int) -> None:
+    name = f".{target[:100]}.{os.urandom(4).hex()}"
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.replace(name, path)
+        os.replace(name, target, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            os.unlink(name, dir_fd=directory)
         raise
     with suppress(OSError):  # the directory may be writable but not readable; the file is complete
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            os.fsync(directory)
+            os.fsync(readable)
         finally:
-            os.close(directory)
+            os.close(readable)

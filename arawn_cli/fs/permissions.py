@@ -119,7 +119,8 @@ class Way:
         path: the path without links, as far as it exists.
         accounts: the owners of the file and of each directory and link on the way, without root
             and without accounts that the user namespace of this process does not map.
-        is_shared: a directory on the way belongs to root, and others may replace what is in it.
+        is_shared: a directory on the way belongs to root, and others may replace what is in it; or
+            the file does, and others may write to it.
         has_links: a link on the way belongs to one of `accounts`.
     """
 
@@ -168,13 +169,16 @@ def way_to(path: Path) -> Way:
             done = "/" if target.is_absolute() else done
             continue
         done = here
-        is_shared = is_shared or (bool(pending) and status.st_uid == 0 and _others_may_replace(status))
+        is_shared = is_shared or (status.st_uid == 0 and _others_may_replace(status, is_last=not pending))
     return Way(Path(done, *reversed(pending)), frozenset(accounts), is_shared, has_links)
 
 
-def _others_may_replace(status: os.stat_result) -> bool:
-    """Whether others than root may replace what is in a directory of root."""
-    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_ISVTX:
+def _others_may_replace(status: os.stat_result, *, is_last: bool) -> bool:
+    """Whether others than root may replace what is in a directory of root, or write to a file of root."""
+    if stat.S_ISDIR(status.st_mode):
+        if is_last or status.st_mode & stat.S_ISVTX:
+            return False
+    elif not stat.S_ISREG(status.st_mode):
         return False
     return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0))
 
@@ -196,12 +200,16 @@ class Login:
     variables: Mapping[str, str]
 
     @classmethod
-    def of(cls, user: int, group: int) -> Login:
-        """Return that of a user id; `group` is for one without an entry in passwd(5)."""
+    def of(cls, user: int) -> Login:
+        """Return that of a user id. One without an entry in passwd(5) gets the group of nobody.
+
+        The group of a file proves nothing: in a set-group-id directory, or by a hard link, an account
+        has files of groups to which it does not belong.
+        """
         try:
             entry = pwd.getpwuid(user)
         except KeyError:
-            return cls(user, group, (), {})
+            return cls(user, _NOBODY, (), {})
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return cls(user, entry.pw_gid, groups, {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
 
@@ -242,4 +250,5 @@ class Login:
             os.setgroups(groups)
 
 
+_NOBODY = 65534
 _OF_ACCOUNT = frozenset({"HOME", "USER", "LOGNAME", "MAIL", "SHELL", "DBUS_SESSION_BUS_ADDRESS"})

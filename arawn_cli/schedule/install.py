@@ -11,8 +11,9 @@ from itertools import product
 from pathlib import Path
 
 from arawn_cli.config.lookup import home_directory
+from arawn_cli.errors import RefusedError
 from arawn_cli.events import JobName
-from arawn_cli.fs.permissions import account_name
+from arawn_cli.fs.permissions import account_name, way_to
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file, running_cron
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
 from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
@@ -126,6 +127,7 @@ def require_access(place: Place) -> None:
         UsageError: the place belongs to root, or the manager of this account cannot be reached
             although systemd runs.
         SchedulerMissingError: cron is not installed.
+        RefusedError: root would write units into the home of another account.
     """
     if place.scope is Scope.SYSTEM and os.geteuid() != 0:
         raise UsageError("only root can change the system's timers: use sudo, or --user for timers of this account")
@@ -135,6 +137,8 @@ def require_access(place: Place) -> None:
             "the systemd manager of this account cannot be reached: log in as the account itself, not through sudo, with pam_systemd "
             f"(Debian: sudo apt install libpam-systemd), which sets XDG_RUNTIME_DIR=/run/user/{os.getuid()}; or use --cron"
         )
+    if place.scope is Scope.USER and isinstance(place.store, FileStore) and os.geteuid() == 0 and way_to(place.store.directory).accounts:
+        raise RefusedError(f"{place.store.directory} belongs to another account: as root, use --system, or run this as that account")
     if (
         place.scheduler is Scheduler.CRON
         and isinstance(place.store, FileStore)
@@ -226,4 +230,4 @@ def _state_directory(settings: Settings) -> StateDirectory | None:
     """Return the state directory that has to exist before a unit can write to it."""
     if settings.state is None or (settings.scope is Scope.SYSTEM and state_name(settings) is not None):
         return None
-    return StateDirectory(settings.state, settings.account.name)
+    return StateDirectory(settings.state, settings.owner)

@@ -7,6 +7,7 @@ or removed unasked.
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition
 from arawn_cli.fs.files import read_small_file, write_atomic
 from arawn_cli.fs.openat import open_directory
-from arawn_cli.fs.permissions import Login, user_id, way_to
+from arawn_cli.fs.permissions import Login, way_to
 
 _MAX_BYTES = 1024 * 1024
 _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
@@ -89,10 +90,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that the jobs need and this tool creates, with mode 0700, for this account."""
+    """A directory that the jobs need and this tool creates, with mode 0700, for the account with this id."""
 
     path: Path
-    account: str
+    user: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +180,13 @@ def _create(directory: StateDirectory) -> None:
     Raises:
         OSError: it cannot be created.
     """
-    login = Login.of(user_id(directory.account), os.getegid())
+    login = Login.of(directory.user)
     way = way_to(directory.path)
     if os.geteuid() != 0 or way.is_of_root:
         _create_by_descriptor(way.path, login)
         return
+    if directory.user == 0:
+        raise PermissionError(errno.EPERM, "another account decides about it", str(directory.path))
     with login.acting():
         _create_by_descriptor(way.path, login)
 

@@ -95,8 +95,10 @@ class Settings:
         state: the state directory; None if systemd creates it, or it is in the home of the account.
         metrics: the directory of the metrics file, or None.
         token_file: the file with the relay's token, or None.
-        is_of_root: whether root decides about the configuration. Else root opens nothing that it
-            names: no credential for a unit, no directory that systemd creates.
+        is_of_root: false if root installs the schedule of a configuration about which another
+            account decides. Then root opens nothing that it names: no credential for a unit, no
+            directory that systemd creates.
+        owner: the id of the account that owns the root, as which the jobs work.
         network: the connections that both jobs need, none without a relay.
         pings: those that the ping of a job needs.
         logger: the path of logger(1), or None if it is not installed.
@@ -123,6 +125,7 @@ class Settings:
     host: str
     logger: str | None
     namespaces: bool
+    owner: int
     root_name: str | None = None
     cleanup_on_critical: bool = False
     is_of_root: bool = True
@@ -181,9 +184,10 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         host=socket.gethostname(),
         logger=shutil.which("logger", path="/usr/bin:/bin"),
         namespaces=scope is Scope.USER and _can_create_namespaces(),
+        owner=os.stat(root).st_uid,
         root_name=config.root_name,
         cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
-        is_of_root=scope is Scope.USER or config.file is None or way_to(config.file).is_of_root,
+        is_of_root=os.getuid() != 0 or config.file is None or way_to(config.file).is_of_root,
     )
 
 
@@ -328,7 +332,7 @@ def can_access(account: Account, test: str, path: Path) -> bool | None:
         return os.access(path, _MODES[test])
     if os.geteuid() != 0:
         return None
-    login = Login.of(user, os.getegid())
+    login = Login.of(user)
     try:
         done = subprocess.run(
             ["test", test, str(path)], user=user, group=login.group, extra_groups=login.groups, cwd="/", capture_output=True, check=False

@@ -15,7 +15,7 @@ from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
-from arawn_cli.fs.permissions import Login
+from arawn_cli.fs.permissions import Login, way_to
 from arawn_cli.runs import READ, Run
 from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
@@ -216,12 +216,14 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
     """
     path = state_directory / FILE
     try:
-        owner = os.stat(path.parent)
         os.stat(path)
+        way = way_to(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # SQLite, run by root, could be made to change other files: read the state as its owner.
-    with Login.of(owner.st_uid, owner.st_gid).acting() if os.geteuid() == 0 != owner.st_uid else nullcontext():
+    # SQLite, run by root, could be made to change other files: read the state as who decides about it.
+    if os.geteuid() == 0 and (way.is_shared or len(way.accounts) > 1):
+        raise DatabaseUnreadableError(f"{path}: several accounts decide about it")
+    with Login.of(*way.accounts).acting() if os.geteuid() == 0 and way.accounts else nullcontext():
         rows = query(path, READ, (job, key_of(root)))
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 

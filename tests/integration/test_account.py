@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from arawn_cli.fs.permissions import account_name
 from tests.conftest import COMMAND, RunCommand, needs_namespaces, needs_user_namespaces
-from tests.support.owner import GROUP, OWNER, OWNER_NAME, READABLE, THIRD, THIRD_NAME, as_account, give, tree_of_owner
+from tests.support.owner import GROUP, OWNER, OWNER_NAME, READABLE, THIRD, THIRD_NAME, as_account, give, listening, tree_of_owner
 from tests.support.tree import SampleTree
 
 pytestmark = needs_namespaces
@@ -162,6 +163,100 @@ def test_secrets_and_outputs_that_root_names_are_opened_as_root(run: RunCommand,
     assert run("scratch-cleanup", "--apply", private / "plan", *options(owned), prefix=READABLE).removed() == {"old", "used"}
     assert run("report", "--html", private / "page", *options(owned), prefix=READABLE).code == 0
     assert "</html>" in (private / "page").read_text()
+
+
+def test_root_sends_its_own_tokens_only_where_its_own_configuration_says(run: RunCommand, owned: SampleTree) -> None:
+    top, received = owned.root.parent, list[bytes]()
+    (top / "credentials").mkdir(mode=0o700)
+    (top / "credentials" / "relay-token").write_text("token-of-a-credential")
+    (top / "config.toml").write_text('[maintenance]\nstate_dir = "state"\n[maintenance.pressure]\ntotal = 1\n')
+    variables = {"CREDENTIALS_DIRECTORY": str(top / "credentials"), "ARAWN_RELAY_TOKEN": "token-of-a-variable"}
+    for owner, name in (
+        (0, "CREDENTIALS_DIRECTORY"),
+        (0, "ARAWN_RELAY_TOKEN"),
+        (OWNER, "CREDENTIALS_DIRECTORY"),
+        (OWNER, "ARAWN_RELAY_TOKEN"),
+    ):
+        os.chown(top / "config.toml", owner, owner)
+        (top / "state" / "state.db").unlink(missing_ok=True)
+        with listening(received) as port:
+            done = run("disk-check", "--relay-url", f"http://127.0.0.1:{port}", *options(owned), prefix=READABLE, **{name: variables[name]})
+        assert done.code == 0, done.stderr
+        assert (f"${name} of root is not used" in done.stderr) == (owner != 0)
+        assert received
+        assert all((b"Bearer token-of-a-" in request) == (owner == 0) for request in received), received
+        received.clear()
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_configuration_of_root_that_others_can_write_is_refused(run: RunCommand, owned: SampleTree, mode: int) -> None:
+    file = owned.root.parent / "config.toml"
+    os.chown(file, 0, GROUP)
+    file.chmod(mode)
+    done = run("disk-check", *options(owned), prefix=READABLE)
+    assert (done.code, done.stdout) == (77, "")
+    assert f"others than root can write or replace the configuration {file}" in done.stderr
+
+
+def test_a_configuration_that_another_account_creates_meanwhile_is_not_read(owned: SampleTree, environment: dict[str, str]) -> None:
+    file = owned.root.parent / "sticky" / "config.toml"
+    file.parent.mkdir()
+    file.parent.chmod(0o1777)
+    script = LOADING + (
+        "find = account._way_to\n"
+        "def found_before(path):\n"
+        "    way = find(path)\n"
+        f"    if path.name == 'config.toml': path.write_text(''); os.chown(path, {THIRD}, {THIRD})\n"
+        "    return way\n"
+        "account._way_to = found_before\n"
+        "account.load_as_owner(Flags(config=Path(sys.argv[1]), base_path=sys.argv[2]))\n"
+    )
+    done = python(script, file, owned.root, environment=environment)
+    assert f"cannot read the configuration {file}: another account has replaced it" in done.stderr
+
+
+def test_an_account_without_an_entry_gets_no_group_of_a_file(owned: SampleTree, environment: dict[str, str]) -> None:
+    user = next(number for number in range(23_456, 24_000) if account_name(number) == str(number))
+    give(owned.root, user)
+    for path in (owned.root, *owned.root.rglob("*")):
+        os.chown(path, user, 0)
+    script = LOADING + (
+        "account.load_as_owner(Flags(config=Path(sys.argv[1]), base_path=sys.argv[2]))\n"
+        "print(os.getresuid(), os.getresgid(), os.getgroups())\n"
+    )
+    done = python(script, owned.root.parent / "config.toml", owned.root, environment=environment)
+    assert done.stdout == f"{(user,) * 3} {(65534,) * 3} []\n", done.stderr
+
+
+def test_the_configuration_that_root_writes_for_an_account_is_of_that_account(run: RunCommand, owned: SampleTree) -> None:
+    top = owned.root.parent
+    (top / "of-root").mkdir()
+    (top / "home").mkdir()
+    (top / "home" / "config.toml").write_text("# old\n")
+    (top / "home" / "link").symlink_to(top / "of-root")
+    give(top / "home")
+    done = run("config", "init", "--force", top / "home" / "config.toml", prefix=READABLE)
+    assert done.code == 0, done.stderr
+    written = {path.name: path.lstat().st_uid for path in (top / "home").iterdir()}
+    assert written == {"config.toml": OWNER, "config.toml.bak": OWNER, "link": OWNER}
+    assert run("config", "init", "--force", top / "home" / "link" / "config.toml", prefix=READABLE).code == 78
+    assert os.listdir(top / "of-root") == []
+
+
+def test_root_writes_the_outputs_of_its_own_tree_through_no_link_of_another(run: RunCommand, tree: SampleTree) -> None:
+    tree.session("old", files={"f": 1}, age_days=30)
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        top.chmod(0o755)
+        (top / "of-root").mkdir()
+        (top / "third").mkdir()
+        (top / "third" / "link").symlink_to(top / "of-root")
+        give(top / "third", THIRD)
+        page = ("report", "--base-path", tree.root, "--html")
+        assert run(*page, top / "third" / "page").code == 0
+        done = run(*page, top / "third" / "link" / "page")
+        assert (done.code, os.listdir(top / "of-root")) == (78, []), done.stderr
+        assert "a link of another account is on the way" in done.stderr
 
 
 def test_an_output_is_not_written_through_a_link_of_another_or_into_a_file_with_several_names(run: RunCommand, owned: SampleTree) -> None:

@@ -34,6 +34,7 @@ SYSTEM = Settings(
     host="",
     logger="/usr/bin/logger",
     namespaces=False,
+    owner=0,
 )
 
 _HOME = "/home/arawn"

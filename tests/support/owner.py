@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,3 +62,29 @@ def tree_of_owner() -> Iterator[SampleTree]:
         give(top / "state")
         (top / "config.toml").write_text('[maintenance]\nstate_dir = "state"\n[maintenance.cleanup]\ntrash_days = 3\n')
         yield tree
+
+
+@contextmanager
+def listening(received: list[bytes]) -> Iterator[int]:
+    """A relay of the owner that keeps every request."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(2)
+                try:
+                    received.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                except OSError:
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)

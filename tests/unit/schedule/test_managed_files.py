@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,6 @@ from arawn_cli.schedule.managed_files import (
     condition_of,
     with_header,
 )
-from arawn_cli.schedule.settings import own_account
 
 BODY = {"unit": "a\nb\n"}
 _PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
@@ -28,15 +28,6 @@ def install(store: FileStore, bodies: dict[str, str]) -> None:
 
 def remove(store: FileStore) -> None:
     store.apply(store.changes_to_remove())
-
-
-def long_directory(tmp_path: Path, spare: int) -> Path:
-    """A directory whose path leaves so many bytes free below the longest possible path."""
-    directory = tmp_path
-    while (room := _PATH_MAX - spare - len(str(directory))) > 1:
-        directory /= "d" * min(room - 1, 200)
-    directory.mkdir(parents=True)
-    return directory
 
 
 def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
@@ -51,7 +42,7 @@ def test_the_first_line_distinguishes_an_edit_from_an_old_version() -> None:
 
 
 def test_a_state_directory_is_created_for_the_jobs_alone_and_stays(tmp_path: Path) -> None:
-    state = StateDirectory(tmp_path / "a" / "state", own_account(os.getuid()).name)
+    state = StateDirectory(tmp_path / "a" / "state", os.getuid())
     store = FileStore(tmp_path / "config" / "units", ("unit", "other"), state)
     install(store, BODY)
     assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/state")] == [0o700, 0o700]
@@ -79,11 +70,14 @@ def test_a_directory_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Pat
     assert os.listdir(tmp_path) == ["unit"]
 
 
-def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    directory = long_directory(tmp_path, 10)  # enough for `/unit`, and not for its temporary name
-    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(directory))}/.*unit.*: File name too long$"):
-        install(FileStore(directory, ("unit",)), BODY)
-    assert os.listdir(directory) == []
+def test_a_file_that_cannot_be_written_is_one_error_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ScheduleError, match=rf"^cannot change {re.escape(str(tmp_path))}/unit: No space left on device$"):
+        install(FileStore(tmp_path, ("unit",)), BODY)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_that_changed_in_the_meantime_is_kept(tmp_path: Path) -> None:
