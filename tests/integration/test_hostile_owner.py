@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-import socket
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from arawn_cli.errors import ExitCode
-from tests.conftest import RunCommand, needs_namespaces
-from tests.support.owner import OWNER, READABLE, give, tree_of_owner
+from tests.conftest import RunCommand, needs, needs_namespaces
+from tests.support.owner import GROUP, OWNER, READABLE, as_account, give, listening, tree_of_owner
 from tests.support.tree import SampleTree, set_age
 
 pytestmark = needs_namespaces
@@ -32,45 +33,64 @@ COMMANDS = (
     ("disk-check", "--dry-run"),
     ("trash", "list"),
     ("trash", "restore", "gone"),
-    ("trash", "purge"),
+    ("trash", "purge", "--all"),
     ("report",),
     ("report", "--html", "OUTPUT"),
     ("doctor", "--format=json"),
     ("config", "show"),
+    ("config", "init", "OUTPUT", "--force"),
     ("schedule", "show", "--systemd"),
     ("schedule", "install", "--systemd", "--yes"),
+    ("schedule", "install", "--systemd", "--user", "--yes"),
     ("schedule", "status", "--systemd"),
+)
+RACED = (
+    *COMMANDS,
+    ("scratch-cleanup",),
+    ("scratch-cleanup", "--dry-run"),
+    ("trash", "restore", "removed"),
+    ("trash", "purge", "--all", "--dry-run"),
+    ("report", "--html", "DIRECTORY"),
+    ("scratch-cleanup", "--dry-run", "--plan-out", "DIRECTORY"),
+    ("config", "init", "CONFIG", "--force"),
+    ("config", "init", "DIRECTORY", "--force"),
 )
 PLACES = (
     *("state", "state/state.db", "state/state.db-wal", "state/state.db-shm", "state/state.db-journal", "state/new", "metrics", "output"),
+    *("pages", "pages/page", "output.bak", "config.toml.bak"),
     *("workstreams.db", "workstreams.db-wal", "workstreams.db-shm", "workstreams.db-journal", "token", "ca.pem", "config.toml"),
     *("arawn", "arawn/workstreams", "arawn/workstreams/scratch", "arawn/workstreams/scratch/messages.jsonl", "arawn/workstreams.db"),
     *("arawn/workstreams/scratch/sessions", "arawn/workstreams/scratch/.trash", "arawn/workstreams/scratch/sessions/old"),
     *("arawn/workstreams/scratch/sessions/old/work", "arawn/workstreams/scratch/sessions/old/work/f"),
 )
 BESIDE = tuple(place for place in PLACES if not place.startswith("arawn"))  # a run that finds no tree ends before it does anything
-# What an account can do with a path, run as that account: argv is the action, the place, and a target.
+# What an account does to a path, run as that account: argv is the action, the place, and a target.
 ACT = """
-import os, shutil, socket, sys, time
+import ctypes, os, random, shutil, socket, sys, time
 action, place, target = sys.argv[1:]
 def remove(path):
     shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.path.lexists(path) and os.unlink(path)
 def put(action):
     remove(place)
     if action == "link": os.symlink(target, place)
-    elif action == "hard": os.link(target, place)
     elif action == "fifo": os.mkfifo(place)
     elif action == "directory": os.makedirs(place + "/inner")
     elif action == "socket": os.chdir(os.path.dirname(place)); socket.socket(socket.AF_UNIX).bind(os.path.basename(place))
     elif action == "copy": shutil.copyfile(target, place)
 try:
-    if action == "swap":
-        os.path.lexists(place) or open(place, "x").close()
-        os.path.lexists(place + "~") or os.symlink(target, place + "~")
+    if action == "exchange":
+        exchange, names = ctypes.CDLL(None).renameat2, (os.fsencode(place), os.fsencode(place + "~"))
         print(flush=True)
         while True:
-            os.rename(place, place + "_"); os.rename(place + "~", place); time.sleep(0.0005)
-            os.rename(place, place + "~"); os.rename(place + "_", place); time.sleep(0.0005)
+            exchange(-100, names[0], -100, names[1], 2)
+            time.sleep(random.random() * 0.003)
+    if action == "appear":
+        print(flush=True)
+        while True:
+            for old, new in ((place + "~", place), (place, place + "~")):
+                try: os.rename(old, new)
+                except OSError: pass
+                time.sleep(random.random() * 0.003)
     put(action)
 except OSError:
     pass
@@ -80,37 +100,11 @@ except OSError:
 def state_of(top: Path) -> dict[str, tuple[object, ...]]:
     """Owner, group, mode and content of all files below a directory."""
     found: dict[str, tuple[object, ...]] = {}
-    for path in (top, *sorted(top.rglob("*"))):
+    for path in (top, *sorted(top.rglob("*"))) if top.exists() else ():
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         found[str(path)] = (status.st_uid, status.st_gid, status.st_mode, content)
     return found
-
-
-@contextmanager
-def listening(received: list[bytes]) -> Iterator[int]:
-    """A relay of the owner that keeps every request."""
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(2)
-                try:
-                    received.append(connection.recv(65536))
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                except OSError:
-                    pass
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
 
 
 def build(top: Path, tree: SampleTree) -> None:
@@ -129,6 +123,7 @@ def build(top: Path, tree: SampleTree) -> None:
     (public / "state.db").chmod(0o600)
     tree.session("old", files={"f": 1}, age_days=30)
     tree.turn("old", tree.ago(30))
+    tree.session("removed", files={"f": 1}, age_days=30)
     set_age(tree.sessions, tree.ago(30))
 
 
@@ -157,9 +152,115 @@ def configure(top: Path, chance: random.Random, port: int) -> None:
     (top / "home" / "config.toml").write_text("\n".join(lines))
 
 
-def attacked(seed: int, run: RunCommand) -> None:
-    """Prepare a hostile place, run some commands as root, and compare what is root's before and after."""
-    chance = random.Random(seed)  # noqa: S311 - reproducible
+@dataclass
+class Attack:
+    """A place that the owner prepares, in which root runs commands.
+
+    Attributes:
+        top: a directory of root with the home of the owner, and with `private` and `public`, which are root's.
+        config: the configuration of the owner or of root.
+        received: the requests to the relay of the owner.
+        shown: what the commands printed and logged.
+    """
+
+    top: Path
+    chance: random.Random
+    config: Path
+    received: list[bytes]
+    shown: list[str] = field(default_factory=list)
+    exchanges: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.top / "home"
+
+    @property
+    def is_of_root(self) -> bool:
+        return self.config.parent == self.top
+
+    def target(self) -> Path:
+        return self.top / self.chance.choice(("private/secret", "private", "public", "public/of-root", "public/state.db"))
+
+    def of_root(self) -> dict[str, object]:
+        return {name: state_of(self.top / name) for name in ("private", "public", "config.toml")}
+
+    def act(self, action: str, place: Path, target: Path) -> None:
+        """Let the owner do something to a path of its own."""
+        command = [*as_account(OWNER), sys.executable, "-c", ACT, action, str(place), str(target)]
+        if action in ("exchange", "appear"):
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            self.exchanges.append(process)
+            assert process.stdout is not None
+            process.stdout.readline()
+        else:
+            subprocess.run(command, check=True, timeout=30)
+
+    def put_hard_link(self, place: Path) -> None:
+        """Put a file of root there, as the owner could if the kernel did not protect hard links."""
+        if place.parent.is_dir() and not place.is_dir():
+            place.unlink(missing_ok=True)
+            place.hardlink_to(self.top / self.chance.choice(("private/secret", "public/of-root", "public/state.db")))
+
+    def prepare_exchange(self, place: Path) -> None:
+        """Put something hostile beside a path, which the owner exchanges with the path in a loop.
+
+        At a path that is free, it appears and disappears.
+        """
+        other = Path(f"{place}~")
+        if not place.parent.is_dir() or place.parent.is_symlink() or other.exists():
+            return
+        action = "exchange" if os.path.lexists(place) else "appear"
+        match self.chance.choice(("link", "link", "link", "hard", "fifo", "file", "directory")):
+            case "link":
+                other.symlink_to(self.target())
+                os.chown(other, OWNER, GROUP, follow_symlinks=False)
+            case "hard":
+                self.put_hard_link(other)
+            case "fifo":
+                os.mkfifo(other)
+                os.chown(other, OWNER, GROUP)
+            case "file":
+                other.write_text(SECRET)
+                other.chmod(0o600)
+            case "directory":
+                other.mkdir(mode=0o700)
+                (other / "secret").write_text(SECRET)
+                (other / "secret").chmod(0o600)
+        self.act(action, place, other)
+
+    def run(self, run: RunCommand, words: Sequence[str], **variables: str) -> None:
+        """Run a command as root. It ends with an exit code, and not with a traceback."""
+        places = {
+            "OUTPUT": self.home / "output" if self.chance.random() < 0.7 else self.top / "output",
+            "DIRECTORY": self.home / "pages" / "page",
+            "CONFIG": self.home / "config.toml",
+        }
+        arguments = [str(places.get(word, word)) for word in words]
+        located = () if words[:2] == ("config", "init") else ("--base-path", self.home / "arawn", "--config", self.config)
+        token = {} if self.is_of_root else {"ARAWN_RELAY_TOKEN": SECRET}
+        done = run(*arguments, *located, prefix=READABLE, **token, **variables)
+        self.shown.append(done.stdout + done.stderr)
+        assert done.code in {*ExitCode} - {ExitCode.INTERNAL}, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr, (arguments, done.stderr)
+
+    def end(self) -> None:
+        for process in self.exchanges:
+            process.kill()
+            process.communicate()
+
+    def assert_nothing_was_read(self) -> None:
+        """No output, request or file that the owner can read holds the secret of root."""
+        assert SECRET not in "".join(self.shown)
+        files = [path for path in (*self.home.rglob("*"), self.top / "output") if path.is_file() and not path.is_symlink()]
+        written = [path for path in files if path.stat().st_nlink == 1 and (path.stat().st_uid or path.stat().st_mode & 0o077)]
+        assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+        if not self.is_of_root:
+            assert not [request for request in self.received if SECRET.encode() in request]
+
+
+@contextmanager
+def attack(chance: random.Random) -> Iterator[Attack]:
+    """A place with a tree of the owner. At the end, what is root's is as it was, and nobody has read it."""
     received: list[bytes] = []
     with tree_of_owner() as tree, listening(received) as port:
         top = tree.root.parent
@@ -168,56 +269,66 @@ def attacked(seed: int, run: RunCommand) -> None:
         home.mkdir()
         tree.root.rename(home / "arawn")
         (top / "state").rename(home / "state")
-        (home / "metrics").mkdir()
+        for name in ("metrics", "pages"):
+            (home / name).mkdir()
         (home / "token").write_text("a-token")
         (home / "token").chmod(0o600)
         configure(top, chance, port)
         give(home)
-        if is_of_root := chance.random() < 0.3:
-            (home / "config.toml").rename(top / "config.toml")
-            os.chown(top / "config.toml", 0, 0)
-        config = top / "config.toml" if is_of_root else home / "config.toml"
-        targets = (top / "private" / "secret", top / "private", top / "public", top / "public" / "of-root", top / "public" / "state.db")
-        swaps = []
-        before = {name: state_of(top / name) for name in ("private", "public")}
-        before |= {"config": state_of(top / "config.toml")}
+        config = home / "config.toml"
+        if chance.random() < 0.3:
+            config = config.rename(top / "config.toml")
+            os.chown(config, 0, 0)
+        found = Attack(top, chance, config, received)
+        before = found.of_root()
+        try:
+            yield found
+        finally:
+            found.end()
+        assert found.of_root() == before
+        found.assert_nothing_was_read()
+
+
+def attacked(seed: int, run: RunCommand) -> None:
+    """Let root run some commands in a place that the owner prepared."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    with attack(chance) as place:
         for _ in range(chance.randint(1, 4)):
-            action = chance.choice(("link", "link", "hard", "fifo", "directory", "socket", "copy", "swap"))
-            act = [
-                sys.executable,
-                "-c",
-                ACT,
-                action,
-                str(home / chance.choice(PLACES if chance.random() < 0.2 else BESIDE)),
-                str(chance.choice(targets)),
-            ]
-            command = [*READABLE, "setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups", "--inh-caps=-all", *act]
-            if action == "swap":
-                swaps.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-                assert swaps[-1].stdout is not None
-                swaps[-1].stdout.readline()
+            action = chance.choice(("link", "link", "hard", "fifo", "directory", "socket", "copy", "exchange"))
+            path = place.home / chance.choice(PLACES if chance.random() < 0.2 else BESIDE)
+            if action == "hard":
+                place.put_hard_link(path)
+            elif action == "exchange":
+                place.prepare_exchange(path)
             else:
-                subprocess.run(command, check=True, timeout=30)
-        output = home / "output" if chance.random() < 0.7 else top / "output"
-        shown = []
+                place.act(action, path, place.target())
+        names = ("TMPDIR", "HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+        variables = {name: str(place.home) for name in names if chance.random() < 0.2}
         for words in (*chance.sample(COMMANDS, 2), ("disk-check",)):
-            arguments = [str(output) if word == "OUTPUT" else word for word in words]
-            done = run(*arguments, "--base-path", home / "arawn", "--config", config, prefix=READABLE)
-            shown.append(done.stdout + done.stderr)
-            assert done.code in {*ExitCode} - {ExitCode.INTERNAL}, (seed, arguments, done.stderr)
-            assert "Traceback" not in done.stderr, (seed, arguments, done.stderr)
-        for swap in swaps:
-            swap.kill()
-            swap.communicate()
-        after = {name: state_of(top / name) for name in ("private", "public")} | {"config": state_of(top / "config.toml")}
-        assert after == before, seed
-        assert SECRET not in "".join(shown), seed
-        readable = [
-            path for path in (*home.rglob("*"), top / "output") if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
-        ]
-        assert not [path for path in readable if SECRET.encode() in path.read_bytes()], seed
-        if not is_of_root:
-            assert not [request for request in received if SECRET.encode() in request], seed
+            place.run(run, words, **variables)
+
+
+def raced(words: Sequence[str], seed: int, run: RunCommand, delays: Path) -> None:
+    """Let root run a command while the owner exchanges files, with delays between each check and use."""
+    chance = random.Random(f"{words} {seed}")  # noqa: S311 - reproducible
+    with attack(chance) as place:
+        if words[0] == "trash" or "--apply" in words:
+            place.run(run, ("scratch-cleanup", "--plan-out", str(place.home / "output")))
+        likely = PLACES if words[0] != "config" else ("output", "config.toml", "output.bak", "config.toml.bak", "pages", "pages/page")
+        for path in chance.sample(likely, 2):
+            place.prepare_exchange(place.home / path)
+        place.run(run, words, LD_PRELOAD=str(delays), DELAYED=str(place.top))
+
+
+@pytest.fixture(scope="module")
+def delays() -> Iterator[Path]:
+    """A library that delays file operations, for LD_PRELOAD."""
+    with tempfile.TemporaryDirectory(prefix="arawn-delays-") as name:
+        library = Path(name, "delays.so")
+        Path(name).chmod(0o755)
+        source = Path(__file__).parents[1] / "support" / "delays.c"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(source), "-ldl"], check=True)
+        yield library
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -229,3 +340,19 @@ def test_root_does_nothing_that_a_hostile_owner_could_not(run: RunCommand, seed:
 @pytest.mark.parametrize("seed", range(1000, 1300))
 def test_root_does_nothing_that_a_hostile_owner_could_not_in_any_place(run: RunCommand, seed: int) -> None:
     attacked(seed, run)
+
+
+@needs(shutil.which("gcc") is not None, "gcc")
+@pytest.mark.parametrize("number", range(3))
+def test_no_race_with_the_owner_lets_root_do_what_the_owner_could_not(run: RunCommand, delays: Path, number: int) -> None:
+    raced(random.Random(number).choice(RACED), number, run, delays)  # noqa: S311 - reproducible
+
+
+@pytest.mark.long
+@needs(shutil.which("gcc") is not None, "gcc")
+@pytest.mark.parametrize("words", RACED, ids=" ".join)
+@pytest.mark.parametrize("seed", range(100, 200))
+def test_no_race_in_any_command_lets_root_do_what_the_owner_could_not(
+    run: RunCommand, delays: Path, words: tuple[str, ...], seed: int
+) -> None:
+    raced(words, seed, run, delays)
