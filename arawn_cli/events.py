@@ -240,6 +240,9 @@ class DiskPressure(Event):
     usage_bytes: int = field(metadata=doc("usage of the scope in `unit`: bytes by the configured `measure`, or inodes"))
     limit_bytes: int = field(metadata=doc("limit in `unit`; above it the level is `warning`"))
     percent: int = field(metadata=doc("usage in percent of the limit, rounded down, at most 255"))
+    usage_percent: float | None = field(
+        metadata=doc("usage in percent of the limit, to one decimal and without a maximum; null without a limit")
+    )
     unit: Unit = field(metadata=doc("unit of the keys that end in `_bytes`: `inodes` for the scope of that name, else `bytes`"))
     complete: bool = field(metadata=doc("whether all of the scope could be read; if not, its usage is a lower bound"))
     reclaimable_bytes: int | None = field(
@@ -275,6 +278,9 @@ class WorkstreamUsage(Event):
         )
     )
     is_scratch: bool = field(metadata=doc("whether it is the workstream of the scratch sessions"))
+    level: Level = field(
+        metadata=doc("its level after this check; `unknown` if its limit is not known, because the database cannot be read")
+    )
     production_bytes: int = field(
         metadata=doc("bytes of `production/`, by the configured `measure`; 0 on Arawn's main branch, which has no such directory")
     )
@@ -289,6 +295,9 @@ class WorkstreamUsage(Event):
     )
     limit_bytes: int = field(metadata=doc("limit in bytes; above it the level is `warning`"))
     percent: int = field(metadata=doc("`total_bytes` in percent of the limit, rounded down, at most 255"))
+    usage_percent: float | None = field(
+        metadata=doc("`total_bytes` in percent of the limit, to one decimal and without a maximum; null without a limit")
+    )
     other_bytes: int = field(metadata=doc("bytes of everything else, such as messages, `memory.db` and trash, by the configured `measure`"))
     allocated_bytes: int = field(metadata=doc("bytes of the disk blocks of all of it, including directories"))
     largest_file_bytes: int = field(metadata=doc("apparent size in bytes of its largest file, 0 if it has none"))
@@ -308,6 +317,9 @@ class DiskCheck(Event):
     total_usage_bytes: int = field(metadata=doc("bytes of everything in `workstreams/`, by the configured `measure`"))
     limit_bytes: int = field(metadata=doc("limit of the total in bytes; above it the level is `warning`"))
     percent: int = field(metadata=doc("`total_usage_bytes` in percent of the limit, rounded down, at most 255"))
+    usage_percent: float | None = field(
+        metadata=doc("`total_usage_bytes` in percent of the limit, to one decimal and without a maximum; null without a limit")
+    )
     workstreams: int = field(metadata=doc("number of workstreams in the database or on disk"))
     pressure_events: int = field(metadata=doc("number of `disk_pressure` events of this check"))
     own_files_bytes: int | None = field(
@@ -478,7 +490,7 @@ class EffectiveSetting(Event):
 
     type: str = field(default="effective_setting", metadata=doc("type of the event"))
     key: str = field(metadata=doc("the dotted key"))
-    value: str = field(metadata=doc("the value as JSON text, without the password of a URL"))
+    value: object = field(metadata=doc("the value, without the password of a URL; a size as it is written in the file"))
     source: str = field(
         metadata=doc(
             "where it comes from: an option, `$` and a variable, the path of the file (and the key, for a named root), or `default`"
@@ -510,6 +522,11 @@ def rendered(instant: int | None) -> str | None:
 def megabytes(size: int) -> float:
     """Return millions of bytes, rounded to three decimals."""
     return round(size / 1_000_000, 3)
+
+
+def usage_percent_of(usage: int, limit: int) -> float | None:
+    """Return usage in percent of a limit to one decimal, or None without a limit, which is 0."""
+    return round(usage * 100 / limit, 1) if limit else None
 
 
 def percent_of(usage: int, limit: int) -> int:

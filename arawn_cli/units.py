@@ -30,6 +30,18 @@ CALENDAR_WORDS = {
 _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
+class WrittenSize(int):
+    """A number of bytes, and how the user wrote it: `1500MB`."""
+
+    text: str
+
+    def __new__(cls, number: int, text: str) -> WrittenSize:
+        """Return the number with its text."""
+        written = super().__new__(cls, number)
+        written.text = text.strip()
+        return written
+
+
 def seconds_of(duration: str) -> int:
     """Return the seconds of a duration such as `90s`, `15min`, `1h30m`, `7d` or `2w`.
 
@@ -71,7 +83,9 @@ def count(number: int, noun: str) -> str:
 
 
 def size(number: int) -> str:
-    """Format a number of bytes in binary units, which `bytes_of` reads: `1.5 MiB`."""
+    """Format a number of bytes as the user wrote it, else in binary units, which `bytes_of` reads: `1.5 MiB`."""
+    if isinstance(number, WrittenSize):
+        return number.text
     if number < 1024:
         return "1 byte" if number == 1 else f"{number} bytes"
     power = next((power for power in range(1, len(_SIZE_UNITS)) if number < 1024 ** (power + 1)), len(_SIZE_UNITS))

@@ -131,7 +131,8 @@ With `--format nagios` a disk check exits with the codes of a monitoring plugin,
 def _events_page() -> str:
     parts = [
         "# Events",
-        "One JSON object per line. Times are RFC 3339 in UTC. Numbers are at least 0, and integers except for `usage_mb` and `limit_mb`.\n"
+        "One JSON object per line. Times are RFC 3339 in UTC. Numbers are at least 0, and integers except for `usage_mb`,\n"
+        "`limit_mb` and `usage_percent`.\n"
         "Bytes by the configured `measure` are apparent or allocated sizes, as `[maintenance.pressure] measure` says. Later versions may\n"
         "add keys and values: readers should ignore unknown ones. [schema/events.schema.json](schema/events.schema.json) has the same for\n"
         "programs. Written by `make docs`.",

@@ -28,7 +28,7 @@ from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.events import Event, Filesystem, Level
 from arawn_cli.output.report_data import DirectoryReport, Report, ScopeReport, gather
 from arawn_cli.output.report_html import page
-from arawn_cli.output.report_text import renderables
+from arawn_cli.output.report_text import check_renderables, renderables
 from arawn_cli.output.tables import Tables
 from arawn_cli.timestamps import DAY, parse
 from tests.support.chromium import started
@@ -92,11 +92,16 @@ def _jobs(folder: Path) -> str:
     """Draw a dry run and a check of the tree of the demo."""
     settings = load(Flags(config=build(folder, NOW), dry_run=True), {"STATE_DIRECTORY": str(folder / "state")}, system_file=NOWHERE)
     console = _recorder()
-    for words, run in (("scratch-cleanup --dry-run --verbose", clean), ("disk-check", job.check)):
-        events: list[Event] = []
-        with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
-            run(replace(settings, dry_run=run is clean), context(NOW, events, settings.state_directory))
+    for words in ("scratch-cleanup --dry-run --verbose", "disk-check"):
         console.print(f"$ arawn-cli {words}", style="dim")
+        events: list[Event] = []
+        run = context(NOW, events, settings.state_directory)
+        with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
+            if words == "disk-check":
+                for renderable in check_renderables(job.check(replace(settings, dry_run=False), run), (), verbose=False):
+                    console.print(renderable)
+            else:
+                clean(settings, run)
         tables = Tables(console, verbose=True)
         for event in events:
             tables.emit(event)
@@ -107,7 +112,7 @@ def _jobs(folder: Path) -> str:
 def _report_on_a_terminal(report: Report) -> str:
     console = _recorder()
     console.print("$ arawn-cli report", style="dim")
-    for renderable in renderables(report, COLUMNS):
+    for renderable in renderables(report):
         console.print(renderable)
     return console.export_svg(title="arawn-cli report", theme=MONOKAI, code_format=SVG_FORMAT, unique_id="report-terminal")
 

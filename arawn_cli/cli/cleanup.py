@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from arawn_cli.cleanup.job import CleanupResult, clean
 from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession
-from arawn_cli.cleanup.trash_jobs import list_trash, purge_trash, restore
+from arawn_cli.cleanup.trash_jobs import TrashResult, list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive
@@ -25,6 +25,9 @@ from arawn_cli.events import Event, JobName, Reason
 from arawn_cli.output.stdout import print_text
 from arawn_cli.runs import read as read_run
 from arawn_cli.units import count
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 log = logging.getLogger(__name__)
 
@@ -146,15 +149,14 @@ def trash_list(
     everything: Annotated[bool, typer.Option("--all", help="List what was removed and purged in the last year, too, and why.")] = False,
 ) -> None:
     """List the removed sessions in the trash, oldest first, and from when a cleanup purges each."""
-    job = partial(list_trash, everything=everything)
-    if output.resolved() != "table":
-        raise typer.Exit(run_job(flags, output, job).exit_code)
-    run = run_job(flags, replace(output, format="none"), job)
-    if run.result is not None and (run.result.entries or run.exit_code is ExitCode.DONE):
-        from arawn_cli.output.tables import print_trash
-
-        print_trash(run.result.entries)
+    run = run_job(flags, output, partial(list_trash, everything=everything), table=_trash_table)
     raise typer.Exit(run.exit_code)
+
+
+def _trash_table(result: TrashResult) -> Iterable[RenderableType]:
+    from arawn_cli.output.tables import trash_renderables  # only for a table
+
+    return trash_renderables(result)
 
 
 IdsArgument = Annotated[

@@ -171,7 +171,8 @@ def config_schema(
 def print_settings(settings: Iterable[Setting], console: Console) -> None:
     """Print one line for each value, with its source dimmed."""
     for setting in settings:
-        console.print(Text(names.escape(f"{setting.key} = {setting.value}")), Text(f"({names.escape(setting.source)})", style="dim"))
+        value = json.dumps(setting.value, ensure_ascii=False)
+        console.print(Text(names.escape(f"{setting.key} = {value}")), Text(f"({names.escape(setting.source)})", style="dim"))
 
 
 def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:

@@ -188,7 +188,7 @@ def build(folder: Path, now: int) -> Path:
             "root": str(tree.root),
             "state_dir": str(folder / "state"),
             "cleanup": {"protect": ["keep-*"]},
-            "pressure": {"total": "0.1GiB", "workstream": "0.01GiB", "limits": {"My blog": "20MiB"}},
+            "pressure": {"total": "100MiB", "workstream": "10MiB", "limits": {"My blog": "20MiB"}},
         },
     }
     config.write_text(tomli_w.dumps(tables))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,9 @@ from arawn_cli.diskcheck.job import CheckResult, check, levels_log
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import JobName, Level
 from arawn_cli.units import count
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +82,9 @@ def disk_check(
         typer.echo(line)
         raise typer.Exit(return_code)
     job = partial(_check, parked=parked, fail_on=None if fail_on is None else Level(fail_on.value))
-    run = run_job(flags, output, job, name=JobName.DISK_CHECK, unless_running=unless_running)
+    run = run_job(
+        flags, output, job, name=JobName.DISK_CHECK, unless_running=unless_running, table=partial(_table, flags=flags, output=output)
+    )
     if run.result is not None and run.result.starts_cleanup and run.exit_code == run.result.exit_code:
         run.exit_code = max(run.exit_code, _start_cleanup(flags, output))
     raise typer.Exit(run.exit_code)
@@ -94,6 +100,12 @@ def _check(config: Config, context: RunContext, *, parked: Parked | None, fail_o
         else:
             log.info("%s dropped", count(drop_parked(context.state), "parked event"))
     return check(config, context, fail_on=fail_on)
+
+
+def _table(result: CheckResult, flags: Flags, output: options.Output) -> Iterable[RenderableType]:
+    from arawn_cli.output.report_text import check_renderables  # only for a table
+
+    return check_renderables(result, flags.located, verbose=output.verbose)
 
 
 def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:

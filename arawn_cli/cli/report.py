@@ -84,7 +84,7 @@ def _show(report: Report, html: str | None, file: AtomicFile | None) -> None:
         from arawn_cli.output.report_text import renderables
 
         console = Console(highlight=False)
-        for renderable in renderables(report, console.width):
+        for renderable in renderables(report):
             console.print(renderable)
         return
     from arawn_cli.output.report_html import page

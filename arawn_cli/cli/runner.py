@@ -11,7 +11,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ from arawn_cli.output.stdout import print_event
 from arawn_cli.state import State
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from arawn_cli.delivery.ping import Pings
 
 log = logging.getLogger(__name__)
@@ -160,12 +162,14 @@ def run_job(
     name: JobName | None = None,
     unless_running: bool = False,
     outputs: Mapping[Path, int] | None = None,
+    table: Callable[[Result], Iterable[RenderableType]] | None = None,
 ) -> JobRun[Result]:
     """Run a job and return how it ended; errors are logged and become the exit code.
 
     With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
     error is logged. `outputs` are files that the command line names, with their modes. `name` is that
-    of the job whose address is pinged; without it none is.
+    of the job whose address is pinged; without it none is. `table` renders the result for people,
+    instead of its events.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()
@@ -177,7 +181,7 @@ def run_job(
             pings = _pings_to(config.pings, name, signals)
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
-            standard_output = EventOutput(_writer(output, progress))
+            standard_output = EventOutput(_writer(output, progress, events=table is None))
             delivery = None
             if config.relay is not None:
                 from arawn_cli.delivery.sending import delivery_for  # not imported without a relay
@@ -205,6 +209,8 @@ def run_job(
 
                 if not prometheus.write(config.metrics_directory, config, state, run.result):
                     run.problems.append("the metrics could not be written")
+        if table is not None and run.result is not None and output.resolved() == "table":
+            _print_table(table(run.result), standard_output)
         if signals.exit_code is not None:
             run.exit_code = signals.exit_code
             run.problems.append("stopped by a signal")
@@ -253,9 +259,23 @@ class EventOutput:
             log.error("%s", error)
 
 
-def _writer(output: Output, progress: Progress) -> Callable[[Event], None]:
-    """Return what prints one event in the format of the command line."""
+def _print_table(table: Iterable[RenderableType], standard_output: EventOutput) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    try:
+        for renderable in table:
+            console.print(renderable, crop=False)
+    except OutputLostError as error:
+        standard_output.failed = True
+        log.error("%s", error)
+
+
+def _writer(output: Output, progress: Progress, *, events: bool) -> Callable[[Event], None]:
+    """Return what prints one event in the format of the command line; without `events`, a table prints none."""
     match output.resolved():
+        case "table" if not events:
+            return lambda _event: None
         case "table":
             from rich.console import Console
 

@@ -6,7 +6,6 @@ A flag takes precedence over the environment, the environment over the file, the
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -37,7 +36,7 @@ from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import cut, escape
-from arawn_cli.units import GIB, MIB, count
+from arawn_cli.units import WrittenSize, bytes_of, count
 
 _RELAY = "[maintenance.relay]"
 _ERRORS_MAX = 50  # that are shown
@@ -166,9 +165,9 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         force=flags.force,
         plan_out=flags.plan_out,
         apply=flags.apply,
-        total_limit_bytes=usage.total_warning_gb * GIB if pressure.total is None else pressure.total,
-        workstream_limit_bytes=usage.workstream_warning_gb * GIB if pressure.workstream is None else pressure.workstream,
-        session_limit_bytes=usage.session_warning_mb * MIB if pressure.session is None else pressure.session,
+        total_limit_bytes=_in_units(usage.total_warning_gb, "GiB") if pressure.total is None else pressure.total,
+        workstream_limit_bytes=_in_units(usage.workstream_warning_gb, "GiB") if pressure.workstream is None else pressure.workstream,
+        session_limit_bytes=_in_units(usage.session_warning_mb, "MiB") if pressure.session is None else pressure.session,
         maintenance=maintenance,
         state_directory=state_directory(file, tables, environment),
         relay=None if flags.no_relay else _relay(flags, tables, base),
@@ -219,6 +218,12 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
     """
     _, _, tables = _read(flags.config, environment, system_file)
     return [entry.name for entry in tables.maintenance.roots]
+
+
+def _in_units(number: int, unit: str) -> int:
+    """Return the bytes of a limit in `[paths.usage]`, and its text with the unit."""
+    text = f"{number} {unit}"
+    return WrittenSize(bytes_of(text), text)
 
 
 def _read(named: Path | None, environment: Mapping[str, str], system_file: Path) -> tuple[Path | None, PathBase, ConfigFile]:
@@ -294,14 +299,14 @@ def _optional_path(base: PathBase, value: str, source: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value: its dotted key, the value as JSON text, and its source.
+    """One value: its dotted key, the value as JSON, and its source.
 
     The source is a flag, `$VARIABLE`, the path of the file (with the key, for values of a named
     root) or `default`.
     """
 
     key: str
-    value: str
+    value: object
     source: str
 
 
@@ -313,7 +318,7 @@ def settings_of(config: Config, flags: Flags, environment: Mapping[str, str]) ->
         source = str(config.file) if is_set and config.file else DEFAULT
         if key in overrides:
             value, source = overrides[key][0], overrides[key][1] or source
-        found.append(Setting(key, _format(value, is_secret=key.startswith("maintenance.ping.")), source))
+        found.append(Setting(key, _as_written(value, is_secret=key.startswith(_SECRETS)), source))
     return found
 
 
@@ -358,12 +363,26 @@ def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]
             yield f"{prefix}{name}", value, name in table.model_fields_set
 
 
-def _format(value: object, *, is_secret: bool) -> str:
-    if isinstance(value, tuple):
-        value = [_table_of_root(item) if isinstance(item, NamedRoot) else item for item in value]
-    text = json.dumps(redact_path(value) if is_secret and isinstance(value, str) else value, ensure_ascii=False, default=str)
-    return redact_value(text) if "://" in text else text
+# The path of a ping's address is a secret.
+_SECRETS = "maintenance.ping."
 
 
-def _table_of_root(root: NamedRoot) -> dict[str, object]:
-    return {key: redact_path(value) if key in PINGS and value else value for key, value in root.model_dump().items()}
+def _as_written(value: object, *, is_secret: bool = False) -> object:
+    """Return a value as JSON has it, with sizes as the user wrote them and without secrets."""
+    match value:
+        case WrittenSize():
+            return value.text
+        case str() if is_secret:
+            return redact_path(value)
+        case str():
+            return redact_value(value) if "://" in value else value
+        case NamedRoot():
+            return {key: _as_written(item, is_secret=key in PINGS) for key, item in dict(value).items()}
+        case dict():
+            return {key: _as_written(item) for key, item in value.items()}
+        case tuple() | list():
+            return [_as_written(item) for item in value]
+        case Path():
+            return str(value)
+        case _:
+            return value

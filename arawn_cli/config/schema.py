@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
 from arawn_cli.names import ID_ALPHABETS, can_match, nearest_pattern
-from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, SIZE_PATTERN, bytes_of, seconds_of
+from arawn_cli.units import CALENDAR_WORDS, DURATION_PATTERN, SIZE_PATTERN, WrittenSize, bytes_of, seconds_of
 
 ROOT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_-]*$"
 
@@ -42,22 +42,25 @@ def _check_interval(value: str) -> str:
     return value
 
 
-def _size_in_bytes(value: object) -> object:
+def _bytes(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        return min(value, _SIZE_MAX)
-    return bytes_of(value if isinstance(value, str) else "")
+        return value
+    text = value if isinstance(value, str) else ""
+    return WrittenSize(bytes_of(text), text)
 
 
-def _check_size(value: int) -> int:
-    if not 0 < value < _SIZE_MAX:
+def _size(value: object) -> int:
+    number = _bytes(value)
+    if not 0 < number < _SIZE_MAX:
         raise ValueError("a size above zero and below 8EiB")
-    return value
+    return number
 
 
-def _check_size_or_zero(value: int) -> int:
-    if not 0 <= value < _SIZE_MAX:
+def _size_or_zero(value: object) -> int:
+    number = _bytes(value)
+    if not 0 <= number < _SIZE_MAX:
         raise ValueError('a size below 8EiB, or "0" for no limit')
-    return value
+    return number
 
 
 def _check_relay_url(value: str) -> str:
@@ -109,8 +112,8 @@ SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
 PingUrl = Annotated[str, AfterValidator(_check_ping_url)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
-Size = Annotated[int, BeforeValidator(_size_in_bytes), AfterValidator(_check_size), _SIZE_SCHEMA]
-SizeOrZero = Annotated[int, BeforeValidator(_size_in_bytes), AfterValidator(_check_size_or_zero), _SIZE_SCHEMA]
+Size = Annotated[int, PlainValidator(_size), _SIZE_SCHEMA]
+SizeOrZero = Annotated[int, PlainValidator(_size_or_zero), _SIZE_SCHEMA]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import combinations, pairwise
 from math import ceil
 from pathlib import Path
@@ -34,6 +35,9 @@ WINDOW_HOURS = 7 * 24
 HORIZON_DAYS = 365
 _POINTS = 14
 _MIN_HOURS = 48
+
+# Usage that varies by at most this share of its largest value is steady.
+_STEADY = 0.01
 
 Sample = tuple[int, int]
 """An hour since the epoch, and the usage in it."""
@@ -168,6 +172,15 @@ def store_samples(connection: sqlite3.Connection, root: Path, usages: Iterable[S
         connection.execute("DELETE FROM scopes WHERE id NOT IN (SELECT scope FROM samples)")
 
 
+class Outlook(StrEnum):
+    """How the usage of a scope developed in the last week."""
+
+    UNKNOWN = "not yet known"
+    STEADY = "steady"
+    UNCLEAR = "no clear trend"
+    GROWING = "growing"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckHistory:
     """The stored alerts and samples of a root by scope; `hour` is the current one."""
@@ -180,6 +193,17 @@ class CheckHistory:
         """Return the growth per day of a scope that uses `usage` now, or None if unknown."""
         earlier = [sample for sample in self.samples.get(scope, ()) if sample[0] < self.hour]
         return growth_per_day([*earlier, (self.hour, usage)], self.hour) if earlier else None
+
+    def outlook(self, scope: str, usage: int) -> Outlook:
+        """Return how the usage of a scope develops, which is `usage` now."""
+        growth, samples = self.growth(scope, usage), self.samples.get(scope, ())
+        week = [used for hour, used in samples if hour >= self.hour - WINDOW_HOURS]
+        if growth is not None and growth > 0:
+            return Outlook.GROWING
+        if not week or self.hour - samples[-len(week)][0] < _MIN_HOURS:
+            return Outlook.UNKNOWN
+        most, least = max(*week, usage), min(*week, usage)
+        return Outlook.STEADY if most - least <= most * _STEADY else Outlook.UNCLEAR
 
     def level(self, scope: str) -> Level:
         """Return the level of a scope after the last check."""

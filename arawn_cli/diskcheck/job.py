@@ -42,6 +42,7 @@ from arawn_cli.events import (
     megabytes,
     percent_of,
     report_failure,
+    usage_percent_of,
 )
 from arawn_cli.fs.measure import Usage
 from arawn_cli.locks import lock_file, run_lock
@@ -64,14 +65,21 @@ class CheckResult:
     Attributes:
         summary: its last event.
         measurements: everything that was measured.
+        workstreams: the usage of each workstream.
         verdicts: the level of each scope.
+        history: the history before this check.
+        reclaimable: bytes that a cleanup would free, in the configured measure; None if unknown, or
+            if no scope needs it.
         starts_cleanup: whether to start a cleanup now.
         fail_on: the level from which on the check counts as failed, or None.
     """
 
     summary: DiskCheck
     measurements: Measurements
+    workstreams: tuple[WorkstreamUsage, ...]
     verdicts: tuple[Verdict, ...]
+    history: CheckHistory
+    reclaimable: int | None
     starts_cleanup: bool = False
     fail_on: Level | None = None
 
@@ -104,10 +112,10 @@ class _Findings:
 def check(config: Config, context: RunContext, *, fail_on: Level | None = None) -> CheckResult:
     """Measure a root, compare it with its limits, and report what exceeds them.
 
-    Emit `workstream_usage` for each workstream, `disk_pressure` for each level to report, and
+    Emit `disk_pressure` for each level to report, `workstream_usage` for each workstream, and
     `disk_check` at the end. Levels, history and `disk_pressure` events are stored in one
-    transaction. If the state file is not writable, the check still runs, but levels are not
-    remembered.
+    transaction before anything is shown. If the state file is not writable, the check still runs,
+    but levels are not remembered.
 
     Raises:
         ConfigurationError, RefusedError: the root is wrong or unsafe.
@@ -135,10 +143,14 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         )
         forecasts = {usage.scope: history.forecast(usage) for usage in scopes}
         total = next(usage for usage in scopes if usage.scope == TOTAL)
-        for tree in measurements.workstreams:
-            context.emit(_usage_event(config, context, tree, forecasts.get(scope_of(tree.row.id))))
         verdicts = _judge(config, context, found, forecasts)
         _log_levels(verdicts)
+        levels = {verdict.usage.scope: verdict.level for verdict in verdicts}
+        workstreams = []
+        for tree in measurements.workstreams:
+            scope = scope_of(tree.row.id)
+            workstreams.append(_usage_event(config, context, tree, levels.get(scope, Level.UNKNOWN), forecasts.get(scope)))
+            context.emit(workstreams[-1])
         level = worst(verdict.level for verdict in verdicts)
         if measurements.failures and level is Level.OK:
             level = Level.UNKNOWN
@@ -151,6 +163,7 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
             total_usage_bytes=total.usage,
             limit_bytes=total.limit,
             percent=percent_of(total.usage, total.limit),
+            usage_percent=usage_percent_of(total.usage, total.limit),
             workstreams=len(measurements.workstreams),
             pressure_events=sum(verdict.notify for verdict in verdicts),
             filesystem=measurements.filesystem,
@@ -170,7 +183,9 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         )
         context.emit(summary)
         is_wanted = config.maintenance.cleanup.cleanup_on == "critical" and config.remembers and not config.dry_run
-        return CheckResult(summary, measurements, tuple(verdicts), is_wanted and any(map(needs_cleanup, verdicts)), fail_on)
+        freed = None if found.reclaimable is None else freed_in(config, found.reclaimable)
+        starts_cleanup = is_wanted and any(map(needs_cleanup, verdicts))
+        return CheckResult(summary, measurements, tuple(workstreams), tuple(verdicts), history, freed, starts_cleanup, fail_on)
 
 
 def needs_cleanup(verdict: Verdict) -> bool:
@@ -287,9 +302,9 @@ def _name_in(config: Config, name: str) -> str:
     return name if config.root_name is None else f"{name} ({config.root_name})"
 
 
-def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, forecast_days: int | None) -> WorkstreamUsage:
+def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, level: Level, forecast_days: int | None) -> WorkstreamUsage:
     total = tree.total
-    limit = limit_of(config, tree.row)
+    used, limit = size_in(config, total), limit_of(config, tree.row)
     return WorkstreamUsage(
         timestamp=context.timestamp(),
         host=context.host,
@@ -300,9 +315,11 @@ def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, fore
         is_scratch=tree.row.is_scratch,
         production_bytes=size_in(config, tree.production),
         work_bytes=size_in(config, tree.work),
-        total_bytes=size_in(config, total),
+        level=level,
+        total_bytes=used,
         limit_bytes=limit,
-        percent=percent_of(size_in(config, total), limit),
+        percent=percent_of(used, limit),
+        usage_percent=usage_percent_of(used, limit),
         other_bytes=size_in(config, tree.other),
         allocated_bytes=total.allocated_bytes,
         largest_file_bytes=total.largest_file_bytes,
@@ -342,6 +359,7 @@ def _pressure_events(
                 usage_bytes=usage.usage,
                 limit_bytes=usage.limit,
                 percent=percent_of(usage.usage, usage.limit),
+                usage_percent=usage_percent_of(usage.usage, usage.limit),
                 unit=usage.unit,
                 complete=usage.complete,
                 reclaimable_bytes=freed,

@@ -30,7 +30,8 @@ class ScopeUsage:
 
     `scope` is one of `limits.FIXED`, `session:<id>`, or the scope of a workstream. `limit` is the
     limit of a warning, 0 for none. If `complete` is false, the usage is a lower bound.
-    `sample_age_secs` is the age of the oldest part of the measurement.
+    `sample_age_secs` is the age of the oldest part of the measurement. `capacity` is what an
+    ordinary user can use of a filesystem, 0 for a tree.
     """
 
     scope: str
@@ -41,6 +42,13 @@ class ScopeUsage:
     complete: bool
     unit: Unit = Unit.BYTES
     sample_age_secs: int = 0
+    capacity: int = 0
+
+    @property
+    def percent(self) -> int:
+        """Return the usage in percent of the limit, or of the capacity, rounded up as by df."""
+        whole = self.capacity or self.limit
+        return -(-self.usage * 100 // whole) if whole else 0
 
     def threshold(self, level: Level) -> int:
         """Return the usage above which a level begins; without a limit no usage is above it."""
@@ -171,6 +179,11 @@ def level_of(usage: ScopeUsage) -> Level:
 def worst(levels: Iterable[Level]) -> Level:
     """Return the most severe level, ok without any."""
     return max(levels, key=_SEVERITY.index, default=Level.OK)
+
+
+def worst_first(scope: ScopeUsage, level: Level) -> tuple[int, int, int]:
+    """Return a key that sorts scopes: the worst level first, then the fullest, then the largest."""
+    return -_SEVERITY.index(level) if level in _SEVERITY else 0, -scope.percent, -scope.usage
 
 
 def reaches(level: Level, threshold: Level) -> bool:

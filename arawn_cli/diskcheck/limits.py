@@ -119,12 +119,14 @@ def _filesystem(config: Config, filesystem: Filesystem, suffix: str) -> Iterator
     if space:
         limit, critical = pressure.filesystem_warning_percent * space // 100, pressure.filesystem_critical_percent * space // 100
         name = f"Filesystem {filesystem.mountpoint}"
-        yield ScopeUsage(f"{FILESYSTEM}{suffix}", name, filesystem.used_bytes, limit, critical, complete=True)
+        yield ScopeUsage(f"{FILESYSTEM}{suffix}", name, filesystem.used_bytes, limit, critical, complete=True, capacity=space)
     if filesystem.total_inodes:
         inodes = filesystem.used_inodes + filesystem.free_inodes
         limit, critical = pressure.inode_warning_percent * inodes // 100, pressure.inode_critical_percent * inodes // 100
         name = f"Inodes of {filesystem.mountpoint}"
-        yield ScopeUsage(f"{INODES}{suffix}", name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES)
+        yield ScopeUsage(
+            f"{INODES}{suffix}", name, filesystem.used_inodes, limit, critical, complete=True, unit=Unit.INODES, capacity=inodes
+        )
 
 
 def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage], filesystems: Mapping[str, Filesystem]) -> set[str]:

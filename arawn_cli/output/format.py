@@ -24,6 +24,14 @@ def free_space(filesystem: Filesystem) -> str:
     return f"{size(filesystem.free_bytes)} of {size(filesystem.total_bytes)}" if filesystem.total_bytes else "an unknown amount"
 
 
+def fullness(filesystem: Filesystem) -> str:
+    """Return how full a filesystem is, in percent as df shows it, and what is free."""
+    space = filesystem.used_bytes + filesystem.free_bytes
+    if not space:
+        return f"{filesystem.mountpoint} does not say how full it is"
+    return f"{filesystem.mountpoint} is {-(-filesystem.used_bytes * 100 // space)}% full, {size(filesystem.free_bytes)} free"
+
+
 def scope_label(scope: str, name: str) -> str:
     """Return a scope for people: a scratch session with its whole id, anything else by its name."""
     return f"Scratch session {scope.removeprefix(SESSION)}" if scope.startswith(SESSION) else name

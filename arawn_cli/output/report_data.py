@@ -5,7 +5,7 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +20,7 @@ from arawn_cli.diskcheck.history import (
     TRANSITIONS_KEPT,
     WINDOW_HOURS,
     CheckHistory,
+    Outlook,
     Sample,
     Transition,
     equal_steps,
@@ -29,7 +30,19 @@ from arawn_cli.diskcheck.history import (
     usage_at,
 )
 from arawn_cli.diskcheck.largest import Largest, largest_in
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, ScopeUsage, judge_all, next_limit, worst
+from arawn_cli.diskcheck.levels import (
+    FILESYSTEM,
+    INODES,
+    OWN_FILES,
+    SESSION,
+    TOTAL,
+    ScopeUsage,
+    Verdict,
+    judge_all,
+    next_limit,
+    worst,
+    worst_first,
+)
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
@@ -73,6 +86,7 @@ class ScopeReport:
     Attributes:
         trend: samples of the period, the usage now last.
         growth: bytes or inodes per day, or None if it is unknown.
+        outlook: how the usage developed in the last week.
         next_limit: the limit that the scope reaches next, or None above all limits.
         forecast_days: days until that limit is reached, or None if that is unknown, more than a
             year away, or the usage does not grow.
@@ -84,11 +98,7 @@ class ScopeReport:
     growth: float | None
     next_limit: int | None
     forecast_days: int | None
-
-    @property
-    def percent(self) -> int:
-        """Usage as a whole percentage of the limit, rounded down."""
-        return self.usage.usage * 100 // self.usage.limit if self.usage.limit else 0
+    outlook: Outlook = Outlook.UNKNOWN
 
     @property
     def has_limit(self) -> bool:
@@ -222,7 +232,7 @@ class Report:
 
     Attributes:
         days: length of the period that trends and alerts cover.
-        workstreams: the largest first.
+        workstreams: the worst first.
         filesystems: space and inodes of each filesystem, as far as it counts them.
         filesystem: that of the root.
         not_counted: mounts that no figure includes, by their path below the root.
@@ -395,22 +405,32 @@ def open_alerts(scopes: Mapping[str, ScopeReport], transitions: Sequence[Transit
         return None
 
     above = [OpenAlert(report, since(scope)) for scope, report in scopes.items() if report.level in (Level.WARNING, Level.CRITICAL)]
-    return tuple(sorted(above, key=lambda alert: (alert.scope.level is not Level.CRITICAL, -alert.scope.percent)))
+    return tuple(sorted(above, key=lambda alert: worst_first(alert.scope.usage, alert.scope.level)))
 
 
 def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
     verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
-    scopes = {}
-    for usage, level in ((verdict.usage, verdict.level) for verdict in verdicts):
-        scopes[usage.scope] = ScopeReport(
-            usage=usage,
-            level=level,
-            trend=trend_of(history.samples.get(usage.scope, ()), (history.hour, usage.usage), hours),
-            growth=history.growth(usage.scope, usage.usage) if usage.complete else None,
-            next_limit=next_limit(usage, history.level(usage.scope)),
-            forecast_days=history.forecast(usage),
-        )
-    return scopes
+    return {verdict.usage.scope: scope_report(verdict, history, hours) for verdict in verdicts}
+
+
+def scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeReport:
+    """Return a scope with its usage over the last hours."""
+    usage = verdict.usage
+    return ScopeReport(
+        usage=usage,
+        level=verdict.level,
+        trend=trend_of(history.samples.get(usage.scope, ()), (history.hour, usage.usage), hours),
+        growth=history.growth(usage.scope, usage.usage) if usage.complete else None,
+        next_limit=next_limit(usage, history.level(usage.scope)),
+        forecast_days=history.forecast(usage),
+        outlook=history.outlook(usage.scope, usage.usage) if usage.complete else Outlook.UNKNOWN,
+    )
+
+
+def alerts_of(scopes: Iterable[ScopeReport]) -> tuple[ScopeReport, ...]:
+    """Return the scopes that are not ok, the worst first."""
+    alerts = [scope for scope in scopes if scope.level in (Level.WARNING, Level.CRITICAL)]
+    return tuple(sorted(alerts, key=lambda scope: worst_first(scope.usage, scope.level)))
 
 
 def _workstreams(
@@ -424,7 +444,7 @@ def _workstreams(
             scope = ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
         production, work, other = (size_in(config, part) for part in (tree.production, tree.work, tree.other))
         found.append(WorkstreamReport(tree.row.id, scope, production, work, other, largest.get(tree.row.id)))
-    return tuple(sorted(found, key=lambda workstream: workstream.scope.usage.usage, reverse=True))
+    return tuple(sorted(found, key=lambda workstream: worst_first(workstream.scope.usage, workstream.scope.level)))
 
 
 def _orphans(config: Config, layout: Layout, measured: Measurements, decisions: Sequence[Decision]) -> tuple[Orphan, ...]:

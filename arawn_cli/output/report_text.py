@@ -1,26 +1,49 @@
-"""Render a report for a terminal, with bars and sparklines."""
+"""Render a disk check and a report for a terminal, with bars and sparklines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from arawn_cli.events import Level
+from arawn_cli.diskcheck.history import WINDOW_HOURS
+from arawn_cli.diskcheck.job import CheckResult
+from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, worst_first
+from arawn_cli.diskcheck.limits import scope_of
+from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, day, free_space, minute
-from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport, SessionReport
-from arawn_cli.output.tables import LEVEL_STYLES, plain_table, usage_bar
+from arawn_cli.output.format import age, day, fullness, minute, mounts_in_words
+from arawn_cli.output.report_data import (
+    MAX_ALERTS,
+    MAX_DIRECTORIES,
+    MAX_SESSIONS,
+    Report,
+    ScopeReport,
+    SessionReport,
+    alerts_of,
+    scope_report,
+)
+from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, bare_table
 from arawn_cli.units import count, size
 
-# From this width on there is room for the change beside the trend.
-_WIDE = 108
+_BAR_WIDTH = 16
+_TREND_WIDTH = 14
+
+_LEAST_NAME = 20  # columns that a name gets before others are shown
+
+_ROWS = 10  # of usage, unless more scopes are not ok
+_ROWS_MAX = 20
+
+_RIGHT_ALIGNED = frozenset({"used", "limit", "percent", "change"})
+_OPTIONAL = ("forecast", "trend", "limit", "date", "bar", "change")
+"""Columns of usage that are left out if there is no room, the most important first."""
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*#"
@@ -41,16 +64,174 @@ class Sparkline:
         yield Text("".join(line), style="cyan")
 
 
-def renderables(report: Report, width: int) -> Iterator[RenderableType]:
-    """Render a report for a terminal with this number of columns, from top to bottom."""
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar that is full at the limit, or at the capacity of a filesystem, whose limit is a mark."""
+
+    scope: ScopeReport
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_BAR_WIDTH, _BAR_WIDTH)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        usage = self.scope.usage
+        full, empty, mark = "#-|" if options.ascii_only else "█░│"
+        filled = min(round(usage.percent * _BAR_WIDTH / 100), _BAR_WIDTH)
+        cells = list(full * filled + empty * (_BAR_WIDTH - filled))
+        if usage.capacity:
+            cells[min(usage.limit * _BAR_WIDTH // usage.capacity, _BAR_WIDTH - 1)] = mark
+        bar = Text("".join(cells))
+        bar.stylize(LEVEL_STYLES[self.scope.level], 0, filled)  # the rest has the terminal's own colour
+        yield bar
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTable:
+    """Usage, level and forecast of scopes, each with its name: the columns for which there is room.
+
+    `hours` is the period of the trend, which ends at `now`; 0 shows no trend and no dates.
+    """
+
+    rows: Sequence[tuple[str, ScopeReport]]
+    hours: int = 0
+    now: int = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        rows = [self._cells(scope) for _, scope in self.rows]
+        headings = {
+            heading: "full" if heading == "percent" else "" if heading in ("bar", "level", "date") else heading for heading in rows[0]
+        }
+        widths = {
+            heading: GAP + max(len(title), *(console.measure(row[heading]).maximum for row in rows)) for heading, title in headings.items()
+        }
+        longest = max(cell_len(name) for name, _ in self.rows)
+        shown = [heading for heading in headings if heading not in _OPTIONAL]
+        left = options.max_width - sum(widths[heading] for heading in shown)
+        for heading in _OPTIONAL:
+            if heading in widths and left - widths[heading] >= min(longest, _LEAST_NAME):
+                shown.append(heading)
+                left -= widths[heading]
+        table = bare_table()
+        table.add_column("", no_wrap=True, overflow="ellipsis", width=max(min(longest, left), 1))
+        columns = [heading for heading in headings if heading in shown]
+        for heading in columns:
+            table.add_column(headings[heading], justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=True)
+        for (name, _), row in zip(self.rows, rows, strict=True):
+            table.add_row(Text(name), *(row[heading] for heading in columns))
+        yield table
+
+    def _cells(self, scope: ScopeReport) -> dict[str, RenderableType]:
+        """Return the cells of a row by column, in their order."""
+        style = LEVEL_STYLES[scope.level]
+        trend: dict[str, RenderableType] = {
+            "trend": Sparkline(scope.curve(self.hours, _TREND_WIDTH)),
+            "change": Text(words.change(scope)),
+        }
+        return {
+            "used": Text(words.used(scope), style),
+            "limit": Text(words.limit(scope)),
+            "bar": Bar(scope) if scope.has_limit else "",
+            "percent": Text(words.share(scope), style),
+            **(trend if self.hours else {}),
+            "level": Text("" if scope.level is Level.OK else scope.level, style),
+            "forecast": Text("" if scope.next_limit is None and scope.level is not Level.UNKNOWN else words.forecast(scope)),
+            **({"date": Text(words.forecast_day(scope, self.now))} if self.hours else {}),
+        }
+
+
+def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: bool) -> Iterator[RenderableType]:
+    """Render a disk check. `options` name the root on a command line; `verbose` shows every workstream with its id."""
+    scopes = {verdict.usage.scope: scope_report(verdict, result.history, WINDOW_HOURS) for verdict in result.verdicts}
+    alerts, summary = alerts_of(scopes.values()), result.summary
+    total = scopes[TOTAL]
+    headline = words.headline(alerts, complete=summary.complete)
+    yield Text.assemble((str(summary.level), LEVEL_STYLES[summary.level]), f": {headline}", " (dry run)" if summary.dry_run else "")
+    forecast = f" {words.forecast(total).capitalize()}." if total.forecast_days is not None else ""
+    yield Text(words.summary(total, summary.workstreams) + forecast)
+    yield Text("; ".join(_disk(summary)))
+    workstreams = {event.workstream_id: _workstream_scope(event, scopes) for event in result.workstreams}
+    others = [scope for scope in alerts if scope not in workstreams.values() and scope is not total]
+    ranked = sorted((*workstreams.values(), *others), key=lambda scope: worst_first(scope.usage, scope.level))
+    shown, rest = (ranked, []) if verbose else _most_important(ranked)
+    yield ""
+    yield UsageTable([(escape(scope.usage.name), scope) for scope in shown])
+    if rest:
+        yield Text(_rest(rest), style="dim")
+    if verbose:
+        yield ""
+        for event in result.workstreams:
+            areas = words.areas(event.production_bytes, event.work_bytes, event.other_bytes)
+            yield Text(f"{event.workstream_id}: {escape(event.workstream_name)}, {areas}")
+    yield from _check_notes(result)
+    if alerts:
+        yield ""
+        if result.reclaimable:
+            freed = size(result.reclaimable)
+            yield from _advice(f"A cleanup would free {freed}. To see what it would remove:", "scratch-cleanup", "-n", *options)
+        yield from _advice("To see what grows, and the largest sessions:", "report", *options)
+
+
+def _advice(text: str, *arguments: str) -> Iterator[Text]:
+    """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
+    yield Text(text)
+    yield Text(f"  {shlex.join(('arawn-cli', *arguments))}", no_wrap=True, overflow="ignore")
+
+
+def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:
+    """Return the scope of a workstream; without the database its limit, and so its level, is unknown."""
+    scope = scope_of(event.workstream_id.removeprefix(f"{event.root}/"))
+    usage = ScopeUsage(scope, event.workstream_name, event.total_bytes, 0, 0, event.complete)
+    return scopes.get(scope, ScopeReport(usage, Level.UNKNOWN, (), None, None, None))
+
+
+def _disk(summary: DiskCheck) -> Iterator[str]:
+    for filesystem in (summary.filesystem, *summary.mounted):
+        yield fullness(filesystem)
+    if summary.own_files_bytes:
+        yield f"Arawn's own files: {size(summary.own_files_bytes)}"
+    if summary.trash_bytes:
+        yield f"the trash holds {size(summary.trash_bytes)}"
+    if summary.foreign:
+        yield f"foreign files: {size(summary.foreign_bytes)}"
+
+
+def _check_notes(result: CheckResult) -> Iterator[Text]:
+    """Render what the figures do not include, and which scopes recovered."""
+    summary = result.summary
+    for verdict in result.verdicts:
+        if verdict.notify and verdict.level is Level.OK:
+            yield Text(f"ok again: {escape(verdict.usage.name)}", style=LEVEL_STYLES[Level.OK])
+    if summary.not_counted:
+        yield Text(f"Not counted: {mounts_in_words(summary.not_counted)}.")
+    if not summary.complete:
+        yield Text(f"Incomplete: {words.unread(summary.failure_count)}", style="bold red")
+        for failure in result.measurements.failures[:MAX_ALERTS]:
+            yield Text(f"  {escape(str(failure))}", style="red")
+
+
+def _most_important(ranked: Sequence[ScopeReport]) -> tuple[Sequence[ScopeReport], Sequence[ScopeReport]]:
+    """Return the first of the scopes, which are those to look at, and the rest."""
+    wanted = sum(scope.level is not Level.OK or not scope.usage.complete for scope in ranked)
+    number = min(max(wanted, _ROWS), _ROWS_MAX)
+    return (ranked, ()) if len(ranked) <= number + 1 else (ranked[:number], ranked[number:])
+
+
+def _rest(scopes: Sequence[ScopeReport]) -> str:
+    """Return how many scopes are not shown, and how much they use."""
+    bad = sum(scope.level is not Level.OK for scope in scopes)
+    used = size(sum(scope.usage.usage for scope in scopes if scope.usage.unit is Unit.BYTES))
+    return f"and {len(scopes):,} more, {used} together, {f'{bad:,} of them not ok' if bad else 'all ok'} (-v lists them)"
+
+
+def renderables(report: Report, *, verbose: bool = False) -> Iterator[RenderableType]:
+    """Render a report, from top to bottom; `verbose` shows every workstream."""
     yield from _head(report)
+    if report.alerts:
+        yield from _open_alerts(report)
     yield _heading(f"Usage, and its trend over {count(report.days, 'day')}" if report.has_history else "Usage")
-    yield _usage_table(report, width)
+    yield from _usage(report, verbose=verbose)
     if not report.has_history:
         yield Text(words.NO_HISTORY, style="dim")
-    trash = f"the trash holds {size(report.trash)}" if report.trash else "the trash is empty"
-    foreign = f", foreign files: {size(report.foreign)}" if report.foreign else ""
-    yield Text(f"{escape(report.filesystem.mountpoint)} has {free_space(report.filesystem)} free, {trash}{foreign}.")
     if report.not_counted:
         yield Text(words.not_counted(report))
     if report.sessions:
@@ -68,69 +249,47 @@ def renderables(report: Report, width: int) -> Iterator[RenderableType]:
 def _head(report: Report) -> Iterator[RenderableType]:
     style = LEVEL_STYLES.get(report.level, "") if report.complete else "bold red"
     yield Text.assemble(("Disk report", "bold"), f"  {escape(report.host)}:{escape(report.root)}  {minute(report.now)} UTC")
-    yield Text.assemble((words.verdict(report), style), f": {words.summary(report)}")
+    yield Text.assemble(
+        (words.verdict(report), style), f": {words.headline([alert.scope for alert in report.alerts], complete=report.complete)}"
+    )
+    yield Text(words.summary(report.total, len(report.workstreams)))
+    trash = f"the trash holds {size(report.trash)}" if report.trash else "the trash is empty"
+    foreign = f"; foreign files: {size(report.foreign)}" if report.foreign else ""
+    yield Text(f"{escape(fullness(report.filesystem))}; {trash}{foreign}")
     if report.problems:
-        yield Text(f"Incomplete: {words.incomplete(report)}", style="bold red")
+        yield Text(f"Incomplete: {words.unread(len(report.problems))}", style="bold red")
         for problem in report.problems[:MAX_ALERTS]:
             yield Text(f"  {escape(problem)}", style="red")
 
 
-def _usage_table(report: Report, width: int) -> Table:
-    """Render usage and limits; the trend needs a history, the change a wide terminal as well."""
-    wide = width >= _WIDE
-    bar_width, trend_width = (16, 14) if wide else (10, 10)
-    table = plain_table()
-    table.add_column("", overflow="fold")
-    for heading in ("used", "limit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of limit", width=bar_width)
-    table.add_column("", justify="right", no_wrap=True)
-    if report.has_history:
-        table.add_column("trend", no_wrap=True)
-    if report.has_history and wide:
-        table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("forecast", overflow="fold")
+def _open_alerts(report: Report) -> Iterator[RenderableType]:
+    yield _heading("Open alerts")
+    for alert in report.alerts[:MAX_ALERTS]:
+        style = LEVEL_STYLES[alert.scope.level]
+        yield Text.assemble((str(alert.scope.level), style), f": {words.problem(alert.scope)}, {words.opened(alert)}")
+        yield Text(f"  {words.next_step(alert, report)}", no_wrap=True, overflow="ignore")
+    yield from _more(len(report.alerts) - MAX_ALERTS)
 
-    def cells(label: str, scope: ScopeReport) -> Iterator[RenderableType]:
-        style = LEVEL_STYLES[scope.level]
-        yield Text(label)
-        yield Text(words.used(scope), style=style)
-        yield words.limit(scope)
-        yield usage_bar(scope.percent, style, bar_width) if scope.has_limit else ""
-        yield Text(words.share(scope), style=style)
-        if report.has_history:
-            yield Sparkline(scope.curve(report.days * 24, trend_width))
-        if report.has_history and wide:
-            yield words.change(scope)
-        level = "" if scope.level is Level.OK else f"{scope.level}: "
-        forecast_day = words.forecast_day(scope, report.now)
-        yield Text.assemble((level, style), words.forecast(scope), f", {forecast_day}" if forecast_day else "")
 
-    for workstream in report.workstreams:
-        table.add_row(*cells(escape(workstream.scope.usage.name), workstream.scope))
-    others = (
-        ("all workstreams", report.total),
-        ("Arawn's own files", report.own_scope),
-        *((escape(scope.usage.name), scope) for scope in report.filesystems),
+def _usage(report: Report, *, verbose: bool) -> Iterator[RenderableType]:
+    workstreams = [workstream.scope for workstream in report.workstreams]
+    shown, rest = (workstreams, []) if verbose else _most_important(workstreams)
+    others = [scope for scope in (report.total, report.own_scope, *report.filesystems) if scope is not None]
+    yield UsageTable(
+        [(escape(scope.usage.name), scope) for scope in (*others, *shown)], report.days * 24 if report.has_history else 0, report.now
     )
-    for label, scope in others:
-        if scope:
-            table.add_row(*cells(label, scope))
-    return table
+    if rest:
+        yield Text(_rest(rest), style="dim")
 
 
-def _session_table(sessions: Iterable[SessionReport], report: Report) -> Table:
-    table = plain_table("session", "size", "last activity", "cleanup")
+def _session_table(sessions: Iterable[SessionReport], report: Report) -> Listing:
+    rows = []
     for session in sessions:
         style = LEVEL_STYLES[session.level]
-        level = "" if session.level is Level.OK else f" ({session.level})"
-        table.add_row(
-            Text.assemble(escape(session.id), (level, style)),
-            Text(size(session.size), style=style),
-            age(session.last_activity, report.now),
-            words.due(session),
-        )
-    return table
+        level = "" if session.level is Level.OK else f"{session.level}, "
+        due = Text.assemble((level, style), words.due(session))
+        rows.append((escape(session.id), age(session.last_activity, report.now), Text(size(session.size), style), due))
+    return Listing(("session", "last used", "size", "cleanup"), rows)
 
 
 def _cleanup(report: Report) -> Iterator[RenderableType]:
@@ -152,21 +311,20 @@ def _orphans(report: Report) -> Iterator[RenderableType]:
     if not report.orphans:
         yield Text(words.NO_ORPHANS, style="dim")
         return
-    table = plain_table("directory", "of", "size", "why")
-    for orphan in report.orphans[:MAX_DIRECTORIES]:
-        used = words.at_least(orphan.size, complete=orphan.complete)
-        table.add_row(Text(escape(orphan.path)), Text(escape(orphan.title)), used, orphan.kind)
-    yield table
+    yield Listing(
+        ("directory", "size", "of", "why"),
+        [
+            (escape(orphan.path), words.at_least(orphan.size, complete=orphan.complete), escape(orphan.title), orphan.kind)
+            for orphan in report.orphans[:MAX_DIRECTORIES]
+        ],
+    )
     yield from _more(len(report.orphans) - MAX_DIRECTORIES)
 
 
 def _own_files(report: Report) -> Iterator[RenderableType]:
     for title, directory in words.directories(report):
         yield _heading(title)
-        table = plain_table("entry", "size")
-        for name, number in directory.entries[:MAX_DIRECTORIES]:
-            table.add_row(Text(name), size(number))
-        yield table
+        yield Listing(("entry", "size"), [(name, size(number)) for name, number in directory.entries[:MAX_DIRECTORIES]])
         yield from _more(len(directory.entries) - MAX_DIRECTORIES)
 
 
@@ -193,11 +351,13 @@ def _removals(report: Report) -> Iterator[RenderableType]:
     if not report.removals:
         yield Text(words.NO_REMOVALS, style="dim")
         return
-    table = plain_table("session", "removed", "size", "why")
-    table.columns[0].no_wrap = True  # rather fold the reason
-    for removal in report.removals[:MAX_SESSIONS]:
-        table.add_row(Text(escape(removal.session)), day(removal.removed_at), size(removal.bytes), words.removal(removal))
-    yield table
+    yield Listing(
+        ("session", "removed", "size", "why"),
+        [
+            (escape(removal.session), day(removal.removed_at), size(removal.bytes), words.removal(removal))
+            for removal in report.removals[:MAX_SESSIONS]
+        ],
+    )
     yield from _more(len(report.removals) - MAX_SESSIONS)
 
 

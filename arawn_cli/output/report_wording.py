@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from shlex import quote
 
 from arawn_cli.arawn.layout import SCRATCH
-from arawn_cli.diskcheck.history import Transition
+from arawn_cli.diskcheck.history import Outlook, Transition
 from arawn_cli.diskcheck.largest import Largest
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, worst
 from arawn_cli.diskcheck.limits import scope_of
-from arawn_cli.events import REMOVED_FOR, Level, Reason
+from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
 from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
 from arawn_cli.output.report_data import (
@@ -63,12 +64,32 @@ _KEPT = {
 """The words for every reason that keeps a session."""
 
 
-def summary(report: Report) -> str:
+def summary(total: ScopeReport, workstreams: int) -> str:
     """Return the total in one sentence."""
-    total, workstreams = report.total, count(len(report.workstreams), "workstream")
+    found = count(workstreams, "workstream")
     if not total.has_limit:
-        return f"{used(total)} in {workstreams}, {limit(total)}."
-    return f"{used(total)} of {limit(total)} in {workstreams}, {total.percent}% of the limit."
+        return f"{used(total)} in {found}, {limit(total)}."
+    return f"{used(total)} of {limit(total)} in {found}, {share(total)} of the limit."
+
+
+def headline(alerts: Sequence[ScopeReport], *, complete: bool) -> str:
+    """Return the worst problem, and the number of the others. `alerts` are the scopes that are not ok, the worst first."""
+    if alerts:
+        others = f", and {count(len(alerts) - 1, 'more alert')}" if alerts[1:] else ""
+        return problem(alerts[0]) + others
+    return "everything is within its limits" if complete else "not everything could be read; the rest is within its limits"
+
+
+def problem(scope: ScopeReport) -> str:
+    """Return how full a scope is, as a sentence without a period."""
+    usage, name = scope.usage, escape(scope.usage.name)
+    more = "" if usage.complete else "at least "
+    if usage.capacity:
+        return f"{name} is {share(scope)} full" if usage.unit is Unit.BYTES else f"{name} are {share(scope)} used"
+    if not usage.limit:
+        return f"{name}: {used(scope)}, without a limit"
+    plural = usage.scope in (TOTAL, OWN_FILES)
+    return f"{name} {'are' if plural else 'is'} at {more}{share(scope)} of {'their' if plural else 'its'} limit"
 
 
 def verdict(report: Report) -> str:
@@ -76,9 +97,9 @@ def verdict(report: Report) -> str:
     return "incomplete" if report.level is Level.OK and not report.complete else str(report.level)
 
 
-def incomplete(report: Report) -> str:
+def unread(number: int) -> str:
     """Return how much could not be read, as a sentence."""
-    return f"{count(len(report.problems), 'part')} could not be read. The figures do not include it."
+    return f"{count(number, 'part')} could not be read. The figures do not include it."
 
 
 def used(scope: ScopeReport) -> str:
@@ -105,17 +126,21 @@ def limit(scope: ScopeReport) -> str:
     """Return the warning limit."""
     if scope.level is Level.UNKNOWN:
         return "unknown"
+    if scope.usage.capacity:
+        return f"{-(-scope.usage.limit * 100 // scope.usage.capacity)}%"
     return amount(scope.usage.limit, scope.usage.unit) if scope.usage.limit else "no limit"
 
 
 def share(scope: ScopeReport) -> str:
-    """Return the usage in percent of the limit, or nothing without a known limit."""
-    return f"{scope.percent}%" if scope.has_limit else ""
+    """Return the usage in percent of the limit, or of a filesystem, or nothing without a known limit."""
+    return f"{scope.usage.percent}%" if scope.has_limit else ""
 
 
 def share_of_limit(scope: ScopeReport) -> str:
     """Return the usage in percent of the limit, and the limit, or that there is none."""
-    return f"{share(scope)} of {limit(scope)}" if share(scope) else forecast(scope)
+    if not share(scope):
+        return forecast(scope)
+    return f"{share(scope)}, limit {limit(scope)}" if scope.usage.capacity else f"{share(scope)} of {limit(scope)}"
 
 
 def change(scope: ScopeReport) -> str:
@@ -136,11 +161,11 @@ def forecast(scope: ScopeReport) -> str:
     if scope.next_limit is None:
         return "above both limits"
     if scope.forecast_days is not None:
-        which = "critical" if scope.next_limit > scope.usage.limit else "limit"
+        which = Level.CRITICAL if scope.next_limit > scope.usage.limit else Level.WARNING
         return f"{which} in {scope.forecast_days} d" if scope.forecast_days else f"{which} today"
-    if scope.growth is None:
-        return "not yet known" if scope.usage.complete else "unknown"
-    return "not growing" if scope.growth <= 0 else "not within a year"
+    if not scope.usage.complete:
+        return "unknown"
+    return "not within a year" if scope.outlook is Outlook.GROWING else scope.outlook
 
 
 def forecast_day(scope: ScopeReport, now: int) -> str:
@@ -161,9 +186,9 @@ def identifier(workstream: WorkstreamReport) -> str:
     return "" if workstream.id in (workstream.scope.usage.name, SCRATCH) else escape(workstream.id)
 
 
-def areas(workstream: WorkstreamReport) -> str:
+def areas(production: int, work: int, other: int) -> str:
     """Return the usage of a workstream by area."""
-    sizes = {"production": workstream.production, "work": workstream.work, "other": workstream.other}
+    sizes = {"production": production, "work": work, "other": other}
     return ", ".join(f"{area} {size(number)}" for area, number in sizes.items() if number) or "empty"
 
 

@@ -114,9 +114,9 @@ def test_show_tells_each_value_its_source_and_no_secret(run: Command, tree: Samp
     assert "hunter" not in done.stdout + done.stderr
     told = {str(event["key"]): (event["value"], event["source"]) for event in done.of_type("effective_setting")}
     assert set(told) == {key for key, field in fields_of(ConfigFile) if field.description and not key.startswith("maintenance.roots.")}
-    assert told["maintenance.root"] == (json.dumps(str(tree.root)), "--base-path")
-    assert told["paths.cleanup.scratch_cleanup_days"] == ("9", str(file))
-    assert told["maintenance.nice"] == ("10", "default")
+    assert told["maintenance.root"] == (str(tree.root), "--base-path")
+    assert told["paths.cleanup.scratch_cleanup_days"] == (9, str(file))
+    assert told["maintenance.nice"] == (10, "default")
 
 
 def test_show_on_a_terminal_has_a_line_for_each_value(environment: dict[str, str], tree: SampleTree) -> None:

@@ -122,7 +122,7 @@ def test_a_limit_that_matches_nothing_is_told(run: RunCommand, filled: SampleTre
 def test_the_table_shows_workstreams_pressure_and_verdict(run: RunCommand, filled: SampleTree, tmp_path: Path) -> None:
     config = limited(tmp_path, "[maintenance.pressure.limits]\nblog = 900000\n")
     out = check(run, filled, "--config", config, "--format", "table").stdout
-    for piece in ("My blog", "Scratch", "116%", "warning: My blog uses 1.0 MiB", "foreign files: 16 bytes"):
+    for piece in ("My blog", "Scratch", "117%", "warning: My blog is at 117% of its limit", "foreign files: 16 bytes"):
         assert piece in " ".join(out.split())
 
 

@@ -102,7 +102,7 @@ def report(name: str = "My blog", *, history: bool = True) -> Report:
 
 def text(shown: Report, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    for renderable in renderables(shown, width):
+    for renderable in renderables(shown):
         console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

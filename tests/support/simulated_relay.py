@@ -76,6 +76,7 @@ def pressure(number: int, level: Level = Level.WARNING) -> DiskPressure:
         workstream_name="A",
         usage_bytes=2_000_000,
         limit_bytes=1_000_000,
+        usage_percent=50.0,
         percent=200,
         unit=Unit.BYTES,
         complete=True,

@@ -22,12 +22,12 @@ from tests.support.tree import SampleTree
 
 COMMON = {"type", "id", "timestamp", "host", "root", "dry_run"}
 KEYS = {
-    "disk_pressure": "level scope usage_mb limit_mb workstream_id workstream_name usage_bytes limit_bytes percent unit complete "
-    "reclaimable_bytes forecast_days sample_age_secs",
-    "workstream_usage": "workstream_id workstream_name is_scratch production_bytes work_bytes total_bytes limit_bytes percent "
-    "other_bytes allocated_bytes largest_file_bytes files sessions complete forecast_days sample_age_secs",
-    "disk_check": "level total_usage_bytes limit_bytes percent workstreams pressure_events own_files_bytes filesystem mounted "
-    "not_counted trash_bytes "
+    "disk_pressure": "level scope usage_mb limit_mb workstream_id workstream_name usage_bytes limit_bytes percent usage_percent unit "
+    "complete reclaimable_bytes forecast_days sample_age_secs",
+    "workstream_usage": "workstream_id workstream_name is_scratch level production_bytes work_bytes total_bytes limit_bytes percent "
+    "usage_percent other_bytes allocated_bytes largest_file_bytes files sessions complete forecast_days sample_age_secs",
+    "disk_check": "level total_usage_bytes limit_bytes percent usage_percent workstreams pressure_events own_files_bytes filesystem "
+    "mounted not_counted trash_bytes "
     "sample_age_secs complete duration_ms forecast_days foreign foreign_count foreign_bytes failures failure_count",
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_freed bytes_trashed trash_until database_found chats "

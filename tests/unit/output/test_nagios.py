@@ -25,7 +25,7 @@ STATUS_LINE = re.compile(r"DISK (OK|WARNING|CRITICAL|UNKNOWN) - [^|\n]+( \| ('[^
 
 @pytest.mark.parametrize(
     ("limit", "code", "text"),
-    [(10**6, 0, "OK - total 5.4KiB of 10.0GiB"), (3_000, 1, "WARNING - blog 3.4KiB of 2.9KiB"), (100, 2, "CRITICAL - blog")],
+    [(10**6, 0, "OK - total 5.4KiB of 10GiB"), (3_000, 1, "WARNING - blog 3.4KiB of 2.9KiB"), (100, 2, "CRITICAL - blog")],
 )
 def test_the_status_line_and_the_return_code(
     run: RunCommand, filled: SampleTree, config: Callable[..., Path], limit: int, code: int, text: str

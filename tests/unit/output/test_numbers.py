@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from arawn_cli.events import DiskPressure, Event, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.output.nagios import status
 from arawn_cli.output.prometheus import StateFigures, check_metrics, cleanup_metrics
 from arawn_cli.output.report_html import page
+from arawn_cli.output.report_text import check_renderables
 from arawn_cli.output.tables import Tables
 from arawn_cli.timestamps import DAY
 from arawn_cli.timestamps import render as timestamp
@@ -32,6 +33,18 @@ def shown(events: list[Event]) -> str:
     tables = Tables(console, verbose=False)
     for event in events:
         tables.emit(event)
+    return _words(console)
+
+
+def drawn(renderables: Iterable[RenderableType]) -> str:
+    """What a screen says, on one line."""
+    console = Console(file=io.StringIO(), width=300)
+    for renderable in renderables:
+        console.print(renderable)
+    return _words(console)
+
+
+def _words(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return " ".join(console.file.getvalue().split())
 
@@ -76,7 +89,7 @@ def test_all_outputs_say_the_same_before_and_after_a_cleanup(
     assert {event.reclaimable_bytes for event in alerts if isinstance(event, DiskPressure) and event.scope in ("scratch", "total")} == {
         freed
     }
-    assert f"a cleanup would free {size(freed)}" in shown(alerts)
+    assert f"A cleanup would free {size(freed)}." in drawn(check_renderables(result, (), verbose=False))
     report = reported(tree, config)
     assert report.cleanup is not None
     assert (report.cleanup.freed, report.cleanup.trashed) == (freed, trashed)

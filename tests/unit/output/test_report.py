@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from arawn_cli.cleanup.sessions import Decision
-from arawn_cli.diskcheck.history import Transition, equal_steps, trend_of, usage_at
+from arawn_cli.diskcheck.history import Outlook, Transition, equal_steps, trend_of, usage_at
 from arawn_cli.diskcheck.levels import TOTAL
 from arawn_cli.events import Level, Reason, Unit
 from arawn_cli.output import report_html, report_wording
@@ -33,9 +33,11 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "131.6 MiB of 190.7 MiB in 1 workstream, 69% of the limit.",
         "My blog",
         "124.0 MiB",
-        "critical in 70 d, 2026-05-27",
-        "limit in 62 d, 2026-05-19",
-        "+13.4 MiB",
+        "critical in 70 d",
+        "2026-05-27",
+        "warning in 62 d",
+        "2026-05-19",
+        "+13.4 MiB" if form is not text else "▁▁▂▂▃▃▄▅▅▆▆▇▇█",
         "A cleanup now would remove 1 session. It would free 2.9 MiB.",
         "2026-03-23",
         "12 d ago",
@@ -66,12 +68,12 @@ def test_what_could_not_be_read_is_told(form: Callable[[Report], str]) -> None:
 
 
 def test_a_forecast_says_why_it_names_no_day() -> None:
-    calm = scope_report("blog", "blog", 50, 100, grown(50))
+    calm = replace(scope_report("blog", "blog", 50, 100, grown(50)), outlook=Outlook.GROWING)
     assert report_wording.forecast(calm) == "not within a year"
-    assert report_wording.forecast(replace(calm, growth=0.0)) == "not growing"
-    assert report_wording.forecast(replace(calm, growth=None)) == "not yet known"
+    for outlook in (Outlook.STEADY, Outlook.UNCLEAR, Outlook.UNKNOWN):
+        assert report_wording.forecast(replace(calm, outlook=outlook)) == outlook.value
     assert report_wording.forecast(replace(calm, next_limit=None)) == "above both limits"
-    assert report_wording.forecast(replace(calm, forecast_days=0)) == "limit today"
+    assert report_wording.forecast(replace(calm, forecast_days=0)) == "warning today"
     assert report_wording.forecast_day(replace(calm, forecast_days=3), NOW) == "2026-03-21"
 
 
@@ -88,7 +90,7 @@ def test_a_scope_without_a_limit_has_no_share_and_no_forecast(form: Callable[[Re
 def test_a_terminal_without_block_characters_gets_others() -> None:
     console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=120)
     with console.capture() as capture:
-        for renderable in renderables(report(), 120):
+        for renderable in renderables(report()):
             console.print(renderable)
     assert re.search(r"_+\.+-+=+\++\*+#+", capture.get())
     assert capture.get().isascii()
