@@ -76,7 +76,7 @@ def without_the_day_and_the_machine(text: str) -> str:
     """The text in one line: the free space of the machine decides where a line breaks."""
     lines = [line for line in text.splitlines() if not re.match(r"(?:warning|critical): (?:filesystem|inodes) ", line)]
     joined = " ".join(" ".join(lines).split())
-    for pattern in (r"\d{4}-\d\d-\d\d", r"\d\d:\d\d UTC", r"/\S*/arawn-demo-\w+", r"; \S+ has [^;]* free"):
+    for pattern in (r"\d{4}-\d\d-\d\d", r"\d\d:\d\d UTC", r"/\S*/arawn-demo-\w+", r"\S+ is \d+% full, [^;]* free"):
         joined = re.sub(pattern, "-", joined)
     return joined
 
