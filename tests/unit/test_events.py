@@ -48,6 +48,7 @@ PART_KEYS = {
 WORDS = {
     ("DiskPressure", "level"): "ok warning critical unknown",
     ("DiskPressure", "unit"): "bytes inodes",
+    ("WorkstreamUsage", "level"): "ok warning critical unknown",
     ("DiskCheck", "level"): "ok warning critical unknown",
     ("ScratchSessionEvent", "action"): "deleted trashed restored would_delete would_trash would_restore kept failed",
     ("ScratchSessionEvent", "reason"): "active recent_files kept_last protected attached locked in_use mount_inside not_a_directory "

@@ -72,12 +72,12 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
     flags = Flags(config=path, root="lab")
     found = {setting.key: (setting.value, setting.source) for setting in settings_of(load(flags, {}), flags, {"ARAWN_BASE_PATH": "/env"})}
     assert found["maintenance.root"] == ("/lab", f"{path}: maintenance.roots[1].path")
-    assert found["paths.usage.session_warning_mb"] == ("7", f"{path}: maintenance.roots[1].session_warning_mb")
-    protect = ('["y"]', f"{path}: maintenance.cleanup.protect and maintenance.roots[1].protect")
+    assert found["paths.usage.session_warning_mb"] == (7, f"{path}: maintenance.roots[1].session_warning_mb")
+    protect = (["y"], f"{path}: maintenance.cleanup.protect and maintenance.roots[1].protect")
     assert found["maintenance.cleanup.protect"] == protect
-    assert found["paths.cleanup.scratch_cleanup_days"] == ("10", str(path))
-    assert found["maintenance.database"] == ("null", "default")
-    assert found["paths.usage.total_warning_gb"] == ("10", "default")
+    assert found["paths.cleanup.scratch_cleanup_days"] == (10, str(path))
+    assert found["maintenance.database"] == (None, "default")
+    assert found["paths.usage.total_warning_gb"] == (10, "default")
 
 
 @pytest.mark.parametrize(
