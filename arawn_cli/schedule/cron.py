@@ -24,6 +24,8 @@ CRON_FILE = "arawn-cli"
 BLOCK = "crontab"
 
 _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+# By default logger(1) of util-linux cuts after 1 KiB. A datagram to /dev/log can have about 200 KiB.
+_WHOLE_EVENTS = ("--size", "128KiB")
 _LINE_MAX = 998  # cron ignores longer lines
 
 # Recognised by the first words, so that a marker is found even if an editor changed the rest or
@@ -38,7 +40,7 @@ def cron_file(settings: Settings) -> str:
         ConfigurationError: cron has no times for an interval, or a line cannot hold a path.
     """
     return (
-        "# Only warnings and errors are logged, so cron mails only problems. Results go to the system log.\n"
+        f"# Only warnings and errors are logged, so cron mails only problems. {_results(settings)}\n"
         "# The jobs run as the account that runs the Arawn server and owns its data.\n"
         "SHELL=/bin/sh\n"
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
@@ -55,7 +57,12 @@ def cron_block(settings: Settings) -> str:
     Raises:
         ConfigurationError: cron has no times for an interval, or a line cannot hold a path.
     """
-    return "# Only warnings and errors are logged, so cron mails only problems, to this account or to MAILTO.\n" + _lines(settings)
+    mails = "# Only warnings and errors are logged, so cron mails only problems, to this account or to MAILTO."
+    return f"{mails} {_results(settings)}\n{_lines(settings)}"
+
+
+def _results(settings: Settings) -> str:
+    return "Results are not logged: there is no logger of util-linux." if settings.logger is None else "Results go to the system log."
 
 
 def _lines(settings: Settings) -> str:
@@ -73,7 +80,8 @@ def _line(settings: Settings, job: Job) -> str:
     command = (*settings.command, job.name, *settings.options, "--unless-running")
     if settings.logger is None:
         return " ".join([*words, cron_command((*command, "--format", "none"))])
-    return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command((settings.logger, "-t", job.unit))])
+    log = (settings.logger, *_WHOLE_EVENTS, "-t", job.unit)
+    return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command(log)])
 
 
 def cron_command(words: Sequence[str]) -> str:

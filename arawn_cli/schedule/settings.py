@@ -101,7 +101,7 @@ class Settings:
         owner: the id of the account that owns the root, as which the jobs work.
         network: the connections that both jobs need, none without a relay.
         pings: those that the ping of a job needs.
-        logger: the path of logger(1), or None if it is not installed.
+        logger: the path of logger(1) of util-linux, or None if it is not installed.
         namespaces: whether the account can create user namespaces, which most confinement of its
             own units needs.
         root_name: the name of the root, or None for the main root.
@@ -182,7 +182,7 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         cleanup=schedule.scratch_cleanup,
         check=schedule.disk_check,
         host=socket.gethostname(),
-        logger=shutil.which("logger", path="/usr/bin:/bin"),
+        logger=logger_in("/usr/bin:/bin"),
         namespaces=scope is Scope.USER and _can_create_namespaces(),
         owner=os.stat(root).st_uid,
         root_name=config.root_name,
@@ -193,6 +193,15 @@ def settings_from(config: Config, scope: Scope) -> Settings:
 
 def _network_to(address: Address) -> Network:
     return "loopback" if address.is_loopback else "any"
+
+
+def logger_in(path: str) -> str | None:
+    """Return the logger(1) of util-linux in a search path; None if there is none.
+
+    That of busybox cuts each event after 1 KiB, and its system log after 256 bytes.
+    """
+    found = shutil.which("logger", path=path)
+    return None if found is None or os.path.basename(os.path.realpath(found)).startswith(("busybox", "toybox")) else found
 
 
 _OF_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr")

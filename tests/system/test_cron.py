@@ -131,6 +131,11 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     assert "disk_check" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat")
     events = map(json.loads, machine.output("journalctl", "-t", "arawn-scratch-cleanup", "-o", "cat").splitlines())
     assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("trashed", "expired")]
+    logger = next(line for line in machine.path("/etc/cron.d/arawn-cli").read_text().splitlines() if "disk-check" in line).rpartition(
+        " | "
+    )[2]
+    machine.output("sh", "-c", f"printf '%0100000d\\n' 1 | {logger}")
+    machine.until(lambda: f"{1:0100000}" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat", "--all").splitlines())
     machine.output("chmod", "o-w", ROOT)
     status = machine.run(COMMAND, "schedule", "status", "--cron")
     assert {(event["result"], *event["problems"]) for event in map(json.loads, status.stdout.splitlines())} == {

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arawn_cli.events import Condition
 from arawn_cli.schedule.cron import CrontabStore, MarkersError, cron_block, cron_file
 from arawn_cli.schedule.install import bodies_of
 from arawn_cli.schedule.managed_files import ScheduleError
-from arawn_cli.schedule.settings import Scheduler
-from tests.conftest import needs
+from arawn_cli.schedule.settings import Scheduler, logger_in
+from tests.conftest import needs, needs_namespaces
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER
 
 needs_crontab = needs(shutil.which("crontab") is not None, "crontab")
@@ -40,8 +44,39 @@ def test_lines_of_the_system_name_the_account_and_those_of_an_account_do_not() -
 
 
 def test_results_go_to_the_system_log_if_there_is_a_logger() -> None:
-    assert cron_block(USER).count("--format json | /usr/bin/logger -t arawn-") == 2
-    assert cron_block(replace(USER, logger=None)).count("--unless-running --format none\n") == 2
+    assert cron_block(USER).count("--format json | /usr/bin/logger --size 128KiB -t arawn-") == 2
+    without = cron_block(replace(USER, logger=None))
+    assert without.count("--unless-running --format none\n") == 2
+    assert "Results are not logged" in without
+
+
+def test_a_logger_that_cuts_events_is_not_used(tmp_path: Path) -> None:
+    assert logger_in(str(tmp_path)) is None
+    (tmp_path / "busybox").write_text("#!/bin/sh\n")
+    (tmp_path / "busybox").chmod(0o755)
+    (tmp_path / "logger").symlink_to("busybox")
+    assert logger_in(str(tmp_path)) is None
+    (tmp_path / "logger").unlink()
+    (tmp_path / "busybox").rename(tmp_path / "logger")
+    assert logger_in(str(tmp_path)) == str(tmp_path / "logger")
+
+
+@needs_namespaces
+@needs(Path("/usr/bin/logger").exists(), "logger")
+@settings(max_examples=10)
+@given(st.lists(st.integers(1, 120_000), min_size=1, max_size=4))
+def test_events_of_any_size_arrive_whole_in_the_log(sizes: list[int]) -> None:
+    command = next(line for line in cron_block(USER).splitlines() if "disk-check" in line).rpartition(" | ")[2]
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(f"{directory}/log")
+        log.settimeout(10)
+        mounted = f"mount -t tmpfs none /dev && ln -s {directory}/log /dev/log && exec {command}"
+        with subprocess.Popen(["unshare", "-m", "sh", "-c", mounted], stdin=subprocess.PIPE) as logger:
+            assert logger.stdin is not None
+            logger.stdin.write(b"".join(b'{"x":"%s"}\n' % (b"y" * size) for size in sizes))
+            logger.stdin.close()
+            received = [log.recv(1 << 20) for _ in sizes]
+    assert [message.partition(b"arawn-disk-check: ")[2] for message in received] == [b'{"x":"%s"}' % (b"y" * size) for size in sizes]
 
 
 def test_each_named_root_has_its_own_file() -> None:
