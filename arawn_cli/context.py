@@ -42,6 +42,27 @@ class EventOutbox:
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Outboxes(EventOutbox):
+    """Store each event in several outboxes."""
+
+    outboxes: Sequence[EventOutbox]
+
+    def store(self, event: Event) -> None:
+        """Store an event in each of them."""
+        for outbox in self.outboxes:
+            outbox.store(event)
+
+    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Store events in each of them, in a transaction of the state file.
+
+        Raises:
+            StateUnavailableError: as `EventOutbox.add`.
+        """
+        for outbox in self.outboxes:
+            outbox.add(connection, events)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """Everything outside one run of a job.
@@ -49,7 +70,7 @@ class RunContext:
     Attributes:
         state: the state file; in a dry run it is only read.
         show: writes an event to standard output.
-        outbox: stores events for the relay.
+        outbox: stores events for the relay, and for notifications.
         progress: the progress display.
         stopping: returns whether a signal asked the run to end.
         started: called by a real run once it has its lock.

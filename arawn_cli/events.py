@@ -370,6 +370,14 @@ class ScratchSessionEvent(Event):
     files: int | None = field(metadata=doc("number of its regular files, each inode once; null if it was not measured"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiringSession:
+    """A session that a cleanup removes soon if nobody uses it."""
+
+    session_id: str = field(metadata=doc("its id"))
+    expires: str = field(metadata=doc("when it becomes due: its last activity and the days of the cutoff"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ScratchCleanup(Event):
     """The summary of a cleanup, its last event."""
@@ -406,6 +414,13 @@ class ScratchCleanup(Event):
             "bytes by which a budget (`max_total`, `min_free_percent`) is still exceeded, or in a dry run would be; 0 if it is met"
         ),
         default=0,
+    )
+    expiring: tuple[ExpiringSession, ...] | None = field(
+        metadata=doc(
+            "sessions that become due within two days, the first ones first, at most 50; null unless `on` in `[maintenance.notify]` has "
+            "`expiring`"
+        ),
+        default=None,
     )
     no_sessions: str | None = field(
         metadata=doc("why there is no directory of scratch sessions (a new server, or an Arawn 0.0 that creates none), else null"),

@@ -49,6 +49,9 @@ from arawn_cli.units import period, size
 
 log = logging.getLogger(__name__)
 
+_SOON_DAYS = 2
+"""Notifications name the sessions that become due within these days."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
@@ -410,17 +413,22 @@ class _Cleanup:
 
         Return the plan by age, and its decisions on those sessions that an exceeded budget may select.
         """
-        policy = younger(self._policy, self._config) if space.exceeds_budget else self._policy
-        undecided = sessions_to_measure(evidence.add_to(sessions, {}), policy, self._now)
+        budget = younger(self._policy, self._config) if space.exceeds_budget else self._policy
+        soon = self._policy.earlier(_SOON_DAYS) if "expiring" in self._config.maintenance.notify.on else self._policy
+        youngest = min(budget, soon, key=lambda policy: policy.older_than_days)
+        undecided = sessions_to_measure(evidence.add_to(sessions, {}), youngest, self._now)
         self._context.progress.start("measuring", len(undecided))
         usages = measure_all(descriptor, [Subtree((session.name,)) for session in undecided], self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
         sessions, measured = removable(sessions, measured, descriptor, self._needs)
-        decisions = decide_by_evidence(sessions, measured, evidence, policy, self._now)
-        if policy == self._policy:
+        decisions = decide_by_evidence(sessions, measured, evidence, youngest, self._now)
+        if youngest == self._policy:
             return decisions, []
-        by_age = decide_all(evidence.add_to(sessions, measured), self._policy, self._now)
-        return by_age, selectable(by_age, decisions)
+        known = list(evidence.add_to(sessions, measured))
+        by_age = decide_all(known, self._policy, self._now)
+        if soon != self._policy:
+            self.done.expiring = selectable(by_age, decide_all(known, soon, self._now))
+        return by_age, [] if budget == self._policy else selectable(by_age, decide_all(known, budget, self._now))
 
     def _why_no_exchange(self, decisions: Sequence[Decision], descriptor: int) -> OSError | None:
         """Return why a real run could not keep chats, None in a real run, which will see."""

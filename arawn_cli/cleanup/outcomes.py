@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
+from arawn_cli import timestamps
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.chats import chat_result
-from arawn_cli.cleanup.sessions import Outcome
+from arawn_cli.cleanup.sessions import Decision, Outcome
 from arawn_cli.cleanup.trash import Purged
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import FAILURES_LISTED, Failure
-from arawn_cli.events import UNRESOLVED, Action, FailureReport, Reason, ScratchCleanup, ScratchSessionEvent, rendered, report_failure
+from arawn_cli.events import (
+    UNRESOLVED,
+    Action,
+    ExpiringSession,
+    FailureReport,
+    Reason,
+    ScratchCleanup,
+    ScratchSessionEvent,
+    rendered,
+    report_failure,
+)
 from arawn_cli.names import escape
 from arawn_cli.runs import Removal, Removed
 from arawn_cli.timestamps import DAY
@@ -21,6 +33,7 @@ from arawn_cli.units import size
 log = logging.getLogger(__name__)
 
 _LOGGED_FAILURES_MAX = 3  # of one session
+_EXPIRING_MAX = 50  # in the summary
 
 # A session that is kept for one of these reasons needs attention.
 _WARNING_REASONS = UNRESOLVED | {Reason.FUTURE_TIMESTAMP}
@@ -35,6 +48,7 @@ class Outcomes:
         purged: the entries of the trash that it purged, or in a dry run would purge.
         restored: the sessions that it put back, with the times of their removals.
         over_budget: bytes by which a budget is still exceeded.
+        expiring: the sessions that become due soon, oldest activity first; None if nobody asked.
         no_sessions: why there is no directory of scratch sessions, else None.
     """
 
@@ -45,6 +59,7 @@ class Outcomes:
         self.purged: list[Purged] = []
         self.restored: dict[str, int] = {}
         self.over_budget = 0
+        self.expiring: Sequence[Decision] | None = None
         self.no_sessions: str | None = None
         self._config = config
         self._context = context
@@ -109,6 +124,11 @@ class Outcomes:
             self._failures.append(report)
         return is_listed
 
+    def _expiring(self, decision: Decision) -> ExpiringSession:
+        session = decision.session
+        due = (session.last_activity or self._now) + self._config.older_than_days * DAY
+        return ExpiringSession(session_id=escape(session.name), expires=timestamps.render(due))
+
     def removals(self, ended: int) -> list[Removal]:
         """Return the record of every removal of the run, which ended at this time."""
         return [
@@ -158,5 +178,6 @@ class Outcomes:
             failure_count=self._failure_count,
             trash_bytes=trash_bytes,
             over_budget_bytes=self.over_budget,
+            expiring=None if self.expiring is None else tuple(map(self._expiring, self.expiring[:_EXPIRING_MAX])),
             duration_ms=duration_ms,
         )

@@ -42,6 +42,10 @@ class Policy:
         cleanup = config.maintenance.cleanup
         return cls(config.older_than_days, cleanup.protect, cleanup.keep_last)
 
+    def earlier(self, days: int) -> Policy:
+        """Return the policy by which a session is inactive some days earlier."""
+        return replace(self, older_than_days=max(self.older_than_days - days, 0))
+
     def protects(self, name: str) -> str | None:
         """Return the first pattern that matches the id of a session, or None."""
         return next((pattern for pattern in self.protect if fnmatchcase(name, pattern)), None)

@@ -20,7 +20,7 @@ import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
 from arawn_cli.config.lookup import MAX_CONFIG_BYTES, SYSTEM_FILE, find_config
-from arawn_cli.delivery.credentials import CREDENTIAL, VARIABLE, credential_file
+from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
@@ -207,8 +207,10 @@ def _way_to(path: Path) -> Way:
 
 def _secrets(config: Config, flags: Flags) -> list[Path]:
     """Return the files that the configuration and the options name, and that only root may be able to read."""
-    relay = (config.relay.token_file, config.relay.ca_file, credential_file(os.environ, CREDENTIAL)) if config.relay else ()
-    return [path for path in (*relay, flags.apply) if path is not None]
+    secrets = [config.relay.token_file, config.relay.ca_file, credential_file(os.environ, CREDENTIAL)] if config.relay else []
+    if config.notify_urls is not None:
+        secrets += [config.notify_urls, credential_file(os.environ, NOTIFY_CREDENTIAL)]
+    return [path for path in (*secrets, flags.apply) if path is not None]
 
 
 def _forget_secrets_of_root() -> None:

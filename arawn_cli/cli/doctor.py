@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +24,7 @@ from arawn_cli.doctor.environment import (
     clock_finding,
     configuration_findings,
     metrics_finding,
+    notify_findings,
     outbox_findings,
     ping_findings,
     relay_finding,
@@ -42,22 +44,26 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 @options.with_options(*options.LOCATION, "format", *options.RELAY, *options.LOGGING)
-def doctor(flags: Flags, output: options.Output) -> None:
+def doctor(
+    flags: Flags,
+    output: options.Output,
+    notify_test: Annotated[bool, typer.Option("--notify-test", help="Send a test message to each address of maintenance.notify.")] = False,
+) -> None:
     """Find what would stop the timers from working, and how to fix it.
 
     It changes nothing. The exit code is 1 if a check fails.
     """
-    raise typer.Exit(run_doctor(flags, output))
+    raise typer.Exit(run_doctor(flags, output, notify_test=notify_test))
 
 
-def run_doctor(flags: Flags, output: options.Output) -> ExitCode:
+def run_doctor(flags: Flags, output: options.Output, *, notify_test: bool = False) -> ExitCode:
     """Run all checks and print their findings; return PARTIAL if one fails."""
     configure_logging(output)
     settings: list[Setting] = []
     try:
         config = load_as_owner(flags)
         settings = settings_of(config, flags, os.environ)
-        findings = list(_findings(Shell(config, flags, os.environ)))
+        findings = list(_findings(Shell(config, flags, os.environ), notify_test=notify_test))
     except RootNotFoundError as error:
         findings = [fail("root", str(error), comment("set [maintenance] root, or try arawn-cli doctor --base-path PATH"))]
     except ArawnCliError as error:
@@ -71,7 +77,7 @@ def run_doctor(flags: Flags, output: options.Output) -> ExitCode:
     return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in findings) else ExitCode.DONE
 
 
-def _findings(shell: Shell) -> Iterator[Finding]:
+def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
     config, now = shell.config, time.time_ns()
     yield account_finding()
     yield from configuration_findings(shell)
@@ -91,6 +97,7 @@ def _findings(shell: Shell) -> Iterator[Finding]:
     yield relay_finding(config, shell.environment, shell)
     yield from token_findings(config, shell.environment)
     yield from ping_findings(config)
+    yield from notify_findings(config, shell.environment, directory, shell, run_check, test=notify_test)
     yield clock_finding(shell)
     if root_fails:
         yield warn("timers", "not checked: the root is unusable", comment("fix the root first"))

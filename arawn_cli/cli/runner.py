@@ -1,7 +1,7 @@
 """Run a job.
 
 Load the configuration, lower the priority, catch signals, open what the job needs, run it, deliver
-its events, write its metrics, derive the exit code, and ping.
+its events, write its metrics, derive the exit code, notify people, and ping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arawn_cli.cli.options import Output
 from arawn_cli.cli.terminal import configure_logging, progress_for
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
-from arawn_cli.context import EventOutbox, Progress, RunContext
+from arawn_cli.context import Outboxes, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event, JobName
 from arawn_cli.output.stdout import print_event
@@ -33,6 +33,7 @@ from arawn_cli.state import State
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from arawn_cli.delivery.notify import Notifier
     from arawn_cli.delivery.ping import Pings
 
 log = logging.getLogger(__name__)
@@ -168,17 +169,19 @@ def run_job(
 
     With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
     error is logged. `outputs` are files that the command line names, with their modes. `name` is that
-    of the job whose address is pinged; without it none is. `table` renders the result for people,
-    instead of its events.
+    of the job about which people are notified, and whose address is pinged; without it none is. `table`
+    renders the result for people, instead of its events.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()
     signals = Signals()
     pings: Pings | None = None
+    notifier: Notifier | None = None
     try:
         config = load_as_owner(flags, outputs)
         if not config.dry_run:
             pings = _pings_to(config.pings, name, signals)
+        notifier = _notifier(config, name, signals)
         lower_priority(config.maintenance)
         with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
             standard_output = EventOutput(_writer(output, progress, events=table is None))
@@ -190,7 +193,7 @@ def run_job(
             context = RunContext(
                 state=state,
                 show=standard_output.emit,
-                outbox=delivery or EventOutbox(),
+                outbox=Outboxes([outbox for outbox in (delivery, notifier) if outbox is not None]),
                 progress=progress,
                 stopping=signals.stopping,
                 started=pings.start if pings is not None else lambda: None,
@@ -226,6 +229,8 @@ def run_job(
         run.problems.append(str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
         if isinstance(error, ArawnCliError) and error.pings:
             pings = _pings_to(error.pings, name, signals)
+    if notifier is not None:
+        _notify(notifier, run, signals)
     if pings is not None:
         with signals.caught():  # a signal shortens the ping, and changes the exit code no more
             pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
@@ -239,6 +244,27 @@ def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signa
     from arawn_cli.delivery.ping import Pings  # not imported without an address
 
     return Pings(url, signals.stopping)
+
+
+def _notifier(config: Config, name: JobName | None, signals: Signals) -> Notifier | None:
+    if config.notify_urls is None or name is None or config.dry_run or not config.remembers:
+        return None
+    from arawn_cli.delivery.notify import notifier_for  # not imported without addresses
+
+    return notifier_for(config, config.notify_urls, name, os.environ, signals.stopping)
+
+
+def _notify(notifier: Notifier, run: JobRun[Result], signals: Signals) -> None:
+    """Notify people of the run, after everything else: only now is it known how it ended."""
+    try:
+        with signals.caught():  # a signal shortens it
+            lost = notifier.finish(run.exit_code, run.problems, has_result=run.result is not None)
+    except Exception as error:
+        run.exit_code = log_error(error)
+        return
+    if lost:
+        run.exit_code = ExitCode.UNDELIVERED
+        run.problems.append(f"notifications neither sent nor stored: {lost}")
 
 
 class EventOutput:

@@ -106,6 +106,7 @@ class Config:
         force: run in spite of the removal limit or a clock that cannot be trusted.
         state_directory: directory of the state file. It may not exist.
         relay: None if events are sent to no relay.
+        notify_urls: the file with the addresses of notifications, or None if none are sent.
         remembers: false with `--relay-url` or `--no-relay`. A check that changed levels in such a
             run would hide a change from the readers of the configured relay.
         metrics_directory: directory of the files for Prometheus' node_exporter.
@@ -133,6 +134,7 @@ class Config:
     relay: RelayTarget | None
     tables: ConfigFile
     pings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notify_urls: Path | None = None
     metrics_directory: Path | None = None
     remembers: bool = True
     root_name: str | None = None
@@ -172,6 +174,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         state_directory=state_directory(file, tables, environment),
         relay=None if flags.no_relay else _relay(flags, tables, base),
         remembers=flags.relay_url is None and not (flags.no_relay and maintenance.relay.url),
+        notify_urls=_optional_path(base, maintenance.notify.urls_file, "[maintenance.notify] urls_file"),
         metrics_directory=_optional_path(base, maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         root_name=flags.root,
         tables=tables,

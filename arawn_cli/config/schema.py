@@ -118,6 +118,7 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
+Occasion = Literal["level", "failed", "cleaned", "expiring"]
 EventType = Literal["disk_pressure", "workstream_usage", "disk_check", "scratch_session", "scratch_cleanup"]
 
 
@@ -303,6 +304,23 @@ class Relay(_Table):
     )
 
 
+class Notify(_Table):
+    """`[maintenance.notify]`."""
+
+    urls_file: FilePath = Field(
+        default="",
+        examples=["/etc/arawn/notify.urls"],
+        description="file of mode 600 with the addresses of people, one Apprise URL per line; else LoadCredential=notify-urls:…; "
+        "needs the extra arawn-cli[notify]; empty sends no notifications",
+    )
+    on: tuple[Occasion, ...] = Field(
+        default=("level", "failed"),
+        strict=False,
+        description="occasions: a level that changes or is to be repeated (repeat_interval), a job that failed or was refused, sessions "
+        "that were cleaned, sessions that are expiring within two days",
+    )
+
+
 class Ping(_Table):
     """`[maintenance.ping]`: a dead man's switch such as healthchecks.io, which tells if a job fails or does not run."""
 
@@ -398,6 +416,7 @@ class Maintenance(_Table):
     cleanup: Cleanup = Cleanup.model_construct()
     pressure: Pressure = Pressure.model_construct()
     relay: Relay = Relay.model_construct()
+    notify: Notify = Notify.model_construct()
     ping: Ping = Ping.model_construct()
     schedule: Schedule = Schedule.model_construct()
     metrics: Metrics = Metrics.model_construct()

@@ -1,8 +1,9 @@
-"""Read the relay's token, and keep secrets out of logs, the state file and plain-text connections.
+"""Read the secrets, and keep them out of logs, the state file and plain-text connections.
 
-The first of these sources is used: the file `relay-token` in `$CREDENTIALS_DIRECTORY`
-(systemd.exec(5), `LoadCredential=`), `$ARAWN_RELAY_TOKEN`, and the file that
-`[maintenance.relay] token_file` names.
+The first of these sources of the relay's token is used: the file `relay-token` in
+`$CREDENTIALS_DIRECTORY` (systemd.exec(5), `LoadCredential=`), `$ARAWN_RELAY_TOKEN`, and the file
+that `[maintenance.relay] token_file` names. The addresses of notifications are read from the
+credential `notify-urls`, or the file that `[maintenance.notify] urls_file` names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import is_kept, read_small_file
 
 CREDENTIAL = "relay-token"
+NOTIFY_CREDENTIAL = "notify-urls"
 VARIABLE = "ARAWN_RELAY_TOKEN"
 
 _MAX_BYTES = 16_384
@@ -95,7 +97,7 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
     """
     token = secret_of(environment, CREDENTIAL, VARIABLE)
     if token is None and token_file is not None:
-        token = _parse(_read(token_file, private=True), f"the token file {token_file}")
+        token = _parse(_read(token_file, "token file", private=True), f"the token file {token_file}")
     if token is not None and address.carries_password:
         raise ConfigurationError(f"relay {address}: a token and a user with password cannot both be sent; remove one of them")
     secret = "a token" if token is not None else "a password" if address.carries_password else None
@@ -116,9 +118,8 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
     Raises:
         ConfigurationError: it exists and cannot be used.
     """
-    path = credential_file(environment, credential)
-    if path is not None and (is_kept(path) or os.path.lexists(path)):
-        return _parse(_read(path, private=False), f"the credential {path}")
+    if (path := _credential(environment, credential)) is not None:
+        return _parse(_read(path, "token file", private=False), f"the credential {path}")
     value = environment.get(variable)
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
 
@@ -129,18 +130,34 @@ def credential_file(environment: Mapping[str, str], credential: str) -> Path | N
     return Path(directory) / credential if directory else None
 
 
-def _read(path: Path, *, private: bool) -> bytes:
+def notify_urls(file: Path, environment: Mapping[str, str]) -> bytes:
+    """Return the content of the file with the addresses of notifications, or of the credential for it.
+
+    Raises:
+        ConfigurationError: it cannot be read, or the file is readable by others.
+    """
+    if (path := _credential(environment, NOTIFY_CREDENTIAL)) is not None:
+        return _read(path, "file of addresses", private=False)
+    return _read(file, "file of addresses", private=True)
+
+
+def _credential(environment: Mapping[str, str], name: str) -> Path | None:
+    path = credential_file(environment, name)
+    return path if path is not None and (is_kept(path) or os.path.lexists(path)) else None
+
+
+def _read(path: Path, what: str, *, private: bool) -> bytes:
     """Read a file, and check the permissions of the same open file."""
 
     def check(status: os.stat_result) -> None:
         if private and status.st_mode & _READABLE_BY_OTHERS:
             mode = stat.S_IMODE(status.st_mode)
-            raise ConfigurationError(f"the token file {path} is open to others (mode {mode:04o}): run chmod 600 on it")
+            raise ConfigurationError(f"the {what} {path} is open to others (mode {mode:04o}): run chmod 600 on it")
 
     try:
         return read_small_file(path, _MAX_BYTES, check)
     except OSError as error:
-        raise ConfigurationError(f"cannot read the token file {path}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot read the {what} {path}: {error.strerror}") from error
 
 
 def _parse(value: bytes, source: str) -> Token:

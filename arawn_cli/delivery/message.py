@@ -21,7 +21,7 @@ EXCERPT_CHARACTERS = 200
 
 # Statuses below 500 that are temporary: timeout, too early, too many requests
 # (RFC 9110, RFC 8470, RFC 6585).
-_RETRYABLE = frozenset({408, 425, 429})
+RETRYABLE = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def interpret_response(status: int, body: bytes, retry_after: str | None, now: f
     `now` is in seconds since the epoch.
     """
     answer = f"{status} {excerpt(body, secrets)}".rstrip()
-    if status in _RETRYABLE or status >= 500:
+    if status in RETRYABLE or status >= 500:
         return Failed(f"the relay answers {answer}", retry_after=parse_retry_after(retry_after, now))
     if 200 <= status < 300:
         return Refused(answer) if contains_error(body) else Delivered()

@@ -26,9 +26,10 @@ _WRITE = (
 NOTIFY = "notify:"
 """Prefix of the targets of notifications. The address itself is a secret, and is never stored."""
 
-_IS_NOTIFY = f"(target GLOB '{NOTIFY}*')"
+IS_NOTIFY = f"(target GLOB '{NOTIFY}*')"
+"""The condition in SQL for events that are notifications."""
 
-COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {_IS_NOTIFY} AND drop_priority <> -1"  # noqa: S608 - a constant
+COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {IS_NOTIFY} AND drop_priority <> -1"  # noqa: S608 - a constant
 
 Row = tuple[int, str | None, int, int | None, str, str, str, str, bytes, str, str]
 
@@ -212,8 +213,13 @@ class Outbox:
         """Whether the target is an address of notifications."""
         return self.target.startswith(NOTIFY)
 
+    @property
+    def noun(self) -> str:
+        """What it holds, as logs name it."""
+        return "notification" if self.is_notify else "event"
+
     def _count(self, connection: sqlite3.Connection) -> int:
-        statement = f"SELECT count(*) FROM outbox WHERE {_IS_NOTIFY} = ?"  # noqa: S608 - a constant
+        statement = f"SELECT count(*) FROM outbox WHERE {IS_NOTIFY} = ?"  # noqa: S608 - a constant
         ((number,),) = connection.execute(statement, (self.is_notify,)).fetchall()
         return cast("int", number)
 
@@ -221,7 +227,7 @@ class Outbox:
         excess = self._count(connection) - limit
         if excess <= 0:
             return []
-        statement = f"{_READ} WHERE {_IS_NOTIFY} = ? ORDER BY drop_priority, sequence LIMIT ?"
+        statement = f"{_READ} WHERE {IS_NOTIFY} = ? ORDER BY drop_priority, sequence LIMIT ?"
         rows: list[Row] = connection.execute(statement, (self.is_notify, excess)).fetchall()
         connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(row[0],) for row in rows])
         return [queued_event(row).event for row in rows]

@@ -234,11 +234,12 @@ class OutboxSender:
         # With a wrong token every event gets the same answer: log it once per run.
         repeated = answer in (queued.answer, self.last_answer)
         self.last_answer = answer
-        log.log(logging.DEBUG if repeated else logging.WARNING, "%s refused event %s: %s", self.name, queued.event, answer)
+        log.log(logging.DEBUG if repeated else logging.WARNING, "%s refused %s %s: %s", self.name, self.outbox.noun, queued.event, answer)
         if is_parked and self.writable:
             log.warning(
-                "%s has refused event %s %s, and is not sent it again: %s; arawn-cli doctor lists it",
+                "%s has refused %s %s %s, and is not sent it again: %s; arawn-cli doctor lists it",
                 self.name,
+                self.outbox.noun,
                 queued.event,
                 count(refused.refusals, "time"),
                 answer,
@@ -328,10 +329,12 @@ class Delivery(EventOutbox):
             self._store_rest()
         if self.stats.delivered or self.stats.refused:
             refused = f", {self.stats.refused} refused" if self.stats.refused else ""
-            log.info("%s delivered to %s%s", count(self.stats.delivered, "event"), self.name, refused)
+            log.info("%s delivered to %s%s", count(self.stats.delivered, self.outbox.noun), self.name, refused)
         self._log_queued(reason)
         if self.stats.dropped:
-            log.error("%s dropped: the outbox is full (outbox_max_events = %d)", count(self.stats.dropped, "event"), self.outbox.limit)
+            log.error(
+                "%s dropped: the outbox is full (outbox_max_events = %d)", count(self.stats.dropped, self.outbox.noun), self.outbox.limit
+            )
         return self.stats
 
     def _send(self) -> str | None:
@@ -401,13 +404,13 @@ class Delivery(EventOutbox):
                 self.stats.lost += len(rest) - number
                 for lost in rest[number:]:
                     why = f"{self.name} refused it: {lost.answer}" if lost.answer else f"{self.name} did not confirm it"
-                    log.error("lost event %s, neither delivered nor stored: %s", lost.event, why)
+                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why)
                 return
 
     def _count_dropped(self, dropped: Sequence[OutgoingEvent]) -> None:
         """Count dropped events; only one of this run is lost, earlier ones were tried before."""
         for event in dropped:
-            log.warning("the outbox is full (%d events): dropped %s", self.outbox.limit, event)
+            log.warning("the outbox is full (%d %ss): dropped %s", self.outbox.limit, self.outbox.noun, event)
         self.stats.dropped += len(dropped)
         self.stats.lost += sum(event.event_id in self._raised for event in dropped)
 
@@ -426,7 +429,7 @@ class Delivery(EventOutbox):
         cause = reason or left.first.answer
         log.warning(
             "%s in the outbox%s%s%s; the first is %s",
-            count(left.queued, "event"),
+            count(left.queued, self.outbox.noun),
             f" for {self.name}" if self.outbox.is_notify else "",
             refused,
             f": {cause}" if cause else "",

@@ -17,9 +17,10 @@ from typing import cast
 from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
+from arawn_cli.delivery.apprise_client import addresses_from, missing_apprise, problem_of
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
-from arawn_cli.delivery.outbox import READ_PARKED, DropPriority, Row, queued_event
+from arawn_cli.delivery.outbox import IS_NOTIFY, NOTIFY, READ_PARKED, DropPriority, Row, queued_event
 from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import JobName
@@ -35,7 +36,9 @@ from arawn_cli.units import count, size
 
 _LEAST_FREE_BYTES = 16 * 1024**2
 
-_READ_ANSWERS = f"SELECT answer FROM outbox WHERE drop_priority <> {DropPriority.PARKED:d} ORDER BY sequence"  # noqa: S608 - a constant
+_IS_SENT = f"drop_priority <> {DropPriority.PARKED:d}"
+_READ_ANSWERS = f"SELECT answer FROM outbox WHERE {_IS_SENT} AND NOT {IS_NOTIFY} ORDER BY sequence"  # noqa: S608 - constants
+_WAITING = f"SELECT target, count(*), max(answer) FROM outbox WHERE {_IS_SENT} AND {IS_NOTIFY} GROUP BY target"  # noqa: S608 - constants
 _PARKED_LISTED = 10
 
 # With a larger maximum error, adjtimex(2) and systemd regard the clock as not synchronised.
@@ -187,6 +190,48 @@ def ping_findings(config: Config) -> Iterator[Finding]:
             yield warn("ping", detail, comment("use an address with https"))
         else:
             yield ok("ping", f"{job} pings {address.host}")
+
+
+def notify_findings(
+    config: Config, environment: Mapping[str, str], directory: Path, shell: Shell, run_check: str, *, test: bool
+) -> Iterator[Finding]:
+    """Check whether people can be notified, and whether notifications wait. With `test`, send one."""
+    file = config.notify_urls
+    if file is None:
+        if test:
+            yield fail("notifications", "not configured", comment("name a file of addresses with [maintenance.notify] urls_file"))
+        return
+    yield from _waiting_notifications(directory, run_check)
+    if not is_kept(file) and _is_unreadable(file):
+        yield warn("notifications", f"this account cannot read {file}; systemd reads it as root", shell.arawn_cli("doctor", account=ROOT))
+        return
+    if (missing := missing_apprise()) is not None:
+        yield warn("notifications", "Apprise, the extra arawn-cli[notify], is not installed: notifications wait", missing)
+        return
+    try:
+        addresses = addresses_from(file, environment)
+    except ArawnCliError as error:
+        yield fail("notifications", str(error), comment("fix [maintenance.notify]"))
+        return
+    for address in addresses:
+        problem = problem_of(address, config.maintenance.relay.deadline_secs, test=test)
+        if problem is not None:
+            yield fail("notifications", f"{address} of {file}: {problem}", comment(f"correct {file}; then arawn-cli doctor --notify-test"))
+        else:
+            yield ok("notifications", f"{address}: {'a test message was sent' if test else 'not tried; --notify-test sends a message'}")
+
+
+def _waiting_notifications(directory: Path, run_check: str) -> Iterator[Finding]:
+    path = directory / FILE
+    try:
+        rows = query(path, _WAITING, (), text=str) if path.exists() else []
+    except (DatabaseUnreadableError, OSError):
+        return  # `outbox_findings` says it
+    for target, number, answer in cast("list[tuple[str, int, str | None]]", rows):
+        refused = f"; refused: {answer}" if answer is not None else ""
+        yield warn(
+            "notifications", f"{count(number, 'notification')} waiting for address {target.removeprefix(NOTIFY)}{refused}", run_check
+        )
 
 
 def _is_unreadable(path: Path) -> bool:

@@ -99,7 +99,8 @@ class Settings:
             account decides. Then root opens nothing that it names: no credential for a unit, no
             directory that systemd creates.
         owner: the id of the account that owns the root, as which the jobs work.
-        network: the connections that both jobs need, none without a relay.
+        notify_urls: the file with the addresses of notifications, or None.
+        network: the connections that both jobs need, none without a relay and notifications.
         pings: those that the ping of a job needs.
         logger: the path of logger(1) of util-linux, or None if it is not installed.
         namespaces: whether the account can create user namespaces, which most confinement of its
@@ -130,6 +131,7 @@ class Settings:
     cleanup_on_critical: bool = False
     is_of_root: bool = True
     pings: Mapping[str, Network] = field(default_factory=dict)
+    notify_urls: Path | None = None
 
     @property
     def jobs(self) -> tuple[Job, Job]:
@@ -175,8 +177,9 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         state=config.state_directory.absolute() if keeps_state else None,
         metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
-        network="none" if config.relay is None else _network_to(config.relay.address),
+        network=_network(config),
         pings={job: _network_to(relay_url.parse(url)) for job, url in config.pings.items()},
+        notify_urls=config.notify_urls,
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,
@@ -193,6 +196,12 @@ def settings_from(config: Config, scope: Scope) -> Settings:
 
 def _network_to(address: Address) -> Network:
     return "loopback" if address.is_loopback else "any"
+
+
+def _network(config: Config) -> Network:
+    if config.notify_urls is not None:
+        return "any"
+    return "none" if config.relay is None else _network_to(config.relay.address)
 
 
 def logger_in(path: str) -> str | None:
@@ -365,9 +374,9 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
     for directory in (workstreams, workstreams.joinpath(*MAIN.sessions), workstreams.joinpath(*V0.sessions)):
         tests += [(test, directory) for test in _MODES]
     tests += [("-r", path) for path in sorted(workstreams.glob(f"*/{MESSAGES}"))]
-    # systemd reads the token of system services as root, if root named it.
-    if settings.token_file is not None and (scheduler is Scheduler.CRON or settings.scope is Scope.USER or not settings.is_of_root):
-        tests.append(("-r", settings.token_file))
+    # systemd reads the secrets of system services as root, if root named them.
+    if scheduler is Scheduler.CRON or settings.scope is Scope.USER or not settings.is_of_root:
+        tests += [("-r", secret) for secret in (settings.token_file, settings.notify_urls) if secret is not None]
     return _inaccessible(settings.account, tests)
 
 

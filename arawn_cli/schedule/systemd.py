@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arawn_cli.delivery.credentials import CREDENTIAL
+from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.fs.permissions import account_name
@@ -111,6 +111,7 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
         "home": settings.home,
         "command": (*settings.command, job.name, *settings.options),
         "credential": CREDENTIAL,
+        "notify_credential": NOTIFY_CREDENTIAL,
         "request": _request(settings),
         "request_variable": REQUEST_VARIABLE,
         "state_name": state_name(settings),

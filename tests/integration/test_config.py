@@ -33,7 +33,7 @@ def test_a_written_file_with_all_its_keys_is_read_without_a_word(run: Command, t
         .replace('"/srv/arawn"', f'"{tree.root}"')
         .replace("/srv/lab/", f"{tmp_path}/lab/")
     )
-    file.write_text(re.sub(r"^(database|data_dir|textfile_dir|state_dir) = .*\n", "", text, flags=re.MULTILINE))
+    file.write_text(re.sub(r"^(database|data_dir|textfile_dir|state_dir|urls_file) = .*\n", "", text, flags=re.MULTILINE))
     done = run("disk-check", "--config", file, "--format", "none")
     assert (done.code, done.stderr) == (0, "")
 

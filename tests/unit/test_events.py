@@ -31,7 +31,8 @@ KEYS = {
     "sample_age_secs complete duration_ms forecast_days foreign foreign_count foreign_bytes failures failure_count",
     "scratch_session": "session_id action reason detail last_turn last_activity bytes files",
     "scratch_cleanup": "sessions_checked sessions_cleaned bytes_freed bytes_trashed trash_until database_found chats "
-    "over_budget_bytes no_sessions cleaned_session_ids sessions_restored sessions_kept failures failure_count trash_bytes duration_ms",
+    "over_budget_bytes expiring no_sessions cleaned_session_ids sessions_restored sessions_kept failures failure_count trash_bytes "
+    "duration_ms",
     "trash_entry": "session_id action removed_at purged_from held purged_at reason bytes files path",
 }
 COMMAND_KEYS = {
