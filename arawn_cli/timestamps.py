@@ -58,8 +58,14 @@ def render(instant: int) -> str:
     """
     instant = min(max(instant, _FIRST), _LAST)
     seconds, nanoseconds = divmod(instant, SECOND)
+    return f"{_whole(seconds)}.{nanoseconds // 1000:06d}Z"
+
+
+@lru_cache(maxsize=1024)  # a text for people and an event often have the same time
+def _whole(seconds: int) -> str:
+    """Return a time in whole seconds as RFC 3339, without its zone."""
     whole = time.gmtime(seconds)
-    return f"{whole.tm_year:04d}-{time.strftime('%m-%dT%H:%M:%S', whole)}.{nanoseconds // 1000:06d}Z"
+    return f"{whole.tm_year:04d}-{time.strftime('%m-%dT%H:%M:%S', whole)}"
 
 
 def minute(instant: int) -> str:

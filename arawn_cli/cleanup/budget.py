@@ -220,10 +220,13 @@ class Space:
 
     def needed(self, trees: Sequence[Usage], *, budgets_only: bool = False, after: Iterable[Usage] = ()) -> list[int]:
         """Return the positions of the trees to remove, as `needed`, once everything in `after` is removed."""
+        bounds = [bound for bound in self._bounds if bound.is_budget or not budgets_only]
+        if not bounds:
+            return []
         freed = self.freed.copy()
         for tree in (*self._left, *after):
             freed.add(tree)
-        return needed([bound for bound in self._bounds if bound.is_budget or not budgets_only], trees, freed)
+        return needed(bounds, trees, freed)
 
     def leave(self, trees: Sequence[Usage]) -> None:
         """Delete no session for what the next run can free: the trash and due sessions that this one leaves alone."""

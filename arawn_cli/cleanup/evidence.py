@@ -102,8 +102,8 @@ class Evidence:
             missing = "there are neither messages nor a database: nothing records when a session was used"
             self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
 
-    def of(self, session: str) -> TurnEvidence:
-        """Return the evidence of a session that was read so far."""
+    def of(self, session: str, shared: tuple[Failure, ...] | None = None) -> TurnEvidence:
+        """Return the evidence of a session that was read so far; `shared` are the failures, if they are known."""
         row = self._rows.rows.get(session)
         own: list[Failure] = []
         if row and row.unreadable and self._root.database:
@@ -113,7 +113,7 @@ class Evidence:
         return TurnEvidence(
             self._messages.newest.get(session),
             row.newest if row else None,
-            self.failures,
+            self.failures if shared is None else shared,
             tuple(own),
             workstream=row.workstream_id if row and row.workstream_id != SCRATCH else self._messages.attached.get(session),
             damage=self._messages.damage_of(session),
@@ -121,7 +121,8 @@ class Evidence:
 
     def add_to(self, sessions: Iterable[ScratchSession], measured: Mapping[str, Usage]) -> Iterator[ScratchSession]:
         """Yield the sessions with their evidence, and the usage of those that were measured."""
-        return (replace(session, evidence=self.of(session.name), usage=measured.get(session.name)) for session in sessions)
+        shared = self.failures
+        return (replace(session, evidence=self.of(session.name, shared), usage=measured.get(session.name)) for session in sessions)
 
     @property
     def failures(self) -> tuple[Failure, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, with_selected, younger
@@ -14,7 +14,7 @@ from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_sin
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, block_all, decide_all, keep_unapproved, sessions_to_measure, useless_patterns
-from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, approval, plan_output, read_plan, render_plan
+from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, plan_output, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
@@ -60,13 +60,13 @@ class CleanupResult:
     Attributes:
         summary: its last event.
         sessions: the events of all scratch sessions.
-        plan: the sessions that a dry run would remove, in the form that a later run can approve.
+        planned: the sessions that a dry run would remove.
         plan_text: the plan of `--plan-out` as JSON text; empty without the option.
     """
 
     summary: ScratchCleanup
     sessions: tuple[ScratchSessionEvent, ...]
-    plan: Mapping[str, PlannedSession] = field(default_factory=dict)
+    planned: tuple[Decision, ...] = ()
     plan_text: str = ""
 
     @property
@@ -136,7 +136,7 @@ def clean(
             cleanup.done.purged_removals,
             list(cleanup.done.restored.items()),
         )
-    return CleanupResult(summary, tuple(cleanup.done.events), cleanup.plan, cleanup.plan_text)
+    return CleanupResult(summary, tuple(cleanup.done.events), cleanup.planned, cleanup.plan_text)
 
 
 class _Cleanup:
@@ -304,10 +304,10 @@ class _Cleanup:
         return not self._only or decision.session.name in self._only
 
     @property
-    def plan(self) -> dict[str, PlannedSession]:
+    def planned(self) -> tuple[Decision, ...]:
         """The sessions that a dry run would remove."""
         removed = {outcome.session.name for outcome in self.done.outcomes if outcome.action.is_removal}
-        return approval([decision for decision in self._planned if decision.session.name in removed])
+        return tuple(decision for decision in self._planned if decision.session.name in removed)
 
     def _space(self, sessions: int | None) -> Space:
         """Measure the budgets."""
@@ -500,7 +500,7 @@ class _Cleanup:
             self.done.add(replace(outcome, reason=decision.reason, detail=decision.detail) if is_removal else outcome)
             if is_removal:
                 removed += 1
-                if purge:
+                if purge and space.is_exceeded:
                     space.freed.add(outcome.session.usage or Usage())
             self._context.progress.advance()
             begun += 1

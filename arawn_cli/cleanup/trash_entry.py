@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import re
 import time
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from arawn_cli.arawn.layout import TRASH
-from arawn_cli.timestamps import SECOND
+from arawn_cli.timestamps import SECOND, parse
 
 SESSIONS_PREFIX = f"{TRASH}."
 """Begins the name of an entry in `sessions/`, if a full disk has no space for a trash directory."""
@@ -18,6 +17,7 @@ SESSIONS_PREFIX = f"{TRASH}."
 _NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
 _EXCHANGED_MAX = 3 * 17  # bytes that the record of an exchange adds to a name
 _TIME = "%Y%m%dT%H%M%SZ"
+_RFC3339 = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 # `+` ends an id that was cut to make room for the rest of the name; no id contains it. An id has no
 # dot, so the parts between the dots are never ambiguous, also for a session with the id `held`.
 _NAME = re.compile(
@@ -137,7 +137,7 @@ def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
     if match is None:
         return None
     try:
-        removed_at = calendar.timegm(time.strptime(match["time"], _TIME)) * SECOND
+        removed_at = parse(_RFC3339.sub(r"\1-\2-\3T\4:\5:\6Z", match["time"]))
     except ValueError:
         return None
     numbers = match["exchanged"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arawn_cli.cleanup.job import CleanupResult, clean
-from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession
+from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession, approval
 from arawn_cli.cleanup.trash_jobs import TrashResult, list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
@@ -133,12 +133,12 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
             context.show(event)
         raise RefusedError("nothing was removed, because of the removal limit")
     if not planned.summary.sessions_cleaned:
-        return planned.plan  # which is empty: what becomes due now was not shown
+        return {}  # what becomes due now was not shown
     for event in events:
         context.show(event)
     if not confirmed(f"Remove {count(planned.summary.sessions_cleaned, 'session')}?"):
         raise DeclinedError("nothing was removed")
-    return planned.plan
+    return approval(planned.planned)
 
 
 @app.command("list")

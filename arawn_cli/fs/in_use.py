@@ -439,7 +439,7 @@ class _Search:
             else:
                 is_done = any(is_below(path, point) for point in self._network_points.get(task.mounts, ()))
             if not is_done:
-                self._want(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory), path, f"{shown(task.process)} {text}")
+                self._want(task, os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory), path, text)
         except OSError as error:
             if not has_ended(error):
                 raise
@@ -449,15 +449,15 @@ class _Search:
         known = self._mounts.get(mount)
         return mount in self._elsewhere or (known is not None and (path != "" or known.device not in self._devices))
 
-    def _want(self, opened: int, path: str, text: str) -> None:
-        """Look for an open file in the sessions later, if it can be one of theirs; close it."""
+    def _want(self, task: Task, opened: int, path: str, text: str) -> None:
+        """Look for an open file of a task in the sessions later, if it can be one of theirs; close it."""
         try:
             mount = mount_id(self._own_descriptors, opened)
             if self._is_known(mount, path):
                 return
             device, inode = cached_identity(opened)
             if device == self._device_number:
-                self.wanted.inodes[inode] = text
+                self.wanted.inodes[inode] = f"{shown(task.process)} {text}"
             elif mount not in self._mounts:
                 self._elsewhere.add(mount)
         finally:
