@@ -26,7 +26,7 @@ from arawn_cli.config.loader import Flags, load
 from arawn_cli.diskcheck import job, levels, measuring
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.events import Event, Filesystem, Level
-from arawn_cli.output.report_data import DirectoryReport, Report, ScopeReport, gather
+from arawn_cli.output.report_data import DirectoryReport, NextCleanup, OpenAlert, Report, ScopeReport, gather
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import check_renderables, renderables
 from arawn_cli.output.tables import Tables
@@ -65,6 +65,14 @@ SESSIONS = {
     "sort-old-mail": (0.073, 9.3),
     "wordcount": (0.0004, 16.5),
 }
+# Each state in a window of 1280 columns and in one of 390, scaled.
+OVERVIEW = """<!doctype html><meta charset="utf-8"><style>
+body { margin: 8px; font: 14px sans-serif; display: grid; grid-template-columns: 1fr 1fr; gap: 12px; background: #fff; }
+figure { margin: 0; display: grid; grid-template-columns: 400px 130px; gap: 6px; } figcaption { grid-column: 1 / -1; font-weight: bold; }
+div { height: 400px; overflow: hidden; border: 1px solid #999; } iframe { border: 0; transform-origin: 0 0; }
+.wide iframe { width: 1280px; height: 1290px; transform: scale(.3125); } .narrow iframe { width: 390px; height: 1210px;
+transform: scale(.333); }
+</style>"""
 OWN_FILES = (("workstreams.db", 310_000_000), ("logs/", 42_000_000))
 
 
@@ -86,6 +94,49 @@ def main(arguments: list[str]) -> None:
                 tab.emulate(1080, "light")
                 tab.open((folder / "report.html").as_uri())
                 (PICTURES / "report.png").write_bytes(tab.picture(height=1010))
+                tab.emulate(1120, "light", height=1780)
+                tab.open(_overview(folder, report).as_uri())
+                (PICTURES / "report-states.png").write_bytes(tab.picture(height=1780))
+
+
+def _overview(folder: Path, report: Report) -> Path:
+    """Write a page with the report in eight states, each in a wide light and in a narrow dark window."""
+    cells = []
+    for name, shown in _states(report).items():
+        html = page(shown)
+        (folder / f"{name}-wide.html").write_text(html, "utf-8")
+        (folder / f"{name}-narrow.html").write_text(html.replace("@media (prefers-color-scheme: dark)", "@media all"), "utf-8")
+        frames = "".join(f'<div class="{window}"><iframe src="{name}-{window}.html"></iframe></div>' for window in ("wide", "narrow"))
+        cells.append(f"<figure><figcaption>{name}</figcaption>{frames}</figure>")
+    path = folder / "overview.html"
+    path.write_text(OVERVIEW + "".join(cells), "utf-8")
+    return path
+
+
+def _states(report: Report) -> dict[str, Report]:
+    """Return reports of the states in which a page looks different."""
+    calm = _scaled(report.total, 0.5)
+    calm_workstreams = tuple(replace(each, scope=_scaled(each.scope, 0.3)) for each in report.workstreams)
+    above = replace(_scaled(report.total, 2.2), level=Level.CRITICAL, next_limit=None)
+    unread = ("workstreams/thesis/work/private: cannot be listed: Permission denied",)
+    new = replace(_scaled(report.total, 0), trend=calm.trend[-1:], growth=None, forecast_days=None)
+    no_cleanup = NextCleanup((), 0, None, 0, (), over_removal_limit=False)
+    empty = replace(report, level=Level.OK, total=new, own_files=None, own_scope=None, alerts=(), workstreams=(), sessions=())
+    titled = tuple(
+        replace(each, scope=replace(each.scope, usage=replace(each.scope.usage, name="تقرير الأقراص <b>&amp;")))
+        for each in report.workstreams
+    )
+    jobs = tuple(replace(job, last=None, next_run=None) for job in report.jobs)
+    return {
+        "warning": report,
+        "ok": replace(report, level=Level.OK, alerts=(), total=calm, workstreams=calm_workstreams),
+        "critical": replace(report, level=Level.CRITICAL, total=above, alerts=(OpenAlert(above, NOW - 2 * DAY), *report.alerts)),
+        "incomplete": replace(report, problems=unread, cleanup=None),
+        "new-server": replace(empty, transitions=(), removals=(), orphans=(), jobs=jobs, cleanup=no_cleanup),
+        "200-workstreams": replace(report, workstreams=(*report.workstreams, *[calm_workstreams[-1]] * 196)),
+        "hostile-titles": replace(report, workstreams=titled),
+        "no-schedule": replace(report, jobs=jobs),
+    }
 
 
 def _jobs(folder: Path) -> str:
@@ -142,11 +193,18 @@ def _report(folder: Path) -> Report:
         with patch.object(measuring, "filesystem_of", lambda *_, days_ago=days_ago: _filesystem(days_ago)):
             job.check(settings, context(now, [], settings.state_directory))
     with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
-        report = gather(settings, context(NOW, [], settings.state_directory), DAYS)
+        report = gather(settings, context(NOW, [], settings.state_directory), DAYS, search=True)
     own_files = DirectoryReport("/srv/arawn", OWN_FILES, sum(size for _, size in OWN_FILES), complete=True)
     own_usage = ScopeUsage(levels.OWN_FILES, "Arawn's own files", own_files.size, 0, 0, complete=True)
     own_scope = ScopeReport(own_usage, Level.OK, (), None, None, None)
     return replace(report, host="studio", root="/srv/arawn", own_scope=own_scope, own_files=own_files, backups=None)
+
+
+def _scaled(scope: ScopeReport, factor: float) -> ScopeReport:
+    """Return a scope with its usage and trend multiplied, and the level `ok`."""
+    trend = tuple((hour, int(usage * factor)) for hour, usage in scope.trend)
+    usage = replace(scope.usage, usage=int(scope.usage.usage * factor))
+    return replace(scope, usage=usage, trend=trend, level=Level.OK, next_limit=usage.limit or None)
 
 
 def _filesystem(days_ago: float) -> Filesystem:

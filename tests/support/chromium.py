@@ -51,9 +51,9 @@ class Page:
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
 
-    def emulate(self, width: int, scheme: str, *, scale: float = 1) -> None:
-        """Gives the tab a width and a colour scheme."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=scale, mobile=width < 700)
+    def emulate(self, width: int, scheme: str, *, height: int = 844, scale: float = 1) -> None:
+        """Gives the tab a size and a colour scheme."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 700)
         self.ask("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, expression: str) -> object:
