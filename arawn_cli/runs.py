@@ -11,6 +11,7 @@ from typing import cast
 
 from arawn_cli.errors import RefusedError, StateUnavailableError
 from arawn_cli.events import JobName
+from arawn_cli.problems import STATE
 from arawn_cli.state import State, key_of
 from arawn_cli.state_file import MAX_INTEGER
 from arawn_cli.timestamps import DAY, SECOND, Boot, minute
@@ -116,7 +117,7 @@ def check_clock(state: State, root: Path, now: Clocks, gap: int, *, force: bool,
     try:
         previous = _read_clocks(state, root)
     except StateUnavailableError as error:
-        log.warning("%s: the clock of the last cleanup is unknown", error)
+        log.warning("%s: the clock of the last cleanup is unknown", error, extra=STATE)
     doubt = None if force else clock_doubt(previous, now, gap)
     is_stored = dry_run or _store_clocks(state, root, now, refused=doubt is not None)
     if doubt is not None:
@@ -148,7 +149,7 @@ def _store_clocks(state: State, root: Path, now: Clocks, *, refused: bool) -> bo
             if refused:
                 store(connection, JobName.SCRATCH_CLEANUP, root, Run(now.wall, None, 0, 0))
     except StateUnavailableError as error:
-        log.warning("%s: the clock of this run is not stored", error)
+        log.warning("%s: the clock of this run is not stored", error, extra=STATE)
         return False
     return True
 
@@ -222,7 +223,7 @@ def record(
             connection.execute("DELETE FROM removals WHERE removed_at < ?", (run.last_run - REMOVALS_KEPT,))
             _change_removals(connection, root, purged, restored, run.last_run)
     except StateUnavailableError as error:
-        log.warning("%s: this run is not recorded", error)
+        log.warning("%s: this run is not recorded", error, extra=STATE)
 
 
 def record_trash(state: State, root: Path, now: int, *, purged: Iterable[Removed] = (), restored: Iterable[Removed] = ()) -> None:
@@ -234,7 +235,7 @@ def record_trash(state: State, root: Path, now: int, *, purged: Iterable[Removed
         with state.transaction() as connection:
             _change_removals(connection, root, purged, restored, now)
     except StateUnavailableError as error:
-        log.warning("%s: the record of removals is not up to date", error)
+        log.warning("%s: the record of removals is not up to date", error, extra=STATE)
 
 
 def _change_removals(connection: sqlite3.Connection, root: Path, purged: Iterable[Removed], restored: Iterable[Removed], now: int) -> None:

@@ -22,8 +22,8 @@ from arawn_cli.sqlite import Row, query
 
 FILE = "state.db"
 
-SCHEMA_VERSION = 106
-"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 105."""
+SCHEMA_VERSION = 107
+"""`PRAGMA user_version` of the file. Builds before the first release used 1 to 106."""
 
 _NEWEST_VERSION = 999
 """A higher number is damage, not a newer program."""
@@ -114,6 +114,17 @@ CREATE TABLE notices (
     PRIMARY KEY (root, kind, subject)
 ) STRICT, WITHOUT ROWID;
 
+-- Persistent problems that were logged, so that they are logged once a day. Those of all jobs have no job and root.
+CREATE TABLE problems (
+    job TEXT NOT NULL,
+    root TEXT NOT NULL,
+    problem TEXT NOT NULL,
+    about TEXT NOT NULL,
+    logged_at INTEGER NOT NULL,
+    ended TEXT NOT NULL,
+    PRIMARY KEY (job, root, problem)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE transitions (
     number INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,
@@ -161,7 +172,7 @@ CREATE TABLE log_positions (
 """
 
 _TABLES = frozenset(
-    {"outbox", "runs", "removals", "clocks", "alerts", "notices", "transitions", "scopes", "samples", "sizes", "log_positions"}
+    {"outbox", "runs", "removals", "clocks", "alerts", "notices", "problems", "transitions", "scopes", "samples", "sizes", "log_positions"}
 )
 _TABLES_OF_OURS = 4
 """So many of them show that a file is ours, even if its application id is missing or damaged."""

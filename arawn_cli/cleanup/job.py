@@ -43,6 +43,7 @@ from arawn_cli.events import (
 from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, identity_of
 from arawn_cli.names import escape
+from arawn_cli.problems import persistent
 from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
 from arawn_cli.timestamps import DAY, SECOND, minute
 from arawn_cli.units import period, size
@@ -102,7 +103,8 @@ def clean(
         if useless := useless_patterns(config, root.layout):
             raise ConfigurationError(useless)
         if shared := writable_by_group(root):
-            log.warning("every account in the group of %s can write to it, and so decide which sessions are removed", shared)
+            text = "every account in the group of %s can write to it, and so decide which sessions are removed"
+            log.warning(text, shared, extra=persistent("writable by a group"))
         if config.apply is not None:  # before the lock: the run at the other end of a pipe may hold it
             approved = read_plan(config.apply, root.path, context.stopping)
         with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
@@ -196,7 +198,8 @@ class _Cleanup:
         entries = self._restore_used(entries, evidence)
         listed = [session for session in listed if session.name not in self.done.restored]
         if listed and self._root.database is None:
-            log.warning("no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it")
+            text = "no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it"
+            log.warning(text, extra=persistent("no database"))
 
         # Plan.
         measured_at = self._context.monotonic()
@@ -224,7 +227,8 @@ class _Cleanup:
         self._write_plan()
         exceeded = None if limit is None else limit.exceeded_by(decisions)
         if exceeded:
-            log.error("refused: %s in one run; see them with --dry-run --verbose, and remove them with --force", exceeded)
+            text = "refused: %s in one run; see them with --dry-run --verbose, and remove them with --force"
+            log.error(text, exceeded, extra=persistent("removal limit"))
             decisions, due, candidates = block_all(decisions, exceeded), [], []
 
         # Carry it out.
@@ -355,12 +359,13 @@ class _Cleanup:
             if used is not False:
                 stay.add(entry)
             if used is None:
-                log.warning("session %s stays in the trash unpurged: it is not known if its chat goes on", entry.session)
+                text = "session %s stays in the trash unpurged: it is not known if its chat goes on"
+                log.warning(text, entry.session, extra=persistent(f"trash {entry.session}"))
             elif used and entry is last[entry.session]:
                 self._restore(entry, turns)
             elif used:  # a later removal of it is in the way
                 text = "session %s, removed at %s, stays in the trash until its later removal is restored or purged: its chat went on"
-                log.warning(text, entry.session, minute(entry.removed_at))
+                log.warning(text, entry.session, minute(entry.removed_at), extra=persistent(f"trash {entry.session}"))
         return [entry for entry in entries if entry not in stay]
 
     def _restore(self, entry: TrashEntry, turns: TurnEvidence) -> None:
@@ -487,7 +492,7 @@ class _Cleanup:
             space.measure_again()
         for bound in space.unmet():
             self.done.over_budget = max(self.done.over_budget, bound.usage - bound.limit)
-            log.error("%s", unmet_text(bound, self.done.outcomes))
+            log.error("%s", unmet_text(bound, self.done.outcomes), extra=persistent("budget"))
 
     def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
         """Remove sessions, record the outcomes, and measure the usage again. Return how many were removed."""

@@ -26,6 +26,7 @@ from arawn_cli.events import (
     report_failure,
 )
 from arawn_cli.names import escape
+from arawn_cli.problems import persistent
 from arawn_cli.runs import Removal, Removed
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import size
@@ -89,7 +90,8 @@ class Outcomes:
             measured = size(usage.apparent_bytes) if usage else "not measured"
             reason = outcome.reason if not detail or detail in shared_causes else f"{outcome.reason}: {detail}"
             sentence = f"{outcome.action} session {escape(session.name)} ({reason}): last turn {last_turn or 'not found'}, {measured}"
-            log.log(level, "%s", "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)]))
+            text = "; ".join([sentence, *(cause for cause in causes[:_LOGGED_FAILURES_MAX] if cause != detail)])
+            log.log(level, "%s", text, extra=persistent(f"session {session.name} {outcome.reason}"))
 
         event = ScratchSessionEvent(
             timestamp=self._context.timestamp(),
@@ -114,7 +116,7 @@ class Outcomes:
         if report not in self._shared_failures:
             self._shared_failures.add(report)
             if self._count_failure(report):
-                log.error("%s", failure)
+                log.error("%s", failure, extra=persistent(f"failure {failure}"))
 
     def _count_failure(self, report: FailureReport) -> bool:
         """Count a failure, and return whether it is one of the first, which are listed."""
@@ -156,7 +158,8 @@ class Outcomes:
         trashed = [outcome for outcome in cleaned if outcome.action in (Action.TRASHED, Action.WOULD_TRASH)]
         kept = Counter(str(outcome.reason) for outcome in self.outcomes if outcome.action is Action.KEPT)
         if self._failure_count > len(self._failures):
-            log.error("and %s more failures", f"{self._failure_count - len(self._failures):,}")
+            text = "and %s more failures"
+            log.error(text, f"{self._failure_count - len(self._failures):,}", extra=persistent("more failures"))
         freed = sum(outcome.freed_bytes for outcome in self.outcomes) + sum(purged.freed_bytes for purged in self.purged)
         return ScratchCleanup(
             timestamp=self._context.timestamp(),

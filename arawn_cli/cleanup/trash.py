@@ -26,6 +26,7 @@ from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, op
 from arawn_cli.fs.permissions import account_name
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
+from arawn_cli.problems import persistent
 from arawn_cli.timestamps import DAY
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def locked(state_directory: Path, sessions: int | None, root: Root, now: int, *,
                 elif missing:
                     raise LockedError(f"{busy}{holder_text(directory)}: nothing done; run it again later")
                 else:
-                    log.warning("another program%s holds a lock in %s, which does not stop this run", holder_text(directory), root.path)
+                    text = "another program%s holds a lock in %s, which does not stop this run"
+                    log.warning(text, holder_text(directory), root.path, extra=persistent("lock of another program"))
             except OSError as error:
                 if missing:
                     raise RefusedError(

@@ -23,6 +23,7 @@ from arawn_cli.context import EventOutbox, RunContext
 from arawn_cli.errors import DeclinedError, ExitCode, RefusedError, StateUnavailableError
 from arawn_cli.events import Event, JobName, Reason
 from arawn_cli.output.stdout import print_text
+from arawn_cli.problems import persistent
 from arawn_cli.runs import read as read_run
 from arawn_cli.units import count
 
@@ -84,7 +85,7 @@ def scratch_cleanup(
 
     def job(config: Config, context: RunContext) -> CleanupResult:
         if problem := ignored_config_warning(config.root, config.file, on_purpose=flags.config is not None):
-            log.warning("%s", problem)
+            log.warning("%s", problem, extra=persistent("ignored configuration"))
         return clean_as_agreed(config, context, output, sessions or (), ask=ask, yes=yes)
 
     outputs = {} if plan_out is None or plan_out == STANDARD_STREAM else {plan_out: PLAN_MODE}

@@ -21,14 +21,17 @@ import psutil
 
 from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.options import Output
-from arawn_cli.cli.terminal import configure_logging, progress_for
+from arawn_cli.cli.terminal import configure_logging, progress_for, stderr_console
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.context import Outboxes, Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event, JobName
 from arawn_cli.output.stdout import print_event
+from arawn_cli.problems import ProblemLog
 from arawn_cli.state import State
+from arawn_cli.timestamps import SECOND
+from arawn_cli.units import period
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -177,13 +180,19 @@ def run_job(
     signals = Signals()
     pings: Pings | None = None
     notifier: Notifier | None = None
+    problem_log: ProblemLog | None = None
     try:
         config = load_as_owner(flags, outputs)
         if not config.dry_run:
             pings = _pings_to(config.pings, name, signals)
         notifier = _notifier(config, name, signals)
+        problem_log = _problem_log(config, name)
         lower_priority(config.maintenance)
-        with signals.caught(), progress_for(output) as progress, closing(State(config.state_directory, time.time_ns)) as state:
+        with (
+            signals.caught(),
+            progress_for(output) as progress,
+            closing(State(config.state_directory, time.time_ns)) as state,
+        ):
             standard_output = EventOutput(_writer(output, progress, events=table is None))
             delivery = None
             if config.relay is not None:
@@ -234,7 +243,24 @@ def run_job(
     if pings is not None:
         with signals.caught():  # a signal shortens the ping, and changes the exit code no more
             pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
+    if problem_log is not None:
+        problem_log.end(time.time_ns(), complete=run.result is not None)
     return run
+
+
+def _problem_log(config: Config, name: JobName | None) -> ProblemLog | None:
+    """Have the persistent problems of a job logged once a day.
+
+    A person at a terminal is told each time, and so is the reader of a run that changes nothing, or
+    that has another relay.
+    """
+    if name is None or config.dry_run or not config.remembers or stderr_console() is not None:
+        return None
+    schedule = config.maintenance.schedule
+    interval = schedule.disk_check if name is JobName.DISK_CHECK else schedule.scratch_cleanup
+    problems = ProblemLog(config.state_directory, name, config.root.resolve(), period(interval) * SECOND)
+    problems.begin()
+    return problems
 
 
 def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signals) -> Pings | None:

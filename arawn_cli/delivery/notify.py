@@ -43,6 +43,7 @@ from arawn_cli.events import (
     Unit,
 )
 from arawn_cli.names import cut, escape, shortened
+from arawn_cli.problems import STATE, persistent
 from arawn_cli.state import State, key_of
 from arawn_cli.timestamps import SECOND, minute
 from arawn_cli.units import count, period, seconds_of, size
@@ -348,7 +349,7 @@ class Notifier(EventOutbox):
         except StateUnavailableError as error:
             if not lines:
                 return
-            log.warning("%s: it is not remembered that people were told", error)
+            log.warning("%s: it is not remembered that people were told", error, extra=STATE)
             if self.job is JobName.DISK_CHECK and not is_first_in_hour(now, self.config.maintenance.schedule.disk_check):
                 log.info("the next notification without the state is sent in the first check of an hour")
                 return
@@ -371,7 +372,7 @@ class Notifier(EventOutbox):
         found = self._select(_READ_TARGETS, ())
         targets = sorted({*self._unstored, *(str(target) for (target,) in found)}, key=_number)
         if targets and (missing := missing_apprise()):
-            log.error("notifications need Apprise, the extra arawn-cli[notify]: run %s", missing)
+            log.error("notifications need Apprise, the extra arawn-cli[notify]: run %s", missing, extra=persistent("Apprise"))
         end = time.monotonic() + self.config.maintenance.relay.deadline_secs
         lost = 0
         for position, target in enumerate(targets):

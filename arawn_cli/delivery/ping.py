@@ -26,6 +26,7 @@ from arawn_cli.delivery.http import cause_of
 from arawn_cli.delivery.message import USER_AGENT
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import Event, to_json
+from arawn_cli.problems import persistent
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,14 @@ class Pings:
     def _ping(self, suffix: str, body: bytes) -> None:
         problem = self._send(suffix, body)
         if problem is not None:
-            log.log(logging.INFO if self._has_failed else logging.WARNING, "the ping of %s failed: %s", self._address.host, problem)
+            host = self._address.host
+            log.log(
+                logging.INFO if self._has_failed else logging.WARNING,
+                "the ping of %s failed: %s",
+                host,
+                problem,
+                extra=persistent(f"ping {host}", ended=f"the ping of {host} succeeds again"),
+            )
             self._has_failed = True
 
     def _send(self, suffix: str, body: bytes) -> str | None:

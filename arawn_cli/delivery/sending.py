@@ -20,6 +20,7 @@ from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayCl
 from arawn_cli.delivery.outbox import Outbox, QueuedEvent
 from arawn_cli.errors import ConfigurationError, StateUnavailableError
 from arawn_cli.events import Event
+from arawn_cli.problems import STATE, Problem, persistent
 from arawn_cli.state import State, check_owner, exclusive_lock
 from arawn_cli.units import count, span
 
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECS = 0.25
 LONGEST_PAUSE_SECS = 8.0
+
+_FULL = persistent("outbox full", shared=True, ended="the outbox is no longer full")
+_LOST = persistent("lost events", shared=True, ended="no event is lost any more")
 
 # A client keeps to its timeout; an attempt that does not is abandoned this much later.
 GRACE_SECS = 0.1
@@ -47,6 +51,16 @@ _PAGE = 200
 # Delivered events of a long queue are removed in groups of this size; the run after a killed one
 # repeats at most one group.
 REMOVE_GROUP = 20
+
+
+def _unreachable(target: str, address: str) -> dict[str, Problem]:
+    """Return the `extra` of a record about a target that events wait for; it is the same problem as `_refusing`."""
+    ended = f"{target} is reachable again: no event is left in the outbox"
+    return persistent(f"events for {target}", shared=True, ended=ended, about=address)
+
+
+def _refusing(target: str, address: str) -> dict[str, Problem]:
+    return persistent(f"events for {target}", shared=True, ended=f"{target} refuses no event any more", about=address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +171,7 @@ class OutboxSender:
     """Send the events of one outbox in their order, and record the results in it.
 
     Attributes:
-        name: the target, as the log names it.
+        name, address: of the target, as the log names them.
         writable: whether the outbox can be changed; otherwise events are sent and stay in it.
         refused_again: events in a row that were refused before and were refused again.
         last_answer: the answer to the last refused event.
@@ -168,6 +182,7 @@ class OutboxSender:
     client: RetryClient
     stats: DeliveryStats
     name: str = "the relay"
+    address: str = ""
     writable: bool = True
     refused_again: int = 0
     last_answer: str = ""
@@ -234,7 +249,9 @@ class OutboxSender:
         # With a wrong token every event gets the same answer: log it once per run.
         repeated = answer in (queued.answer, self.last_answer)
         self.last_answer = answer
-        log.log(logging.DEBUG if repeated else logging.WARNING, "%s refused %s %s: %s", self.name, self.outbox.noun, queued.event, answer)
+        level = logging.DEBUG if repeated else logging.WARNING
+        text = "%s refused %s %s: %s"
+        log.log(level, text, self.name, self.outbox.noun, queued.event, answer, extra=_refusing(self.name, self.address))
         if is_parked and self.writable:
             log.warning(
                 "%s has refused %s %s %s, and is not sent it again: %s; arawn-cli doctor lists it",
@@ -243,6 +260,7 @@ class OutboxSender:
                 queued.event,
                 count(refused.refusals, "time"),
                 answer,
+                extra=_refusing(self.name, self.address),
             )
 
     def _remove_delivered(self) -> None:
@@ -258,7 +276,7 @@ class OutboxSender:
             change()
         except StateUnavailableError as error:
             self.writable = False
-            log.warning("%s: %s", error, consequence)
+            log.warning("%s: %s", error, consequence, extra=STATE)
 
 
 @dataclass(slots=True)
@@ -272,7 +290,7 @@ class Delivery(EventOutbox):
         settings: the types of events that are sent, and the time limits.
         make_client: makes the relay's client; called only if there is an event to send.
         stopping: whether a signal asked the run to end.
-        name: the relay or other target, as the log names it.
+        name, address: of the relay or other target, as the log names them.
     """
 
     outbox: Outbox
@@ -281,6 +299,7 @@ class Delivery(EventOutbox):
     stopping: Callable[[], bool]
     timing: Timing = Timing()
     name: str = "the relay"
+    address: str = ""
     stats: DeliveryStats = field(default_factory=DeliveryStats)
     _in_memory: Outbox | None = None
     _raised: set[str] = field(default_factory=set)
@@ -332,9 +351,8 @@ class Delivery(EventOutbox):
             log.info("%s delivered to %s%s", count(self.stats.delivered, self.outbox.noun), self.name, refused)
         self._log_queued(reason)
         if self.stats.dropped:
-            log.error(
-                "%s dropped: the outbox is full (outbox_max_events = %d)", count(self.stats.dropped, self.outbox.noun), self.outbox.limit
-            )
+            text = "%s dropped: the outbox is full (outbox_max_events = %d)"
+            log.error(text, count(self.stats.dropped, self.outbox.noun), self.outbox.limit, extra=_FULL)
         return self.stats
 
     def _send(self) -> str | None:
@@ -351,7 +369,7 @@ class Delivery(EventOutbox):
         try:
             reason = self._send_stored(client) if stored else None
             if reason is None and self._in_memory is not None:
-                reason = OutboxSender(self._in_memory, client, self.stats, self.name).run()
+                reason = OutboxSender(self._in_memory, client, self.stats, self.name, self.address).run()
             return reason
         finally:
             client.client.close()
@@ -368,12 +386,12 @@ class Delivery(EventOutbox):
                 return False
             check_owner(self.outbox.state.directory)
         except StateUnavailableError as error:
-            log.warning("%s: stored events are sent by the next run", error)
+            log.warning("%s: stored events are sent by the next run", error, extra=STATE)
             return False
         try:
             self.outbox.state.checkpoint()
         except StateUnavailableError as error:
-            log.warning("%s: stored events may be lost in a power failure", error)
+            log.warning("%s: stored events may be lost in a power failure", error, extra=STATE)
         return True
 
     def _send_stored(self, client: RetryClient) -> str | None:
@@ -382,16 +400,16 @@ class Delivery(EventOutbox):
             while True:
                 with exclusive_lock(self.outbox.state.directory) as locked:
                     if locked:
-                        return OutboxSender(self.outbox, client, self.stats, self.name).run()
+                        return OutboxSender(self.outbox, client, self.stats, self.name, self.address).run()
                 if client.stop_reason() is not None:
                     return "another run is sending them"
                 self.timing.sleep(_LOCK_POLL_SECS)
         except StateUnavailableError as error:
-            log.warning("%s: stored events are sent by the next run", error)
+            log.warning("%s: stored events are sent by the next run", error, extra=STATE)
             return None
 
     def _memory_outbox(self, error: StateUnavailableError) -> Outbox:
-        log.warning("%s: events are sent without being stored first", error)
+        log.warning("%s: events are sent without being stored first", error, extra=STATE)
         return Outbox(State.in_memory(), self.outbox.limit, self.outbox.target, self.outbox.root)
 
     def _store_rest(self) -> None:
@@ -404,13 +422,13 @@ class Delivery(EventOutbox):
                 self.stats.lost += len(rest) - number
                 for lost in rest[number:]:
                     why = f"{self.name} refused it: {lost.answer}" if lost.answer else f"{self.name} did not confirm it"
-                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why)
+                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why, extra=_LOST)
                 return
 
     def _count_dropped(self, dropped: Sequence[OutgoingEvent]) -> None:
         """Count dropped events; only one of this run is lost, earlier ones were tried before."""
         for event in dropped:
-            log.warning("the outbox is full (%d %ss): dropped %s", self.outbox.limit, self.outbox.noun, event)
+            log.warning("the outbox is full (%d %ss): dropped %s", self.outbox.limit, self.outbox.noun, event, extra=_FULL)
         self.stats.dropped += len(dropped)
         self.stats.lost += sum(event.event_id in self._raised for event in dropped)
 
@@ -434,6 +452,7 @@ class Delivery(EventOutbox):
             refused,
             f": {cause}" if cause else "",
             left.first.event,
+            extra=_unreachable(self.name, self.address) if reason else _refusing(self.name, self.address),
         )
 
 
@@ -462,6 +481,7 @@ def delivery_for(
         settings=table,
         make_client=lambda: _make_client(target, token, table.origin),
         stopping=stopping,
+        address=str(target.address),
     )
 
 

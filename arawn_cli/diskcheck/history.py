@@ -20,6 +20,7 @@ from typing import cast
 from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict, next_limit
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import Level, Unit
+from arawn_cli.problems import STATE
 from arawn_cli.state import State, key_of
 from arawn_cli.timestamps import SECOND
 
@@ -227,7 +228,7 @@ def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOUR
     try:
         return CheckHistory(hour, read_alerts(state, root), read_samples(state, root, hour - hours))
     except StateUnavailableError as error:
-        log.warning("%s: earlier levels and usage are unknown", error)
+        log.warning("%s: earlier levels and usage are unknown", error, extra=STATE)
         return CheckHistory(hour)
 
 

@@ -46,6 +46,7 @@ from arawn_cli.events import (
 )
 from arawn_cli.fs.measure import Usage
 from arawn_cli.locks import lock_file, run_lock
+from arawn_cli.problems import STATE, persistent
 from arawn_cli.runs import Run
 from arawn_cli.units import size
 
@@ -143,8 +144,8 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         )
         forecasts = {usage.scope: history.forecast(usage) for usage in scopes}
         total = next(usage for usage in scopes if usage.scope == TOTAL)
-        verdicts = _judge(config, context, found, forecasts)
-        _log_levels(verdicts)
+        verdicts, is_remembered = _judge(config, context, found, forecasts)
+        _log_levels(verdicts, is_remembered=is_remembered)
         levels = {verdict.usage.scope: verdict.level for verdict in verdicts}
         workstreams = []
         for tree in measurements.workstreams:
@@ -241,8 +242,8 @@ def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:
     return frozenset({SCRATCH, TOTAL, scope_of_sessions(measurements)})
 
 
-def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> list[Verdict]:
-    """Judge every scope, and raise an event for each level to report.
+def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> tuple[list[Verdict], bool]:
+    """Judge every scope, raise an event for each level to report, and return whether the levels are stored.
 
     Levels, history and events are stored in one transaction, and the events are shown after it.
     """
@@ -253,7 +254,7 @@ def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Map
                 before = load_alerts(connection, found.root)
                 if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
                     log.info("another check measured later and ended earlier: this one changes no level")
-                    return unchanged(found.scopes, before)
+                    return unchanged(found.scopes, before), True
                 verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
                 store_alerts(connection, found.root, verdicts, before, found.now)
                 store_samples(connection, found.root, found.scopes, found.history.hour)
@@ -264,21 +265,24 @@ def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Map
                 events = _pressure_events(config, context, found, verdicts, forecasts)
                 context.outbox.add(connection, events)
         except StateUnavailableError as error:
-            log.warning("%s: levels are reported as measured, and not remembered", error)
+            log.warning("%s: levels are reported as measured, and not remembered", error, extra=STATE)
             # Checks in a row cannot be counted. An early alert is better than none on a full disk.
             rules = replace(rules, for_checks=1)
         else:
             for event in events:
                 context.show(event)
-            return verdicts
+            return verdicts, True
     verdicts = judge_all(found.scopes, found.history.alerts, rules, found.now, vanished=found.vanished)
     for event in _pressure_events(config, context, found, verdicts, forecasts):
         context.emit(event)
-    return verdicts
+    return verdicts, False
 
 
-def _log_levels(verdicts: Sequence[Verdict]) -> None:
-    """Log a level that rises as a warning, which cron mails, and other changes as information."""
+def _log_levels(verdicts: Sequence[Verdict], *, is_remembered: bool) -> None:
+    """Log a level that rises as a warning, which cron mails, and other changes as information.
+
+    A level that is not remembered rises in each run.
+    """
     for verdict in verdicts:
         usage = verdict.usage
         if usage.unit is Unit.INODES:
@@ -288,7 +292,8 @@ def _log_levels(verdicts: Sequence[Verdict]) -> None:
         if verdict.level is not verdict.before:
             rises = reaches(verdict.level, verdict.before)
             priority, verb = (logging.WARNING, "rises") if rises else (logging.INFO, "falls")
-            levels_log.log(priority, "%s %s from %s to %s: %s", usage.scope, verb, verdict.before, verdict.level, amounts)
+            repeated = None if is_remembered else persistent(f"level {usage.scope} {verdict.level}")
+            levels_log.log(priority, "%s %s from %s to %s: %s", usage.scope, verb, verdict.before, verdict.level, amounts, extra=repeated)
         elif verdict.level is not Level.OK or level_of(usage) is not Level.OK:
             levels_log.info("%s stays at %s: %s", usage.scope, verdict.level, amounts)
 

@@ -20,6 +20,7 @@ from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.fs.measure import Usage
 from arawn_cli.names import is_valid_id, shortened
+from arawn_cli.problems import persistent
 from arawn_cli.state_file import MAX_INTEGER
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import seconds_of
@@ -81,7 +82,8 @@ def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, .
     limits = config.maintenance.pressure.limits
     if measurements.rows_known:
         for key in unmatched_limits((tree.row for tree in measurements.workstreams), limits):
-            log.warning("[maintenance.pressure.limits] %r is neither the id nor the title of a workstream", key)
+            text = "[maintenance.pressure.limits] %r is neither the id nor the title of a workstream"
+            log.warning(text, key, extra=persistent(f"limit {key}"))
     scopes = [_tree(config, TOTAL, "all workstreams", measurements.total, config.total_limit_bytes)]
     if measurements.own_files is not None:
         limit = config.maintenance.pressure.own_files or 0

@@ -24,6 +24,7 @@ from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_
 from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
+from arawn_cli.problems import persistent
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.units import size
 
@@ -189,9 +190,10 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         rows_known=not database_failures,
     )
     for failure in measurements.failures:
-        log.error("%s", failure)
+        log.error("%s", failure, extra=persistent(f"failure {failure}"))
     if measurements.failure_count > len(measurements.failures):
-        log.error("and %s more failures", f"{measurements.failure_count - len(measurements.failures):,}")
+        text = "and %s more failures"
+        log.error(text, f"{measurements.failure_count - len(measurements.failures):,}", extra=persistent("more failures"))
     for name, usage in measurements.largest_foreign():
         log.info("workstreams/%s is not Arawn's: %s", name, size(usage.apparent_bytes))
     for path in measurements.not_counted:

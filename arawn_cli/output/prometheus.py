@@ -24,6 +24,7 @@ from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName, Level, Reason, Unit
 from arawn_cli.fs.files import write_atomic
+from arawn_cli.problems import STATE, persistent
 from arawn_cli.runs import Run
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND
@@ -78,7 +79,7 @@ def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
         ((queued,),) = state.select(COUNT_FOR_RELAYS, ()) or [(0,)]
         return StateFigures(run, queued if isinstance(queued, int) else None)
     except StateUnavailableError as error:
-        log.warning("%s: the metrics lack the figures of the state file", error)
+        log.warning("%s: the metrics lack the figures of the state file", error, extra=STATE)
         return StateFigures()
 
 
@@ -88,7 +89,7 @@ def _write(directory: Path, job: str, config: Config, metrics: Iterable[Metric])
     try:
         write_atomic(path, exposition(job, {"root": str(config.root.resolve())}, metrics))
     except OSError as error:
-        log.warning("cannot write the metrics %s: %s", path, error.strerror)
+        log.warning("cannot write the metrics %s: %s", path, error.strerror, extra=persistent("metrics"))
         return False
     return True
 

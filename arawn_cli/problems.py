@@ -1,0 +1,186 @@
+"""Log a persistent problem when it starts, once a day, and when it ends, since cron mails what is logged.
+
+A module names the problem of a log record with `extra=persistent(…)`. While a job runs, the records
+above information that name one are held. At the end of the run `decide` compares them with the
+problems of earlier runs: a record that is not due is logged as information.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from arawn_cli.errors import StateUnavailableError
+from arawn_cli.events import JobName
+from arawn_cli.names import cut
+from arawn_cli.state import State, key_of
+from arawn_cli.timestamps import DAY, SECOND
+
+log = logging.getLogger(__name__)
+_package = logging.getLogger("arawn_cli")
+
+_HOUR = 3600 * SECOND
+_HELD_MAX = 1000
+
+_WHERE = "((job = ? AND root = ?) OR job = '')"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a log record is about.
+
+    Attributes:
+        key: names it among the problems of a job on a root, or of all jobs if it is shared.
+        ended: the message when it is over; without one the message of the start is repeated.
+        about: an object that settings can change; with another one the problem starts again.
+    """
+
+    key: str
+    is_shared: bool = False
+    ended: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A problem of an earlier run; the time is in nanoseconds since the epoch."""
+
+    logged_at: int
+    ended: str
+    about: str = ""
+
+
+def persistent(key: str, *, shared: bool = False, ended: str = "", about: str = "") -> dict[str, Problem]:
+    """Return the `extra` of a log record about a problem that every run may meet; see `Problem`."""
+    return {"problem": Problem(key, shared, ended, about)}
+
+
+STATE = persistent("state", shared=True, ended="the state can be used again")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which problems are logged as what they are, and which are over, with their messages."""
+
+    due: frozenset[Problem]
+    ended: Mapping[str, str]
+
+
+def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, period: int, *, complete: bool) -> Decision:
+    """Decide what a run logs of the problems that it saw and of those of earlier runs.
+
+    A problem is due when it is new, and a day after it was logged; a day less half a period, at most
+    an hour, since runs are never exactly as far apart. Only a complete run shows that one is over.
+    Times are in nanoseconds; `period` is the time between two runs.
+    """
+    pause = DAY - min(period // 2, _HOUR)
+
+    def is_due(problem: Problem) -> bool:
+        noted = known.get(problem.key)
+        return noted is None or noted.about != problem.about or not 0 <= now - noted.logged_at < pause
+
+    keys = {problem.key for problem in seen}
+    return Decision(frozenset(filter(is_due, seen)), {key: noted.ended for key, noted in known.items() if complete and key not in keys})
+
+
+def is_due_without_state(job: JobName, now: int, period: int) -> bool:
+    """Decide from the time alone: a check logs its problems in the first run of an hour, a cleanup always."""
+    return job is not JobName.DISK_CHECK or now % _HOUR < period
+
+
+@dataclass(slots=True)
+class ProblemLog(logging.Filter):
+    """Hold the log records of one run that name a problem.
+
+    Attributes:
+        directory: of the state file.
+        period: time between two scheduled runs of the job, in nanoseconds.
+    """
+
+    directory: Path
+    job: JobName
+    root: Path
+    period: int
+    _held: dict[Problem, list[logging.LogRecord]] = field(default_factory=dict)
+    _count: int = 0
+    _last: logging.LogRecord | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record now."""
+        problem = getattr(record, "problem", None)
+        if not isinstance(problem, Problem) or record.levelno <= logging.INFO:
+            return True
+        if record is self._last:  # each handler asks
+            return False
+        self._last = record
+        if self._count < _HELD_MAX:
+            self._held.setdefault(problem, []).append(record)
+        self._count += 1
+        return False
+
+    def begin(self) -> None:
+        """Hold the records of this package until `end`."""
+        for handler in _package.handlers:
+            handler.addFilter(self)
+
+    def end(self, now: int, *, complete: bool) -> None:
+        """Log what is due of the held records, the others as information, and what is over.
+
+        `now` is the wall clock in nanoseconds; `complete` is whether the job has done its work.
+        """
+        for handler in _package.handlers:
+            handler.removeFilter(self)
+        if self._count > _HELD_MAX:
+            more = (f"{self._count - _HELD_MAX:,}",)
+            self._held[Problem("more")] = [logging.LogRecord(__name__, logging.WARNING, __file__, 0, "and %s more warnings", more, None)]
+        try:
+            with closing(State(self.directory, lambda: now)) as state:
+                decision = self._decide(state, now, complete=complete)
+        except StateUnavailableError:
+            due = is_due_without_state(self.job, now, self.period)
+            decision = Decision(frozenset(self._held if due else ()), {})
+        for problem, records in self._held.items():
+            for record in records:
+                if problem not in decision.due:
+                    record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+                if logging.getLogger(record.name).isEnabledFor(record.levelno):
+                    logging.getLogger(record.name).handle(record)
+        for text in decision.ended.values():
+            log.warning("%s", text)
+
+    def _decide(self, state: State, now: int, *, complete: bool) -> Decision:
+        """Decide, and store the decision.
+
+        Raises:
+            StateUnavailableError: it cannot be stored.
+        """
+        parameters = (self.job.value, key_of(self.root))
+        if not self._held and not state.select(f"SELECT 1 FROM problems WHERE {_WHERE} LIMIT 1", parameters):  # noqa: S608 - a constant
+            return Decision(frozenset(), {})
+        with state.transaction() as connection:
+            known = _read(connection, parameters)
+            decision = decide(frozenset(self._held), known, now, self.period, complete=complete)
+            connection.executemany(
+                f"DELETE FROM problems WHERE problem = ? AND {_WHERE}",  # noqa: S608 - a constant
+                [(key, *parameters) for key in decision.ended],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO problems (job, root, problem, about, logged_at, ended) VALUES (?, ?, ?, ?, ?, ?)",
+                [self._row(problem, now) for problem in decision.due],
+            )
+        return decision
+
+    def _row(self, problem: Problem, now: int) -> tuple[str, str, str, str, int, str]:
+        job, root = ("", "") if problem.is_shared else (self.job.value, key_of(self.root))
+        ended = problem.ended or cut(f"no longer: {self._held[problem][0].getMessage()}")
+        return job, root, problem.key, problem.about, now, ended
+
+
+def _read(connection: sqlite3.Connection, parameters: tuple[str, str]) -> dict[str, Noted]:
+    rows = connection.execute(f"SELECT problem, logged_at, ended, about FROM problems WHERE {_WHERE}", parameters)  # noqa: S608 - a constant
+    return {row[0]: Noted(*row[1:]) for row in cast("Iterator[tuple[str, int, str, str]]", rows)}
