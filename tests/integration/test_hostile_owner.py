@@ -25,6 +25,7 @@ from tests.support.tree import SampleTree, set_age
 pytestmark = needs_namespaces
 
 SECRET = "only-root-may-read-this-7f3a"
+DROP_INS = Path("/etc/systemd/system/arawn-cli-test.service.d")
 COMMANDS = (
     ("scratch-cleanup", "--dry-run", "--plan-out", "OUTPUT"),
     ("scratch-cleanup", "--plan-out", "OUTPUT"),
@@ -127,14 +128,14 @@ def build(top: Path, tree: SampleTree) -> None:
     set_age(tree.sessions, tree.ago(30))
 
 
-def configure(top: Path, chance: random.Random, port: int) -> None:
-    """Write the owner's configuration, which may name what is root's."""
+def configure(top: Path, chance: random.Random, port: int, *, is_of_root: bool) -> Path:
+    """Write a configuration of the owner or of root, which may name what is root's, and return its path."""
     bad = (
         top / "private" / "secret",
         top / "public",
         top / "public" / "of-root",
         Path("/etc/shadow"),
-        Path("/etc/systemd/system/x.service.d"),
+        *([] if is_of_root else [DROP_INS]),  # root may name it
     )
 
     def place(name: str) -> str:
@@ -149,7 +150,9 @@ def configure(top: Path, chance: random.Random, port: int) -> None:
         "[maintenance.pressure]\ntotal = 1",
         f"[maintenance.cleanup]\ntrash_days = {chance.randrange(2)}",
     ]
-    (top / "home" / "config.toml").write_text("\n".join(lines))
+    file = top / "config.toml" if is_of_root else top / "home" / "config.toml"
+    file.write_text("\n".join(lines))
+    return file
 
 
 @dataclass
@@ -181,8 +184,8 @@ class Attack:
     def target(self) -> Path:
         return self.top / self.chance.choice(("private/secret", "private", "public", "public/of-root", "public/state.db"))
 
-    def of_root(self) -> dict[str, object]:
-        return {name: state_of(self.top / name) for name in ("private", "public", "config.toml")}
+    def of_root(self) -> dict[str | Path, object]:
+        return {name: state_of(self.top / name) for name in ("private", "public", "config.toml", DROP_INS)}
 
     def act(self, action: str, place: Path, target: Path) -> None:
         """Let the owner do something to a path of its own."""
@@ -273,12 +276,8 @@ def attack(chance: random.Random) -> Iterator[Attack]:
             (home / name).mkdir()
         (home / "token").write_text("a-token")
         (home / "token").chmod(0o600)
-        configure(top, chance, port)
+        config = configure(top, chance, port, is_of_root=chance.random() < 0.3)
         give(home)
-        config = home / "config.toml"
-        if chance.random() < 0.3:
-            config = config.rename(top / "config.toml")
-            os.chown(config, 0, 0)
         found = Attack(top, chance, config, received)
         before = found.of_root()
         try:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.support.installed import ARAWN, FILE, UNITS, clean, configure, install, last_event, session, show
+from tests.conftest import needs
+from tests.support.installed import ARAWN, FILE, UNITS, clean, configure, install, last_event, session, show, standing_in
 from tests.support.machine import COMMAND, ROOT, Machine, machine, needs_machine
 
 __all__ = ["clean", "machine"]
@@ -137,31 +141,53 @@ def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_canno
     assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
 
 
-@pytest.mark.parametrize("enter", ["root", "sudo", "setpriv", "unit"])
-def test_every_start_acts_as_the_owner_and_sees_what_others_use(machine: Machine, enter: str) -> None:
+# How a run is started: the command before it, the account that starts it, and whether it sees what root uses.
+STARTS = {
+    "root": ((), None, True),
+    "sudo": (("sudo", "-n"), "arawn", True),
+    "sudo with the environment": (("sudo", "-n", "-E", "HOME=/home/arawn", "XDG_STATE_HOME=/home/arawn/x"), "arawn", True),
+    "sudo to the owner": (("sudo", "-n", "-u", "arawn", "-H"), None, False),
+    "setpriv": (("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn"), None, False),
+    "unit": (("systemd-run", "--pipe", "--wait", "--quiet", "--property=User=arawn"), None, False),
+    "unit of root": (("systemd-run", "--pipe", "--wait", "--quiet"), None, True),
+}
+
+
+@pytest.mark.parametrize(
+    "start", [pytest.param(name, marks=needs(not name.startswith("sudo") or shutil.which("sudo") is not None, "sudo")) for name in STARTS]
+)
+def test_every_start_acts_as_the_owner_and_sees_what_others_use(machine: Machine, start: str) -> None:
     """A process of root uses one session; only a run that root started can see that."""
-    prefix = {
-        "root": (),
-        "sudo": ("env", "SUDO_USER=root", "USER=root", "HOME=/root"),
-        "setpriv": ("setpriv", "--reuid=arawn", "--regid=arawn", "--init-groups", "env", "HOME=/home/arawn"),
-        "unit": ("systemd-run", "--pipe", "--wait", "--quiet", "--property=User=arawn"),
-    }[enter]
-    for name in ("old", "used"):
+    prefix, user, sees_root = STARTS[start]
+    if start.startswith("sudo"):
+        machine.path("/etc/sudoers.d/arawn").write_text("arawn ALL=(ALL) NOPASSWD: SETENV: ALL\n")
+    for name in ("old", "own", "used"):
         session(machine, name, 30)
     place = f"{ROOT}/workstreams/scratch/sessions/used"
-    user = machine.start("sh", "-c", f"cd {place} && echo there && exec sleep 60")
+    holder = machine.start("sh", "-c", f"cd {place} && echo there && exec sleep 60")
     try:
-        assert user.stdout is not None
-        user.stdout.readline()
-        done = machine.run(*prefix, COMMAND, "scratch-cleanup", "--format=json")
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with standing_in(machine, f"{ROOT}/workstreams/scratch/sessions/own"):
+            done = machine.run(*prefix, COMMAND, "scratch-cleanup", "--format=json", f"--config={FILE}", user=user)
     finally:
-        user.kill()
+        holder.kill()
         machine.run("pkill", "-x", "sleep")
-        user.wait()
+        holder.wait()
     reasons = {event["session_id"]: event["reason"] for event in map(json.loads, done.stdout.splitlines()) if "session_id" in event}
-    assert reasons == {"old": "expired", "used": "in_use" if enter in ("root", "sudo") else "expired"}, done
+    assert reasons == {"old": "expired", "own": "in_use", "used": "in_use" if sees_root else "expired"}, done
     state = machine.path("/home/arawn/.local/state/arawn-cli/state.db").stat()
     assert (state.st_uid, state.st_mode & 0o777) == (ARAWN, 0o600)
+
+
+def test_root_of_a_user_namespace_of_the_owner_removes_nothing_that_it_cannot_judge(machine: Machine) -> None:
+    for name in ("old", "used"):
+        session(machine, name, 30)
+    with standing_in(machine, f"{ROOT}/workstreams/scratch/sessions/used"):
+        done = machine.run("unshare", "--user", "--map-root-user", COMMAND, "scratch-cleanup", "--format=json", user="arawn")
+    reasons = {event["session_id"]: event["reason"] for event in map(json.loads, done.stdout.splitlines()) if "session_id" in event}
+    assert (done.returncode, reasons) == (1, dict.fromkeys(("old", "used"), "activity_unknown")), done
+    assert sorted(os.listdir(machine.path(f"{ROOT}/workstreams/scratch/sessions"))) == ["old", "used"]
 
 
 def test_units_for_another_root_are_outdated(machine: Machine) -> None:
@@ -228,3 +254,103 @@ def test_a_drop_in_that_makes_the_root_read_only_is_reported_after_the_run_that_
     assert machine.run("systemctl", "start", "arawn-scratch-cleanup.service").returncode != 0
     status = machine.run(COMMAND, "schedule", "status")
     assert (status.returncode, json.loads(status.stdout.splitlines()[0])["result"], kept.exists()) == (1, "failed", True)
+
+
+SECRET = "only-root-may-read-this-7f3a"
+EXCHANGE = """
+import ctypes, os, random, sys, time
+place, exchange = os.fsencode(sys.argv[1]), ctypes.CDLL(None).renameat2
+print(flush=True)
+while True:
+    exchange(-100, place, -100, place + b"~", 2)
+    time.sleep(random.random() * 0.01)
+"""
+OF_ROOT = ("/etc", "/root/private", "/var/lib/other")
+
+
+def state_of_root(machine: Machine) -> dict[str, tuple[object, ...]]:
+    """Owner, mode and content of what is root's, without the units that this tool installs."""
+    found: dict[str, tuple[object, ...]] = {}
+    for top in OF_ROOT:
+        for directory, _, names in os.walk(machine.path(top)):
+            for path in (directory, *(os.path.join(directory, name) for name in names)):
+                status = os.lstat(path)
+                if "/arawn-" not in path and not path.endswith((".wants", "/systemd/system")):
+                    content = Path(path).read_bytes() if os.path.isfile(path) and not os.path.islink(path) else b""
+                    found[path] = (status.st_uid, status.st_gid, status.st_mode, content)
+    return found
+
+
+def hostile_configuration(machine: Machine, chance: random.Random) -> str:
+    """Write a configuration of the owner that names what is root's, and the places that lead there."""
+    links = {"state": "/var/lib/other", "units": "/etc/systemd/system/other.service.d", "token": "/root/private/secret"}
+    for name, target in links.items():
+        machine.output("ln", "-sfn", target, f"/home/arawn/{name}-link", user="arawn")
+    for name in ("state", "metrics"):
+        machine.output("mkdir", "-p", f"/home/arawn/{name}", user="arawn")
+    machine.output("sh", "-c", "umask 077; echo a-token > /home/arawn/token", user="arawn")
+    home = ["/home/arawn/state", "/home/arawn/metrics", "/home/arawn/new/place"]
+    bad = [
+        "/var/lib/other",
+        "/etc/systemd/system/other.service.d",
+        "/home/arawn/state-link",
+        "/home/arawn/units-link/x",
+        "/var/lib/private/other",
+    ]
+    tokens = ["/root/private/secret", "/home/arawn/token-link", "/home/arawn/token", "/root/private/secret\nExecStartPre=/bin/true"]
+    state, metrics = (chance.choice(bad if chance.random() < 0.4 else home) for _ in range(2))
+    text = f"""
+        maintenance.root = "{ROOT}"
+        maintenance.state_dir = "{state}"
+        maintenance.metrics.textfile_dir = "{metrics}"
+        maintenance.cleanup.cleanup_on = "{chance.choice(["", "critical"])}"
+        maintenance.pressure.total = 1
+        maintenance.relay.url = "http://127.0.0.1:8099/"
+        maintenance.relay.deadline_secs = 1
+        maintenance.relay.token_file = {json.dumps(chance.choice(tokens))}
+    """
+    place = machine.path("/home/arawn/config.toml")
+    place.write_text(text)
+    os.chown(place, ARAWN, ARAWN)
+    return "/home/arawn/config.toml"
+
+
+def attacked_units(machine: Machine, seed: int) -> None:
+    """Install the schedule of a hostile configuration as root, and start its units, while the owner exchanges files."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    lines = ["mkdir -p -m 700 /root/private /var/lib/other", f"echo {SECRET} > /root/private/secret", "chmod 600 /root/private/secret"]
+    machine.output("sh", "-c", "; ".join([*lines, "cp /root/private/secret /var/lib/other/state.db", f"rm -rf /home/arawn/* {ROOT}/state"]))
+    config = hostile_configuration(machine, chance)
+    session(machine, "old", 30)
+    before = state_of_root(machine)
+    shown = []
+    with relay(machine) as requests, ExitStack() as stack:
+        for place in chance.sample(["state", "metrics", "token"], chance.randrange(3)):
+            machine.output("ln", "-sfn", chance.choice(OF_ROOT), f"/home/arawn/{place}~", user="arawn")
+            loop = machine.start("/opt/python/bin/python3", "-c", EXCHANGE, f"/home/arawn/{place}", user="arawn")
+            stack.callback(loop.communicate)
+            stack.callback(loop.kill)
+            stack.callback(machine.run, "pkill", "-f", "renameat2")
+        for words in (("show",), ("install", "--yes"), ("status",)):
+            done = machine.run(COMMAND, "schedule", *words, "--systemd", "--system", "--config", config)
+            shown.append(done.stdout + done.stderr)
+            assert done.returncode in (0, 1, 77, 78), done
+        for job in ("scratch-cleanup", "disk-check"):
+            machine.run("systemctl", "start", f"arawn-{job}.service")
+        shown.append(machine.run(COMMAND, "doctor", "--config", config).stdout)
+        received = requests()
+    assert state_of_root(machine) == before
+    assert SECRET not in json.dumps([shown, received])
+    assert SECRET not in machine.output("journalctl", "--no-pager", "-o", "cat")
+    assert machine.run("grep", "-rlI", SECRET, "/home/arawn", ROOT, "/var/lib/arawn-cli").stdout == ""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_root_installs_for_a_hostile_owner_give_it_nothing_of_root(machine: Machine, seed: int) -> None:
+    attacked_units(machine, seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_units_of_any_hostile_configuration_give_it_nothing_of_root(machine: Machine, seed: int) -> None:
+    attacked_units(machine, seed)
