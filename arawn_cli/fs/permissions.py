@@ -191,7 +191,7 @@ class Login:
         user: the user id.
         group: its group id.
         groups: all its groups.
-        variables: the environment variables of the account. Those that start with `XDG_` are unset.
+        variables: the environment variables of the account.
     """
 
     user: int
@@ -214,8 +214,12 @@ class Login:
         return cls(user, entry.pw_gid, groups, {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name})
 
     def environment(self, current: Mapping[str, str]) -> dict[str, str]:
-        """Return environment variables with those of the account."""
-        kept = {key: value for key, value in current.items() if not key.startswith(("XDG_", "SUDO_")) and key not in _OF_ACCOUNT}
+        """Return the environment variables that this program uses, with those of the account.
+
+        The account can read those of the programs that this process starts (proc(5)), so that secrets
+        in other variables do not belong there.
+        """
+        kept = {key: value for key, value in current.items() if key.startswith(_KEPT_PREFIXES) or key.lower() in _KEPT}
         return {**kept, **self.variables}
 
     def become(self) -> None:
@@ -251,4 +255,11 @@ class Login:
 
 
 _NOBODY = 65534
-_OF_ACCOUNT = frozenset({"HOME", "USER", "LOGNAME", "MAIL", "SHELL", "DBUS_SESSION_BUS_ADDRESS"})
+_KEPT_PREFIXES = ("ARAWN_", "COVERAGE_", "LC_", "PYTHON", "SYSTEMD_")
+_KEPT = frozenset(
+    {
+        *("path", "ld_library_path", "lang", "language", "tz", "term", "colorterm", "columns", "lines", "no_color", "force_color"),
+        *("journal_stream", "state_directory", "credentials_directory", "ssl_cert_file", "ssl_cert_dir"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    }
+)

@@ -88,7 +88,14 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
         "try: os.seteuid(0)\n"
         "except PermissionError: print('stays')\n"
     )
-    variables = environment | {"XDG_STATE_HOME": "/of-the-caller", "USER": "root", "SUDO_USER": "someone"}
+    variables = environment | {
+        "XDG_STATE_HOME": "/of-the-caller",
+        "USER": "root",
+        "SUDO_USER": "someone",
+        "A_SECRET": "of root",
+        "TMPDIR": "/root",
+        "https_proxy": "p",
+    }
     done = python(script, owned.root.parent / "config.toml", owned.root, environment=variables)
     first, second = done.stdout.splitlines()
     users, groups, all_groups, status, found = json.loads(first)
@@ -97,7 +104,8 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert {fields[name] for name in ("CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert (found["USER"], found["LOGNAME"]) == (OWNER_NAME, OWNER_NAME)
-    assert not [name for name in found if name.startswith(("XDG_", "SUDO_"))]
+    assert not [name for name in found if name.startswith(("XDG_", "SUDO_")) or name in ("A_SECRET", "TMPDIR")]
+    assert {name: found[name] for name in ("PATH", "https_proxy")} == {"PATH": environment["PATH"], "https_proxy": "p"}
     assert found["HOME"] != environment["HOME"]
 
 
