@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class JsonServer:
-    """A server for `json://`. It answers with `status` after `delay` seconds, and keeps what it accepted.
-
-    `before` are requests to answer before a message counts as arrived.
-    """
+    """A server for `json://`. It answers with `status` after `delay` seconds, and keeps what it accepted."""
 
     scheme = "json"
 
@@ -95,6 +99,58 @@ class NtfyServer(JsonServer):
         self.messages.append(message)
         number = len(self.messages)
         return 200, {"id": f"id{number}", "time": 1_700_000_000 + number, "event": "message", **message}
+
+
+class MailServer:
+    """A mail server that keeps what it accepted, or refuses every recipient."""
+
+    def __init__(self) -> None:
+        self.messages: list[EmailMessage] = []
+        self.status = 200
+        self._controller = Controller(self, hostname="127.0.0.1", port=_free_port())
+        self._controller.start()
+
+    @property
+    def url(self) -> str:
+        return f"mailto://127.0.0.1:{self._controller.port}/?from=arawn@example.org&to=me@example.org"
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Subject and text of each mail; Apprise writes HTML with a line for each line of the message."""
+        found = []
+        for message in self.messages:
+            part = message.get_body(("html", "plain"))
+            assert part is not None
+            lines = re.sub(r"<br\s*/?>", "\n", str(part.get_content()))
+            text = html.unescape(re.sub(r"<[^>]+>", "", lines)).replace("\xa0", " ").strip()
+            found.append((str(message["Subject"]), "\n".join(line.strip() for line in text.splitlines())))
+        return found
+
+    async def handle_RCPT(  # noqa: N802 - a name of aiosmtpd
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if self.status != 200:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
+        self.messages.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 OK"
+
+    def close(self) -> None:
+        self._controller.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+NotifyServer = JsonServer | NtfyServer | MailServer
+SERVERS: dict[str, Callable[[], NotifyServer]] = {"http": JsonServer, "mail": MailServer, "ntfy": NtfyServer}
 
 
 @contextmanager
