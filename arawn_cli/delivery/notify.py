@@ -43,7 +43,7 @@ from arawn_cli.events import (
     Unit,
 )
 from arawn_cli.names import cut, escape, shortened
-from arawn_cli.problems import STATE, persistent
+from arawn_cli.problems import STATE, is_due_without_state, persistent
 from arawn_cli.state import State, key_of
 from arawn_cli.timestamps import SECOND, minute
 from arawn_cli.units import count, period, seconds_of, size
@@ -53,8 +53,6 @@ log = logging.getLogger(__name__)
 _READ = "SELECT kind, subject, value, notified_at FROM notices WHERE root = ?"
 
 _READ_TARGETS = f"SELECT DISTINCT target FROM outbox WHERE {IS_NOTIFY} AND drop_priority <> {DropPriority.PARKED:d}"  # noqa: S608
-
-HOUR = 3600 * SECOND
 
 _SHORTEST_SHARE = 0.1  # seconds
 
@@ -350,7 +348,7 @@ class Notifier(EventOutbox):
             if not lines:
                 return
             log.warning("%s: it is not remembered that people were told", error, extra=STATE)
-            if self.job is JobName.DISK_CHECK and not is_first_in_hour(now, self.config.maintenance.schedule.disk_check):
+            if not is_due_without_state(self.job, now, period(self.config.maintenance.schedule.disk_check) * SECOND):
                 log.info("the next notification without the state is sent in the first check of an hour")
                 return
             for target in self._targets:
@@ -439,8 +437,3 @@ def _number(target: str) -> int:
 def _notices(rows: Sequence[tuple[object, ...]], kind: NoticeKind) -> Notices:
     found = cast("Sequence[tuple[str, str, str, int]]", rows)
     return {subject: Notice(value, at) for of_kind, subject, value, at in found if of_kind == kind}
-
-
-def is_first_in_hour(now: int, interval: str) -> bool:
-    """Return whether no earlier run of a scheduled job fell into this hour; `now` is in nanoseconds."""
-    return now // HOUR != (now - period(interval) * SECOND) // HOUR

@@ -16,18 +16,15 @@ from arawn_cli.delivery.notify import (
     cleaned_line,
     compose,
     expiring_line,
-    is_first_in_hour,
     job_line,
     level_lines,
     why_incomplete,
 )
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import ChatResult, ExpiringSession, FailureReport, JobName, Level, ScratchCleanup, Unit
-from arawn_cli.timestamps import SECOND
 from tests.support.simulated_relay import pressure
 
 LEVELS = st.sampled_from([Level.OK, Level.WARNING, Level.CRITICAL])
-HOUR = 3600 * SECOND
 
 
 def summary(**values: object) -> ScratchCleanup:
@@ -171,10 +168,3 @@ def test_inodes_are_counted_and_lower_bounds_are_named() -> None:
     (line,), _ = level_lines([event], {}, repeats=False, now=1)
     assert line.full == "warning: A, at least 2,000,000 of 1,000,000 inodes (200 %)"
     assert line.step == "arawn-cli scratch-cleanup --root lab -n (it would free 1.0 KiB)"
-
-
-@given(st.integers(0, 59), st.sampled_from([1, 5, 10, 30]))
-def test_a_check_without_state_tells_people_once_an_hour(offset: int, minutes: int) -> None:
-    interval, start = f"{minutes}m", 400_000 * HOUR + offset * 60 * SECOND
-    checks = [is_first_in_hour(start + number * minutes * 60 * SECOND, interval) for number in range(3 * 60 // minutes)]
-    assert sum(checks) == 3
