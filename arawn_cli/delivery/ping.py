@@ -95,7 +95,7 @@ class Pings:
                 "the ping of %s failed: %s",
                 host,
                 problem,
-                extra=persistent(f"ping {host}", ended=f"the ping of {host} succeeds again"),
+                extra=persistent(f"ping {host}", ended=f"the ping of {host} succeeds again", about=str(self._address.port)),
             )
             self._has_failed = True
 
