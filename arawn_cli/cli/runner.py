@@ -184,7 +184,7 @@ def run_job(
     try:
         config = load_as_owner(flags, outputs)
         if not config.dry_run:
-            pings = _pings_to(config.pings, name, signals)
+            pings = _pings_to(config.pings, name, signals, use_proxy=config.maintenance.use_proxy)
         notifier = _notifier(config, name, signals)
         problem_log = _problem_log(config, name)
         lower_priority(config.maintenance)
@@ -263,13 +263,13 @@ def _problem_log(config: Config, name: JobName | None) -> ProblemLog | None:
     return problems
 
 
-def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signals) -> Pings | None:
+def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signals, *, use_proxy: bool = True) -> Pings | None:
     url = addresses.get(name) if name is not None else None
     if url is None:
         return None
     from arawn_cli.delivery.ping import Pings  # not imported without an address
 
-    return Pings(url, signals.stopping)
+    return Pings(url, signals.stopping, use_proxy)
 
 
 def _notifier(config: Config, name: JobName | None, signals: Signals) -> Notifier | None:

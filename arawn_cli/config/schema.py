@@ -406,6 +406,10 @@ class Maintenance(_Table):
     state_dir: str = Field(
         default="", description="folder for levels, history and outbox; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"
     )
+    use_proxy: bool = Field(
+        default=True,
+        description="connect through the proxy that $HTTPS_PROXY, $HTTP_PROXY or $ALL_PROXY names, except to the hosts in $NO_PROXY",
+    )
     nice: int = Field(default=10, ge=-20, le=19, description="niceness to run at, unless it is higher already: -20 to 19")
     io_class: Literal["idle", "best-effort", "none"] = Field(
         default="idle", description="disk priority to run at: idle, best-effort, or none to leave it unchanged"

@@ -54,12 +54,14 @@ class Secrets:
     forms: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, address: Address, token: Token | None) -> Secrets:
-        """Collect the secrets of one relay."""
-        pair = f"{address.user}:{address.password}" if address.carries_password else ""
+    def of(cls, address: Address, token: Token | None, proxy: Address | None = None) -> Secrets:
+        """Collect the secrets of one relay, and of the proxy on the way to it."""
         query = address.target.partition("?")[2]
         values = [part.partition("=")[2] for part in query.split("&")]
-        plain = (token.value if token else "", address.password, pair and b64encode(pair.encode()).decode("ascii"), query, *values)
+        plain = [token.value if token else "", query, *values]
+        for end in (address, proxy):
+            if end is not None and end.carries_password:
+                plain += (end.password, basic(end).partition(" ")[2])
         forms = {form for secret in plain for form in _forms(secret) if len(form) >= _MIN_SECRET_LENGTH}
         return cls(tuple(sorted(forms, key=len, reverse=True)))
 
@@ -84,8 +86,13 @@ def authorization(address: Address, token: Token | None) -> dict[str, str]:
     if token is not None:
         return {"Authorization": f"Bearer {token.value}"}
     if address.carries_password:
-        return {"Authorization": "Basic " + b64encode(f"{address.user}:{address.password}".encode()).decode("ascii")}
+        return {"Authorization": basic(address)}
     return {}
+
+
+def basic(address: Address) -> str:
+    """Return user and password of an address as a header has them (RFC 7617)."""
+    return "Basic " + b64encode(f"{address.user}:{address.password}".encode()).decode("ascii")
 
 
 def token_for(address: Address, token_file: Path | None, environment: Mapping[str, str], *, allow_insecure: bool) -> Token | None:

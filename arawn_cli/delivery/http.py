@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
 from urllib3.exceptions import TimeoutError as AnyTimeoutError
 
-from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery import tls
+from arawn_cli.delivery.connecting import Route, cause_of
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
 from arawn_cli.delivery.message import USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
 
@@ -36,10 +34,10 @@ class HttpClient:
 
     batch_size = 1
 
-    def __init__(self, address: Address, token: Token | None, ca_file: Path | None, clock: Callable[[], float]) -> None:
-        self._address = address
-        self._secrets = Secrets.of(address, token)
-        self._ca_file = ca_file
+    def __init__(self, route: Route, token: Token | None, clock: Callable[[], float]) -> None:
+        self._route = route
+        self._address = address = route.address
+        self._secrets = Secrets.of(address, token, route.proxy)
         self._clock = clock
         self._headers = {
             "Content-Type": "application/json",
@@ -47,12 +45,7 @@ class HttpClient:
             "ce-specversion": "1.0",
             **authorization(address, token),
         }
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        self._pool = (
-            urllib3.HTTPSConnectionPool(host, address.port, maxsize=1, ssl_context=tls.context_for(ca_file))
-            if address.is_secure
-            else urllib3.HTTPConnectionPool(host, address.port, maxsize=1)
-        )
+        self._manager = route.manager()
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Post the one event; without an answer in time it is unknown whether the relay has it."""
@@ -67,9 +60,9 @@ class HttpClient:
             "Idempotency-Key": event.event_id,
         }
         try:
-            response = self._pool.urlopen(
+            response = self._manager.urlopen(
                 "POST",
-                self._address.target,
+                self._address.plain,
                 body=event.body,
                 headers=headers,
                 retries=False,
@@ -81,6 +74,8 @@ class HttpClient:
             return self._failure(error, timeout)
         body, is_complete = _read_start(response, end)
         peer = f"{self._address.host} port {self._address.port}"
+        if self._route.proxy is not None and response.status == _PROXY_UNAUTHORISED:
+            return Failed(f"{self._route.peer} does not accept our user and password ({response.status})", retryable=False)
         if response.status == 400 and _PLAIN_ON_TLS in body:
             return Failed(f"{peer} speaks TLS; use https://", retryable=False)
         if 200 <= response.status < 300 and not is_complete:
@@ -89,22 +84,23 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the connection."""
-        self._pool.close()
+        self._manager.clear()
 
     def _failure(self, error: HTTPError, timeout: float) -> Failed:
-        problem = tls.describe(error, self._address, self._ca_file)
-        if problem is not None:
-            return Failed(problem, retryable=False)
-        host, port = self._address.host, self._address.port
+        if (described := self._route.describe(error)) is not None:
+            return Failed(described[0], retryable=described[1])
+        peer = self._route.peer
+        if isinstance(error, ProxyError) and isinstance(error.original_error, HTTPError):
+            error = error.original_error
         if isinstance(error, NameResolutionError):
-            return Failed(f"the name {host} cannot be resolved")
+            return Failed(f"the name {(self._route.proxy or self._address).host} cannot be resolved")
         if isinstance(error, NewConnectionError):
-            return Failed(f"cannot connect to {host} port {port}: {cause_of(error)}")
+            return Failed(f"cannot connect to {peer}: {cause_of(error)}")
         if isinstance(error, ConnectTimeoutError):
-            return Failed(f"cannot connect to {host} port {port} within {timeout:.1f} s")
+            return Failed(f"cannot connect to {peer} within {timeout:.1f} s")
         if isinstance(error, AnyTimeoutError):
-            return Failed(f"{host} port {port} did not answer within {timeout:.1f} s; it may have the event")
-        return Failed(f"{host} port {port} closed the connection: {cause_of(error)}")
+            return Failed(f"{peer} did not answer within {timeout:.1f} s; it may have the event")
+        return Failed(f"{peer} closed the connection: {cause_of(error)}")
 
 
 def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, bool]:
@@ -126,18 +122,9 @@ def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, 
     return body[:_ANSWER_BYTES], len(body) > _ANSWER_BYTES
 
 
-def cause_of(error: BaseException) -> str:
-    """Return the kernel's message behind an error, or else the error's type."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
 _CONTINUE = 100
-_UNAUTHORISED = (401, 403, 407)
+_PROXY_UNAUTHORISED = 407
+_UNAUTHORISED = (401, 403, _PROXY_UNAUTHORISED)
 _EXPECTATION_FAILED = 417
 
 # Instead of a status: no answer in time, and one that is not HTTP or a closed connection.
@@ -161,7 +148,7 @@ class ProbeResult:
     text: str
 
 
-def probe(address: Address, token: Token | None, ca_file: Path | None, origin: str, timeout: float) -> ProbeResult:
+def probe(route: Route, token: Token | None, origin: str, timeout: float) -> ProbeResult:
     """Check whether a relay can be reached and accepts the token; `timeout` is in seconds.
 
     An HTTP relay is asked whether it would accept a POST (`Expect: 100-continue`, RFC 9110,
@@ -171,33 +158,36 @@ def probe(address: Address, token: Token | None, ca_file: Path | None, origin: s
     Raises:
         ConfigurationError: the file of certificate authorities cannot be used.
     """
+    address = route.address
     if address.is_websocket:
         from arawn_cli.delivery.websocket import WebSocketClient
 
-        result = WebSocketClient(address, token, ca_file, origin).send([], timeout)
+        result = WebSocketClient(route, token, origin).send([], timeout)
         if isinstance(result, Delivered):
-            return ProbeResult(True, f"{address} is reachable" + (" and accepts the token" if token else "; no token is configured"))
+            return ProbeResult(True, f"{route} is reachable" + (" and accepts the token" if token else "; no token is configured"))
         return ProbeResult(False, f"{address}: {result.answer if isinstance(result, Refused) else result.reason}")
     try:
-        status = _ask(address, token, ca_file, timeout)
+        status = _ask(route, token, timeout)
         is_accepted = status == _CONTINUE or 200 <= status < 300
-        without = _ask(address, None, ca_file, timeout) if token and is_accepted else None
+        without = _ask(route, None, timeout) if token and is_accepted else None
     except TimeoutError:
-        return ProbeResult(False, f"{address}: cannot connect within {timeout:g} s")
+        return ProbeResult(False, f"{route}: cannot connect within {timeout:g} s")
     except OSError as error:
-        problem = tls.describe(error, address, ca_file) or f"cannot connect: {error.strerror or type(error).__name__}"
-        return ProbeResult(False, f"{address}: {problem}")
+        described = route.describe(error)
+        return ProbeResult(False, f"{route}: {described[0] if described else f'cannot connect: {error.strerror or type(error).__name__}'}")
     if is_accepted:
         if token is None:
-            return ProbeResult(True, f"{address} is reachable and accepts events; no token is configured")
+            return ProbeResult(True, f"{route} is reachable and accepts events; no token is configured")
         if without in _UNAUTHORISED:
-            return ProbeResult(True, f"{address} is reachable and accepts the token")
+            return ProbeResult(True, f"{route} is reachable and accepts the token")
         return ProbeResult(None, f"{address} is reachable; whether it accepts the token shows only when an event is sent")
     if status in (_SILENT, _EXPECTATION_FAILED):
         number = f" ({status})" if status else ""
         return ProbeResult(None, f"{address} is reachable, and does not answer before it has an event{number}")
     if status == _NO_HTTP:
         return ProbeResult(False, f"{address} closed the connection, or does not speak HTTP")
+    if status == _PROXY_UNAUTHORISED and route.proxy is not None:
+        return ProbeResult(False, f"{route}: the proxy does not accept our user and password ({status})")
     if status in _UNAUTHORISED:
         reason = f"does not accept the token ({status})" if token else f"requires a token ({status}), and none is configured"
         return ProbeResult(False, f"{address} {reason}")
@@ -206,7 +196,7 @@ def probe(address: Address, token: Token | None, ca_file: Path | None, origin: s
     return ProbeResult(False, f"{address} answers {status} to a POST")
 
 
-def _ask(address: Address, token: Token | None, ca_file: Path | None, timeout: float) -> int:
+def _ask(route: Route, token: Token | None, timeout: float) -> int:
     """Return the last status with which a relay answers the head of a POST, before its body.
 
     nginx sends a 100 and at once the status that rejects the request: only silence after a 100 is
@@ -215,15 +205,10 @@ def _ask(address: Address, token: Token | None, ca_file: Path | None, timeout: f
     Raises:
         OSError: there is no connection; `TimeoutError` if there is none in time.
     """
-    connection = (
-        http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=tls.context_for(ca_file))
-        if address.is_secure
-        else http.client.HTTPConnection(address.host, address.port, timeout=timeout)
-    )
-    with closing(connection):
+    with closing(route.connection(timeout, tunnel=False)) as connection:
         connection.connect()
-        connection.putrequest("POST", address.target, skip_accept_encoding=True)
-        headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json", **authorization(address, token)}
+        connection.putrequest("POST", route.target, skip_accept_encoding=True)
+        headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json", **authorization(route.address, token), **route.headers}
         for name, value in {**headers, "Content-Length": "2", "Expect": "100-continue"}.items():
             connection.putheader(name, value)
         connection.endheaders()

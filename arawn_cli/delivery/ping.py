@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 
 import urllib3
@@ -20,11 +20,10 @@ from urllib3.exceptions import TimeoutError as AnyTimeoutError
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery import tls
+from arawn_cli.delivery.connecting import cause_of, route_to
 from arawn_cli.delivery.credentials import authorization
-from arawn_cli.delivery.http import cause_of
 from arawn_cli.delivery.message import USER_AGENT
-from arawn_cli.errors import ExitCode
+from arawn_cli.errors import ConfigurationError, ExitCode
 from arawn_cli.events import Event, to_json
 from arawn_cli.problems import persistent
 
@@ -64,11 +63,13 @@ class Pings:
 
     Attributes:
         url: the address, as configured.
+        use_proxy: whether to connect through the proxy of the environment.
         stopping: whether a signal asked the run to end.
     """
 
     url: str
     stopping: Callable[[], bool]
+    use_proxy: bool = True
     _has_failed: bool = False
     _address: Address = field(init=False)
 
@@ -106,7 +107,7 @@ class Pings:
         have no time limit.
         """
         answer: SimpleQueue[str | None] = SimpleQueue()
-        thread = threading.Thread(target=lambda: answer.put(_post(self._address, suffix, body)), daemon=True)
+        thread = threading.Thread(target=lambda: answer.put(_post(self._address, suffix, body, use_proxy=self.use_proxy)), daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -124,18 +125,13 @@ class Pings:
                     return f"no answer within {end - began:.1f} s"
 
 
-def _post(address: Address, suffix: str, body: bytes) -> str | None:
+def _post(address: Address, suffix: str, body: bytes, *, use_proxy: bool) -> str | None:
     """Send a ping, and return what went wrong, without the address."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
     try:
-        pool = (
-            urllib3.HTTPSConnectionPool(host, address.port, ssl_context=tls.context_for(None))
-            if address.is_secure
-            else urllib3.HTTPConnectionPool(host, address.port)
-        )
-        response = pool.urlopen(
+        manager = route_to(address, None, use_proxy=use_proxy).manager()
+        response = manager.urlopen(
             "POST",
-            with_suffix(address.target, suffix),
+            replace(address, target=with_suffix(address.target, suffix)).plain,
             body=body,
             headers={**_CONTENT_TYPE, **authorization(address, None)},
             retries=False,
@@ -144,7 +140,9 @@ def _post(address: Address, suffix: str, body: bytes) -> str | None:
             preload_content=False,
         )
         answer = response.read(_ANSWER_BYTES)
-        pool.close()
+        manager.clear()
+    except ConfigurationError as error:
+        return str(error)
     except (HTTPError, OSError) as error:
         return f"no answer within {_SECS:.1f} s" if isinstance(error, AnyTimeoutError) else cause_of(error)
     if 300 <= response.status < 400:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from queue import Empty, SimpleQueue
 
 from arawn_cli.config.loader import Config, RelayTarget
-from arawn_cli.config.schema import Relay
+from arawn_cli.config.schema import Maintenance, Relay
 from arawn_cli.context import EventOutbox
 from arawn_cli.delivery.credentials import Token, token_for
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, RelayClient, SendResult, encode_event
@@ -471,7 +471,7 @@ def delivery_for(
     table = config.maintenance.relay
     token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
     if target.ca_file is not None and target.address.is_secure:
-        from arawn_cli.delivery.tls import context_for
+        from arawn_cli.delivery.connecting import context_for
 
         context_for(target.ca_file)
     if config.dry_run:
@@ -479,7 +479,7 @@ def delivery_for(
     return Delivery(
         outbox=Outbox(state, table.outbox_max_events, _outbox_target(target), str(config.root)),
         settings=table,
-        make_client=lambda: _make_client(target, token, table.origin),
+        make_client=lambda: _make_client(target, token, config.maintenance),
         stopping=stopping,
         address=str(target.address),
     )
@@ -490,12 +490,19 @@ def _outbox_target(target: RelayTarget) -> str:
     return sha256(target.address.plain.encode()).hexdigest() if target.from_flag else ""
 
 
-def _make_client(target: RelayTarget, token: Token | None, origin: str) -> RelayClient:
-    """Make the client for the address; the other one is not imported."""
+def _make_client(target: RelayTarget, token: Token | None, maintenance: Maintenance) -> RelayClient:
+    """Make the client for the address; the other one is not imported.
+
+    Raises:
+        ConfigurationError: the proxy or the file of certificate authorities cannot be used.
+    """
+    from arawn_cli.delivery.connecting import route_to
+
+    route = route_to(target.address, target.ca_file, use_proxy=maintenance.use_proxy)
     if target.address.is_websocket:
         from arawn_cli.delivery.websocket import WebSocketClient
 
-        return WebSocketClient(target.address, token, target.ca_file, origin)
+        return WebSocketClient(route, token, maintenance.relay.origin)
     from arawn_cli.delivery.http import HttpClient
 
-    return HttpClient(target.address, token, target.ca_file, time.time)
+    return HttpClient(route, token, time.time)

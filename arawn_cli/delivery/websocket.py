@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
+from http.client import HTTPException
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
@@ -19,8 +19,7 @@ from websockets.protocol import Event, State
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
-from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery import tls
+from arawn_cli.delivery.connecting import Route, cause_of
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
 from arawn_cli.delivery.message import (
     USER_AGENT,
@@ -60,21 +59,17 @@ class WebSocketClient:
     """Send each batch over its own connection.
 
     It is delivered if the relay has read it, sends no error, and answers the close with code 1000.
-
-    Raises:
-        ConfigurationError: the file of certificate authorities cannot be used.
     """
 
     batch_size = 100
 
-    def __init__(self, address: Address, token: Token | None, ca_file: Path | None, origin: str) -> None:
-        self._address = address
+    def __init__(self, route: Route, token: Token | None, origin: str) -> None:
+        self._route = route
+        self._address = route.address
         self._token = token
-        self._secrets = Secrets.of(address, token)
-        self._ca_file = ca_file
+        self._secrets = Secrets.of(route.address, token, route.proxy)
         self._origin = Origin(origin) if origin else None
-        self._context = tls.context_for(ca_file) if address.is_secure else None
-        self._peer = f"{address.host} port {address.port}"
+        self._peer = f"{route.address.host} port {route.address.port}"
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Send each event as one frame; without events only connect, authenticate and close.
@@ -83,12 +78,14 @@ class WebSocketClient:
         """
         end = time.monotonic() + timeout
         try:
-            stream = self._connect(end)
+            stream = self._route.stream(timeout)
         except TimeoutError:
-            return Failed(f"cannot connect to {self._peer} within {timeout:g} s")
-        except OSError as error:
-            problem = tls.describe(error, self._address, self._ca_file)
-            return Failed(problem or f"cannot connect to {self._peer}: {error.strerror or error}", retryable=problem is None)
+            return Failed(f"cannot connect to {self._route.peer} within {timeout:g} s")
+        except (OSError, HTTPException) as error:
+            described = self._route.describe(error)
+            if described is not None:
+                return Failed(described[0], retryable=described[1])
+            return Failed(f"cannot connect to {self._route.peer}: {cause_of(error)}")
         protocol = ClientProtocol(parse_uri(self._address.plain), origin=self._origin, max_size=_ANSWER_BYTES, logger=_silent)
         with closing(stream):
             try:
@@ -98,14 +95,6 @@ class WebSocketClient:
 
     def close(self) -> None:
         """Do nothing: no connection is open between two batches."""
-
-    def _connect(self, end: float) -> socket.socket:
-        stream = socket.create_connection((self._address.host, self._address.port), end - time.monotonic())
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        if self._context is None:
-            return stream
-        stream.settimeout(max(end - time.monotonic(), 0.001))
-        return self._context.wrap_socket(stream, server_hostname=self._address.host)
 
     def _exchange(self, connection: _Connection, events: Sequence[OutgoingEvent]) -> SendResult:
         """Open the WebSocket connection, authenticate, send, and close.
@@ -187,9 +176,9 @@ class WebSocketClient:
                 return result
             answer = result.answer if isinstance(result, Refused) else str(response.status_code)
             return Failed(f"the relay does not open a WebSocket connection: {answer}", retryable=False)
-        problem = tls.describe(broken, self._address, self._ca_file) if broken else None
-        if problem is not None:
-            return Failed(problem, retryable=False)
+        described = self._route.describe(broken) if broken else None
+        if described is not None:
+            return Failed(described[0], retryable=described[1])
         if isinstance(error.__cause__, EOFError):
             return Failed(f"{self._peer} closed the connection")
         return Failed(f"{self._peer} is not a WebSocket server: {excerpt(str(error), self._secrets)}")

@@ -18,6 +18,7 @@ from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.delivery.apprise_client import addresses_from, missing_apprise, problem_of
+from arawn_cli.delivery.connecting import route_to
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
 from arawn_cli.delivery.outbox import IS_NOTIFY, NOTIFY, READ_PARKED, DropPriority, Row, queued_event
@@ -169,7 +170,8 @@ def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) 
         return warn("relay", detail, shell.arawn_cli("doctor", account=ROOT))
     try:
         token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
-        result = probe(target.address, token, target.ca_file, table.origin, table.timeout_secs)
+        route = route_to(target.address, target.ca_file, use_proxy=config.maintenance.use_proxy)
+        result = probe(route, token, table.origin, table.timeout_secs)
     except ArawnCliError as error:
         return fail("relay", str(error), comment("fix [maintenance.relay]; arawn-cli doctor --relay-url URL tries another address"))
     if result.ok:

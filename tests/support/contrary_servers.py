@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arawn_cli.config import relay_url
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Token
 from arawn_cli.delivery.http import HttpClient
 from arawn_cli.delivery.message import OutgoingEvent
@@ -61,7 +62,11 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
 def sent(url: str, authority: Path | None = None, timeout: float = 2) -> object:
     """Return the result of one attempt."""
     address = relay_url.parse(url)
-    relay = WebSocketClient(address, None, authority, "") if address.is_websocket else HttpClient(address, None, authority, time.time)
+    relay = (
+        WebSocketClient(Route(address, authority), None, "")
+        if address.is_websocket
+        else HttpClient(Route(address, authority), None, time.time)
+    )
     try:
         return relay.send([ONE], timeout)
     finally:

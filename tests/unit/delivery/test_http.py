@@ -13,6 +13,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli.config import relay_url
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Token
 from arawn_cli.delivery.http import HttpClient, ProbeResult, probe
 from arawn_cli.delivery.message import Delivered, Failed, Refused
@@ -27,7 +28,7 @@ pytest_plugins = ("tests.support.relay_fixtures",)
     ("path", "answer"), [("/moved", "307, a redirect, which is never followed"), ("/centrifugo", "200 {"), ("/nowhere", "404 ")]
 )
 def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: str, answer: str) -> None:
-    relay = HttpClient(relay_url.parse(shared_nchan.url(path)), None, None, time.time)
+    relay = HttpClient(Route(relay_url.parse(shared_nchan.url(path))), None, time.time)
     result = relay.send([ONE], 5)
     relay.close()
     assert isinstance(result, Refused)
@@ -37,7 +38,7 @@ def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: s
 def test_a_success_that_is_not_complete_in_time_is_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     with answering(head, *[b"1\r\nx\r\n"] * 100, pause=0.1) as port:
-        relay = HttpClient(relay_url.parse(f"http://127.0.0.1:{port}/"), None, None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None, time.time)
         began = time.monotonic()
         assert relay.send([ONE], 0.5) == Failed(f"127.0.0.1 port {port} did not complete its answer 200; it may have the event")
         assert time.monotonic() - began < 3
@@ -85,7 +86,7 @@ __all__ = ["shared_nchan"]
 
 def probed(url: str, token: str | None, nchan: Nchan | None = None, timeout: float = 5) -> ProbeResult:
     authority = nchan.directory / "ca.pem" if nchan else None
-    return probe(relay_url.parse(url), Token(token) if token else None, authority, "", timeout)
+    return probe(Route(relay_url.parse(url), authority), Token(token) if token else None, "", timeout)
 
 
 @needs_nchan

@@ -19,6 +19,7 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli.config import relay_url
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Token
 from arawn_cli.delivery.message import Delivered, Failed, Refused
 from arawn_cli.delivery.websocket import WebSocketClient
@@ -63,7 +64,7 @@ class Arawn:
 
 def sent_to(url: str, *bodies: bytes, token: Token = TOKEN) -> object:
     events = [replace(ONE, body=body) for body in bodies]
-    return WebSocketClient(relay_url.parse(url), token, None, "https://arawn.example").send(events, 2)
+    return WebSocketClient(Route(relay_url.parse(url)), token, "https://arawn.example").send(events, 2)
 
 
 def test_frames_follow_arawns_handshake_with_the_configured_origin() -> None:
@@ -108,7 +109,7 @@ def test_a_relay_that_talks_without_end_neither_fills_memory_nor_stops_delivery(
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with serve(talk, "127.0.0.1", 0) as server, running(server.serve_forever, server.shutdown):
-        relay = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
+        relay = WebSocketClient(Route(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws")), None, "")
         assert [relay.send([ONE], 5) for _ in range(5)] == [Delivered()] * 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 12_000
 
@@ -131,7 +132,7 @@ def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(open_only, ended.set):
         port = listener.getsockname()[1]
         began = time.monotonic()
-        answer = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{port}/"), token, None, "").send([ONE], 0.4)
+        answer = WebSocketClient(Route(relay_url.parse(f"ws://127.0.0.1:{port}/")), token, "").send([ONE], 0.4)
         assert time.monotonic() - began < 0.75
     assert isinstance(answer, Failed)
     assert reason in answer.reason
@@ -178,7 +179,7 @@ def test_events_that_exceed_all_buffers_arrive_while_the_relay_talks() -> None:
         received.extend(len(message) for message in connection)
 
     with serve(talk, "127.0.0.1", 0, max_size=None) as server, running(server.serve_forever, server.shutdown):
-        client = WebSocketClient(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws"), None, None, "")
+        client = WebSocketClient(Route(relay_url.parse(f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws")), None, "")
         assert client.send([replace(ONE, body=b"x" * 200_000)] * 60, 10) == Delivered()
     assert received == [200_000] * 60
 

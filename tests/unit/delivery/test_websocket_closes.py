@@ -19,6 +19,7 @@ from websockets.server import ServerProtocol
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.schema import Relay
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.delivery.sending import Delivery, DeliveryStats
@@ -129,7 +130,7 @@ class OneAttempt(WebSocketClient):
 
 
 def client(url: str) -> WebSocketClient:
-    return OneAttempt(relay_url.parse(url), None, None, "")
+    return OneAttempt(Route(relay_url.parse(url)), None, "")
 
 
 def deliver(directory: Path, url: str, count: int = 0, timeout: float = 5) -> tuple[list[str], DeliveryStats]:

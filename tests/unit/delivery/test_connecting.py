@@ -1,4 +1,4 @@
-"""TLS: certificates and authorities that are not accepted, and the message for each."""
+"""Connections: certificates and authorities that are not accepted, and the message for each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from arawn_cli.config import relay_url
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.http import HttpClient
 from arawn_cli.delivery.message import Failed
 from arawn_cli.delivery.websocket import WebSocketClient
@@ -48,8 +49,8 @@ def test_a_certificate_of_another_host_or_time_is_not_accepted(
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "srv.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "srv.key")
     nginx.start()
-    address, authority = relay_url.parse(nginx.tls_url("/open/x", scheme)), tmp_path / "ca.pem"
-    relay = HttpClient(address, None, authority, time.time) if scheme == "https" else WebSocketClient(address, None, authority, "")
+    route = Route(relay_url.parse(nginx.tls_url("/open/x", scheme)), tmp_path / "ca.pem")
+    relay = HttpClient(route, None, time.time) if scheme == "https" else WebSocketClient(route, None, "")
     answer = relay.send([ONE], 5)
     relay.close()
     nginx.stop()
@@ -82,7 +83,7 @@ def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path
 def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_again(scheme: str) -> None:
     with answering() as port:
         address = relay_url.parse(f"{scheme}://127.0.0.1:{port}/")
-        relay = HttpClient(address, None, None, time.time) if scheme == "https" else WebSocketClient(address, None, None, "")
+        relay = HttpClient(Route(address), None, time.time) if scheme == "https" else WebSocketClient(Route(address), None, "")
         answer = relay.send([ONE], 2)
         relay.close()
     assert isinstance(answer, Failed)
@@ -120,7 +121,7 @@ def test_authorities_in_another_form_than_pem_are_refused(tmp_path: Path) -> Non
     path = tmp_path / "ca.der"
     path.write_text("no certificate")
     with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM format"):
-        HttpClient(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
+        HttpClient(Route(relay_url.parse("https://127.0.0.1/"), path), None, time.time)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
@@ -128,4 +129,4 @@ def test_authorities_that_are_no_file_are_refused_and_not_waited_for(tmp_path: P
     path = tmp_path / "ca"
     os.mkfifo(path) if kind == "fifo" else path.mkdir()
     with pytest.raises(ConfigurationError, match="not a regular file"):
-        HttpClient(relay_url.parse("https://127.0.0.1/"), None, path, time.time)
+        HttpClient(Route(relay_url.parse("https://127.0.0.1/"), path), None, time.time)
