@@ -21,7 +21,7 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
-from arawn_cli.fs.mounts import filesystem_of, is_below, is_mount, mount_points, with_figures
+from arawn_cli.fs.mounts import filesystem_of, is_below, read_mounts, visible_mounts, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.problems import persistent
@@ -239,28 +239,14 @@ def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
         OSError: the mount table cannot be read.
     """
     below = f"{root.path}/{WORKSTREAMS}"
-    found = [tuple(mount.removeprefix(below).split("/")[1:]) for mount in mount_points() if is_below(mount, below)]
-    return {names: names in ((), (SCRATCH,)) or _is_arawns(root, names) for names in found if _is_visible(root, names)}
+    found = [tuple(mount.point.removeprefix(below).split("/")[1:]) for mount in visible_mounts(read_mounts(), below)]
+    return {names: names in ((), (SCRATCH,)) or _is_arawns(root, names) for names in found}
 
 
 def _is_arawns(root: Root, names: tuple[str, ...]) -> bool:
     """Return whether a path in a workstream is a directory of sessions, or the messages beside it."""
     in_v0 = root.layout.generation is Generation.V0
     return in_v0 and len(names) == 2 and names[1] in (SESSIONS, MESSAGES)
-
-
-def _is_visible(root: Root, names: tuple[str, ...]) -> bool:
-    """Return whether the mount at a path is not hidden below another mount."""
-    try:
-        with opened_directory(root.workstreams, ".", *names[:-1]) as parent:
-            other = names[-1] if names else ".."  # the parent of workstreams/
-            descriptor = os.open(other, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            try:
-                return is_mount(descriptor, parent)
-            finally:
-                os.close(descriptor)
-    except OSError:
-        return False
 
 
 def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from _thread import start_new_thread
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +97,25 @@ def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
         if is_below(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
             found = mount
     return found
+
+
+def visible_mounts(mounts: Sequence[Mount], directory: str) -> Iterator[Mount]:
+    """Yield the mounts at and below an absolute path to which paths lead.
+
+    The others are hidden, because something was mounted over them or over a directory above them. The
+    table alone tells that: following the paths could hang in a mount on the way.
+    """
+    by_id = {mount.id: mount for mount in mounts}
+    children: dict[int | None, list[Mount]] = {}
+    for mount in mounts:
+        above = mount.parent if mount.parent in by_id and mount.parent != mount.id else None
+        children.setdefault(above, []).append(mount)
+    for mount in (mount for mount in mounts if is_below(mount.point, directory)):
+        reached: Mount | None = None
+        while below := [each for each in children.get(reached.id if reached else None, ()) if is_below(mount.point, each.point)]:
+            reached = min(below, key=lambda each: len(each.point))
+        if reached is mount:
+            yield mount
 
 
 def mount_points() -> frozenset[str]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.fs import mounts
 from arawn_cli.fs.mounts import UNKNOWN, Mount, amounts, filesystem_of, has_mount, is_below, layers_of, mount_of, mount_points, parse_mounts
+from tests.conftest import needs_namespaces
 
 
 @pytest.mark.parametrize(
@@ -149,3 +150,35 @@ def test_the_last_of_the_deepest_mounts_has_a_path(path: str, points: list[str])
     assert found
     assert is_below(path, found.point)
     assert all(mount.id <= found.id or len(mount.point) < len(found.point) for mount in mounts if is_below(path, mount.point))
+
+
+# Mounts in random order at, in and over others; prints those for which table and kernel disagree, and the numbers of both kinds.
+STACKED = """
+import os, random, subprocess, sys
+from arawn_cli.fs.mounts import read_mounts, visible_mounts
+top, chance = sys.argv[1], random.Random(int(sys.argv[2]))
+for _ in range(15):
+    place = os.path.join(top, *chance.choices("ab", k=chance.randrange(4)))
+    os.makedirs(place, exist_ok=True)
+    source = chance.choice(("none", os.path.join(top, *chance.choices("ab", k=1))))
+    kind = ("-t", "tmpfs") if source == "none" or not os.path.isdir(source) else ("--rbind",)
+    subprocess.run(["mount", *kind, source, place], check=True)
+def leads_to(mount):
+    try:
+        opened = os.open(mount.point, os.O_PATH)
+    except FileNotFoundError:
+        return False
+    with open(f"/proc/self/fdinfo/{opened}") as information:
+        return f"mnt_id:\\t{mount.id}\\n" in information.read()
+mounts = [mount for mount in read_mounts() if mount.point.startswith(top)]
+visible = {mount.id for mount in visible_mounts(read_mounts(), top)}
+print([mount for mount in mounts if (mount.id in visible) != leads_to(mount)], len(visible) > 0, len(visible) < len(mounts))
+"""
+
+
+@needs_namespaces
+@pytest.mark.parametrize("seed", range(6))
+def test_the_table_tells_which_mounts_are_hidden(tmp_path: Path, seed: int) -> None:
+    command = ["unshare", "--mount", sys.executable, "-c", STACKED, str(tmp_path), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "[] True True\n", done.stderr
