@@ -38,7 +38,8 @@ class WorkstreamRow:
 class SessionRow:
     """A row of the table `sessions`.
 
-    `newest` is the newest of its times, in nanoseconds since the epoch.
+    `workstream_id` is empty if the row names none. `newest` is the newest of its times, in nanoseconds
+    since the epoch.
 
     `unreadable` is true if one of its times is not an RFC 3339 text.
     """
@@ -112,7 +113,7 @@ def session_rows(path: Path, generation: Generation, wanted: Collection[str], st
         rows: dict[str, SessionRow] = {}
         with_turns: set[str] = set()
         for id_, workstream_id, has_turns, *times in found:
-            if has_turns and len(workstream := _text(workstream_id)) <= _NAME_BYTES_MAX:
+            if has_turns and workstream_id is not None and len(workstream := _text(workstream_id)) <= _NAME_BYTES_MAX:
                 with_turns.add(workstream)
             if (name := _text(id_)) in wanted:
                 row = _session(name, workstream_id, *times)
@@ -132,7 +133,7 @@ def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:
             readable.append(timestamps.parse(_text(value)))
         except ValueError:
             unreadable = True
-    return SessionRow(id_, _text(workstream_id), latest(*readable), unreadable)
+    return SessionRow(id_, "" if workstream_id is None else _text(workstream_id), latest(*readable), unreadable)
 
 
 def _combined(one: SessionRow, other: SessionRow) -> SessionRow:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from arawn_cli import timestamps
 from arawn_cli.errors import StoppedError
@@ -59,16 +59,24 @@ class Damage:
         at: the time for which it counts, in nanoseconds since the epoch.
         path: the file, relative to the root.
         offset: where the line begins, in bytes; None if the file is not read.
+        dated_by: where the message begins that has this time; None if it is that of the file.
     """
 
     at: int
     path: str
     offset: int | None
+    dated_by: int | None = None
 
     def __str__(self) -> str:
         if self.offset is None:
             return f"{self.path} is not read, but may hold messages"
         return f"{self.path}: the line at byte {self.offset} is not a message"
+
+    @property
+    def dated(self) -> str:
+        """For which time it counts, and why: the message there may be wrong itself."""
+        source = "" if self.dated_by is None else f", the time of the message at byte {self.dated_by}"
+        return f"counts as a turn of {timestamps.minute(self.at)}{source}"
 
 
 @dataclass(slots=True)
@@ -81,6 +89,7 @@ class Turns:
         damage: the newest damage that counts for a session, or for `EVERY_SESSION`.
         damaged_lines: number of lines that are not messages.
         latest: the newest of all messages, None as long as there is none.
+        latest_offset: where it begins.
     """
 
     sessions: frozenset[str]
@@ -88,11 +97,12 @@ class Turns:
     damage: dict[str | None, Damage] = field(default_factory=dict)
     damaged_lines: int = 0
     latest: int | None = None
+    latest_offset: int | None = None
     _undated: dict[str | None, int] = field(default_factory=dict)  # offsets of damage since the last message
 
     def copy(self) -> Turns:
         """Return a copy that can take other lines."""
-        return Turns(self.sessions, dict(self.newest), dict(self.damage), self.damaged_lines, self.latest, dict(self._undated))
+        return replace(self, newest=dict(self.newest), damage=dict(self.damage), _undated=dict(self._undated))
 
     def take(self, line: bytes, path: str, offset: int) -> None:
         """Take a line without its newline."""
@@ -108,7 +118,7 @@ class Turns:
             return
         session, at = message
         if self.latest is None or at > self.latest:
-            self.latest = at
+            self.latest, self.latest_offset = at, offset
         if self._undated:
             self.date_damage(self.latest, path)
         if session in self.sessions and at > self.newest.get(session, at - 1):
@@ -116,11 +126,13 @@ class Turns:
 
     def date_damage(self, at: int, path: str) -> None:
         """Give damage since the last message a time, or that of the newest message, if that is later."""
-        at = at if self.latest is None else max(at, self.latest)
+        source = None
+        if self.latest is not None and self.latest >= at:
+            at, source = self.latest, self.latest_offset
         for name, offset in self._undated.items():
             known = self.damage.get(name)
             if known is None or at > known.at:
-                self.damage[name] = Damage(at, path, offset)
+                self.damage[name] = Damage(at, path, offset, source)
         self._undated.clear()
 
 

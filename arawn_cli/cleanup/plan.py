@@ -193,7 +193,8 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
         case Reason.PROTECTED:
             return f"the file {session.keep_file}" if pattern is None else f"pattern {pattern}"
         case Reason.ATTACHED:
-            return f"workstream {escape(session.evidence.workstream or '')}"
+            workstream = session.evidence.workstream
+            return f"workstream {escape(workstream)}" if workstream else "its database row names no workstream, not even scratch"
         case Reason.MOUNT_INSIDE:
             return escape(session.mount_point or (usage.other_filesystems[0] if usage else ""))
         case Reason.ACTIVITY_UNKNOWN:
@@ -201,7 +202,7 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
             if failures:
                 return str(failures[0])
             damage = session.evidence.damage
-            return f"{damage}, and counts as a turn of {minute(damage.at)}" if damage else "it was not measured"
+            return f"{damage}, and {damage.dated}" if damage else "it was not measured"
         case Reason.NOT_PERMITTED:
             return ""  # `explained` names the path, which is not known here
         case Reason.CHANGED_SINCE_PLAN:

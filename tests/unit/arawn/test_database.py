@@ -123,3 +123,14 @@ def test_a_rollback_journal_database_is_read_too(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE sessions (id, workstream_id, started_at, ended_at, turn_count)")
         connection.execute("INSERT INTO sessions VALUES ('a', 'scratch', '1970-01-01T00:00:01Z', NULL, NULL)")
     assert database.session_rows(path, Generation.V0, {"a", "z"}).rows["a"].newest == timestamps.SECOND
+
+
+def test_a_row_of_0_0_without_a_workstream_names_none(tree: SampleTree) -> None:
+    """Arawn writes none; who adds one by hand may have meant any workstream."""
+    path = tree.root / "loose.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE sessions (id, workstream_id, started_at, ended_at, turn_count)")
+        connection.execute("INSERT INTO sessions VALUES ('a', NULL, '2026-01-01T00:00:00Z', NULL, 3)")
+        connection.commit()
+    found = database.session_rows(path, Generation.V0, {"a"})
+    assert (found.rows["a"].workstream_id, found.workstreams_with_turns) == ("", frozenset())

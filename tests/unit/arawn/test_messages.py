@@ -167,3 +167,16 @@ def test_a_line_that_is_too_long_and_names_other_sessions_is_no_turn_of_these(tm
     with limits(100, 700):
         assert not read(tmp_path / "m", message("other", NOW, "x" * 3000) + b"\n" + message("a", NOW - SECOND), "a").damage
         assert set(read(tmp_path / "m", message(None, NOW, "x" * 3000) + b"\n" + message("a", NOW), "a").damage) == {EVERY_SESSION}
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(0, 5))
+def test_damage_names_the_message_that_dates_it(tmp_path_factory: pytest.TempPathFactory, days: list[int], after: int) -> None:
+    """A message of the future before a torn line keeps every session until somebody corrects it."""
+    lines = [message("other", NOW + ahead * DAY) for ahead in days]
+    torn = min(after, len(lines))
+    content = b"".join(line + b"\n" for line in (*lines[:torn], b'{"torn', *lines[torn:]))
+    (damage,) = read(tmp_path_factory.mktemp("m") / "m", content, "a").damage.values()
+    assert damage.dated_by is not None or torn == 0 or damage.at == NOW
+    if damage.dated_by is not None:
+        assert content[damage.dated_by :].partition(b"\n")[0] == message("other", damage.at)
+        assert f", the time of the message at byte {damage.dated_by}" in damage.dated

@@ -219,7 +219,7 @@ LATE = NOW + DAY
         (ScratchSession("a", FileKind.LINK, (1, 2)), "a symbolic link"),
         (ScratchSession("a", FileKind.OTHER, (1, 2)), "a FIFO, socket or device"),
         (replace(session(), evidence=TurnEvidence(workstream="blog")), "workstream blog"),
-        (replace(session(), evidence=TurnEvidence(workstream="")), "workstream "),
+        (replace(session(), evidence=TurnEvidence(workstream="")), "its database row names no workstream, not even scratch"),
         (replace(session(), mount_point="workstreams/scratch/sessions/a/m"), "workstreams/scratch/sessions/a/m"),
         (replace(session(), usage=Usage(newest_mtime=0, other_filesystems=("a/sub",))), "a/sub"),
         (replace(session(), evidence=TurnEvidence(own_failures=FAILURE)), "open x: Permission denied"),
