@@ -433,7 +433,9 @@ class ScratchCleanup(Event):
     sessions_kept: dict[str, int] = field(metadata=doc("number of kept sessions, by reason"))
     failures: tuple[FailureReport, ...] = field(metadata=doc("what could not be read or removed, at most 20"))
     failure_count: int = field(metadata=doc("number of all failures, also of those that `failures` leaves out"))
-    trash_bytes: int = field(metadata=doc("apparent bytes of removed sessions in the trash at the end of the run"))
+    trash_bytes: int | None = field(
+        metadata=doc("apparent bytes of removed sessions in the trash at the end of the run; null if a signal ended it")
+    )
     duration_ms: int = field(metadata=doc("duration of the run in milliseconds"))
 
 

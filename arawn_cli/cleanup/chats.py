@@ -34,6 +34,7 @@ from arawn_cli.config.loader import Config
 from arawn_cli.events import ChatResult
 from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange, writable
 from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import identity_at, opened_directory, opened_file
 
 _TRIES = 10  # how often `messages.jsonl` may be replaced at the moment of an exchange
@@ -131,6 +132,23 @@ def cannot_exchange_text(error: OSError) -> str:
         f"the filesystem cannot exchange two directories ({reason}), so no session can be removed and its chat kept; "
         "to remove sessions with their chats, set [maintenance.cleanup] keep_chats = false"
     )
+
+
+def chats_that_fit(sessions: int, needs: ChatNeeds, *, reserved: int) -> int | None:
+    """Return for how many chats the filesystem has inodes, `reserved` of which are needed for something else.
+
+    Return None if it does not limit them. `sessions` is an open directory.
+
+    Raises:
+        OSError: the filesystem cannot be read.
+    """
+    found = filesystem_of(sessions)
+    return max(found.free_inodes - reserved, 0) // (1 if needs.is_file else 2) if found.total_inodes else None
+
+
+def no_space() -> OSError:
+    """Return the error of `prepare` on a full filesystem."""
+    return _explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 # ---- Exchange

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
@@ -121,7 +122,9 @@ def clean(
             finally:
                 if not config.dry_run:
                     remove_empty_trash(root)
-        trash = trash_usage(root).apparent_bytes
+        trash: int | None = None
+        with suppress(StoppedError):
+            trash = trash_usage(root, context.stopping).apparent_bytes
     duration = (context.monotonic() - started) // 1_000_000
     summary = cleanup.done.summary(trash_bytes=trash, duration_ms=duration)
     context.emit(summary)

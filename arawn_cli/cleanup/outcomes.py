@@ -152,7 +152,7 @@ class Outcomes:
         """The earlier removals that the run purged."""
         return [(purged.entry.session, purged.entry.removed_at) for purged in self.purged if purged.finished]
 
-    def summary(self, *, trash_bytes: int, duration_ms: int) -> ScratchCleanup:
+    def summary(self, *, trash_bytes: int | None, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""
         cleaned = [outcome for outcome in self.outcomes if outcome.action.is_removal]
         trashed = [outcome for outcome in cleaned if outcome.action in (Action.TRASHED, Action.WOULD_TRASH)]

@@ -12,7 +12,17 @@ from functools import partial
 from typing import TypeVar
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS
-from arawn_cli.cleanup.chats import ChatNeeds, Places, cannot_exchange_text, check_preparable, discard, prepare, without_needs
+from arawn_cli.cleanup.chats import (
+    ChatNeeds,
+    Places,
+    cannot_exchange_text,
+    chats_that_fit,
+    check_preparable,
+    discard,
+    no_space,
+    prepare,
+    without_needs,
+)
 from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.obstacles import explained, why_all_immovable, why_immovable
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
@@ -25,8 +35,8 @@ from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, Usage, measure, measure_all
-from arawn_cli.fs.openat import Identity, identity_at, identity_of, open_directory
+from arawn_cli.fs.measure import Subtree, Usage, measure, measure_all, stop_when
+from arawn_cli.fs.openat import Identity, exists, identity_at, identity_of, open_directory
 from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
@@ -160,9 +170,10 @@ class SessionRemover:
 
         # Open the trash; a dry run only checks that it could.
         trash: TrashDirectory | None = None
+        announced: list[Outcome] = []
         try:
             if self._dry_run:
-                check_trash_writable(self._sessions)
+                announced = self._announced(candidates, has_trash=check_trash_writable(self._sessions))
             else:
                 trash = resources.enter_context(open_trash(self._sessions))
         except OSError as error:
@@ -173,8 +184,7 @@ class SessionRemover:
             yield from (_not_moved(candidate.session, failure) for candidate in candidates)
             return
         if trash is None:
-            action = Action.WOULD_DELETE if self._purge else Action.WOULD_TRASH
-            yield from (self._removed(candidate, action) for candidate in candidates)
+            yield from announced
             return
 
         # From here on the sessions that are not confirmed are moved back; outcomes follow when that
@@ -185,6 +195,20 @@ class SessionRemover:
             yield from self._delete(confirmed, trash)
         else:
             yield from (self._removed(candidate, Action.TRASHED) for candidate in confirmed)
+
+    def _announced(self, candidates: Sequence[Candidate], *, has_trash: bool) -> list[Outcome]:
+        """Return the outcomes of a dry run: the chats of no more sessions are kept than there are inodes for.
+
+        Deleting the sessions of a batch gives the next one theirs back.
+        """
+        action = Action.WOULD_DELETE if self._purge else Action.WOULD_TRASH
+        room = chats_that_fit(self._sessions.descriptor, self._needs, reserved=not has_trash) if self._needs else None
+        outcomes: list[Outcome] = []
+        for number, candidate in enumerate(candidates):
+            begun = number % _BATCH_MAX if self._purge else number
+            fits = room is None or candidate.needs is None or begun < room
+            outcomes.append(self._removed(candidate, action) if fits else self._not_renamed(candidate, no_space()))
+        return outcomes
 
     def _reread_evidence(self, candidates: Sequence[Candidate]) -> None:
         self._evidence.reread([candidate.session.name for candidate in candidates])
@@ -243,12 +267,8 @@ class SessionRemover:
     def _measure(self, candidates: Sequence[Candidate], directory: int) -> list[Usage]:
         names = [candidate.trash_name or candidate.session.name for candidate in candidates]
         subtrees = [Subtree((name,), shown=candidate.session.name) for name, candidate in zip(names, candidates, strict=True)]
-        usages = measure_all(directory, subtrees, self._threads, self._stop_if_asked)
+        usages = measure_all(directory, subtrees, self._threads, stop_when(self._stopping))
         return [without_needs(usage, directory, name, self._needs) for usage, name in zip(usages, names, strict=True)]
-
-    def _stop_if_asked(self, _finished: int) -> None:
-        if self._stopping():
-            raise StoppedError("stopped by a signal")
 
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
@@ -285,7 +305,7 @@ class SessionRemover:
 
         # Check all again.
         try:
-            self._stop_if_asked(0)
+            stop_when(self._stopping)(0)
             used = self._recheck(moved, trash.descriptor, measure_again=True)
         except StoppedError:
             return [], [*outcomes, *(failed for candidate in moved if (failed := self._put_back(candidate, trash)))]
@@ -406,17 +426,17 @@ class SessionRemover:
             yield from map(partial(self._deleted, trash), part, failures)
 
     def _deleted(self, trash: TrashDirectory, candidate: Candidate, failures: Sequence[Failure]) -> Outcome:
-        """Return the outcome of a deletion: of all, of a part, or of nothing if a signal or a failure ended it."""
+        """Return the outcome of a deletion, of a part or of nothing if a signal or a failure ended it."""
         removed = self._removed(candidate, Action.DELETED)
-        if not failures and not self._stopping():
-            return removed
+        if not failures:
+            is_whole = not self._stopping() or not exists(candidate.trash_name, trash.descriptor)
+            # The next run deletes the rest, and counts it. Measuring it now could take long.
+            return removed if is_whole else replace(removed, freed_bytes=0)
         left = measure(trash.descriptor, candidate.trash_name, f"{trash.shown}/{candidate.trash_name}")
         freed = freed_bytes(candidate.usage, left)
-        if failures and contents(left) == contents(candidate.usage):
+        if contents(left) == contents(candidate.usage):
             return self._put_back_whole(candidate, trash, failures)
-        if failures:
-            return replace(removed, action=Action.FAILED, reason=Reason.IO_ERROR, freed_bytes=freed, failures=tuple(failures))
-        return replace(removed, freed_bytes=freed)
+        return replace(removed, action=Action.FAILED, reason=Reason.IO_ERROR, freed_bytes=freed, failures=tuple(failures))
 
     def _put_back_whole(self, candidate: Candidate, trash: TrashDirectory, failures: Sequence[Failure]) -> Outcome:
         """Put back a session of which nothing could be deleted."""

@@ -16,17 +16,18 @@ from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
-from arawn_cli.errors import Failure, LockedError, Operation, RefusedError
+from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError
 from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all
+from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all, stop_when
 from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
-from arawn_cli.fs.openat import FileKind, LinkError, entries, open_directory, opened_directory, require_writable
+from arawn_cli.fs.openat import FileKind, LinkError, entries, exists, open_directory, opened_directory, require_writable
 from arawn_cli.fs.permissions import account_name
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
+from arawn_cli.sqlite import never_stopping
 from arawn_cli.timestamps import DAY
 
 log = logging.getLogger(__name__)
@@ -152,19 +153,24 @@ def _create_trash(parent: int) -> bool:
     return True
 
 
-def check_trash_writable(sessions: SessionsDirectory) -> None:
+def check_trash_writable(sessions: SessionsDirectory) -> bool:
     """Check, without creating anything, that a session could be moved to the trash.
+
+    Return whether its directory is there.
 
     Raises:
         OSError: as `open_trash`; EACCES or EROFS if this account must not change the directories.
     """
+    is_there = True
     with _opened_parent(sessions) as (parent, _):
         try:
             with opened_directory(parent, TRASH) as trash:
                 require_writable(".", trash)
         except FileNotFoundError:
+            is_there = False
             require_writable(".", parent)
     require_writable(".", sessions.descriptor)
+    return is_there
 
 
 def missing_permission(sessions: SessionsDirectory) -> str | None:
@@ -253,10 +259,14 @@ def purged_from(entry: TrashEntry, trash_days: int) -> int:
     return entry.removed_at + trash_days * DAY
 
 
-def trash_usage(root: Root) -> Usage:
-    """Measure all entries of the trash together."""
+def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Usage:
+    """Measure all entries of the trash together.
+
+    Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
+    """
     found, failures = list_trash_entries(root)
-    usage = combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in found], 1))
+    usage = combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in found], 1, stop_when(stopping)))
     return replace(usage, failures=(*usage.failures, *failures))
 
 
@@ -275,12 +285,12 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
             if entry.session.endswith("+"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             if dry_run:
-                if entry.exchanged is None and _exists(entry.session, target):
+                if entry.exchanged is None and exists(entry.session, target):
                     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
                 return None
             if used:
                 os.utime(entry.name, dir_fd=source, follow_symlinks=False)
-            if not _exists(entry.session, target):
+            if not exists(entry.session, target):
                 move(entry.name, source, entry.session, target)
             elif entry.exchanged is None:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -296,15 +306,7 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
 
 def is_in_trash(root: Root, entry: TrashEntry) -> bool:
     """Whether an entry is still where it was listed. Arawn 0.0 may have promoted it with scratch."""
-    return _exists("/".join(entry.path), root.workstreams)
-
-
-def _exists(name: str, parent: int) -> bool:
-    try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+    return exists("/".join(entry.path), root.workstreams)
 
 
 def remove_empty_trash(root: Root) -> None:
@@ -345,7 +347,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             raise OSError(errno.EBUSY, "a mount inside")
         operation = "open"
         with opened_directory(root.workstreams, *entry.directory) as directory:
-            usage = measure(directory, entry.name, shown)
+            usage = measure(directory, entry.name, shown, stop_when(stopping))
             if usage.obstacles:  # it stays whole, and can be restored
                 text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
                 return Purged(entry, usage, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
@@ -356,7 +358,11 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             place = "/".join((WORKSTREAMS, *entry.directory))
             (failures,) = delete_trees(directory, [name], place, threads if usage.files >= PARALLEL_MIN_FILES else 1, stopping)
-            left = measure(directory, name, shown) if failures or stopping() else Usage()
+            if stopping() and exists(name, directory):  # measuring what is left could take long
+                return Purged(entry, usage, 0, tuple(failures), finished=False)
+            left = measure(directory, name, shown) if failures else Usage()
+    except StoppedError:
+        return Purged(entry, Usage(), 0, (), finished=False)
     except FileNotFoundError:  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
         return Purged(entry, Usage(), 0, (), finished=False)
     except OSError as error:

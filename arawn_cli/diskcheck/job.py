@@ -234,7 +234,7 @@ def _reclaimable(
     from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 
     now = context.clock()
-    return reclaimable(root, config, decisions_now(root, config, measurements.sessions, now, context.stopping), now)
+    return reclaimable(root, config, decisions_now(root, config, measurements.sessions, now, context.stopping), now, context.stopping)
 
 
 def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:

@@ -16,7 +16,7 @@ from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, stop_when, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.sqlite import never_stopping
 
@@ -39,12 +39,14 @@ def decisions_now(
             evidence = read_evidence(listed, root, stopping)
             sessions, measured = removable(listed, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
             policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
-            space = Space(config, root, descriptor, threads, lambda _steps: None)
+            space = Space(config, root, descriptor, threads, stop_when(stopping))
             if not space.exceeds_budget:
                 return decide_by_evidence(sessions, measured, evidence, policy, now)
             by_budget = decide_by_evidence(sessions, measured, evidence, younger(policy, config), now)
             decisions = decide_all(evidence.add_to(sessions, measured), policy, now)
-            trash = measure_all(root.workstreams, [Subtree(entry.path) for entry in list_trash_entries(root)[0]], threads)
+            trash = measure_all(
+                root.workstreams, [Subtree(entry.path) for entry in list_trash_entries(root)[0]], threads, stop_when(stopping)
+            )
             room = max(RemovalLimit.of(config).room(decisions), 0)
             return with_selected(decisions, selectable(decisions, by_budget), space, trash, room)
     except StoppedError:
@@ -53,10 +55,13 @@ def decisions_now(
         return None
 
 
-def removable_sessions(root: Root, config: Config, decisions: Sequence[Decision]) -> list[ScratchSession]:
+def removable_sessions(
+    root: Root, config: Config, decisions: Sequence[Decision], stopping: Callable[[], bool] = never_stopping
+) -> list[ScratchSession]:
     """Return the sessions that a cleanup would remove: none in use, none above the removal limit.
 
     Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
         ArawnCliError: the directory of the sessions cannot be opened any more.
         OSError: it cannot be determined which sessions are in use.
     """
@@ -64,22 +69,37 @@ def removable_sessions(root: Root, config: Config, decisions: Sequence[Decision]
         return []
     planned = [decision.session for decision in decisions if decision.is_removal]
     with opened_sessions(root) as descriptor:
-        uses = find_uses(descriptor, [session.name for session in planned]) if planned and descriptor is not None else {}
+        names = [session.name for session in planned]
+        uses = find_uses(descriptor, names, stopping) if planned and descriptor is not None else {}
     return [session for session in planned if session.name not in uses]
 
 
-def reclaimable(root: Root, config: Config, decisions: Sequence[Decision] | None, now: int) -> Usage | None:
-    """Return the usage of what a cleanup at `now` would delete for good; None if unknown."""
+def reclaimable(
+    root: Root, config: Config, decisions: Sequence[Decision] | None, now: int, stopping: Callable[[], bool] = never_stopping
+) -> Usage | None:
+    """Return the usage of what a cleanup at `now` would delete for good; None if unknown.
+
+    Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
+    """
     if decisions is None:
         return None
     try:
-        return freed_by_cleanup(root, config, decisions, removable_sessions(root, config, decisions), now)[0]
+        removed = removable_sessions(root, config, decisions, stopping)
+        return freed_by_cleanup(root, config, decisions, removed, now, stopping)[0]
+    except StoppedError:
+        raise
     except (ArawnCliError, OSError):
         return None
 
 
 def freed_by_cleanup(
-    root: Root, config: Config, decisions: Sequence[Decision], removed: Sequence[ScratchSession], now: int
+    root: Root,
+    config: Config,
+    decisions: Sequence[Decision],
+    removed: Sequence[ScratchSession],
+    now: int,
+    stopping: Callable[[], bool] = never_stopping,
 ) -> tuple[Usage, Usage]:
     """Return the usage that a cleanup at `now` frees, and that of the sessions that it moves to the trash.
 
@@ -89,6 +109,7 @@ def freed_by_cleanup(
     a budget selects in addition it deletes at once.
 
     Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
         ArawnCliError, OSError: the root cannot be measured.
     """
     if RemovalLimit.of(config).exceeded_by(decisions):
@@ -96,7 +117,7 @@ def freed_by_cleanup(
     days = config.maintenance.cleanup.trash_days
     threads = threads_for(config.maintenance.threads)
     entries = list_trash_entries(root)[0]
-    usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads)
+    usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
     due = [usage for entry, usage in zip(entries, usages, strict=True) if is_due(entry, now, days)]
     early = [usage for entry, usage in zip(entries, usages, strict=True) if not is_due(entry, now, days)]
     selected = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
@@ -107,7 +128,7 @@ def freed_by_cleanup(
     if not days:
         return combined([*due, *early, *moved]), Usage()
     with opened_sessions(root) as descriptor:
-        space = Space(config, root, descriptor, threads, lambda _steps: None)
+        space = Space(config, root, descriptor, threads, stop_when(stopping))
         if entries or moved:
             space.add_limits()
     demanded = [*early, *moved]

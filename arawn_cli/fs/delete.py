@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from arawn_cli.errors import Failure, Operation, StoppedError
 from arawn_cli.fs import native
-from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.measure import Usage, stop_when
 from arawn_cli.fs.openat import Descent
 
 PARALLEL_MIN_FILES = 2000
@@ -28,15 +28,10 @@ def delete_trees(parent: int, names: Sequence[str], shown: str, threads: int, st
     `shown` is the path of the directory in failures. The walk in C leaves what it cannot delete;
     Python goes through that again, and deletes or reports it.
     """
-
-    def stop_if_asked(_finished: int) -> None:
-        if stopping():
-            raise StoppedError("stopped by a signal")
-
     gone: list[bool] | None = None
     if native.module is not None:
         with suppress(StoppedError):
-            gone = native.module.delete(parent, tuple((os.fsencode(name), False) for name in names), threads, stop_if_asked)
+            gone = native.module.delete(parent, tuple((os.fsencode(name), False) for name in names), threads, stop_when(stopping))
     left = [not is_gone for is_gone in gone] if gone is not None else [True] * len(names)
     return [delete_tree(parent, name, f"{shown}/{name}", stopping) if is_left else [] for name, is_left in zip(names, left, strict=True)]
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from arawn_cli.errors import FAILURES_LISTED, Failure, Operation
+from arawn_cli.errors import FAILURES_LISTED, Failure, Operation, StoppedError
 from arawn_cli.fs import native
 from arawn_cli.fs.openat import Descent, Identity, identity_of, opened_directory
 from arawn_cli.fs.permissions import Account, can_access, is_flagged, is_sticky
@@ -299,12 +299,22 @@ def _ignore_progress(_finished: int) -> None:
     """Report no progress."""
 
 
-def measure(parent: int, name: str, path: str) -> Usage:
+def stop_when(stopping: Callable[[], bool]) -> Callable[[int], None]:
+    """Return a function that, as `advance`, ends a walk with StoppedError once `stopping` returns true."""
+
+    def advance(_finished: int) -> None:
+        if stopping():
+            raise StoppedError("stopped by a signal")
+
+    return advance
+
+
+def measure(parent: int, name: str, path: str, advance: Callable[[int], None] = _ignore_progress) -> Usage:
     """Measure the entry `name` of the open directory `parent` as `measure_all`, in one thread.
 
     `path` is the path of the entry in failures.
     """
-    return measure_all(parent, [Subtree((name,), shown=path)], 1)[0]
+    return measure_all(parent, [Subtree((name,), shown=path)], 1, advance)[0]
 
 
 def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: Callable[[int], None] = _ignore_progress) -> list[Usage]:

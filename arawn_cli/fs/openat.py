@@ -62,6 +62,19 @@ def identity_at(name: str, parent: int) -> Identity:
     return identity_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
 
 
+def exists(name: str, parent: int) -> bool:
+    """Whether there is an entry `name`, perhaps a path, in an open directory; a link counts.
+
+    Raises:
+        OSError: as stat(2).
+    """
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def is_link(name: str, parent: int) -> bool:
     """Whether the entry `name` of an open directory is a symbolic link."""
     try:

@@ -154,7 +154,8 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     yield _single("last_run_freed_bytes", "Bytes that the last run gave back.", summary.bytes_freed)
     yield _single("last_run_trashed_bytes", "Bytes of sessions that the last run moved to the trash.", summary.bytes_trashed)
     yield _single("last_run_failures", "What failed in the last run.", summary.failure_count)
-    yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
+    if summary.trash_bytes is not None:
+        yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
     yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)
 
 

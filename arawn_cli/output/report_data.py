@@ -5,7 +5,7 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,7 +47,7 @@ from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, 
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
-from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError
+from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError, StoppedError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
 from arawn_cli.fs.measure import Usage, combined, threads_for
 from arawn_cli.runs import Removal, Run, read_removals
@@ -343,7 +343,7 @@ def gather(
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         largest = _search(root, config, measured, context) if search else {}
         decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
-        removal = None if decisions is None else _removal_now(root, config, decisions, now)
+        removal = None if decisions is None else _removal_now(root, config, decisions, now, context.stopping)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
             removals = read_removals(context.state, root.path)
@@ -528,10 +528,17 @@ class _Removal:
     trashed: Usage
 
 
-def _removal_now(root: Root, config: Config, decisions: Sequence[Decision], now: int) -> _Removal | None:
-    """Return what a cleanup would remove at `now`, or None if that is unknown."""
+def _removal_now(root: Root, config: Config, decisions: Sequence[Decision], now: int, stopping: Callable[[], bool]) -> _Removal | None:
+    """Return what a cleanup would remove at `now`, or None if that is unknown.
+
+    Raises:
+        StoppedError: `stopping` returned that a signal asked the run to end.
+    """
     try:
-        removed = removable_sessions(root, config, decisions)
-        return _Removal({session.name: session for session in removed}, *freed_by_cleanup(root, config, decisions, removed, now))
+        removed = removable_sessions(root, config, decisions, stopping)
+        freed = freed_by_cleanup(root, config, decisions, removed, now, stopping)
+        return _Removal({session.name: session for session in removed}, *freed)
+    except StoppedError:
+        raise
     except (ArawnCliError, OSError):
         return None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import WITHOUT_FILE_POWERS, Run, RunCommand, needs_setpriv
+from tests.conftest import WITHOUT_FILE_POWERS, Run, RunCommand, needs_namespaces, needs_setpriv
 from tests.support.arawn_servers import MAIN_SESSIONS, V0_SESSIONS, Server, days_before_last_day, extract
+from tests.support.tree import SampleTree
 
 DUE = {"v0-live": "AC", "main-stopped": "AC"}
 IDS = {"v0-live": V0_SESSIONS, "main-stopped": MAIN_SESSIONS}
@@ -119,3 +120,28 @@ def test_config_show_says_that_the_default_depends_on_the_generation(run: RunCom
 def test_the_summary_says_what_a_removal_means_for_the_chat(run: RunCommand, tmp_path: Path, name: str, sentence: str) -> None:
     server = extract(name, tmp_path / "home")
     assert sentence in " ".join(clean(run, server, "--dry-run", "--format", "table").stdout.split())
+
+
+@needs_namespaces
+@pytest.mark.parametrize(("free", "fit"), [(0, 0), (1, 0), (3, 1), (5, 2), (20, 3)])
+def test_a_dry_run_foresees_that_no_inodes_are_left_for_the_chats(
+    run: RunCommand, tree: SampleTree, tmp_path: Path, free: int, fit: int
+) -> None:
+    for name in ("a", "b", "c"):
+        tree.session(name, files={"f": 1}, age_days=30)
+    config, disk = tmp_path / "config.toml", tmp_path / "disk"
+    config.write_text("[maintenance.cleanup]\nkeep_chats = true\n")
+    disk.mkdir()
+    script = (
+        f"mount -t tmpfs -o mode=755 tmpfs {disk} && cp -a {tree.root} {disk}/root && used=$(df --output=iused {disk} | tail -1) && "
+        f'mount -o remount,nr_inodes=$((used + {free})) {disk} && exec "$@"'
+    )
+    prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
+    runs = [
+        run("scratch-cleanup", "--config", config, "--base-path", disk / "root", *words, prefix=prefix) for words in (("--dry-run",), ())
+    ]
+    for done in runs:
+        assert len(done.removed()) == fit, done.stderr
+        assert done.code == (0 if fit == 3 else 1)
+        assert done.stderr.count("no space for the directory that its chat needs") == 3 - fit
+    assert runs[0].removed() == runs[1].removed()

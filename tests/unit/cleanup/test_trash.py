@@ -364,3 +364,13 @@ def test_an_earlier_removal_of_a_chat_that_went_on_waits_until_the_last_one_is_g
     tree.now += DAY
     cleaned(tree, config=keeping)
     assert (tree.sessions / "s" / "work" / "f").stat().st_size == 10
+
+
+def test_a_signal_ends_a_purge_and_the_next_run_completes_it(tree: SampleTree) -> None:
+    """Neither the entries nor the rest of the trash are measured after the signal."""
+    first, second = removed(tree, "one", 9), removed(tree, "two", 8)
+    summary, _ = cleaned(tree, stopping=lambda: not first.exists())
+    assert (summary.trash_bytes, summary.failure_count) == (None, 0)
+    assert second.exists()
+    assert cleaned(tree)[0].trash_bytes == 0
+    assert not second.parent.exists()

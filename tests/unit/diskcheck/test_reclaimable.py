@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.arawn.root import opened_root, opened_sessions
+from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
+from arawn_cli.errors import StoppedError
 from arawn_cli.events import DiskPressure
+from arawn_cli.fs.measure import Subtree, combined, measure_all
 from arawn_cli.timestamps import DAY
-from tests.support.in_process import checked, cleaned
+from tests.support.in_process import checked, cleaned, configuration_of
 from tests.support.limits import MIB, configured
 from tests.support.tree import SampleTree, write
 
@@ -29,8 +33,8 @@ def test_what_would_help_is_what_a_cleanup_then_frees(tree: SampleTree, configur
     os.utime(tree.sessions / "old" / "work" / "own", ns=(0, 0))
     os.utime(tree.sessions / "old" / "work", ns=(0, 0))
     _, events = checked(tree, config)
-    reclaimable = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
-    assert reclaimable == {"total": 1000}
+    promised = {event.scope: event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)}
+    assert promised == {"total": 1000}
     assert cleaned(tree, config=config)[0].bytes_freed == 1000
 
 
@@ -68,3 +72,19 @@ def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: 
     result, events = checked(tree, configured(total_gb=0.001))
     assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [0]
     assert not result.summary.complete
+
+
+def test_a_signal_ends_the_search_for_what_a_cleanup_would_free(tree: SampleTree, configured: Callable[..., Path]) -> None:
+    tree.session("s", files={"f": 700}, age_days=30)
+    config = configuration_of(tree, configured(cleanup={"trash_days": 0}))
+    with opened_root(config.root, config.databases) as root:
+        names = [entry.name for entry in tree.sessions.iterdir()]
+        with opened_sessions(root) as descriptor:
+            assert descriptor is not None
+            usages = measure_all(descriptor, [Subtree((name,)) for name in names], 1)
+        decisions = decisions_now(root, config, dict(zip(names, usages, strict=True)), tree.now)
+        found = reclaimable(root, config, decisions, tree.now)
+        assert found is not None
+        assert found.freed_bytes == combined(usages).freed_bytes
+        with pytest.raises(StoppedError):
+            reclaimable(root, config, decisions, tree.now, lambda: True)
