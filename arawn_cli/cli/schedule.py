@@ -30,6 +30,7 @@ from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
+from arawn_cli.output import prometheus
 from arawn_cli.output.format import second
 from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.cron import MarkersError
@@ -161,9 +162,11 @@ def preview(flags: Flags, config: Config) -> None:
         )
 
 
-def print_trash_left(flags: Flags) -> None:
-    """Say what no timer purges any more, as far as the root can still be found."""
+def clear_away(flags: Flags) -> None:
+    """Remove the metrics, and say what no timer purges any more, as far as the root can still be found."""
     with suppress(ArawnCliError, OSError), loaded_as_owner(flags) as config, opened_root(config.root, config.databases) as root:
+        for path in prometheus.remove(config.metrics_directory, root.path) if config.metrics_directory else ():
+            print_line(f"Removed {path}.")
         if entries := list_trash_entries(root)[0]:
             held = f"{count(len(entries), 'removed session')}, {size(trash_usage(root).apparent_bytes)}"
             command = shlex.join(("arawn-cli", "trash", "list", *flags.located))
@@ -350,7 +353,7 @@ def schedule_install(
 
 
 @app.command("remove")
-@with_options("root", *LOGGING)
+@with_options(*LOCATION, *LOGGING)
 def schedule_remove(
     flags: Flags,
     output: Output,
@@ -362,12 +365,12 @@ def schedule_remove(
 ) -> None:
     """Stop the timers and remove what `install` installed."""
     configure_logging(output)
-    # No configuration is read, because it may be gone, and with it the name of the root.
+    # The timers are found without the configuration, because it may be gone, and with it the name of the root.
     if flags.root is not None and not names.is_valid_id(flags.root):
         raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
     places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, flags.root))
     if remove_first(places, Confirmation.from_options(yes=yes, force=force)):
-        print_trash_left(flags)
+        clear_away(flags)
 
 
 @app.command("status")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import stat
 import struct
 import subprocess
@@ -29,6 +30,7 @@ from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
+from arawn_cli.output.prometheus import old_files
 from arawn_cli.schedule.settings import ROOT, Account, Shell, can_access, token_warning
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state_file import FILE
@@ -54,10 +56,20 @@ def account_finding() -> Finding:
 
 
 def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
-    """Check whether the account of the jobs can write the metrics."""
+    """Check whether the account of the jobs can write the metrics, and whether files are left that nobody replaces."""
+    quoted = quote(str(directory))
+    if not os.path.isdir(directory):
+        fix = shell.as_root(f"install -d -o {quote(account.name)} {quoted}")
+        return fail("metrics", f"{directory}, which textfile_dir names, does not exist", fix)
     if can_access(account, "-w", directory) is False:
-        fix = shell.as_root(f"setfacl -m u:{quote(account.name)}:rwx {quote(str(directory))}")
+        fix = shell.as_root(f"setfacl -m u:{quote(account.name)}:rwx {quoted}")
         return fail("metrics", f"{account.name} cannot write to {directory}, which textfile_dir names", fix)
+    if old := old_files(directory):
+        line = shlex.join(("rm", "-f", *map(str, old)))
+        is_own = all(os.path.lexists(path) and path.lstat().st_uid == os.geteuid() for path in old)
+        names = ", ".join(path.name for path in old)
+        detail = f"files with names of an earlier version are left in {directory}: {names}; their figures never change"
+        return warn("metrics", detail, line if is_own else shell.as_root(line))
     return ok("metrics", f"{directory} is writable by {account.name}")
 
 

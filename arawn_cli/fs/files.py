@@ -6,7 +6,9 @@ Readers of a file that is written see the old content or the new one, never a pa
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import select
 import stat
 from collections.abc import Callable
@@ -262,22 +264,72 @@ def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
 
 
 def _replace(directory: int, target: str, text: str, mode: int) -> None:
-    name = f".{target[:100]}.{os.urandom(4).hex()}"
-    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    descriptor, name = _temporary_file(directory, target)
     try:
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.replace(name, target, src_dir_fd=directory, dst_dir_fd=directory)
+            os.replace(name, target, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with suppress(OSError):
             os.unlink(name, dir_fd=directory)
         raise
+    _complete(directory, target)
+
+
+def _complete(directory: int, target: str) -> None:
+    """Write a change of a directory to the disk, and remove what writers that were killed have left beside the file."""
     with suppress(OSError):  # the directory may be writable but not readable; the file is complete
         readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
             os.fsync(readable)
+            _remove_leftovers(readable, target)
         finally:
             os.close(readable)
+
+
+def _temporary_file(directory: int, target: str) -> tuple[int, str]:
+    """Return a new file beside a file, and its name. It is locked for as long as its writer lives."""
+    while True:
+        name = f".{target[:100]}.{os.urandom(4).hex()}"
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        with suppress(OSError):  # a filesystem without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(directory: int, target: str) -> None:
+    leftover = re.compile(re.escape(f".{target[:100]}.") + "[a-z0-9_]{8}")
+    for name in filter(leftover.fullmatch, os.listdir(directory)):
+        with suppress(OSError):
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                status = os.fstat(descriptor)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=directory)
+            finally:
+                os.close(descriptor)
+
+
+def remove_atomic(path: Path) -> bool:
+    """Remove a file that `write_atomic` wrote, and what writers that were killed have left beside it.
+
+    Return whether it was there.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    directory = _open_folder(path.parent)
+    try:
+        os.unlink(path.name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    finally:
+        _complete(directory, path.name)
+        os.close(directory)
+    return True

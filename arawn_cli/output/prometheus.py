@@ -8,8 +8,12 @@ metric that is in two files.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +27,8 @@ from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.limits import size_in
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName, Level, Reason, Unit
-from arawn_cli.fs.files import write_atomic
+from arawn_cli.fs.files import read_small_file, remove_atomic, write_atomic
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.problems import STATE, persistent
 from arawn_cli.runs import Run
 from arawn_cli.state import State
@@ -37,6 +42,8 @@ log = logging.getLogger(__name__)
 AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
 """Upper bounds, in days, of the age buckets of scratch sessions."""
 
+_OLD_NAME = re.compile(r"arawn_(disk_check|scratch_cleanup)(\.[A-Za-z0-9_-]+)?\.prom")
+_LARGEST_BYTES = 16 * 1024**2
 _LEVELS = (Level.OK, Level.WARNING, Level.CRITICAL)
 
 
@@ -66,10 +73,10 @@ def write(directory: Path, config: Config, state: State, result: object) -> bool
     match result:
         case CleanupResult():
             figures = _state_figures(state, JobName.SCRATCH_CLEANUP, config)
-            return _write(directory, "arawn_scratch_cleanup", config, cleanup_metrics(result.summary, result.sessions, figures))
+            return _write(directory, JobName.SCRATCH_CLEANUP, config, cleanup_metrics(result.summary, result.sessions, figures))
         case CheckResult():
             figures = _state_figures(state, JobName.DISK_CHECK, config)
-            return _write(directory, "arawn_disk_check", config, check_metrics(result, config, figures))
+            return _write(directory, JobName.DISK_CHECK, config, check_metrics(result, config, figures))
     return True
 
 
@@ -83,15 +90,60 @@ def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
         return StateFigures()
 
 
-def _write(directory: Path, job: str, config: Config, metrics: Iterable[Metric]) -> bool:
-    """Write the metrics of a job. Each root has its own file, and its series a label `root`."""
-    path = directory / (f"{job}.prom" if config.root_name is None else f"{job}.{config.root_name}.prom")
+def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metric]) -> bool:
+    """Write the metrics of a job. Each account and root has its own file, and its series the labels `account` and `root`."""
+    account, root = account_name(os.geteuid()), config.root.resolve()
+    path = directory / file_name(job, account, root)
     try:
-        write_atomic(path, exposition(job, {"root": str(config.root.resolve())}, metrics))
+        write_atomic(path, exposition(_prefix(job), {"account": account, "root": str(root)}, metrics))
     except OSError as error:
         log.warning("cannot write the metrics %s: %s", path, error.strerror, extra=persistent("metrics"))
         return False
+    for old in _old_files_of(directory, root):
+        log.info("removing %s, whose place %s takes", old, path.name)
+        with suppress(OSError):
+            remove_atomic(old)
     return True
+
+
+def file_name(job: JobName, account: str, root: Path) -> str:
+    """Return the name of the metrics file of a job. It is always the same, and differs between accounts and roots."""
+    plain = re.sub("[^A-Za-z0-9_-]", "_", account)
+    return f"{_prefix(job)}.{plain}.{hashlib.sha256(os.fsencode(f'{account}:{root}')).hexdigest()[:8]}.prom"
+
+
+def remove(directory: Path, root: Path) -> Iterator[Path]:
+    """Remove the metrics files of this account for a root, and yield those that existed. What cannot be removed stays."""
+    account = account_name(os.geteuid())
+    for path in (*(directory / file_name(job, account, root) for job in JobName), *_old_files_of(directory, root)):
+        with suppress(OSError):
+            if remove_atomic(path):
+                yield path
+
+
+def old_files(directory: Path) -> list[Path]:
+    """Return the files with the names that earlier versions gave them, without the account."""
+    try:
+        return [directory / name for name in sorted(os.listdir(directory)) if _OLD_NAME.fullmatch(name)]
+    except OSError:
+        return []
+
+
+def _old_files_of(directory: Path, root: Path) -> list[Path]:
+    """Return the old files that this account wrote for a root."""
+    label = f'root="{_label_value(str(root))}"'.encode()
+    return [path for path in old_files(directory) if _has_label(path, label)]
+
+
+def _has_label(path: Path, label: bytes) -> bool:
+    try:
+        return path.lstat().st_uid == os.geteuid() and label in read_small_file(path, _LARGEST_BYTES)
+    except OSError:
+        return False
+
+
+def _prefix(job: JobName) -> str:
+    return f"arawn_{job.replace('-', '_')}"
 
 
 def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -> Iterator[Metric]:

@@ -125,7 +125,7 @@ def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
 
 def removal(place: Place, shell: Shell) -> str:
     """Return the command that removes the schedule of a place."""
-    return shell.arawn_cli("schedule", "remove", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None, located=False)
+    return shell.arawn_cli("schedule", "remove", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None)
 
 
 def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:

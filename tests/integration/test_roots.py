@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.events import JobName
+from arawn_cli.fs.permissions import account_name
+from arawn_cli.output.prometheus import file_name
 from tests.conftest import RunCommand, snapshot
 from tests.support.tree import SampleTree
 from tests.support.two_roots import config, lab
@@ -191,9 +194,9 @@ def textfiles(run: RunCommand, tree: SampleTree, lab: SampleTree, config: Callab
 
 
 @needs_promtool
-def test_the_metrics_of_two_roots_stand_in_files_of_their_own(textfiles: Path) -> None:
-    names = ("arawn_disk_check.lab.prom", "arawn_disk_check.prom", "arawn_scratch_cleanup.lab.prom", "arawn_scratch_cleanup.prom")
-    assert tuple(sorted(os.listdir(textfiles))) == names
+def test_the_metrics_of_two_roots_stand_in_files_of_their_own(textfiles: Path, tree: SampleTree, lab: SampleTree) -> None:
+    names = {file_name(job, account_name(os.geteuid()), each.root) for job in JobName for each in (tree, lab)}
+    assert (set(os.listdir(textfiles)), len(names)) == (names, 4)
     for path in textfiles.iterdir():
         done = subprocess.run(["promtool", "check", "metrics"], input=path.read_bytes(), capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

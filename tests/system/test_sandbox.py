@@ -210,7 +210,8 @@ def test_metrics_and_a_state_directory_of_any_name_are_written_by_both_jobs(mach
     machine.output("install", "-d", "-o", "arawn", "/var/lib/metrics")
     install(machine)
     machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
-    assert set(os.listdir(machine.path("/var/lib/metrics"))) == {"arawn_scratch_cleanup.prom", "arawn_disk_check.prom"}
+    found = {name.rpartition(".arawn.")[0] for name in os.listdir(machine.path("/var/lib/metrics"))}
+    assert found == {"arawn_scratch_cleanup", "arawn_disk_check"}
     assert machine.path("/var/lib/arawn_state.d/state.db").exists()
     machine.output("rm", "-rf", "/var/lib/metrics", "/var/lib/arawn_state.d")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,3 +120,24 @@ def test_a_long_text_is_cut_in_the_middle(text: str, most: int) -> None:
     short = cut(text, most)
     assert len(short) == min(len(text), most)
     assert short == text or (short[: most // 2], short[most // 2 + 1 :]) == (text[: most // 2], text[len(text) - (most - most // 2 - 1) :])
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_one_but_nothing_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    script = (
+        "import os, sys; from pathlib import Path; from arawn_cli.fs.files import write_atomic; "
+        "os.fsync = lambda _: {}; write_atomic(Path(sys.argv[1]), 'x')"
+    )
+    for end in ("os.kill(os.getpid(), 9)",) * 2:
+        subprocess.run([sys.executable, "-c", script.format(end), path], check=False)
+    assert len(os.listdir(tmp_path)) == 2
+    waiting = script.format("(print(flush=True), sys.stdin.read())")
+    with subprocess.Popen([sys.executable, "-c", waiting, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"\n"
+        (tmp_path / ".other.12345678").touch()
+        write_atomic(path, "whole")
+        assert len(os.listdir(tmp_path)) == 3
+        writer.kill()
+    write_atomic(path, "whole")
+    assert sorted(os.listdir(tmp_path)) == [".other.12345678", "file"]

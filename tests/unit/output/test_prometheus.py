@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,10 +19,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from arawn_cli.output.prometheus import Metric, exposition
-from tests.conftest import RunCommand, needs, needs_namespaces
+from arawn_cli.events import JobName
+from arawn_cli.fs.permissions import account_name
+from arawn_cli.output.prometheus import Metric, exposition, file_name
+from tests.conftest import RunCommand, needs, needs_namespaces, needs_setpriv
+from tests.support.doctor_inputs import public_directory
 from tests.support.relay_fixtures import free_port
 from tests.support.tree import SampleTree
+
+__all__ = ["public_directory"]
 
 TOP = Path(__file__).parents[3]
 RULES = TOP / "contrib" / "prometheus" / "arawn.rules.yml"
@@ -49,11 +55,12 @@ def written(run: RunCommand, filled: SampleTree, config: Callable[..., Path], te
 def samples(text: str) -> dict[str, float]:
     """Every sample by its name and labels, without the root."""
     found = re.findall(r"^(arawn_\w+)\{(.*?)\} (\S+)$", text, re.MULTILINE)
-    return {f"{name} {re.sub(r',?root=.*?arawn.', '', labels).strip(',')}".strip(): float(value) for name, labels, value in found}
+    own = [(name, re.sub(r',?(root|account)="[^"]*"', "", labels).strip(","), float(value)) for name, labels, value in found]
+    return {f"{name} {labels}".strip(): value for name, labels, value in own}
 
 
 def test_what_the_metrics_tell(written: Path, filled: SampleTree) -> None:
-    told = samples("".join((written / name).read_text() for name in ("arawn_disk_check.prom", "arawn_scratch_cleanup.prom")))
+    told = samples("".join(path.read_text() for path in written.iterdir()))
     assert {key: told[key] for key in told if "blog" in key} == {
         'arawn_disk_check_workstream_usage_bytes area="work",workstream="blog"': 3_000,
         'arawn_disk_check_workstream_usage_bytes area="production",workstream="blog"': 500,
@@ -74,7 +81,7 @@ def test_what_the_metrics_tell(written: Path, filled: SampleTree) -> None:
 
 def test_the_list_of_the_docs_is_what_is_written(written: Path) -> None:
     told = [tuple(row) for row in re.findall(r"^\| `(arawn_\w+)` \| (\w+) \| (.*) \| (.*) \|$", MONITORING.read_text(), re.MULTILINE)]
-    assert told == [metric for name in ("arawn_disk_check", "arawn_scratch_cleanup") for metric in metrics_in(written / f"{name}.prom")]
+    assert told == [metric for path in sorted(written.iterdir()) for metric in metrics_in(path)]
 
 
 def metrics_in(file: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -82,16 +89,16 @@ def metrics_in(file: Path) -> Iterator[tuple[str, str, str, str]]:
     text = file.read_text()
     for name, meaning, kind in re.findall(r"^# HELP (\w+) (.*)\.\n# TYPE \w+ (\w+)$", text, re.MULTILINE):
         labels = {label for series in re.findall(rf"^{name}\{{(.*)\}} ", text, re.MULTILINE) for label in re.findall(r'(\w+)="', series)}
-        assert "root" in labels
-        yield name, kind, ", ".join(f"`{label}`" for label in sorted(labels - {"root"})), meaning
+        assert labels >= {"account", "root"}
+        yield name, kind, ", ".join(f"`{label}`" for label in sorted(labels - {"account", "root"})), meaning
 
 
 def test_counters_go_on_and_a_failed_run_is_no_success(
     run: RunCommand, filled: SampleTree, config: Callable[..., Path], textfiles: Path
 ) -> None:
     path = config(metrics={"textfile_dir": str(textfiles)})
-    cleanup = textfiles / "arawn_scratch_cleanup.prom"
     assert run("scratch-cleanup", "--base-path", filled.root, "--config", path).code == 0
+    (cleanup,) = textfiles.iterdir()
     before = samples(cleanup.read_text())
     filled.session("older", files={"f": 30}, age_days=30)
     filled.database.write_bytes(b"no database" * 100)
@@ -105,11 +112,83 @@ def test_counters_go_on_and_a_failed_run_is_no_success(
     assert after[success] < after["arawn_scratch_cleanup_last_run_timestamp_seconds"]
 
 
-def test_files_are_whole_readable_by_all_and_alone(written: Path) -> None:
+def test_files_are_whole_readable_by_all_and_alone(written: Path, filled: SampleTree) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in written.iterdir()} == {
-        "arawn_disk_check.prom": 0o644,
-        "arawn_scratch_cleanup.prom": 0o644,
+        file_name(job, account_name(os.geteuid()), filled.root): 0o644 for job in JobName
     }
+
+
+NAMES = st.text(st.sampled_from("ab/.-_\\\\ é\udcff"), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(st.sampled_from(JobName), NAMES, NAMES), max_size=20))
+def test_a_file_has_a_name_of_its_own_for_each_job_account_and_root(keys: list[tuple[JobName, str, str]]) -> None:
+    named = {(job, account, Path("/", root)): file_name(job, account, Path("/", root)) for job, account, root in keys}
+    assert len(set(named.values())) == len(named)
+    assert all(re.fullmatch(r"arawn_[a-z_]+\.[A-Za-z0-9_-]+\.[0-9a-f]{8}\.prom", name) for name in named.values())
+
+
+@needs_setpriv
+def test_two_accounts_share_a_directory_and_a_scrape(run: RunCommand, public_directory: Path) -> None:
+    textfiles = public_directory / "prom"
+    textfiles.mkdir()
+    textfiles.chmod(0o1777)
+    for account in (5, 7):
+        home = public_directory / str(account)
+        (home / "a" / "workstreams" / "scratch" / "sessions").mkdir(parents=True)
+        (home / "c.toml").write_text(
+            f'[paths]\nbase_path = "{home}/a"\n[maintenance]\nstate_dir = "{home}/s"\n[maintenance.metrics]\ntextfile_dir = "{textfiles}"\n'
+        )
+        for path in (home, *home.rglob("*")):
+            os.chown(path, account, account)
+        prefix = ("setpriv", f"--reuid={account}", f"--regid={account}", "--clear-groups")
+        done = run("disk-check", "--config", home / "c.toml", prefix=prefix, HOME=str(home))
+        assert (done.code, "metrics" in done.stderr) == (0, False)
+    names = [path.name for path in textfiles.iterdir()]
+    assert len(names) == 2
+    assert {re.sub(r"\.[0-9a-f]{8}\.prom$", "", name) for name in names} == {
+        f"arawn_disk_check.{account_name(number)}" for number in (5, 7)
+    }
+    if shutil.which("prometheus-node-exporter"):
+        with node_exporter(textfiles) as url, urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - a loopback address
+            served = answer.read().decode()
+        assert "node_textfile_scrape_error 0" in served
+        assert served.count("arawn_disk_check_complete{") == 2
+
+
+def test_a_run_takes_the_place_of_its_old_file_and_doctor_names_those_of_others(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], textfiles: Path
+) -> None:
+    path = config(metrics={"textfile_dir": str(textfiles)})
+    (textfiles / "arawn_disk_check.prom").write_text(f'arawn_disk_check_complete{{root="{filled.root}"}} 1\n')
+    (textfiles / "arawn_disk_check.lab.prom").write_text('arawn_disk_check_complete{root="/elsewhere"} 1\n')
+    (textfiles / ".arawn_disk_check.prom.ab_d1234").touch()
+    assert run("disk-check", "--base-path", filled.root, "--config", path).code == 0
+    current = file_name(JobName.DISK_CHECK, account_name(os.geteuid()), filled.root)
+    assert sorted(os.listdir(textfiles)) == sorted(["arawn_disk_check.lab.prom", current])
+    (finding,) = [event for event in run("doctor", "--base-path", filled.root, "--config", path).events if event.get("check") == "metrics"]
+    assert (finding["status"], finding["fix"]) == ("warn", f"rm -f {textfiles}/arawn_disk_check.lab.prom")
+
+
+def test_doctor_says_that_the_directory_is_missing(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config(metrics={"textfile_dir": str(tmp_path / "missing")})
+    (finding,) = [event for event in run("doctor", "--base-path", filled.root, "--config", path).events if event.get("check") == "metrics"]
+    assert (finding["status"], "does not exist" in str(finding["detail"])) == ("fail", True)
+
+
+def test_removing_a_schedule_removes_the_metrics_of_its_root_alone(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], textfiles: Path, tmp_path: Path
+) -> None:
+    other = SampleTree(tmp_path / "other", filled.now)
+    path = config(metrics={"textfile_dir": str(textfiles)})
+    for tree in (filled, other):
+        assert run("disk-check", "--base-path", tree.root, "--config", path).code == 0
+    where = ("--base-path", filled.root, "--config", path)
+    assert run("schedule", "install", "--cron", "--user", "--yes", *where).code == 0
+    assert run("schedule", "remove", "--cron", "--user", "--yes", *where).code == 0
+    assert os.listdir(textfiles) == [file_name(JobName.DISK_CHECK, account_name(os.geteuid()), other.root)]
 
 
 def test_a_dry_run_writes_no_metrics(run: RunCommand, filled: SampleTree, config: Callable[..., Path], textfiles: Path) -> None:
@@ -122,9 +201,10 @@ def test_a_dry_run_writes_no_metrics(run: RunCommand, filled: SampleTree, config
 def test_a_missing_folder_is_one_warning(run: RunCommand, filled: SampleTree, config: Callable[..., Path], tmp_path: Path) -> None:
     path = config(metrics={"textfile_dir": str(tmp_path / "missing")})
     done = run("disk-check", "--base-path", filled.root, "--config", path)
+    name = file_name(JobName.DISK_CHECK, account_name(os.geteuid()), filled.root)
     assert done.code == 0
     assert [line for line in done.stderr.splitlines() if "metrics" in line] == [
-        f"WARNING: cannot write the metrics {tmp_path}/missing/arawn_disk_check.prom: No such file or directory"
+        f"WARNING: cannot write the metrics {tmp_path}/missing/{name}: No such file or directory"
     ]
 
 
@@ -155,6 +235,46 @@ def test_a_full_disk_under_state_and_metrics_costs_one_warning_each(
         bool(re.search(text, line))
         for line, text in zip(warnings, ("the state in .* cannot be used", "cannot write the metrics"), strict=True)
     ] == [True, True]
+
+
+RULES_TEST = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {{series: 'arawn_disk_check_last_run_timestamp_seconds{{root="/a"}}', values: '0x10 _x60'}}
+      - {{series: 'arawn_scratch_cleanup_last_run_timestamp_seconds{{root="/a"}}', values: '0x10 _x60'}}
+    alert_rule_test:
+      - {{eval_time: 5m, alertname: ArawnDiskCheckAbsent, exp_alerts: []}}
+      - {{eval_time: 60m, alertname: ArawnDiskCheckAbsent, exp_alerts: [{{exp_labels: {{severity: warning}}}}]}}
+      - {{eval_time: 60m, alertname: ArawnScratchCleanupAbsent, exp_alerts: [{{exp_labels: {{severity: warning}}}}]}}
+  - interval: 1m
+    input_series:
+      - {{series: 'arawn_disk_check_last_run_timestamp_seconds{{root="/a"}}', values: '0x60'}}
+      - {{series: 'arawn_disk_check_scope_level{{root="/a",scope="total"}}', values: '0x10 2x20'}}
+    alert_rule_test:
+      - {{eval_time: 15m, alertname: ArawnDiskCheckMissing, exp_alerts: []}}
+      - {{eval_time: 30m, alertname: ArawnDiskCheckMissing, exp_alerts: [{{exp_labels: {{severity: warning, root: /a}}}}]}}
+      - {{eval_time: 5m, alertname: ArawnDiskPressureCritical, exp_alerts: []}}
+      - eval_time: 15m
+        alertname: ArawnDiskPressureCritical
+        exp_alerts: [{{exp_labels: {{severity: critical, root: /a, scope: total}}}}]
+"""
+
+
+@needs_promtool
+def test_the_rules_fire_when_figures_are_high_old_or_absent(tmp_path: Path) -> None:
+    rules = yaml_without_annotations(RULES.read_text())
+    (tmp_path / "rules.yml").write_text(rules)
+    (tmp_path / "test.yml").write_text(RULES_TEST.format(rules=tmp_path / "rules.yml"))
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def yaml_without_annotations(text: str) -> str:
+    """Return rules without what promtool would compare word by word."""
+    return re.sub(r"(?m)^        annotations:\n          summary: .*\n", "", text)
 
 
 @needs_promtool
