@@ -20,7 +20,7 @@ import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
 from arawn_cli.config.lookup import MAX_CONFIG_BYTES, SYSTEM_FILE, find_config
-from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file
+from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file, keep_variable
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
@@ -78,6 +78,7 @@ def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, output
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)
+    keep_variable(VARIABLE)
     for path, mode in outputs.items():
         _open_output(path, mode, owner)
     _become(owner, root)

@@ -30,6 +30,8 @@ _MAX_BYTES = 16_384
 # Shorter secrets are part of too many words to be recognised.
 _MIN_SECRET_LENGTH = 3
 
+_kept: dict[str, str] = {}
+
 _READABLE_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -127,8 +129,19 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
     """
     if (path := _credential(environment, credential)) is not None:
         return _parse(_read(path, "token file", private=False), f"the credential {path}")
-    value = environment.get(variable)
+    value = value_of(environment, variable)
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
+
+
+def keep_variable(variable: str) -> None:
+    """Take a secret out of the environment, which the programs that this process starts would show, and keep it."""
+    if value := os.environ.pop(variable, ""):
+        _kept[variable] = value
+
+
+def value_of(environment: Mapping[str, str], variable: str) -> str:
+    """Return the value of a variable, also if `keep_variable` has taken it out of the environment."""
+    return environment.get(variable) or _kept.get(variable, "")
 
 
 def credential_file(environment: Mapping[str, str], credential: str) -> Path | None:

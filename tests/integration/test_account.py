@@ -93,6 +93,7 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
         "USER": "root",
         "SUDO_USER": "someone",
         "A_SECRET": "of root",
+        "ARAWN_RELAY_TOKEN": "t",
         "TMPDIR": "/root",
         "https_proxy": "p",
     }
@@ -104,7 +105,7 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert {fields[name] for name in ("CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert (found["USER"], found["LOGNAME"]) == (OWNER_NAME, OWNER_NAME)
-    assert not [name for name in found if name.startswith(("XDG_", "SUDO_")) or name in ("A_SECRET", "TMPDIR")]
+    assert not [name for name in found if name.startswith(("XDG_", "SUDO_")) or name in ("A_SECRET", "TMPDIR", "ARAWN_RELAY_TOKEN")]
     assert {name: found[name] for name in ("PATH", "https_proxy")} == {"PATH": environment["PATH"], "https_proxy": "p"}
     assert found["HOME"] != environment["HOME"]
 
