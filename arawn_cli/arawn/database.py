@@ -68,12 +68,13 @@ _WORKSTREAMS = {
     Generation.V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
     Generation.MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
 }
-# The workstream of a session is the name of its directory. On main NULL means scratch.
+# The workstream of a session is the name of its directory. On main NULL means scratch. An index that
+# was damaged can lack rows, so it is not read instead of the table.
 _SESSIONS = {
-    Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions",
+    Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions NOT INDEXED",
     Generation.MAIN: (
         "SELECT s.id, CASE WHEN s.workstream_id IS NULL THEN 'scratch' ELSE coalesce(w.name, s.workstream_id) END, 0, s.created_at "
-        "FROM sessions s LEFT JOIN workstreams w ON w.id = s.workstream_id"
+        "FROM sessions s NOT INDEXED LEFT JOIN workstreams w ON w.id = s.workstream_id"
     ),
 }
 

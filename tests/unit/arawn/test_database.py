@@ -134,3 +134,22 @@ def test_a_row_of_0_0_without_a_workstream_names_none(tree: SampleTree) -> None:
         connection.commit()
     found = database.session_rows(path, Generation.V0, {"a"})
     assert (found.rows["a"].workstream_id, found.workstreams_with_turns) == ("", frozenset())
+
+
+@pytest.mark.parametrize("generation", Generation)
+def test_a_damaged_index_hides_no_row(tmp_path: Path, generation: Generation) -> None:
+    """SQLite reads an index with all columns instead of the table."""
+    path = tmp_path / "damaged.db"
+    columns = {Generation.V0: "id, workstream_id, turn_count, started_at, ended_at", Generation.MAIN: "id, workstream_id, created_at"}
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            f"CREATE TABLE workstreams (id, name); CREATE TABLE sessions ({columns[generation]}, more);"
+            f"CREATE INDEX complete ON sessions ({columns[generation]});"
+        )
+        connection.execute("INSERT INTO sessions (id, workstream_id, more) VALUES ('a', 'thesis', ?)", ("x" * 3000,))
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'complete'")
+        ((size,),) = connection.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\x0a\0\0\0\0" + size.to_bytes(2, "big") + b"\0")  # a leaf without entries
+    assert database.session_rows(path, generation, {"a"}).rows["a"].workstream_id == "thesis"
