@@ -112,7 +112,8 @@ def find_layout(
         else:
             layout = _of_tree(workstreams, path, databases, stopping)
     except OSError as error:
-        raise ConfigurationError(f"cannot list {path}: {error.strerror}") from error
+        place = f"{path}/{error.filename}" if isinstance(error.filename, str) else path
+        raise ConfigurationError(f"cannot read {place}: {error.strerror}") from error
     return layout, next((database for database, found in layouts.items() if found in (layout, None)), None)
 
 

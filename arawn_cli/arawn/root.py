@@ -39,6 +39,13 @@ class Root:
     layout: Layout
     database: Path | None
 
+    @property
+    def shown_database(self) -> str:
+        """The path of the database, relative to the root if it lies there; empty without one."""
+        if self.database is None:
+            return ""
+        return str(self.database.relative_to(self.path) if self.database.is_relative_to(self.path) else self.database)
+
 
 # Directories of hier(7) that no service has for itself. Those that may be a mount or the home of one
 # account (/srv, /mnt, /opt, /root) are roots if they contain workstreams/.

@@ -107,7 +107,7 @@ class Evidence:
         row = self._rows.rows.get(session)
         own: list[Failure] = []
         if row and row.unreadable and self._root.database:
-            own.append(Failure("parse", f"{self._root.database.name} row {session}", errno.EINVAL, "a time is not RFC 3339"))
+            own.append(Failure("parse", f"{self._root.shown_database} row {session}", errno.EINVAL, "a time is not RFC 3339"))
         if session in self._messages.own_failures:
             own.append(self._messages.own_failures[session])
         return TurnEvidence(
@@ -153,4 +153,4 @@ class Evidence:
         try:
             self._rows = session_rows(path, self._root.layout.generation, self._sessions, self._stopping)
         except DatabaseUnreadableError as error:
-            self._database_failure = Failure("query", path.name, errno.EIO, str(error).removeprefix(f"{path}: "))
+            self._database_failure = Failure("query", self._root.shown_database, errno.EIO, str(error).removeprefix(f"{path}: "))

@@ -216,7 +216,7 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
     try:
         return workstream_rows(path, root.layout.generation, context.stopping), ()
     except DatabaseUnreadableError as error:
-        return [], (Failure("query", path.name, errno.EIO, str(error).removeprefix(f"{path}: ")),)
+        return [], (Failure("query", root.shown_database, errno.EIO, str(error).removeprefix(f"{path}: ")),)
 
 
 def links(root: Root) -> list[Failure]:

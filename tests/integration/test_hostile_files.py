@@ -197,6 +197,13 @@ def check(site: Site, case: tuple[str, str, str], environment: dict[str, str]) -
             assert done.returncode != ExitCode.DONE, told
 
 
+def test_a_database_that_is_a_link_elsewhere_is_named_by_its_whole_path(
+    environment: dict[str, str], make_site: Callable[[int], Site]
+) -> None:
+    for number, command in enumerate(("disk-check", "cleanup")):
+        check(make_site(number), ("database", "zero", command), environment)
+
+
 @pytest.mark.slow
 def test_a_sample_of_hostile_files(environment: dict[str, str], make_site: Callable[[int], Site]) -> None:
     for number, case in enumerate(random.Random(SEED).sample(CASES, SAMPLE)):  # noqa: S311 - no secret
