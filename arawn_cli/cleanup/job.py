@@ -21,6 +21,7 @@ from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, Sessio
 from arawn_cli.cleanup.trash import (
     is_due,
     is_in_trash,
+    is_locked,
     list_trash_entries,
     locked,
     missing_permission,
@@ -330,6 +331,8 @@ class _Cleanup:
                 continue
             if self._config.dry_run:
                 log.warning("an interrupted run left session %s pending in the trash; a real run moves it back", entry.session)
+            elif is_locked(self._root, entry):
+                log.warning("session %s stays pending in the trash, because another run is removing it", entry.session)
             elif failed := put_back(self._root, entry):
                 if is_in_trash(self._root, entry):
                     self.done.add_failure(failed, entry.session)

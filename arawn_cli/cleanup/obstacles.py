@@ -80,10 +80,15 @@ def _pasteable(commands: Sequence[Sequence[str]]) -> str:
 
 def why_all_immovable(sessions: SessionsDirectory) -> str | None:
     """Say why no session can be moved out of its directory, and which command helps; None if the directory allows it."""
-    if not is_flagged(sessions.descriptor):
+    text = why_immutable(sessions.descriptor, sessions.path)
+    return text and f"{sessions.shown} {text}"
+
+
+def why_immutable(directory: int, path: str) -> str | None:
+    """Say that nothing can be moved out of an open directory with this path, and which command helps; None if it can."""
+    if not is_flagged(directory):
         return None
-    command = shlex.join(["sudo", "chattr", "-i", "-a", sessions.path])
-    return f"{sessions.shown} is immutable or append-only: {command}"
+    return f"is immutable or append-only: {shlex.join(['sudo', 'chattr', '-i', '-a', path])}"
 
 
 def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descriptor: int) -> Decision | None:

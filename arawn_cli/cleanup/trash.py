@@ -13,7 +13,7 @@ from pathlib import Path
 from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.chats import ChatNeeds, Places
-from arawn_cli.cleanup.obstacles import not_permitted_text
+from arawn_cli.cleanup.obstacles import not_permitted_text, why_immutable
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError
@@ -105,10 +105,12 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
         OSError: that failed; ELOOP or ENOTDIR if something else has its name.
     """
     with _opened_parent(sessions) as (parent, names):
+        _require_mutable(parent, f"{sessions.root.path}/{'/'.join((WORKSTREAMS, *names))}")
         prefix = "" if _create_trash(parent) else SESSIONS_PREFIX
         descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
         shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
         try:
+            _require_mutable(descriptor, f"{sessions.root.path}/{shown}")
             yield TrashDirectory(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
         finally:
             os.close(descriptor)
@@ -153,6 +155,16 @@ def _create_trash(parent: int) -> bool:
     return True
 
 
+def _require_mutable(directory: int, path: str) -> None:
+    """Check that entries of an open directory can be renamed: an append-only one takes them, and never gives them back.
+
+    Raises:
+        OSError: EPERM, with the command that helps.
+    """
+    if text := why_immutable(directory, path):
+        raise OSError(errno.EPERM, f"it {text}")
+
+
 def check_trash_writable(sessions: SessionsDirectory) -> bool:
     """Check, without creating anything, that a session could be moved to the trash.
 
@@ -162,9 +174,12 @@ def check_trash_writable(sessions: SessionsDirectory) -> bool:
         OSError: as `open_trash`; EACCES or EROFS if this account must not change the directories.
     """
     is_there = True
-    with _opened_parent(sessions) as (parent, _):
+    with _opened_parent(sessions) as (parent, names):
+        path = f"{sessions.root.path}/{'/'.join((WORKSTREAMS, *names))}"
+        _require_mutable(parent, path)
         try:
             with opened_directory(parent, TRASH) as trash:
+                _require_mutable(trash, f"{path}/{TRASH}")
                 require_writable(".", trash)
         except FileNotFoundError:
             is_there = False
@@ -302,6 +317,15 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
     except OSError as error:
         return Failure.of("rename", "/".join((WORKSTREAMS, *entry.path)), error)
     return None
+
+
+def is_locked(root: Root, entry: TrashEntry) -> bool:
+    """Whether a program holds the lock of an entry, as a run does that is removing it."""
+    try:
+        with opened_directory(root.workstreams, *entry.path) as directory:
+            return not try_lock(directory)
+    except OSError:
+        return False  # moving it tells
 
 
 def is_in_trash(root: Root, entry: TrashEntry) -> bool:

@@ -73,6 +73,28 @@ def removable_by_hand(path: Path, aside: Path) -> bool:
 
 @needs_setpriv
 @needs_chattr
+@pytest.mark.parametrize("flag", ["+a", "+i"])
+@pytest.mark.parametrize("place", [".", ".trash", "sessions"])
+def test_a_flagged_directory_that_every_removal_changes_keeps_all_sessions_in_both_modes(
+    run: RunCommand, tree: SampleTree, flag: str, place: str
+) -> None:
+    """An append-only trash takes a session, and does not give it back."""
+    tree.session("s", files={"f": 1}, age_days=30)
+    (tree.sessions.parent / ".trash" / "other").mkdir(parents=True)
+    path = os.path.normpath(tree.sessions.parent / place)
+    subprocess.run(["chattr", flag, path], check=True)
+    try:
+        done = [clean(run, tree, *options) for options in (["--dry-run"], [])]
+    finally:
+        subprocess.run(["chattr", "-i", "-a", path], check=True)
+    for one in done:
+        assert (one.code, one.reasons()) == (1, {"s": "not_permitted"})
+        assert f"immutable or append-only: sudo chattr -i -a {path}" in one.stderr
+    assert (tree.sessions / "s" / "work" / "f").exists()
+    assert clean(run, tree).reasons() == {"s": "expired"}
+
+
+@needs_chattr
 @pytest.mark.parametrize("native", [True, False], ids=["C", "Python"])
 @pytest.mark.parametrize("seed", range(3))
 def test_dry_and_real_run_agree_on_what_this_account_can_remove(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -176,6 +177,12 @@ def test_a_session_that_a_killed_run_left_pending_is_moved_back_and_decided_anew
         tree.session(name, files={"f": 5}, age_days=age)
         (tree.sessions.parent / ".trash").mkdir(exist_ok=True)
         (tree.sessions / name).rename(tree.sessions.parent / ".trash" / f"held.{name}.20260101T000000Z.0123abcd")
+    locked = os.open(tree.sessions.parent / ".trash" / "held.unused.20260101T000000Z.0123abcd", os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)  # as a run with another state directory, which is removing it
+    done = clean(run, tree)
+    assert (done.code, done.reasons()) == (0, {"used": "recent_files"})
+    assert "unused stays pending" in done.stderr
+    os.close(locked)
     done = clean(run, tree)
     assert done.reasons() == {"used": "recent_files", "unused": "expired"}
     assert os.listdir(tree.sessions) == ["used"]
