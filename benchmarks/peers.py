@@ -31,6 +31,9 @@ _BASELINE = "baseline"
 _STARTUP_RUNS = 20
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
+_REMOVALS = {"delete": "trash_days = 0", "move": "trash_days = 3", "delete-and-keep-chats": "trash_days = 0\nkeep_chats = true"}
+"""The keys of `[maintenance.cleanup]` for each kind of removal; only the first does the same as rm(1)."""
+
 Commands = Mapping[str, Sequence[str]]
 """Command lines by name. Times are compared with the first."""
 
@@ -164,9 +167,12 @@ def removing(benchmark: Benchmark, files: int) -> Iterator[Row]:
             "tmpreaper": ["tmpreaper", "--mtime", "--mtime-dir", "7d", sessions],
         }
     )
-    ours = benchmark.ours("scratch-cleanup", "--base-path", str(root), "--format", "none", "--force")
-    yield from benchmark.compare(f"remove {files:,} files", {**peers, **ours}, prepare=f"{files} 100")
-    yield from benchmark.compare("remove 2,000 sessions of 5 files", {**peers, **ours}, prepare="10000 2000")
+    for name, keys in _REMOVALS.items():
+        config = benchmark.folder / f"{name}.toml"
+        config.write_text(f"[maintenance.cleanup]\n{keys}\n")
+        ours = benchmark.ours("scratch-cleanup", "--base-path", str(root), "--config", str(config), "--format", "none", "--force")
+        for size, prepare in ((f"{files:,} files", f"{files} 100"), ("2,000 sessions of 5 files", "10000 2000"), ("1 session", "5 1")):
+            yield from benchmark.compare(f"{name} {size}", {**peers, **ours}, prepare=prepare)
 
 
 def small_sessions(benchmark: Benchmark) -> Iterator[Row]:

@@ -46,7 +46,7 @@ from arawn_cli.timestamps import SECOND
 _BATCH_MAX, _BATCH_FILES = 2000, 100_000
 
 # Files that were measured so recently are not measured again before the rename: after it they are.
-_FRESH = SECOND
+_FRESH = 5 * SECOND
 
 _DESCRIPTORS = 4 * _BATCH_MAX
 
@@ -258,8 +258,9 @@ class SessionRemover:
         blocked = self._sessions_in_use(candidates, directory)
         free = [candidate for candidate in candidates if candidate.identity not in blocked]
         usages = self._measure(free, directory) if measure_again else [candidate.session.usage for candidate in free]
+        shared = self._evidence.failures
         for candidate, usage in zip(free, usages, strict=True):
-            decision = revalidate(candidate.session, self._evidence.of(candidate.session.name), usage or Usage())
+            decision = revalidate(candidate.session, self._evidence.of(candidate.session.name, shared), usage or Usage())
             if outcome := self._apply(decision, candidate):
                 blocked[candidate.identity] = outcome
         return blocked

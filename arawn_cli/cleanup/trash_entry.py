@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from arawn_cli.arawn.layout import TRASH
 from arawn_cli.timestamps import SECOND, parse
@@ -94,12 +95,16 @@ def pending_name(session: str, removed_at: int, *, prefix: str = "", exchanged: 
     An id that is too long is cut. A later run could not move such an entry back, so it is CONFIRMED
     at once.
     """
-    stamp = time.strftime(_TIME, time.gmtime(removed_at // SECOND))
-    tail = f".{stamp}.{os.urandom(4).hex()}"
+    tail = f".{_stamp(removed_at // SECOND)}.{os.urandom(4).hex()}"
     room = _NAME_MAX - len(prefix) - len(TrashState.PENDING) - len(tail) - (_EXCHANGED_MAX if exchanged else 0)
     if len(session) <= room:
         return f"{prefix}{TrashState.PENDING}{session}{tail}"
     return f"{prefix}{session[: room - 1]}+{tail}"
+
+
+@lru_cache(maxsize=8)  # one run removes many sessions in a second
+def _stamp(seconds: int) -> str:
+    return time.strftime(_TIME, time.gmtime(seconds))
 
 
 def exchanged_name(name: str, exchanged: Exchanged) -> str:
