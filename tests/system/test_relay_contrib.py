@@ -6,18 +6,21 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import tomli_w
 import urllib3
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
+from tests.conftest import Run
 from tests.support.relay_fixtures import MODULES, Nchan, build, needs_nchan, received
+from tests.support.tree import SampleTree
 
 CONTRIB = Path(__file__).parents[2] / "contrib" / "relay" / "arawn-relay.conf"
 pytestmark = needs_nchan
@@ -152,5 +155,50 @@ def test_events_arrive_while_arawn_is_stopped(tmp_path: Path) -> None:
     try:
         assert urllib3.request("GET", relay.url(LISTS[0]), retries=False).status == 502
         assert urllib3.request("POST", relay.url("/pub/arawn"), body="x", headers={"Authorization": "Bearer t0ken"}).status in (201, 202)
+    finally:
+        relay.stop()
+
+
+def test_the_terminal_client_tells_the_alerts_of_two_roots_apart(tmp_path: Path, tree: SampleTree, run: Callable[..., Run]) -> None:
+    """Both roots have the same workstream and session. The client keeps the last alert of each `workstream_id`."""
+    lab = SampleTree(tmp_path / "lab", tree.now)
+    for each in (tree, lab):
+        each.workstream("thesis", "Thesis", {"work/data": 4000})
+        each.session("s1", age_days=1, files={"work/f": 4000})
+    relay, token = installed(tmp_path), tmp_path / "token"
+    token.write_text("t0ken")
+    token.chmod(0o600)
+    limits = {"total": "1kB", "workstream": "1kB", "session": "1kB"}
+    maintenance = {
+        "root": str(tree.root),
+        "state_dir": str(tmp_path / "state"),
+        "relay": {"url": relay.url("/pub/arawn"), "token_file": str(token)},
+        "pressure": limits,
+        "roots": [{"name": "lab", "path": str(lab.root)}],
+    }
+    config = tmp_path / "c.toml"
+    config.write_text(tomli_w.dumps({"maintenance": maintenance}))
+    scopes = ("thesis", "scratch", "session:s1", "total")
+    alerts: dict[str, dict[str, object]] = {}
+
+    def hear(client: ClientConnection, count: int) -> None:
+        alerts.update((alert["workstream_id"], alert) for alert in map(json.loads, received(client, count)))
+
+    relay.start()
+    try:
+        with connect(relay.url("/ws", "ws"), proxy=None) as client:
+            client.send('{"type":"auth","token":"of Arawn"}')
+            client.send('{"type":"ping"}')
+            assert json.loads(client.recv(timeout=10)) == {"type": "pong"}
+            for root in ((), ("--root", "lab")):
+                assert run("disk-check", "--config", config, *root).code == 0
+                hear(client, len(scopes))
+            assert alerts.keys() == {*scopes, *(f"lab/{scope}" for scope in scopes)}
+            assert len({alert["workstream_name"] for alert in alerts.values()}) == 2 * len(scopes)
+            assert {key.startswith("lab/") for key, alert in alerts.items() if str(alert["workstream_name"]).endswith("(lab)")} == {True}
+            (lab.root / "workstreams" / "thesis" / "work" / "data").write_bytes(b"")
+            assert run("disk-check", "--config", config, "--root", "lab").code == 0
+            hear(client, len(scopes))
+            assert {key for key, alert in alerts.items() if alert["level"] == "ok"} == {"lab/thesis"}
     finally:
         relay.stop()
