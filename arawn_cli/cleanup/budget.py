@@ -19,9 +19,10 @@ from arawn_cli.cleanup.sessions import Decision, Outcome
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import IN_RECENT_USE, Action, Reason
-from arawn_cli.fs.measure import HardLinks, Subtree, Usage, combined, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.mounts import filesystem_of, is_below, mount_points
 from arawn_cli.fs.openat import Identity, entries, opened_directory
+from arawn_cli.fs.usage import HardLinks, Usage, combined
 from arawn_cli.units import size
 
 log = logging.getLogger(__name__)

@@ -33,9 +33,9 @@ from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_na
 from arawn_cli.config.loader import Config
 from arawn_cli.events import ChatResult
 from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange, writable
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import identity_at, opened_directory, opened_file
+from arawn_cli.fs.usage import Usage
 
 _TRIES = 10  # how often `messages.jsonl` may be replaced at the moment of an exchange
 _LOOKS, _LOOK_AGAIN_SECS = 50, 0.02

@@ -14,8 +14,8 @@ from arawn_cli.cleanup.plan import Policy, decide, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import UNRESOLVED
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import NO_IDENTITY
+from arawn_cli.fs.usage import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 

@@ -42,8 +42,9 @@ from arawn_cli.events import (
     ScratchCleanup,
     ScratchSessionEvent,
 )
-from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, identity_of
+from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
 from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record

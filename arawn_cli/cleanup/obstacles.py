@@ -11,8 +11,8 @@ from dataclasses import replace
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory
 from arawn_cli.events import Reason
 from arawn_cli.fs.exchange import overlay_that_cannot_move
-from arawn_cli.fs.measure import CUT_BYTES, Obstacle, ObstacleKind, Usage, shown_path
 from arawn_cli.fs.permissions import Account, account_name, can_access, is_flagged, is_sticky
+from arawn_cli.fs.usage import CUT_BYTES, Obstacle, ObstacleKind, Usage, shown_path
 from arawn_cli.names import escape
 
 _NAMED_MAX = 3  # objects that a text names

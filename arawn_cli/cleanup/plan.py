@@ -10,8 +10,8 @@ from arawn_cli.arawn.layout import Layout
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.config.loader import Config
 from arawn_cli.events import NO_SESSION, Reason
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
+from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.timestamps import DAY, SECOND, minute
 

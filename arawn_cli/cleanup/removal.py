@@ -35,8 +35,9 @@ from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, Usage, measure, measure_all, stop_when
+from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when
 from arawn_cli.fs.openat import Identity, exists, identity_at, identity_of, open_directory
+from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND

@@ -11,9 +11,9 @@ from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import REMOVED_FOR, Action, Reason
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.mounts import mount_points
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, identity_at, is_same_directory, open_directory
+from arawn_cli.fs.usage import Usage
 from arawn_cli.timestamps import latest
 
 KEEP_FILE = ".keep"

@@ -20,10 +20,11 @@ from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, Stop
 from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all, stop_when
+from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when
 from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
 from arawn_cli.fs.openat import FileKind, LinkError, entries, exists, open_directory, opened_directory, require_writable
 from arawn_cli.fs.permissions import account_name
+from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent

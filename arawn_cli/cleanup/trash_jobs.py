@@ -17,7 +17,8 @@ from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import TrashAction, TrashEntryEvent
-from arawn_cli.fs.measure import Subtree, Usage, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, measure_all, threads_for
+from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.runs import Removal, Removed, read_removals, record_trash
 from arawn_cli.state import State

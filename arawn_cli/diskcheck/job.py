@@ -44,7 +44,7 @@ from arawn_cli.events import (
     report_failure,
     usage_percent_of,
 )
-from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import lock_file, run_lock
 from arawn_cli.problems import STATE, persistent
 from arawn_cli.runs import Run

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, Generation
 from arawn_cli.arawn.root import Root
 from arawn_cli.context import RunContext
-from arawn_cli.fs.measure import Subtree, Usage, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
+from arawn_cli.fs.usage import Usage
 
 MAX_DIRECTORIES = 3
 """Directories that are named."""

@@ -18,7 +18,7 @@ from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, Rules, ScopeUsage
 from arawn_cli.diskcheck.measuring import Measurements
 from arawn_cli.events import Filesystem, Unit
-from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.usage import Usage
 from arawn_cli.names import is_valid_id, shortened
 from arawn_cli.problems import persistent
 from arawn_cli.state_file import MAX_INTEGER

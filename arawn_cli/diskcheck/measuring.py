@@ -20,9 +20,10 @@ from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, threads_for
+from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.fs.mounts import filesystem_of, is_below, read_mounts, visible_mounts, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
+from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.problems import persistent
 from arawn_cli.sqlite import DatabaseUnreadableError

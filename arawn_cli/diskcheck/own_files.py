@@ -17,8 +17,9 @@ from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root, home_directories
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.openat import entries, opened_directory
+from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.names import escape
 from arawn_cli.sqlite import COMPANIONS
 

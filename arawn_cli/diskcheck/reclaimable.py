@@ -16,8 +16,9 @@ from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure_all, stop_when, threads_for
+from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
 from arawn_cli.fs.openat import identity_of
+from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.sqlite import never_stopping
 
 

@@ -24,8 +24,8 @@ from arawn_cli.arawn.messages import EVERY_SESSION, LogPosition, MessageLog
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.context import RunContext
 from arawn_cli.errors import StateUnavailableError
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import Identity, identity_of, opened_directory, opened_file
+from arawn_cli.fs.usage import Usage
 from arawn_cli.names import is_valid_id
 from arawn_cli.state import State, key_of
 from arawn_cli.state_file import MAX_INTEGER

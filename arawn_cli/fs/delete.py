@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from arawn_cli.errors import Failure, Operation, StoppedError
 from arawn_cli.fs import native
-from arawn_cli.fs.measure import Usage, stop_when
+from arawn_cli.fs.measure import stop_when
 from arawn_cli.fs.openat import Descent
+from arawn_cli.fs.usage import Usage
 
 PARALLEL_MIN_FILES = 2000
 """A tree with fewer files is deleted by one thread: starting more costs more than it saves."""

@@ -49,7 +49,8 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
 from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError, StoppedError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
-from arawn_cli.fs.measure import Usage, combined, threads_for
+from arawn_cli.fs.measure import threads_for
+from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.runs import Removal, Run, read_removals
 from arawn_cli.timestamps import DAY
 

@@ -19,7 +19,8 @@ from typing import cast
 
 from arawn_cli.fs import native
 from arawn_cli.fs.delete import delete_trees
-from arawn_cli.fs.measure import Subtree, Usage, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
+from arawn_cli.fs.usage import Usage
 
 _SEED = 7
 _FILE = "a file"

@@ -16,7 +16,7 @@ from arawn_cli.cleanup.job import clean
 from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.events import Action, DiskPressure, Event, Reason, ScratchSessionEvent
-from arawn_cli.fs.measure import HardLinks, Usage
+from arawn_cli.fs.usage import HardLinks, Usage
 from arawn_cli.timestamps import SECOND
 from tests.support.in_process import NOWHERE, checked, cleaned, context, reported
 from tests.support.main_tree import MainTree, session_id

@@ -20,8 +20,8 @@ from arawn_cli.cleanup.plan import (
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
 from arawn_cli.events import Reason
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import FileKind
+from arawn_cli.fs.usage import Usage
 from arawn_cli.timestamps import DAY, SECOND, minute
 
 NOW = 1_700_000_000_000_000_000

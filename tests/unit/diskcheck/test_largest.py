@@ -12,7 +12,7 @@ from arawn_cli.arawn.root import opened_root
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.largest import MAX_DIRECTORIES, Largest, largest_in
 from arawn_cli.errors import StoppedError
-from arawn_cli.fs.measure import Usage
+from arawn_cli.fs.usage import Usage
 from arawn_cli.state import State
 from tests.support.tree import SampleTree
 

@@ -13,7 +13,8 @@ from arawn_cli.arawn.root import opened_root, opened_sessions
 from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import DiskPressure
-from arawn_cli.fs.measure import Subtree, combined, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
+from arawn_cli.fs.usage import combined
 from arawn_cli.timestamps import DAY
 from tests.support.in_process import checked, cleaned, configuration_of
 from tests.support.limits import MIB, configured

@@ -15,7 +15,8 @@ from arawn_cli.diskcheck import size_cache
 from arawn_cli.diskcheck.job import check
 from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
 from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
-from arawn_cli.fs.measure import HardLinks, Subtree, Usage, measure_all
+from arawn_cli.fs.measure import Subtree, measure_all
+from arawn_cli.fs.usage import HardLinks, Usage
 from arawn_cli.timestamps import DAY, SECOND
 from tests.support import arawn_servers
 from tests.support.in_process import checked, context, reported

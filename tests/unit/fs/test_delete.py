@@ -17,8 +17,8 @@ import pytest
 from arawn_cli.errors import Failure
 from arawn_cli.fs import native
 from arawn_cli.fs.delete import delete_tree, delete_trees, freed_bytes
-from arawn_cli.fs.measure import Usage
 from arawn_cli.fs.openat import open_directory
+from arawn_cli.fs.usage import Usage
 from tests.conftest import Run, RunCommand, make_deep, needs_chattr, needs_namespaces, needs_strace
 from tests.support.cleanup import clean
 from tests.support.errors import os_error

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.errors import Failure
-from arawn_cli.fs.measure import Subtree, Usage, combined, measure, measure_all, threads_for, walk
+from arawn_cli.fs.measure import Subtree, measure, measure_all, threads_for, walk
+from arawn_cli.fs.usage import Usage, combined
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
 
