@@ -25,6 +25,7 @@ from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
 from arawn_cli.names import escape
+from arawn_cli.schedule.status import state_of_jobs
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,26 @@ class _Input:
 def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Config:
     """Load the configuration. If root started this process, become the owner of the root for good.
 
-    `outputs` are files that the command line names, with their modes. Root opens them before.
+    The state is that of the installed jobs of the root, if this account can use it, whatever the
+    variables of this shell say. `outputs` are files that the command line names, with their modes.
+    Root opens them before.
 
     Raises:
         ConfigurationError, RefusedError: as `load`; or it is not clear as whom root should act, or
             root may not become that account.
     """
+    config = _load(flags, outputs)
+    directory = state_of_jobs(config, os.environ)
+    return config if directory is None or not _is_usable(directory) else replace(config, state_directory=directory)
+
+
+def _is_usable(directory: Path) -> bool:
+    """Return whether this account can write to a directory, or create it."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return os.access(existing, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
     if os.geteuid() != _ROOT:
         return load(flags, os.environ)
     flags, file = _with_config(flags)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,8 +22,7 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.schedule.settings import Shell
-from arawn_cli.schedule.status import history_directory, installed_schedules, statuses
-from arawn_cli.state import State
+from arawn_cli.schedule.status import installed_schedules, statuses, unread_state_problem
 
 _STANDARD_OUTPUT = "-"
 _READABLE = 0o644
@@ -46,19 +45,18 @@ def report(
     file: AtomicFile | None = None
 
     def job(config: Config, context: RunContext) -> Report:
-        """Gather the report from the history that the timers keep, if they keep it elsewhere."""
+        """Gather the report. Say whether timers keep a history that this account cannot read."""
         nonlocal file
         file = None if path is None else AtomicFile(path, "the report")  # fails before measuring
-        directory, problem = history_directory(config, flags, context.environment)
-        with closing(State(directory, context.clock)) as state:
-            return gather(
-                config,
-                replace(context, state=state),
-                days,
-                [problem] if problem else [],
-                search=html is not None,
-                next_runs=_next_runs(config, flags, context) if html is not None else {},
-            )
+        problem = unread_state_problem(config, flags, context.environment)
+        return gather(
+            config,
+            context,
+            days,
+            [problem] if problem else [],
+            search=html is not None,
+            next_runs=_next_runs(config, flags, context) if html is not None else {},
+        )
 
     path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
     run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE})

@@ -342,7 +342,7 @@ def schedule_install(
     for warning in (*warnings, *_access_problems(settings, scheduler)):
         if warning is not None:
             log.warning("%s", warning)
-    schedule = schedule_of(scheduler, settings, config, os.environ)
+    schedule = schedule_of(scheduler, settings, os.environ)
     confirmation, bodies = Confirmation.from_options(yes=yes, force=force), bodies_of(scheduler, settings)
     if confirmation.ask is not None and not yes and schedule.place.store.changes_to_install(bodies):
         preview(flags, config)
@@ -409,7 +409,7 @@ def _installed(flags: Flags, selection: Selection) -> list[ScheduleStatus]:
     scheduler, scope = (used.scheduler, used.scope) if used else selection.preferred()
     with loaded_as_owner(flags) as config:
         settings = settings_from(config, scope)
-    schedule = schedule_of(scheduler, settings, config, os.environ)
+    schedule = schedule_of(scheduler, settings, os.environ)
     found = [each.event for each in statuses(schedule, time.time_ns(), Shell(config, flags, os.environ))]
     if any(status.installed is not Condition.MISSING for status in found):
         problems = tuple(_access_problems(settings, scheduler))

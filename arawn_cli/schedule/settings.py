@@ -19,7 +19,7 @@ import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.config import relay_url
-from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.loader import Config, Flags, state_directory
 from arawn_cli.config.lookup import home_directory
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.credentials import VARIABLE, value_of
@@ -174,7 +174,8 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         options=options_of(config, root),
         root=root,
         reads=(*program, *(path for path in named if path)),
-        state=config.state_directory.absolute() if keeps_state else None,
+        # Not that of the current shell: cron and systemd pass none of its variables to the jobs.
+        state=state_directory(config.file, config.tables, {}).absolute() if keeps_state else None,
         metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
         token_file=config.relay.token_file if config.relay else None,
         network=_network(config),

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import cast
 
 from arawn_cli import timestamps
-from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.loader import Config, Flags, state_directory
+from arawn_cli.config.lookup import home_directory
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
 from arawn_cli.fs.permissions import Login, way_to
 from arawn_cli.runs import READ, Run
-from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, running_cron, start_command
+from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, cron_command, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import ROOT, Job, Scheduler, Scope, Settings, Shell, settings_from, suffixed
-from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name, systemd_runs
+from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name, systemd_runs, unit_word
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE
@@ -89,16 +92,55 @@ def is_healthy(status: ScheduleStatus) -> bool:
     return status.installed is Condition.CURRENT and status.enabled and status.result != RunResult.FAILED and not status.problems
 
 
-def schedule_of(scheduler: Scheduler, settings: Settings, config: Config, environment: Mapping[str, str]) -> Schedule:
+def schedule_of(scheduler: Scheduler, settings: Settings, environment: Mapping[str, str]) -> Schedule:
     """Return the schedule of some settings, installed or not."""
     place = place_of(scheduler, settings.scope, settings, environment, settings.root_name)
-    if settings.state is not None:
-        directory = settings.state
-    elif scheduler is Scheduler.SYSTEMD:
-        directory = SYSTEM_STATE / suffixed(STATE, settings.root_name)
-    else:  # a system schedule, whose jobs use the home of their account
-        directory = Path(settings.account.home, ".local", "state", STATE) if settings.scope is Scope.SYSTEM else config.state_directory
+    directory = settings.state or _created_state(scheduler, settings.root_name, Path(settings.account.home))
     return Schedule(place, settings, directory)
+
+
+def _created_state(scheduler: Scheduler, root_name: str | None, home: Path) -> Path:
+    """Return the state directory that systemd creates for system services, or the one in the home of an account."""
+    return SYSTEM_STATE / suffixed(STATE, root_name) if scheduler is Scheduler.SYSTEMD else home / ".local" / "state" / STATE
+
+
+def state_of_jobs(config: Config, environment: Mapping[str, str]) -> Path | None:
+    """Return the state directory of the installed jobs of the root, which may not exist; None without such jobs.
+
+    Return None, too, if the configuration names a directory, or systemd does for this process.
+    """
+    if config.maintenance.state_dir or environment.get("STATE_DIRECTORY"):
+        return None
+    for scope, scheduler in product(Scope, Scheduler):
+        place = place_of(scheduler, scope, None, environment, config.root_name)
+        try:
+            if not _is_for(place, config):
+                continue
+            if scope is Scope.USER:
+                return state_directory(config.file, config.tables, {})
+            return _created_state(scheduler, config.root_name, Path(pwd.getpwuid(os.stat(config.root).st_uid).pw_dir))
+        except (ArawnCliError, OSError, KeyError) as error:  # `doctor` reports what is wrong with a schedule
+            log.debug("%s: %s", place.title, error)
+    return None
+
+
+def _is_for(place: Place, config: Config) -> bool:
+    """Return whether the files of a schedule name the root of a configuration, or none.
+
+    Raises:
+        ScheduleError: they cannot be read.
+    """
+    names = (BLOCK, suffixed(CRON_FILE, place.root_name)) if place.manager is None else (units_of(place.timers[0])[1],)
+    text = "".join(place.store.read(name) or "" for name in names)
+    if place.root_name is None and "--base-path" in text:
+        option, path = "--base-path", config.root.resolve()
+    elif "--config" in text and config.file is not None:
+        option, path = "--config", config.file.absolute()
+    else:
+        return bool(text)
+    home = str(home_directory() or "") or None if place.scope is Scope.USER else None
+    words = cron_command((option, str(path))) if place.manager is None else f"{option} {unit_word(path, home)}"
+    return words in text
 
 
 def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
@@ -197,7 +239,7 @@ def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, 
             log.debug("%s", error)
             continue
         for scheduler in Scheduler:
-            schedule = schedule_of(scheduler, settings, config, environment)
+            schedule = schedule_of(scheduler, settings, environment)
             try:
                 if is_installed(schedule.place):
                     found.append(schedule)
@@ -228,30 +270,16 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
 
 
-def history_directory(config: Config, flags: Flags, environment: Mapping[str, str]) -> tuple[Path, str | None]:
-    """Return the state directory with the history of the root, and a warning if it is not readable.
-
-    It is the directory of this shell, unless timers keep the history of the root elsewhere.
-    """
-    own = config.state_directory
-    if config.maintenance.state_dir or environment.get("STATE_DIRECTORY"):
-        return own, None
-    try:
-        found = installed_schedules(config, flags, environment)
-    except ArawnCliError as error:
-        log.debug("%s", error)
-        return own, None
-    for each in found:
-        try:
-            if any(last_run_of(each.state_directory, job, each.settings.root) for job in JobName):
-                return each.state_directory, None
-        except (DatabaseUnreadableError, OSError):
-            command = " ".join(("sudo arawn-cli report", *flags.named))
-            return own, (
-                f"the timers keep their history in {each.state_directory}, which this account cannot read: "
-                f"trends and alerts are those of its own runs; {command} shows theirs"
-            )
-    return own, None
+def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str, str]) -> str | None:
+    """Return a warning if jobs keep a history of the root that this account does not use; else None."""
+    directory = state_of_jobs(config, environment)
+    if directory is None or directory == config.state_directory or not directory.exists():
+        return None
+    command = " ".join(("sudo arawn-cli report", *flags.named))
+    return (
+        f"the timers keep their history in {directory}, which this account cannot read: "
+        f"trends and alerts are those of its own runs; {command} shows theirs"
+    )
 
 
 def _systemd_state(manager: Manager, job: Job, shell: Shell, *, is_present: bool, is_running: bool) -> _SchedulerState:

@@ -78,3 +78,48 @@ def test_units_are_written_and_enabled_where_systemd_does_not_run_and_that_is_ex
     assert {event["status"] for event in doctor.of_type("doctor_check") if str(event["check"]).endswith(" timer")} == {"fail"}
     assert run("schedule", "remove", *where[:2], "--yes", **real).code == 0
     assert not (units / "arawn-disk-check.timer").exists()
+
+
+COMMANDS = (
+    ("disk-check",),
+    ("scratch-cleanup",),
+    ("scratch-cleanup", "-n"),
+    ("trash", "list"),
+    ("report",),
+    ("doctor",),
+    ("config", "show"),
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "state"),
+    [
+        (("--cron", "--user"), ".local/state/arawn-cli"),
+        pytest.param(("--systemd", "--system"), "machine/lib/arawn-cli", marks=needs_root),
+        pytest.param(("--cron", "--system"), ".local/state/arawn-cli", marks=needs_root),
+    ],
+    ids=str,
+)
+def test_every_command_uses_the_state_of_the_installed_jobs(
+    run: Callable[..., Run], tree: SampleTree, environment: dict[str, str], tmp_path: Path, where: tuple[str, str], state: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "systemctl").write_text('#!/bin/sh\ncase "$*" in *is-enabled*) echo enabled ;; esac\n')
+    (tmp_path / "bin" / "systemctl").chmod(0o755)
+    home = Path(environment["HOME"])
+    for name in ("booted", "cron.d"):
+        (home / "machine" / name).mkdir(parents=True)
+    shell = {"XDG_STATE_HOME": str(tmp_path / "xdg"), "PATH": f"{tmp_path}/bin:{environment['PATH']}"}
+    tree.session("old", files={"f": 10}, age_days=30)
+    located = ("--base-path", str(tree.root))
+    done = run("schedule", "install", *where, "--yes", *located, **shell)
+    assert done.code == 0, done
+    for words in COMMANDS:
+        done = run(*words, *located, **shell)
+        assert not (tmp_path / "xdg").exists(), (words, done)
+    assert (home / state / "state.db").exists()
+    settings = {event["key"]: event["value"] for event in run("config", "show", *located, **shell).of_type("effective_setting")}
+    assert str(home / state) in str(settings["maintenance.state_dir"])
+    other = SampleTree(tmp_path / "other", tree.now)
+    assert run("disk-check", "--base-path", other.root, **shell).code == 0
+    assert (tmp_path / "xdg" / "arawn-cli" / "state.db").exists(), "the jobs of another root do not matter"

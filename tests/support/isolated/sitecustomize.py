@@ -33,7 +33,11 @@ _PLACES: dict[str, dict[str, object]] = {
     "arawn_cli.config.loader": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.schedule.cron": {"running_cron": _running_cron},
     "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
-    "arawn_cli.schedule.systemd": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
+    "arawn_cli.schedule.systemd": {
+        "_BOOTED": str(_MACHINE / "booted"),
+        "_LINGERING": _MACHINE / "linger",
+        "SYSTEM_STATE": _MACHINE / "lib",
+    },
 }
 
 _getpwuid = pwd.getpwuid
