@@ -36,13 +36,13 @@ class Problem:
 
     Attributes:
         key: names it among the problems of a job on a root, or of all jobs if it is shared.
-        ended: the message when it is over; without one the message of the start is repeated.
+        ended: the message when it is over: empty for none, None for that of the start.
         about: an object that settings can change; with another one the problem starts again.
     """
 
     key: str
     is_shared: bool = False
-    ended: str = ""
+    ended: str | None = None
     about: str = ""
 
 
@@ -55,7 +55,7 @@ class Noted:
     about: str = ""
 
 
-def persistent(key: str, *, shared: bool = False, ended: str = "", about: str = "") -> dict[str, Problem]:
+def persistent(key: str, *, shared: bool = False, ended: str | None = None, about: str = "") -> dict[str, Problem]:
     """Return the `extra` of a log record about a problem that every run may meet; see `Problem`."""
     return {"problem": Problem(key, shared, ended, about)}
 
@@ -150,7 +150,7 @@ class ProblemLog(logging.Filter):
                     record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
                 if logging.getLogger(record.name).isEnabledFor(record.levelno):
                     logging.getLogger(record.name).handle(record)
-        for text in decision.ended.values():
+        for text in filter(None, decision.ended.values()):
             log.warning("%s", text)
 
     def _decide(self, state: State, now: int, *, complete: bool) -> Decision:
@@ -177,7 +177,7 @@ class ProblemLog(logging.Filter):
 
     def _row(self, problem: Problem, now: int) -> tuple[str, str, str, str, int, str]:
         job, root = ("", "") if problem.is_shared else (self.job.value, key_of(self.root))
-        ended = problem.ended or cut(f"no longer: {self._held[problem][0].getMessage()}")
+        ended = cut(f"no longer: {self._held[problem][0].getMessage()}") if problem.ended is None else problem.ended
         return job, root, problem.key, problem.about, now, ended
 
 

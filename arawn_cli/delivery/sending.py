@@ -60,7 +60,7 @@ def _unreachable(target: str, address: str) -> dict[str, Problem]:
 
 
 def _refusing(target: str, address: str) -> dict[str, Problem]:
-    return persistent(f"events for {target}", shared=True, ended=f"{target} refuses no event any more", about=address)
+    return persistent(f"events for {target}", shared=True, ended=f"no refused event waits for {target} any more", about=address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class OutboxSender:
                 queued.event,
                 count(refused.refusals, "time"),
                 answer,
-                extra=_refusing(self.name, self.address),
+                extra=persistent(f"parked {self.outbox.noun}s for {self.name}", shared=True, ended=""),
             )
 
     def _remove_delivered(self) -> None:

@@ -128,6 +128,18 @@ def test_a_run_that_fails_keeps_what_is_known(logged: Callable[..., list[str]]) 
     assert logged(about("a"), START + 2 * HOUR) == []
 
 
+def test_the_end_of_some_problems_is_not_told(logged: Callable[..., list[str]]) -> None:
+    def park() -> None:
+        log.warning("parked", extra=persistent("parked", ended=""))
+
+    assert [logged(act, START + number * PERIOD) for number, act in enumerate((park, park, about(), park))] == [
+        ["parked"],
+        [],
+        [],
+        ["parked"],
+    ]
+
+
 def test_other_records_are_logged_at_once(logged: Callable[..., list[str]]) -> None:
     def act() -> None:
         log.warning("first", extra=persistent("a"))
