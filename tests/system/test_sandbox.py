@@ -128,6 +128,27 @@ def test_the_token_arrives_as_a_credential_and_stands_in_no_environment(machine:
     assert (said["status"], said["detail"]) == ("ok", "http://127.0.0.1:8099/pub is reachable and accepts the token")
 
 
+def test_people_are_notified_from_inside_the_sandboxes_at_addresses_that_only_root_can_read(machine: Machine) -> None:
+    urls = machine.path("/etc/arawn/notify.urls")
+    urls.write_text("json://127.0.0.1:8099/pub?+Authorization=Bearer%20tok-3\n")
+    urls.chmod(0o600)
+    table = '[maintenance.notify]\nurls_file = "/etc/arawn/notify.urls"\non = ["level", "failed", "cleaned"]\n'
+    configure(machine, f'{table}[maintenance.pressure]\ntotal = "100"\n')
+    session(machine, "due", 30)
+    install(machine)
+    with relay(machine) as requests:
+        for job in ("disk-check", "scratch-cleanup"):
+            machine.output("systemctl", "start", f"arawn-{job}.service")
+        doctor = machine.run(COMMAND, "doctor", "--notify-test")
+        posts = requests()
+    assert [(token, seen) for token, _, seen in posts] == [("Bearer tok-3", [])] * 3
+    titles = [json.loads(str(body))["title"].partition(": ")[2] for _, body, _ in posts]
+    assert "all workstreams is" in titles[0]
+    assert titles[1:] == ["1 session removed", "test"]
+    told = [event for event in map(json.loads, doctor.stdout.splitlines()) if event.get("check") == "notifications"]
+    assert [(event["status"], event["detail"]) for event in told] == [("ok", "address 1 (json): a test message was sent")]
+
+
 def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
     configure(machine, "[maintenance.pressure]\nsession = 104\n")
     session(machine, "large", 1)
