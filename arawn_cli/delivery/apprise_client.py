@@ -86,8 +86,8 @@ class AppriseClient:
 
     batch_size = 1
 
-    def __init__(self, address: Address) -> None:
-        """Take an address.
+    def __init__(self, address: Address, *, use_proxy: bool = True) -> None:
+        """Take an address, and whether a proxy that the environment names may be used.
 
         Raises:
             ConfigurationError: Apprise is not installed.
@@ -95,12 +95,13 @@ class AppriseClient:
         if missing_apprise():
             raise ConfigurationError("Apprise is not installed")
         self._address = address
+        self._use_proxy = use_proxy
         self._unreachable: Failed | None = None
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Send one message. If the time is up it may have arrived, so that only a later run tries again."""
         (event,) = events
-        result = _run_child({"url": self._address.url, **json.loads(event.body)}, timeout)
+        result = _run_child({"url": self._address.url, **json.loads(event.body)}, timeout, use_proxy=self._use_proxy)
         if isinstance(result, Failed):
             # The last attempt of a run may have had too little time to say anything.
             result = self._unreachable or result
@@ -111,8 +112,8 @@ class AppriseClient:
         """Do nothing: no connection stays open."""
 
 
-def _run_child(request: Mapping[str, str], timeout: float) -> SendResult:
-    text = json.dumps({"seconds": math.ceil(timeout), **request})
+def _run_child(request: Mapping[str, str], timeout: float, *, use_proxy: bool) -> SendResult:
+    text = json.dumps({"seconds": math.ceil(timeout), "use_proxy": use_proxy, **request})
     try:
         done = subprocess.run(
             (sys.executable, "-P", "-m", __name__), input=text.encode(), capture_output=True, timeout=timeout, check=False
@@ -133,10 +134,10 @@ def _run_child(request: Mapping[str, str], timeout: float) -> SendResult:
             return Failed(answer["reason"], retryable=answer["retryable"])
 
 
-def problem_of(address: Address, timeout: float, *, test: bool) -> str | None:
+def problem_of(address: Address, timeout: float, *, use_proxy: bool, test: bool) -> str | None:
     """Return why an address cannot be used, None if it can. With `test`, send a message to it."""
     message = {"title": f"Arawn on {socket.gethostname()}: test", "body": "arawn-cli can notify you. Nothing is wrong.", "type": "info"}
-    match _run_child({"url": address.url} | (message if test else {}), timeout):
+    match _run_child({"url": address.url} | (message if test else {}), timeout, use_proxy=use_proxy):
         case Refused(reason) | Failed(reason):
             return reason
     return None
@@ -217,6 +218,8 @@ def _main() -> None:
     """Read a message and its address from standard input, send it, and write the result as JSON."""
     request = json.load(sys.stdin)
     signal.alarm(request["seconds"] + 1)  # if nobody is left to kill this process
+    if not request["use_proxy"]:
+        os.environ["no_proxy"] = "*"  # of both names, this one counts
     answer: dict[str, str | bool]
     match _send_with_apprise(request):
         case Delivered():

@@ -406,7 +406,11 @@ class Notifier(EventOutbox):
             address = self.addresses[min(_number(target), len(self.addresses)) - 1]
             outbox = Outbox(self.state, self.config.maintenance.relay.outbox_max_events, target, self._root)
             self._deliveries[target] = Delivery(
-                outbox, self.config.maintenance.relay, lambda: AppriseClient(address), self.stopping, name=str(address)
+                outbox,
+                self.config.maintenance.relay,
+                lambda: AppriseClient(address, use_proxy=self.config.maintenance.use_proxy),
+                self.stopping,
+                name=str(address),
             )
         return self._deliveries[target]
 

@@ -210,7 +210,7 @@ def notify_findings(
     config: Config, environment: Mapping[str, str], directory: Path, shell: Shell, run_check: str, *, test: bool
 ) -> Iterator[Finding]:
     """Check whether people can be notified, and whether notifications wait. With `test`, send one."""
-    file = config.notify_urls
+    file, maintenance = config.notify_urls, config.maintenance
     if file is None:
         if test:
             yield fail("notifications", "not configured", comment("name a file of addresses with [maintenance.notify] urls_file"))
@@ -228,7 +228,7 @@ def notify_findings(
         yield fail("notifications", str(error), comment("fix [maintenance.notify]"))
         return
     for address in addresses:
-        problem = problem_of(address, config.maintenance.relay.deadline_secs, test=test)
+        problem = problem_of(address, maintenance.relay.deadline_secs, use_proxy=maintenance.use_proxy, test=test)
         if problem is not None:
             yield fail("notifications", f"{address} of {file}: {problem}", comment(f"correct {file}; then arawn-cli doctor --notify-test"))
         else:

@@ -121,6 +121,19 @@ def test_an_attempt_without_time_does_not_hide_why_the_one_before_failed() -> No
     assert second == Failed(first.reason, retryable=False)
 
 
+@pytest.mark.parametrize("use_proxy", [True, False])
+def test_a_proxy_of_the_environment_is_used_if_the_configuration_lets_it(
+    json_server: JsonServer, monkeypatch: pytest.MonkeyPatch, use_proxy: bool
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{json_server.port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    result = AppriseClient(Address(1, "json://notify.invalid/x"), use_proxy=use_proxy).send([MESSAGE], 30)
+    assert isinstance(result, Delivered) is use_proxy
+    assert json_server.requests == (["http://notify.invalid/x"] if use_proxy else [])
+
+
 def test_an_unknown_service_is_a_failure() -> None:
     result = AppriseClient(Address(1, "nosuchservice://x")).send([MESSAGE], 30)
     assert result == Failed("Apprise does not understand this address", retryable=False)
