@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields
 from enum import StrEnum
@@ -27,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from arawn_cli.cli import app
+from arawn_cli.cli.help import examples as examples_of_commands
 from arawn_cli.config.schema import ConfigFile, NamedRoot, fields_of
 from arawn_cli.errors import EXIT_MEANINGS, ExitCode
 from arawn_cli.events import Event
@@ -57,7 +57,7 @@ def outputs() -> dict[Path, str]:
     if not isinstance(program, TyperGroup):
         raise TypeError("the program has commands")
     commands = dict(_commands(program, "arawn-cli"))
-    examples: dict[str, dict[str, str]] = tomllib.loads((DOCS / "examples.toml").read_text())
+    examples = examples_of_commands()
     configuration = DOCS / "configuration.md"
     before, _, rest = configuration.read_text().partition(_START)
     # The man page comes first: the page of commands changes their help.

@@ -503,7 +503,7 @@ class _Cleanup:
 
     def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
         """Remove sessions, record the outcomes, and measure the usage again. Return how many were removed."""
-        self._context.progress.start("checking" if self._config.dry_run else "removing", len(due))
+        self._context.progress.start("checking files" if self._config.dry_run else "removing files", sum(map(_files, due)))
         begun = removed = 0
         planned = {decision.session.name: decision for decision in due}
         for outcome in remover.remove([decision.session for decision in due], purge=purge):
@@ -514,7 +514,7 @@ class _Cleanup:
                 removed += 1
                 if purge and space.is_exceeded:
                     space.freed.add(outcome.session.usage or Usage())
-            self._context.progress.advance()
+            self._context.progress.advance(_files(decision))
             begun += 1
         if begun < len(due):
             log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
@@ -524,6 +524,11 @@ class _Cleanup:
 
     def _keep(self, decision: Decision) -> None:
         self.done.add(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
+
+
+def _files(decision: Decision) -> int:
+    """Return the files of a session for the progress, and 1 for an empty one."""
+    return max(decision.session.usage.files if decision.session.usage else 0, 1)
 
 
 def _sessions_of(entries: Iterable[TrashEntry]) -> list[str]:

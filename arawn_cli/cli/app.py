@@ -13,11 +13,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
+from arawn_cli.cli.help import TOPICS, misplaced_option, other_commands, write_help
 from arawn_cli.errors import ArawnCliError, ExitCode, OutputLostError, log_error
 from arawn_cli.output.stdout import replace_stdout
 
 if TYPE_CHECKING:
+    from typer._click.core import Command as CommandOfClick
     from typer._click.core import Context, Parameter
+    from typer._click.formatting import HelpFormatter
 
 
 class Command(TyperCommand):
@@ -26,6 +29,10 @@ class Command(TyperCommand):
     def get_params(self, ctx: Context) -> list[Parameter]:
         """Return its parameters."""
         return _without_types_of_flags(super().get_params(ctx))
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write its help."""
+        write_help(self, ctx, formatter)
 
     def invoke(self, ctx: Context) -> object:
         """Run the command.
@@ -50,6 +57,24 @@ class Group(TyperGroup):
     def get_params(self, ctx: Context) -> list[Parameter]:
         """Return its parameters."""
         return _without_types_of_flags(super().get_params(ctx))
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write its help, and that of the program also exit codes and variables."""
+        write_help(self, ctx, formatter)
+        if ctx.parent is None:
+            formatter.write(TOPICS)
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the options before a command, with a hint if they belong to it."""
+        if args and not ctx.resilient_parsing and (hint := misplaced_option(self, args)):
+            ctx.fail(hint)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, CommandOfClick | None, list[str]]:
+        """Find the command that the arguments name, with a hint if there is none."""
+        if args[0] not in self.commands and not ctx.resilient_parsing and (others := other_commands(self, args[0])):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(f'{ctx.command_path} {other}' for other in others)}?")
+        return super().resolve_command(ctx, args)
 
 
 def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
@@ -82,10 +107,11 @@ def program(first: str = "") -> typer.Typer:
         help="Clean up after an Arawn server and watch the disk that it fills.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_top)
-    alone = first in _COMMANDS or first in _GROUPS or first == "--version"
+    alone = first in _COMMANDS or first in _GROUPS or first in ("-V", "--version")
     for name, (module, function) in _COMMANDS.items():
         if not alone or name == first:
             command = getattr(import_module(f"arawn_cli.cli.{module}"), function)
@@ -101,10 +127,8 @@ def program(first: str = "") -> typer.Typer:
 
 def _top(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="With --version: also show Python, how sizes are measured, and the account.")
-    ] = False,
+    version: Annotated[bool, typer.Option("-V", "--version", help="Show the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: show Python and the account, too.")] = False,
 ) -> None:
     """Clean up after an Arawn server and watch the disk that it fills."""
     if version:

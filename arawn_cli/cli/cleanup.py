@@ -52,23 +52,24 @@ def scratch_cleanup(
             min=1,
             max=36_500,
             metavar="N",
-            help="Treat sessions unused for N days as inactive. Default: as configured, else 7.",
+            help="Remove what was unused for N days.",
         ),
     ] = None,
     plan_out: Annotated[
         Path | None,
-        typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file, also in a dry run; - is standard output."),
+        typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file; - is standard output."),
     ] = None,
     apply: Annotated[
         Path | None,
-        typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists and what has not changed; - reads standard input."),
+        typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists, if unchanged."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Run even if max_sessions, max_percent or a doubtful clock would stop it.")
-    ] = False,
+    sort: Annotated[
+        options.Sort, typer.Option("--sort", metavar="age|size", help="Order of the table: oldest or largest first.")
+    ] = options.Sort.AGE,
+    force: Annotated[bool, typer.Option("--force", help="Ignore max_sessions, max_percent and a doubtful clock.")] = False,
     unless_running: options.UnlessRunningOption = False,
 ) -> None:
-    """Remove scratch sessions that nobody has used for a given number of days.
+    """Remove scratch sessions that were not used for some days.
 
     A session is removed only if its last turn, its database row and every file in it are older than
     the cutoff. On a terminal, the first run on a root shows what it would remove, and asks.
@@ -77,6 +78,7 @@ def scratch_cleanup(
         raise typer.BadParameter("needs a terminal, and the format table", param_hint="--ask")
     if ask and (yes or apply is not None or plan_out == STANDARD_STREAM):
         raise typer.BadParameter("excludes --yes, --apply and --plan-out -", param_hint="--ask")
+    output = replace(output, sort=sort.value)
     if plan_out == STANDARD_STREAM:  # which carries the plan alone
         output = replace(output, format="none")
     elif sessions and output.resolved() == "table":
@@ -171,7 +173,7 @@ def trash_restore(
     flags: Flags,
     output: options.Output,
     sessions: IdsArgument = None,
-    last: Annotated[bool, typer.Option("--last", help="Restore all that the last run removed which removed something.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Restore what the last cleanup that removed something removed.")] = False,
 ) -> None:
     """Move removed sessions back into their place; nothing there is overwritten.
 

@@ -141,7 +141,7 @@ _STEPS = (
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the sample tree.")] = False,
 ) -> None:
-    """Run a dry run, a cleanup and a disk check on a sample tree in a temporary folder."""
+    """Run both jobs on a sample tree in a temporary folder."""
     configure_logging(Output(format="table"))
     console = Console(highlight=False, soft_wrap=True)
     try:

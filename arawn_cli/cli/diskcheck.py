@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class CheckFormat(str, Enum):
-    """How the results of a disk check are printed."""
-
-    AUTO = "auto"
-    TABLE = "table"
-    JSON = "json"
-    NAGIOS = "nagios"
-    NONE = "none"
-
-
 class FailOn(str, Enum):
     """The level from which on disk-check exits with 3."""
 
@@ -51,27 +41,25 @@ class Parked(str, Enum):
     DROP = "drop"
 
 
-@options.with_options(*options.LOCATION, *options.RELAY, *options.LOGGING)
+@options.with_options(*options.LOCATION, "check_format", *options.RELAY, *options.LOGGING)
 def disk_check(
     flags: Flags,
     output: options.Output,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", "-n", help="Do not save or send anything.")] = False,
-    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit with 3 if any level is this high or higher.")] = None,
-    output_format: Annotated[
-        CheckFormat,
-        typer.Option("--format", help=f"{options.FORMATS} nagios: one status line; exit 0 ok, 1 warning, 2 critical, 3 unknown."),
-    ] = CheckFormat.AUTO,
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", metavar="LEVEL", help="Exit with 3 at this level: warning or critical.")
+    ] = None,
     unless_running: options.UnlessRunningOption = False,
     parked: Annotated[
         Parked | None,
-        typer.Option("--parked", help="Send events again that are parked, since they were refused for good, or drop them."),
+        typer.Option("--parked", metavar="retry|drop", help="Send again, or drop, the events that the relay refused for good."),
     ] = None,
 ) -> None:
-    """Measure each workstream's disk usage and report what exceeds its limit."""
-    flags, output = replace(flags, dry_run=dry_run), replace(output, format=output_format)
+    """Measure each workstream and report what exceeds its limit."""
+    flags = replace(flags, dry_run=dry_run)
     if output.resolved() in ("table", "nagios"):
         levels_log.setLevel(logging.ERROR)  # the output shows the changes of level already
-    if output_format is CheckFormat.NAGIOS:
+    if output.format == options.CheckFormat.NAGIOS:
         if fail_on is not None or unless_running:
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios

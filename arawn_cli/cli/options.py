@@ -57,11 +57,36 @@ class Format(str, Enum):
     NONE = "none"
 
 
+class Sort(str, Enum):
+    """The order of sessions in a table: the oldest or the largest first."""
+
+    AGE = "age"
+    SIZE = "size"
+
+
+class CheckFormat(str, Enum):
+    """The formats of a disk check."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    JSON = "json"
+    NAGIOS = "nagios"
+    NONE = "none"
+
+
+class ReportFormat(str, Enum):
+    """The formats of a report."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What the command line says about output: the format, and how much is logged."""
+    """What the command line says about output: the format, the order of a table, and how much is logged."""
 
     format: str = "table"
+    sort: str = "age"
     verbose: bool = False
     quiet: bool = False
 
@@ -79,14 +104,14 @@ def _one_root(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-FORMATS = "table: for people. json: one event per line. none: print nothing. auto: table on a terminal, else json."
+FORMATS = "table, json, none, or auto: table on a terminal, else json"
 
 _OPTIONS: dict[str, tuple[object, object]] = {
-    "config": (Annotated[Path | None, typer.Option("--config", metavar="PATH", help="Configuration file to read.")], None),
+    "config": (Annotated[Path | None, typer.Option("-c", "--config", metavar="PATH", help="Configuration file to read.")], None),
     "base_path": (
         Annotated[
             str | None,
-            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root, the folder that holds workstreams/."),
+            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root: the folder of workstreams/."),
         ],
         None,
     ),
@@ -98,18 +123,24 @@ _OPTIONS: dict[str, tuple[object, object]] = {
                 metavar="NAME",
                 callback=_one_root,
                 autocompletion=root_names,
-                help="A root named in maintenance.roots, instead of the main root.",
+                help="A root of [[maintenance.roots]].",
             ),
         ],
         None,
     ),
-    "format": (Annotated[Format, typer.Option("--format", help=FORMATS)], Format.AUTO),
+    "format": (Annotated[Format, typer.Option("--format", metavar="FORMAT", help=f"{FORMATS}.")], Format.AUTO),
+    "check_format": (
+        Annotated[CheckFormat, typer.Option("--format", metavar="FORMAT", help=f"{FORMATS}; or nagios: one status line.")],
+        CheckFormat.AUTO,
+    ),
+    "report_format": (Annotated[ReportFormat, typer.Option("--format", metavar="FORMAT", help="table or json.")], ReportFormat.TABLE),
+    "json": (Annotated[bool, typer.Option("--json", help="The same as --format json.")], False),
     "relay_url": (
-        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead of the configured one.")],
+        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead.")],
         None,
     ),
     "no_relay": (
-        Annotated[bool, typer.Option("--no-relay", help="Do not send events to a relay, or save them to be sent later.")],
+        Annotated[bool, typer.Option("--no-relay", help="Do not send events, and do not queue them.")],
         False,
     ),
     "verbose": (Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")], False),
@@ -121,7 +152,7 @@ LOCATION = ("config", "base_path", "root")
 RELAY = ("relay_url", "no_relay")
 LOGGING = ("verbose", "quiet")
 
-UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0 instead of 75.")]
+UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0, not 75.")]
 
 DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", "-n", help="Show what would be done, and change nothing.")]
 
@@ -136,15 +167,19 @@ def with_options(*names: str) -> Callable[[Callable[Concatenate[Flags, Output, _
     """
 
     def decorate(function: Callable[Concatenate[Flags, Output, _Own], None]) -> Callable[..., None]:
+        formats = [name for name in names if name.endswith("format")]
+        shared_names = [each for name in names for each in ((name, "json") if name in formats else (name,))]
         _, _, *own = signature(function, eval_str=True).parameters.values()
-        shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=_OPTIONS[name][1], annotation=_OPTIONS[name][0]) for name in names]
+        shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=_OPTIONS[name][1], annotation=_OPTIONS[name][0]) for name in shared_names]
         before = [parameter for parameter in shared if parameter.name in LOCATION]
         after = [parameter for parameter in shared if parameter.name not in LOCATION]
         parameters = [*before, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *after]
 
         @wraps(function)
         def command(**values: Any) -> None:  # noqa: ANN401 - Typer has checked the types
-            given = {name: values.pop(name, _OPTIONS[name][1]) for name in names}
+            given = {name: values.pop(name, _OPTIONS[name][1]) for name in shared_names}
+            for name in formats:
+                given["format"] = "json" if given["json"] else given[name].value
             flags, output = ({each.name: given[each.name] for each in fields(kind) if each.name in given} for kind in (Flags, Output))
             function(Flags(**flags), Output(**output), **values)  # type: ignore[call-arg]
 

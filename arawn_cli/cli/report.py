@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import RenderableType
 
 from arawn_cli import timestamps
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
@@ -21,6 +23,7 @@ from arawn_cli.errors import ArawnCliError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.report_data import Report, gather
+from arawn_cli.output.stdout import print_report
 from arawn_cli.schedule.settings import Shell
 from arawn_cli.schedule.status import installed_schedules, statuses, unread_state_problem
 
@@ -28,19 +31,22 @@ _STANDARD_OUTPUT = "-"
 _READABLE = 0o644
 
 
-@with_options(*LOCATION, *LOGGING)
+@with_options(*LOCATION, "report_format", *LOGGING)
 def report(
     flags: Flags,
     output: Output,
     days: Annotated[int, typer.Option("--days", min=1, max=90, metavar="N", help="Days that trends and alerts cover.")] = 14,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file instead; - is standard output.")
+        str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file; - is standard output.")
     ] = None,
 ) -> None:
-    """Show usage, limits, trend, forecast and scratch sessions, and what cleanup would remove next.
+    """Show usage, trends, forecasts and what cleanup would remove.
 
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
+    as_json = output.format == "json"
+    if html is not None and as_json:
+        raise typer.BadParameter("excludes --format json", param_hint="--html")
     flags = replace(flags, dry_run=True, no_relay=True)
     file: AtomicFile | None = None
 
@@ -54,14 +60,17 @@ def report(
             context,
             days,
             [problem] if problem else [],
-            search=html is not None,
-            next_runs=_next_runs(config, flags, context) if html is not None else {},
+            search=html is not None or as_json,
+            next_runs=_next_runs(config, flags, context) if html is not None or as_json else {},
         )
 
     path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
-    run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE})
-    if run.result is not None:
-        _show(run.result, html, file)
+    table = partial(_table, verbose=output.verbose) if html is None else None
+    run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE}, table=table)
+    if run.result is not None and as_json:
+        print_report(run.result)
+    elif run.result is not None and html is not None:
+        _write_page(run.result, file)
     raise typer.Exit(run.exit_code)
 
 
@@ -76,15 +85,14 @@ def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobNam
     return found
 
 
-def _show(report: Report, html: str | None, file: AtomicFile | None) -> None:
-    """Print the report as text or HTML, or write it to the file."""
-    if html is None:
-        from arawn_cli.output.report_text import renderables
+def _table(report: Report, *, verbose: bool) -> Iterable[RenderableType]:
+    from arawn_cli.output.report_text import renderables  # only for a table
 
-        console = Console(highlight=False)
-        for renderable in renderables(report):
-            console.print(renderable)
-        return
+    return renderables(report, verbose=verbose)
+
+
+def _write_page(report: Report, file: AtomicFile | None) -> None:
+    """Write the report as a page to the file, or print it without one."""
     from arawn_cli.output.report_html import page
 
     if file is not None:

@@ -333,7 +333,7 @@ def _writer(output: Output, progress: Progress, *, events: bool) -> Callable[[Ev
 
             from arawn_cli.output.tables import Tables
 
-            return Tables(Console(), verbose=output.verbose, first=progress.end).emit
+            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end).emit
         case "json":
             return print_event
         case "none":

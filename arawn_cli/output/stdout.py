@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from arawn_cli.errors import OutputLostError
+from arawn_cli.timestamps import SECOND
 
 if TYPE_CHECKING:
     from arawn_cli.events import Event
+    from arawn_cli.output.report_data import Report
 
 
 def print_event(event: Event) -> None:
@@ -19,6 +22,39 @@ def print_event(event: Event) -> None:
 
     sys.stdout.write(to_json(event) + "\n")
     sys.stdout.flush()
+
+
+# Fields of a report that are nanoseconds since the epoch.
+_INSTANTS = frozenset(
+    {"due", "last_activity", "last_run", "last_success", "next_run", "purged_at", "removed_at", "run", "since", "time", "trash_until"}
+)
+
+
+def print_report(report: Report) -> None:
+    """Print a report as one line of JSON; its times are RFC 3339.
+
+    Raises:
+        OutputLostError: it cannot be printed.
+    """
+    import json  # not imported for --version
+
+    from arawn_cli.events import rendered
+
+    def plain(value: object, name: str = "") -> object:
+        if is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name), field.name) for field in fields(value)}
+        if name == "trend" and isinstance(value, tuple):
+            return [{"time": rendered(hour * 3600 * SECOND), "usage": usage} for hour, usage in value]
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return rendered(value) if name in _INSTANTS and isinstance(value, int) else value
+
+    values = {
+        "path" if field.name == "root" else field.name: plain(getattr(report, field.name), field.name)
+        for field in fields(report)
+        if field.name != "now"
+    }
+    print_text(json.dumps({"type": "report", "timestamp": rendered(report.now), **values}, separators=(",", ":")) + "\n")
 
 
 def print_text(text: str) -> None:

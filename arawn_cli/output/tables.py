@@ -123,16 +123,18 @@ class Listing:
 class Tables:
     """Collect the events of a run and print them as tables at its end."""
 
-    def __init__(self, console: Console, *, verbose: bool, first: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, console: Console, *, verbose: bool, sort: str = "age", first: Callable[[], None] = lambda: None) -> None:
         """Create tables for one run.
 
         Args:
             console: where they are printed.
             verbose: also list sessions in recent use.
+            sort: `age` or `size`: the order of sessions, below which the kept ones follow.
             first: called before anything is printed.
         """
         self._console = console
         self._verbose = verbose
+        self._sort = sort
         self._first = first
         self._events: list[Event] = []
 
@@ -150,6 +152,8 @@ class Tables:
         listed = [
             session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE or session.action is not Action.KEPT
         ]
+        listed.sort(key=lambda session: -(session.bytes or 0) if self._sort == "size" else _instant(session.last_activity))
+        listed.sort(key=lambda session: session.action is Action.KEPT)
         if listed:
             self._console.print(Text("Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions", style="bold"))
             self._console.print(Listing(("session", "last used", "size", "result"), [_session_cells(session) for session in listed]), "")
@@ -239,6 +243,10 @@ def _trash_cells(event: TrashEntryEvent) -> tuple[Text, ...]:
         Text(size(event.bytes)),
         Text("-" if event.files is None else f"{event.files:,}"),
     )
+
+
+def _instant(text: str | None) -> int:
+    return 0 if text is None else parse(text)
 
 
 def _age(instant: str | None, now: str) -> str:

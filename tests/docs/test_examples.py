@@ -1,23 +1,23 @@
-"""The examples of `docs/examples.toml`: every option has one, each is one, and those that change no machine do what they say."""
+"""The examples of `arawn_cli/cli/examples.toml`: every option has one, each is one, and those that change no machine do what they say."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
 import time
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from typer.core import TyperCommand, TyperGroup
 
+from arawn_cli.cli.help import examples
 from tests.conftest import COMMAND, Run
 from tests.support.commands import PROGRAM, commands, options_of
 from tests.support.in_process import cleaned
 from tests.support.tree import SampleTree
 
-EXAMPLES: dict[str, dict[str, str]] = tomllib.loads((Path(__file__).parents[2] / "docs" / "examples.toml").read_text())
+EXAMPLES = examples()
 LINES = [(name, line) for name, lines in EXAMPLES.items() for line in lines]
 # They change this machine, need a terminal, or stay until they are stopped; Cloacina has tests of its own.
 LEFT_OUT = (
