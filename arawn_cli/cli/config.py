@@ -31,7 +31,7 @@ from arawn_cli.output.stdout import print_event
 
 _STANDARD_OUTPUT = Path("-")
 
-app = typer.Typer(no_args_is_help=True, help="The configuration: values in effect, a commented file, its JSON Schema.")
+app = typer.Typer(no_args_is_help=True, help="Show, write or describe the configuration.")
 
 
 class SchemaOf(str, Enum):
@@ -172,7 +172,8 @@ def print_settings(settings: Iterable[Setting], console: Console) -> None:
     """Print one line for each value, with its source dimmed."""
     for setting in settings:
         value = json.dumps(setting.value, ensure_ascii=False)
-        console.print(Text(names.escape(f"{setting.key} = {value}")), Text(f"({names.escape(setting.source)})", style="dim"))
+        text = Text.assemble(names.escape(f"{setting.key} = {value}"), (f" ({names.escape(setting.source)})", "dim"))
+        console.print(text, soft_wrap=True)
 
 
 def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:

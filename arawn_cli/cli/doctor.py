@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import timestamps
@@ -18,7 +20,7 @@ from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.config import print_settings, print_settings_as_events
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.config.loader import Flags, Setting, settings_of
-from arawn_cli.config.lookup import DEFAULT, RootNotFoundError
+from arawn_cli.config.lookup import RootNotFoundError
 from arawn_cli.doctor.environment import (
     account_finding,
     clock_finding,
@@ -39,7 +41,10 @@ from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
 from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.settings import Shell, own_account
 from arawn_cli.schedule.status import installed_schedules
+from arawn_cli.units import count
 
+_ORDER = (Status.FAIL, Status.WARN, Status.OK)
+_UNWRAPPED = 100_000  # columns for output that is no terminal
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
@@ -49,7 +54,7 @@ def doctor(
     output: options.Output,
     notify_test: Annotated[bool, typer.Option("--notify-test", help="Send a test message to each address of maintenance.notify.")] = False,
 ) -> None:
-    """Find what would stop the timers from working, and how to fix it.
+    """Find what would stop the timers, and how to fix it.
 
     It changes nothing. The exit code is 1 if a check fails.
     """
@@ -73,7 +78,7 @@ def run_doctor(flags: Flags, output: options.Output, *, notify_test: bool = Fals
         case "json":
             _print_json(settings, findings, flags.root)
         case "table":
-            _print_text(settings if output.verbose else [setting for setting in settings if setting.source != DEFAULT], findings)
+            _print_text(settings if output.verbose else [], findings)
     return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in findings) else ExitCode.DONE
 
 
@@ -106,14 +111,20 @@ def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
 
 
 def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    print_settings(settings, console)
-    for finding in findings:
-        text = Text(f"{finding.status.value:<4}", style=_STYLES[finding.status])
-        text.append(f"  {finding.check}: {finding.detail}", style="")
+    """Print the number of problems, then each finding, problems first, and the command that fixes it."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
+    numbers = {status: sum(finding.status is status for finding in findings) for status in Status}
+    told = [count(numbers[Status.FAIL], "problem"), count(numbers[Status.WARN], "warning")]
+    console.print(Text(", ".join([*(text for text in told if text[0] != "0"), f"{numbers[Status.OK]} ok"]), style="bold"))
+    for finding in sorted(findings, key=lambda finding: _ORDER.index(finding.status)):
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(Text(f"{finding.status.value:<4}", style=_STYLES[finding.status]), Text(f"{finding.check}: {finding.detail}"))
+        console.print(grid)
         if finding.fix is not None:
-            text.append(f"\n      -> {finding.fix}", style="cyan")
-        console.print(text)
+            console.print(Text(f"      {finding.fix}", style="cyan"), soft_wrap=True)
+    if settings:
+        console.print()
+        print_settings(settings, console)
 
 
 def _print_json(settings: list[Setting], findings: list[Finding], root: str | None) -> None:

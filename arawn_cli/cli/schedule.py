@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from arawn_cli import names
@@ -31,8 +30,9 @@ from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output import prometheus
-from arawn_cli.output.format import second
+from arawn_cli.output.format import minute
 from arawn_cli.output.stdout import print_event
+from arawn_cli.output.tables import Listing
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
-app = typer.Typer(no_args_is_help=True, help="Timers for both jobs: systemd units or cron lines, from the configuration.")
+app = typer.Typer(no_args_is_help=True, help="Install and check timers for both jobs: systemd or cron.")
 
 SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default if systemd runs.")]
 CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default without systemd.")]
@@ -227,28 +227,37 @@ def print_line(line: str) -> None:
     Console(soft_wrap=True, highlight=False).print(Text(names.escape(line), style=_DIFF_COLOURS.get(line[:1], "")))
 
 
-def print_statuses(found: list[ScheduleStatus], output: Output) -> None:
-    """Print the status of each job in the requested format."""
+def print_statuses(found: list[ScheduleStatus], output: Output, options: Sequence[str] = ()) -> None:
+    """Print the status of each job in the requested format. `options` name the root on a command line."""
     match output.resolved():
         case "json":
             for status in found:
                 print_event(status)
         case "table":
-            console = Console(highlight=False, soft_wrap=True)
+            console = Console(highlight=False)
+            console.print(_headline(found, options), soft_wrap=True)
             console.print(_table(found))
             for problem in dict.fromkeys(problem for status in found for problem in status.problems):
-                console.print(Text(problem, style="red"))
+                console.print(Text(problem, style="red"), soft_wrap=True)
 
 
-def _table(found: list[ScheduleStatus]) -> Table:
+def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Text:
+    """Return whether the jobs run as configured, and else what to do."""
+    place = f"{found[0].scheduler}, {found[0].scope}"
+    if all(map(is_healthy, found)):
+        return Text.assemble(("ok", "green"), f": the timers match the configuration, and no run failed ({place})")
+    if all(status.installed is Condition.MISSING for status in found):
+        return Text.assemble(("not installed", "bold red"), f" ({place}): {shlex.join(('arawn-cli', 'schedule', 'install', *options))}")
+    wrong = [status.job for status in found if not is_healthy(status)]
+    return Text.assemble(
+        ("problem", "bold red"), f": {', '.join(wrong)} ({place}); to see what helps: {shlex.join(('arawn-cli', 'doctor', *options))}"
+    )
+
+
+def _table(found: list[ScheduleStatus]) -> Listing:
     roots = {status.root for status in found}
-    titles = (found[0].scheduler, found[0].scope, *((f"root {root}" for root in roots if root) if len(roots) == 1 else ()))
-    table = Table(title=f"Schedule ({', '.join(titles)})", title_justify="left")
-    table.add_column("job", no_wrap=True)
-    for heading in ("installed", "enabled", "last run", "result", "next run"):
-        table.add_column(heading, overflow="fold")
-    for status in found:
-        table.add_row(
+    rows = [
+        (
             f"{status.job} ({status.root})" if status.root and len(roots) > 1 else status.job,
             Text(status.installed, "green" if status.installed is Condition.CURRENT else "red"),
             Text("yes" if status.enabled else "no", "" if status.enabled else "red"),
@@ -256,11 +265,13 @@ def _table(found: list[ScheduleStatus]) -> Table:
             Text(status.result or "-", "red" if status.result == RunResult.FAILED else ""),
             Text(_time(status.next_run)),
         )
-    return table
+        for status in found
+    ]
+    return Listing(("job", "installed", "enabled", "last run", "result", "next run"), rows)
 
 
 def _time(timestamp: str | None) -> str:
-    return "-" if timestamp is None else second(parse(timestamp))
+    return "-" if timestamp is None else f"{minute(parse(timestamp))} UTC"
 
 
 def _files(changes: Sequence[Change]) -> str:
@@ -396,7 +407,7 @@ def schedule_status(
         found = registered(database_used, workflows, time.time_ns(), socket.gethostname())
     else:
         found = _installed(flags, Selection(systemd=systemd, cron=cron, user=user))
-    print_statuses(found, output)
+    print_statuses(found, output, flags.located)
     raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
 
 

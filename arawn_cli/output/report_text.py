@@ -34,7 +34,9 @@ from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, bare_table
 from arawn_cli.units import count, size
 
 _BAR_WIDTH = 16
-_TREND_WIDTH = 14
+_TREND_WIDTH = 10
+
+_FIND_LARGEST = "arawn-cli report --html report.html  # lists its largest files"
 
 _LEAST_NAME = 20  # columns that a name gets before others are shown
 
@@ -267,7 +269,8 @@ def _open_alerts(report: Report) -> Iterator[RenderableType]:
     for alert in report.alerts[:MAX_ALERTS]:
         style = LEVEL_STYLES[alert.scope.level]
         yield Text.assemble((str(alert.scope.level), style), f": {words.problem(alert.scope)}, {words.opened(alert)}")
-        yield Text(f"  {words.next_step(alert, report)}", no_wrap=True, overflow="ignore")
+        step = words.next_step(alert, report)
+        yield Text(f"  {_FIND_LARGEST if step.startswith('#') else step}", no_wrap=True, overflow="ignore")
     yield from _more(len(report.alerts) - MAX_ALERTS)
 
 

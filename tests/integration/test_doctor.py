@@ -103,9 +103,9 @@ def test_a_wrong_configuration_is_the_one_finding(run: Callable[..., Run], tmp_p
     config.write_text("[maintenance.schedule]\ndisk_check = 'often'\n")
     done = run("doctor", "--config", config, "--format", "table")
     assert done.code == 1
-    assert done.stdout.startswith("fail  configuration:")
+    assert done.stdout.startswith("1 problem, 0 ok\nfail  configuration:")
     assert "maintenance.schedule.disk_check: found 'often'; allowed: a duration such as 5m or 1h30m, or one of minutely," in done.stdout
-    assert "\n      -> # fix the file" in done.stdout
+    assert "\n      # fix the file" in done.stdout
     assert done.stderr == ""
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tomli_w
 
+from arawn_cli.cleanup.job import clean
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.runner import JobRun, run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
+from arawn_cli.diskcheck.history import read_alerts
 from arawn_cli.diskcheck.job import check
 from arawn_cli.errors import ExitCode, LockedError, RefusedError, StoppedError
+from arawn_cli.events import JobName, Level
 from arawn_cli.output import nagios, prometheus
+from arawn_cli.output.report_text import check_renderables
+from arawn_cli.output.stdout import Stdout
+from arawn_cli.runs import read as read_run
+from arawn_cli.state import State
 from tests.conftest import Run, needs, needs_strace
 from tests.support.tree import SampleTree
 
@@ -175,3 +186,52 @@ def test_each_job_sets_them_itself(run: Callable[..., Run], tree: SampleTree, lo
         assert "setpriority(PRIO_PROCESS" in calls
         assert f"{LOWEST}) = 0" in calls
         assert "IOPRIO_CLASS_IDLE" in calls
+
+
+class Failing(io.RawIOBase):
+    """Standard output that takes a number of writes, and then fails."""
+
+    def __init__(self, writes: int, number: int) -> None:
+        self._left, self._error = writes, OSError(number, os.strerror(number))
+        self._file = os.open(os.devnull, os.O_WRONLY)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file
+
+    def write(self, data: object, /) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise self._error
+        return len(bytes(data))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("form", ["json", "table"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE], ids=errno.errorcode.get)
+def test_the_work_is_complete_whatever_output_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, number: int) -> None:
+    monkeypatch.setattr("arawn_cli.cli.runner.lower_priority", lambda _maintenance: None)
+    for writes in range(6):
+        place = tmp_path / str(writes)
+        tree = SampleTree(place / "arawn", time.time_ns())
+        tree.workstream("blog", "Über uns ✓", {"work/f": 5000})
+        for session in ("old", "older", "young"):
+            tree.session(session, files={"f": 10}, age_days=1 if session == "young" else 30)
+        config = place / "config.toml"
+        pressure = {"limits": {"blog": 1000}, "repeat_interval": "1d"}
+        config.write_text(tomli_w.dumps({"maintenance": {"state_dir": str(place / "state"), "pressure": pressure}}))
+        flags = Flags(config=config, base_path=str(tree.root))
+        for job, table in ((check, lambda result: check_renderables(result, (), verbose=True)), (clean, None)):
+            buffer = io.BufferedWriter(Failing(writes, number), 1)
+            monkeypatch.setattr(sys, "stdout", Stdout(io.TextIOWrapper(buffer, encoding="ascii")))
+            done = run_job(flags, Output(format=form, quiet=True), job, table=table)
+            assert done.result is not None
+            if done.exit_code is ExitCode.UNDELIVERED:
+                assert number != errno.EPIPE
+        monkeypatch.undo()
+        monkeypatch.setattr("arawn_cli.cli.runner.lower_priority", lambda _maintenance: None)
+        assert os.listdir(tree.sessions) == ["young"]
+        with closing(State(place / "state", time.time_ns)) as state:
+            assert {scope: stored.alert.level for scope, stored in read_alerts(state, tree.root).items()} == {"blog": Level.CRITICAL}
+            assert all(read_run(state, job, tree.root) is not None for job in (JobName.DISK_CHECK, JobName.SCRATCH_CLEANUP))
