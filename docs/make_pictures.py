@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -78,6 +79,8 @@ OWN_FILES = (("workstreams.db", 310_000_000), ("logs/", 42_000_000))
 
 def main(arguments: list[str]) -> None:
     """Draw what terminals show. With `--page`, also draw the page of the report in Chromium."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
     job.levels_log.setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

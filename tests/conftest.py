@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the real stderr, which pytest redirects, and drop variables that arawn-cli reads."""
     config.stash[_STDERR] = os.dup(2)
+    os.environ["TZ"] = "UTC"  # screens show local time
+    time.tzset()
     for name in [name for name in os.environ if name.startswith(("ARAWN_", "XDG_")) or name in _VARIABLES]:
         if name != "ARAWN_TEST_CACHE":
             del os.environ[name]

@@ -30,7 +30,7 @@ from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output import prometheus
-from arawn_cli.output.format import minute
+from arawn_cli.output.format import minute_with_zone
 from arawn_cli.output.stdout import print_event
 from arawn_cli.output.tables import Listing
 from arawn_cli.schedule.cron import MarkersError
@@ -271,7 +271,7 @@ def _table(found: list[ScheduleStatus]) -> Listing:
 
 
 def _time(timestamp: str | None) -> str:
-    return "-" if timestamp is None else f"{minute(parse(timestamp))} UTC"
+    return "-" if timestamp is None else minute_with_zone(parse(timestamp))
 
 
 def _files(changes: Sequence[Change]) -> str:

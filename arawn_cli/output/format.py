@@ -1,13 +1,13 @@
 """Format amounts, ages and times for people; `units` formats sizes and counts.
 
-Instants are nanoseconds since the epoch. All times are shown in UTC.
+Instants are nanoseconds since the epoch. Screens show local time; events have UTC.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from arawn_cli import timestamps
 from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.timestamps import SECOND
@@ -53,15 +53,24 @@ def age(instant: int | None, now: int) -> str:
 
 
 def day(instant: int) -> str:
-    """Return the day of an instant: `2026-03-18`."""
-    return timestamps.render(instant)[:10]
+    """Return the local day of an instant: `2026-03-18`."""
+    return _local(instant, "%Y-%m-%d")
 
 
 def minute(instant: int) -> str:
-    """Return an instant to the minute: `2026-03-18 09:30`."""
-    return timestamps.render(instant)[:16].replace("T", " ")
+    """Return an instant to the minute, in local time: `2026-03-18 10:30`."""
+    return _local(instant, "%Y-%m-%d %H:%M")
+
+
+def minute_with_zone(instant: int) -> str:
+    """Return an instant to the minute, in local time: `2026-03-18 10:30 CET`."""
+    return _local(instant, "%Y-%m-%d %H:%M %Z")
 
 
 def second(instant: int) -> str:
-    """Return an instant to the second: `2026-03-18 09:30:00 UTC`."""
-    return f"{timestamps.render(instant)[:19].replace('T', ' ')} UTC"
+    """Return an instant to the second, in local time: `2026-03-18 10:30:00 CET`."""
+    return _local(instant, "%Y-%m-%d %H:%M:%S %Z")
+
+
+def _local(instant: int, form: str) -> str:
+    return time.strftime(form, time.localtime(instant // SECOND))

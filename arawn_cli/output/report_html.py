@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2
@@ -11,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.output import report_wording
-from arawn_cli.output.format import age, day, minute
+from arawn_cli.output.format import age, day, minute, minute_with_zone
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
@@ -92,7 +93,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("arawn_cli.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(size=size, day=day, minute=minute, printable=names.escape)
+    environment.filters.update(size=size, day=day, minute=minute, minute_with_zone=minute_with_zone, printable=names.escape)
     return environment.get_template("report.html.j2").render(
         report=report,
         words=report_wording,
@@ -175,9 +176,10 @@ def _round_amounts(top: float) -> list[int]:
 
 
 def _days(first: float, hours: float) -> tuple[Tick, ...]:
-    """Return midnights in UTC at equal distances, without those too close to an edge."""
+    """Return local midnights at equal distances, without those too close to an edge."""
     step = max(round(hours / 24 / _DAY_TICKS), 1) * 24
-    midnight = (int(first) // 24 + 1) * 24
+    offset = time.localtime((first + hours) * 3600).tm_gmtoff // 3600
+    midnight = ((int(first) + offset) // 24 + 1) * 24 - offset
     ticks = ((100 * (hour - first) / hours, hour) for hour in range(midnight, int(first + hours) + 1, step))
     return tuple(Tick(round(at, 2), hour * _HOUR) for at, hour in ticks if 4 <= at <= 96)
 

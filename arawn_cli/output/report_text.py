@@ -19,7 +19,7 @@ from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, day, fullness, minute, mounts_in_words
+from arawn_cli.output.format import age, day, fullness, minute, minute_with_zone, mounts_in_words
 from arawn_cli.output.report_data import (
     MAX_ALERTS,
     MAX_DIRECTORIES,
@@ -250,7 +250,7 @@ def renderables(report: Report, *, verbose: bool = False) -> Iterator[Renderable
 
 def _head(report: Report) -> Iterator[RenderableType]:
     style = LEVEL_STYLES.get(report.level, "") if report.complete else "bold red"
-    yield Text.assemble(("Disk report", "bold"), f"  {escape(report.host)}:{escape(report.root)}  {minute(report.now)} UTC")
+    yield Text.assemble(("Disk report", "bold"), f"  {escape(report.host)}:{escape(report.root)}  {minute_with_zone(report.now)}")
     yield Text.assemble(
         (words.verdict(report), style), f": {words.headline([alert.scope for alert in report.alerts], complete=report.complete)}"
     )

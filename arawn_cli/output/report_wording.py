@@ -12,7 +12,7 @@ from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, T
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute, mounts_in_words, scope_label
+from arawn_cli.output.format import age, amount, day, minute_with_zone, mounts_in_words, scope_label
 from arawn_cli.output.report_data import (
     MAX_SESSIONS,
     MAX_WORKSTREAMS,
@@ -211,7 +211,7 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
         return f"A cleanup now would remove nothing: no session is due. {freed if cleanup.freed else ''}".rstrip()
     removed = f"A cleanup now would remove {count(len(cleanup.removed), 'session')}"
     if cleanup.trash_until is not None:
-        removed += f": {size(cleanup.trashed)}, in the trash until {minute(cleanup.trash_until)} UTC"
+        removed += f": {size(cleanup.trashed)}, in the trash until {minute_with_zone(cleanup.trash_until)}"
     return f"{removed}. {freed}"
 
 
@@ -255,7 +255,7 @@ def next_step(alert: OpenAlert, report: Report) -> str:
 
 def opened(alert: OpenAlert) -> str:
     """Return since when an alert lasts."""
-    return "since an unknown time" if alert.since is None else f"since {minute(alert.since)} UTC"
+    return "since an unknown time" if alert.since is None else f"since {minute_with_zone(alert.since)}"
 
 
 def last_run(job: JobReport, now: int) -> str:
@@ -268,7 +268,7 @@ def last_run(job: JobReport, now: int) -> str:
 
 def next_run(job: JobReport) -> str:
     """Return when a job runs next."""
-    return "next run unknown" if job.next_run is None else f"next run {minute(job.next_run)} UTC"
+    return "next run unknown" if job.next_run is None else f"next run {minute_with_zone(job.next_run)}"
 
 
 def freed(report: Report) -> str:

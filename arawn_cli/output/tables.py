@@ -27,7 +27,7 @@ from arawn_cli.events import (
     TrashAction,
     TrashEntryEvent,
 )
-from arawn_cli.output.format import age, day, minute
+from arawn_cli.output.format import age, day, minute_with_zone
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -192,7 +192,7 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
     verb, freed = ("Would remove", "Would free") if summary.dry_run else ("Removed", "Freed")
     text = f"{verb} {count(summary.sessions_cleaned, 'session')} of {summary.sessions_checked:,}"
     if summary.trash_until is not None:
-        text += f": {size(summary.bytes_trashed)}, in the trash until {minute(parse(summary.trash_until))} UTC"
+        text += f": {size(summary.bytes_trashed)}, in the trash until {minute_with_zone(parse(summary.trash_until))}"
     text += (
         f". {freed} {size(summary.bytes_freed)}." if summary.bytes_freed or not summary.bytes_trashed else ". No space is freed until then."
     )

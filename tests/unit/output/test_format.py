@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.events import Unit
-from arawn_cli.output.format import age, amount, day, minute, second
+from arawn_cli.output.format import age, amount, day, minute, minute_with_zone, second
 from arawn_cli.timestamps import DAY, SECOND, parse
 from arawn_cli.units import bytes_of, count, seconds_of, size
 
@@ -72,5 +73,15 @@ def test_an_age_is_in_hours_or_days() -> None:
     assert [age(instant, NOW) for instant in ages] == ["unknown", "in the future", "0 h ago", "23 h ago", "1 d ago", "100 d ago"]
 
 
-def test_times_are_in_utc_and_rounded_down() -> None:
-    assert (day(NOW), minute(NOW), second(NOW)) == ("2026-03-18", "2026-03-18 09:30", "2026-03-18 09:30:07 UTC")
+@pytest.mark.parametrize(
+    ("zone", "hour", "name"), [("UTC", "18 09:30", "UTC"), ("Asia/Tokyo", "18 18:30", "JST"), ("Pacific/Honolulu", "17 23:30", "HST")]
+)
+def test_times_are_local_and_rounded_down(monkeypatch: pytest.MonkeyPatch, zone: str, hour: str, name: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        shown = (day(NOW), minute(NOW), minute_with_zone(NOW), second(NOW))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert shown == (f"2026-03-{hour[:2]}", f"2026-03-{hour}", f"2026-03-{hour} {name}", f"2026-03-{hour}:07 {name}")
