@@ -17,6 +17,7 @@ TALL = {
     "arawn-cli scratch-cleanup": 37,
     "arawn-cli disk-check": 28,
     "arawn-cli trash purge": 28,
+    "arawn-cli trash restore": 25,
     "arawn-cli schedule install": 26,
     "arawn-cli schedule status": 29,
 }

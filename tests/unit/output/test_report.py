@@ -37,7 +37,7 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "2026-05-27",
         "warning in 62 d",
         "2026-05-19",
-        "+13.4 MiB" if form is not text else "▁▂▃▃▄▅▆▆▇█",
+        "+13.4 MiB" if form is not text else "▇█",
         "A cleanup now would remove 1 session. It would free 2.9 MiB.",
         "2026-03-23",
         "12 d ago",
