@@ -104,7 +104,7 @@ def _one_root(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-FORMATS = "table, json, none, or auto: table on a terminal, else json"
+FORMATS = "json, none, or auto (table on a terminal)"
 
 _OPTIONS: dict[str, tuple[object, object]] = {
     "config": (Annotated[Path | None, typer.Option("-c", "--config", metavar="PATH", help="Configuration file to read.")], None),
@@ -128,9 +128,9 @@ _OPTIONS: dict[str, tuple[object, object]] = {
         ],
         None,
     ),
-    "format": (Annotated[Format, typer.Option("--format", metavar="FORMAT", help=f"{FORMATS}.")], Format.AUTO),
+    "format": (Annotated[Format, typer.Option("--format", metavar="FORMAT", help=f"table, {FORMATS}.")], Format.AUTO),
     "check_format": (
-        Annotated[CheckFormat, typer.Option("--format", metavar="FORMAT", help=f"{FORMATS}; or nagios: one status line.")],
+        Annotated[CheckFormat, typer.Option("--format", metavar="FORMAT", help=f"table, nagios, {FORMATS}.")],
         CheckFormat.AUTO,
     ),
     "report_format": (Annotated[ReportFormat, typer.Option("--format", metavar="FORMAT", help="table or json.")], ReportFormat.TABLE),

@@ -20,6 +20,7 @@ TALL = {
     "arawn-cli trash restore": 25,
     "arawn-cli schedule install": 26,
     "arawn-cli schedule status": 29,
+    "arawn-cli doctor": 25,
 }
 
 
