@@ -19,11 +19,6 @@ def amount(number: int, unit: Unit) -> str:
     return size(number) if unit is Unit.BYTES else f"{number:,}"
 
 
-def free_space(filesystem: Filesystem) -> str:
-    """Return how much of a filesystem is free: `1.5 GiB of 20.0 GiB`."""
-    return f"{size(filesystem.free_bytes)} of {size(filesystem.total_bytes)}" if filesystem.total_bytes else "an unknown amount"
-
-
 def fullness(filesystem: Filesystem) -> str:
     """Return how full a filesystem is, in percent as df shows it, and what is free."""
     space = filesystem.used_bytes + filesystem.free_bytes
