@@ -179,6 +179,12 @@ def job_line(job: JobName, code: ExitCode, why: str, before: Notice | None, *, r
     return Line(Urgency.FAILED, short, f"{short} (exit code {int(code)}): {cut(why, _TEXT)}", step)
 
 
+def why_failed(code: ExitCode, summary: ScratchCleanup | DiskCheck | None, problems: Sequence[str]) -> str:
+    """Return why a run ended with a code: by its summary if the code comes from the result, else by its problems."""
+    from_result = why_incomplete(summary) if code in (ExitCode.PARTIAL, ExitCode.REFUSED) else None
+    return from_result or next(iter(problems), EXIT_MEANINGS[code])
+
+
 def why_incomplete(summary: ScratchCleanup | DiskCheck | None) -> str | None:
     """Return why a run is incomplete, as its summary says it; None if it says nothing."""
     if summary is None:
@@ -316,7 +322,7 @@ class Notifier(EventOutbox):
 
     def _job_line(self, code: ExitCode, problems: Sequence[str], before: Notices, now: int) -> tuple[Line | None, Notices]:
         last = before.get(self.job)
-        why = " ".join((why_incomplete(self._summary) or next(iter(problems), EXIT_MEANINGS[code])).split())
+        why = " ".join(why_failed(code, self._summary, problems).split())
         is_repeat = last is not None and 0 < self._repeat_secs * SECOND <= now - last.at
         line = job_line(self.job, code, why, last, root=self._option, is_repeat=is_repeat)
         after = {job: notice for job, notice in before.items() if job != self.job}

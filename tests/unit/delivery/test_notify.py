@@ -18,6 +18,7 @@ from arawn_cli.delivery.notify import (
     expiring_line,
     job_line,
     level_lines,
+    why_failed,
     why_incomplete,
 )
 from arawn_cli.errors import ExitCode
@@ -113,6 +114,16 @@ def test_the_reason_of_a_failure_comes_from_the_summary() -> None:
     assert why_incomplete(summary(sessions_kept={"activity_unknown": 2, "active": 5})) == "sessions stay that are due: 2 activity_unknown"
     assert why_incomplete(summary(over_budget_bytes=1024)) == "the budget is still exceeded by 1.0 KiB"
     assert why_incomplete(summary()) is None
+
+
+def test_a_failure_that_is_not_of_the_result_has_the_reason_of_the_run() -> None:
+    incomplete = summary(sessions_kept={"activity_unknown": 2})
+    assert (
+        why_failed(ExitCode.UNDELIVERED, incomplete, ["events neither delivered nor stored: 3"]) == "events neither delivered nor stored: 3"
+    )
+    assert why_failed(ExitCode.PARTIAL, incomplete, ["the metrics could not be written"]).startswith("sessions stay that are due")
+    assert why_failed(ExitCode.PARTIAL, None, ["the lock is held for a day"]) == "the lock is held for a day"
+    assert why_failed(ExitCode.INTERNAL, None, []) == "internal error, which is a bug"
 
 
 def test_a_refused_cleanup_names_the_command_that_shows_the_sessions() -> None:
