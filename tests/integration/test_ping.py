@@ -14,11 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 import tomli_w
 
-from tests.conftest import COMMAND, Run, needs_namespaces
+from tests.conftest import Run, needs_namespaces
 from tests.integration.test_locks import held_by_a_run
 from tests.support.contrary_servers import answering, running, unreachable
 from tests.support.owner import READABLE, THIRD, give, tree_of_owner
@@ -197,13 +196,11 @@ def test_a_named_root_pings_its_own_addresses_alone(
 
 
 def signalling(number: int) -> Callable[[], None]:
-    """Send a signal to the command that pings."""
+    """Send a signal to the command that pings, at once: it waits for its answer only for a moment."""
 
     def act() -> None:
-        (child,) = [process for process in psutil.Process().children() if str(COMMAND) in process.cmdline()]
-        child.send_signal(number)
-        if number == signal.SIGKILL:
-            child.wait(10)
+        (child,) = [int(pid) for children in Path("/proc/self/task").glob("*/children") for pid in children.read_text().split()]
+        os.kill(child, number)
 
     return act
 
@@ -326,6 +323,14 @@ def test_doctor_names_unusual_addresses_and_pings_none(run: Callable[..., Run], 
         ("warn", "the address of disk-check ends with /0"),
     ]
     assert server.paths == []
+
+
+def test_only_the_unit_of_a_job_that_pings_elsewhere_reaches_every_network(run: Callable[..., Run], configure: Callable[..., Path]) -> None:
+    file = configure("", ping={"scratch_cleanup": "http://127.0.0.1/uuid", "disk_check": "https://hc.example/uuid"})
+    shown = run("schedule", "show", "--config", file, "--systemd", "--system").stdout
+    _, cleanup, check = shown.split("ExecStart=", 2)
+    assert ("IPAddressAllow=localhost" in cleanup, "IPAddressDeny=any" in cleanup) == (True, True)
+    assert ("IPAddressDeny=any" in check, "AF_INET6" in check) == (False, True)
 
 
 def test_no_command_shows_the_address(run: Callable[..., Run], configure: Callable[..., Path], tmp_path: Path) -> None:

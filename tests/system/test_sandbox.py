@@ -149,6 +149,16 @@ def test_people_are_notified_from_inside_the_sandboxes_at_addresses_that_only_ro
     assert [(event["status"], event["detail"]) for event in told] == [("ok", "address 1 (json): a test message was sent")]
 
 
+def test_a_job_with_a_ping_reaches_it_and_the_other_has_no_network(machine: Machine) -> None:
+    configure(machine, '[maintenance.ping]\ndisk_check = "http://127.0.0.1:8099/uuid"\n')
+    install(machine)
+    with relay(machine) as requests:
+        machine.output("systemctl", "start", "arawn-scratch-cleanup.service", "arawn-disk-check.service")
+        bodies = [str(body) for _, body, _ in requests()]
+    assert (bodies[0], [json.loads(body)["type"] for body in bodies[1:]]) == ("", ["disk_check"])
+    assert [show(machine, f"arawn-{job}.service", "PrivateNetwork") for job in ("scratch-cleanup", "disk-check")] == ["yes", "no"]
+
+
 def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_cannot(machine: Machine) -> None:
     configure(machine, "[maintenance.pressure]\nsession = 104\n")
     session(machine, "large", 1)
