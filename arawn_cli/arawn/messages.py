@@ -12,6 +12,7 @@ Holes are not read.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -106,7 +107,7 @@ class Turns:
 
     def take(self, line: bytes, path: str, offset: int) -> None:
         """Take a line without its newline."""
-        line = line.strip(b" \t\r")
+        line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r")  # editors add the mark
         if not line:
             return
         message = _parse(line)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import os
 import subprocess
 import sys
@@ -100,6 +101,13 @@ def test_a_hole_is_read_like_the_zeros_in_it(tmp_path: Path, pieces: list[bytes]
         os.utime(tmp_path / "sparse", ns=(NOW, NOW))
         log.read(descriptor)
     assert log.turns == read(tmp_path / "whole", content, *SESSIONS)
+
+
+@pytest.mark.parametrize("before", [b"", message("b", NOW - 40 * DAY) + b"\n"])
+def test_a_byte_order_mark_hides_no_turn(tmp_path: Path, before: bytes) -> None:
+    """An editor puts it before the first line, and `cat` in the middle."""
+    turns = read(tmp_path / "m", before + codecs.BOM_UTF8 + message("a", NOW) + b"\n" + message("b", NOW - 30 * DAY), "a", "b")
+    assert (turns.newest, turns.damage) == ({"a": NOW, "b": NOW - 30 * DAY}, {})
 
 
 def test_an_empty_file_has_no_turns(tmp_path: Path) -> None:
