@@ -98,10 +98,9 @@ def lower_priority(maintenance: Maintenance) -> None:
     Some containers do not allow it: a priority that cannot be lowered stays, and the other one is
     still lowered.
     """
-    process = psutil.Process()
     for lower in (_lower_cpu, _lower_disk):
         try:
-            lower(process, maintenance)
+            lower(psutil.Process(), maintenance)  # which needs /proc
         except (psutil.Error, OSError) as error:
             log.info("cannot lower the priority of this process: %s", error)
 

@@ -31,6 +31,8 @@ from arawn_cli.fs.processes import (
     list_tasks,
     mapped_files,
     mount_id,
+    own_number,
+    parents_number,
     shown,
     socket_paths,
     sockets_of,
@@ -135,15 +137,15 @@ def hidden_processes() -> list[int]:
         OSError: as `find_uses`.
     """
     if _root_child is None:
-        return list_tasks(os.getpid()).hidden
+        return list_tasks(own_number()).hidden
     return [int(process) for process in _root_child.ask(None)]
 
 
 def _scan_for_parent(request: Any) -> object:  # noqa: ANN401 - JSON
     if request is None:
-        return list_tasks(os.getppid()).hidden
+        return list_tasks(parents_number()).hidden
     search = _Search(_Directory(**request["directory"]), frozenset(request["sessions"]), lambda: False)
-    search.scan(os.getppid())
+    search.scan(parents_number())
     return search.found()
 
 
@@ -160,7 +162,7 @@ def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool]
     directory, names = _Directory.of(parent), frozenset(sessions)
     search = _Search(directory, names, stopping)
     if _root_child is None:
-        search.scan(os.getpid())
+        search.scan(own_number())
     else:
         search.take(_root_child.ask({"directory": asdict(directory), "sessions": sorted(names)}, stopping))
     search.inspect_itself()
@@ -352,7 +354,8 @@ class _Search:
                     )
             except OSError:
                 continue  # not a loop device, or one without an image
-        with open("/proc/swaps", "rb") as table:
+        # Without a swap, or with a /proc of processes alone. The kernel does not let a swap file be deleted.
+        with suppress(FileNotFoundError), open("/proc/swaps", "rb") as table:
             for line in os.fsdecode(table.read()).split("\n")[1:]:
                 self._add(self._place(unescaped(line.partition(" ")[0])), "{} is a swap file")
 

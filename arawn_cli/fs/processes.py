@@ -182,6 +182,16 @@ def status_of(process: int | str) -> dict[str, str]:
         raise
 
 
+def own_number() -> int:
+    """Return the number of this process in /proc, which can be that of another PID namespace."""
+    return int(os.readlink("/proc/self"))
+
+
+def parents_number() -> int:
+    """Return the number of the parent of this process in /proc."""
+    return int(status_of("self")["PPid"])
+
+
 def is_own(process: int) -> bool:
     """Whether a process belongs to this account, also with other privileges; to root belong all."""
     return os.geteuid() == 0 or str(os.geteuid()) in status_of(process).get("Uid", "").split()

@@ -103,6 +103,25 @@ def test_a_container_without_powers_over_the_machine_is_cleaned(run: Callable[..
     assert (done.code, done.reasons()) == (0, {"s": "expired", "used": "in_use"})
 
 
+PROCS = {
+    "of another PID namespace": ("unshare", "--pid", "--fork"),
+    "of processes alone": ("unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid p /proc && exec "$@"', "sh"),
+    "none": ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"),
+}
+
+
+@needs_namespaces
+@pytest.mark.parametrize("proc", PROCS)
+def test_a_run_with_another_proc_sees_the_processes_in_it(run: Callable[..., Run], tree: SampleTree, proc: str) -> None:
+    directory = tree.session("used", files={"f": 1}, age_days=30)
+    tree.session("s", files={"f": 1}, age_days=30)
+    with subprocess.Popen(["sleep", "60"], cwd=directory) as user:
+        done = run("scratch-cleanup", "--base-path", tree.root, prefix=PROCS[proc])
+        user.kill()
+    assert (done.code, done.reasons()) == ((1, {}) if proc == "none" else (0, {"s": "expired", "used": "in_use"})), done.stderr
+    assert (tree.sessions / "s").exists() is (proc == "none")
+
+
 @needs_namespaces
 @pytest.mark.parametrize("mount", ["mount -t tmpfs tmpfs {inside}", "mount --bind {outside} {inside}"])
 def test_a_session_with_a_mount_inside_is_kept_whole(run: Callable[..., Run], tree: SampleTree, mount: str) -> None:
