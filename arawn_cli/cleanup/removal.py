@@ -363,8 +363,11 @@ class SessionRemover:
             places.complete()
         except OSError as error:
             with suppress(OSError):
-                if identity_at(name, trash.descriptor)[1] == places.record.directory:
+                found = identity_at(name, trash.descriptor)
+                if found[1] == places.record.directory:
                     discard(trash.descriptor, name, needs)
+                elif found == session.identity:  # the error came after the exchange
+                    places.bring_back()
             if error.errno in CANNOT_EXCHANGE:
                 if error.errno != errno.EXDEV:  # overlayfs cannot move directories of a lower layer, but others
                     self._cannot_exchange = error

@@ -548,3 +548,16 @@ def test_a_session_replaced_right_before_the_exchange_is_put_back(main: MainTree
     assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (main.sessions / S).read_text() == "a file"
     assert leftovers(main) == []
+
+
+def test_an_error_after_the_exchange_puts_the_session_back(main: MainTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(main.sessions / S)
+
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    around_exchange(monkeypatch, lambda: None, fail)
+    summary, _ = cleaned(main)
+    assert (summary.sessions_cleaned, summary.failure_count) == (0, 1)
+    assert files(main.sessions / S) == before
+    assert leftovers(main) == []
