@@ -30,7 +30,6 @@ FIRST_PAUSE_SECS = 0.25
 LONGEST_PAUSE_SECS = 8.0
 
 _FULL = persistent("outbox full", shared=True, ended="the outbox is no longer full")
-_LOST = persistent("lost events", shared=True, ended="no event is lost any more")
 
 # A client keeps to its timeout; an attempt that does not is abandoned this much later.
 GRACE_SECS = 0.1
@@ -422,7 +421,7 @@ class Delivery(EventOutbox):
                 self.stats.lost += len(rest) - number
                 for lost in rest[number:]:
                     why = f"{self.name} refused it: {lost.answer}" if lost.answer else f"{self.name} did not confirm it"
-                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why, extra=_LOST)
+                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why)
                 return
 
     def _count_dropped(self, dropped: Sequence[OutgoingEvent]) -> None:

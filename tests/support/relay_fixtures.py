@@ -115,7 +115,7 @@ def build(directory: Path, **settings: str) -> Nchan:
     server.private_key_pem.write_to_path(directory / "srv.key")
     authority.cert_pem.write_to_path(directory / "ca.pem")
     relay = Nchan(directory, free_port(), free_port(), authority)
-    words = {"PORT": str(relay.port), "TLS_PORT": str(relay.tls_port), "TOKEN": TOKEN, "BUFFER": "50", "SMALL": "400", **settings}
+    words = {"PORT": str(relay.port), "TLS_PORT": str(relay.tls_port), "TOKEN": TOKEN, "BUFFER": "50", "SMALL": "800", **settings}
     words["USER"] = "user root;" if os.geteuid() == 0 else ""
     text = TEMPLATE.read_text().replace("load_module modules/", f"load_module {MODULES}/")
     for word, value in words.items():
