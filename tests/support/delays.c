@@ -1,10 +1,12 @@
-/* Wait a random time before each call on a path below $DELAYED, or relative to a descriptor: between the check of
-   a file and its use. For LD_PRELOAD. */
+/* Wait a random time before each call on a path below $DELAYED, or relative to a directory there: between the check
+   of a file and its use. For LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,7 +18,18 @@ enum { LONGEST_NANOSECONDS = 4000000 };
 static void wait_before(int directory, const char *path)
 {
     const char *place = getenv("DELAYED");
-    if (place == NULL || path == NULL || (path[0] == '/' ? strncmp(path, place, strlen(place)) != 0 : directory == AT_FDCWD))
+    char link[32], target[PATH_MAX];
+    if (place == NULL || path == NULL)
+        return;
+    if (path[0] != '/') {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+        ssize_t length = readlink(link, target, sizeof target - 1);
+        if (length < 0)
+            return;
+        target[length] = 0;
+        path = target;
+    }
+    if (strncmp(path, place, strlen(place)) != 0)
         return;
     struct timespec pause = {0, random() % LONGEST_NANOSECONDS};
     nanosleep(&pause, NULL);
