@@ -12,16 +12,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_of, read_mounts, unescaped
-from arawn_cli.fs.openat import Descent
 from arawn_cli.fs.processes import (
     BoundSocket,
     Task,
@@ -38,6 +36,7 @@ from arawn_cli.fs.processes import (
     sockets_of,
 )
 from arawn_cli.fs.root_child import RootChild
+from arawn_cli.fs.unplaced import Unplaced, find_unplaced, without_parents
 from arawn_cli.names import escape
 
 _MAX_SHOWN = 200  # characters of a path in a detail
@@ -66,24 +65,6 @@ class Place:
 
     session: str
     inner: str
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """What is looked for in the sessions, with the text of its use; `{}` is replaced by the path.
-
-    Attributes:
-        inodes: files, by inode number.
-        sockets: files of Unix sockets, by the lowest 32 bits of the inode number.
-        socket_paths: paths of Unix sockets, relative to an unknown directory.
-        layers: the texts of overlays by their layers, which are relative to an unknown directory, the
-            same for each overlay.
-    """
-
-    inodes: dict[int, str] = field(default_factory=dict)
-    sockets: dict[int, str] = field(default_factory=dict)
-    socket_paths: dict[str, str] = field(default_factory=dict)
-    layers: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +157,7 @@ class _Search:
     def __init__(self, directory: _Directory, sessions: frozenset[str], stopping: Callable[[], bool]) -> None:
         self._stopping = stopping
         self.uses: dict[str, Use] = {}
-        self.wanted = _Wanted()
+        self.wanted = Unplaced()
         self._sessions = sessions
         self._device_number = directory.device
         self._own_namespace = os.readlink("/proc/self/ns/mnt")
@@ -190,7 +171,6 @@ class _Search:
         self._devices = {self._device}  # of the mounts with these prefixes
         self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
-        self._endings: tuple[str, ...] = ()  # of the paths of layers
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
         self._own_descriptors = -1  # /proc/self/fdinfo, open during the scan
 
@@ -232,7 +212,7 @@ class _Search:
         """Fill `uses` and `wanted` from what the child found."""
         uses, inodes, sockets, paths, layers = found
         self.uses = {name: Use(Reason(reason), detail) for name, (reason, detail) in uses.items()}
-        self.wanted = _Wanted(dict(inodes), dict(sockets), paths, {tuple(names): text for names, text in layers})
+        self.wanted = Unplaced(dict(inodes), dict(sockets), paths, {tuple(names): text for names, text in layers})
 
     def _add(self, place: Place | None, text: str, reason: Reason = Reason.IN_USE) -> None:
         """Record a use; `{}` in its text is replaced by the path in the session."""
@@ -392,7 +372,7 @@ class _Search:
             if path.startswith("/"):
                 self._add(self._place(os.path.normpath(path)), text)
             else:
-                self.wanted.socket_paths[_without_parents(os.path.normpath(path))] = text
+                self.wanted.socket_paths[without_parents(os.path.normpath(path))] = text
 
     # ---- Processes
 
@@ -488,8 +468,6 @@ class _Search:
         for name in self._sessions.intersection(_ID.findall(command_line(process))):
             self._add(Place(name, ""), f"{shown(process)} cannot be inspected, and its command line names the session")
 
-    # ---- Files without a path
-
     def look_in_sessions(self, parent: int) -> None:
         """Look for the files whose place is unknown in the sessions that have no use yet.
 
@@ -497,84 +475,6 @@ class _Search:
             OSError: a directory cannot be read.
             StoppedError: a signal asked the run to end.
         """
-        if self.wanted == _Wanted():
-            return
-        files = bool(self.wanted.inodes or self.wanted.sockets or self.wanted.socket_paths)
-        self._endings = tuple({f"/{_without_parents(layer)}" for layers in self.wanted.layers for layer in layers})
-        for name in self._sessions - self.uses.keys():
-            for path, status in _tree(name, parent, files=files):
-                if self._stopping():
-                    raise StoppedError("stopped by a signal")
-                if status.st_dev != self._device_number:
-                    continue
-                if text := self._text_for(parent, path, status):
-                    self._add(Place(name, path[len(name) + 1 :]), text)
-                    break
-
-    def _text_for(self, parent: int, path: str, status: os.stat_result) -> str | None:
-        """Return the text of the use of a file of a session, None if it is not looked for."""
-        if text := self.wanted.inodes.get(status.st_ino):
-            return text
-        if stat.S_ISSOCK(status.st_mode):
-            by_path = (text for ending, text in self.wanted.socket_paths.items() if path.endswith(f"/{ending}"))
-            return self.wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
-        if stat.S_ISDIR(status.st_mode):
-            whole = f"{self._directory}/{path}"
-            if whole.endswith(self._endings):
-                return next((text for layers, text in self.wanted.layers.items() if self._is_layer(parent, whole, layers)), None)
-        return None
-
-    def _is_layer(self, parent: int, whole: str, layers: Collection[str]) -> bool:
-        """Whether a directory may be one of the layers of an overlay, which all are relative to the same directory."""
-        for layer in layers:
-            if whole.endswith(f"/{_without_parents(layer)}"):
-                start = os.path.relpath(whole[: -len(_without_parents(layer))], self._directory)
-                others = [] if layer.startswith("..") else [other for other in layers if other != layer]
-                if all(_is_directory(parent, f"{start}/{other}") for other in others):
-                    return True
-        return False
-
-
-def _is_directory(parent: int, path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(path, dir_fd=parent).st_mode)
-    except OSError as error:
-        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-
-
-def _without_parents(path: str) -> str:
-    while path.startswith("../"):
-        path = path.removeprefix("../")
-    return path
-
-
-def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and status of a directory and of all below it, or only of the directories, as far as they exist.
-
-    Raises:
-        OSError: a directory cannot be read for another reason than that it is gone.
-    """
-    with Descent(name) as walk:
-        try:
-            yield name, walk.enter(name, parent)
-        except FileNotFoundError:
-            return
-        is_new = True
-        while walk.depth:
-            if is_new:
-                with walk.scan() as listing:
-                    for entry in listing:
-                        if entry.is_dir(follow_symlinks=False):
-                            walk.here.pending.append(entry.name)
-                        elif files:
-                            with suppress(FileNotFoundError):
-                                yield walk.path(entry.name), entry.stat(follow_symlinks=False)
-            is_new = False
-            if walk.here.pending:
-                below = walk.here.pending.pop()
-                with suppress(FileNotFoundError):
-                    status = walk.enter(below, walk.descriptor)
-                    is_new = True
-                    yield walk.path(), status
-            else:
-                walk.leave()
+        names = self._sessions - self.uses.keys()
+        for name, inner, text in find_unplaced(self.wanted, parent, names, self._device_number, self._directory, self._stopping):
+            self._add(Place(name, inner), text)
