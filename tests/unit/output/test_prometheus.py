@@ -216,7 +216,8 @@ def test_a_full_disk_under_state_and_metrics_costs_one_warning_each(
     full.mkdir()
     fill = f"(dd if=/dev/zero of={full}/fill bs=4k 2>/dev/null; true)"
     mounted = f'mount -t tmpfs -o size=64k tmpfs {full} && mkdir {full}/state && {fill} && exec "$@"'
-    path = config(limit=3_000, for_checks=3, state_dir=str(full / "state"), metrics={"textfile_dir": str(full)})
+    every = {"disk_check": "1h"}  # the first run of an hour tells its problems
+    path = config(limit=3_000, for_checks=3, state_dir=str(full / "state"), metrics={"textfile_dir": str(full)}, schedule=every)
     done = run(
         "disk-check",
         "--base-path",
