@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.schedule.cron import cron_command, cron_line
-from arawn_cli.schedule.settings import Account, Network, Settings
+from arawn_cli.schedule.settings import Account, Network, Scope, Settings, settings_from
 from arawn_cli.schedule.systemd import unit_command, unit_line, unit_word, units
 from tests.conftest import COMMAND, needs
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
+from tests.support.tree import SampleTree
 
 UNITS = sorted(path for path in (CONTRIB / "systemd").rglob("*") if path.is_file())
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
@@ -144,6 +146,25 @@ def test_only_a_job_with_a_relay_or_a_ping_has_network() -> None:
             assert ("IPAddressAllow=localhost" in unit) is (needed == "loopback")
             assert ("RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" in unit) is (needed != "none")
             assert ("LoadCredential=" in unit) is (network != "none")
+
+
+def test_the_addresses_of_notifications_are_a_credential_if_root_names_them() -> None:
+    settings = replace(SYSTEM, network="any", notify_urls=Path("/etc/arawn/notify.urls"))
+    for unit in ("arawn-scratch-cleanup.service", "arawn-disk-check.service"):
+        assert "\nLoadCredential=notify-urls:/etc/arawn/notify.urls\n" in units(settings)[unit]
+        assert "LoadCredential" not in units(replace(settings, is_of_root=False))[unit]
+        both = units(replace(settings, token_file=Path("/etc/arawn/relay.token")))[unit]
+        assert both.count("\nLoadCredential=") == 2
+
+
+def test_jobs_that_notify_need_any_network(tree: SampleTree, tmp_path: Path) -> None:
+    file = tmp_path / "arawn.toml"
+    table = f'root = "{tree.root}"\nstate_dir = "{tmp_path / "state"}"\n[maintenance.relay]\nurl = "http://127.0.0.1/"\n'
+    for notify, network in (("", "loopback"), ('[maintenance.notify]\nurls_file = "urls"\n', "any")):
+        file.write_text(f"[maintenance]\n{table}{notify}")
+        settings = settings_from(load(Flags(config=file), {}), Scope.USER)
+        assert settings.network == network
+        assert settings.notify_urls == (tmp_path / "urls" if notify else None)
 
 
 def test_the_units_of_a_named_root_stand_beside_those_of_the_main_one() -> None:
