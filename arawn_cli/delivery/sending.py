@@ -147,7 +147,7 @@ class RetryClient:
                 return results.get(timeout=min(left, _POLL_SECS))
             except Empty:
                 continue
-        return Failed(f"no result within {span(seconds)}; the relay may have the event")
+        return Failed(f"no result within {span(seconds)}; the event may have arrived")
 
     def _sleep(self, seconds: float) -> None:
         end = self.timing.monotonic() + seconds

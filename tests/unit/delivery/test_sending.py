@@ -98,7 +98,7 @@ def test_an_attempt_that_never_ends_is_abandoned_at_the_deadline(tmp_path: Path,
     run = delivery(tmp_path, relay, deadline=0.2)
     run.store(pressure(1))
     assert run.finish().lost == 0
-    assert "no result within 0.2 s; the relay may have the event" in caplog.text
+    assert "no result within 0.2 s; the event may have arrived" in caplog.text
     release.set()
 
 
@@ -122,7 +122,7 @@ def test_an_attempt_is_abandoned_soon_after_a_signal(relay: Relay) -> None:
     began = time.monotonic()
     result = relay.retrying().send([])
     assert time.monotonic() - began < 4
-    assert result == Failed("interrupted; no result within 5 s; the relay may have the event")
+    assert result == Failed("interrupted; no result within 5 s; the event may have arrived")
     release.set()
 
 
