@@ -9,6 +9,7 @@ from shlex import quote
 from arawn_cli import timestamps
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.output.format import second
 from arawn_cli.schedule.cron import CRON_FILE
 from arawn_cli.schedule.settings import ROOT, Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
@@ -39,7 +40,8 @@ _MAILER_PATH = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterator[Finding]:
     """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
-        fix = f"{shell.arawn_cli('schedule', 'install', account=ROOT)}  # or {shell.arawn_cli('schedule', 'install', '--user')}"
+        commands = (shell.arawn_cli("schedule", "install", account=ROOT), shell.arawn_cli("schedule", "install", "--user"))
+        fix = "  # or ".join(commands if sees_all_accounts() else reversed(commands))
         # Not a failure: nothing is broken, and jobs may be started by hand or from another machine.
         yield warn("timers", "no timer or cron job found for this root", fix)
         return
