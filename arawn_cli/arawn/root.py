@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from arawn_cli.arawn.layout import TRASH, WORKSTREAMS, Layout, find_layout
+from arawn_cli.arawn.layout import DATABASES, TRASH, WORKSTREAMS, Layout, find_layout
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.mounts import is_mount
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
@@ -41,10 +41,11 @@ class Root:
 
     @property
     def shown_database(self) -> str:
-        """The path of the database, relative to the root if it lies there; empty without one."""
+        """The path of the database, relative to the root if it lies there as Arawn names it; empty without one."""
         if self.database is None:
             return ""
-        return str(self.database.relative_to(self.path) if self.database.is_relative_to(self.path) else self.database)
+        is_usual = self.database.parent == self.path and self.database.name in DATABASES
+        return self.database.name if is_usual else str(self.database)
 
 
 # Directories of hier(7) that no service has for itself. Those that may be a mount or the home of one

@@ -200,8 +200,8 @@ def check(site: Site, case: tuple[str, str, str], environment: dict[str, str]) -
 def test_a_database_that_is_a_link_elsewhere_is_named_by_its_whole_path(
     environment: dict[str, str], make_site: Callable[[int], Site]
 ) -> None:
-    for number, command in enumerate(("disk-check", "cleanup")):
-        check(make_site(number), ("database", "zero", command), environment)
+    for number, (kind, command) in enumerate(itertools.product(("zero", "dangling", "loop"), ("disk-check", "cleanup"))):
+        check(make_site(number), ("database", kind, command), environment)
 
 
 @pytest.mark.slow
