@@ -36,7 +36,7 @@ FAULTS = (
     *(f"error={name}" for name in ("EIO", "EACCES", "ENOSPC", "EROFS", "EMFILE", "ENOTCONN", "ESTALE", "EPERM", "ENOMEM")),
     KILL,
 )
-FIRST = 10  # calls of each kind, and about as many of the later ones
+FIRST = 10  # calls of each kind, which fail in each way, and about as many of the later ones, which fail in two
 SAMPLE = 5  # faults of each scenario
 PARTS = 8
 EXIT_CODES = {0, 1, 2, 69, 77, 78}
@@ -45,6 +45,11 @@ NEVER_FAIL = {
     *("execve", "exit", "exit_group", "futex", "restart_syscall", "set_robust_list", "rseq", "munmap", "brk", "madvise", "mprotect"),
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "tgkill", "kill", "wait4", "gettid", "getpid", "geteuid", "getegid", "getuid"),
     *("getgid", "umask", "getppid", "set_tid_address", "sched_yield", "alarm"),
+}
+# Made by SQLite, and by the search for uses, for which several scenarios of a command are no different.
+ALIKE = {
+    *("fchown", "fcntl", "fdatasync", "ftruncate", "mkdir", "mmap", "pread64", "pwrite64", "unlink"),
+    *("clone3", "ioctl", "lseek", "name_to_handle_at", "prlimit64", "readlink", "readlinkat", "recvfrom", "sendto", "socket", "statx"),
 }
 DUE = ("due-1", "due-2")
 STAYING = ("by-turn", "by-row", "by-file")
@@ -65,6 +70,8 @@ class Scenario:
     before: tuple[tuple[str, ...], ...] = ()
     needs: str = ""  # the file or directory of a session that its chat needs
     deletable: frozenset[str] = frozenset()
+    start: bool = False  # whether calls before the lock fail, which all scenarios make
+    alike: bool = True  # whether calls fail for the state and the processes, which others of the command make alike
 
     @property
     def is_restore(self) -> bool:
@@ -78,13 +85,13 @@ class Scenario:
 OLD_ENTRY, HALF_ENTRY, YOUNG_ENTRY = "old.20200101T000000Z.01234567", "gone.half.20200101T000000Z.01234567", "young.%Y%m%dT%H%M%SZ.01234567"
 CHATS = "keep_chats = true\ntrash_days = 3\n"
 SCENARIOS = {
-    "delete": Scenario("v0", CLEANUP, "trash_days = 0\n", deletable=frozenset({*DUE, "old", "half", "young"})),
-    "trash": Scenario("v0", CLEANUP, "trash_days = 3\n", deletable=frozenset({"old", "half"})),
-    "chats": Scenario("main", CLEANUP, CHATS, needs="messages.jsonl"),
-    "chats-v0": Scenario("v0", CLEANUP, CHATS, needs="work", deletable=frozenset({"old", "half"})),
+    "delete": Scenario("v0", CLEANUP, "trash_days = 0\n", deletable=frozenset({*DUE, "old", "half", "young"}), start=True),
+    "trash": Scenario("v0", CLEANUP, "trash_days = 3\n", deletable=frozenset({"old", "half"}), alike=False),
+    "chats": Scenario("main", CLEANUP, CHATS, needs="messages.jsonl", alike=False),
+    "chats-v0": Scenario("v0", CLEANUP, CHATS, needs="work", deletable=frozenset({"old", "half"}), alike=False),
     "restore": Scenario("v0", ("trash", "restore", "due-1"), "trash_days = 3\n", (CLEANUP,)),
-    "restore-chat": Scenario("main", ("trash", "restore", session_id(1)), CHATS, (CLEANUP,), "messages.jsonl"),
-    "restore-chat-v0": Scenario("v0", ("trash", "restore", "due-1"), CHATS, (CLEANUP,), "work"),
+    "restore-chat": Scenario("main", ("trash", "restore", session_id(1)), CHATS, (CLEANUP,), "messages.jsonl", alike=False),
+    "restore-chat-v0": Scenario("v0", ("trash", "restore", "due-1"), CHATS, (CLEANUP,), "work", alike=False),
     "purge": Scenario("v0", ("trash", "purge", "--all"), "trash_days = 3\n", (CLEANUP,), deletable=frozenset(DUE)),
     "check": Scenario("v0", CHECK, "trash_days = 3\n"),
 }
@@ -113,10 +120,10 @@ class Faulted:
         return "(INJECTED)" in self.log or "killed by SIGKILL" in self.log
 
     @property
-    def calls(self) -> Counter[str]:
-        """How often the main thread made each system call."""
+    def calls(self) -> list[str]:
+        """The system calls of the main thread."""
         lines = [line.split(maxsplit=1) for line in self.log.splitlines()]
-        return Counter(found[1] for thread, text in lines if thread == lines[0][0] and (found := re.match(r"([a-z]\w*)\(", text)))
+        return [found[1] for thread, text in lines if thread == lines[0][0] and (found := re.match(r"([a-z]\w*)\(", text))]
 
 
 class FaultServer:
@@ -181,12 +188,16 @@ class Site:
         self._calls = self.run(*scenario.command, trace="-e trace=all").calls
 
     def faults(self) -> list[tuple[str, int, str]]:
-        """Return system calls with the number of the call and what happens."""
+        """Return system calls with the number of the call and what happens; the first calls after the lock, and later ones."""
+        before, total = Counter(self._calls[: self._calls.index("flock")]), Counter(self._calls)
         found: list[tuple[str, int, str]] = []
-        for call in sorted(self._calls.keys() - NEVER_FAIL):
-            later = range(FIRST + 1, self._calls[call] + 1)
-            occurrences = [*range(1, min(self._calls[call], FIRST) + 1), *later[:: max(1, len(later) // FIRST)]]
-            found += [(call, occurrence, fault) for occurrence in occurrences for fault in FAULTS]
+        for call in sorted(total.keys() - NEVER_FAIL - (set() if self.scenario.alike else ALIKE)):
+            calls = range(before[call] + 1, total[call] + 1)
+            start = range(1, min(before[call], FIRST) + 1) if self.scenario.start else ()
+            found += [(call, occurrence, fault) for occurrence in (*start, *calls[:FIRST]) for fault in FAULTS]
+            later = calls[FIRST:]
+            for number, occurrence in enumerate(later[:: max(1, len(later) // FIRST)]):
+                found += [(call, occurrence, FAULTS[index % len(FAULTS)]) for index in (number, number + 5)]
         return found
 
     def _fill(self) -> None:
@@ -416,7 +427,8 @@ OpenSite = Callable[[str], Site]
 def open_site() -> Iterator[OpenSite]:
     """Build the site of a scenario, once per process."""
     servers: list[FaultServer] = []
-    with TemporaryDirectory() as folder:
+    in_memory = Path("/dev/shm")  # noqa: S108 - a site is built 12,000 times
+    with TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None) as folder:
 
         @cache
         def opened(name: str) -> Site:
