@@ -335,10 +335,11 @@ def hostile_configuration(machine: Machine, chance: random.Random) -> str:
         maintenance.root = "{ROOT}"
         maintenance.state_dir = "{state}"
         maintenance.metrics.textfile_dir = "{metrics}"
-        maintenance.cleanup.cleanup_on = "{chance.choice(["", "critical"])}"
+        maintenance.cleanup.cleanup_on = "{chance.choice(["never", "critical"])}"
         maintenance.pressure.total = 1
         maintenance.relay.url = "http://127.0.0.1:8099/"
         maintenance.relay.deadline_secs = 1
+        maintenance.relay.events = ["disk_check", "scratch_cleanup"]
         maintenance.relay.token_file = {json.dumps(chance.choice(tokens))}
     """
     place = machine.path("/home/arawn/config.toml")
@@ -366,7 +367,7 @@ def attacked_units(machine: Machine, seed: int) -> None:
         for words in (("show",), ("install", "--yes"), ("status",)):
             done = machine.run(COMMAND, "schedule", *words, "--systemd", "--system", "--config", config)
             shown.append(done.stdout + done.stderr)
-            assert done.returncode in (0, 1, 77, 78), done
+            assert done.returncode in (0, 1, 77), done
         for job in ("scratch-cleanup", "disk-check"):
             machine.run("systemctl", "start", f"arawn-{job}.service")
         shown.append(machine.run(COMMAND, "doctor", "--config", config).stdout)
@@ -377,7 +378,7 @@ def attacked_units(machine: Machine, seed: int) -> None:
     assert machine.run("grep", "-rlI", SECRET, "/home/arawn", ROOT, "/var/lib/arawn-cli").stdout == ""
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 103, 111])  # with the last two, only the token is root's
 def test_units_that_root_installs_for_a_hostile_owner_give_it_nothing_of_root(machine: Machine, seed: int) -> None:
     attacked_units(machine, seed)
 
