@@ -157,6 +157,13 @@ def logging_restored() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the configuration and roots of this account from the process of the tests; some of `system` need caches."""
+    if "system" not in request.path.parts:
+        monkeypatch.setenv("HOME", "/nonexistent")
+
+
+@pytest.fixture(autouse=True)
 def stays_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process of the tests never become another account: there is no way back."""
 

@@ -93,7 +93,7 @@ def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, output
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)
-    keep_variable(VARIABLE)
+    keep_variable(os.environ, VARIABLE)
     for path, mode in outputs.items():
         _open_output(path, mode, owner)
     _become(owner, root)

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -133,9 +133,9 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
 
 
-def keep_variable(variable: str) -> None:
+def keep_variable(environment: MutableMapping[str, str], variable: str) -> None:
     """Take a secret out of the environment, which the programs that this process starts would show, and keep it."""
-    if value := os.environ.pop(variable, ""):
+    if value := environment.pop(variable, ""):
         _kept[variable] = value
 
 

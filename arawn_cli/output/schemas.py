@@ -141,4 +141,4 @@ def _table(table: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _comment(field: FieldInfo) -> Iterator[str]:
     # Two signs, so that a description is still a comment if somebody uncomments all lines.
-    yield from (f"## {line}" for line in textwrap.wrap(field.description or "", width=100))
+    yield from (f"## {line}" for line in textwrap.wrap(field.description or "", width=100, break_on_hyphens=False))

@@ -271,7 +271,7 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     found = {setting.key: setting for setting in settings_of(load(flags, environment), flags, environment)}
     assert found["maintenance.root"].source == str(file)
     assert found["paths.cleanup.scratch_cleanup_days"] == type(found["maintenance.root"])(
-        "paths.cleanup.scratch_cleanup_days", "3", "--older-than-days"
+        "paths.cleanup.scratch_cleanup_days", 3, "--older-than-days"
     )
     assert found["paths.cleanup.dry_run"].source == "--dry-run"
     assert (found["maintenance.state_dir"].value, found["maintenance.state_dir"].source) == ("/var/lib/x", "$STATE_DIRECTORY")
