@@ -104,7 +104,7 @@ def program(first: str = "") -> typer.Typer:
     app = typer.Typer(
         name="arawn-cli",
         cls=Group,
-        help="Clean up after an Arawn server and watch the disk that it fills.",
+        help="Remove unused scratch sessions of an Arawn server and watch its disk usage.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -128,9 +128,9 @@ def program(first: str = "") -> typer.Typer:
 def _top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("-V", "--version", help="Show the version and exit.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: show Python and the account, too.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="With --version: also show Python and the account.")] = False,
 ) -> None:
-    """Clean up after an Arawn server and watch the disk that it fills."""
+    """Remove unused scratch sessions of an Arawn server and watch its disk usage."""
     if version:
         typer.echo(f"arawn-cli {__version__}")
         if verbose:

@@ -40,11 +40,11 @@ def scratch_cleanup(
     flags: Flags,
     output: options.Output,
     sessions: Annotated[
-        list[str] | None, typer.Argument(metavar="SESSION", help="Handle only these sessions; with -n, explain each.")
+        list[str] | None, typer.Argument(metavar="SESSION", help="Examine only these sessions; with -n, explain each.")
     ] = None,
     dry_run: options.DryRunOption = None,
-    ask: Annotated[bool, typer.Option("--ask", help="Show the table, ask, and remove exactly what it lists.")] = False,
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, also in the first run on this root.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Show the table, ask, then remove exactly those sessions.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Never ask, even in the first run on this root.")] = False,
     older_than_days: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +52,7 @@ def scratch_cleanup(
             min=1,
             max=36_500,
             metavar="N",
-            help="Remove what was unused for N days.",
+            help="Remove sessions unused for N days.",
         ),
     ] = None,
     plan_out: Annotated[
@@ -61,18 +61,18 @@ def scratch_cleanup(
     ] = None,
     apply: Annotated[
         Path | None,
-        typer.Option("--apply", metavar="FILE", help="Remove only what this plan lists, if unchanged."),
+        typer.Option("--apply", metavar="FILE", help="Remove only unchanged sessions of this plan."),
     ] = None,
     sort: Annotated[
         options.Sort, typer.Option("--sort", metavar="age|size", help="Order of the table: oldest or largest first.")
     ] = options.Sort.AGE,
-    force: Annotated[bool, typer.Option("--force", help="Ignore max_sessions, max_percent and a doubtful clock.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Ignore max_sessions, max_percent and the clock check.")] = False,
     unless_running: options.UnlessRunningOption = False,
 ) -> None:
-    """Remove scratch sessions that were not used for some days.
+    """Remove scratch sessions unused for a number of days.
 
     A session is removed only if its last turn, its database row and every file in it are older than
-    the cutoff. On a terminal, the first run on a root shows what it would remove, and asks.
+    the cutoff. On a terminal, the first run on a root lists the sessions to remove and asks.
     """
     if ask and not can_ask(output):
         raise typer.BadParameter("needs a terminal, and the format table", param_hint="--ask")
@@ -149,9 +149,9 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
 def trash_list(
     flags: Flags,
     output: options.Output,
-    everything: Annotated[bool, typer.Option("--all", help="List what was removed and purged in the last year, too, and why.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also list purged sessions of the last year, and all reasons.")] = False,
 ) -> None:
-    """List the removed sessions in the trash, oldest first, and from when a cleanup purges each."""
+    """List removed sessions, oldest first, and the time from which cleanup purges each."""
     run = run_job(flags, output, partial(list_trash, everything=everything), table=_trash_table)
     raise typer.Exit(run.exit_code)
 
@@ -173,11 +173,11 @@ def trash_restore(
     flags: Flags,
     output: options.Output,
     sessions: IdsArgument = None,
-    last: Annotated[bool, typer.Option("--last", help="Restore what the last cleanup that removed something removed.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Restore the sessions of the last cleanup that removed any.")] = False,
 ) -> None:
-    """Move removed sessions back into their place; nothing there is overwritten.
+    """Move removed sessions back to their place, without overwriting anything.
 
-    Restoring counts as a use: the next cleanup keeps the session for the configured days.
+    A restored session counts as used now.
     """
     if bool(sessions) == last:
         raise typer.BadParameter("name the sessions, or add --last: `trash list` lists the sessions there", param_hint="ID")
@@ -193,15 +193,15 @@ def trash_purge(
     sessions: IdsArgument = None,
     older_than_days: Annotated[
         int | None,
-        typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge the sessions removed more than N days ago."),
+        typer.Option("--older-than-days", min=0, max=36_500, metavar="N", help="Purge sessions removed more than N days ago."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Purge all of the trash.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Purge all removed sessions.")] = False,
     dry_run: options.DryRunOption = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete removed sessions from the trash for good, and free their space.
+    """Delete removed sessions permanently, and free their space.
 
-    On a terminal, list them and ask first.
+    On a terminal, it lists them and asks first.
     """
     if [bool(sessions), older_than_days is not None, everything].count(True) != 1:
         raise typer.BadParameter("give one of: the ids of the sessions, --older-than-days, --all", param_hint="ID")

@@ -65,11 +65,11 @@ def config_init(
     _flags: Flags,
     output: Output,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Where to write; - prints it. Without it, the configuration of your account.")
+        Path | None, typer.Argument(metavar="FILE", help="File to write, or - to print. Default: the file of your account.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking; a backup is kept beside it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file without asking, and keep a backup.")] = False,
 ) -> None:
-    """Write a configuration file with every key, its meaning and its default, all commented out."""
+    """Write a configuration file that explains every key, with all keys commented out."""
     configure_logging(output)
     ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
     write_config(file, ask, overwrite=force)
@@ -161,9 +161,9 @@ def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bo
 def config_schema(
     _flags: Flags,
     output: Output,
-    of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="Of the configuration file, one event, or a plan.")] = SchemaOf.CONFIG,
+    of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="config, events or plan.")] = SchemaOf.CONFIG,
 ) -> None:
-    """Print a JSON Schema: of the configuration file for editors, of the events, or of a plan."""
+    """Print the JSON Schema of the configuration file, the events or a plan."""
     configure_logging(output)
     sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
 

@@ -54,7 +54,7 @@ def doctor(
     output: options.Output,
     notify_test: Annotated[bool, typer.Option("--notify-test", help="Send a test message to each address of maintenance.notify.")] = False,
 ) -> None:
-    """Find what would stop the timers, and how to fix it.
+    """Find problems that stop the timers, and print a fix for each.
 
     It changes nothing. The exit code is 1 if a check fails.
     """

@@ -40,8 +40,8 @@ _SYNONYMS = {
 TOPICS = """\
 Environment: ARAWN_CONFIG, ARAWN_CONFIG_DIR, ARAWN_DATA_DIR, ARAWN_BASE_PATH,
   ARAWN_RELAY_TOKEN, NO_COLOR (man arawn-cli explains them)
-Exit codes: 0 done, 1 partly done, 2 usage, 3 --fail-on, 69 event lost, 70 bug,
-  75 locked, 77 refused, 78 configuration or root, 130 and 143 stopped
+Exit codes: 0 done, 1 partly done, 2 bad option, 3 --fail-on, 69 event lost,
+  70 bug, 75 locked, 77 refused, 78 configuration or root, 130 and 143 stopped
 """
 
 

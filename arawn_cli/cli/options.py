@@ -111,7 +111,7 @@ _OPTIONS: dict[str, tuple[object, object]] = {
     "base_path": (
         Annotated[
             str | None,
-            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's root: the folder of workstreams/."),
+            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's data: the directory that has workstreams/."),
         ],
         None,
     ),
@@ -123,7 +123,7 @@ _OPTIONS: dict[str, tuple[object, object]] = {
                 metavar="NAME",
                 callback=_one_root,
                 autocompletion=root_names,
-                help="A root of [[maintenance.roots]].",
+                help="Name of a root in [[maintenance.roots]].",
             ),
         ],
         None,
@@ -136,15 +136,15 @@ _OPTIONS: dict[str, tuple[object, object]] = {
     "report_format": (Annotated[ReportFormat, typer.Option("--format", metavar="FORMAT", help="table or json.")], ReportFormat.TABLE),
     "json": (Annotated[bool, typer.Option("--json", help="The same as --format json.")], False),
     "relay_url": (
-        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay instead.")],
+        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay, not the configured one.")],
         None,
     ),
     "no_relay": (
-        Annotated[bool, typer.Option("--no-relay", help="Do not send events, and do not queue them.")],
+        Annotated[bool, typer.Option("--no-relay", help="Neither send nor queue events.")],
         False,
     ),
-    "verbose": (Annotated[bool, typer.Option("-v", "--verbose", help="List kept sessions too, and log more.")], False),
-    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Log errors only, and show no progress.")], False),
+    "verbose": (Annotated[bool, typer.Option("-v", "--verbose", help="Show all items and log more details.")], False),
+    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Log only errors, and show no progress.")], False),
 }
 """The type and the default of each shared option, by the name of its value."""
 

@@ -40,7 +40,7 @@ def report(
         str | None, typer.Option("--html", metavar="FILE", help="Write one HTML page to this file; - is standard output.")
     ] = None,
 ) -> None:
-    """Show usage, trends, forecasts and what cleanup would remove.
+    """Show usage, trends, forecasts and removable sessions.
 
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """

@@ -60,15 +60,15 @@ log = logging.getLogger(__name__)
 
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
-app = typer.Typer(no_args_is_help=True, help="Install and check timers for both jobs: systemd or cron.")
+app = typer.Typer(no_args_is_help=True, help="Install, check or remove timers for both jobs.")
 
 SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default if systemd runs.")]
 CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default without systemd.")]
 ScopeOption = Annotated[
-    bool | None, typer.Option("--user/--system", help="Timers of this account, or of the system; the default for root is --system.")
+    bool | None, typer.Option("--user/--system", help="Timers of this account or of the system (default for root: --system).")
 ]
 YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, except about files that were edited by hand.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite or remove files that were edited by hand, too.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Also overwrite or remove files that were edited by hand.")]
 CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Use workflows of Cloacina, an optional extra.")]
 DatabaseOption = Annotated[
     str | None,
@@ -315,7 +315,7 @@ def schedule_show(
     database: DatabaseOption = None,
     user: ScopeOption = None,
 ) -> None:
-    """Print what would be installed; change nothing."""
+    """Print the files that install would write; change nothing."""
     configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
         workflows, database_used, _ = _workflows(flags, output, database)
@@ -342,7 +342,7 @@ def schedule_install(
     yes: YesOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Show what would change and what the first cleanup would remove, ask, then install and start the timers."""
+    """Install and start the timers, after showing the changes and asking."""
     configure_logging(output)
     scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
     with loaded_as_owner(flags) as config:
@@ -374,7 +374,7 @@ def schedule_remove(
     yes: YesOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Stop the timers and remove what `install` installed."""
+    """Stop the timers and remove their files."""
     configure_logging(output)
     # The timers are found without the configuration, because it may be gone, and with it the name of the root.
     if flags.root is not None and not names.is_valid_id(flags.root):
@@ -395,9 +395,9 @@ def schedule_status(
     database: DatabaseOption = None,
     user: ScopeOption = None,
 ) -> None:
-    """Show last and next runs, and whether the installed timers match the configuration.
+    """Show the last and next runs, and whether the timers match the configuration.
 
-    Exit with 1 if not, or if a run failed.
+    The exit code is 1 if they do not match, or if a run failed.
     """
     configure_logging(output)
     if _is_for_cloacina(cloacina, database, systemd, cron):
@@ -438,7 +438,7 @@ def schedule_serve(
 ) -> None:
     """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM.
 
-    Runs in progress are finished first.
+    On SIGTERM, it finishes the runs in progress first.
     """
     if not cloacina:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
