@@ -65,12 +65,12 @@ def report(
         )
 
     path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
-    table = partial(_table, verbose=output.verbose) if html is None else None
+    table = partial(_table, flags=flags, verbose=output.verbose) if html is None else None
     run = run_job(flags, output, job, outputs={} if path is None else {path: _READABLE}, table=table)
     if run.result is not None and as_json:
         print_report(run.result)
     elif run.result is not None and html is not None:
-        _write_page(run.result, file)
+        _write_page(run.result, file, flags)
     raise typer.Exit(run.exit_code)
 
 
@@ -85,19 +85,19 @@ def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobNam
     return found
 
 
-def _table(report: Report, *, verbose: bool) -> Iterable[RenderableType]:
+def _table(report: Report, *, flags: Flags, verbose: bool) -> Iterable[RenderableType]:
     from arawn_cli.output.report_text import renderables  # only for a table
 
-    return renderables(report, verbose=verbose)
+    return renderables(report, flags.located, verbose=verbose)
 
 
-def _write_page(report: Report, file: AtomicFile | None) -> None:
+def _write_page(report: Report, file: AtomicFile | None, flags: Flags) -> None:
     """Write the report as a page to the file, or print it without one."""
     from arawn_cli.output.report_html import page
 
     if file is not None:
-        file.write(page(report))
+        file.write(page(report, flags.located))
         return
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # as the page declares
-    sys.stdout.write(page(report))
+    sys.stdout.write(page(report, flags.located))

@@ -88,7 +88,7 @@ class Chart:
     limits: tuple[Tick, ...]
 
 
-def page(report: Report) -> str:
+def page(report: Report, options: Sequence[str] = ()) -> str:
     """Render the page, without characters that UTF-8 cannot encode."""
     environment = Environment(
         loader=PackageLoader("arawn_cli.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,6 +96,7 @@ def page(report: Report) -> str:
     environment.filters.update(size=size, day=day, minute=minute, minute_with_zone=minute_with_zone, printable=names.escape)
     return environment.get_template("report.html.j2").render(
         report=report,
+        options=options,
         words=report_wording,
         count=count,
         age=age,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ from arawn_cli.units import count, size
 _BAR_WIDTH = 16
 _TREND_WIDTH = 10
 
-_FIND_LARGEST = "arawn-cli report --html report.html  # lists its largest files"
+_FIND_LARGEST = ("report", "--html", "report.html")
 
 _LEAST_NAME = 20  # columns that a name gets before others are shown
 
@@ -176,7 +175,7 @@ def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: b
 def _advice(text: str, *arguments: str) -> Iterator[Text]:
     """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
     yield Text(text)
-    yield Text(f"  {shlex.join(('arawn-cli', *arguments))}", no_wrap=True, overflow="ignore")
+    yield Text(f"  {words.command(arguments, ())}", no_wrap=True, overflow="ignore")
 
 
 def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:
@@ -225,11 +224,11 @@ def _rest(scopes: Sequence[ScopeReport]) -> str:
     return f"and {len(scopes):,} more, {used} together, {f'{bad:,} of them not ok' if bad else 'all ok'} (-v lists them)"
 
 
-def renderables(report: Report, *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Render a report, from top to bottom; `verbose` shows every workstream."""
+def renderables(report: Report, options: Sequence[str] = (), *, verbose: bool = False) -> Iterator[RenderableType]:
+    """Render a report, from top to bottom. `options` name the root on a command line; `verbose` shows every workstream."""
     yield from _head(report)
     if report.alerts:
-        yield from _open_alerts(report)
+        yield from _open_alerts(report, options)
     yield _heading(f"Usage, and its trend over {count(report.days, 'day')}" if report.has_history else "Usage")
     yield from _usage(report, verbose=verbose)
     if not report.has_history:
@@ -264,13 +263,14 @@ def _head(report: Report) -> Iterator[RenderableType]:
             yield Text(f"  {escape(problem)}", style="red")
 
 
-def _open_alerts(report: Report) -> Iterator[RenderableType]:
+def _open_alerts(report: Report, options: Sequence[str]) -> Iterator[RenderableType]:
     yield _heading("Open alerts")
     for alert in report.alerts[:MAX_ALERTS]:
         style = LEVEL_STYLES[alert.scope.level]
         yield Text.assemble((str(alert.scope.level), style), f": {words.problem(alert.scope)}, {words.opened(alert)}")
         step = words.next_step(alert, report)
-        yield Text(f"  {_FIND_LARGEST if step.startswith('#') else step}", no_wrap=True, overflow="ignore")
+        why = "" if step else "  # lists the largest files"
+        yield Text(f"  {words.command(step or _FIND_LARGEST, options)}{why}", no_wrap=True, overflow="ignore")
     yield from _more(len(report.alerts) - MAX_ALERTS)
 
 

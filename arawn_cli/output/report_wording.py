@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
+from shlex import join
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Outlook, Transition
@@ -206,7 +206,7 @@ def cleanup(cleanup: NextCleanup, report: Report) -> str:
     """Return in one sentence what a cleanup would do now."""
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
-    freed = f"It would free {size(cleanup.freed)}."
+    freed = f"It would free {size(cleanup.freed)}." if cleanup.freed or not cleanup.trashed else "No space is freed until then."
     if not cleanup.removed:
         return f"A cleanup now would remove nothing: no session is due. {freed if cleanup.freed else ''}".rstrip()
     removed = f"A cleanup now would remove {count(len(cleanup.removed), 'session')}"
@@ -238,19 +238,32 @@ def not_counted(report: Report) -> str:
     return f"Not counted: {mounts_in_words(report.not_counted)}."
 
 
-def next_step(alert: OpenAlert, report: Report) -> str:
-    """Return the command that helps against an alert, or a comment that begins with `#`."""
+def next_step(alert: OpenAlert, report: Report) -> tuple[str, ...]:
+    """Return the arguments of the command that helps against an alert; none if no command does."""
     scope = alert.scope.usage.scope
     if scope.startswith(SESSION):
-        return f"arawn-cli scratch-cleanup --dry-run {quote(escape(scope.removeprefix(SESSION)))}"
-    if scope == OWN_FILES:
-        return "# look at the largest of Arawn's own files below"
-    is_cleanups = scope == scope_of(SCRATCH) or scope == TOTAL or scope.partition(":")[0] in (FILESYSTEM, INODES)
+        return ("scratch-cleanup", "--dry-run", escape(scope.removeprefix(SESSION)))
+    is_cleanups = scope in (scope_of(SCRATCH), TOTAL) or scope.partition(":")[0] in (FILESYSTEM, INODES)
     if is_cleanups and report.cleanup is not None and report.cleanup.removed:
-        return "arawn-cli scratch-cleanup --dry-run"
-    if is_cleanups and report.trash:
-        return "arawn-cli trash list"
-    return "# look at its largest files below, or raise its limit"
+        return ("scratch-cleanup", "--dry-run")
+    return ("trash", "list") if is_cleanups and report.trash else ()
+
+
+def advice(alert: OpenAlert) -> str:
+    """Return what a person can do on a page against an alert for which there is no command."""
+    scope = alert.scope.usage.scope.partition(":")[0]
+    if scope == OWN_FILES:
+        return "See the largest of Arawn's own files below."
+    if scope in (FILESYSTEM, INODES):
+        return "See the largest workstreams below. Other files on this filesystem are not listed here."
+    if scope == TOTAL:
+        return "See the largest workstreams below, or raise the limit (maintenance.pressure.total)."
+    return "See its largest files below, or raise its limit (maintenance.pressure.limits)."
+
+
+def command(arguments: Sequence[str], options: Sequence[str]) -> str:
+    """Return a command line of this program. `options` name the configuration and the root."""
+    return join(("arawn-cli", *arguments, *options))
 
 
 def opened(alert: OpenAlert) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ from rich.console import Console
 
 from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.diskcheck.history import Outlook, Transition, equal_steps, trend_of, usage_at
-from arawn_cli.diskcheck.levels import TOTAL
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL
 from arawn_cli.events import Level, Reason, Unit
 from arawn_cli.output import report_html, report_wording
-from arawn_cli.output.report_data import Report, open_alerts
+from arawn_cli.output.report_data import OpenAlert, Report, open_alerts
 from arawn_cli.output.report_html import page
 from arawn_cli.output.report_text import renderables
 from arawn_cli.timestamps import DAY
@@ -185,11 +186,40 @@ def test_every_reason_that_keeps_a_session_has_words() -> None:
 def test_a_page_names_open_alerts_first_with_their_start_and_a_next_step() -> None:
     said = " ".join(Elements(page(report())).text.split())
     assert said.index("Open alerts") < said.index("All workstreams")
-    assert "My blog: 124.0 MiB, 130% of 95.4 MiB since 2026-03-17 09:30 UTC # look at its largest files below, or raise its limit" in said
+    assert "My blog: 124.0 MiB, 130% of 95.4 MiB since 2026-03-17 09:30 UTC See its largest files below, or raise its limit " in said
     assert "scratch-cleanup last run 1 d ago next run 2026-03-19 09:30 UTC" in said
     assert "disk-check has not run yet next run unknown" in said
     assert "1 session removed, 4.8 MiB; 4.8 MiB of it freed, 0 bytes in the trash." in said
     assert "largest file: work/My blog/film.mp4 57.2 MiB" in said
+
+
+@pytest.mark.parametrize("scope", [TOTAL, "scratch", "blog", f"{SESSION}old", OWN_FILES, f"{FILESYSTEM}:/srv", f"{INODES}:/srv"])
+@pytest.mark.parametrize("trash", [0, MB])
+@pytest.mark.parametrize("due", [True, False])
+def test_every_alert_has_a_command_for_this_root_or_a_sentence(scope: str, trash: int, due: bool) -> None:
+    options = ("--config", "/etc/my arawn.toml")
+    alert = OpenAlert(scope_report(scope, "x", 130 * MB, 100 * MB), NOW)
+    shown = replace(report(), alerts=(alert,), trash=trash, cleanup=report().cleanup if due else None)
+    console = Console(file=io.StringIO(), width=300, highlight=False)
+    for renderable in renderables(shown, options):
+        console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    (line,) = (line for line in console.file.getvalue().splitlines() if line.startswith("  arawn-cli "))
+    assert shlex.split(line, comments=True)[-2:] == list(options)
+    said = Elements(page(shown, options)).text.partition("Open alerts")[2].partition("All workstreams")[0]
+    step = report_wording.next_step(alert, shown)
+    told = report_wording.command(step, options) if step else report_wording.advice(alert)
+    assert told in said
+    assert "#" not in said
+
+
+def test_a_cleanup_into_the_trash_frees_nothing_at_once() -> None:
+    full = report().cleanup
+    assert full is not None
+    shown = replace(report(), cleanup=replace(full, trashed=3 * MB, trash_until=NOW + 3 * DAY, freed=0))
+    for form in (text(shown, 300), " ".join(Elements(page(shown)).text.split())):
+        assert "2.9 MiB, in the trash until 2026-03-21 09:30 UTC. No space is freed until then." in form
+    assert "Cleanup now would remove1 sessionof 2; would free 0 bytes at once" in Elements(page(shown)).text
 
 
 def test_sessions_are_counted_by_age_once_each() -> None:
