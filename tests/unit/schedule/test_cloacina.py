@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -284,9 +283,16 @@ time.sleep(60)
 """
 
 
-def test_a_run_ends_with_its_service(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(1100):  # more than two batches
+@pytest.fixture
+def tree_of_two_batches(tree: SampleTree) -> SampleTree:
+    """More sessions than a run removes at once; if nobody reads their events, full pipes hold the run before the second batch."""
+    for number in range(2100):
         tree.session(f"s{number:04}", files={"f": 1}, age_days=30)
+    return tree
+
+
+def test_a_run_ends_with_its_service(environment: dict[str, str], tree_of_two_batches: SampleTree) -> None:
+    tree = tree_of_two_batches
     command = [sys.executable, "-c", SERVICE, "scratch-cleanup", "--format=json", f"--base-path={tree.root}"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
@@ -322,25 +328,26 @@ def test_a_run_may_have_a_long_summary(environment: dict[str, str], events: IO[b
     assert len(json.dumps(done)) > 1 << 16
 
 
-def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(environment: dict[str, str], tree: SampleTree) -> None:
-    for number in range(1100):  # more than two batches
-        tree.session(f"s{number:04}", files={"f": 1}, age_days=30)
+def test_terminate_ends_a_run_though_the_thread_that_starts_it_blocks_signals(
+    environment: dict[str, str], tree_of_two_batches: SampleTree
+) -> None:
+    tree = tree_of_two_batches
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads until the run has ended
     pool = RunPool(environment, writer)
 
     def started() -> Mapping[str, object] | None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         return pool.run(["scratch-cleanup", "--format=json", f"--base-path={tree.root}"], held, 60)
 
-    with ThreadPoolExecutor(1) as threads, os.fdopen(reader) as events:
+    with ThreadPoolExecutor(2) as threads, os.fdopen(reader) as events:
         run = threads.submit(started)
         assert json.loads(events.readline())["action"] == "trashed"
         pool.terminate()
+        rest = threads.submit(events.readlines)  # only now the run goes on
         with pytest.raises(FailedRunError, match="SIGTERM"):
-            run.result(30)
+            run.result(60)
         os.close(writer)
-        assert json.loads(events.readlines()[-1])["type"] == "scratch_cleanup"
+        assert json.loads(rest.result(60)[-1])["type"] == "scratch_cleanup"
     assert any(tree.sessions.iterdir())
 
 
