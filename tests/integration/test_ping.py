@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 import tomli_w
 
-from tests.conftest import Run, needs_namespaces
+from tests.conftest import COMMAND, Run, needs_namespaces
 from tests.integration.test_locks import held_by_a_run
 from tests.support.contrary_servers import answering, running, unreachable
 from tests.support.owner import READABLE, THIRD, give, tree_of_owner
@@ -196,11 +197,11 @@ def test_a_named_root_pings_its_own_addresses_alone(
 
 
 def signalling(number: int) -> Callable[[], None]:
-    """Send a signal to the command that pings, at once: it waits for its answer only for a moment."""
+    """Send a signal to the command that pings, while it waits for the answer."""
 
     def act() -> None:
-        (child,) = [int(pid) for children in Path("/proc/self/task").glob("*/children") for pid in children.read_text().split()]
-        os.kill(child, number)
+        (child,) = [child for child in psutil.Process().children() if str(COMMAND) in child.cmdline()]  # relays of tests are children, too
+        child.send_signal(number)
 
     return act
 
@@ -215,8 +216,17 @@ def signalling(number: int) -> Callable[[], None]:
 )
 @pytest.mark.parametrize("job", JOBS)
 def test_a_run_that_is_ended_pings_no_success(
-    run: Callable[..., Run], server: PingServer, configure: Callable[..., Path], job: str, number: int, code: int, paths: list[str]
+    run: Callable[..., Run],
+    environment: dict[str, str],
+    server: PingServer,
+    configure: Callable[..., Path],
+    job: str,
+    number: int,
+    code: int,
+    paths: list[str],
 ) -> None:
+    (Path(environment["HOME"]) / "machine").mkdir()
+    (Path(environment["HOME"]) / "machine" / "slow").touch()  # the run waits until the signal was sent
     server.on_start = signalling(number)
     done = run(job, "--config", configure(server.url("uuid")))
     assert (done.code, server.paths) == (code, paths)

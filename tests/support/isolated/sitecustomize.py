@@ -39,6 +39,8 @@ _PLACES: dict[str, dict[str, object]] = {
         "SYSTEM_STATE": _MACHINE / "lib",
     },
 }
+if (_MACHINE / "slow").exists():  # a test that is no longer scheduled for seconds still answers in time
+    _PLACES["arawn_cli.delivery.ping"] = {"_SECS": 30.0, "_STOPPING_SECS": 30.0}
 
 _getpwuid = pwd.getpwuid
 
@@ -50,7 +52,7 @@ def _at_home(user: int) -> pwd.struct_passwd:
 
 
 class _Places(MetaPathFinder):
-    """Replaces the directories and the cron of the system in the modules that name them."""
+    """Replaces the directories and the cron of the system, and time limits, in the modules that name them."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in _PLACES:
