@@ -160,6 +160,18 @@ def lowest(tmp_path: Path) -> Path:
     return path
 
 
+PRIORITIES = "trace=setpriority,ioprio_set"
+
+
+def strace(trace: Path, *expressions: str) -> tuple[str, ...]:
+    """Trace each process to a file of its own: in one file, another process can divide the line of a call."""
+    return ("strace", "-ff", "-qq", "-o", str(trace), "-e", "signal=none", *(word for each in expressions for word in ("-e", each)))
+
+
+def calls_in(trace: Path) -> list[str]:
+    return [line for file in trace.parent.glob(f"{trace.name}.*") for line in file.read_text().splitlines()]
+
+
 @needs_strace
 @needs_room_below
 @pytest.mark.parametrize("call", ["setpriority", "ioprio_set"])
@@ -167,25 +179,22 @@ def test_where_one_priority_may_not_be_changed_the_other_is_and_the_run_goes_on(
     call: str, run: Callable[..., Run], tree: SampleTree, lowest: Path, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    tracing = ("-e", "trace=setpriority,ioprio_set", "-e", f"inject={call}:error=EPERM")
     words = ("disk-check", "--base-path", tree.root, "--config", lowest)
-    done = run(*words, prefix=("strace", "-f", "-qq", "-o", str(trace), *tracing), traced=True)
+    done = run(*words, prefix=strace(trace, PRIORITIES, f"inject={call}:error=EPERM"), traced=True)
     assert (done.code, done.stderr) == (0, "")
-    ends = [line.split(" = ")[1] for line in trace.read_text().splitlines()]
+    ends = [line.split(" = ")[1] for line in calls_in(trace)]
     assert sorted(end.split()[0] for end in ends) == ["-1", "0"]
 
 
 @needs_strace
 @needs_room_below
 def test_each_job_sets_them_itself(run: Callable[..., Run], tree: SampleTree, lowest: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
     for job in ("scratch-cleanup", "disk-check"):
-        prefix = ("strace", "-f", "-qq", "-o", str(trace), "-e", "trace=setpriority,ioprio_set")
+        trace = tmp_path / job
+        prefix = strace(trace, PRIORITIES)
         assert run(job, "--base-path", tree.root, "--config", lowest, prefix=prefix, traced=True).code == 0
-        calls = trace.read_text()
-        assert "setpriority(PRIO_PROCESS" in calls
-        assert f"{LOWEST}) = 0" in calls
-        assert "IOPRIO_CLASS_IDLE" in calls
+        ends = [line.split(", ", 2)[2].split() for line in sorted(calls_in(trace))]
+        assert ends == [["IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE,", "0))", "=", "0"], [f"{LOWEST})", "=", "0"]]
 
 
 class Failing(io.RawIOBase):
