@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import time
 
 import pytest
 
@@ -60,26 +59,22 @@ def shared_nchan_gets(site: Site, relay: Nchan, channel: str) -> list[str]:
 
 @pytest.mark.parametrize("how", ["silent", "dead"])
 def test_a_relay_that_does_not_answer_cannot_hold_a_check_past_its_deadline(site: Site, how: str) -> None:
+    """Only the deadline can end the run before the time limit of this test."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1] if how == 'silent' else free_port()}/"
-        site.configure(url)
-        began = time.monotonic()
-        without = site.check("--no-relay")
-        measuring = time.monotonic() - began
-        began = time.monotonic()
+        site.configure(url, timeout_secs=3600)
         run = site.check()
-        took = time.monotonic() - began
-    assert (without.code, run.code) == (0, 0)
+    assert run.code == 0
     assert "3 events in the outbox" in run.stderr
-    assert took < 1.5 + measuring + 5.0
 
 
 def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: Site) -> None:
+    """The answer does not end before the time limit of this test."""
     dribble = (
         "import socket, time\n"
         "server = socket.create_server(('127.0.0.1', 0)); print(server.getsockname()[1], flush=True)\n"
         "peer, _ = server.accept()\n"
-        "for letter in b'HTTP/1.1 200 OK' + b'x' * 600:\n"
+        "for letter in b'HTTP/1.1 200 OK' + b'x' * 60_000:\n"
         "    peer.send(bytes([letter])); time.sleep(0.1)\n"
     )
     with subprocess.Popen(
@@ -88,14 +83,11 @@ def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: 
         try:
             assert server.stdout is not None
             site.configure(f"http://127.0.0.1:{server.stdout.readline().strip()}/")
-            began = time.monotonic()
             run = site.check()
-            took = time.monotonic() - began
         finally:
             server.kill()
     assert run.code == 0
     assert "1 event in the outbox" in run.stderr or "events in the outbox" in run.stderr
-    assert took < 4
 
 
 # strace counts in each thread: the main thread stores and removes, and each attempt to send has
