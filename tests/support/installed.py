@@ -18,7 +18,16 @@ from tests.support.tree import set_age
 ARAWN = 1500
 FILE = "/etc/arawn/config.toml"
 UNITS = "/etc/systemd/system"
-WATCHED = ("/etc", "/var/lib/systemd", "/var/lib/arawn-cli", "/var/spool/cron", "/home/arawn", os.path.expanduser("~root/.config"))
+_ROOT_CONFIG = os.path.expanduser("~root/.config")  # below it, browsers of other tests write at the same time
+WATCHED = (
+    "/etc",
+    "/var/lib/systemd",
+    "/var/lib/arawn-cli",
+    "/var/spool/cron",
+    "/home/arawn",
+    f"{_ROOT_CONFIG}/systemd",
+    f"{_ROOT_CONFIG}/arawn",
+)
 
 
 @pytest.fixture(autouse=True)
