@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,23 +235,27 @@ def print_statuses(found: list[ScheduleStatus], output: Output, options: Sequenc
                 print_event(status)
         case "table":
             console = Console(highlight=False)
-            console.print(_headline(found, options), soft_wrap=True)
+            for line in _headline(found, options):
+                console.print(line, soft_wrap=True)
             console.print(_table(found))
             for problem in dict.fromkeys(problem for status in found for problem in status.problems):
                 console.print(Text(problem, style="red"), soft_wrap=True)
 
 
-def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Text:
-    """Return whether the jobs run as configured, and else what to do."""
+def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Iterator[Text]:
+    """Yield whether the jobs run as configured, and else the command that helps, on a line of its own."""
     place = f"{found[0].scheduler}, {found[0].scope}"
     if all(map(is_healthy, found)):
-        return Text.assemble(("ok", "green"), f": the timers match the configuration, and no run failed ({place})")
-    if all(status.installed is Condition.MISSING for status in found):
-        return Text.assemble(("not installed", "bold red"), f" ({place}): {shlex.join(('arawn-cli', 'schedule', 'install', *options))}")
-    wrong = [status.job for status in found if not is_healthy(status)]
-    return Text.assemble(
-        ("problem", "bold red"), f": {', '.join(wrong)} ({place}); to see what helps: {shlex.join(('arawn-cli', 'doctor', *options))}"
-    )
+        yield Text.assemble(("ok", "green"), f": the timers match the configuration, and no run failed ({place})")
+    elif not all(status.installed is Condition.MISSING for status in found):
+        wrong = ", ".join(status.job for status in found if not is_healthy(status))
+        yield Text.assemble(("problem", "bold red"), f": {wrong} ({place}). To see what helps:")
+        yield Text(f"  {shlex.join(('arawn-cli', 'doctor', *options))}")
+    elif found[0].scheduler in tuple(Scheduler):
+        yield Text.assemble(("not installed", "bold red"), f" ({place}): the jobs do not start by themselves. To install them:")
+        yield Text(f"  {shlex.join(('arawn-cli', 'schedule', 'install', *options))}")
+    else:  # an engine, for which the problems name the command
+        yield Text.assemble(("not registered", "bold red"), f" ({place}): the jobs do not start by themselves.")
 
 
 def _table(found: list[ScheduleStatus]) -> Listing:

@@ -40,10 +40,10 @@ _MAILER_PATH = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterator[Finding]:
     """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
-        commands = (shell.arawn_cli("schedule", "install", account=ROOT), shell.arawn_cli("schedule", "install", "--user"))
-        fix = "  # or ".join(commands if sees_all_accounts() else reversed(commands))
+        words = ("schedule", "install")
+        fix = shell.arawn_cli(*words, account=ROOT) if sees_all_accounts() else shell.arawn_cli(*words, "--user")
         # Not a failure: nothing is broken, and jobs may be started by hand or from another machine.
-        yield warn("timers", "no timer or cron job found for this root", fix)
+        yield warn("timers", "no timer or cron job starts the jobs of this root", fix)
         return
     if len(installed) > 1:
         places = " and ".join(f"{each.place.scheduler} ({each.place.scope})" for each in installed)

@@ -25,7 +25,7 @@ from arawn_cli.cli.options import Output
 from arawn_cli.config.loader import Flags, load, settings_of
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
-from arawn_cli.doctor import environment
+from arawn_cli.doctor import environment, timers
 from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.timers import timer_findings
@@ -304,11 +304,17 @@ def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: Sam
 # Timers, cron, and the account of the jobs
 
 
-def test_no_timers_are_a_warning_with_the_command_that_installs_them(tree: SampleTree) -> None:
+@pytest.mark.parametrize("is_root", [True, False])
+def test_no_timers_are_a_warning_with_the_one_command_that_installs_them(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, is_root: bool
+) -> None:
+    monkeypatch.setattr(timers, "sees_all_accounts", lambda: is_root)
     (finding,) = timer_findings([], 0, shell_of(tree))
     assert finding.status is Status.WARN
     assert finding.fix is not None
-    assert finding.fix.endswith(f"schedule install --user --base-path {tree.root}")
+    assert ("schedule install --user" in finding.fix) is not is_root
+    assert finding.fix.endswith(f" --base-path {tree.root}")
+    assert "#" not in finding.fix
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,25 +106,45 @@ def test_a_masked_unit_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "unit") == "/dev/null"
 
 
+FAILED = ScheduleStatus(
+    timestamp="",
+    host="",
+    root=None,
+    dry_run=False,
+    job=JobName.DISK_CHECK,
+    scheduler="systemd",
+    scope="user",
+    installed=Condition.CURRENT,
+    enabled=True,
+    next_run=None,
+    last_run=None,
+    result=RunResult.FAILED,
+    problems=("timers of this account stop",),
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "first", "command"),
+    [
+        (replace(FAILED, result=RunResult.SUCCESS, problems=()), "ok: ", None),
+        (FAILED, "problem: disk-check (systemd, user). ", "doctor"),
+        (replace(FAILED, installed=Condition.MISSING), "not installed (systemd, user): ", "schedule install"),
+        (replace(FAILED, installed=Condition.MISSING, scheduler="cloacina", scope="sqlite"), "not registered (cloacina, sqlite): ", None),
+    ],
+)
+def test_a_status_begins_with_what_is_wrong_and_the_command_that_helps(
+    status: ScheduleStatus, first: str, command: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_statuses([status], Output(format="table", verbose=False, quiet=False), ("--config", "/etc/my arawn.toml"))
+    told, second, *_ = capsys.readouterr().out.splitlines()
+    assert told.startswith(first)
+    assert (second == f"  arawn-cli {command} --config '/etc/my arawn.toml'") is (command is not None)
+
+
 def test_each_cell_of_a_status_is_red_for_its_own_value(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    failed = ScheduleStatus(
-        timestamp="",
-        host="",
-        root=None,
-        dry_run=False,
-        job=JobName.DISK_CHECK,
-        scheduler="systemd",
-        scope="user",
-        installed=Condition.CURRENT,
-        enabled=True,
-        next_run=None,
-        last_run=None,
-        result=RunResult.FAILED,
-        problems=("timers of this account stop",),
-    )
-    print_statuses([failed], Output(format="table", verbose=False, quiet=False))
+    print_statuses([FAILED], Output(format="table", verbose=False, quiet=False))
     drawn = capsys.readouterr().out
     assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3
