@@ -110,7 +110,7 @@ def test_a_limit_by_display_name_applies(run: RunCommand, server: Server, tmp_pa
 
 
 def not_covered(run: RunCommand, server: Server) -> list[str]:
-    """Return the lines of a report about what no cleanup covers: path, title, size and reason."""
+    """Return the lines of a report about what no cleanup covers: path, size, title and reason."""
     before = snapshot(server.home)
     done = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200")
     assert (done.code, done.stderr) == (0, "")
@@ -123,8 +123,8 @@ def not_covered(run: RunCommand, server: Server) -> list[str]:
 def test_sessions_of_a_promoted_scratch_and_archived_workstreams_are_listed(run: RunCommand, server: Server) -> None:
     promoted, archived = V0_WORKSTREAMS["From scratch"], V0_WORKSTREAMS["Old stuff"]
     assert not_covered(run, server) == [
-        f"workstreams/{promoted}/sessions | From scratch | 440 bytes | sessions of a promoted scratch",
-        f"workstreams/{archived} | Old stuff | 0 bytes | archived",
+        f"workstreams/{promoted}/sessions | 440 bytes | From scratch | sessions of a promoted scratch",
+        f"workstreams/{archived} | 0 bytes | Old stuff | archived",
     ]
 
 
@@ -132,7 +132,7 @@ def test_sessions_of_a_promoted_scratch_and_archived_workstreams_are_listed(run:
 def test_files_of_a_promoted_session_that_stay_in_scratch_are_listed(run: RunCommand, server: Server) -> None:
     left = MAIN_SESSIONS["B"]
     assert not_covered(run, server) == [
-        f"workstreams/scratch/{left} | {left} | 220 bytes | files of a session that belongs to a workstream"
+        f"workstreams/scratch/{left} | 220 bytes | {left} | files of a session that belongs to a workstream"
     ]
 
 
@@ -143,8 +143,8 @@ def test_files_of_an_attached_session_and_a_workstream_without_a_row_are_listed(
     write(server.scratch / attached / "work" / "f", 3000)
     write(workstreams / "deleted" / "work" / "f", 50_000)
     assert not_covered(run, server)[:2] == [
-        "workstreams/deleted | deleted | 48.8 KiB | not in Arawn's database",
-        f"workstreams/scratch/sessions/{attached} | {attached} | 2.9 KiB | files of a session that belongs to a workstream",
+        "workstreams/deleted | 48.8 KiB | deleted | not in Arawn's database",
+        f"workstreams/scratch/sessions/{attached} | 2.9 KiB | {attached} | files of a session that belongs to a workstream",
     ]
 
 
@@ -153,7 +153,7 @@ def test_archived_workstreams_of_main_are_listed(run: RunCommand, server: Server
     """A copy in which thesis is archived."""
     with contextlib.closing(sqlite3.connect(server.database)) as connection, connection:
         connection.execute("UPDATE workstreams SET archived = 1 WHERE name = 'thesis'")
-    assert not_covered(run, server)[0] == "workstreams/thesis | thesis | 412.3 KiB | archived"
+    assert not_covered(run, server)[0] == "workstreams/thesis | 412.3 KiB | thesis | archived"
 
 
 @pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
@@ -165,7 +165,7 @@ def test_without_a_database_no_workstream_counts_as_deleted(run: RunCommand, ser
 
 @pytest.mark.parametrize(
     ("server", "expected"),
-    [("v0-fresh", []), ("main-fresh", []), *((name, ["Old stuff | 0 bytes | archived"]) for name in ("v0-live", "v0-stock"))],
+    [("v0-fresh", []), ("main-fresh", []), *((name, ["0 bytes | Old stuff | archived"]) for name in ("v0-live", "v0-stock"))],
     indirect=["server"],
 )
 def test_a_report_on_a_tree_without_a_promoted_session(run: RunCommand, server: Server, expected: list[str]) -> None:
@@ -183,7 +183,7 @@ def test_own_files_and_backups_are_listed(run: RunCommand, server: Server) -> No
     write(server.home / ".arawn-backups" / "monday.tar", 2_000)
     (server.home / ".arawn-backups" / "link").symlink_to(server.root / "data")
     text = run("report", "--base-path", server.root, HOME=str(server.home), COLUMNS="200").stdout
-    assert re.search(r"^Arawn's own files +3\.9 MiB +no limit +no limit", text, re.MULTILINE)
+    assert re.search(r"^Arawn's own files +3\.9 MiB +no limit *$", text, re.MULTILINE)
     text = text.partition("Not covered")[2]
     own, _, backups = text.partition("Arawn's own files")[2].partition("Arawn's backups")
     entries = [tuple(line.split(maxsplit=1)) for line in own.splitlines()[2:] if line.strip()]
