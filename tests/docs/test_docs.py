@@ -42,3 +42,13 @@ def test_each_link_leads_to_a_file_or_a_heading(page: Path) -> None:
 def anchor(heading: str) -> str:
     """The name by which a forge links to a heading."""
     return re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+WRITTEN = [page for page in PAGES if page.name not in ("commands.md", "events.md", "exit-codes.md")]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(TOP)))
+def test_prose_is_wrapped_at_100_columns(page: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    prose = [line for line in text.splitlines() if not line.startswith(("#", "|", "<", "!["))]
+    assert [line for line in prose if len(line) > 100] == []
