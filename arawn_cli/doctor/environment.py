@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
+import shutil
 import stat
 import struct
 import subprocess
@@ -32,6 +33,7 @@ from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.output.prometheus import old_files
 from arawn_cli.schedule.settings import ROOT, Account, Shell, can_access, token_warning
+from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state_file import FILE
 from arawn_cli.timestamps import minute
@@ -266,11 +268,11 @@ def clock_finding(shell: Shell) -> Finding:
         return warn("clock", f"the kernel does not report whether it is synchronised: {error.strerror}", "timedatectl")
     if synchronised:
         return ok("clock", "synchronised")
-    try:
+    if systemd_runs() and shutil.which("timedatectl"):
         query_ntp = ["timedatectl", "show", "--property=CanNTP", "--value"]
         can_ntp = subprocess.run(query_ntp, capture_output=True, text=True, check=False).stdout.strip()
         fix = "timedatectl set-ntp true" if can_ntp == "yes" else "apt-get install systemd-timesyncd"
-    except OSError:
+    else:
         fix = "apt-get install chrony"
     return warn("clock", "not synchronised; ages depend on it", shell.as_root(fix))
 

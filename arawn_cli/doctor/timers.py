@@ -10,8 +10,8 @@ from arawn_cli import timestamps
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.fs.in_use import sees_all_accounts
-from arawn_cli.output.format import second
-from arawn_cli.schedule.cron import CRON_FILE
+from arawn_cli.output.format import minute_with_zone, second
+from arawn_cli.schedule.cron import CRON_FILE, running_cron, start_command
 from arawn_cli.schedule.settings import ROOT, Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
 from arawn_cli.schedule.status import (
     JobStatus,
@@ -22,6 +22,7 @@ from arawn_cli.schedule.status import (
     removal,
     statuses,
 )
+from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import period
@@ -42,6 +43,8 @@ def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterato
     if not installed:
         words = ("schedule", "install")
         fix = shell.arawn_cli(*words, account=ROOT) if sees_all_accounts() else shell.arawn_cli(*words, "--user")
+        if not systemd_runs() and running_cron() is None:
+            fix = f"{shell.as_root(start_command(with_systemd=False))} && {fix}"
         # Not a failure: nothing is broken, and jobs may be started by hand or from another machine.
         yield warn("timers", "no timer or cron job starts the jobs of this root", fix)
         return
@@ -92,7 +95,8 @@ def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     status = found.event
     check = f"{status.job} timer"
     if is_healthy(status):
-        return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {status.next_run or 'unknown'}")
+        next_run = "unknown" if status.next_run is None else minute_with_zone(timestamps.parse(status.next_run))
+        return ok(check, f"{status.scheduler} ({status.scope}), as configured, next run {next_run}")
     if found.problems:
         fixes = dict.fromkeys(problem.command for problem in found.problems)
         return fail(check, "; ".join(map(str, found.problems)), "; ".join(fixes))

@@ -253,7 +253,7 @@ def _crontab(action: str, text: str | None = None) -> str | None:
             check=False,
         )
     except FileNotFoundError as error:
-        raise SchedulerMissingError("crontab is not installed: install cron, or use --systemd") from error
+        raise SchedulerMissingError("crontab is not installed: sudo apt-get install cron") from error
     except OSError as error:
         raise ScheduleError(f"cannot run crontab: {error.strerror}") from error
     message = " ".join(done.stderr.decode("utf-8", "replace").split())

@@ -145,7 +145,7 @@ def require_access(place: Place) -> None:
         and not place.store.directory.is_dir()
         and running_cron() is None
     ):
-        raise SchedulerMissingError(f"{place.store.directory} does not exist: install cron, or use --systemd")
+        raise SchedulerMissingError(f"{place.store.directory} does not exist, so cron is not installed: sudo apt-get install cron")
 
 
 def timers_to_start(place: Place) -> list[str]:

@@ -35,7 +35,7 @@ from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
 from arawn_cli.runs import record
 from arawn_cli.schedule import status
-from arawn_cli.schedule.cron import Daemon, cron_file
+from arawn_cli.schedule.cron import Daemon, cron_file, start_command
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
@@ -309,12 +309,36 @@ def test_no_timers_are_a_warning_with_the_one_command_that_installs_them(
     tree: SampleTree, monkeypatch: pytest.MonkeyPatch, is_root: bool
 ) -> None:
     monkeypatch.setattr(timers, "sees_all_accounts", lambda: is_root)
+    monkeypatch.setattr(timers, "running_cron", lambda: Daemon.FULL)
     (finding,) = timer_findings([], 0, shell_of(tree))
     assert finding.status is Status.WARN
     assert finding.fix is not None
     assert ("schedule install --user" in finding.fix) is not is_root
     assert finding.fix.endswith(f" --base-path {tree.root}")
     assert "#" not in finding.fix
+
+
+def test_without_systemd_and_cron_the_command_starts_or_installs_cron_first(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "running_cron", lambda: None)
+    monkeypatch.setattr(timers, "systemd_runs", lambda: False)
+    (finding,) = timer_findings([], 0, shell_of(tree))
+    assert finding.fix is not None
+    first, _, second = finding.fix.partition(" && ")
+    assert first == shell_of(tree).as_root(start_command(with_systemd=False))
+    assert "schedule install" in second
+
+
+@pytest.mark.parametrize("with_systemd", [False, True])
+def test_the_clock_is_synchronised_by_a_program_that_the_machine_can_run(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_systemd: bool
+) -> None:
+    (tmp_path / "timedatectl").write_text("#!/bin/sh\necho no\n")
+    (tmp_path / "timedatectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(environment, "is_synchronised", lambda: False)
+    monkeypatch.setattr(environment, "systemd_runs", lambda: with_systemd)
+    fix = str(environment.clock_finding(shell_of(tree)).fix)
+    assert ("systemd" in fix, "chrony" in fix) == (with_systemd, not with_systemd)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_an_account_without_a_manager_is_told_what_its_login_lacks(
     assert (found.code, "sudo apt install libpam-systemd" in found.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(("scheduler", "fix"), [("--cron", "install cron, or use --systemd"), ("--systemd", "use --cron")])
+@pytest.mark.parametrize(("scheduler", "fix"), [("--cron", "sudo apt-get install cron"), ("--systemd", "use --cron")])
 def test_a_scheduler_that_is_not_on_the_machine_is_a_usage_error(
     run: Callable[..., Run], tree: SampleTree, tmp_path: Path, scheduler: str, fix: str
 ) -> None:

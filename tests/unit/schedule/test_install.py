@@ -13,6 +13,6 @@ from arawn_cli.schedule.settings import Scheduler, Scope
 
 def test_a_machine_without_a_directory_for_cron_has_no_cron(tmp_path: Path) -> None:
     place = Place(Scheduler.CRON, Scope.USER, FileStore(tmp_path / "cron.d", ("arawn-cli",)), None)
-    with pytest.raises(SchedulerMissingError, match="install cron, or use --systemd") as raised:
+    with pytest.raises(SchedulerMissingError, match="sudo apt-get install cron") as raised:
         require_access(place)
     assert raised.value.exit_code == 2
