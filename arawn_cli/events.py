@@ -96,7 +96,8 @@ REMOVED_FOR = frozenset({Reason.EXPIRED, Reason.OVER_BUDGET})
 """The reasons of sessions that are due. A removal limit can keep one that is over budget."""
 
 UNRESOLVED = frozenset({Reason.ACTIVITY_UNKNOWN, Reason.NOT_PERMITTED, Reason.CANNOT_MOVE, Reason.IO_ERROR})
-"""The reasons of sessions that may stay for ever if nobody does anything: the run has exit code 1."""
+"""The reasons of sessions that may stay for ever if nobody does anything: the run has exit code 1.
+"""
 
 NO_SESSION = frozenset({Reason.FOREIGN_NAME, Reason.NOT_A_DIRECTORY})
 """The reasons of entries beside the sessions that are not sessions."""

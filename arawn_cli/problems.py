@@ -74,9 +74,9 @@ class Decision:
 def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, period: int, *, complete: bool) -> Decision:
     """Decide what a run logs of the problems that it saw and of those of earlier runs.
 
-    A problem is due when it is new, and a day after it was logged; a day less half a period, at most
-    an hour, since runs are never exactly as far apart. Only a complete run shows that one is over.
-    Times are in nanoseconds; `period` is the time between two runs.
+    A problem is due when it is new, and a day after it was logged; a day less half a period, at
+    most an hour, since runs are never exactly as far apart. Only a complete run shows that one is
+    over. Times are in nanoseconds; `period` is the time between two runs.
     """
     pause = DAY - min(period // 2, _HOUR)
 

@@ -1,8 +1,9 @@
 """Keep levels, history, runs and the outbox in an SQLite file, `state.db`.
 
-A file of an older version is treated like a damaged one: it is renamed, a new file is begun, and the
-undelivered events are copied into it. Only they cannot be obtained again: levels, history and sizes
-come back with the next checks. A file of a newer version, or of another program, is left alone.
+A file of an older version is treated like a damaged one: it is renamed, a new file is begun, and
+the undelivered events are copied into it. Only they cannot be obtained again: levels, history and
+sizes come back with the next checks. A file of a newer version, or of another program, is left
+alone.
 """
 
 from __future__ import annotations

@@ -369,7 +369,8 @@ def is_damage(error: sqlite3.Error, path: Path | None = None) -> bool:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
         return True
-    # A wrong version of the format in the header makes a file read-only (sqlite.org/fileformat.html).
+    # A wrong version of the format in the header makes a file read-only
+    # (sqlite.org/fileformat.html).
     return code == sqlite3.SQLITE_READONLY and path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 

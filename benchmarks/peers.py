@@ -32,7 +32,8 @@ _STARTUP_RUNS = 20
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 _REMOVALS = {"delete": "trash_days = 0", "move": "trash_days = 3", "delete-and-keep-chats": "trash_days = 0\nkeep_chats = true"}
-"""The keys of `[maintenance.cleanup]` for each kind of removal; only the first does the same as rm(1)."""
+"""The keys of `[maintenance.cleanup]` for each kind of removal; only the first does the same as
+rm(1)."""
 
 Commands = Mapping[str, Sequence[str]]
 """Command lines by name. Times are compared with the first."""
@@ -94,7 +95,7 @@ class Benchmark:
             yield row
 
     def _run(self, name: str, line: Sequence[str]) -> tuple[float, float, int]:
-        """Return seconds, processor seconds, and peak KiB by time(1): it inherits no larger peak."""
+        """Return seconds, processor seconds and peak KiB by time(1), which inherits no larger peak."""
         state = self.folder / "state" / name
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         report = state / "time.txt"

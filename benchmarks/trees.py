@@ -44,7 +44,7 @@ def sessions(folder: Path, files: int) -> Path:
 
 
 def inactive(folder: Path, name: str, files: int, number: int = _SESSIONS) -> Path:
-    """Return a root whose inactive scratch sessions, of this number, contain so many files, built anew."""
+    """Build a root with this number of inactive scratch sessions, and return it."""
     root = folder / name
     shutil.rmtree(root, ignore_errors=True)
     _build(root, [(_session_places(number), files)], per_directory=min(_PER_DIRECTORY, files // number))
@@ -54,7 +54,7 @@ def inactive(folder: Path, name: str, files: int, number: int = _SESSIONS) -> Pa
 
 
 def with_messages(folder: Path, files: int, size: int, *, due: bool) -> Path:
-    """Return a root as `tree`, with old messages of `size` bytes, and perhaps a session that is due."""
+    """Return a root as `tree`, with old messages of `size` bytes, and a due session if `due`."""
     root = folder / f"messages-{files}-{size}{'-due' if due else ''}"
     if not root.exists():
         shutil.copytree(tree(folder, files), root, symlinks=True)

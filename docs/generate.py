@@ -102,7 +102,7 @@ def _commands_page(program: TyperGroup, commands: dict[str, TyperCommand], examp
 
 
 def _reasons() -> dict[str, str]:
-    """Return the reasons from their page, which a test checks, with their meanings and what helps."""
+    """Return each reason of the page of reasons, which a test checks, with meaning and remedy."""
     section = (DOCS / "reasons.md").read_text().split("\n## The reasons\n")[1].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section, re.MULTILINE)
     return {name: f"{meaning}. What helps: {remedy}.".replace("`", "") for name, meaning, remedy in rows}

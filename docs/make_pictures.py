@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _overview(folder: Path, report: Report) -> Path:
-    """Write a page with the report in eight states, each in a wide light and in a narrow dark window."""
+    """Write a page with the report in eight states, each in a light and a dark window."""
     cells = []
     for name, shown in _states(report).items():
         html = page(shown)

@@ -149,7 +149,8 @@ RunCommand = Callable[..., Run]
 
 @pytest.fixture(autouse=True)
 def logging_restored() -> Iterator[None]:
-    """Undo what a command in the process of the tests changed in logging: later tests read log records."""
+    """Undo what a command in the process of the tests changed in logging: later tests read log
+    records."""
     logger = logging.getLogger("arawn_cli")
     before = logger.propagate, logger.level, logger.handlers[:]
     yield
@@ -158,7 +159,8 @@ def logging_restored() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the configuration and roots of this account from the process of the tests; some of `system` need caches."""
+    """Hide the configuration and roots of this account from the process of the tests; some of
+    `system` need caches."""
     if "system" not in request.path.parts:
         monkeypatch.setenv("HOME", "/nonexistent")
 

@@ -38,8 +38,8 @@ class WorkstreamRow:
 class SessionRow:
     """A row of the table `sessions`.
 
-    `workstream_id` is empty if the row names none. `newest` is the newest of its times, in nanoseconds
-    since the epoch.
+    `workstream_id` is empty if the row names none. `newest` is the newest of its times, in
+    nanoseconds since the epoch.
 
     `unreadable` is true if one of its times is not an RFC 3339 text.
     """
@@ -68,8 +68,8 @@ _WORKSTREAMS = {
     Generation.V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
     Generation.MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
 }
-# The workstream of a session is the name of its directory. On main NULL means scratch. An index that
-# was damaged can lack rows, so it is not read instead of the table.
+# The workstream of a session is the name of its directory. On main NULL means scratch. An index
+# that was damaged can lack rows, so it is not read instead of the table.
 _SESSIONS = {
     Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions NOT INDEXED",
     Generation.MAIN: (

@@ -6,8 +6,8 @@ line names, and of every session if a part of it, such as a torn message before 
 none. Its time is the newest of all messages before it and the next one after it. If no message
 follows, the mtime of the file takes the place of the next one.
 
-Memory is bounded: a line that is longer than any message is damage, and only the ids in it are kept.
-Holes are not read.
+Memory is bounded: a line that is longer than any message is damage, and only the ids in it are
+kept. Holes are not read.
 """
 
 from __future__ import annotations

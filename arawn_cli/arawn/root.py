@@ -48,8 +48,8 @@ class Root:
         return self.database.name if is_usual else str(self.database)
 
 
-# Directories of hier(7) that no service has for itself. Those that may be a mount or the home of one
-# account (/srv, /mnt, /opt, /root) are roots if they contain workstreams/.
+# Directories of hier(7) that no service has for itself. Those that may be a mount or the home of
+# one account (/srv, /mnt, /opt, /root) are roots if they contain workstreams/.
 _SYSTEM_DIRECTORIES = frozenset(
     {
         *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/proc", "/run", "/sbin", "/sys"),

@@ -88,7 +88,8 @@ class MessagesReader(ABC):
     def _other_workstreams(self) -> list[str]:
         """Return the names of all workstreams but scratch. A link counts, too: opening it fails.
 
-        So does a directory with messages whose name Arawn does not give: somebody renamed a workstream.
+        So does a directory with messages whose name Arawn does not give: somebody renamed a
+        workstream.
         """
         try:
             listed, self._mounts = entries(self._root.workstreams), mount_points()
@@ -293,8 +294,8 @@ class _Files(MessagesReader):
 def _may_hold_messages(entry: Entry) -> bool:
     """Whether something beside the messages may have been made of them, however it was renamed or packed.
 
-    Such as `messages.jsonl.1.gz`, `messages.jsonl-20261128` or `messages (copy).jsonl`. Arawn 0.0 puts
-    nothing of such a name there.
+    Such as `messages.jsonl.1.gz`, `messages.jsonl-20261128` or `messages (copy).jsonl`. Arawn 0.0
+    puts nothing of such a name there.
     """
     return "messages" in entry.name and entry.name != MESSAGES and entry.kind is not FileKind.DIRECTORY
 

@@ -1,17 +1,18 @@
 """Remove the files of a session and leave what its chat needs: exchange its directory for a small one.
 
-The chat needs `work/` on Arawn 0.0, which may be empty, and `messages.jsonl` on its main branch. A new
-directory with a hard link to that file, or with an empty `work/`, is built in the trash and exchanged
-with the session's directory, which thereby becomes an entry of the trash. No step leaves the session
-without what its chat needs.
+The chat needs `work/` on Arawn 0.0, which may be empty, and `messages.jsonl` on its main branch. A
+new directory with a hard link to that file, or with an empty `work/`, is built in the trash and
+exchanged with the session's directory, which thereby becomes an entry of the trash. No step leaves
+the session without what its chat needs.
 
-Arawn replaces `messages.jsonl` by a rename when history is edited, and moves it away when the session
-is promoted. If it does that between the link and the exchange, the session has the old file for a
-moment. No system call exchanges two directories on the condition that a file is still the same, so
-the link is made right before the exchange, and both files are compared right after it. If they
-differ, the exchange is undone, and lines that were appended to the old file meanwhile are appended to
-the new one. One case remains: a program replaces the file between link and exchange, reads the old
-one before the exchange is undone, and replaces it by that after the last look for missing lines.
+Arawn replaces `messages.jsonl` by a rename when history is edited, and moves it away when the
+session is promoted. If it does that between the link and the exchange, the session has the old file
+for a moment. No system call exchanges two directories on the condition that a file is still the
+same, so the link is made right before the exchange, and both files are compared right after it. If
+they differ, the exchange is undone, and lines that were appended to the old file meanwhile are
+appended to the new one. One case remains: a program replaces the file between link and exchange,
+reads the old one before the exchange is undone, and replaces it by that after the last look for
+missing lines.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def chat_result(config: Config, layout: Layout) -> ChatResult:
 def removable(sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], directory: int, needs: ChatNeeds | None) -> _Removable:
     """Return the sessions and their usages without what their chats need.
 
-    A session that consists only of that has nothing to remove; it is left out. `directory` is that of
-    the sessions.
+    A session that consists only of that has nothing to remove; it is left out. `directory` is that
+    of the sessions.
     """
     if needs is None:
         return list(sessions), dict(measured)
@@ -118,7 +119,8 @@ def _has_nothing_else(directory: int, name: str, needs: ChatNeeds) -> bool:
 def why_chats_cannot_be_kept(config: Config, root: Root, sessions: int, needs: ChatNeeds) -> OSError | None:
     """Return why the filesystem of the sessions cannot exchange directories, or None if it can.
 
-    The trial is made outside of Arawn's directories, if there is such a place on the same filesystem.
+    The trial is made outside of Arawn's directories, if there is such a place on the same
+    filesystem.
     """
     state = config.state_directory
     places = [state, Path("/tmp"), Path("/var/tmp"), *state.parents, *root.path.parents, root.path]  # noqa: S108
@@ -298,8 +300,8 @@ class Places:
     def _take_over(self, stale: int, valid: int, wanted: bytes) -> None:
         """Append to the valid messages what they lack of the wanted lines and those added to the stale ones.
 
-        A program that is replacing the messages may have read them before. Look again until no line is
-        missing.
+        A program that is replacing the messages may have read them before. Look again until no line
+        is missing.
         """
         for pause in (0, *[_LOOK_AGAIN_SECS] * _LOOKS):
             time.sleep(pause)
@@ -383,8 +385,8 @@ class Places:
     def _drop_unfinished(self, entry: int) -> None:
         """Unlink the temporary file of a replacement that was under way when its directory was taken away.
 
-        If it came back, the next replacement could rename it in place of the new one, which it had opened
-        in the other directory.
+        If it came back, the next replacement could rename it in place of the new one, which it had
+        opened in the other directory.
         """
         if self.needs.is_file:
             with suppress(FileNotFoundError):
@@ -437,8 +439,8 @@ class Places:
 def added_lines(stale: bytes, valid: bytes, linked: int) -> bytes:
     """Return what was appended to `stale` since `valid` replaced it.
 
-    `valid` begins with the lines that its writer kept of `stale`, whose first `linked` bytes are older
-    than the exchange.
+    `valid` begins with the lines that its writer kept of `stale`, whose first `linked` bytes are
+    older than the exchange.
     """
     kept = 0
     for old, new in zip(stale.splitlines(keepends=True), valid.splitlines(keepends=True), strict=False):

@@ -91,8 +91,8 @@ def clean(
 ) -> CleanupResult:
     """Remove the inactive scratch sessions of a root; in a dry run, only report which these are.
 
-    With `only`, handle these sessions, and leave the others and the trash alone. With `approved`, remove
-    only these sessions, as a plan file would approve them.
+    With `only`, handle these sessions, and leave the others and the trash alone. With `approved`,
+    remove only these sessions, as a plan file would approve them.
 
     Emit a `scratch_session` event for each scratch session, and `scratch_cleanup` at the end.
 
@@ -344,8 +344,8 @@ class _Cleanup:
     def _restore_used(self, entries: Sequence[TrashEntry], evidence: Evidence) -> list[TrashEntry]:
         """Put back the sessions that have a turn after their removal; return the entries that may be purged.
 
-        Of several removals of a session, only the last one is put back. What is in doubt, or cannot be
-        put back, stays in the trash.
+        Of several removals of a session, only the last one is put back. What is in doubt, or cannot
+        be put back, stays in the trash.
 
         Raises:
             StoppedError: a signal asked the run to end.
@@ -423,7 +423,8 @@ class _Cleanup:
     ) -> tuple[list[Decision], list[Decision]]:
         """Measure the sessions that rows do not keep, and decide on all.
 
-        Return the plan by age, and its decisions on those sessions that an exceeded budget may select.
+        Return the plan by age, and its decisions on those sessions that an exceeded budget may
+        select.
         """
         budget = younger(self._policy, self._config) if space.exceeds_budget else self._policy
         soon = self._policy.earlier(_SOON_DAYS) if "expiring" in self._config.maintenance.notify.on else self._policy

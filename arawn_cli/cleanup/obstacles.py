@@ -28,7 +28,8 @@ def explained(decision: Decision, directory: str) -> Decision:
         return replace(decision, detail=not_permitted_text(usage, path, account_name(os.geteuid())))
     closed = any(failure.errno == errno.EACCES for failure in usage.failures)
     if decision.reason is Reason.ACTIVITY_UNKNOWN and closed and not usage.obstacles:
-        # Only a directory of this account: those of others are obstacles. A dry run must not open it.
+        # Only a directory of this account: those of others are obstacles. A dry run must not open
+        # it.
         command = ["find", path, "-type", "d", "!", "-perm", "-u=rwx", "-exec", "chmod", "u+rwx", "{}", ";"]
         return replace(decision, detail=f"{decision.detail}: {_pasteable([command])}")
     return decision

@@ -42,8 +42,8 @@ from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
-# Sessions between two scans of the processes, and the files that they have: they are away while they
-# are measured again. Each session has an open descriptor, which holds its lock.
+# Sessions between two scans of the processes, and the files that they have: they are away while
+# they are measured again. Each session has an open descriptor, which holds its lock.
 _BATCH_MAX, _BATCH_FILES = 2000, 100_000
 
 # Files that were measured so recently are not measured again before the rename: after it they are.
@@ -51,7 +51,8 @@ _FRESH = 5 * SECOND
 
 _DESCRIPTORS = 4 * _BATCH_MAX
 
-# Sessions that are deleted before the first of their outcomes follows, and the files that they have.
+# Sessions that are deleted before the first of their outcomes follows, and the files that they
+# have.
 _PART_MAX, _PART_FILES = 500, 10_000
 
 _Item = TypeVar("_Item")
@@ -106,8 +107,8 @@ class SessionRemover:
         """Remove with up to `threads` threads.
 
         The measuring for the plan began at `measured_at` of the context's monotonic clock.
-        `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why the
-        filesystem cannot do that.
+        `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why
+        the filesystem cannot do that.
         """
         self._sessions = sessions
         self._evidence = evidence

@@ -40,8 +40,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 def locked(state_directory: Path, sessions: int | None, root: Root, now: int, *, hold: bool) -> Iterator[None]:
     """Lock a root against other cleanups at `now` (nanoseconds). Without `hold`, only test the lock.
 
-    The lock file in the state directory decides. Anybody can lock directories of the tree, so a lock
-    on one of them is only a warning: it may be a run with another state directory. These locks
+    The lock file in the state directory decides. Anybody can lock directories of the tree, so a
+    lock on one of them is only a warning: it may be a run with another state directory. These locks
     decide if the state directory cannot be used, for example on a full disk.
 
     Raises:
@@ -123,8 +123,8 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
 def _opened_parent(sessions: SessionsDirectory) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Open the directory that contains the trash; yield it with its path from `workstreams/`.
 
-    It is found from the open `sessions`, because Arawn 0.0 promotes scratch by renaming it: then both
-    have moved, and another scratch has their path.
+    It is found from the open `sessions`, because Arawn 0.0 promotes scratch by renaming it: then
+    both have moved, and another scratch has their path.
 
     Raises:
         OSError: as open(2).
@@ -212,8 +212,8 @@ def missing_permission(sessions: SessionsDirectory) -> str | None:
 def list_trash_entries(root: Root) -> tuple[list[TrashEntry], list[Failure]]:
     """Return all entries of the trash, oldest first, and the directories that could not be read.
 
-    In 0.0 every workstream may have trash, because Arawn promotes scratch by renaming its directory.
-    A mount in place of one has none, because no mount can be renamed; it may hang.
+    In 0.0 every workstream may have trash, because Arawn promotes scratch by renaming its
+    directory. A mount in place of one has none, because no mount can be renamed; it may hang.
     """
     found: list[TrashEntry] = []
     failures: list[Failure] = []
@@ -289,9 +289,9 @@ def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Us
 def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool = False) -> Failure | None:
     """Move an entry back to the sessions of its workstream; overwrite nothing there.
 
-    If its chat was kept, exchange it for the directory in place, and move everything that was written
-    there since into it. With `used` it gets the current time, so that the next cleanup keeps it. A dry
-    run only looks whether something is in its place.
+    If its chat was kept, exchange it for the directory in place, and move everything that was
+    written there since into it. With `used` it gets the current time, so that the next cleanup
+    keeps it. A dry run only looks whether something is in its place.
     """
     try:
         with (

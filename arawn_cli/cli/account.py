@@ -88,7 +88,8 @@ def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, output
     """Open as root what only root may be able to open, and become the owner of the root.
 
     Raises:
-        ConfigurationError, RefusedError: an output cannot be opened, or root may not become that account.
+        ConfigurationError, RefusedError: an output cannot be opened, or root may not become that
+        account.
     """
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:

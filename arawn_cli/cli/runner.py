@@ -170,9 +170,9 @@ def run_job(
     """Run a job and return how it ended; errors are logged and become the exit code.
 
     With `unless_running`, a run that finds another one in progress ends with exit code 0, and no
-    error is logged. `outputs` are files that the command line names, with their modes. `name` is that
-    of the job about which people are notified, and whose address is pinged; without it none is. `table`
-    renders the result for people, instead of its events.
+    error is logged. `outputs` are files that the command line names, with their modes. `name` is
+    that of the job about which people are notified, and whose address is pinged; without it none
+    is. `table` renders the result for people, instead of its events.
     """
     configure_logging(output)
     run: JobRun[Result] = JobRun()

@@ -380,7 +380,8 @@ def schedule_remove(
 ) -> None:
     """Stop the timers and remove their files."""
     configure_logging(output)
-    # The timers are found without the configuration, because it may be gone, and with it the name of the root.
+    # The timers are found without the configuration, because it may be gone, and with it the name
+    # of the root.
     if flags.root is not None and not names.is_valid_id(flags.root):
         raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
     places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, flags.root))

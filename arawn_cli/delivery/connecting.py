@@ -37,8 +37,8 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-# The variables that name the proxy for a kind of address, in small letters without _PROXY. A WebSocket
-# connection prefers the proxy for https, which is used to tunnels (RFC 6455, 4.1).
+# The variables that name the proxy for a kind of address, in small letters without _PROXY. A
+# WebSocket connection prefers the proxy for https, which is used to tunnels (RFC 6455, 4.1).
 _PROXY_OF = {
     "http": ("http", "all"),
     "https": ("https", "all"),
@@ -140,8 +140,8 @@ class Route:
 def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Route:
     """Return how to reach a server.
 
-    A server on this machine is reached directly: a proxy would look for it on its own machine, and a
-    token may only be sent to it because it is here.
+    A server on this machine is reached directly: a proxy would look for it on its own machine, and
+    a token may only be sent to it because it is here.
 
     Raises:
         ConfigurationError: the environment names a proxy that cannot be used.

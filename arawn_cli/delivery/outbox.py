@@ -96,7 +96,8 @@ class Outbox:
     Attributes:
         limit: how many events may be left after a run, for all relays together, and how many
             notifications: neither displaces the other.
-        target: empty for the configured relay, `NOTIFY` and a number for an address of notifications.
+        target: empty for the configured relay, `NOTIFY` and a number for an address of
+            notifications.
         root: the root of the events; scopes of two roots have the same names.
     """
 

@@ -103,8 +103,8 @@ class Pings:
     def _send(self, suffix: str, body: bytes) -> str | None:
         """Return what went wrong.
 
-        Send in a thread that can be left alone: to resolve a name and to read an answer that trickles
-        have no time limit.
+        Send in a thread that can be left alone: to resolve a name and to read an answer that
+        trickles have no time limit.
         """
         answer: SimpleQueue[str | None] = SimpleQueue()
         thread = threading.Thread(target=lambda: answer.put(_post(self._address, suffix, body, use_proxy=self.use_proxy)), daemon=True)
@@ -147,6 +147,7 @@ def _post(address: Address, suffix: str, body: bytes, *, use_proxy: bool) -> str
         return f"no answer within {_SECS:.1f} s" if isinstance(error, AnyTimeoutError) else cause_of(error)
     if 300 <= response.status < 400:
         return f"it answers {response.status}, a redirect, which is never followed"
-    # healthchecks.io says with status 200 that it ignored a ping. Other answers may repeat the address.
+    # healthchecks.io says with status 200 that it ignored a ping. Other answers may repeat the
+    # address.
     ignored = next((text for text in _IGNORED if text.encode() in answer), "")
     return None if response.status < 300 and not ignored else f"it answers {response.status} {ignored}".rstrip()

@@ -26,8 +26,9 @@ _CONTAINERS = ("production", "work", SESSIONS, TRASH)
 class Largest:
     """The largest directories of a workstream, the largest first, and its largest file.
 
-    Paths are relative to the workstream. A file deeper than twelve levels is given by its directory,
-    with `/…`. A size is the one that `size_of` returned, that of the file its apparent size.
+    Paths are relative to the workstream. A file deeper than twelve levels is given by its
+    directory, with `/…`. A size is the one that `size_of` returned, that of the file its apparent
+    size.
     """
 
     directories: tuple[tuple[str, int], ...]

@@ -80,8 +80,9 @@ def move(source: str, source_directory: int, target: str, target_directory: int)
 def writable(name: str, parent: int) -> Iterator[None]:
     """Give the owner of the directory `name` write access while it is moved or filled.
 
-    A directory that is moved needs it because its `..` changes. A kill in between leaves it writable.
-    Whatever cannot be changed stays: the kernel decides. No error of an undo hides that it was moved.
+    A directory that is moved needs it because its `..` changes. A kill in between leaves it
+    writable. Whatever cannot be changed stays: the kernel decides. No error of an undo hides that
+    it was moved.
     """
     with ExitStack() as undo:
         with suppress(OSError):
@@ -102,8 +103,8 @@ def _try(call: Callable[..., None], *arguments: int) -> None:
 def overlay_that_cannot_move(name: str, parent: int) -> str | None:
     """Return the mount point of an overlay that holds the directory `name` in a lower layer and cannot move it.
 
-    The file handle of an overlay tells the layer, since Linux 6.6. Return None for a directory that can
-    be moved, and if the kernel does not tell.
+    The file handle of an overlay tells the layer, since Linux 6.6. Return None for a directory that
+    can be moved, and if the kernel does not tell.
     """
     handle = _FileHandle(_HANDLE_BYTES)
     mount = ctypes.c_int()

@@ -26,7 +26,8 @@ _STANDARD_INPUT = 0
 _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
 
-# What `keep_content` read and `open_output` opened, for this process after it has become another account.
+# What `keep_content` read and `open_output` opened, for this process after it has become another
+# account.
 _contents: dict[Path | None, tuple[os.stat_result, bytes] | OSError] = {}
 _outputs: dict[Path, int] = {}
 

@@ -334,7 +334,8 @@ class _Search:
                     )
             except OSError:
                 continue  # not a loop device, or one without an image
-        # Without a swap, or with a /proc of processes alone. The kernel does not let a swap file be deleted.
+        # Without a swap, or with a /proc of processes alone. The kernel does not let a swap file be
+        # deleted.
         with suppress(FileNotFoundError), open("/proc/swaps", "rb") as table:
             for line in os.fsdecode(table.read()).split("\n")[1:]:
                 self._add(self._place(unescaped(line.partition(" ")[0])), "{} is a swap file")
@@ -401,7 +402,8 @@ class _Search:
     def _inspect_file(self, task: Task, directory: int, name: str, information: int | None, text: str) -> None:
         """Find the place of a file that a task uses, or look for it later if the kernel gives no path.
 
-        `name` is a link in an open directory of /proc, `information` the open fdinfo of a descriptor.
+        `name` is a link in an open directory of /proc, `information` the open fdinfo of a
+        descriptor.
         """
         try:
             try:

@@ -222,7 +222,8 @@ class _Walk:
             self.descent.leave()
             return
         self._add(None, status, sticky=sticky, flagged=is_flagged(self.descent.descriptor))
-        # The owner may give itself access; for others even the right to change the mode would not do.
+        # The owner may give itself access; for others even the right to change the mode would not
+        # do.
         closed = status.st_uid != self.account.user and not can_access(self.descent.descriptor, os.W_OK | os.X_OK)
         if (closed or status.st_mode & stat.S_IRWXU != stat.S_IRWXU) and not can_access(self.descent.descriptor, os.X_OK):
             self.fail("open", None, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))

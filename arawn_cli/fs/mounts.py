@@ -102,8 +102,8 @@ def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
 def visible_mounts(mounts: Sequence[Mount], directory: str) -> Iterator[Mount]:
     """Yield the mounts at and below an absolute path to which paths lead.
 
-    The others are hidden, because something was mounted over them or over a directory above them. The
-    table alone tells that: following the paths could hang in a mount on the way.
+    The others are hidden, because something was mounted over them or over a directory above them.
+    The table alone tells that: following the paths could hang in a mount on the way.
     """
     by_id = {mount.id: mount for mount in mounts}
     children: dict[int | None, list[Mount]] = {}
@@ -152,7 +152,8 @@ def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], boo
             future.set_exception(error)
 
     try:
-        # One that hangs ends with this process. `Thread.start` waits for ever if the new thread gets no memory.
+        # One that hangs ends with this process. `Thread.start` waits for ever if the new thread
+        # gets no memory.
         start_new_thread(run, ())
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, "can't start new thread") from error

@@ -19,7 +19,8 @@ NativeUsage = tuple[_Sums, _Links, list[tuple[str, bytes, int]]]
   number of failures, listed or not.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
 - Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
-  `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if Python must measure it.
+  `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if Python must measure
+  it.
 """
 
 Subtrees = tuple[tuple[bytes, bool], ...]

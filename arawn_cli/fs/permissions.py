@@ -203,8 +203,8 @@ class Login:
     def of(cls, user: int) -> Login:
         """Return that of a user id. One without an entry in passwd(5) gets the group of nobody.
 
-        The group of a file proves nothing: in a set-group-id directory, or by a hard link, an account
-        has files of groups to which it does not belong.
+        The group of a file proves nothing: in a set-group-id directory, or by a hard link, an
+        account has files of groups to which it does not belong.
         """
         try:
             entry = pwd.getpwuid(user)
@@ -216,8 +216,8 @@ class Login:
     def environment(self, current: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables that this program uses, with those of the account.
 
-        The account can read those of the programs that this process starts (proc(5)), so that secrets
-        in other variables do not belong there.
+        The account can read those of the programs that this process starts (proc(5)), so that
+        secrets in other variables do not belong there.
         """
         kept = {key: value for key, value in current.items() if key.startswith(_KEPT_PREFIXES) or key.lower() in _KEPT}
         return {**kept, **self.variables}

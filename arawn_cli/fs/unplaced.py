@@ -21,8 +21,8 @@ class Unplaced:
         inodes: files, by inode number.
         sockets: files of Unix sockets, by the lowest 32 bits of the inode number.
         socket_paths: paths of Unix sockets, relative to an unknown directory.
-        layers: the texts of overlays by their layers, which are relative to an unknown directory, the
-            same for each overlay.
+        layers: the texts of overlays by their layers, which are relative to an unknown directory,
+            the same for each overlay.
     """
 
     inodes: dict[int, str] = field(default_factory=dict)
@@ -36,8 +36,8 @@ def find_unplaced(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield session, path below it and text of the first file that is looked for in each session that has one.
 
-    `parent` is the open directory of the sessions, on the filesystem `device`, and `directory` its path
-    within that filesystem, None if that is unknown.
+    `parent` is the open directory of the sessions, on the filesystem `device`, and `directory` its
+    path within that filesystem, None if that is unknown.
 
     Raises:
         OSError: a directory cannot be read.

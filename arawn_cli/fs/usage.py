@@ -45,8 +45,8 @@ class Obstacle:
     """An entry that this account cannot remove, whatever it does with those beside it.
 
     Attributes:
-        kind: FOREIGN for a directory of another account that is not empty and that it cannot change,
-            or for an entry of a sticky one; FLAGGED for an immutable or append-only entry.
+        kind: FOREIGN for a directory of another account that is not empty and that it cannot
+            change, or for an entry of a sticky one; FLAGGED for an immutable or append-only entry.
         path: the first 511 bytes of its path below the tree; empty for the tree itself.
         owner: user id of the entry.
     """
@@ -71,12 +71,13 @@ class Usage:
         failures: everything that could not be read and is missing in the numbers.
         other_filesystems: directories where another filesystem is mounted; it is not counted.
         sample_age_secs: age of the oldest part if parts were measured by an earlier check, else 0.
-        newest_path: first 511 bytes of the path below its tree of the entry with the newest mtime; of
-            several, the first in the order of bytes. Empty for the tree itself, and if an earlier check
-            measured it.
-        obstacles: what keeps this account from removing the tree. That the directory which holds the
-            tree can be changed is not checked.
-        foreign_links: paths, as in obstacles, of regular files of other accounts with several names.
+        newest_path: first 511 bytes of the path below its tree of the entry with the newest mtime;
+            of several, the first in the order of bytes. Empty for the tree itself, and if an
+            earlier check measured it.
+        obstacles: what keeps this account from removing the tree. That the directory which holds
+            the tree can be changed is not checked.
+        foreign_links: paths, as in obstacles, of regular files of other accounts with several
+            names.
         unlisted_failures: number of failures beyond those that are listed.
     """
 

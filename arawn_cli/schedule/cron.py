@@ -24,7 +24,8 @@ CRON_FILE = "arawn-cli"
 BLOCK = "crontab"
 
 _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
-# By default logger(1) of util-linux cuts after 1 KiB. A datagram to /dev/log can have about 200 KiB.
+# By default logger(1) of util-linux cuts after 1 KiB. A datagram to /dev/log can have about 200
+# KiB.
 _WHOLE_EVENTS = ("--size", "128KiB")
 _LINE_MAX = 998  # cron ignores longer lines
 

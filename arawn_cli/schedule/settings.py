@@ -249,7 +249,8 @@ def _problem_of(path: Path) -> str | None:
 def command() -> tuple[str, ...]:
     """Return the script beside the interpreter, else the interpreter and the module.
 
-    With `-P` the interpreter does not search the working directory, which may be of another account.
+    With `-P` the interpreter does not search the working directory, which may be of another
+    account.
     """
     script = Path(sys.executable).with_name("arawn-cli")
     return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-P", "-m", "arawn_cli")

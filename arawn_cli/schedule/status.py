@@ -42,7 +42,8 @@ class Schedule:
 
     Attributes:
         state_directory: the state directory of the scheduled jobs. This shell's can be another.
-        error: why the lines of this program cannot be found among those of the user; None if they can.
+        error: why the lines of this program cannot be found among those of the user; None if they
+            can.
     """
 
     place: Place
@@ -262,7 +263,8 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
         way = way_to(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # SQLite, run by root, could be made to change other files: read the state as who decides about it.
+    # SQLite, run by root, could be made to change other files: read the state as who decides about
+    # it.
     if os.geteuid() == 0 and (way.is_shared or len(way.accounts) > 1):
         raise DatabaseUnreadableError(f"{path}: several accounts decide about it")
     with Login.of(*way.accounts).acting() if os.geteuid() == 0 and way.accounts else nullcontext():

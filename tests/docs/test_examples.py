@@ -1,4 +1,5 @@
-"""The examples of `arawn_cli/cli/examples.toml`: every option has one, each is one, and those that change no machine do what they say."""
+"""The examples of `arawn_cli/cli/examples.toml`: every option has one, each is one, and those that
+change no machine do what they say."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.support.tree import SampleTree
 
 EXAMPLES = examples()
 LINES = [(name, line) for name, lines in EXAMPLES.items() for line in lines]
-# They change this machine, need a terminal, or stay until they are stopped; Cloacina has tests of its own.
+# They change this machine, need a terminal, or stay until they are stopped; Cloacina has tests of
+# its own.
 LEFT_OUT = (
     "sudo ",
     "schedule install",
@@ -31,7 +33,8 @@ LEFT_OUT = (
     "--ask",
 )
 SAFE = [(name, line) for name, line in LINES if not any(words in line for words in LEFT_OUT)]
-# Codes that tell of this machine: its disk may be full, and none of its timers are those of the test.
+# Codes that tell of this machine: its disk may be full, and none of its timers are those of the
+# test.
 ALSO = {"nagios": {1, 2}, "--fail-on": {3}, "doctor": {1}, "schedule status": {1}}
 IDS = ("old-and-forgotten", "survey-2", "survey-3", "survey-4")
 
@@ -84,7 +87,8 @@ def test_the_examples_of_a_command_work_one_after_the_other(name: str, environme
 
 
 def four_roots(home: Path) -> None:
-    """The main root, one with a name, one of another file, and the one where Arawn puts it; each with a session in the trash."""
+    """The main root, one with a name, one of another file, and the one where Arawn puts it; each
+    with a session in the trash."""
     kept = "[maintenance.cleanup]\ntrash_days = 30\n"
     (home / "trash.toml").write_text(kept)
     for folder, session in zip(("server", "lab", "test", ".arawn"), IDS, strict=True):

@@ -90,5 +90,6 @@ def test_the_nagios_line_of_the_docs_is_that_of_the_demo(run: Callable[..., Run]
 
 
 def without_the_disk(line: str) -> str:
-    """The numbers of a status line but those of the filesystem below; its words may name that as the worst."""
+    """The numbers of a status line but those of the filesystem below; its words may name that as
+    the worst."""
     return re.sub(r"'(?:filesystem|inodes)'=\S+ ", "", line.partition(" | ")[2].strip())

@@ -1,4 +1,5 @@
-"""What the pages name as the program's - commands, options, keys, events, exit codes, modules - is what the code has."""
+"""What the pages name as the program's - commands, options, keys, events, exit codes, modules - is
+what the code has."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def test_each_table_of_a_file_in_a_page_is_a_configuration(page: str) -> None:
 
 
 def test_each_name_with_an_underscore_in_code_quotes_is_the_codes(page: str) -> None:
-    """Keys of events and of the configuration, reasons, types of events, metrics: they have no other mark in the text."""
+    """Keys of events and of the configuration, reasons, types of events, metrics: they have no
+    other mark in the text."""
     parts: tuple[type, ...] = (Event, *EVENTS, *PARTS)
     events = {name for part in parts for name in get_type_hints(part)}
     kinds = {str(field.default) for kind in EVENTS for field in fields(kind) if field.name == "type"}

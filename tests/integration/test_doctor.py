@@ -249,7 +249,8 @@ def test_an_unread_configuration_of_the_owner_is_a_finding_whose_fix_names_it(
     of_another: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(of_another.parents[3]))
-    # The account exists in this process alone, so neither its timers nor those of this machine can be examined.
+    # The account exists in this process alone, so neither its timers nor those of this machine can
+    # be examined.
     monkeypatch.setattr("arawn_cli.cli.doctor.installed_schedules", lambda *_: [])
     root = of_another.parents[2] / ".arawn"
     output = Output(format="json", verbose=False, quiet=False)
@@ -433,7 +434,8 @@ def test_what_the_account_of_the_jobs_cannot_access_fails_though_root_can(public
     found = cron_findings(tree, public_directory, 0, account=NOBODY, command=(str(program),))["account"]
     assert (found.status, found.detail) == (Status.FAIL, f"nobody cannot run {program}")
     public_directory.chmod(0o755)
-    # Where Python and the package of the tests stand is not the test's: an account may be kept from both.
+    # Where Python and the package of the tests stand is not the test's: an account may be kept from
+    # both.
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(arawn_cli, "__file__", str(program))
     folders = [tree.workstreams, tree.sessions.parent, tree.sessions]

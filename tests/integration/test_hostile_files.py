@@ -1,4 +1,5 @@
-"""Whatever takes the place of a file that a command reads or writes, the command ends soon and says which file it is."""
+"""Whatever takes the place of a file that a command reads or writes, the command ends soon and says
+which file it is."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Site:
         }.get(role, self.files / role)
 
     def configuration(self, role: str) -> Path:
-        """Return the configuration; only for their roles it names a relay with a token or certificate."""
+        """Return the configuration; only for their roles it names a relay with a token or
+        certificate."""
         path = self.files / "config.toml"
         relay = f"[maintenance.relay]\nurl = 'https://127.0.0.1:9/x'\ntimeout_secs = 1\ndeadline_secs = 1\n{RELAY.get(role)} = '{role}'\n"
         if role != path.name:

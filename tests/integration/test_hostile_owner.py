@@ -1,4 +1,5 @@
-"""Whatever the owner of the tree puts in the way, root changes and reads nothing that the owner could not."""
+"""Whatever the owner of the tree puts in the way, root changes and reads nothing that the owner
+could not."""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ def build(top: Path, tree: SampleTree) -> None:
 
 
 def configure(top: Path, chance: random.Random, port: int, *, is_of_root: bool) -> Path:
-    """Write a configuration of the owner or of root, which may name what is root's, and return its path."""
+    """Write a configuration of the owner or of root, which may name what is root's, and return its
+    path."""
     bad = (
         top / "private" / "secret",
         top / "public",
@@ -160,7 +162,8 @@ class Attack:
     """A place that the owner prepares, in which root runs commands.
 
     Attributes:
-        top: a directory of root with the home of the owner, and with `private` and `public`, which are root's.
+        top: a directory of root with the home of the owner, and with `private` and `public`, which
+            are root's.
         config: the configuration of the owner or of root.
         received: the requests to the relay of the owner.
         shown: what the commands printed and logged.
@@ -263,7 +266,8 @@ class Attack:
 
 @contextmanager
 def attack(chance: random.Random) -> Iterator[Attack]:
-    """A place with a tree of the owner. At the end, what is root's is as it was, and nobody has read it."""
+    """A place with a tree of the owner. At the end, what is root's is as it was, and nobody has
+    read it."""
     received: list[bytes] = []
     with tree_of_owner() as tree, listening(received) as port:
         top = tree.root.parent
@@ -308,7 +312,8 @@ def attacked(seed: int, run: RunCommand) -> None:
 
 
 def raced(words: Sequence[str], seed: int, run: RunCommand, delays: Path) -> None:
-    """Let root run a command while the owner exchanges files, with delays between each check and use."""
+    """Let root run a command while the owner exchanges files, with delays between each check and
+    use."""
     chance = random.Random(f"{words} {seed}")  # noqa: S311 - reproducible
     with attack(chance) as place:
         if words[0] == "trash" or "--apply" in words:

@@ -1,4 +1,5 @@
-"""Runs that find another one in progress: exit 75, and with `--unless-running` exit 0 without a message."""
+"""Runs that find another one in progress: exit 75, and with `--unless-running` exit 0 without a
+message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Cleanup in a loop while a server promotes scratch, archives sessions and removes workstreams at random moments."""
+"""Cleanup in a loop while a server promotes scratch, archives sessions and removes workstreams at
+random moments."""
 
 from __future__ import annotations
 

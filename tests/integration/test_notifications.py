@@ -1,4 +1,5 @@
-"""The installed command notifies people through Apprise and real servers: what arrives, and how often."""
+"""The installed command notifies people through Apprise and real servers: what arrives, and how
+often."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def ran(run: RunCommand, tree: SampleTree, *words: object, native: bool) -> Run:
 
 
 def removable_by_hand(path: Path, aside: Path) -> bool:
-    """Whether the account can move a directory and remove it completely, if it makes its own directories writable."""
+    """Whether the account can move a directory and remove it completely, if it makes its own
+    directories writable."""
     script = 'chmod -R u+rwX "$1" 2>/dev/null; mv -T "$1" "$2" && chmod -R u+rwX "$2" 2>/dev/null; rm -rf "$2" && [ ! -e "$1" ]'
     moved = aside / path.name
     return subprocess.run([*ORDINARY, "sh", "-c", script, "sh", str(path), str(moved)], capture_output=True, check=False).returncode == 0

@@ -1,4 +1,5 @@
-"""Pings of a real local server: what arrives when a run begins and ends, and what a bad server changes."""
+"""Pings of a real local server: what arrives when a run begins and ends, and what a bad server
+changes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Mounts, links and other things in place of the directories of a root.
 
-No command may report ok about something that it did not count, and nothing outside the root may be touched.
+No command may report ok about something that it did not count, and nothing outside the root may be
+touched.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def expected(generation: str, place: str, kind: str) -> Expected:
     if (place, kind) in (("trash", "tmpfs"), ("trash", "bind")):
         return Expected(78, removed=False)
     if place == "messages" and kind in NOT_DIRECTORIES:
-        # On main the time of the file counts, whatever is in it, and what is in a session is the agent's.
+        # On main the time of the file counts, whatever is in it, and what is in a session is the
+        # agent's.
         is_fine = generation == "main" and kind == "file"
         return Expected(0 if is_fine else 1, removed=is_fine, check=check if generation == "v0" else 0)
     if (generation, place, kind) == ("main", "messages", "bind") or (place in ("session", "inner") and kind in MOUNTS):

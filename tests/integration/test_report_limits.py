@@ -23,7 +23,8 @@ _MEASURED = "import os, subprocess, sys; code = subprocess.run(sys.argv[1:]).ret
 
 
 def make_unreadable(top: Path, directories: int, levels: int, name: str) -> None:
-    """Make a directory at a depth that no path can name, with many directories that nobody may list."""
+    """Make a directory at a depth that no path can name, with many directories that nobody may
+    list."""
     top.mkdir(parents=True, exist_ok=True)
     here = os.open(top, os.O_RDONLY)
     for _ in range(levels):
@@ -38,7 +39,8 @@ def make_unreadable(top: Path, directories: int, levels: int, name: str) -> None
 
 
 def run(environment: dict[str, str], *arguments: object) -> tuple[int, str, str, int]:
-    """Run the command as root without root's power over files. Return code, output, log and peak memory in KiB."""
+    """Run the command as root without root's power over files. Return code, output, log and peak
+    memory in KiB."""
     command = [*WITHOUT_FILE_POWERS, sys.executable, "-c", _MEASURED, str(COMMAND), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     *log, peak = done.stderr.splitlines()

@@ -1,4 +1,5 @@
-"""Several roots in one configuration: each with its own rules and its own evidence, and none with another's."""
+"""Several roots in one configuration: each with its own rules and its own evidence, and none with
+another's."""
 
 from __future__ import annotations
 

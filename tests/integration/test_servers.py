@@ -102,7 +102,8 @@ def test_a_promoted_session_is_attached_also_by_its_messages_alone(run: RunComma
 
 
 def test_on_main_a_session_is_attached_by_a_row_of_a_server_that_still_runs(run: RunCommand, tmp_path: Path) -> None:
-    """The tree of a server, with A attached by its row alone, in a transaction that is only in the log."""
+    """The tree of a server, with A attached by its row alone, in a transaction that is only in the
+    log."""
     server = extract("main-stopped", tmp_path / "home")
     with closing(sqlite3.connect(server.database)) as connection:
         connection.execute(

@@ -1,4 +1,5 @@
-"""What `disk-check` and `report` say about the trees and databases that running Arawn servers wrote."""
+"""What `disk-check` and `report` say about the trees and databases that running Arawn servers
+wrote."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def test_titles_and_areas_of_main(run: RunCommand, server: Server) -> None:
 
 @pytest.mark.parametrize("server", ["main-stopped"], indirect=True)
 def test_on_main_names_that_mean_something_in_0_0_are_the_agents(run: RunCommand, server: Server) -> None:
-    """A copy in which the agent made such directories in a workstream, and arawn-cli keeps trash in scratch."""
+    """A copy in which the agent made such directories in a workstream, and arawn-cli keeps trash in
+    scratch."""
     thesis, scratch = server.root / "workstreams" / "thesis", server.root / "workstreams" / "scratch"
     before, _ = usage(run, server)
     for path, size in {"production/f": 10, "sessions/s/work/f": 200, ".trash/f": 3000, "work/f": 40_000}.items():
@@ -138,7 +140,8 @@ def test_files_of_a_promoted_session_that_stay_in_scratch_are_listed(run: RunCom
 
 @pytest.mark.parametrize("server", ["v0-stopped"], indirect=True)
 def test_files_of_an_attached_session_and_a_workstream_without_a_row_are_listed(run: RunCommand, server: Server) -> None:
-    """A copy in which B, which is attached to Thesis, has a directory, and a workstream was deleted from the database."""
+    """A copy in which B, which is attached to Thesis, has a directory, and a workstream was deleted
+    from the database."""
     workstreams, attached = server.root / "workstreams", V0_SESSIONS["B"]
     write(server.scratch / attached / "work" / "f", 3000)
     write(workstreams / "deleted" / "work" / "f", 50_000)

@@ -43,7 +43,8 @@ _LAST_DAY = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def days_before_last_day(margin: int = 5) -> int:
-    """Return the `--older-than-days` with which only what was used on the last day of the servers is recent."""
+    """Return the `--older-than-days` with which only what was used on the last day of the servers
+    is recent."""
     return (datetime.fromtimestamp(time.time(), UTC) - _LAST_DAY).days + margin
 
 
@@ -77,7 +78,8 @@ class Server:
 
 
 def extract(name: str, home: Path) -> Server:
-    """Extract the archive of a server into a new home, with the times of its files, owned by this account."""
+    """Extract the archive of a server into a new home, with the times of its files, owned by this
+    account."""
     home.mkdir(parents=True, exist_ok=True)
     with tarfile.open(SERVERS / f"{name}.tar.gz") as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12 has Python 3.11.2, which has no filters

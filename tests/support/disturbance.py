@@ -10,7 +10,8 @@ from arawn_cli.cleanup.removal import Candidate, SessionRemover
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, disturbance: Callable[[str], None]) -> None:
-    """Call `disturbance` for each session, with its present name, right before a batch is checked, and again before it is confirmed."""
+    """Call `disturbance` for each session, with its present name, right before a batch is checked,
+    and again before it is confirmed."""
     original = SessionRemover._reread_evidence
 
     def disturbed(remover: SessionRemover, candidates: Sequence[Candidate]) -> None:

@@ -1,4 +1,5 @@
-"""What the checks of doctor are asked with on a tree: its configuration, its shell, and the account of the jobs."""
+"""What the checks of doctor are asked with on a tree: its configuration, its shell, and the account
+of the jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def _empty(tree: SampleTree) -> Path:
 
 @pytest.fixture
 def public_directory() -> Iterator[Path]:
-    """A directory that every account can reach; pytest closes that of `tmp_path` again whenever another run starts."""
+    """A directory that every account can reach; pytest closes that of `tmp_path` again whenever
+    another run starts."""
     with tempfile.TemporaryDirectory(prefix="arawn-public-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)

@@ -1,4 +1,5 @@
-"""A program: a FUSE filesystem of one empty directory at argv[1], until it is killed (dead) or stopped (hangs)."""
+"""A program: a FUSE filesystem of one empty directory at argv[1], until it is killed (dead) or
+stopped (hangs)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def load(path: str) -> None:
 
 
 def random_tree(top: Path, chance: random.Random, files: int) -> None:
-    """Make directories to some depth with files, sparse files, links of both kinds, pipes, and names of any bytes."""
+    """Make directories to some depth with files, sparse files, links of both kinds, pipes, and
+    names of any bytes."""
     top.mkdir()
     directories, linked = [top], [top / "first"]
     linked[0].write_bytes(b"first")
@@ -64,7 +65,8 @@ def random_tree(top: Path, chance: random.Random, files: int) -> None:
 
 
 def special_trees(top: Path) -> None:
-    """Make a wide directory, a chain with side branches that is deeper than MAX_OPEN, many small trees, and a socket."""
+    """Make a wide directory, a chain with side branches that is deeper than MAX_OPEN, many small
+    trees, and a socket."""
     top.mkdir()
     (top / "wide").mkdir()
     for number in range(3000):
@@ -123,7 +125,8 @@ def check_equal(directory: Path) -> None:
 
 
 def check_changing_tree(directory: Path) -> None:
-    """Measure while a thread adds, moves and removes files: nothing fails, and everything that stays is counted."""
+    """Measure while a thread adds, moves and removes files: nothing fails, and everything that
+    stays is counted."""
     stays, changes = directory / "stays", directory / "changes"
     for number in range(100):
         (stays / str(number)).mkdir(parents=True)
@@ -177,7 +180,8 @@ def check_stop(directory: Path) -> None:
 
 
 def check_deleted(directory: Path) -> None:
-    """Delete all subtrees of a directory, some of them read-only, with few and many threads: nothing is left."""
+    """Delete all subtrees of a directory, some of them read-only, with few and many threads:
+    nothing is left."""
     names = sorted(os.listdir(directory))
     for number, name in enumerate(names):
         if number % 3 == 0 and (directory / name).is_dir():

@@ -16,7 +16,8 @@ MIB = 1024**2
 
 @pytest.fixture
 def configured(tmp_path: Path) -> Callable[..., Path]:
-    """A configuration of pressure with limits high above what the tests make, but for those that are given."""
+    """A configuration of pressure with limits high above what the tests make, but for those that
+    are given."""
 
     def make(*, session_mb: float = 200.0, total_gb: float = 10.0, cleanup: dict[str, object] | None = None, **pressure: object) -> Path:
         path = tmp_path / "c.toml"

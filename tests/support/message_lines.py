@@ -1,4 +1,5 @@
-"""Lines of a `messages.jsonl`, readable or damaged in every way, and what they prove by a second, simple implementation."""
+"""Lines of a `messages.jsonl`, readable or damaged in every way, and what they prove by a second,
+simple implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SESSIONS = ("a", "b", "c")
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its newline: a message with a time and perhaps a session, or damage that names sessions or none."""
+    """A line without its newline: a message with a time and perhaps a session, or damage that names
+    sessions or none."""
 
     text: bytes
     at: int | None = None

@@ -1,7 +1,7 @@
 """Simulate a month on a small filesystem: an agent that writes 2 MiB a day, checks, and cleanups.
 
-`python -m tests.support.month PLACE yes|no` does it in the directory PLACE, with or without a budget,
-and prints what happened as JSON. All sizes are a thousandth of those of a real machine.
+`python -m tests.support.month PLACE yes|no` does it in the directory PLACE, with or without a
+budget, and prints what happened as JSON. All sizes are a thousandth of those of a real machine.
 """
 
 from __future__ import annotations

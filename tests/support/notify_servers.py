@@ -19,7 +19,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class JsonServer:
-    """A server for `json://`. It answers with `status` after `delay` seconds, and keeps what it accepted."""
+    """A server for `json://`. It answers with `status` after `delay` seconds, and keeps what it
+    accepted."""
 
     scheme = "json"
 
@@ -81,7 +82,8 @@ class JsonServer:
 class NtfyServer(JsonServer):
     """A server that publishes as ntfy does: JSON at `/`, a topic, an access token, its answers and errors.
 
-    The answers are those of ntfy's documentation ("Publish as JSON", "Authentication", "Limitations").
+    The answers are those of ntfy's documentation ("Publish as JSON", "Authentication",
+    "Limitations").
     """
 
     scheme = "ntfy"
@@ -116,7 +118,8 @@ class MailServer:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """Subject and text of each mail; Apprise writes HTML with a line for each line of the message."""
+        """Subject and text of each mail; Apprise writes HTML with a line for each line of the
+        message."""
         found = []
         for message in self.messages:
             part = message.get_body(("html", "plain"))

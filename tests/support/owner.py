@@ -22,7 +22,8 @@ GROUP = pwd.getpwuid(OWNER).pw_gid
 
 
 def _readable() -> tuple[str, ...]:
-    """The command that shows Python and the program to all accounts, if a directory above is root's alone."""
+    """The command that shows Python and the program to all accounts, if a directory above is root's
+    alone."""
     places = {Path(place).resolve() for place in (sys.base_prefix, sys.prefix, Path(__file__).parents[2])}
     hidden = {place: private[-1] for place in places if (private := [path for path in place.parents if not path.stat().st_mode & 0o001])}
     if not hidden:
@@ -53,7 +54,8 @@ def give(top: Path, user: int = OWNER) -> None:
 
 @contextmanager
 def tree_of_owner() -> Iterator[SampleTree]:
-    """A tree of the owner beside `state` of the owner and `config.toml` of root, in a directory that all can reach."""
+    """A tree of the owner beside `state` of the owner and `config.toml` of root, in a directory
+    that all can reach."""
     with tempfile.TemporaryDirectory(prefix="arawn-public-") as name:
         top = Path(name)
         top.chmod(0o755)

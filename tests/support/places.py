@@ -1,7 +1,8 @@
 """One case of `test_places`: build a root, replace one of its places, run the commands, and print what they said.
 
-Started as `python -m tests.support.places GENERATION PLACE KIND DIRECTORY`, in a mount namespace of its own.
-The commands run in forks, because starting Python for each would take longer than all of them.
+Started as `python -m tests.support.places GENERATION PLACE KIND DIRECTORY`, in a mount namespace of
+its own. The commands run in forks, because starting Python for each would take longer than all of
+them.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Use:
         kind: what is used, and how.
         view: how the program sees the root: as everyone, through bind mounts or in a chroot.
         below: names of the directories between the session's `work` and what is used.
-        thread: whether only a thread uses it, which shares no descriptors and directories; `alone`: the first thread has ended;
-            `sharing`: it shares them.
+        thread: whether only a thread uses it, which shares no descriptors and directories; `alone`:
+            the first thread has ended; `sharing`: it shares them.
         network: whether it has a network namespace of its own.
         root: the root of the tree.
         session: the path of the session below it.

@@ -22,7 +22,8 @@ from arawn_cli.state import State
 
 @dataclass
 class Clock:
-    """A monotonic clock that only sleeping moves, a wall clock, and the signal that asks a run to end."""
+    """A monotonic clock that only sleeping moves, a wall clock, and the signal that asks a run to
+    end."""
 
     now: float = 0.0
     wall: int = 0

@@ -20,7 +20,8 @@ def lab(tmp_path: Path) -> SampleTree:
 
 @pytest.fixture
 def config(tmp_path: Path, tree: SampleTree, lab: SampleTree) -> Callable[..., Path]:
-    """A file with a main root of seven days and the root `lab`, with what a test gives it of its own."""
+    """A file with a main root of seven days and the root `lab`, with what a test gives it of its
+    own."""
 
     def write(*, maintenance: dict[str, object] | None = None, **own: object) -> Path:
         path = tmp_path / "c.toml"

@@ -26,7 +26,8 @@ FILES = {"a": 10, "b/c/d": 20, "b/e": 5}
 
 
 class Field:
-    """A tree of either generation with two due sessions and a configuration that keeps chats and has a trash."""
+    """A tree of either generation with two due sessions and a configuration that keeps chats and
+    has a trash."""
 
     def __init__(self, folder: Path, generation: str) -> None:
         self.generation = generation
@@ -47,11 +48,13 @@ class Field:
         return {name for name in FILES if (top / name).is_file()}
 
     def entries(self, name: str) -> list[Path]:
-        """Return its entries in the trash, which is beside the sessions if there was no space for a directory."""
+        """Return its entries in the trash, which is beside the sessions if there was no space for a
+        directory."""
         return [*self.trash.glob(f"*{name}.*"), *self.tree.sessions.glob(f".trash.*{name}.*")]
 
     def check(self) -> None:
-        """Each chat has what it needs, and the files of each session are all in place or all in the trash."""
+        """Each chat has what it needs, and the files of each session are all in place or all in the
+        trash."""
         for name in self.names:
             assert self.chat(name).exists()
             holders = [place for place in (self.tree.sessions / name, *self.entries(name)) if self.files_in(place)]
@@ -108,7 +111,8 @@ KINDS = ["append", "append replace", "append append append append append move", 
 
 
 class Writer:
-    """A program that writes to the chat of a session until it is stopped; its lines and where they must be."""
+    """A program that writes to the chat of a session until it is stopped; its lines and where they
+    must be."""
 
     def __init__(self, field: Field, kinds: str, pause: float, seed: int) -> None:
         self.places = [field.tree.workstreams / "thesis" / field.names[0] / "messages.jsonl", field.chat(field.names[0])]
@@ -128,8 +132,8 @@ class Writer:
     def check(self) -> None:
         """No line is lost, and none is twice in a file.
 
-        If messages are replaced and then moved within one exchange, the older file moves, and the newer
-        one stays in scratch.
+        If messages are replaced and then moved within one exchange, the older file moves, and the
+        newer one stays in scratch.
         """
         found = [place.read_text().splitlines() for place in self.places if place.exists()]
         assert not set(self.log.read_text().splitlines()) - {line for lines in found for line in lines}
@@ -160,7 +164,8 @@ def test_a_program_that_writes_to_a_chat_during_many_exchanges_loses_no_line(
 
 
 def exchanged_and_back(field: Field, seed: int) -> bool:
-    """Exchange the first session and put it back, as a removal and a restore do; false if its chat was moved away."""
+    """Exchange the first session and put it back, as a removal and a restore do; false if its chat
+    was moved away."""
     name = field.names[0]
     field.trash.mkdir(exist_ok=True)
     with (
@@ -217,7 +222,8 @@ SLOW_EXCHANGE = (
 def test_a_program_that_writes_to_a_chat_while_cleanup_runs_in_a_loop_loses_no_line(
     environment: dict[str, str], tmp_path: Path, kinds: str, pause: float, prefix: tuple[str, ...]
 ) -> None:
-    """Its files keep their old times, so that the session stays due; only the comparison of files can see it."""
+    """Its files keep their old times, so that the session stays due; only the comparison of files
+    can see it."""
     field = Field(tmp_path / "field", "main")
     name = field.names[0]
     writer = Writer(field, kinds, pause, seed=1)

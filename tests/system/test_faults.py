@@ -46,7 +46,8 @@ NEVER_FAIL = {
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "tgkill", "kill", "wait4", "gettid", "getpid", "geteuid", "getegid", "getuid"),
     *("getgid", "umask", "getppid", "set_tid_address", "sched_yield", "alarm"),
 }
-# Made by SQLite, and by the search for uses, for which several scenarios of a command are no different.
+# Made by SQLite, and by the search for uses, for which several scenarios of a command are no
+# different.
 ALIKE = {
     *("fchown", "fcntl", "fdatasync", "ftruncate", "mkdir", "mmap", "pread64", "pwrite64", "unlink"),
     *("clone3", "ioctl", "lseek", "name_to_handle_at", "prlimit64", "readlink", "readlinkat", "recvfrom", "sendto", "socket", "statx"),
@@ -163,7 +164,8 @@ class FaultServer:
 
 
 class Site:
-    """A root with sessions, a configuration and a state directory, which can be built again and again."""
+    """A root with sessions, a configuration and a state directory, which can be built again and
+    again."""
 
     def __init__(self, folder: Path, scenario: Scenario, server: FaultServer) -> None:
         self.scenario = scenario
@@ -188,7 +190,8 @@ class Site:
         self._calls = self.run(*scenario.command, trace="-e trace=all").calls
 
     def faults(self) -> list[tuple[str, int, str]]:
-        """Return system calls with the number of the call and what happens; the first calls after the lock, and later ones."""
+        """Return system calls with the number of the call and what happens; the first calls after
+        the lock, and later ones."""
         before, total = Counter(self._calls[: self._calls.index("flock")]), Counter(self._calls)
         found: list[tuple[str, int, str]] = []
         for call in sorted(total.keys() - NEVER_FAIL - (set() if self.scenario.alike else ALIKE)):
@@ -257,7 +260,8 @@ class Site:
     # ---- The state of the sessions
 
     def places(self, name: str) -> dict[str, Path]:
-        """Return the directories of a session by their state: `place`, `held.`, `gone.` or `` for the trash."""
+        """Return the directories of a session by their state: `place`, `held.`, `gone.` or `` for
+        the trash."""
         found = {"place": self.sessions / name} if (self.sessions / name).is_dir() else {}
         for directory in (self.workstreams / "scratch" / ".trash", self.workstreams / "scratch", self.sessions):
             for path in directory.iterdir() if directory.is_dir() else ():
@@ -272,7 +276,8 @@ class Site:
         }
 
     def _groups(self) -> dict[str, list[Contents]]:
-        """Return for each session the files that must stay together; what was written later is a group of its own."""
+        """Return for each session the files that must stay together; what was written later is a
+        group of its own."""
         names = {*self.scenario.due, "old", "half", "young", *(STAYING if self.scenario.generation == "v0" else ())}
         groups: dict[str, list[Contents]] = {}
         for name in names:
@@ -317,8 +322,8 @@ class Site:
     def snapshot(self, *, loose: bool = False) -> Contents:
         """Return all files; without the times of entries and their place, which is another without space for `.trash`.
 
-        `loose` leaves out whether their owners can write to directories: a kill after fchmod(2) leaves
-        them writable.
+        `loose` leaves out whether their owners can write to directories: a kill after fchmod(2)
+        leaves them writable.
         """
         found: Contents = {}
         for path, (mode, content) in contents(self.folder).items():
@@ -377,7 +382,8 @@ def contents(top: Path) -> Contents:
 
 
 def problem_of(site: Site, call: str, occurrence: int, fault: str) -> str | None:
-    """Run the command with a fault, and again; return what is wrong, "" for nothing, None if there was no fault."""
+    """Run the command with a fault, and again; return what is wrong, "" for nothing, None if there
+    was no fault."""
     site.build()
     run = site.run(*site.scenario.command, trace=f"-e trace={call} -e inject={call}:{fault}:when={occurrence}")
     if not run.happened:

@@ -1,4 +1,5 @@
-"""Both jobs on real filesystems: the figures are those of df, and a session goes to the trash and comes back whole."""
+"""Both jobs on real filesystems: the figures are those of df, and a session goes to the trash and
+comes back whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A month of an agent that fills its disk: with a budget it never does, without one the levels warn in time."""
+"""A month of an agent that fills its disk: with a budget it never does, without one the levels warn
+in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`arawn-notify@` in a booted systemd runs what people put into it: curl, an SMTP client, arawn-cli."""
+"""`arawn-notify@` in a booted systemd runs what people put into it: curl, an SMTP client,
+arawn-cli."""
 
 from __future__ import annotations
 

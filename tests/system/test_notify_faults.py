@@ -1,4 +1,5 @@
-"""Kill a run, or the process that sends for it, at a system call: each message arrives once or twice."""
+"""Kill a run, or the process that sends for it, at a system call: each message arrives once or
+twice."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def steps(log: str) -> list[tuple[str, int]]:
 
 
 def kill_at(site: NotifySite, server: NotifyServer, call: str, number: int, log: Path) -> bool:
-    """Kill a check of a new state at a step, let two others follow, and return whether anything was killed."""
+    """Kill a check of a new state at a step, let two others follow, and return whether anything was
+    killed."""
     server.messages.clear()
     shutil.rmtree(site.state, ignore_errors=True)
     killed = "killed by SIGKILL" in traced(site, log, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")

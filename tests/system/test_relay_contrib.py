@@ -160,7 +160,8 @@ def test_events_arrive_while_arawn_is_stopped(tmp_path: Path) -> None:
 
 
 def test_the_terminal_client_tells_the_alerts_of_two_roots_apart(tmp_path: Path, tree: SampleTree, run: Callable[..., Run]) -> None:
-    """Both roots have the same workstream and session. The client keeps the last alert of each `workstream_id`."""
+    """Both roots have the same workstream and session. The client keeps the last alert of each
+    `workstream_id`."""
     lab = SampleTree(tmp_path / "lab", tree.now)
     for each in (tree, lab):
         each.workstream("thesis", "Thesis", {"work/data": 4000})

@@ -72,7 +72,8 @@ def relay(machine: Machine) -> Iterator[Callable[[], list[list[object]]]]:
 
 @pytest.mark.parametrize("power", ["CAP_NET_BIND_SERVICE", "CAP_WAKE_ALARM"])
 def test_what_the_kernel_hides_from_the_service_keeps_the_sessions_that_it_names(machine: Machine, power: str) -> None:
-    """A server with a capability is hidden from a service of its account without, as is one that guards itself."""
+    """A server with a capability is hidden from a service of its account without, as is one that
+    guards itself."""
     install(machine)
     for name in ("old", "served"):
         session(machine, name, 30)
@@ -172,7 +173,8 @@ def test_a_report_follows_the_state_that_the_timers_keep_and_says_where_it_canno
     assert (done.returncode, alert in done.stdout, " ".join(done.stdout.split()).count(unread)) == (1, False, 1), done
 
 
-# How a run is started: the command before it, the account that starts it, and whether it sees what root uses.
+# How a run is started: the command before it, the account that starts it, and whether it sees what
+# root uses.
 STARTS = {
     "root": ((), None, True),
     "sudo": (("sudo", "-n"), "arawn", True),
@@ -349,7 +351,8 @@ def hostile_configuration(machine: Machine, chance: random.Random) -> str:
 
 
 def attacked_units(machine: Machine, seed: int) -> None:
-    """Install the schedule of a hostile configuration as root, and start its units, while the owner exchanges files."""
+    """Install the schedule of a hostile configuration as root, and start its units, while the owner
+    exchanges files."""
     chance = random.Random(seed)  # noqa: S311 - reproducible
     lines = ["mkdir -p -m 700 /root/private /var/lib/other", f"echo {SECRET} > /root/private/secret", "chmod 600 /root/private/secret"]
     machine.output("sh", "-c", "; ".join([*lines, "cp /root/private/secret /var/lib/other/state.db", f"rm -rf /home/arawn/* {ROOT}/state"]))

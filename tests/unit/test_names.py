@@ -56,7 +56,8 @@ patterns = st.lists(
 
 @given(patterns)
 def test_a_pattern_is_accepted_if_an_id_matches_it_and_rejected_if_none_does(pattern: str) -> None:
-    """An id of a pattern of five parts has at most six characters, and one of these three fits each part."""
+    """An id of a pattern of five parts has at most six characters, and one of these three fits each
+    part."""
     ids = ("".join(characters) for length in range(1, 7) for characters in product("a-_", repeat=length))
     found = any(is_valid_id(name) and fnmatchcase(name, pattern) for name in ids)
     assert can_match(pattern, ID_ALPHABETS) == found

@@ -1,4 +1,5 @@
-"""Persistent problems: logged when they start, once a day and when they end, over simulated days of runs."""
+"""Persistent problems: logged when they start, once a day and when they end, over simulated days of
+runs."""
 
 from __future__ import annotations
 

@@ -359,7 +359,8 @@ def test_what_belongs_to_others_or_is_open_to_them_is_not_used(tmp_path: Path) -
 
 
 def test_of_one_process_no_descriptor_but_the_database_itself_is_closed_on_an_open_file(tmp_path: Path) -> None:
-    """Closing one drops the locks of the process: POSIX locks of the open file must still be there after all other uses."""
+    """Closing one drops the locks of the process: POSIX locks of the open file must still be there
+    after all other uses."""
     state = opened(tmp_path)
     Outbox(state, 10).append(event(1))
     state.select("SELECT 1 FROM outbox", ())

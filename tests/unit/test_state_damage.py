@@ -1,4 +1,5 @@
-"""Whatever happens to the state file: both jobs go on, the second run is clean, and no event reaches another relay."""
+"""Whatever happens to the state file: both jobs go on, the second run is clean, and no event
+reaches another relay."""
 
 from __future__ import annotations
 
@@ -198,7 +199,8 @@ def _events_by_relay(directory: Path) -> dict[str, list[OutgoingEvent]]:
 
 
 def _filled_state(tree: SampleTree) -> tuple[Path, Path]:
-    """A state directory with rows in every table, a log beside the file, and a configuration for it."""
+    """A state directory with rows in every table, a log beside the file, and a configuration for
+    it."""
     directory = tree.root.parent / "state"
     settings = tree.root.parent / "damage.toml"
     settings.write_text("[maintenance.pressure]\ntotal = '1KiB'\nworkstream = '1KiB'\nsession = '1KiB'\nremeasure_hours = 5\n")

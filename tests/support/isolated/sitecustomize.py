@@ -21,7 +21,8 @@ _MACHINE = Path(_HOME, "machine")
 
 
 def _running_cron() -> object:
-    """Return the kind of cron that a test wrote to `machine/cron` in its home; without that file, one that works."""
+    """Return the kind of cron that a test wrote to `machine/cron` in its home; without that file,
+    one that works."""
     from arawn_cli.schedule.cron import Daemon
 
     kind = _MACHINE / "cron"
@@ -52,7 +53,8 @@ def _at_home(user: int) -> pwd.struct_passwd:
 
 
 class _Places(MetaPathFinder):
-    """Replaces the directories and the cron of the system, and time limits, in the modules that name them."""
+    """Replaces the directories and the cron of the system, and time limits, in the modules that
+    name them."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in _PLACES:

@@ -1,4 +1,5 @@
-"""Has `make coverage` see what runs in other machines; Python imports this at its start wherever it is on the path."""
+"""Has `make coverage` see what runs in other machines; Python imports this at its start wherever it
+is on the path."""
 
 import os
 

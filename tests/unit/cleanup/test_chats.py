@@ -375,7 +375,8 @@ def test_missing_lines_are_counted() -> None:
 
 
 def test_an_unfinished_replacement_does_not_come_back(main: MainTree, run: RunCommand, tmp_path: Path) -> None:
-    """The next replacement would rename it in place of its own, which it had opened in the other directory."""
+    """The next replacement would rename it in place of its own, which it had opened in the other
+    directory."""
     write(main.sessions / S / "messages.jsonl.tmp", 3)
     for path in (main.sessions / S / "messages.jsonl.tmp", main.sessions / S):
         os.utime(path, ns=(main.ago(20), main.ago(20)))

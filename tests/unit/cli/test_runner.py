@@ -164,7 +164,8 @@ PRIORITIES = "trace=setpriority,ioprio_set"
 
 
 def strace(trace: Path, *expressions: str) -> tuple[str, ...]:
-    """Trace each process to a file of its own: in one file, another process can divide the line of a call."""
+    """Trace each process to a file of its own: in one file, another process can divide the line of
+    a call."""
     return ("strace", "-ff", "-qq", "-o", str(trace), "-e", "signal=none", *(word for each in expressions for word in ("-e", each)))
 
 

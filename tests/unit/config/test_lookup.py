@@ -1,4 +1,5 @@
-"""Where root and database are found: every place of an Arawn server, and no database of another root."""
+"""Where root and database are found: every place of an Arawn server, and no database of another
+root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Send over HTTP: redirects, slow and cut answers, credentials in headers; probe a relay without sending."""
+"""Send over HTTP: redirects, slow and cut answers, credentials in headers; probe a relay without
+sending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A WebSocket relay that closes, cuts, refuses or falls silent at each moment: what counts as delivered."""
+"""A WebSocket relay that closes, cuts, refuses or falls silent at each moment: what counts as
+delivered."""
 
 from __future__ import annotations
 

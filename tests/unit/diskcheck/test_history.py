@@ -201,7 +201,8 @@ def test_a_check_says_when_the_next_limit_is_reached(tree: SampleTree, tmp_path:
     for hour in range(49):
         write(tree.workstreams / "blog" / "work" / "f", 250 * hour)
         result, events = checked(tree, config, now=tree.now + hour * 3600 * SECOND)
-    # 12 000 bytes, 6 000 a day: the limit is behind, and the critical one at 20 000 comes in the second day.
+    # 12 000 bytes, 6 000 a day: the limit is behind, and the critical one at 20 000 comes in the
+    # second day.
     blog = next(event for event in events if isinstance(event, DiskPressure))
     assert (blog.scope, blog.level, blog.forecast_days) == ("blog", Level.WARNING, 2)
     # The total comes to 107 374 bytes at the same growth_per_day.

@@ -116,7 +116,8 @@ def test_a_dry_run_reports_the_same_as_a_real_one_and_writes_nothing(tree: Sampl
 @needs_namespaces
 @needs(shutil.which("mkfs.ext4") is not None, "mkfs.ext4")
 def test_the_filesystem_is_judged_as_an_ordinary_user_sees_it(run: RunCommand, tmp_path: Path, configured: Callable[..., Path]) -> None:
-    """An ext4 with a fifth of its blocks kept for root: nearly full for everyone else, though a quarter of it is free."""
+    """An ext4 with a fifth of its blocks kept for root: nearly full for everyone else, though a
+    quarter of it is free."""
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(16 * MIB)

@@ -1,4 +1,5 @@
-"""The state machine of a level, as a table of all its steps and as laws over any sequence of checks."""
+"""The state machine of a level, as a table of all its steps and as laws over any sequence of
+checks."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def at(level: Level) -> Alert:
     return Alert(level, notified_at=None if level is OK else 0)
 
 
-# Bands of usage, with 5 % to recover: below all, in the band of the warning limit, above it, in the band of the
-# critical limit, above that; each with its edges.
+# Bands of usage, with 5 % to recover: below all, in the band of the warning limit, above it, in the
+# band of the critical limit, above that; each with its edges.
 BANDS = {"calm": (0, 950), "warning band": (951, 1000), "above": (1001, 1900), "critical band": (1901, 2000), "over": (2001, 10**9)}
 STEPS = {
     (OK, "calm"): OK,

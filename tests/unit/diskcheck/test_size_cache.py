@@ -50,7 +50,8 @@ def scratch(events: list[Event]) -> WorkstreamUsage:
 
 
 def files_bytes(tree: SampleTree, config: Path, hours: float = 0) -> tuple[int, int]:
-    """Bytes of scratch's sessions as a check some hours on sees them, and the age of its oldest sample."""
+    """Bytes of scratch's sessions as a check some hours on sees them, and the age of its oldest
+    sample."""
     events = checked(tree, config, now=tree.now + int(hours * HOUR))[1]
     usage = scratch(events)
     assert usage.sample_age_secs == next(event for event in events if isinstance(event, DiskCheck)).sample_age_secs

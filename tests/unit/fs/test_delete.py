@@ -42,7 +42,8 @@ def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def delete(top: Path, stopping: Callable[[], bool] = lambda: False) -> list[tuple[str, str, int]]:
-    """Delete a tree and return its failures. Tests that replace a function of Python delete with Python alone."""
+    """Delete a tree and return its failures. Tests that replace a function of Python delete with
+    Python alone."""
     parent = os.open(top.parent, os.O_RDONLY)
     try:
         return shown(delete_tree(parent, top.name, top.name, stopping))

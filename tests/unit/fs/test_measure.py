@@ -28,7 +28,8 @@ def measured(path: Path) -> Usage:
 
 
 def du_files(path: Path) -> int:
-    """What `du -b` counts of regular files, which are named to it: of directories only older ones count a size."""
+    """What `du -b` counts of regular files, which are named to it: of directories only older ones
+    count a size."""
     files = subprocess.run(["find", str(path), "-type", "f", "-print0"], capture_output=True, check=True).stdout
     du = subprocess.run(["du", "-bc", "--files0-from=-"], input=files, capture_output=True, check=True).stdout
     return int(du.splitlines()[-1].split()[0])

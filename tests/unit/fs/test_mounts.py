@@ -152,7 +152,8 @@ def test_the_last_of_the_deepest_mounts_has_a_path(path: str, points: list[str])
     assert all(mount.id <= found.id or len(mount.point) < len(found.point) for mount in mounts if is_below(path, mount.point))
 
 
-# Mounts in random order at, in and over others; prints those for which table and kernel disagree, and the numbers of both kinds.
+# Mounts in random order at, in and over others; prints those for which table and kernel disagree,
+# and the numbers of both kinds.
 STACKED = """
 import os, random, subprocess, sys
 from arawn_cli.fs.mounts import read_mounts, visible_mounts

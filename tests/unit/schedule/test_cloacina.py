@@ -285,7 +285,8 @@ time.sleep(60)
 
 @pytest.fixture
 def tree_of_two_batches(tree: SampleTree) -> SampleTree:
-    """More sessions than a run removes at once; if nobody reads their events, full pipes hold the run before the second batch."""
+    """More sessions than a run removes at once; if nobody reads their events, full pipes hold the
+    run before the second batch."""
     for number in range(2100):
         tree.session(f"s{number:04}", files={"f": 1}, age_days=30)
     return tree

@@ -167,7 +167,8 @@ def systemd_times(interval: str, zone: str, start: int, count: int) -> list[int]
 
 
 def cron_times(interval: str, zone: str, start: int, count: int) -> list[int]:
-    """Return the next times of a crontab line. cron starts a line with `*` for the hour whenever the local time matches it."""
+    """Return the next times of a crontab line. cron starts a line with `*` for the hour whenever
+    the local time matches it."""
     line = cron_time(interval, JobName.DISK_CHECK, "host", f"/{interval}")
     found = [start]
     with in_zone(zone):

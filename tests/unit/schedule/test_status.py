@@ -35,7 +35,8 @@ esac
 
 @pytest.fixture
 def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobStatus]:
-    """The status of the disk check, from the answers of systemctl(1) and edits of the installed files."""
+    """The status of the disk check, from the answers of systemctl(1) and edits of the installed
+    files."""
     units = tmp_path / "units"
     units.mkdir()
     (tmp_path / "bin").mkdir()
