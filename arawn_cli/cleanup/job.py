@@ -189,7 +189,7 @@ class _Cleanup:
             self._run_without_sessions(entries)
             return
         sessions = SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))
-        if self._config.dry_run and (problem := missing_permission(sessions)):
+        if problem := missing_permission(sessions):
             log.warning("%s", problem)
 
         # List the sessions and read their rows.

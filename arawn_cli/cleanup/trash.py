@@ -199,10 +199,7 @@ def missing_permission(sessions: SessionsDirectory) -> str | None:
         owner = os.fstat(sessions.descriptor).st_uid
         foreign = error.errno == errno.EACCES and owner != os.geteuid()
         remedy = f"; it belongs to {account_name(owner)}: run this as that account, or with sudo" if foreign else ""
-        return (
-            f"this account has no permission to change {sessions.path} or its trash ({error.strerror}): "
-            f"a real run would remove nothing{remedy}"
-        )
+        return f"this account has no permission to change {sessions.path} or its trash ({error.strerror}): it can remove nothing{remedy}"
     return None
 
 

@@ -6,6 +6,7 @@ A flag takes precedence over the environment, the environment over the file, the
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -336,7 +337,7 @@ def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> 
     else:
         found["maintenance.root"] = (str(config.root), config.root_source)
     if config.tables.maintenance.database is None:
-        database = next((str(place) for place in config.databases if place.exists()), None)
+        database = next((str(place) for place in config.databases if os.path.lexists(place)), None)
         found["maintenance.database"] = (database, DEFAULT)
     if flags.older_than_days is not None:
         found["paths.cleanup.scratch_cleanup_days"] = (flags.older_than_days, "--older-than-days")

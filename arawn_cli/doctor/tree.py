@@ -67,10 +67,12 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     except UnusableDirectoryError as error:
         yield fail("root", str(error), error.fix)
     except ArawnCliError as error:
-        fix = "try arawn-cli doctor --base-path PATH with Arawn's directory, then set [maintenance] root to it"
-        if config.root_name is not None:
-            fix = f"set path of the root {config.root_name} in {config.file} to Arawn's directory"
-        yield fail("root", str(error), comment(fix))
+        fix = comment("try arawn-cli doctor --base-path PATH with Arawn's directory, then set [maintenance] root to it")
+        if isinstance(error.__cause__, PermissionError):
+            fix = shell.arawn_cli("doctor", account=ROOT)
+        elif config.root_name is not None:
+            fix = comment(f"set path of the root {config.root_name} in {config.file} to Arawn's directory")
+        yield fail("root", str(error), fix)
 
 
 def _root(root: Root, shell: Shell) -> Finding:

@@ -42,9 +42,10 @@ from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
 from arawn_cli.schedule.status import Schedule
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
-from tests.conftest import Run, needs_root, needs_user_namespaces, snapshot
+from tests.conftest import Run, needs_namespaces, needs_root, needs_user_namespaces, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, public_directory, shell_of
+from tests.support.owner import THIRD, as_account, give, tree_of_owner
 from tests.support.tree import SampleTree
 from tests.unit.config.test_loader import of_another
 
@@ -300,6 +301,19 @@ def test_every_fix_can_be_pasted_into_a_shell(run: Callable[..., Run], tree: Sam
         assert subprocess.run(["sh", "-n", "-c", fix], check=False).returncode == 0, fix
         assert words == [] or shutil.which(words[0]) or words[0] in ("sudo", "arawn-cli"), fix
         assert not any(re.fullmatch("[A-Z]+,?", word) for word in words), fix
+
+
+@needs_namespaces
+def test_a_root_that_only_its_owner_can_open_is_a_failure_and_root_can_check_it(run: Callable[..., Run]) -> None:
+    with tree_of_owner() as tree:
+        give(tree.root)
+        tree.root.chmod(0o700)
+        config = tree.root.parent / "config.toml"
+        config.write_text(f'[maintenance]\nroot = "{tree.root}"\n')
+        done = run("doctor", "--config", config, prefix=as_account(THIRD))
+    (failure,) = (event for event in done.of_type("doctor_check") if event["check"] == "root")
+    assert (done.code, failure["detail"]) == (1, f"cannot open the root {tree.root}: Permission denied")
+    assert str(failure["fix"]).startswith("sudo ")
 
 
 # Timers, cron, and the account of the jobs
