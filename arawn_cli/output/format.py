@@ -52,11 +52,6 @@ def day(instant: int) -> str:
     return _local(instant, "%Y-%m-%d")
 
 
-def minute(instant: int) -> str:
-    """Return an instant to the minute, in local time: `2026-03-18 10:30`."""
-    return _local(instant, "%Y-%m-%d %H:%M")
-
-
 def minute_with_zone(instant: int) -> str:
     """Return an instant to the minute, in local time: `2026-03-18 10:30 CET`."""
     return _local(instant, "%Y-%m-%d %H:%M %Z")

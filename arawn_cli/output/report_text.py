@@ -18,7 +18,7 @@ from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, day, fullness, minute, minute_with_zone, mounts_in_words
+from arawn_cli.output.format import age, day, fullness, minute_with_zone, mounts_in_words
 from arawn_cli.output.report_data import (
     MAX_ALERTS,
     MAX_DIRECTORIES,
@@ -288,10 +288,8 @@ def _usage(report: Report, *, verbose: bool) -> Iterator[RenderableType]:
 def _session_table(sessions: Iterable[SessionReport], report: Report) -> Listing:
     rows = []
     for session in sessions:
-        style = LEVEL_STYLES[session.level]
-        level = "" if session.level is Level.OK else f"{session.level}, "
-        due = Text.assemble((level, style), words.due(session))
-        rows.append((escape(session.id), age(session.last_activity, report.now), Text(size(session.size), style), due))
+        bytes_used = Text(size(session.size), LEVEL_STYLES[session.level])
+        rows.append((escape(session.id), age(session.last_activity, report.now), bytes_used, words.due(session)))
     return Listing(("session", "last used", "size", "cleanup"), rows)
 
 
@@ -342,7 +340,7 @@ def _alerts(report: Report) -> Iterator[RenderableType]:
         yield Text(words.NO_ALERTS, style="dim")
     for transition in report.transitions[:MAX_ALERTS]:
         yield Text.assemble(
-            f"  {minute(transition.time)}  ",
+            f"  {minute_with_zone(transition.time)}  ",
             (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
             f"  {words.transition_scope(transition)}, {words.transition_usage(transition)}",
         )

@@ -42,7 +42,7 @@ def test_both_forms_say_the_same(form: Callable[[Report], str]) -> None:
         "A cleanup now would remove 1 session. It would free 2.9 MiB.",
         "2026-03-23",
         "12 d ago",
-        "2026-03-17 09:30",
+        "2026-03-17 09:30 UTC",
         "96.3 MiB of 95.4 MiB",
         "workstreams/My blog",
         "archived",
@@ -220,6 +220,18 @@ def test_a_cleanup_into_the_trash_frees_nothing_at_once() -> None:
     for form in (text(shown, 300), " ".join(Elements(page(shown)).text.split())):
         assert "2.9 MiB, in the trash until 2026-03-21 09:30 UTC. No space is freed until then." in form
     assert "Cleanup now would remove1 sessionof 2; would free 0 bytes at once" in Elements(page(shown)).text
+
+
+@pytest.mark.parametrize("form", [text, lambda shown: Elements(page(shown)).text])
+def test_every_time_of_day_has_a_zone(form: Callable[[Report], str]) -> None:
+    times = re.findall(r"\d\d:\d\d( UTC)?", form(report()))
+    assert times == [" UTC"] * len(times)
+
+
+def test_a_page_without_next_runs_names_the_command_that_says_why() -> None:
+    jobs = tuple(replace(job, next_run=None) for job in report().jobs)
+    for shown, is_named in ((report(), False), (replace(report(), jobs=jobs), True)):
+        assert ("arawn-cli schedule status" in Elements(page(shown)).text) is is_named
 
 
 def test_sessions_are_counted_by_age_once_each() -> None:

@@ -22,7 +22,7 @@ from arawn_cli.output.report_text import UsageTable, check_renderables, renderab
 from arawn_cli.output.tables import Listing, Tables
 from tests.support.in_process import checked, cleaned, reported
 from tests.support.limits import MIB, configured
-from tests.support.reports import report, scope_report
+from tests.support.reports import report, scope_report, session
 from tests.support.tree import SampleTree
 
 __all__ = ["configured"]
@@ -149,3 +149,11 @@ def test_the_report_begins_with_its_worst_alert() -> None:
     shown = replace(report(), level=Level.WARNING)
     lines = lines_of(renderables(shown), 80)
     assert lines[1] == "warning: My blog is at 130% of its limit"
+
+
+def test_a_session_above_its_limit_takes_one_line_of_80_columns() -> None:
+    identifier = "5fd1c7d2-6a90-4d4e-9a8a-0f3a6f2f8c01"
+    lines = lines_of(renderables(replace(report(), sessions=(replace(session(identifier, 340 * MIB, 1), level=Level.WARNING),))), 80)
+    found = [line for line in lines if line.startswith(identifier)]
+    assert len(found) == 2
+    assert all(line.rstrip().endswith("340.0 MiB  from 2026-03-24") for line in found), found
