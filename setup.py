@@ -11,7 +11,7 @@ COMMIT = Path("arawn_cli", "_commit.txt")
 
 
 def record_commit(directory: Path) -> None:
-    """Write the commit of this checkout into `directory`; outside a checkout, keep the recorded one."""
+    """Write the commit of this checkout into `directory`; elsewhere keep the recorded one."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, check=True, text=True).stdout if Path(".git").exists() else ""

@@ -53,7 +53,7 @@ class Action(StrEnum):
 
     @property
     def is_removal(self) -> bool:
-        """Whether the session is removed, or in a dry run would be: deleted, or moved to the trash."""
+        """Whether the session is (in a dry run: would be) deleted or moved to the trash."""
         return self in (Action.DELETED, Action.TRASHED, Action.WOULD_DELETE, Action.WOULD_TRASH)
 
 

@@ -70,7 +70,7 @@ def lock_file(directory: Path, job: str, root: Path) -> Path:
 
 @contextmanager
 def run_lock(path: Path, busy: str, now: int, *, hold: bool) -> Iterator[None]:
-    """Hold a lock file in the private state directory. Without `hold`, only test it, and write nothing.
+    """Hold a lock file in the state directory; without `hold`, test it and write nothing.
 
     No other account can hold it. Its mtime is the time since which it has refused runs, or 0.
 
@@ -102,7 +102,7 @@ def run_lock(path: Path, busy: str, now: int, *, hold: bool) -> Iterator[None]:
 
 
 def _open(path: Path, *, hold: bool) -> int | None:
-    """Open a lock file, which is created to hold it. Return None if a run that only tests it cannot."""
+    """Open or create a lock file; None if a run that only tests it cannot."""
     common = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     if not hold:
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -125,7 +125,7 @@ def _refusal(descriptor: int, busy: str, now: int, *, is_recorded: bool) -> Lock
 
 
 def holder_text(descriptor: int) -> str:
-    """Return which process holds the lock of an open file, in parentheses; empty if that is not visible."""
+    """Return the holder of an open file's lock in parentheses; empty if not visible."""
     status = os.fstat(descriptor)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with suppress(OSError):

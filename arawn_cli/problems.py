@@ -1,4 +1,4 @@
-"""Log a persistent problem when it starts, once a day, and when it ends, since cron mails what is logged.
+"""Log a persistent problem when it starts, once a day, and when it ends: cron mails it.
 
 A module names the problem of a log record with `extra=persistent(…)`. While a job runs, the records
 above information that name one are held. At the end of the run `decide` compares them with the
@@ -89,7 +89,7 @@ def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, perio
 
 
 def is_due_without_state(job: JobName, now: int, period: int) -> bool:
-    """Decide from the time alone: a check logs its problems in the first run of an hour, a cleanup always."""
+    """Decide by the time: a check logs in the first run of an hour, a cleanup always."""
     return job is not JobName.DISK_CHECK or now % _HOUR < period
 
 

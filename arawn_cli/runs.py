@@ -1,4 +1,4 @@
-"""Record when a job last ran on a root, and what it removed; refuse a cleanup if the clock cannot be trusted."""
+"""Record the runs of a job, and refuse a cleanup if the clock cannot be trusted."""
 
 from __future__ import annotations
 

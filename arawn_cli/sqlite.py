@@ -164,7 +164,7 @@ def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stoppin
 
 
 def _require_tables(connection: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
-    """Refuse a view and a virtual table, which have no page of their own, under the name of a table.
+    """Refuse a view or virtual table, which has no page of its own, as a table.
 
     Raises:
         DatabaseUnreadableError: there is one.

@@ -254,7 +254,7 @@ def _is_no_file(status: os.stat_result) -> bool:
 
 
 def _set_aside_what_is_no_file(directory: Path, seconds: int) -> None:
-    """Rename whatever else of this account has the name of the file, or of one that SQLite puts beside it.
+    """Rename anything else of this account with the name of the file or of its journals.
 
     A file with several names is copied: a backup program may have made the others.
     """
@@ -333,7 +333,7 @@ def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
-    """Return the intact rows of the outbox in order, up to the first unreadable one, and if these are all.
+    """Return the intact rows of the outbox in order, and whether these are all.
 
     The rows are those of any version: each is a dictionary by column. An older version has no
     checksums. Without the columns that say where an event goes, it is not recovered.

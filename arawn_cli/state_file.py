@@ -262,7 +262,7 @@ def _refuse_foreign(application: object, tables: set[str], path: Path) -> None:
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    """Create the tables in an empty file, and give one with all tables its version and application id."""
+    """Create the tables in an empty file, and set version and application id."""
     if _schema_of(connection) == _schema() and (version_of(connection), _application_id(connection)) == (SCHEMA_VERSION, _APPLICATION_ID):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -290,7 +290,7 @@ def _other_version(version: object) -> Exception:
 
 
 def _check_content(problems: Iterable[Row], events: Iterable[Row]) -> None:
-    """Check the answer of SQLite's check, and the checksum of each event, which comes first in its row.
+    """Check SQLite's own check, and the checksum of each event.
 
     Raises:
         DamagedError: something is damaged.
@@ -350,7 +350,7 @@ def _schema_of(connection: sqlite3.Connection) -> list[Row]:
 
 @cache
 def _constraints() -> list[tuple[str, str]]:
-    """Return the constraints of the schema by table: SQLite does not check them in a file that is only read."""
+    """Return the constraints by table: SQLite skips them in a file that is only read."""
     lines = [(statement.partition("CREATE TABLE ")[2].partition(" ")[0], statement.splitlines()) for statement in _SCHEMA.split(";")]
     found = [(table, re.search(r" CHECK \((.+)\),?$", line)) for table, statement in lines for line in statement]
     return [(table, match[1]) for table, match in found if match]

@@ -83,7 +83,7 @@ def count(number: int, noun: str) -> str:
 
 
 def size(number: int) -> str:
-    """Format a number of bytes as the user wrote it, else in binary units, which `bytes_of` reads: `1.5 MiB`."""
+    """Format bytes as the user wrote them, else in units that `bytes_of` reads: `1.5 MiB`."""
     if isinstance(number, WrittenSize):
         return number.text
     if number < 1024:

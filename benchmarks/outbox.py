@@ -1,4 +1,4 @@
-"""Measure how fast a full outbox is sent to nginx with nchan on the loopback, and the memory that it takes.
+"""Measure the speed and memory of sending a full outbox to nginx with nchan.
 
 Run from the top of the repository: python -m benchmarks.outbox [--events 10000] [--websocket]
 """

@@ -95,7 +95,7 @@ class Benchmark:
             yield row
 
     def _run(self, name: str, line: Sequence[str]) -> tuple[float, float, int]:
-        """Return seconds, processor seconds and peak KiB by time(1), which inherits no larger peak."""
+        """Return seconds, processor seconds and peak KiB by time(1)."""
         state = self.folder / "state" / name
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         report = state / "time.txt"

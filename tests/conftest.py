@@ -213,7 +213,8 @@ def run(environment: dict[str, str], tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def at_once(tmp_path: Path) -> Path:
-    """A configuration with which removed sessions are deleted at once, and not kept in the trash."""
+    """A configuration with which removed sessions are deleted at once, and not kept in the
+    trash."""
     path = tmp_path / "at-once.toml"
     path.write_text("[maintenance.cleanup]\ntrash_days = 0\n")
     return path

@@ -138,7 +138,7 @@ def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:
 
 
 def _combined(one: SessionRow, other: SessionRow) -> SessionRow:
-    """Return what two rows of a session say: an id can be there as text and as BLOB, or without a unique index."""
+    """Merge two rows of one session id: as text and as BLOB, or without a unique index."""
     workstream = other.workstream_id if one.workstream_id == SCRATCH else one.workstream_id
     return SessionRow(one.id, workstream, latest(one.newest, other.newest), one.unreadable or other.unreadable)
 

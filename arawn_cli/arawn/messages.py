@@ -54,7 +54,7 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A line that is not a message, or the first one of several in a row; or a file beside the messages.
+    """A line that is not a message, the first of several in a row, or a file beside the messages.
 
     Attributes:
         at: the time for which it counts, in nanoseconds since the epoch.
@@ -126,7 +126,7 @@ class Turns:
             self.newest[session] = at
 
     def date_damage(self, at: int, path: str) -> None:
-        """Give damage since the last message a time, or that of the newest message, if that is later."""
+        """Date the damage since the last message: this time, or that of the newest message."""
         source = None
         if self.latest is not None and self.latest >= at:
             at, source = self.latest, self.latest_offset
@@ -153,7 +153,7 @@ class MessageLog:
         self._size = since.offset if since else 0
 
     def read(self, descriptor: int, stopping: Callable[[], bool] = never_stopping) -> LogPosition:
-        """Read what was appended since the last call, at first the whole file, and return how far it was read.
+        """Read the appended part (at first the whole file), and return the new position.
 
         Raises:
             OSError: reading fails.
@@ -205,7 +205,7 @@ def _blocks(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]
 
 
 def _seek(descriptor: int, position: int, whence: int, end: int) -> int:
-    """Return where data or a hole begins; `end` if there is none, because nothing but a hole or data follows."""
+    """Return the offset where data or a hole begins, or `end` if none follows."""
     try:
         return os.lseek(descriptor, position, whence) if position < end else end
     except OSError as error:
@@ -238,7 +238,7 @@ _raw_decode: Callable[[str], tuple[object, int]] = json.JSONDecoder(object_pairs
 
 
 def _parse(line: bytes) -> tuple[str | None, int] | frozenset[str | None]:
-    """Return the session id, or None, and the time of a message; of any other line the ids in it."""
+    """Return session id (or None) and time of a message; of any other line the ids in it."""
     try:
         text = line.decode()
         pairs, end = _raw_decode(text)
@@ -259,7 +259,7 @@ def _parse(line: bytes) -> tuple[str | None, int] | frozenset[str | None]:
 
 
 def _named(text: bytes) -> frozenset[str | None]:
-    """Return the sessions that text names which is not JSON; every session, if an id may be hidden or lost."""
+    """Return the sessions that damaged text names; every session if an id may be hidden."""
     names: set[str | None] = set()
     for match in _NAME.finditer(text):
         if match.lastindex is None:

@@ -41,7 +41,7 @@ class Root:
 
     @property
     def shown_database(self) -> str:
-        """The path of the database, relative to the root if it lies there as Arawn names it; empty without one."""
+        """The path of the database, relative to the root if it is at Arawn's place; else empty."""
         if self.database is None:
             return ""
         is_usual = self.database.parent == self.path and self.database.name in DATABASES
@@ -61,7 +61,7 @@ _OF_KERNEL = ("/proc", "/sys")
 
 
 class UnusableDirectoryError(ConfigurationError):
-    """A directory of Arawn's, or that of the trash, cannot be used. `fix` is a command, or a comment."""
+    """A directory of Arawn's or of the trash is unusable. `fix` is a command or a comment."""
 
     def __init__(self, text: str, fix: str) -> None:
         """Name the fault and the remedy."""
@@ -81,7 +81,7 @@ class UnusableDirectoryError(ConfigurationError):
 
 
 def bind_mount_commands(link: Path) -> str:
-    """Return the commands that replace a link by a bind mount of its target, or a comment if that is missing."""
+    """Return commands that replace a link by a bind mount; a comment without a target."""
     if not link.exists():
         return f"# put back {os.readlink(link)}, to which it leads"
     shown, create = quote(str(link)), "mkdir" if link.is_dir() else "touch"

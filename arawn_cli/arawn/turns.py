@@ -101,7 +101,7 @@ class MessagesReader(ABC):
         return [entry.name for entry in others if is_valid_id(entry.name) or self._has_messages(entry.name)]
 
     def _has_messages(self, directory: str) -> bool:
-        """Whether there are messages in a directory of `workstreams/`, unless it is a mount, which may hang."""
+        """Whether a directory of `workstreams/` has messages. A mount may hang, so it has none."""
         if f"{self._root.path}/{WORKSTREAMS}/{directory}" in self._mounts:
             return False
         try:
@@ -167,7 +167,7 @@ class _Lines(MessagesReader):
         self._collect()
 
     def _read_file(self, workstream: str) -> Identity | None:
-        """Read the messages of a workstream; return the identity of the file, or None if there is none.
+        """Read the messages of a workstream; return the identity of the file, or None without one.
 
         Raises:
             OSError: the file cannot be read, or proves nothing.
@@ -292,7 +292,7 @@ class _Files(MessagesReader):
 
 
 def _may_hold_messages(entry: Entry) -> bool:
-    """Whether something beside the messages may have been made of them, however it was renamed or packed.
+    """Whether another entry may hold older messages, however it was renamed or packed.
 
     Such as `messages.jsonl.1.gz`, `messages.jsonl-20261128` or `messages (copy).jsonl`. Arawn 0.0
     puts nothing of such a name there.

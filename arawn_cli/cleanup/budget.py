@@ -1,4 +1,4 @@
-"""Free space when age frees too little: compute how much exceeds a budget, and which sessions must go.
+"""Compute how much exceeds a budget, and which sessions must go if age frees too little.
 
 A budget (`max_total`, `min_free_percent`) purges the trash and then selects sessions. The limits of
 `[maintenance.pressure]` only purge the trash earlier. Both stop below 95 % of the bound.
@@ -64,7 +64,7 @@ class Bound:
 
 
 class Freed:
-    """A growing sum of what removing trees frees: a file with several names, with the last of them."""
+    """The bytes that removing trees frees; a file with several names counts with its last one."""
 
     def __init__(self) -> None:
         self.amounts: Counter[Measure] = Counter()
@@ -106,7 +106,7 @@ def _unlinked(usage: Usage) -> dict[Measure, int]:
 
 
 def needed(bounds: Iterable[Bound], trees: Sequence[Usage], freed: Freed) -> list[int]:
-    """Return the positions of the trees to remove, the first ones first, until no bound misses anything.
+    """Return the positions of the trees to remove, in order, until every bound is met.
 
     These are all if that is not enough. One whose removal frees nothing is left out.
     """
@@ -126,7 +126,7 @@ def younger(policy: Policy, config: Config) -> Policy:
 
 
 def selectable(by_age: Iterable[Decision], by_budget: Iterable[Decision]) -> list[Decision]:
-    """Return the decisions on sessions that only their age keeps and a budget may select, oldest activity first.
+    """Return decisions on sessions that a budget may select, oldest activity first.
 
     Both plans are of the same sessions, the second one of the policy of `younger`.
     """
@@ -153,7 +153,7 @@ def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
 def with_selected(
     decisions: Sequence[Decision], candidates: Sequence[Decision], space: Space, trash: Iterable[Usage], room: int
 ) -> list[Decision]:
-    """Return a plan with the sessions that budgets still need once the trash and all due sessions are gone.
+    """Return a plan with the sessions that budgets need after the trash and all due sessions.
 
     These are at most `room` of the candidates, the first ones first.
     """
@@ -220,7 +220,7 @@ class Space:
         self._bounds = [bound for bound in self._measured() if bound.is_exceeded]
 
     def needed(self, trees: Sequence[Usage], *, budgets_only: bool = False, after: Iterable[Usage] = ()) -> list[int]:
-        """Return the positions of the trees to remove, as `needed`, once everything in `after` is removed."""
+        """Return the positions as `needed`, once everything in `after` is removed."""
         bounds = [bound for bound in self._bounds if bound.is_budget or not budgets_only]
         if not bounds:
             return []
@@ -230,7 +230,7 @@ class Space:
         return needed(bounds, trees, freed)
 
     def leave(self, trees: Sequence[Usage]) -> None:
-        """Delete no session for what the next run can free: the trash and due sessions that this one leaves alone."""
+        """Keep sessions whose space the next run can free from the trash or from due sessions."""
         self._left = trees
 
     def measure_again(self, *, only_less: bool = False) -> None:
@@ -303,7 +303,7 @@ def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) 
 
 
 def _around_mounts(root: Root, names: tuple[str, ...], mounts: Collection[tuple[str, ...]]) -> Iterator[Subtree]:
-    """Yield a path from `workstreams/`, or its parts around the mounts in it; those of Arawn's directories belong to it."""
+    """Yield a path below `workstreams/`, or its parts around foreign mounts in it."""
     is_arawns = names == (SCRATCH,) or (len(names) == 2 and names[1:] == root.layout.sessions[1:])
     if names in mounts and not is_arawns:
         return

@@ -1,4 +1,4 @@
-"""Remove the files of a session and leave what its chat needs: exchange its directory for a small one.
+"""Remove a session but keep its chat: exchange its directory for a small one.
 
 The chat needs `work/` on Arawn 0.0, which may be empty, and `messages.jsonl` on its main branch. A
 new directory with a hard link to that file, or with an empty `work/`, is built in the trash and
@@ -44,7 +44,7 @@ _LOOKS, _LOOK_AGAIN_SECS = 50, 0.02
 
 @dataclass(frozen=True, slots=True)
 class ChatNeeds:
-    """The entry of a session's directory that its chat needs: a file on main, a directory in 0.0."""
+    """The entry that a chat needs: `messages.jsonl` on main, the directory `work/` in 0.0."""
 
     name: str
     is_file: bool
@@ -93,7 +93,7 @@ _Removable = tuple[list[ScratchSession], dict[str, Usage]]
 
 
 def without_needs(usage: Usage, directory: int, name: str, needs: ChatNeeds | None) -> Usage:
-    """Return the usage of a session, which is the entry `name`, without the file that its chat needs."""
+    """Return the usage of the session `name` without the file that its chat needs."""
     if needs is None or not needs.is_file:
         return usage
     with suppress(OSError), opened_directory(directory, name) as session:
@@ -137,7 +137,7 @@ def cannot_exchange_text(error: OSError) -> str:
 
 
 def chats_that_fit(sessions: int, needs: ChatNeeds, *, reserved: int) -> int | None:
-    """Return for how many chats the filesystem has inodes, `reserved` of which are needed for something else.
+    """Return for how many chats there are inodes, if `reserved` of them are needed elsewhere.
 
     Return None if it does not limit them. `sessions` is an open directory.
 
@@ -157,7 +157,7 @@ def no_space() -> OSError:
 
 
 def check_preparable(session: int, needs: ChatNeeds) -> bool:
-    """Check that the directory for the chat of an open session can be built; false if it needs none.
+    """Check that the chat directory of an open session can be built; false if it needs none.
 
     Raises:
         OSError: what the chat needs is of the wrong type, or this account cannot make a directory
@@ -253,7 +253,7 @@ def discard(trash: int, name: str, needs: ChatNeeds) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """A session's two directories: the entry `session` of `sessions`, and the entry `entry` of `trash`."""
+    """The two directories of a session: `session` in `sessions`, and `entry` in `trash`."""
 
     sessions: int
     session: str
@@ -263,7 +263,7 @@ class Places:
     record: Exchanged
 
     def exchange(self) -> bool:
-        """Exchange the two; return false, and undo it, if messages were replaced since they were linked.
+        """Exchange both; undo it and return false if messages were replaced since they were linked.
 
         Raises:
             OSError: the filesystem cannot exchange, or one of the two is missing.
@@ -280,7 +280,7 @@ class Places:
         return False
 
     def _link_messages(self, session: int, entry: int) -> bool:
-        """Link the recorded messages into the directory in the trash; false if they are not in place."""
+        """Link the recorded messages into the trash directory; false if they are not in place."""
         if self._inode(entry) == self.record.messages:
             return True
         try:
@@ -290,7 +290,7 @@ class Places:
         return self._inode(entry) == self.record.messages
 
     def _undo(self) -> None:
-        """Exchange the two back, and take over what was added to the messages that were in place."""
+        """Exchange both back, and take over lines that the messages in place have gained."""
         with self._opened() as (stale, valid):
             self._drop_unfinished(valid)
             wanted = self._content(valid)
@@ -298,7 +298,7 @@ class Places:
             self._take_over(stale, valid, wanted)
 
     def _take_over(self, stale: int, valid: int, wanted: bytes) -> None:
-        """Append to the valid messages what they lack of the wanted lines and those added to the stale ones.
+        """Append to the valid messages the wanted lines and new stale lines that they lack.
 
         A program that is replacing the messages may have read them before. Look again until no line
         is missing.
@@ -323,7 +323,7 @@ class Places:
             return self._inode(session) == self._inode(entry) == self.record.messages
 
     def bring_back(self) -> None:
-        """Put the session's own directory in place, with everything that was written to the other one.
+        """Put the session's own directory back, with everything written to the other one.
 
         The `messages.jsonl` in place stays the valid one. A killed call is completed by another.
 
@@ -353,7 +353,7 @@ class Places:
             self._undo()
 
     def _made_ready(self) -> Places:
-        """Make the directory in the trash ready for an exchange; record the messages in place in its name.
+        """Prepare the trash directory for an exchange; record the messages in place in its name.
 
         Its own messages are unlinked unless nothing else has them. `exchange` links those in place.
         """
@@ -383,7 +383,7 @@ class Places:
         os.rmdir(self.entry, dir_fd=self.trash)
 
     def _drop_unfinished(self, entry: int) -> None:
-        """Unlink the temporary file of a replacement that was under way when its directory was taken away.
+        """Unlink the temporary file of a replacement that lost its directory.
 
         If it came back, the next replacement could rename it in place of the new one, which it had
         opened in the other directory.
@@ -400,7 +400,7 @@ class Places:
             self._unlink_messages(source, target)
 
     def _unlink_messages(self, entry: int, session: int) -> None:
-        """Unlink the messages in the trash; if they came too late for the comparison, add their lines."""
+        """Unlink the messages in the trash; add their lines if they arrived too late."""
         if self._inode(entry) not in (self.record.messages, self._inode(session)):
             self._take_over(entry, session, b"")
         os.unlink(self.needs.name, dir_fd=entry)

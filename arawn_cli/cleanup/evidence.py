@@ -22,7 +22,7 @@ from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping,
 def read_evidence(
     listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping, *, removed: Iterable[str] = ()
 ) -> Evidence:
-    """Read the rows of the listed and removed sessions, and on Arawn's main branch the times of their messages.
+    """Read the rows of sessions, and on Arawn's main branch the times of their messages.
 
     Raises:
         StoppedError: `stopping` returned that a signal asked the run to end.
@@ -33,7 +33,7 @@ def read_evidence(
 
 
 def is_used_since(removed_at: int, evidence: TurnEvidence) -> bool | None:
-    """Return whether a session has a turn after its removal, from its complete evidence; None if that is in doubt."""
+    """Whether a session has a turn after its removal, by complete evidence; None in doubt."""
     if evidence.last_turn is not None and evidence.last_turn > removed_at:
         return True
     if not evidence.complete or (evidence.damage is not None and evidence.damage.at > removed_at):
@@ -103,7 +103,7 @@ class Evidence:
             self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
 
     def of(self, session: str, shared: tuple[Failure, ...] | None = None) -> TurnEvidence:
-        """Return the evidence of a session that was read so far; `shared` are the failures, if they are known."""
+        """Return the evidence of a session read so far; `shared` are the failures, if known."""
         row = self._rows.rows.get(session)
         own: list[Failure] = []
         if row and row.unreadable and self._root.database:

@@ -285,7 +285,7 @@ class _Cleanup:
     def _only_wanted(
         self, decisions: Sequence[Decision], candidates: Sequence[Decision], entries: Sequence[TrashEntry], space: Space
     ) -> tuple[list[Decision], list[Decision]]:
-        """Return a plan and its candidates for a budget without what the command line does not name.
+        """Return plan and budget candidates without the sessions that the command line omits.
 
         A budget selects no session that it does not select in a run on all sessions.
         """
@@ -342,7 +342,7 @@ class _Cleanup:
         return [entry for entry in entries if entry.state is not TrashState.PENDING]
 
     def _restore_used(self, entries: Sequence[TrashEntry], evidence: Evidence) -> list[TrashEntry]:
-        """Put back the sessions that have a turn after their removal; return the entries that may be purged.
+        """Restore sessions with a turn after their removal; return entries that may be purged.
 
         Of several removals of a session, only the last one is put back. What is in doubt, or cannot
         be put back, stays in the trash.
@@ -376,7 +376,7 @@ class _Cleanup:
         return [entry for entry in entries if entry not in stay]
 
     def _restore(self, entry: TrashEntry, turns: TurnEvidence) -> None:
-        """Put back a session whose chat goes on; report a failure that names the command for later."""
+        """Restore a session whose chat goes on; a failure names the command for later."""
         (usage,) = measure_all(self._root.workstreams, [Subtree(entry.path)], 1, self._context.advance_or_stop)
         if failure := put_back(self._root, entry, used=True, dry_run=self._config.dry_run):
             command = f"arawn-cli trash restore {entry.session}"
@@ -390,7 +390,7 @@ class _Cleanup:
         self.done.add(Outcome(session, action, Reason.ACTIVE, detail=f"turn, {turn}, after its removal at {minute(entry.removed_at)}"))
 
     def _purge_trash(self, entries: Sequence[TrashEntry], space: Space) -> None:
-        """Purge the entries whose time is over, and then the oldest ones until no bound is exceeded."""
+        """Purge the due entries, and then the oldest ones until no bound is exceeded."""
         days = self._config.maintenance.cleanup.trash_days
         early = [entry for entry in entries if not is_due(entry, self._now, days)]
         self._purge([entry for entry in entries if is_due(entry, self._now, days)], space)
@@ -401,7 +401,7 @@ class _Cleanup:
             measured = [usage for position, usage in enumerate(measured) if position not in batch]
 
     def _purge(self, entries: Sequence[TrashEntry], space: Space, why_early: str = "") -> None:
-        """Purge entries, and measure the usage again. `why_early` says why their time is not over."""
+        """Purge entries and measure again. `why_early` is the reason before their time is over."""
         for entry in entries:
             if self._context.stopping():
                 return
@@ -458,13 +458,13 @@ class _Cleanup:
         return keep_unapproved(decisions, self._change_since_plan)
 
     def _change_since_plan(self, session: ScratchSession) -> str | None:
-        """Say why the file of `--apply` does not approve a removal; return None if it does, or if there is none."""
+        """Return why the file of `--apply` does not approve a removal; None if it does."""
         if self._approved is None:
             return None
         return self._approved[session.name].change(session) if session.name in self._approved else "it is not in the plan"
 
     def _remove_due(self, due: Sequence[Decision], remover: SessionRemover, space: Space) -> None:
-        """Remove the sessions that are due by age: into the trash, unless there is none or no space for them."""
+        """Remove the sessions due by age: to the trash if it is in use and has space."""
         if self._config.maintenance.cleanup.trash_days:
             due = oldest_first(due)
             while batch := space.needed(usages_of(due)):
@@ -474,7 +474,7 @@ class _Cleanup:
         self._remove(due, remover, space, purge=not self._config.maintenance.cleanup.trash_days)
 
     def _remove_over_budget(self, candidates: Sequence[Decision], remover: SessionRemover, space: Space, room: int) -> None:
-        """Remove the sessions that a budget needs, the oldest first, and at most `room`; keep the others."""
+        """Remove at most `room` sessions that a budget needs, oldest first; keep others."""
         allowed = [decision for decision in candidates if self._change_since_plan(decision.session) is None]
         left = {decision.session.name: decision for decision in candidates}
         while batch := space.needed(usages_of(allowed), budgets_only=True):
@@ -503,7 +503,7 @@ class _Cleanup:
             log.error("%s", unmet_text(bound, self.done.outcomes), extra=persistent("budget"))
 
     def _remove(self, due: Sequence[Decision], remover: SessionRemover, space: Space, *, purge: bool) -> int:
-        """Remove sessions, record the outcomes, and measure the usage again. Return how many were removed."""
+        """Remove sessions, record the outcomes, measure again; return the number removed."""
         self._context.progress.start("checking files" if self._config.dry_run else "removing files", sum(map(_files, due)))
         begun = removed = 0
         planned = {decision.session.name: decision for decision in due}

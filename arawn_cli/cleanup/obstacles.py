@@ -19,7 +19,7 @@ _NAMED_MAX = 3  # objects that a text names
 
 
 def explained(decision: Decision, directory: str) -> Decision:
-    """Add the objects and the command that helps to a decision that permissions cause; `directory` is that of the sessions."""
+    """Add objects and a fix to a decision by permissions, for the directory of the sessions."""
     usage = decision.session.usage
     if usage is None:
         return decision
@@ -36,7 +36,7 @@ def explained(decision: Decision, directory: str) -> Decision:
 
 
 def not_permitted_text(usage: Usage, path: str, account: str) -> str:
-    """Say what keeps `account` from removing the tree with this absolute path, and which command helps."""
+    """Return what keeps `account` from removing this absolute path, and a fix."""
     foreign = [obstacle for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FOREIGN]
     flagged = [obstacle.path for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FLAGGED]
     texts = [_foreign_text(foreign, usage, path, account)] if foreign else []
@@ -80,13 +80,13 @@ def _pasteable(commands: Sequence[Sequence[str]]) -> str:
 
 
 def why_all_immovable(sessions: SessionsDirectory) -> str | None:
-    """Say why no session can be moved out of its directory, and which command helps; None if the directory allows it."""
+    """Return why no session can be moved out of its directory, and a fix; None if one can."""
     text = why_immutable(sessions.descriptor, sessions.path)
     return text and f"{sessions.shown} {text}"
 
 
 def why_immutable(directory: int, path: str) -> str | None:
-    """Say that nothing can be moved out of an open directory with this path, and which command helps; None if it can."""
+    """Return why nothing can be moved out of an open directory, and a fix; None if it can."""
     if not is_flagged(directory):
         return None
     return f"is immutable or append-only: {shlex.join(['sudo', 'chattr', '-i', '-a', path])}"

@@ -89,7 +89,7 @@ class RemovalLimit:
         return cls(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
 
     def room(self, decisions: Sequence[Decision]) -> int:
-        """Return how many sessions a run may remove beside those of a plan that does not exceed the limit."""
+        """Return how many more sessions a run may remove than those of a plan within the limit."""
         removals = sum(decision.is_removal for decision in decisions)
         sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
         most = self.max_percent * sessions // 100

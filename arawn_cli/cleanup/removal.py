@@ -199,7 +199,7 @@ class SessionRemover:
             yield from (self._removed(candidate, Action.TRASHED) for candidate in confirmed)
 
     def _announced(self, candidates: Sequence[Candidate], *, has_trash: bool) -> list[Outcome]:
-        """Return the outcomes of a dry run: the chats of no more sessions are kept than there are inodes for.
+        """Return the outcomes of a dry run; inodes limit the number of chats that are kept.
 
         Deleting the sessions of a batch gives the next one theirs back.
         """
@@ -243,7 +243,7 @@ class SessionRemover:
         return None if self._cannot_exchange is None else self._not_exchanged(candidate, self._cannot_exchange)
 
     def _recheck(self, candidates: Sequence[Candidate], directory: int, *, measure_again: bool) -> dict[Identity, Outcome]:
-        """Return the outcomes of the sessions in an open directory that were used since the plan, or are in use.
+        """Return outcomes of sessions used since the plan, or in use, in an open directory.
 
         Processes come first: what one of them writes and closes later, the files show.
 
@@ -281,7 +281,7 @@ class SessionRemover:
         return None
 
     def _sessions_in_use(self, candidates: Sequence[Candidate], directory: int) -> dict[Identity, Outcome]:
-        """Return the outcomes of sessions in an open directory that are in use; of all, if unknown."""
+        """Return outcomes of sessions in use in an open directory; of all, if unknown."""
         sessions = {candidate.trash_name or candidate.session.name: candidate.session for candidate in candidates}
         if not sessions:
             return {}
@@ -387,12 +387,12 @@ class SessionRemover:
         )
 
     def _not_exchanged(self, candidate: Candidate, error: OSError) -> Outcome:
-        """Keep a session because the filesystem cannot exchange directories; the failure is the same for all."""
+        """Keep a session because directories cannot be exchanged; all share the failure."""
         failure = Failure.of("rename", self._sessions.shown, OSError(error.errno, cannot_exchange_text(error)))
         return _kept(_with_shared_failure(candidate.session, failure), Reason.CANNOT_MOVE)
 
     def _recheck_name(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        """Check that the session is what was moved, and that its chat goes on with the same messages."""
+        """Check that the session is the one that was moved, and that its chat has its messages."""
         session = candidate.session
         try:
             if identity_at(candidate.trash_name, trash.descriptor) != session.identity:
@@ -414,7 +414,7 @@ class SessionRemover:
         return None
 
     def _put_back(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        """Undo the rename or exchange. If that fails, the session stays PENDING for the next run."""
+        """Undo the rename or exchange. On failure, the session stays PENDING for the next run."""
         try:
             if candidate.needs:
                 self._places(candidate, trash).bring_back()
@@ -432,7 +432,7 @@ class SessionRemover:
             yield from map(partial(self._deleted, trash), part, failures)
 
     def _deleted(self, trash: TrashDirectory, candidate: Candidate, failures: Sequence[Failure]) -> Outcome:
-        """Return the outcome of a deletion, of a part or of nothing if a signal or a failure ended it."""
+        """Return the outcome of a deletion, which a signal or a failure may have ended early."""
         removed = self._removed(candidate, Action.DELETED)
         if not failures:
             is_whole = not self._stopping() or not exists(candidate.trash_name, trash.descriptor)
@@ -505,7 +505,7 @@ def _changed(session: ScratchSession, what: str = MOVED) -> Outcome:
 
 
 def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:
-    """Keep a session because it is unknown whether it is in use; the failure is the same for all."""
+    """Keep a session because its use is unknown; all share the failure."""
     return _kept(_with_shared_failure(session, failure), Reason.ACTIVITY_UNKNOWN)
 
 

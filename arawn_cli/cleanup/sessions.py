@@ -183,7 +183,7 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
 
 
 def _keep_file(sessions: SessionsDirectory, name: str) -> str:
-    """Return the path below a session of its `.keep` file, in Arawn 0.0 also in its `work/`; else an empty text.
+    """Return the path of the session's `.keep` file (Arawn 0.0: also in `work/`), or "".
 
     What cannot be read is measured later, and reported then.
     """

@@ -38,7 +38,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def locked(state_directory: Path, sessions: int | None, root: Root, now: int, *, hold: bool) -> Iterator[None]:
-    """Lock a root against other cleanups at `now` (nanoseconds). Without `hold`, only test the lock.
+    """Lock a root against other cleanups at `now` (ns); without `hold`, only test the lock.
 
     The lock file in the state directory decides. Anybody can lock directories of the tree, so a
     lock on one of them is only a warning: it may be a run with another state directory. These locks
@@ -157,7 +157,7 @@ def _create_trash(parent: int) -> bool:
 
 
 def _require_mutable(directory: int, path: str) -> None:
-    """Check that entries of an open directory can be renamed: an append-only one takes them, and never gives them back.
+    """Check that entries of an open directory can be renamed: it must not be append-only.
 
     Raises:
         OSError: EPERM, with the command that helps.
@@ -246,7 +246,7 @@ def _trash_directories(root: Root) -> list[tuple[str, ...]]:
 
 
 def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
-    """Return the directories in a trash directory; in a directory of sessions, only those of the trash."""
+    """Return the directories in a trash directory, or those of the trash among sessions."""
     try:
         with opened_directory(root.workstreams, *path) as descriptor:
             listed = [entry.name for entry in entries(descriptor) if entry.kind is FileKind.DIRECTORY]
@@ -327,7 +327,7 @@ def is_locked(root: Root, entry: TrashEntry) -> bool:
 
 
 def is_in_trash(root: Root, entry: TrashEntry) -> bool:
-    """Whether an entry is still where it was listed. Arawn 0.0 may have promoted it with scratch."""
+    """Whether an entry is still in its place: Arawn 0.0 may have promoted it with scratch."""
     return exists("/".join(entry.path), root.workstreams)
 
 

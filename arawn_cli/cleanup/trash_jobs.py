@@ -55,7 +55,7 @@ class _Trash:
         return entries, not failures
 
     def named(self, entries: Sequence[TrashEntry], sessions: Sequence[str]) -> tuple[list[TrashEntry], bool]:
-        """Return the entries of these sessions, and whether each has one; log those that have none."""
+        """Return the entries of these sessions, and whether each has one; log those without."""
         missing = [session for session in dict.fromkeys(sessions) if all(entry.session != session for entry in entries)]
         for session in missing:
             log.error("no session %s in the trash of %s: `trash list` lists the sessions there", escape(session), self.root.path)

@@ -133,7 +133,7 @@ def loaded_as_owner(flags: Flags) -> Iterator[Config]:
 
 
 def become_account_of_directory(path: Path) -> None:
-    """Become the account that decides about a directory in which root is about to write, if there is one.
+    """Become the account that controls a directory in which root will write, if any.
 
     Raises:
         RefusedError: several accounts decide about it.
@@ -223,7 +223,7 @@ def _way_to(path: Path) -> Way:
 
 
 def _secrets(config: Config, flags: Flags) -> list[Path]:
-    """Return the files that the configuration and the options name, and that only root may be able to read."""
+    """Return named files of configuration and options that only root may be able to read."""
     secrets = [config.relay.token_file, config.relay.ca_file, credential_file(os.environ, CREDENTIAL)] if config.relay else []
     if config.notify_urls is not None:
         secrets += [config.notify_urls, credential_file(os.environ, NOTIFY_CREDENTIAL)]
@@ -231,7 +231,7 @@ def _secrets(config: Config, flags: Flags) -> list[Path]:
 
 
 def _forget_secrets_of_root() -> None:
-    """Remove the tokens of root from the environment: the account decides to which relay they would go."""
+    """Remove root's tokens from the environment: another account decides on the relay."""
     for name in (VARIABLE, "CREDENTIALS_DIRECTORY"):
         if os.environ.pop(name, None) is not None:
             log.warning("$%s of root is not used: another account decides about the configuration", name)
@@ -311,7 +311,7 @@ def _set_variables(variables: Mapping[str, str]) -> None:
 
 
 def _for_account(config: Config) -> Config:
-    """Return the configuration with absolute paths, and the state directory of the current account."""
+    """Return the configuration with absolute paths, and this account's state directory."""
     return replace(
         config,
         root=config.root.absolute(),

@@ -146,7 +146,7 @@ def _top(
 
 
 def _commit() -> str:
-    """Return the commit that was built, or that of the checkout of an editable installation, or nothing."""
+    """Return the commit of the build or of an editable checkout, or an empty text."""
     import subprocess
     from pathlib import Path
 

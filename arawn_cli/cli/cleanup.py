@@ -102,7 +102,7 @@ def scratch_cleanup(
 def clean_as_agreed(
     config: Config, context: RunContext, output: options.Output, sessions: Sequence[str] = (), *, ask: bool = False, yes: bool = False
 ) -> CleanupResult:
-    """Run the cleanup. With `ask`, or in the first run at a terminal without `yes`, ask before it removes anything.
+    """Run the cleanup. Ask first with `ask`, or in the first run at a terminal without `yes`.
 
     Raises:
         DeclinedError, RefusedError: as `_agreed`.
@@ -122,7 +122,7 @@ def _is_first(config: Config, context: RunContext) -> bool:
 
 
 def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Mapping[str, PlannedSession]:
-    """Show what a cleanup would remove, ask, and return the approval of exactly that; ask nothing if it is nothing.
+    """Show what a cleanup would remove, ask, and return the approval; ask nothing for nothing.
 
     Raises:
         DeclinedError: the answer is no.

@@ -111,7 +111,7 @@ def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
 
 
 def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
-    """Print the number of problems, then each finding, problems first, and the command that fixes it."""
+    """Print the number of problems, then each finding with its fix, problems first."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
     numbers = {status: sum(finding.status is status for finding in findings) for status in Status}
     told = [count(numbers[Status.FAIL], "problem"), count(numbers[Status.WARN], "warning")]

@@ -83,7 +83,7 @@ class ReportFormat(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What the command line says about output: the format, the order of a table, and how much is logged."""
+    """Options of output: the format, the order of a table, and the amount of logging."""
 
     format: str = "table"
     sort: str = "age"

@@ -323,7 +323,7 @@ def _print_table(table: Iterable[RenderableType], standard_output: EventOutput) 
 
 
 def _writer(output: Output, progress: Progress, *, events: bool) -> Callable[[Event], None]:
-    """Return what prints one event in the format of the command line; without `events`, a table prints none."""
+    """Return the printer of events for a format; without `events`, a table prints none."""
     match output.resolved():
         case "table" if not events:
             return lambda _event: None

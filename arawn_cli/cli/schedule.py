@@ -163,7 +163,7 @@ def preview(flags: Flags, config: Config) -> None:
 
 
 def clear_away(flags: Flags) -> None:
-    """Remove the metrics, and say what no timer purges any more, as far as the root can still be found."""
+    """Remove the metrics, and list the trash that no timer purges any more, if found."""
     with suppress(ArawnCliError, OSError), loaded_as_owner(flags) as config, opened_root(config.root, config.databases) as root:
         for path in prometheus.remove(config.metrics_directory, root.path) if config.metrics_directory else ():
             print_line(f"Removed {path}.")
@@ -228,7 +228,7 @@ def print_line(line: str) -> None:
 
 
 def print_statuses(found: list[ScheduleStatus], output: Output, options: Sequence[str] = ()) -> None:
-    """Print the status of each job in the requested format. `options` name the root on a command line."""
+    """Print the status of each job. `options` name the root on a command line."""
     match output.resolved():
         case "json":
             for status in found:
@@ -243,7 +243,7 @@ def print_statuses(found: list[ScheduleStatus], output: Output, options: Sequenc
 
 
 def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Iterator[Text]:
-    """Yield whether the jobs run as configured, and else the command that helps, on a line of its own."""
+    """Yield whether the jobs run as configured, or the command that helps, on its own line."""
     place = f"{found[0].scheduler}, {found[0].scope}"
     if all(map(is_healthy, found)):
         yield Text.assemble(("ok", "green"), f": the timers match the configuration, and no run failed ({place})")

@@ -322,7 +322,7 @@ class Notify(_Table):
 
 
 class Ping(_Table):
-    """`[maintenance.ping]`: a dead man's switch such as healthchecks.io, which tells if a job fails or does not run."""
+    """`[maintenance.ping]`: addresses of a dead man's switch such as healthchecks.io."""
 
     scratch_cleanup: PingUrl = Field(
         default="", description="secret address that scratch-cleanup pings when it begins and ends; empty pings none"

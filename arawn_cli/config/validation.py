@@ -73,7 +73,7 @@ _ALLOWED = {
 
 
 def describe_errors(error: ValidationError, most: int) -> list[str]:
-    """Return one line for each of the first errors that pydantic found, in the order of the file's tables."""
+    """Return one line for each of pydantic's first errors, in the order of the file's tables."""
     return [_describe(detail) for detail in error.errors(include_url=False)[:most]]
 
 

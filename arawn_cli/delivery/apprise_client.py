@@ -99,7 +99,7 @@ class AppriseClient:
         self._unreachable: Failed | None = None
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
-        """Send one message. If the time is up it may have arrived, so that only a later run tries again."""
+        """Send one message. After a timeout it may have arrived, so only a later run retries."""
         (event,) = events
         result = _run_child({"url": self._address.url, **json.loads(event.body)}, timeout, use_proxy=self._use_proxy)
         if isinstance(result, Failed):

@@ -1,4 +1,4 @@
-"""Connect to a server, directly or through a proxy, verify its certificate, and describe failures in one sentence.
+"""Connect directly or by a proxy, verify the certificate, and describe failures.
 
 The proxy is that of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, also in
 small letters), as for other programs.
@@ -127,7 +127,7 @@ class Route:
         return stream
 
     def describe(self, error: BaseException) -> tuple[str, bool] | None:
-        """Describe an error of TLS or of a tunnel, and whether to try again; None for any other error."""
+        """Describe an error of TLS or of a tunnel, and whether to retry; None for other errors."""
         if self.proxy is not None:
             for refused in _causes(error):
                 if isinstance(refused, OSError) and str(refused).startswith(_NO_TUNNEL):
@@ -163,7 +163,7 @@ def _proxy_for(address: Address) -> Address | None:
 
 
 def _is_in(host: str, excluded: str) -> bool:
-    """Return whether a host is an IP address in one of the networks of `NO_PROXY`, which urllib ignores."""
+    """Whether a host is an IP address in a network of `NO_PROXY`, which urllib ignores."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

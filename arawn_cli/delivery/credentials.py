@@ -134,13 +134,13 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
 
 
 def keep_variable(environment: MutableMapping[str, str], variable: str) -> None:
-    """Take a secret out of the environment, which the programs that this process starts would show, and keep it."""
+    """Move a secret from the environment, which child processes would show, to memory."""
     if value := environment.pop(variable, ""):
         _kept[variable] = value
 
 
 def value_of(environment: Mapping[str, str], variable: str) -> str:
-    """Return the value of a variable, also if `keep_variable` has taken it out of the environment."""
+    """Return the value of a variable, even after `keep_variable` removed it."""
     return environment.get(variable) or _kept.get(variable, "")
 
 
@@ -151,7 +151,7 @@ def credential_file(environment: Mapping[str, str], credential: str) -> Path | N
 
 
 def notify_urls(file: Path, environment: Mapping[str, str]) -> bytes:
-    """Return the content of the file with the addresses of notifications, or of the credential for it.
+    """Return the content of the file of notification addresses, or of its credential.
 
     Raises:
         ConfigurationError: it cannot be read, or the file is readable by others.

@@ -100,7 +100,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The last notification about a subject: a level, an exit code or an expiry, and when it was sent."""
+    """The last notification of a subject (level, exit code or expiry), and its time."""
 
     value: str
     at: int
@@ -113,7 +113,7 @@ Change = tuple[NoticeKind, Notices, Notices]
 
 
 def compose(lines: Sequence[Line], host: str, root_name: str | None) -> dict[str, str]:
-    """Return title, body and type of the message for some lines: worst first, with the next steps."""
+    """Return title, body and type of a message: worst line first, then the next steps."""
     ordered = sorted(lines, key=lambda line: line.urgency)
     more = f", and {len(ordered) - 1} more" if len(ordered) > 1 else ""
     place = host if root_name is None else f"{host} ({root_name})"
@@ -180,7 +180,7 @@ def job_line(job: JobName, code: ExitCode, why: str, before: Notice | None, *, r
 
 
 def why_failed(code: ExitCode, summary: ScratchCleanup | DiskCheck | None, problems: Sequence[str]) -> str:
-    """Return why a run ended with a code: by its summary if the code comes from the result, else by its problems."""
+    """Return why a run ended with a code: from its summary or from its problems."""
     from_result = why_incomplete(summary) if code in (ExitCode.PARTIAL, ExitCode.REFUSED) else None
     return from_result or next(iter(problems), EXIT_MEANINGS[code])
 
@@ -218,7 +218,7 @@ def cleaned_line(summary: ScratchCleanup, root: str) -> Line | None:
 
 
 def expiring_line(summary: ScratchCleanup, before: Mapping[str, Notice], root: str, now: int) -> tuple[Line | None, Notices]:
-    """Return the line about sessions that expire soon and were not reported yet, and the notices after it."""
+    """Return the line about newly expiring sessions, and the notices after it."""
     soon = {session.session_id: session.expires for session in summary.expiring or ()}
     after = {session: before.get(session) or Notice(expires, now) for session, expires in soon.items()}
     news = [session for session, expires in soon.items() if session not in before or before[session].value != expires]
@@ -266,7 +266,7 @@ class Notifier(EventOutbox):
     _deliveries: dict[str, Delivery] = field(default_factory=dict)
 
     def store(self, event: Event) -> None:
-        """Note a summary, and a level that could not be stored in a transaction; `finish` reports them."""
+        """Note a summary, and a level that could not be stored; `finish` reports them."""
         if isinstance(event, DiskPressure):
             self._pressures.append(event)
         elif isinstance(event, ScratchCleanup | DiskCheck):
@@ -362,7 +362,7 @@ class Notifier(EventOutbox):
                 self._unstored.add(target)
 
     def _select(self, statement: str, parameters: tuple[str, ...]) -> list[tuple[object, ...]]:
-        """Return the rows of a query; none if the state cannot be read, which what needs it first logs."""
+        """Return the rows of a query; none if the state is unreadable, which others log."""
         try:
             with suppress(StateUnavailableError):
                 self.state.open()  # the next uses need no check of the file
@@ -372,7 +372,7 @@ class Notifier(EventOutbox):
             return []
 
     def _send(self) -> int:
-        """Send what is stored, each address in its share of the deadline. Return the number of lost messages."""
+        """Send stored messages, each address in its share of time; return the number lost."""
         found = self._select(_READ_TARGETS, ())
         targets = sorted({*self._unstored, *(str(target) for (target,) in found)}, key=_number)
         if targets and (missing := missing_apprise()):
@@ -407,7 +407,7 @@ class Notifier(EventOutbox):
         return [f"{NOTIFY}{address.number}" for address in self.addresses]
 
     def _delivery(self, target: str) -> Delivery:
-        """Return the delivery to an address. The last address gets what was stored for addresses that are gone."""
+        """Return the delivery to an address; the last one gets messages for removed addresses."""
         if target not in self._deliveries:
             address = self.addresses[min(_number(target), len(self.addresses)) - 1]
             outbox = Outbox(self.state, self.config.maintenance.relay.outbox_max_events, target, self._root)

@@ -152,7 +152,7 @@ class Outbox:
             return self._drop_excess(connection, self.limit)
 
     def next(self, after: int, count: int) -> list[QueuedEvent]:
-        """Return the first `count` events to send past a sequence number, also from a read-only file.
+        """Return `count` events to send past a sequence number, also from a read-only file.
 
         Raises:
             StateUnavailableError: the file cannot be read.

@@ -59,7 +59,7 @@ def with_suffix(target: str, suffix: str) -> str:
 
 @dataclass(slots=True)
 class Pings:
-    """The two pings of one run, which take at most three seconds together, whatever the server does.
+    """The two pings of one run, which take at most three seconds together.
 
     Attributes:
         url: the address, as configured.
@@ -81,7 +81,7 @@ class Pings:
         self._ping("/start", b"")
 
     def end(self, exit_code: ExitCode, summary: Event | None, problems: Sequence[str]) -> None:
-        """Say how a run has ended, with its summary, or without one with what went wrong, as JSON."""
+        """Return the end of a run as JSON: its summary, or the problems without one."""
         suffix = suffix_of(exit_code, has_result=summary is not None)
         if suffix is not None:
             body = to_json(summary) if summary is not None else json.dumps({"exit_code": exit_code, "problems": problems})

@@ -53,7 +53,7 @@ REMOVE_GROUP = 20
 
 
 def _unreachable(target: str, address: str) -> dict[str, Problem]:
-    """Return the `extra` of a record about a target that events wait for; it is the same problem as `_refusing`."""
+    """Return the log `extra` of a target with queued events: one problem with `_refusing`."""
     ended = f"{target} is reachable again: no event is left in the outbox"
     return persistent(f"events for {target}", shared=True, ended=ended, about=address)
 

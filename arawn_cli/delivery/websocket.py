@@ -192,7 +192,7 @@ class WebSocketClient:
         return Failed(reason, retryable=not _is_refusal(closed.code))
 
     def _interpret_close(self, protocol: ClientProtocol, *, is_read: bool) -> SendResult:
-        """Return what became of the events, by how the connection closed and if the ping was answered.
+        """Return the result of the events, by the close code and the answer to the ping.
 
         A close that the relay began counts as no answer: it may have read the events and not used
         them, as a program does that shuts down.

@@ -199,7 +199,7 @@ def needs_cleanup(verdict: Verdict) -> bool:
 
 @contextmanager
 def check_lock(root: Root, context: RunContext, *, hold: bool) -> Iterator[None]:
-    """Lock a root against other checks. A dry run only tests the lock, and a cleanup does not take it.
+    """Lock a root against other checks; a dry run only tests it, a cleanup ignores it.
 
     If the lock cannot be taken, the check runs without it: levels are judged in one transaction.
 
@@ -243,7 +243,7 @@ def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:
 
 
 def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> tuple[list[Verdict], bool]:
-    """Judge every scope, raise an event for each level to report, and return whether the levels are stored.
+    """Judge every scope, emit events, and return whether the levels are stored.
 
     Levels, history and events are stored in one transaction, and the events are shown after it.
     """

@@ -91,7 +91,7 @@ def _largest_file(
 
 
 def _listed(root: Root, names: _Names) -> dict[str, FileKind]:
-    """Return the files and directories in a directory; none if it cannot be listed, which the check reports."""
+    """Return the entries of a directory; none if unreadable, which the check reports."""
     try:
         with opened_directory(root.workstreams, *names) as directory:
             return {entry.name: entry.kind for entry in entries(directory) if entry.kind in (FileKind.DIRECTORY, FileKind.FILE)}

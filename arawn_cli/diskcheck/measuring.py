@@ -203,7 +203,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
 
 
 def _titled(row: WorkstreamRow) -> WorkstreamRow:
-    """Return a row with the title that Arawn 0.0 gives scratch, if it is scratch and has no title."""
+    """Return a row with Arawn 0.0's title of scratch, if it is scratch without a title."""
     return replace(row, title="Scratch") if row.is_scratch and row.title == row.id else row
 
 
@@ -221,7 +221,7 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
 
 
 def links(root: Root) -> list[Failure]:
-    """Return the links in place of directories and files of Arawn's: the files behind them are not counted.
+    """Return links in place of Arawn's directories and files; their targets do not count.
 
     Raises:
         OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
@@ -231,7 +231,7 @@ def links(root: Root) -> list[Failure]:
 
 
 def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
-    """Return the mounts in `workstreams/` by their path from there, and whether each belongs to the tree.
+    """Return mounts by their path below `workstreams/`, and whether each is in the tree.
 
     Mounts of `workstreams/` and `scratch/`, of directories of sessions and of messages do. Others
     are foreign: no cleanup enters them, and they do not count.
@@ -245,7 +245,7 @@ def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
 
 
 def _is_arawns(root: Root, names: tuple[str, ...]) -> bool:
-    """Return whether a path in a workstream is a directory of sessions, or the messages beside it."""
+    """Whether a path in a workstream is a sessions directory, or the messages beside it."""
     in_v0 = root.layout.generation is Generation.V0
     return in_v0 and len(names) == 2 and names[1] in (SESSIONS, MESSAGES)
 

@@ -102,7 +102,7 @@ def freed_by_cleanup(
     now: int,
     stopping: Callable[[], bool] = never_stopping,
 ) -> tuple[Usage, Usage]:
-    """Return the usage that a cleanup at `now` frees, and that of the sessions that it moves to the trash.
+    """Return the usage that a cleanup at `now` frees, and the usage that it trashes.
 
     The first one is of the trash that it purges, and of the sessions that it deletes at once.
     With `trash_days` it deletes at once only as many due sessions as the space in use demands, and

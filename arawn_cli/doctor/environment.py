@@ -58,7 +58,7 @@ def account_finding() -> Finding:
 
 
 def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
-    """Check whether the account of the jobs can write the metrics, and whether files are left that nobody replaces."""
+    """Check whether the jobs can write metrics, and whether stale files are left."""
     quoted = quote(str(directory))
     if not os.path.isdir(directory):
         fix = shell.as_root(f"install -d -o {quote(account.name)} {quoted}")
@@ -148,7 +148,7 @@ def _existing(directory: Path) -> Path:
 
 
 def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: str) -> Iterator[Finding]:
-    """Check whether events are queued, refused or parked. `run_check` is the command that sends them."""
+    """Check for queued, refused or parked events. `run_check` is the command to send them."""
     path = directory / FILE
     try:
         rows = query(path, _READ_ANSWERS, (), text=str) if path.exists() else []
@@ -211,7 +211,7 @@ def ping_findings(config: Config) -> Iterator[Finding]:
 def notify_findings(
     config: Config, environment: Mapping[str, str], directory: Path, shell: Shell, run_check: str, *, test: bool
 ) -> Iterator[Finding]:
-    """Check whether people can be notified, and whether notifications wait. With `test`, send one."""
+    """Check notifications, and whether some are queued. With `test`, send one."""
     file, maintenance = config.notify_urls, config.maintenance
     if file is None:
         if test:

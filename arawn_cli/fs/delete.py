@@ -1,4 +1,4 @@
-"""Delete directory trees, in C with several threads if the extension module was built, else here."""
+"""Delete directory trees, in C with several threads if the extension module exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LISTED_MAX = 64  # failures of one tree that are reported one by one
 
 
 def delete_trees(parent: int, names: Sequence[str], shown: str, threads: int, stopping: Callable[[], bool]) -> list[list[Failure]]:
-    """Delete entries of the open directory `parent`, each as `delete_tree`; return the failures of each.
+    """Delete entries of the open directory `parent` by `delete_tree`; return their failures.
 
     `shown` is the path of the directory in failures. The walk in C leaves what it cannot delete;
     Python goes through that again, and deletes or reports it.
@@ -136,7 +136,7 @@ class _Deletion:
             self._fail("list", directory, None, error)
 
     def _open(self, name: str) -> os.stat_result:
-        """Enter a directory and return its status. If it is read-only, let its owner change and list it."""
+        """Enter a directory and return its status; make a read-only one writable for its owner."""
         try:
             status = self._descent.enter(name, self._descriptor())
         except PermissionError:

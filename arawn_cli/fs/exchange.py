@@ -1,4 +1,4 @@
-"""Move, exchange and merge directories, and copy their attributes: what taking one in use away needs."""
+"""Move, exchange and merge directories, and copy their attributes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _try(call: Callable[..., None], *arguments: int) -> None:
 
 
 def overlay_that_cannot_move(name: str, parent: int) -> str | None:
-    """Return the mount point of an overlay that holds the directory `name` in a lower layer and cannot move it.
+    """Return the overlay's mount point if `name` is in a lower layer and cannot move.
 
     The file handle of an overlay tells the layer, since Linux 6.6. Return None for a directory that
     can be moved, and if the kernel does not tell.
@@ -232,7 +232,7 @@ def some_names(directory: int, most: int) -> list[str]:
 
 
 def refuse_conflicts(written: int, restored: int, skip: str | None, shown: str = "", depth: int = 0) -> None:
-    """Check that no name but those of directories is in both directories, nor in directories below."""
+    """Check that both directories share only names of directories, at every depth."""
     with os.scandir(written) as listing:
         for entry in listing:
             if entry.name == skip:

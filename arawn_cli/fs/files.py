@@ -50,7 +50,7 @@ def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], Non
 
 
 def keep_content(path: Path, most: int) -> None:
-    """Read a file of root for later calls of `read_small_file`, which may be made as another account.
+    """Read a file as root for later calls of `read_small_file` by another account.
 
     If it cannot be read, or belongs to another account by now, those calls fail.
     """
@@ -281,7 +281,7 @@ def _replace(directory: int, target: str, text: str, mode: int) -> None:
 
 
 def _complete(directory: int, target: str) -> None:
-    """Write a change of a directory to the disk, and remove what writers that were killed have left beside the file."""
+    """Sync a directory to the disk, and remove leftovers of killed writers of the file."""
     with suppress(OSError):  # the directory may be writable but not readable; the file is complete
         readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -292,7 +292,7 @@ def _complete(directory: int, target: str) -> None:
 
 
 def _temporary_file(directory: int, target: str) -> tuple[int, str]:
-    """Return a new file beside a file, and its name. It is locked for as long as its writer lives."""
+    """Return a new file beside a file, with its name; its writer holds a lock on it."""
     while True:
         name = f".{target[:100]}.{os.urandom(4).hex()}"
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
@@ -318,7 +318,7 @@ def _remove_leftovers(directory: int, target: str) -> None:
 
 
 def remove_atomic(path: Path) -> bool:
-    """Remove a file that `write_atomic` wrote, and what writers that were killed have left beside it.
+    """Remove a file of `write_atomic`, and leftovers of killed writers beside it.
 
     Return whether it was there.
 

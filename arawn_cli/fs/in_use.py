@@ -89,7 +89,7 @@ _root_child: RootChild | None = None
 
 
 def stay_root_in_child() -> None:
-    """Start a child that inspects the processes for `find_uses`, before this process becomes another account.
+    """Start a child that inspects processes for `find_uses`, before a change of account.
 
     The child reads only /proc and /sys. It gets device, path and mount of the directory, and the
     names of the sessions. It returns what uses them, and the inode numbers to look for in them.
@@ -112,7 +112,7 @@ def sees_all_accounts() -> bool:
 
 
 def hidden_processes() -> list[int]:
-    """Return the processes of this account that cannot be inspected; if root inspects, of all accounts.
+    """Return uninspectable processes of this account; if root inspects, of all accounts.
 
     Raises:
         OSError: as `find_uses`.
@@ -243,7 +243,7 @@ class _Search:
     # ---- Mounts and devices
 
     def _read_mounts(self, tasks: Iterable[Task]) -> None:
-        """Learn under which paths each mount namespace shows the sessions, and find mounts of and in them."""
+        """Learn the paths of the sessions in each mount namespace, and mounts of and in them."""
         self._add_mounts(list(self._mounts.values()), self._own_namespace, "", "", "")
         seen: set[tuple[str, str]] = {(self._own_namespace, "")}
         for task in tasks:
@@ -301,7 +301,7 @@ class _Search:
         self._add(self._place_within(directory), text)
 
     def _resolved(self, path: str, root: str, chroot: str, mounts: list[Mount]) -> str:
-        """Resolve links in a path below `chroot`, as far as it lies on the sessions' filesystem or the one of `/`."""
+        """Resolve links in a path below `chroot`, within the filesystem of the sessions or `/`."""
         pending = path.split("/")[::-1]
         done, links = "", 0
         while pending:
@@ -343,7 +343,7 @@ class _Search:
     # ---- Unix sockets
 
     def _read_sockets(self, tasks: Iterable[Task]) -> None:
-        """Find sockets that are bound in the filesystem of the sessions, in each network namespace."""
+        """Find sockets bound in the sessions' filesystem, in each network namespace."""
         namespaces: dict[str, Task | None] = {self._own_network: None}
         for task in tasks:
             namespaces.setdefault(task.network, task)
@@ -378,7 +378,7 @@ class _Search:
     # ---- Processes
 
     def inspect_itself(self) -> None:
-        """Find the working directory of this run, which has sessions open that it is about to remove."""
+        """Find the working directory of this run, which holds sessions open for removal."""
         self._add(self._place(os.readlink("/proc/self/cwd")), "this run works in {}/")
 
     def _inspect(self, task: Task, prefixes: Collection[bytes]) -> None:
@@ -400,7 +400,7 @@ class _Search:
                 os.close(descriptor)
 
     def _inspect_file(self, task: Task, directory: int, name: str, information: int | None, text: str) -> None:
-        """Find the place of a file that a task uses, or look for it later if the kernel gives no path.
+        """Find the place of a file that a task uses; search later if the kernel gives no path.
 
         `name` is a link in an open directory of /proc, `information` the open fdinfo of a
         descriptor.
@@ -430,12 +430,12 @@ class _Search:
                 raise
 
     def _is_known(self, mount: int, path: str) -> bool:
-        """Whether a file is in no session, as far as its mount and path tell; the path is empty if it is too long."""
+        """Whether mount and path show that a file is in no session; a too long path is empty."""
         known = self._mounts.get(mount)
         return mount in self._elsewhere or (known is not None and (path != "" or known.device not in self._devices))
 
     def _want(self, task: Task, opened: int, path: str, text: str) -> None:
-        """Look for an open file of a task in the sessions later, if it can be one of theirs; close it."""
+        """Search the sessions later for an open file that can be in one of them; close it."""
         try:
             mount = mount_id(self._own_descriptors, opened)
             if self._is_known(mount, path):

@@ -51,7 +51,7 @@ def _ignore_progress(_finished: int) -> None:
 
 
 def stop_when(stopping: Callable[[], bool]) -> Callable[[int], None]:
-    """Return a function that, as `advance`, ends a walk with StoppedError once `stopping` returns true."""
+    """Return an `advance` that ends a walk with StoppedError once `stopping` is true."""
 
     def advance(_finished: int) -> None:
         if stopping():
@@ -139,7 +139,7 @@ def _path_below(path: str, below: bytes) -> str:
 
 
 def _lacked_descriptors(result: native.NativeUsage) -> bool:
-    """Whether the walk in C ran out of descriptors, or the tree is too deep for it. The one in Python needs fewer."""
+    """Whether C ran out of descriptors or the tree is too deep; Python needs fewer."""
     return any(kind == "descriptor" for kind, _, _ in result[2])
 
 
@@ -235,7 +235,7 @@ class _Walk:
         self._list(status if closed else None)
 
     def _list(self, closed: os.stat_result | None) -> None:
-        """Count the entries of the current directory; `closed` is its status if none of them can be removed."""
+        """Count the entries of the current directory; `closed`: its status if none is removable."""
         here = self.descent.here
         try:
             with self.descent.scan() as listing:
@@ -255,7 +255,7 @@ class _Walk:
             self.fail("list", None, error)
 
     def _add(self, name: str | None, status: os.stat_result, *, sticky: bool, flagged: bool) -> None:
-        """Count an entry of the current directory, or the directory itself, and check whether it can be removed."""
+        """Count an entry of the current directory or itself, and check that it is removable."""
         self.accumulator.add_entry(status, lambda: self.descent.beginning(name, CUT_BYTES))
         owner = self.account.may_act_as_owner(status)
         if flagged:

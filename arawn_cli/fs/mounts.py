@@ -73,7 +73,7 @@ def unescaped(field: str) -> str:
 
 
 def read_mounts(process: str = "self", above: str = "") -> list[Mount]:
-    """Return the mounts that a process (PID, or PID/task/TID) sees; `above` is put before mount points.
+    """Return the mounts that a process or task sees; `above` prefixes mount points.
 
     Raises:
         OSError: the mount table cannot be read.
@@ -84,7 +84,7 @@ def read_mounts(process: str = "self", above: str = "") -> list[Mount]:
 
 
 def layers_of(mount: Mount) -> list[str]:
-    """Return the directories that an overlay consists of, as they were spelled when it was mounted."""
+    """Return an overlay's directories, as spelled when it was mounted."""
     if mount.kind != "overlay":
         return []
     return [_ESCAPED.sub(r"\1", text) for value in _LAYERS.findall(mount.options) for text in _LAYER.findall(value)]
@@ -128,7 +128,7 @@ def mount_points() -> frozenset[str]:
 
 
 def require_answer(point: str, stopping: Callable[[], bool]) -> None:
-    """Check that the filesystem with a mount point answers within some seconds: a dead server may never do.
+    """Check that a filesystem answers within seconds: a dead server may never do.
 
     Raises:
         OSError: ETIMEDOUT: it does not, or a signal asked the run to end; EAGAIN: a thread cannot

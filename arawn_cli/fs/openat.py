@@ -263,7 +263,7 @@ class Descent:
         return "/".join([self._shown, *names, *([] if name is None else [name])])
 
     def beginning(self, name: str | None, most: int) -> bytes:
-        """Return the first `most` bytes of the path, without the top, of the current directory or its entry `name`."""
+        """Return `most` bytes of the path of the current directory or its entry `name`."""
         names = [level.name for level in self._levels[1 : most // 2 + 2]]
         return os.fsencode("/".join([*names, *([] if name is None else [name])]))[:most]
 

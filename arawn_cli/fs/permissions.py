@@ -46,7 +46,7 @@ class Account:
         return _account(os.geteuid())
 
     def may_act_as_owner(self, status: os.stat_result) -> bool:
-        """Whether it may remove a file from a sticky directory, or everything from that, as its owner may."""
+        """Whether the account may remove a file from a sticky directory, or all of them."""
         return status.st_uid == self.user or (self.acts_as_owner and self.unmapped not in (status.st_uid, status.st_gid))
 
 
@@ -88,7 +88,7 @@ def is_sticky(status: os.stat_result, account: Account) -> bool:
 
 
 def can_access(directory: int, mode: int) -> bool:
-    """Whether this account may enter an open directory and do more in it, in bits of access(2); ACLs count."""
+    """Whether this account has access bits on an open directory (access(2)); ACLs count."""
     return os.access(".", mode, dir_fd=directory, effective_ids=True)
 
 
@@ -174,7 +174,7 @@ def way_to(path: Path) -> Way:
 
 
 def _others_may_replace(status: os.stat_result, *, is_last: bool) -> bool:
-    """Whether others than root may replace what is in a directory of root, or write to a file of root."""
+    """Whether others than root may replace or change a file or directory of root."""
     if stat.S_ISDIR(status.st_mode):
         if is_last or status.st_mode & stat.S_ISVTX:
             return False

@@ -99,7 +99,7 @@ def has_ended(error: OSError) -> bool:
 
 
 def list_tasks(own: int) -> Tasks:
-    """List the tasks of all processes but `own`, this run; look again at young processes that are hidden.
+    """List the tasks of all processes but `own`; look again at young hidden ones.
 
     Raises:
         OSError: /proc cannot be read, or the kernel hides every process of this account.
@@ -172,7 +172,7 @@ def _shares_all(thread: int, other: int) -> bool:
 
 
 def status_of(process: int | str) -> dict[str, str]:
-    """Return the fields of /proc/PID/status (proc_pid_status(5)); none for a process that has ended."""
+    """Return the fields of /proc/PID/status; none for a process that has ended."""
     try:
         with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as lines:
             return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -207,7 +207,7 @@ def shown(process: int) -> str:
 
 
 def command_line(process: int) -> str:
-    """Return the command line of a process, with a NUL after each argument; empty if it has ended."""
+    """Return a command line, with a NUL after each argument; empty if it has ended."""
     try:
         with open(f"/proc/{process}/cmdline", "rb") as arguments:
             return os.fsdecode(arguments.read())
@@ -249,7 +249,7 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
 
 
 def mount_id(descriptors: int, number: str | int) -> int:
-    """Return the id of the mount that a descriptor was opened through; `descriptors` is an open /proc/PID/fdinfo.
+    """Return the mount id of a descriptor; `descriptors` is an open /proc/PID/fdinfo.
 
     Raises:
         OSError: the descriptor is closed.
@@ -286,7 +286,7 @@ def cached_identity(descriptor: int) -> Identity:
 
 
 def mapped_files(maps: bytes, devices: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield inode number and path of the mapped files of some devices, such as `8:1`, from the text of a /proc/PID/maps."""
+    """Yield inode and path of mapped files on devices such as `8:1`, from /proc/PID/maps."""
     numbers = [f"{int(major):02x}:{int(minor):02x}" for major, _, minor in (device.partition(":") for device in sorted(devices))]
     line = rf"^\S+ \S+ \S+ (?:{'|'.join(numbers)}) (\d+) +(/.*)$"
     for inode, path in set(re.findall(line.encode(), maps, re.MULTILINE)):
@@ -294,7 +294,7 @@ def mapped_files(maps: bytes, devices: Iterable[str]) -> Iterator[tuple[int, str
 
 
 def sockets_of(task: Task | None) -> list[BoundSocket]:
-    """Return the Unix sockets in the network namespace of a task, of this run for None, that are bound to files.
+    """Return Unix sockets bound to files in the network namespace of a task or this run.
 
     Raises:
         OSError: the kernel lacks the interface, or this run may not enter the namespace.
@@ -310,7 +310,7 @@ def sockets_of(task: Task | None) -> list[BoundSocket]:
 
 
 def _diag_socket(task: Task | None) -> socket.socket:
-    """Open a socket for sock_diag(7) in the network namespace of a task, or of this run for None."""
+    """Open a sock_diag(7) socket in the network namespace of a task, or None for this run."""
 
     def opened() -> socket.socket:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)

@@ -1,4 +1,4 @@
-"""Look in the sessions for files of which the kernel tells no path, only an inode or the end of a path."""
+"""Find files in sessions of which the kernel tells only an inode or a path's end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Unplaced:
 def find_unplaced(
     wanted: Unplaced, parent: int, sessions: Iterable[str], device: int, directory: str | None, stopping: Callable[[], bool]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield session, path below it and text of the first file that is looked for in each session that has one.
+    """Yield session, path below it and text of the first wanted file in each session.
 
     `parent` is the open directory of the sessions, on the filesystem `device`, and `directory` its
     path within that filesystem, None if that is unknown.
@@ -79,7 +79,7 @@ class _Search:
         return None
 
     def _is_layer(self, whole: str, layers: Collection[str]) -> bool:
-        """Whether a directory may be one of the layers of an overlay, which all are relative to the same directory."""
+        """Whether a directory may be a layer of an overlay; all are relative to one directory."""
         for layer in layers:
             if whole.endswith(f"/{without_parents(layer)}"):
                 start = os.path.relpath(whole[: -len(without_parents(layer))], self._directory)
@@ -104,7 +104,7 @@ def without_parents(path: str) -> str:
 
 
 def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and status of a directory and of all below it, or only of the directories, as far as they exist.
+    """Yield path and status of a directory and of everything, or all directories, below it.
 
     Raises:
         OSError: a directory cannot be read for another reason than that it is gone.

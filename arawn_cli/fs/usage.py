@@ -58,7 +58,7 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of one or more trees. At most 16 failures, obstacles and paths of each kind are listed for a tree.
+    """The usage of trees, with at most 16 failures, obstacles and paths of each kind a tree.
 
     Attributes:
         apparent_bytes: sum of `st_size` of regular files, each inode once (as `du -b` does).
@@ -98,7 +98,7 @@ class Usage:
 
     @property
     def newest_shown(self) -> str:
-        """The path of the newest entry for people: `.` for the tree itself, `…` at the end of one that is cut."""
+        """The newest entry for people: `.` for the tree itself, `…` at the end of a cut one."""
         return shown_path(self.newest_path) or "."
 
     @property
@@ -133,7 +133,7 @@ class Usage:
         return replace(self, failures=self.failures[:most], unlisted_failures=self.failure_count - most)
 
     def without_file(self, status: os.stat_result) -> Usage:
-        """Return the usage without one regular file of the trees. It still counts for the newest mtime."""
+        """Return the usage without one regular file, which still counts for the newest mtime."""
         identity = identity_of(status)
         links = self.linked.get(identity)
         apparent, allocated = (links.apparent, links.allocated) if links else (status.st_size, status.st_blocks * _BLOCK)

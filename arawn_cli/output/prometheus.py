@@ -91,7 +91,7 @@ def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
 
 
 def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metric]) -> bool:
-    """Write the metrics of a job. Each account and root has its own file, and its series the labels `account` and `root`."""
+    """Write the metrics of a job to the file of this account and root."""
     account, root = account_name(os.geteuid()), config.root.resolve()
     path = directory / file_name(job, account, root)
     try:
@@ -107,13 +107,13 @@ def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metr
 
 
 def file_name(job: JobName, account: str, root: Path) -> str:
-    """Return the name of the metrics file of a job. It is always the same, and differs between accounts and roots."""
+    """Return the fixed name of a job's metrics file, by account and root."""
     plain = re.sub("[^A-Za-z0-9_-]", "_", account)
     return f"{_prefix(job)}.{plain}.{hashlib.sha256(os.fsencode(f'{account}:{root}')).hexdigest()[:8]}.prom"
 
 
 def remove(directory: Path, root: Path) -> Iterator[Path]:
-    """Remove the metrics files of this account for a root, and yield those that existed. What cannot be removed stays."""
+    """Remove this account's metrics files for a root, and yield those removed."""
     account = account_name(os.geteuid())
     for path in (*(directory / file_name(job, account, root) for job in JobName), *_old_files_of(directory, root)):
         with suppress(OSError):

@@ -131,7 +131,7 @@ class OpenAlert:
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """The last run of a job as its state has it, and its next run as a scheduler has it; None if unknown."""
+    """The last run of a job by its state, and the next by its scheduler; None if unknown."""
 
     name: JobName
     last: Run | None
@@ -296,7 +296,7 @@ class Report:
         return sum(removal.bytes for removal in self.removals if removal.purged_at is not None)
 
     def ages(self) -> list[tuple[str, int, int]]:
-        """Return each age that a scratch session has, with the number of sessions and their bytes."""
+        """Return each age of scratch sessions, with the number of sessions and their bytes."""
         found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in AGES), OLDEST, UNKNOWN_AGE)}
         for session in self.sessions:
             days = None if session.last_activity is None else (self.now - session.last_activity) / DAY
@@ -522,7 +522,7 @@ def _sessions(
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """The sessions that a cleanup would remove now, by name, and what it would free and move to the trash."""
+    """Sessions that a cleanup would remove now, by name, and bytes to free and to trash."""
 
     sessions: dict[str, ScratchSession]
     freed: Usage

@@ -67,7 +67,7 @@ class Sparkline:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar that is full at the limit, or at the capacity of a filesystem, whose limit is a mark."""
+    """A bar that is full at the limit, or at a filesystem's capacity with a limit mark."""
 
     scope: ScopeReport
 
@@ -141,7 +141,7 @@ class UsageTable:
 
 
 def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: bool) -> Iterator[RenderableType]:
-    """Render a disk check. `options` name the root on a command line; `verbose` shows every workstream with its id."""
+    """Render a disk check; `options` name the root, `verbose` shows every workstream's id."""
     scopes = {verdict.usage.scope: scope_report(verdict, result.history, WINDOW_HOURS) for verdict in result.verdicts}
     alerts, summary = alerts_of(scopes.values()), result.summary
     total = scopes[TOTAL]
@@ -179,7 +179,7 @@ def _advice(text: str, *arguments: str) -> Iterator[Text]:
 
 
 def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:
-    """Return the scope of a workstream; without the database its limit, and so its level, is unknown."""
+    """Return the scope of a workstream; its limit is unknown without the database."""
     scope = scope_of(event.workstream_id.removeprefix(f"{event.root}/"))
     usage = ScopeUsage(scope, event.workstream_name, event.total_bytes, 0, 0, event.complete)
     return scopes.get(scope, ScopeReport(usage, Level.UNKNOWN, (), None, None, None))
@@ -225,7 +225,7 @@ def _rest(scopes: Sequence[ScopeReport]) -> str:
 
 
 def renderables(report: Report, options: Sequence[str] = (), *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Render a report, from top to bottom. `options` name the root on a command line; `verbose` shows every workstream."""
+    """Render a report; `options` name the root, `verbose` shows every workstream."""
     yield from _head(report)
     if report.alerts:
         yield from _open_alerts(report, options)

@@ -73,7 +73,7 @@ def summary(total: ScopeReport, workstreams: int) -> str:
 
 
 def headline(alerts: Sequence[ScopeReport], *, complete: bool) -> str:
-    """Return the worst problem, and the number of the others. `alerts` are the scopes that are not ok, the worst first."""
+    """Return the worst problem and the number of others, for alerts sorted worst first."""
     if alerts:
         others = f", and {count(len(alerts) - 1, 'more alert')}" if alerts[1:] else ""
         return problem(alerts[0]) + others
@@ -132,7 +132,7 @@ def limit(scope: ScopeReport) -> str:
 
 
 def share(scope: ScopeReport) -> str:
-    """Return the usage in percent of the limit, or of a filesystem, or nothing without a known limit."""
+    """Return usage in percent of the limit or of a filesystem; "" without a known limit."""
     return f"{scope.usage.percent}%" if scope.has_limit else ""
 
 
@@ -321,6 +321,6 @@ def sum_of(workstreams: list[WorkstreamReport]) -> int:
 
 
 def largest(found: Largest) -> list[tuple[str, str, str]]:
-    """Return the largest directories and the largest file of a workstream, each as label, path and size."""
+    """Return a workstream's largest directories and file, each as label, path and size."""
     lines = [("", f"{escape(path)}/", size(number)) for path, number in found.directories]
     return [*lines, ("largest file: ", escape(found.file), size(found.file_bytes))] if found.file_bytes else lines

@@ -133,7 +133,7 @@ def running_cron() -> Daemon | None:
 
 
 def _is_in_container(process: int) -> bool:
-    """Return whether a process has a process id of its own in another namespace (proc_pid_status(5))."""
+    """Whether a process has another id in another PID namespace (proc_pid_status(5))."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
     except OSError:

@@ -51,7 +51,7 @@ class Place:
 
     @property
     def starters(self) -> tuple[str, ...]:
-        """Return the names of the installed units that start others: the timers, and a path unit."""
+        """Return the installed units that start others: the timers and a path unit."""
         path = path_unit(self.root_name)
         return (*self.timers, *([path] if self.manager is not None and self.store.read(path) is not None else []))
 

@@ -85,7 +85,7 @@ class CronTime:
         return None if self.every == 1 else f"[ $(($(date +%s) / {HOUR} % {self.every})) = {self.rest} ]"
 
     def next_after(self, moment: int) -> int:
-        """Return the first minute after a moment at which cron starts the line, in seconds since the epoch.
+        """Return when cron next starts the line after a moment, in seconds since the epoch.
 
         A local time that is skipped does not count.
         """

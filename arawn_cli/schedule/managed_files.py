@@ -90,7 +90,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """A directory that the jobs need and this tool creates, with mode 0700, for the account with this id."""
+    """A directory with mode 0700 that this tool creates for the jobs, owned by this id."""
 
     path: Path
     user: int
@@ -175,7 +175,7 @@ class FileStore:
 
 
 def _create(directory: StateDirectory) -> None:
-    """Create a directory and those above it. What an account decides about is created as that account.
+    """Create a directory and its parents, as the account that controls the place.
 
     Raises:
         OSError: it cannot be created.

@@ -218,7 +218,7 @@ _OF_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/pro
 
 
 def refuse_unusable(settings: Settings) -> None:
-    """Refuse directories of a configuration of the current account that root would let it write to for no reason.
+    """Refuse directories of another account's configuration that root would open to it.
 
     Raises:
         RefusedError: a directory belongs to the system, is behind a link, or this account cannot
@@ -264,7 +264,7 @@ def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
 
 
 def own_account(user: int) -> Account:
-    """Return the account with the id of this process; one that has no home gets `/`, as in Docker."""
+    """Return the account of this process; its home is `/` if it has none, as in Docker."""
     return Account(account_name(user), str(home_directory() or "/").rstrip("/"))
 
 
@@ -317,7 +317,7 @@ def _can_create_namespaces() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """The shell that started the program, for the commands that fix something: its configuration, options and environment."""
+    """The shell that started the program, for the commands of fixes."""
 
     config: Config
     flags: Flags

@@ -101,12 +101,12 @@ def schedule_of(scheduler: Scheduler, settings: Settings, environment: Mapping[s
 
 
 def _created_state(scheduler: Scheduler, root_name: str | None, home: Path) -> Path:
-    """Return the state directory that systemd creates for system services, or the one in the home of an account."""
+    """Return the state directory of system services by systemd, or that in a home."""
     return SYSTEM_STATE / suffixed(STATE, root_name) if scheduler is Scheduler.SYSTEMD else home / ".local" / "state" / STATE
 
 
 def state_of_jobs(config: Config, environment: Mapping[str, str]) -> Path | None:
-    """Return the state directory of the installed jobs of the root, which may not exist; None without such jobs.
+    """Return the state directory of the root's installed jobs, or None without them.
 
     Return None, too, if the configuration names a directory, or systemd does for this process.
     """
@@ -273,7 +273,7 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
 
 
 def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str, str]) -> str | None:
-    """Return a warning if jobs keep a history of the root that this account does not use; else None."""
+    """Return a warning if jobs keep a history that this account does not use, or None."""
     directory = state_of_jobs(config, environment)
     if directory is None or directory == config.state_directory or not directory.exists():
         return None

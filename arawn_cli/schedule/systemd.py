@@ -66,7 +66,7 @@ def path_unit(root_name: str | None) -> str:
 
 
 def _request(settings: Settings) -> Path | None:
-    """Return the file in the state directory that a check changes to start the cleanup; None if it never does."""
+    """Return the file that a check changes to start the cleanup; None if it never does."""
     if not settings.cleanup_on_critical:
         return None
     return (settings.state or SYSTEM_STATE / suffixed(STATE, settings.root_name)) / "cleanup-request"

@@ -1,4 +1,5 @@
-"""`keep_chats` on the trees of running Arawn servers: removal, restore, doctor and configuration."""
+"""`keep_chats` on the trees of running Arawn servers: removal, restore, doctor and
+configuration."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ COMMANDS = [
 
 @pytest.fixture
 def deep_tree(tree: SampleTree) -> Iterator[SampleTree]:
-    """A tree that is removed at the end, since pytest cannot remove directories that are so deep."""
+    """A tree that is removed at the end, since pytest cannot remove directories that are so
+    deep."""
     yield tree
     subprocess.run(["rm", "-rf", tree.root], check=True)
 

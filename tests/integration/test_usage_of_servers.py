@@ -24,7 +24,8 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Server:
 
 
 def usage(run: RunCommand, server: Server, *arguments: object) -> tuple[Areas, dict[str, object]]:
-    """Return the title, the areas and the sessions of each workstream, and the summary of a check."""
+    """Return the title, the areas and the sessions of each workstream, and the summary of a
+    check."""
     done = run("disk-check", "--base-path", server.root, *arguments, HOME=str(server.home))
     assert (done.code, done.stderr) == (0, "")
     keys = ("workstream_name", "production_bytes", "work_bytes", "other_bytes", "sessions")

@@ -109,7 +109,8 @@ def measure_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[lis
 
 
 def check_equal(directory: Path) -> None:
-    """Measure each subtree of a directory, all of it, and missing paths, with few and many threads."""
+    """Measure each subtree of a directory, all of it, and missing paths, with few and many
+    threads."""
     names = sorted(os.listdir(directory))
     (directory / _FILE).write_bytes(b"")
     start = os.open(directory.parent, os.O_RDONLY)

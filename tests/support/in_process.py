@@ -24,7 +24,7 @@ NOWHERE = Path("/nonexistent/config.toml")
 
 
 def context(now: int, events: list[Event], state_directory: Path, *, ended: int | None = None, boot: int | None = None) -> RunContext:
-    """The outside of a run that collects its events: it begins at `now`, and everything after that happens when it ends.
+    """The outside of a run that collects its events, which begin at `now`.
 
     `boot` is how long the machine ran until then; else both clocks move equally.
     """

@@ -80,7 +80,7 @@ class JsonServer:
 
 
 class NtfyServer(JsonServer):
-    """A server that publishes as ntfy does: JSON at `/`, a topic, an access token, its answers and errors.
+    """A server that publishes as ntfy does, with a token, its answers and errors.
 
     The answers are those of ntfy's documentation ("Publish as JSON", "Authentication",
     "Limitations").

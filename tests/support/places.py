@@ -1,4 +1,4 @@
-"""One case of `test_places`: build a root, replace one of its places, run the commands, and print what they said.
+"""One case of `test_places`: build a root, replace a place, run commands, print all.
 
 Started as `python -m tests.support.places GENERATION PLACE KIND DIRECTORY`, in a mount namespace of
 its own. The commands run in forks, because starting Python for each would take longer than all of

@@ -1,4 +1,5 @@
-"""A report of values that a test chooses, with names as hostile as they come, and both forms of it."""
+"""A report of values that a test chooses, with names as hostile as they come, and both forms of
+it."""
 
 from __future__ import annotations
 

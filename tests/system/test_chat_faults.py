@@ -196,7 +196,8 @@ def places(sessions: int, name: str, trash: int, entry: str) -> Places:
 
 
 def until_it_succeeds(sessions: int, name: str, trash: int) -> None:
-    """Put a session back; a call that found new files again and again is completed by the next run."""
+    """Put a session back; a call that found new files again and again is completed by the next
+    run."""
     for _ in range(20):
         (entry,) = os.listdir(trash)
         try:

@@ -1,4 +1,4 @@
-"""Let each system call of a run fail, or kill the run there; then look at every session, and run again.
+"""Fail or kill a run at each system call; look at every session; run again.
 
 What must hold is checked by code that shares nothing with the package but the builders of trees.
 """
@@ -289,7 +289,8 @@ class Site:
         return groups
 
     def check(self) -> None:
-        """Each session is in one place and whole, or was to be deleted; nothing else has changed."""
+        """Each session is in one place and whole, or was to be deleted; nothing else has
+        changed."""
         for name, groups in self.groups.items():
             places = self.places(name)
             kept = {state: self._files(path) for state, path in places.items() if state != "gone."}
@@ -320,7 +321,7 @@ class Site:
         }
 
     def snapshot(self, *, loose: bool = False) -> Contents:
-        """Return all files; without the times of entries and their place, which is another without space for `.trash`.
+        """Return all files, without times and places of entries if there is no `.trash`.
 
         `loose` leaves out whether their owners can write to directories: a kill after fchmod(2)
         leaves them writable.
@@ -402,7 +403,7 @@ def problem_of(site: Site, call: str, occurrence: int, fault: str) -> str | None
 
 
 def check_healing(site: Site, *, loose: bool) -> None:
-    """Runs without a fault end with 0 and the state of a run without a fault; the second one at the latest.
+    """Runs without a fault end with 0 and the usual state, the second at the latest.
 
     Moving a session back counts as a use of files, so that the next run keeps it.
     """

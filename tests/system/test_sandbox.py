@@ -1,4 +1,5 @@
-"""What the services of a booted systemd can see, read and write, and which problems are reported."""
+"""What the services of a booted systemd can see, read and write, and which problems are
+reported."""
 
 from __future__ import annotations
 
@@ -316,7 +317,8 @@ def state_of_root(machine: Machine) -> dict[str, tuple[object, ...]]:
 
 
 def hostile_configuration(machine: Machine, chance: random.Random) -> str:
-    """Write a configuration of the owner that names what is root's, and the places that lead there."""
+    """Write a configuration of the owner that names what is root's, and the places that lead
+    there."""
     links = {"state": "/var/lib/other", "units": "/etc/systemd/system/other.service.d", "token": "/root/private/secret"}
     for name, target in links.items():
         machine.output("ln", "-sfn", target, f"/home/arawn/{name}-link", user="arawn")

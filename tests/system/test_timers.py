@@ -1,4 +1,5 @@
-"""Timers of a booted systemd: they elapse, catch up and fail, for each account that can have them."""
+"""Timers of a booted systemd: they elapse, catch up and fail, for each account that can have
+them."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_both_timers_fire_and_their_jobs_do_their_work_inside_their_sandboxes(ma
 @needs(shutil.which("zic", path="/usr/sbin:/usr/bin") is not None, "zic")
 @pytest.mark.parametrize(("before", "after"), [("2:00", "1:00"), ("1:00", "2:00")], ids=["twice", "never"])
 def test_a_timer_goes_on_evenly_when_the_clock_of_its_zone_changes(machine: Machine, before: str, after: str) -> None:
-    """The clock of the machine is real; its time zone changes the offset from UTC in a few seconds."""
+    """The clock of the machine is real; its time zone changes the offset from UTC in a few
+    seconds."""
     configure(machine, OFTEN)
     change = datetime.fromtimestamp(int(time.time()) + 8, UTC)
     source = f"Zone Test/Zone {before} - BEF {change:%Y %b %d %H:%M:%S}u\n {after} - AFT\n"

@@ -1,4 +1,5 @@
-"""The keys of events are a contract with two clients: one that needs each of them, and exact types."""
+"""The keys of events are a contract with two clients: one that needs each of them, and exact
+types."""
 
 from __future__ import annotations
 

@@ -208,7 +208,8 @@ def test_a_relay_that_is_down_for_days_and_a_wrong_limit_are_logged_once_a_day(d
 
 @pytest.mark.parametrize(("name", "runs"), [(JobName.DISK_CHECK, 3), (JobName.SCRATCH_CLEANUP, 9)])
 def test_without_a_state_the_time_alone_decides(days: Days, name: JobName, runs: int) -> None:
-    """In three hours a check is heard three times, whenever it begins; a cleanup is heard always."""
+    """In three hours a check is heard three times, whenever it begins; a cleanup is heard
+    always."""
     days.state.write_text("no directory")
     for begin in (0, 4 * MINUTE, 17 * MINUTE, 59 * MINUTE):
         days.configure(pressure={"total": "1kB"}, relay=DOWN, schedule={"disk_check": "20m"})

@@ -1,4 +1,4 @@
-"""Keep commands that tests start away from the accounts, configuration, units and crontabs of this machine.
+"""Keep commands of tests away from this machine's accounts, configuration and timers.
 
 Python imports this module at its start if `PYTHONPATH` names its directory, as the fixture
 `environment` does.

@@ -1,4 +1,5 @@
-"""The layout of a root: by its database, by its tree, and refused if neither says it for certain."""
+"""The layout of a root: by its database, by its tree, and refused if neither says it for
+certain."""
 
 from __future__ import annotations
 

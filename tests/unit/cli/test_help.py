@@ -1,4 +1,5 @@
-"""The help of every command on a small terminal, and the hints of a command line that names none."""
+"""The help of every command on a small terminal, and the hints of a command line that names
+none."""
 
 from __future__ import annotations
 

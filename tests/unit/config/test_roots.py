@@ -1,4 +1,5 @@
-"""Roots in the configuration: what each inherits and says of its own, and what is wrong with one."""
+"""Roots in the configuration: what each inherits and says of its own, and what is wrong with
+one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The client of Apprise: addresses, the meaning of its log, secrets, and a child process that ends."""
+"""The client of Apprise: addresses, the meaning of its log, secrets, and a child process that
+ends."""
 
 from __future__ import annotations
 

@@ -243,7 +243,8 @@ def test_of_a_long_queue_a_killed_run_repeats_few(tmp_path: Path, relay: Relay) 
 def test_an_event_that_is_refused_for_a_day_or_a_hundred_times_is_parked(
     tmp_path: Path, relay: Relay, pause: int, tries: int, batch: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Between two refusals the relay is out of reach, and each run raises an event that it accepts."""
+    """Between two refusals the relay is out of reach, and each run raises an event that it
+    accepts."""
     relay.batch_size = batch
     for number in range(2 * tries):
         relay.answer = refuse(0) if number % 2 == 0 else lambda _events: Failed("connection refused", retryable=False)

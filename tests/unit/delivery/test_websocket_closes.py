@@ -171,7 +171,8 @@ def test_no_event_is_lost_or_counted_without_being_accepted(tmp_path: Path, mome
 
 @contextmanager
 def cutting(port: int, upwards: int, downwards: int) -> Iterator[int]:
-    """A proxy that passes on so many bytes to a server and from it, and then cuts both connections."""
+    """A proxy that passes on so many bytes to a server and from it, and then cuts both
+    connections."""
 
     def forward(source: socket.socket, target: socket.socket, limit: int) -> None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,5 @@
-"""The largest directories and the largest file of a workstream, against a walk of the whole tree."""
+"""The largest directories and the largest file of a workstream, against a walk of the whole
+tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Crontab lines are accepted by cron, log or mail as they should, and leave the user's lines alone."""
+"""Crontab lines are accepted by cron, log or mail as they should, and leave the user's lines
+alone."""
 
 from __future__ import annotations
 

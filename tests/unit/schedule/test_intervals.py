@@ -128,7 +128,8 @@ YEAR_BEGINS = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 
 @cache
 def changes_of(zone: str) -> list[int]:
-    """Return the hours of 2026, in seconds since the epoch, in which the clocks of a zone change."""
+    """Return the hours of 2026, in seconds since the epoch, in which the clocks of a zone
+    change."""
     hours = [YEAR_BEGINS + hour * HOUR for hour in range(365 * 24)]
     offsets = [datetime.fromtimestamp(hour, ZoneInfo(zone)).utcoffset() for hour in hours]
     return [hour for hour, before, after in zip(hours[1:], offsets, offsets[1:], strict=False) if before != after]
