@@ -192,7 +192,7 @@ def run_job(
             progress_for(output) as progress,
             closing(State(config.state_directory, time.time_ns)) as state,
         ):
-            standard_output = EventOutput(_writer(output, progress, events=table is None))
+            standard_output = EventOutput(_writer(output, progress, flags, events=table is None))
             delivery = None
             if config.relay is not None:
                 from arawn_cli.delivery.sending import delivery_for  # not imported without a relay
@@ -322,7 +322,7 @@ def _print_table(table: Iterable[RenderableType], standard_output: EventOutput) 
         log.error("%s", error)
 
 
-def _writer(output: Output, progress: Progress, *, events: bool) -> Callable[[Event], None]:
+def _writer(output: Output, progress: Progress, flags: Flags, *, events: bool) -> Callable[[Event], None]:
     """Return the printer of events for a format; without `events`, a table prints none."""
     match output.resolved():
         case "table" if not events:
@@ -332,7 +332,7 @@ def _writer(output: Output, progress: Progress, *, events: bool) -> Callable[[Ev
 
             from arawn_cli.output.tables import Tables
 
-            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end).emit
+            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, options=flags.located).emit
         case "json":
             return print_event
         case "none":

@@ -29,7 +29,7 @@ from arawn_cli.output.report_data import (
     alerts_of,
     scope_report,
 )
-from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, bare_table
+from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, advice, bare_table
 from arawn_cli.units import count, size
 
 _BAR_WIDTH = 16
@@ -168,14 +168,8 @@ def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: b
         yield ""
         if result.reclaimable:
             freed = size(result.reclaimable)
-            yield from _advice(f"A cleanup would free {freed}. To see what it would remove:", "scratch-cleanup", "-n", *options)
-        yield from _advice("To see what grows, and the largest sessions:", "report", *options)
-
-
-def _advice(text: str, *arguments: str) -> Iterator[Text]:
-    """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
-    yield Text(text)
-    yield Text(f"  {words.command(arguments, ())}", no_wrap=True, overflow="ignore")
+            yield from advice(f"A cleanup would free {freed}. To see what it would remove:", "scratch-cleanup", "-n", *options)
+        yield from advice("To see what grows, and the largest sessions:", "report", *options)
 
 
 def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:

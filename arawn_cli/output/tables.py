@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -87,6 +88,12 @@ class TerminalProgress(Progress):
         self._progress.stop()
 
 
+def advice(text: str, *arguments: str) -> Iterator[Text]:
+    """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
+    yield Text(text)
+    yield Text(f"  {shlex.join(('arawn-cli', *arguments))}", no_wrap=True, overflow="ignore")
+
+
 def bare_table() -> Table:
     """Return a table without lines and columns."""
     return Table(box=None, header_style="dim", pad_edge=False, padding=(0, GAP, 0, 0))
@@ -123,7 +130,15 @@ class Listing:
 class Tables:
     """Collect the events of a run and print them as tables at its end."""
 
-    def __init__(self, console: Console, *, verbose: bool, sort: str = "age", first: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        verbose: bool,
+        sort: str = "age",
+        first: Callable[[], None] = lambda: None,
+        options: Sequence[str] = (),
+    ) -> None:
         """Create tables for one run.
 
         Args:
@@ -131,11 +146,13 @@ class Tables:
             verbose: also list sessions in recent use.
             sort: `age` or `size`: the order of sessions, below which the kept ones follow.
             first: called before anything is printed.
+            options: name the configuration and the root on a command line.
         """
         self._console = console
         self._verbose = verbose
         self._sort = sort
         self._first = first
+        self._options = options
         self._events: list[Event] = []
 
     def emit(self, event: Event) -> None:
@@ -163,6 +180,8 @@ class Tables:
         if len(details) > _DETAILS_MAX:
             self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
         self._console.print(_cleanup_sentence(summary))
+        if summary.sessions_cleaned and summary.trash_until is not None and not summary.dry_run:
+            self._console.print(*advice("To undo it:", "trash", "restore", "--last", *self._options), sep="\n")
         self._events.clear()  # another run may follow, if the person agrees to it
 
 
@@ -202,7 +221,7 @@ def _cleanup_sentence(summary: ScratchCleanup) -> Text:
         verb = "Would restore" if summary.dry_run else "Restored"
         text += f" {verb} {count(summary.sessions_restored, 'session')} from the trash: chats that go on."
     if summary.sessions_kept:
-        text += " Kept: " + ", ".join(f"{number:,} {reason}" for reason, number in summary.sessions_kept.items()) + "."
+        text += " Kept: " + ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in summary.sessions_kept.items()) + "."
     if summary.trash_bytes:
         text += f" The trash holds {size(summary.trash_bytes)}."
     if summary.no_sessions is not None:

@@ -108,6 +108,25 @@ def test_the_screens_fit_every_width(checked_tree: tuple[SampleTree, Path]) -> N
         assert any("Thesis" in line and "300%" in line and "critical" in line for line in lines), width
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("trash_days", [0, 3])
+def test_a_cleanup_that_can_be_undone_ends_with_the_command(tree: SampleTree, tmp_path: Path, dry_run: bool, trash_days: int) -> None:
+    tree.session("due", files={"f": 9}, age_days=30)
+    tree.session("keep-it", files={"f": 9}, age_days=30)
+    tree.session("new", files={"f": 9}, age_days=1)
+    config = tmp_path / "c.toml"
+    config.write_text(f'[maintenance.cleanup]\ntrash_days = {trash_days}\nprotect = ["keep-*"]\n')
+    console = Console(file=io.StringIO(), width=300)
+    tables = Tables(console, verbose=False, options=("--config", "/etc/my arawn.toml"))
+    for event in cleaned(tree, config=config, dry_run=dry_run)[1]:
+        tables.emit(event)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert any("Kept: 1 protected, 1 recent files." in line for line in lines)
+    undo = "  arawn-cli trash restore --last --config '/etc/my arawn.toml'"
+    assert (lines[-1] == undo) is (trash_days > 0 and not dry_run)
+
+
 def test_an_alert_that_is_not_repeated_still_shows_and_leads(checked_tree: tuple[SampleTree, Path]) -> None:
     tree, config = checked_tree
     for number in range(2):
