@@ -221,6 +221,10 @@ def _resolve(path: Path) -> Path:
         raise ConfigurationError(
             f"the root {path} does not exist; name Arawn's folder with --base-path, or correct its path in the configuration"
         ) from error
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"cannot use the root {path}: {error.strerror}; run this with sudo, or as the account that owns it"
+        ) from error
     except OSError as error:
         raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
     except RuntimeError as error:

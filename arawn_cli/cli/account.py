@@ -59,7 +59,7 @@ def load_as_owner(flags: Flags, outputs: Mapping[Path, int] | None = None) -> Co
 
 def _is_usable(directory: Path) -> bool:
     """Return whether this account can write to a directory, or create it."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
     return os.access(existing, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
 
 

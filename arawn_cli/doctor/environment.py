@@ -87,7 +87,7 @@ def configuration_findings(shell: Shell) -> Iterator[Finding]:
     data_dir = config.tables.workstream.data_dir
     if config.file is not None and data_dir is not None and config.root_source != str(config.file):
         path = PathBase.of_file(config.file).path(data_dir, "[workstream] data_dir")
-        if not path.exists():
+        if not os.path.exists(path):
             detail = f"[workstream] data_dir is {path}, which does not exist; the root is {config.root}"
             yield warn("data_dir", detail, comment("mount or correct it, or set [maintenance] root"))
     if config.dry_run:

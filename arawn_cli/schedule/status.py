@@ -6,8 +6,9 @@ import logging
 import os
 import pwd
 import re
+import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -275,9 +276,12 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
 def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str, str]) -> str | None:
     """Return a warning if jobs keep a history that this account does not use, or None."""
     directory = state_of_jobs(config, environment)
-    if directory is None or directory == config.state_directory or not directory.exists():
+    if directory is None or directory == config.state_directory:
         return None
-    command = " ".join(("sudo arawn-cli report", *flags.named))
+    with suppress(PermissionError):  # the home of another account is often closed
+        if not directory.exists():
+            return None
+    command = shlex.join(("sudo", "arawn-cli", "report", *flags.located))
     return (
         f"the timers keep their history in {directory}, which this account cannot read: "
         f"trends and alerts are those of its own runs; {command} shows theirs"

@@ -54,6 +54,27 @@ def python(script: str, *arguments: object, environment: dict[str, str]) -> subp
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
 
 
+def test_an_account_that_cannot_open_the_state_of_the_timers_uses_its_own_and_says_so(
+    owned: SampleTree, environment: dict[str, str]
+) -> None:
+    """Cron of the system keeps its state in the home of its account, which is often closed."""
+    script = LOADING + (
+        "from arawn_cli.schedule import status; flags = Flags(base_path=sys.argv[1])\n"
+        "account.state_of_jobs = status.state_of_jobs = lambda config, environment: Path(sys.argv[2])\n"
+        "config = account.load_as_owner(flags)\n"
+        "print(config.state_directory); print(status.unread_state_problem(config, flags, {}))\n"
+    )
+    closed = owned.root.parent / "state" / "arawn-cli"
+    command = [*as_account(THIRD), sys.executable, "-c", script, str(owned.root), str(closed)]
+    reachable = environment | {"HOME": str(owned.root.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=reachable, timeout=60)
+    assert done.returncode == 0, done.stderr
+    own, problem = done.stdout.splitlines()
+    assert closed not in (Path(own), *Path(own).parents)
+    assert problem.startswith(f"the timers keep their history in {closed}, which this account cannot read")
+    assert f"sudo arawn-cli report --base-path {owned.root} " in problem
+
+
 @pytest.mark.parametrize("config_owner", [0, OWNER], ids=["config of root", "config of the owner"])
 def test_root_removes_as_the_owner_and_sees_the_processes_of_all(run: RunCommand, owned: SampleTree, config_owner: int) -> None:
     os.chown(owned.root.parent / "config.toml", config_owner, config_owner)
