@@ -42,11 +42,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
         return place, mount
     if kind == "tmpfs":  # its content has to outlive the namespace of each command
         return place, f"mount -t tmpfs -o size=64m tmpfs {place}"
-    layers = [tmp_path / name for name in ("lower", "upper", "work")]
-    for layer in layers:
-        layer.mkdir()
-    lower, upper, work = layers
-    mount = f"mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work} overlay {place}"
+    layers = tmp_path / "layers"  # on a filesystem to which nobody else writes
+    layers.mkdir()
+    names = " ".join(str(layers / name) for name in ("lower", "upper", "work"))
+    options = f"lowerdir={layers}/lower,upperdir={layers}/upper,workdir={layers}/work"
+    mount = f"mount -t tmpfs -o size=64m tmpfs {layers} && mkdir {names} && mount -t overlay -o {options} overlay {place}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("needs a place for the layers of an overlay")
     return place, mount
