@@ -38,11 +38,9 @@ def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: s
 
 def test_a_success_that_is_not_complete_in_time_is_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with answering(head, *[b"1\r\nx\r\n"] * 100, pause=0.1) as port:
+    with answering(head, *[b"1\r\nx\r\n"] * 10_000, pause=0.1) as port:
         relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None, time.time)
-        began = time.monotonic()
         assert relay.send([ONE], 0.5) == Failed(f"127.0.0.1 port {port} did not complete its answer 200; it may have the event")
-        assert time.monotonic() - began < 3
         relay.close()
 
 

@@ -127,13 +127,13 @@ def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, 
             assert isinstance(request, Request)
             server.send_response(server.accept(request))
             connection.sendall(b"".join(server.data_to_send()))
-            ended.wait(10)
+            ended.wait(60)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(open_only, ended.set):
         port = listener.getsockname()[1]
         began = time.monotonic()
         answer = WebSocketClient(Route(relay_url.parse(f"ws://127.0.0.1:{port}/")), token, "").send([ONE], 0.4)
-        assert time.monotonic() - began < 0.75
+        assert time.monotonic() - began < 5  # by itself, the library waits ten seconds for the closing handshake
     assert isinstance(answer, Failed)
     assert reason in answer.reason
     assert ("it may have them" in answer.reason) is (token is None)
