@@ -258,7 +258,7 @@ def _refuse_foreign(application: object, tables: set[str], path: Path) -> None:
         _ForeignError: it is one.
     """
     if tables and application != _APPLICATION_ID and len(tables & _TABLES) < _TABLES_OF_OURS:
-        raise _ForeignError(f"{path} belongs to another program, and is left as it is: name another directory with state_dir")
+        raise _ForeignError(f"{path} belongs to another program and was not changed: set state_dir to another directory")
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:

@@ -117,7 +117,7 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
         os.close(descriptor)
     if workstreams is not None and os.geteuid() == 0 and os.fstat(workstreams).st_uid not in (0, Account.current().unmapped):
         os.close(workstreams)
-        raise RefusedError(f"{resolved} has got another owner than root meanwhile: run this again")
+        raise RefusedError(f"{resolved} got another owner during this run: run it again")
     if workstreams is None:
         raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
     try:
@@ -186,7 +186,7 @@ def _refuse_unusable_trash(parent: int, shown: Path) -> None:
         if is_mount(trash, parent):
             raise UnusableDirectoryError(f"{shown} is a mount, so sessions cannot be moved to it", f"sudo umount {quote(str(shown))}")
     except OSError as error:
-        raise ConfigurationError(f"cannot find out whether {shown} is a mount: {error.strerror}") from error
+        raise ConfigurationError(f"cannot determine whether {shown} is a mount: {error.strerror}") from error
     finally:
         os.close(trash)
 

@@ -162,7 +162,7 @@ def restore(config: Config, context: RunContext, sessions: Sequence[str], *, las
             removed = _last_removed(context.state, trash.root)
             entries = [entry for entry in entries if _removed(entry) in removed]
             if not entries:
-                log.error("no session of the last run is recorded to be in the trash of %s: name the ids", trash.root.path)
+                log.error("the trash of %s has no recorded session of the last run: name the ids", trash.root.path)
                 return TrashResult((), succeeded=False)
         else:
             entries, complete = trash.named(entries, sessions)

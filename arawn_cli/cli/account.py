@@ -136,7 +136,7 @@ def become_account_of_directory(path: Path) -> None:
     """Become the account that controls a directory in which root will write, if any.
 
     Raises:
-        RefusedError: several accounts decide about it.
+        RefusedError: several accounts can replace it.
     """
     if os.geteuid() == _ROOT:
         directory = _Input(f"the directory {escape(str(path))}", _way_to(path))
@@ -180,7 +180,7 @@ def account_for(file: _Input | None, root: _Input | None) -> int:
     """
     if file is not None and file.way.is_shared:
         raise RefusedError(
-            f"others than root can write or replace {file.title}: refused; correct its permissions, and those of the directories above it"
+            f"accounts other than root can write or replace {file.title}: refused; fix its permissions and those of its parents"
         )
     for each in (file, root):
         if each is not None and len(each.way.accounts) > 1:
@@ -234,7 +234,7 @@ def _forget_secrets_of_root() -> None:
     """Remove root's tokens from the environment: another account decides on the relay."""
     for name in (VARIABLE, "CREDENTIALS_DIRECTORY"):
         if os.environ.pop(name, None) is not None:
-            log.warning("$%s of root is not used: another account decides about the configuration", name)
+            log.warning("$%s of root is not used: another account controls the configuration", name)
 
 
 def _open_output(path: Path, mode: int, user: int) -> None:
@@ -248,7 +248,9 @@ def _open_output(path: Path, mode: int, user: int) -> None:
         return
     try:
         if way.has_links or way.is_shared:
-            raise RefusedError(f"cannot write {escape(str(path))} as root: others decide where it is; name a path without their links")
+            raise RefusedError(
+                f"cannot write {escape(str(path))} as root: other accounts control its path; name a path without their links"
+            )
         open_output(path, way.path, mode)
     except OSError as error:
         raise ConfigurationError(f"cannot write {escape(str(path))}: {error.strerror}") from error

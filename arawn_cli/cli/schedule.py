@@ -119,7 +119,7 @@ class Confirmation:
     def _may_touch(self, change: Change) -> bool:
         found = "was edited by hand" if change.condition is Condition.EDITED else "exists and was not written by arawn-cli"
         if self.ask is None:
-            raise RefusedError(f"{change.place} {found}: nothing was changed; check it, and use --force to lose it")
+            raise RefusedError(f"{change.place} {found}: nothing was changed; check it, then use --force to discard its changes")
         return self.ask(f"{change.place} {found}. {'Remove' if change.after is None else 'Overwrite'} it?")
 
 

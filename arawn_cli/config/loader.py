@@ -278,7 +278,7 @@ def state_directory(file: Path | None, tables: ConfigFile, environment: Mapping[
         return Path(named, "arawn-cli")
     home = home_directory()
     if home is None:
-        raise ConfigurationError("this account has no home directory: name one for the state with [maintenance] state_dir")
+        raise ConfigurationError("this account has no home directory for the state: set [maintenance] state_dir")
     return home / ".local" / "state" / "arawn-cli"
 
 

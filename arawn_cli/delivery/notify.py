@@ -353,7 +353,7 @@ class Notifier(EventOutbox):
         except StateUnavailableError as error:
             if not lines:
                 return
-            log.warning("%s: it is not remembered that people were told", error, extra=STATE)
+            log.warning("%s: notifications may be sent again", error, extra=STATE)
             if not is_due_without_state(self.job, now, period(self.config.maintenance.schedule.disk_check) * SECOND):
                 log.info("the next notification without the state is sent in the first check of an hour")
                 return

@@ -62,15 +62,15 @@ def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
     quoted = quote(str(directory))
     if not os.path.isdir(directory):
         fix = shell.as_root(f"install -d -o {quote(account.name)} {quoted}")
-        return fail("metrics", f"{directory}, which textfile_dir names, does not exist", fix)
+        return fail("metrics", f"textfile_dir does not exist: {directory}", fix)
     if can_access(account, "-w", directory) is False:
         fix = shell.as_root(f"setfacl -m u:{quote(account.name)}:rwx {quoted}")
-        return fail("metrics", f"{account.name} cannot write to {directory}, which textfile_dir names", fix)
+        return fail("metrics", f"{account.name} cannot write to textfile_dir: {directory}", fix)
     if old := old_files(directory):
         line = shlex.join(("rm", "-f", *map(str, old)))
         is_own = all(os.path.lexists(path) and path.lstat().st_uid == os.geteuid() for path in old)
         names = ", ".join(path.name for path in old)
-        detail = f"files with names of an earlier version are left in {directory}: {names}; their figures never change"
+        detail = f"{directory} has files of an earlier version, whose values never change: {names}"
         return warn("metrics", detail, line if is_own else shell.as_root(line))
     return ok("metrics", f"{directory} is writable by {account.name}")
 
@@ -106,7 +106,7 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, created_b
     existing = _existing(directory)
     filesystem = filesystem_of(existing)
     if not filesystem.total_bytes:
-        yield ok("space for state", f"{existing} is on a filesystem that does not say how much is free")
+        yield ok("space for state", f"{existing} is on a filesystem whose free space is unknown")
     elif filesystem.free_bytes < _LEAST_FREE_BYTES or (filesystem.total_inodes and not filesystem.free_inodes):
         inodes = f" and {count(filesystem.free_inodes, 'inode')}" if filesystem.total_inodes else ""
         detail = f"{existing} has {size(filesystem.free_bytes)}{inodes} free: events may be lost"
@@ -200,9 +200,9 @@ def ping_findings(config: Config) -> Iterator[Finding]:
         address = relay_url.parse(url)
         end = address.target.partition("?")[0].rpartition("/")[2]
         if end in ("start", "fail", "log") or end.isdigit():
-            yield warn("ping", f"the address of {job} ends with /{end}", comment(f"remove /{end}: the run appends how it began or ended"))
+            yield warn("ping", f"the address of {job} ends with /{end}", comment(f"remove /{end}: each run appends this part itself"))
         elif not address.is_secure and not address.is_loopback:
-            detail = f"{job} pings {address.host} in plain text: who reads its address on the way can ping, too"
+            detail = f"{job} pings {address.host} in plain text: anyone who intercepts the address can ping, too"
             yield warn("ping", detail, comment("use an address with https"))
         else:
             yield ok("ping", f"{job} pings {address.host}")

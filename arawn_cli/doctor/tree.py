@@ -78,10 +78,10 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
 def _root(root: Root, shell: Shell) -> Finding:
     owner = os.fstat(root.workstreams).st_uid
     if os.geteuid() not in (0, owner):
-        detail = f"{root.path} belongs to user {owner}, but this is user {os.geteuid()}: it may not see everything that the timers see"
+        detail = f"{root.path} belongs to user {owner}, but this is user {os.geteuid()}: it may see less than the timers see"
         return warn("root", detail, shell.arawn_cli("doctor", account=ROOT))
     if shared := writable_by_group(root):
-        detail = f"every account in the group of {shared} can write to it, and so decide which sessions are removed"
+        detail = f"every account in the group of {shared} can write to it, and can make cleanup remove sessions"
         return warn("root", detail, f"chmod g-w {quote(str(shared))}  # unless Arawn needs it")
     return ok("root", f"{root.path} is an Arawn root and safe to use")
 
@@ -163,7 +163,9 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
         return fail("messages", detail, f"{fix}, or wait until that time is older than the cutoff")
     if not reader.found:
         return ok("messages", f"{root.path}/{WORKSTREAMS} has none{' yet' if not names else ' of a scratch session'}")
-    return ok("messages", "those of all workstreams are readable" if root.layout is V0 else "those of all sessions are readable")
+    return ok(
+        "messages", "the messages of all workstreams are readable" if root.layout is V0 else "the messages of all sessions are readable"
+    )
 
 
 def _processes(shell: Shell) -> Finding:

@@ -100,7 +100,7 @@ def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metr
         log.warning("cannot write the metrics %s: %s", path, error.strerror, extra=persistent("metrics"))
         return False
     for old in _old_files_of(directory, root):
-        log.info("removing %s, whose place %s takes", old, path.name)
+        log.info("removing %s: %s replaces it", old, path.name)
         with suppress(OSError):
             remove_atomic(old)
     return True

@@ -267,7 +267,7 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
     # SQLite, run by root, could be made to change other files: read the state as who decides about
     # it.
     if os.geteuid() == 0 and (way.is_shared or len(way.accounts) > 1):
-        raise DatabaseUnreadableError(f"{path}: several accounts decide about it")
+        raise DatabaseUnreadableError(f"{path}: several accounts can replace it")
     with Login.of(*way.accounts).acting() if os.geteuid() == 0 and way.accounts else nullcontext():
         rows = query(path, READ, (job, key_of(root)))
     return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)

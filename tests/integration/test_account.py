@@ -225,7 +225,7 @@ def test_a_configuration_of_root_that_others_can_write_is_refused(run: RunComman
     file.chmod(mode)
     done = run("disk-check", *options(owned), prefix=READABLE)
     assert (done.code, done.stdout) == (77, "")
-    assert f"others than root can write or replace the configuration {file}" in done.stderr
+    assert f"accounts other than root can write or replace the configuration {file}" in done.stderr
 
 
 def test_a_configuration_that_another_account_creates_meanwhile_is_not_read(owned: SampleTree, environment: dict[str, str]) -> None:

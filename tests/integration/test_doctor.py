@@ -146,7 +146,7 @@ def test_unreadable_messages_of_any_workstream_fail(tree: SampleTree) -> None:
     assert findings(tree)["messages"].detail.endswith("has none yet")
     tree.workstream("blog", "My blog", {})
     tree.turn(None, tree.ago(1), workstream="blog")
-    assert findings(tree)["messages"].detail == "those of all workstreams are readable"
+    assert findings(tree)["messages"].detail == "the messages of all workstreams are readable"
     (tree.workstreams / "blog" / "messages.jsonl").unlink()
     (tree.workstreams / "blog" / "messages.jsonl.1").touch()
     found = findings(tree)["messages"]

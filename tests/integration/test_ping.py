@@ -329,7 +329,7 @@ def test_doctor_names_unusual_addresses_and_pings_none(run: Callable[..., Run], 
         (found[url],) = [(event["status"], event["detail"]) for event in done.of_type("doctor_check") if event["check"] == "ping"]
     assert list(found.values()) == [
         ("ok", "disk-check pings 127.0.0.1"),
-        ("warn", "disk-check pings hc.example in plain text: who reads its address on the way can ping, too"),
+        ("warn", "disk-check pings hc.example in plain text: anyone who intercepts the address can ping, too"),
         ("warn", "the address of disk-check ends with /start"),
         ("warn", "the address of disk-check ends with /0"),
     ]

@@ -121,7 +121,7 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path, identity
         connection.execute("CREATE TABLE kv (k TEXT, v TEXT)")
         connection.execute(f"PRAGMA application_id = {identity}")
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(StateUnavailableError, match="belongs to another program, and is left as it is: name another directory"):
+    with pytest.raises(StateUnavailableError, match="belongs to another program and was not changed: set state_dir"):
         opened(tmp_path)
     with pytest.raises(StateUnavailableError, match="belongs to another program"):
         State(tmp_path, lambda: 0).select("SELECT * FROM runs", ())
