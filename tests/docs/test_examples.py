@@ -96,10 +96,10 @@ def four_roots(home: Path) -> None:
         tree.session("in-use", files={"a": 10}, age_days=1)
         tree.session(session, files={"a": 10}, age_days=9)
         others = ("survey-2", "survey-3") if folder == "server" else ()
-        for other in others:
+        for other in ("notes", *others):
             tree.session(other, files={"a": 10}, age_days=9)
         summary, _events = cleaned(tree, config=home / "trash.toml")
-        assert summary.sessions_cleaned == 1 + len(others)
+        assert summary.sessions_cleaned == 2 + len(others)
         for other in others:  # they go on under the same names
             tree.session(other, files={"a": 10}, age_days=1)
         tree.session("due", files={"a": 10}, age_days=9)
