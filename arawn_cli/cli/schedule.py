@@ -252,10 +252,10 @@ def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Iterator[T
         yield Text.assemble(("problem", "bold red"), f": {wrong} ({place}). To see what helps:")
         yield Text(f"  {shlex.join(('arawn-cli', 'doctor', *options))}")
     elif found[0].scheduler in tuple(Scheduler):
-        yield Text.assemble(("not installed", "bold red"), f" ({place}): the jobs do not start by themselves. To install them:")
+        yield Text.assemble(("not installed", "bold red"), f" ({place}): nothing starts the jobs. To install them:")
         yield Text(f"  {shlex.join(('arawn-cli', 'schedule', 'install', *options))}")
     else:  # an engine, for which the problems name the command
-        yield Text.assemble(("not registered", "bold red"), f" ({place}): the jobs do not start by themselves.")
+        yield Text.assemble(("not registered", "bold red"), f" ({place}): nothing starts the jobs.")
 
 
 def _table(found: list[ScheduleStatus]) -> Listing:
