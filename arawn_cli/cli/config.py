@@ -163,7 +163,7 @@ def config_schema(
     output: Output,
     of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="config, events or plan.")] = SchemaOf.CONFIG,
 ) -> None:
-    """Print the JSON Schema of the configuration file, the events or a plan."""
+    """Print the JSON Schema of the configuration file, events or plans."""
     configure_logging(output)
     sys.stdout.write(json.dumps(SCHEMAS[of.value](), indent=2) + "\n")
 

@@ -191,7 +191,7 @@ def why_incomplete(summary: ScratchCleanup | DiskCheck | None) -> str | None:
         return None
     kept = summary.sessions_kept if isinstance(summary, ScratchCleanup) else {}
     if blocked := kept.get(Reason.REMOVAL_LIMIT):
-        return f"{count(blocked, 'session')} would be removed, more than the removal limit allows; nothing was"
+        return f"{count(blocked, 'session')} would be removed, more than the removal limit allows; none was removed"
     if summary.failures:
         first = summary.failures[0]
         return f"{count(summary.failure_count, 'failure')}, the first: {first.operation} {first.path}: {first.message}"

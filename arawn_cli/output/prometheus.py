@@ -180,7 +180,7 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
     ):
         known = [each for each in filesystems if (each.total_inodes if name.startswith("files") else each.total_bytes)]
         yield Metric(f"filesystem_{name}", text, [({"mountpoint": each.mountpoint}, value(each)) for each in known])
-    yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
+    yield _single("trash_bytes", "Bytes of removed sessions in the trash.", summary.trash_bytes)
     yield _single("complete", "Whether everything could be read.", int(summary.complete))
     yield from _run_metrics(figures, summary, succeeded=summary.complete)
 
@@ -198,16 +198,16 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     )
     if figures.run is not None:
         for name, text, value in (
-            ("removed_sessions_total", "Sessions removed since the state file was begun.", figures.run.removed_sessions),
-            ("freed_bytes_total", "Bytes given back to the filesystem since the state file was begun.", figures.run.freed_bytes),
+            ("removed_sessions_total", "Sessions removed since the state file was created.", figures.run.removed_sessions),
+            ("freed_bytes_total", "Bytes freed on the filesystem since the state file was created.", figures.run.freed_bytes),
         ):
             yield Metric(name, text, [({}, value)], "counter")
     yield _single("last_run_removed_sessions", "Sessions that the last run removed.", summary.sessions_cleaned)
     yield _single("last_run_freed_bytes", "Bytes that the last run gave back.", summary.bytes_freed)
     yield _single("last_run_trashed_bytes", "Bytes of sessions that the last run moved to the trash.", summary.bytes_trashed)
-    yield _single("last_run_failures", "What failed in the last run.", summary.failure_count)
+    yield _single("last_run_failures", "Number of failures in the last run.", summary.failure_count)
     if summary.trash_bytes is not None:
-        yield _single("trash_bytes", "Bytes of removed sessions that wait in the trash.", summary.trash_bytes)
+        yield _single("trash_bytes", "Bytes of removed sessions in the trash.", summary.trash_bytes)
     yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)
 
 
@@ -228,7 +228,7 @@ def _run_metrics(figures: StateFigures, summary: DiskCheck | ScratchCleanup, *, 
         text = "When the last run without any failure was; 0 for never."
         yield _single("last_success_timestamp_seconds", text, success / SECOND)
     if figures.queued_events is not None:
-        yield _single("outbox_events", "Events that wait in the outbox for the relay.", figures.queued_events)
+        yield _single("outbox_events", "Events in the outbox for the relay.", figures.queued_events)
 
 
 def _single(name: str, text: str, value: float) -> Metric:

@@ -72,7 +72,7 @@ def test_a_refused_cleanup_is_told_once_and_that_it_works_again(site: NotifySite
     site.configure(cleanup={"max_sessions": 1})
     assert [site.clean().code, site.clean().code] == [77, 77]
     assert titles(server) == ["scratch-cleanup was refused"]
-    assert "2 sessions would be removed, more than the removal limit allows; nothing was" in server.texts[0][1]
+    assert "2 sessions would be removed, more than the removal limit allows; none was removed" in server.texts[0][1]
     site.configure()
     assert site.clean().code == 0
     assert titles(server) == ["scratch-cleanup was refused", "scratch-cleanup works again"]
