@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
-from arawn_cli.cleanup.budget import Space, oldest_first, over_budget, selectable, unmet_text, usages_of, with_selected, younger
+from arawn_cli.cleanup.budget import Measure, Space, oldest_first, over_budget, selectable, unmet_text, usages_of, with_selected, younger
 from arawn_cli.cleanup.chats import ChatNeeds, removable, why_chats_cannot_be_kept
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
 from arawn_cli.cleanup.obstacles import explained
@@ -253,6 +253,7 @@ class _Cleanup:
             self._context,
             measured_at=measured_at,
             dry_run=self._config.dry_run,
+            purged_inodes=int(space.freed.amounts[Measure.INODES]),
             threads=self._threads,
             needs=self._needs,
             cannot_exchange=self._why_no_exchange([*due, *candidates], descriptor),

@@ -100,6 +100,7 @@ class SessionRemover:
         *,
         measured_at: int,
         dry_run: bool,
+        purged_inodes: int,
         threads: int,
         needs: ChatNeeds | None,
         cannot_exchange: OSError | None,
@@ -108,7 +109,8 @@ class SessionRemover:
 
         The measuring for the plan began at `measured_at` of the context's monotonic clock.
         `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why
-        the filesystem cannot do that.
+        the filesystem cannot do that. `purged_inodes` is the number of inodes that the run purged
+        from the trash, which a dry run only announces.
         """
         self._sessions = sessions
         self._evidence = evidence
@@ -118,6 +120,7 @@ class SessionRemover:
         self._measured_at = measured_at
         self._purge = False
         self._dry_run = dry_run
+        self._purged_inodes = purged_inodes
         self._threads = threads
         self._needs = needs
         self._cannot_exchange = cannot_exchange
@@ -204,7 +207,8 @@ class SessionRemover:
         Deleting the sessions of a batch gives the next one theirs back.
         """
         action = Action.WOULD_DELETE if self._purge else Action.WOULD_TRASH
-        room = chats_that_fit(self._sessions.descriptor, self._needs, reserved=not has_trash) if self._needs else None
+        reserved = (not has_trash) - self._purged_inodes  # the trash was not purged in a dry run
+        room = chats_that_fit(self._sessions.descriptor, self._needs, reserved=reserved) if self._needs else None
         outcomes: list[Outcome] = []
         for number, candidate in enumerate(candidates):
             begun = number % _BATCH_MAX if self._purge else number

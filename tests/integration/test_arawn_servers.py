@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -27,8 +26,8 @@ def checks(run: RunCommand, *words: str) -> dict[str, dict[str, object]]:
 def test_every_server_is_found_without_options(run: RunCommand, home: Path, name: str) -> None:
     server = extract(name, home)
     shown = {event["key"]: event["value"] for event in run("config", "show").events}
-    assert shown["maintenance.root"] == json.dumps(str(server.root))
-    assert shown["maintenance.database"] == json.dumps(str(server.database))
+    assert shown["maintenance.root"] == str(server.root)
+    assert shown["maintenance.database"] == str(server.database)
     found = checks(run)
     assert {check: found[check]["status"] for check in ("root", "arawn", "database")} == dict.fromkeys(("root", "arawn", "database"), "ok")
     assert str(found["arawn"]["detail"]).startswith("found Arawn 0.0" if server.is_v0 else "found Arawn (main branch)")
@@ -59,7 +58,7 @@ def test_a_configuration_with_all_that_arawn_documents_is_accepted(run: RunComma
     text = KEYS.read_text()
     (home / ".config" / "arawn" / "config.toml").write_text(text if is_v0 else text.replace("data_dir", "other_dir"))
     shown = {event["key"]: event["value"] for event in run("config", "show").events}
-    assert (shown["maintenance.root"], shown["maintenance.database"]) == (json.dumps(str(root)), json.dumps(str(database)))
+    assert (shown["maintenance.root"], shown["maintenance.database"]) == (str(root), str(database))
     done = run("scratch-cleanup", "--older-than-days", days_before_last_day())
     assert (done.code, done.stderr, done.last["dry_run"]) == (0, "", True)
 

@@ -64,7 +64,7 @@ def test_more_sessions_go_the_oldest_first_and_the_removal_limit_holds(run: RunC
         assert {name: reason for name, reason in each.reasons().items() if name in ("oldest", "middle", "newest")} == dict.fromkeys(
             ("oldest", "middle", "newest"), "over_budget"
         )
-        assert "max_total = 1.0 M" in each.stderr
+        assert "max_total = 1MiB" in each.stderr
         assert "2 over_budget" in each.stderr
         assert cast("int", each.last["over_budget_bytes"]) >= MIB
     assert dry.sessions("would_delete") == done.sessions("deleted") == {"oldest"}
