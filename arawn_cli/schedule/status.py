@@ -132,8 +132,11 @@ def _is_for(place: Place, config: Config) -> bool:
     Raises:
         ScheduleError: they cannot be read.
     """
-    names = (BLOCK, suffixed(CRON_FILE, place.root_name)) if place.manager is None else (units_of(place.timers[0])[1],)
-    text = "".join(place.store.read(name) or "" for name in names)
+    if place.manager is not None:
+        name = units_of(place.timers[0])[1]
+    else:
+        name = suffixed(CRON_FILE, place.root_name) if place.scope is Scope.SYSTEM else BLOCK
+    text = place.store.read(name) or ""
     if place.root_name is None and "--base-path" in text:
         option, path = "--base-path", config.root.resolve()
     elif "--config" in text and config.file is not None:
