@@ -17,7 +17,7 @@ test: $(VENV)/tools ## Run the quick tests on all cores.
 	$(BIN)/python -m pytest -n auto -m 'not slow and not long and not engine' tests
 
 test-slow: $(VENV)/tools ## Run the tests with systemd, cron, a relay, faults and sanitizers.
-	$(BIN)/python -m pytest -n auto -m slow tests
+	$(BIN)/python -m pytest -n auto -m 'slow and not long' tests
 
 test-long: $(VENV)/tools ## Run complete fault matrices (about an hour).
 	$(BIN)/python -m pytest -n auto -m long tests
