@@ -148,13 +148,8 @@ def _has_checks(ran: Path, count: int) -> bool:
 
 
 @needs_cron
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(datetime(2026, 3, 29, 1, tzinfo=UTC), id="never", marks=pytest.mark.long),
-        pytest.param(datetime(2026, 10, 25, 1, tzinfo=UTC), id="twice"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("change", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)], ids=["never", "twice"])
 def test_an_hour_that_is_there_twice_or_never_has_no_run_too_much_or_too_little(machine: Machine, change: datetime) -> None:
     configure(machine, '[maintenance.schedule]\nscratch_cleanup = "2h"\ndisk_check = "5m"\n')
     install(machine, "--cron")
