@@ -26,7 +26,7 @@ from tests.support.tree import SampleTree, set_age
 pytestmark = needs_namespaces
 
 SECRET = "only-root-may-read-this-7f3a"
-DROP_INS = Path("/etc/systemd/system/arawn-cli-test.service.d")
+DROP_INS = Path(f"/etc/systemd/system/arawn-cli-test-{os.getpid()}.service.d")  # its own in each worker
 COMMANDS = (
     ("scratch-cleanup", "--dry-run", "--plan-out", "OUTPUT"),
     ("scratch-cleanup", "--plan-out", "OUTPUT"),
