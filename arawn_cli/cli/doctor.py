@@ -114,8 +114,8 @@ def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
     """Print the number of problems, then each finding with its fix, problems first."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
     numbers = {status: sum(finding.status is status for finding in findings) for status in Status}
-    told = [count(numbers[Status.FAIL], "problem"), count(numbers[Status.WARN], "warning")]
-    console.print(Text(", ".join([*(text for text in told if text[0] != "0"), f"{numbers[Status.OK]} ok"]), style="bold"))
+    counts = [count(numbers[Status.FAIL], "problem"), count(numbers[Status.WARN], "warning")]
+    console.print(Text(", ".join([*(text for text in counts if text[0] != "0"), f"{numbers[Status.OK]} ok"]), style="bold"))
     for finding in sorted(findings, key=lambda finding: _ORDER.index(finding.status)):
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_row(Text(f"{finding.status.value:<4}", style=_STYLES[finding.status]), Text(f"{finding.check}: {finding.detail}"))

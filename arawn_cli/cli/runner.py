@@ -250,8 +250,7 @@ def run_job(
 def _problem_log(config: Config, name: JobName | None) -> ProblemLog | None:
     """Have the persistent problems of a job logged once a day.
 
-    A person at a terminal is told each time, and so is the reader of a run that changes nothing, or
-    that has another relay.
+    A run at a terminal logs them each time. So does one that changes nothing or has another relay.
     """
     if name is None or config.dry_run or not config.remembers or stderr_console() is not None:
         return None

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.discovery import is_candidate, may_exist, newest_message
 from arawn_cli.arawn.layout import DATABASE_MAIN, DATABASE_V0, WORKSTREAMS
+from arawn_cli.arawn.root import is_candidate, may_exist, newest_message
 from arawn_cli.config.schema import ConfigFile
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import read_small_file

@@ -171,7 +171,7 @@ _SMTP_STATUS = re.compile(r"\((5\d\d), ")
 def interpret(warnings: Sequence[str], causes: Sequence[str], url: str) -> Refused | Failed:
     """Interpret the log of Apprise about a message that was not sent.
 
-    Causes may contain the address, also in parts or encoded, so only their kind is told.
+    Causes may contain the address, also in parts or encoded, so the result names only their kind.
     """
     text = escape(without_address(" ".join(" ".join(warnings).split()), url))[:EXCERPT_CHARACTERS] or "Apprise gives no reason"
     cause = " ".join(causes)

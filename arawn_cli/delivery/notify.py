@@ -1,10 +1,10 @@
 """Tell people through Apprise what needs their attention: one short message per run.
 
-A message is stored once for each address, in the outbox and with a target of its own. An address
+A message is stored in the outbox once for each address, which is its target. An address
 that does not accept it holds up neither the other ones nor the relay.
 
-The table `notices` of the state has what people were last told. So a level or a failure that lasts
-is reported once, and again after `repeat_interval`, if that is not 0.
+The table `notices` of the state has the last message about each subject. So a level or a failure
+that lasts is reported once, and again after `repeat_interval`, if that is not 0.
 """
 
 from __future__ import annotations

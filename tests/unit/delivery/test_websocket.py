@@ -14,8 +14,6 @@ from dataclasses import replace
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
 from arawn_cli.config import relay_url
@@ -25,6 +23,7 @@ from arawn_cli.delivery.message import Delivered, Failed, Refused
 from arawn_cli.delivery.websocket import WebSocketClient
 from tests.support.contrary_servers import ONE, TOKEN, answering, running, sent
 from tests.support.relay_fixtures import Nchan, needs_nchan
+from tests.support.websocket_upgrade import accept_upgrade
 
 pytest_plugins = ("tests.support.relay_fixtures",)
 pytestmark = needs_nchan
@@ -121,12 +120,7 @@ def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, 
 
     def open_only() -> None:
         with listener.accept()[0] as connection:
-            server = ServerProtocol()
-            server.receive_data(connection.recv(65_536))
-            (request,) = server.events_received()
-            assert isinstance(request, Request)
-            server.send_response(server.accept(request))
-            connection.sendall(b"".join(server.data_to_send()))
+            accept_upgrade(connection)
             ended.wait(60)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(open_only, ended.set):

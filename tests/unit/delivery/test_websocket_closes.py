@@ -29,6 +29,7 @@ from arawn_cli.events import to_json
 from arawn_cli.state import State
 from tests.support.contrary_servers import ONE
 from tests.support.simulated_relay import pressure, queued
+from tests.support.websocket_upgrade import accept_upgrade
 
 pytestmark = pytest.mark.usefixtures("told")
 
@@ -240,12 +241,7 @@ def test_a_relay_that_stops_reading_has_no_event() -> None:
 
         def open_only() -> None:
             with listener.accept()[0] as connection:
-                protocol = ServerProtocol()
-                protocol.receive_data(connection.recv(65_536))
-                (request,) = protocol.events_received()
-                assert isinstance(request, Request)
-                protocol.send_response(protocol.accept(request))
-                connection.sendall(b"".join(protocol.data_to_send()))
+                accept_upgrade(connection)
                 ended.wait(10)
 
         thread = threading.Thread(target=open_only, daemon=True)
