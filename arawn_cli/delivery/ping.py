@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -107,9 +107,9 @@ class Pings:
         trickles have no time limit.
         """
         answer: SimpleQueue[str | None] = SimpleQueue()
-        thread = threading.Thread(target=lambda: answer.put(_post(self._address, suffix, body, use_proxy=self.use_proxy)), daemon=True)
         try:
-            thread.start()
+            # `Thread.start` waits for ever if the new thread gets no memory.
+            start_new_thread(lambda: answer.put(_post(self._address, suffix, body, use_proxy=self.use_proxy)), ())
         except RuntimeError as error:
             return str(error)
         began, stopped = time.monotonic(), None

@@ -143,6 +143,23 @@ def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], boo
     Raises:
         OSError: `ask` raised it, or as `require_answer`.
     """
+    future = in_thread(ask)
+    end = time.monotonic() + _ANSWER_SECS
+    while not wait([future], _PAUSE_SECS).done:
+        if time.monotonic() > end or stopping():
+            raise OSError(errno.ETIMEDOUT, f"the filesystem that is mounted at {escape(point)} does not answer")
+    return future.result()
+
+
+def in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
+    """Call `ask`, which may hang or raise an OSError, in a thread that ends with this process.
+
+    Wait for the result with a time limit: a thread that gets no memory never runs. `Thread.start`
+    and an executor would wait for it without one.
+
+    Raises:
+        OSError: EAGAIN: the thread cannot be started.
+    """
     future: Future[Answer] = Future()
 
     def run() -> None:
@@ -152,16 +169,10 @@ def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], boo
             future.set_exception(error)
 
     try:
-        # One that hangs ends with this process. `Thread.start` waits for ever if the new thread
-        # gets no memory.
         start_new_thread(run, ())
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, "can't start new thread") from error
-    end = time.monotonic() + _ANSWER_SECS
-    while not wait([future], _PAUSE_SECS).done:
-        if time.monotonic() > end or stopping():
-            raise OSError(errno.ETIMEDOUT, f"the filesystem that is mounted at {escape(point)} does not answer")
-    return future.result()
+    return future
 
 
 def joined(directory: str, below: str) -> str:

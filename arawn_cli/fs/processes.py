@@ -11,10 +11,10 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
+from arawn_cli.fs.mounts import in_thread
 from arawn_cli.fs.openat import Identity
 from arawn_cli.names import escape
 
@@ -37,6 +37,7 @@ _STATX_INO = 0x100
 _STATX_SIZE = 256
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
 _NETLINK_SOCK_DIAG = 4
+_THREAD_SECS = 1.0  # one that gets no memory never answers
 _UNIX_SOCKETS = struct.pack("=IHHII BBHIIIII", 40, 20, 0x301, 1, 0, socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, 2, 0, 0)  # sock_diag(7)
 _DIAG_DONE, _DIAG_ERROR, _DIAG_VFS = 3, 2, 1
 _SOCKET_PATH = re.compile(rb"^\w+: \w+ \w+ \w+ \w+ \w+ +\d+ ([^@\n].*)$", re.MULTILINE)  # in /proc/net/unix
@@ -324,11 +325,8 @@ def _diag_socket(task: Task | None) -> socket.socket:
     if task is None:
         return opened()
     # In a separate thread, because a thread stays in the namespace.
-    with open(f"/proc/{task.path}/ns/net", "rb") as namespace, ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(opened_there, namespace.fileno()).result()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, "can't start new thread") from error
+    with open(f"/proc/{task.path}/ns/net", "rb") as namespace:
+        return in_thread(lambda: opened_there(namespace.fileno())).result(_THREAD_SECS)
 
 
 def parse_sockets(data: bytes) -> tuple[list[BoundSocket], bool]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.fs.processes import BoundSocket, cached_identity, mapped_files, mount_id, parse_mount_id, parse_sockets, sockets_of
+from tests.conftest import needs_root
 
 NUMBERS = st.integers(0, 2**32 - 1)
 
@@ -60,6 +63,20 @@ def test_the_kernel_tells_the_file_of_a_bound_socket_after_it_was_renamed(tmp_pa
         status = (tmp_path / "new").rename(tmp_path / "old").stat()
         inodes = {bound.inode for bound in sockets_of(None) if bound.number == os.fstat(server.fileno()).st_ino}
     assert inodes == {status.st_ino & 0xFFFFFFFF}
+
+
+@needs_root
+def test_a_thread_that_gets_no_memory_stops_no_look_into_another_namespace() -> None:
+    """`Thread.start` waits for ever for a thread that ends before it has said that it runs."""
+    program = (
+        "import threading\n"
+        "def no_memory(self): raise MemoryError\n"
+        "threading.Thread._bootstrap = no_memory\n"
+        "from arawn_cli.fs.processes import Task, sockets_of\n"
+        "print(len(sockets_of(Task(1, 'self', '', '', '/'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert int(done.stdout) >= 0
 
 
 def test_identity_and_mount_of_a_descriptor_are_those_of_the_file(tmp_path: Path) -> None:
