@@ -51,7 +51,7 @@ def config_show(flags: Flags, output: Output) -> None:
     """
     configure_logging(output)
     loaded = load_as_owner(flags)
-    settings = settings_of(loaded, flags, os.environ)
+    settings = settings_of(loaded, os.environ)
     match output.resolved():
         case "json":
             print_settings_as_events(settings, loaded.root_name)

@@ -67,7 +67,7 @@ def run_doctor(flags: Flags, output: options.Output, *, notify_test: bool = Fals
     settings: list[Setting] = []
     try:
         config = load_as_owner(flags)
-        settings = settings_of(config, flags, os.environ)
+        settings = settings_of(config, os.environ)
         findings = list(_findings(Shell(config, flags, os.environ), notify_test=notify_test))
     except RootNotFoundError as error:
         findings = [fail("root", str(error), comment("set [maintenance] root, or try arawn-cli doctor --base-path PATH"))]

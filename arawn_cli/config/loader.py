@@ -30,8 +30,8 @@ from arawn_cli.config.lookup import (
     home_directory,
 )
 from arawn_cli.config.relay_url import Address, redact_path, redact_value
-from arawn_cli.config.roots import ADDED_KEYS, OVERRIDDEN_KEYS, PINGS, find_conflicts, index_of, refuse_other_root, tables_of_root
-from arawn_cli.config.schema import ConfigFile, Maintenance, NamedRoot
+from arawn_cli.config.roots import PINGS, find_conflicts, refuse_other_root, values_of_root
+from arawn_cli.config.schema import ConfigFile, Maintenance, NamedRoot, Relay, with_value
 from arawn_cli.config.validation import describe_errors, find_misspellings
 from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import JobName
@@ -39,7 +39,6 @@ from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import cut, escape
 from arawn_cli.units import WrittenSize, bytes_of, count
 
-_RELAY = "[maintenance.relay]"
 _ERRORS_MAX = 50  # that are shown
 
 # The time that tomllib needs for a dotted key grows with the cube of its length.
@@ -112,10 +111,10 @@ class Config:
             run would hide a change from the readers of the configured relay.
         metrics_directory: directory of the files for Prometheus' node_exporter.
         pings: the addresses by job that a real run pings, which are secret.
-        tables: the tables of the file, with the values of the named root in place of the general
-            ones.
+        tables: the tables of the file, with the values of options and of the named root in place of
+            the general ones.
+        sources: what gives these values, by their keys.
         root_name: the name in `[[maintenance.roots]]`, or None for the main root.
-
     """
 
     file: Path | None
@@ -134,6 +133,7 @@ class Config:
     state_directory: Path
     relay: RelayTarget | None
     tables: ConfigFile
+    sources: Mapping[str, str]
     pings: Mapping[str, str] = field(default_factory=dict, repr=False)
     notify_urls: Path | None = None
     metrics_directory: Path | None = None
@@ -150,20 +150,24 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         RefusedError: the path of the root is empty.
 
     """
-    file, base, file_tables = _read(flags.config, environment, system_file)
-    tables = file_tables if flags.root is None else tables_of_root(file_tables, flags.root, file)
+    found_file = _read(flags.config, environment, system_file)
+    of_file, file, base = found_file.tables, found_file.file, found_file.base
+    values = ({} if flags.root is None else values_of_root(of_file, flags.root, file)) | _values_of(flags)
+    tables = of_file
+    for key, (value, _) in values.items():
+        tables = with_value(tables, key, value)
     usage, maintenance = tables.paths.usage, tables.maintenance
-    pressure = maintenance.pressure
-    dry_run = tables.paths.cleanup.dry_run if flags.dry_run is None else flags.dry_run
-    with failing_pings({} if dry_run else _pings(maintenance)):
-        found = find_root(flags.base_path, flags.root, Sources(environment, file, tables, base))
-        refuse_other_root(found.path, flags.root, file_tables, base)
+    pressure, dry_run = maintenance.pressure, tables.paths.cleanup.dry_run
+    pings = _pings(maintenance)
+    with failing_pings({} if dry_run else pings):
+        root = find_root(flags.base_path, flags.root, replace(found_file, tables=tables))
+        refuse_other_root(root.path, flags.root, of_file, base)
     return Config(
         file=file,
-        root=found.path,
-        root_source=found.source,
-        databases=found.databases,
-        older_than_days=tables.paths.cleanup.scratch_cleanup_days if flags.older_than_days is None else flags.older_than_days,
+        root=root.path,
+        root_source=root.source,
+        databases=root.databases,
+        older_than_days=tables.paths.cleanup.scratch_cleanup_days,
         dry_run=dry_run,
         force=flags.force,
         plan_out=flags.plan_out,
@@ -173,14 +177,25 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         session_limit_bytes=_in_units(usage.session_warning_mb, "MiB") if pressure.session is None else pressure.session,
         maintenance=maintenance,
         state_directory=state_directory(file, tables, environment),
-        relay=None if flags.no_relay else _relay(flags, tables, base),
+        relay=None if flags.no_relay else _relay(maintenance.relay, base, from_flag=flags.relay_url is not None),
         remembers=flags.relay_url is None and not (flags.no_relay and maintenance.relay.url),
-        notify_urls=_optional_path(base, maintenance.notify.urls_file, "[maintenance.notify] urls_file"),
-        metrics_directory=_optional_path(base, maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
+        notify_urls=base.path_if_set(maintenance.notify.urls_file, "[maintenance.notify] urls_file"),
+        metrics_directory=base.path_if_set(maintenance.metrics.textfile_dir, "[maintenance.metrics] textfile_dir"),
         root_name=flags.root,
         tables=tables,
-        pings=_pings(maintenance),
+        sources={key: source for key, (_, source) in values.items()},
+        pings=pings,
     )
+
+
+def _values_of(flags: Flags) -> dict[str, tuple[object, str]]:
+    """Return the values of options by the keys that they replace, with the options."""
+    values: dict[str, tuple[object, str]] = {
+        "paths.cleanup.scratch_cleanup_days": (flags.older_than_days, "--older-than-days"),
+        "paths.cleanup.dry_run": (flags.dry_run, "--dry-run"),
+        "maintenance.relay.url": (flags.relay_url, "--relay-url"),
+    }
+    return {key: each for key, each in values.items() if each[0] is not None}
 
 
 def _pings(maintenance: Maintenance) -> dict[str, str]:
@@ -220,21 +235,19 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
     Raises:
         ConfigurationError: the file is unreadable or has errors.
     """
-    _, _, tables = _read(flags.config, environment, system_file)
-    return [entry.name for entry in tables.maintenance.roots]
+    return [entry.name for entry in _read(flags.config, environment, system_file).tables.maintenance.roots]
 
 
 def _in_units(number: int, unit: str) -> int:
-    """Return the bytes of a limit in `[paths.usage]`, and its text with the unit."""
-    text = f"{number} {unit}"
+    """Return a limit of `[paths.usage]` in bytes, with its text as in `[maintenance.pressure]`."""
+    text = f"{number}{unit}"
     return WrittenSize(bytes_of(text), text)
 
 
-def _read(named: Path | None, environment: Mapping[str, str], system_file: Path) -> tuple[Path | None, PathBase, ConfigFile]:
-    """Return the path of the file, the base of its paths, and its tables."""
+def _read(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Sources:
     path = find_config(named, environment, system_file)
     if path is None:
-        return None, PathBase(default_directory(environment)), ConfigFile.model_construct()
+        return Sources(environment, None, PathBase(default_directory(environment)), ConfigFile.model_construct())
     base = PathBase.of_file(path)
     try:
         content = read_small_file(path, MAX_CONFIG_BYTES)
@@ -259,7 +272,7 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         more = [f"  and {number - _ERRORS_MAX:,} more"] if number > _ERRORS_MAX else []
         lines = [f"{path}: {count(number, 'error')}", *(f"  {cut(line)}" for line in errors[:_ERRORS_MAX]), *more]
         raise ConfigurationError("\n".join(lines))
-    return path, base, tables
+    return Sources(environment, path, base, tables)
 
 
 def state_directory(file: Path | None, tables: ConfigFile, environment: Mapping[str, str]) -> Path:
@@ -282,23 +295,17 @@ def state_directory(file: Path | None, tables: ConfigFile, environment: Mapping[
     return home / ".local" / "state" / "arawn-cli"
 
 
-def _relay(flags: Flags, tables: ConfigFile, base: PathBase) -> RelayTarget | None:
-    relay = tables.maintenance.relay
-    url = relay.url if flags.relay_url is None else flags.relay_url
-    if not url and flags.relay_url is None:
+def _relay(relay: Relay, base: PathBase, *, from_flag: bool) -> RelayTarget | None:
+    if not relay.url and not from_flag:
         return None
     try:
-        address = relay_url.parse(url)
+        address = relay_url.parse(relay.url)
     except ValueError as error:
         raise ConfigurationError(f"--relay-url: allowed: {error}") from error
-    if flags.relay_url is not None and address.carries_password:
+    if from_flag and address.carries_password:
         raise ConfigurationError("--relay-url: every account can read a password on a command line; put it into [maintenance.relay] url")
-    token_file, ca_file = (_optional_path(base, name, _RELAY) for name in (relay.token_file, relay.ca_file))
-    return RelayTarget(address, token_file, ca_file, flags.relay_url is not None)
-
-
-def _optional_path(base: PathBase, value: str, source: str) -> Path | None:
-    return base.path(value, source) if value else None
+    token_file, ca_file = (base.path_if_set(name, "[maintenance.relay]") for name in (relay.token_file, relay.ca_file))
+    return RelayTarget(address, token_file, ca_file, from_flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,47 +321,29 @@ class Setting:
     source: str
 
 
-def settings_of(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Setting]:
+def settings_of(config: Config, environment: Mapping[str, str]) -> list[Setting]:
     """Return every key of the tables, in their order, with the value in effect."""
-    overrides = _overrides(config, flags, environment)
+    effective = _effective(config, environment)
     found = []
     for key, value, is_set in _leaves(config.tables, ""):
-        source = str(config.file) if is_set and config.file else DEFAULT
-        if key in overrides:
-            value, source = overrides[key][0], overrides[key][1] or source
+        source = config.sources.get(key) or (str(config.file) if is_set and config.file else DEFAULT)
+        value, source = effective.get(key, (value, source))
         found.append(Setting(key, _as_written(value, is_secret=key.startswith(_SECRETS)), source))
     return found
 
 
-def _overrides(config: Config, flags: Flags, environment: Mapping[str, str]) -> dict[str, tuple[object, str | None]]:
-    """Return values that come from elsewhere, with their source, or None for that of the file."""
-    found: dict[str, tuple[object, str | None]] = {}
-    if config.root_name is not None:
-        values = {key: value for key, value, _ in _leaves(config.tables, "")}
-        entry = config.tables.maintenance.roots[index_of(config.tables, config.root_name) or 0]
-        for key in entry.model_fields_set & OVERRIDDEN_KEYS.keys():
-            found[OVERRIDDEN_KEYS[key]] = (values[OVERRIDDEN_KEYS[key]], _key_of_root(config, config.root_name, key))
-    else:
+def _effective(config: Config, environment: Mapping[str, str]) -> dict[str, tuple[object, str]]:
+    """Return values that differ from those of the tables, with their source."""
+    found: dict[str, tuple[object, str]] = {}
+    if config.root_name is None:
         found["maintenance.root"] = (str(config.root), config.root_source)
-    if config.tables.maintenance.database is None:
-        database = next((str(place) for place in config.databases if os.path.lexists(place)), None)
-        found["maintenance.database"] = (database, DEFAULT)
-    if flags.older_than_days is not None:
-        found["paths.cleanup.scratch_cleanup_days"] = (flags.older_than_days, "--older-than-days")
-    if flags.dry_run is not None:
-        found["paths.cleanup.dry_run"] = (flags.dry_run, "--dry-run")
-    if flags.relay_url is not None:
-        found["maintenance.relay.url"] = (flags.relay_url, "--relay-url")
+    if config.maintenance.database is None:
+        found["maintenance.database"] = (next((str(place) for place in config.databases if os.path.lexists(place)), None), DEFAULT)
     if config.maintenance.cleanup.keep_chats is None:
-        found["maintenance.cleanup.keep_chats"] = ("true on Arawn's main branch, false on 0.0", None)
-    from_systemd = not config.maintenance.state_dir and bool(environment.get("STATE_DIRECTORY"))
-    found["maintenance.state_dir"] = (str(config.state_directory), "$STATE_DIRECTORY" if from_systemd else None)
+        found["maintenance.cleanup.keep_chats"] = ("true on Arawn's main branch, false on 0.0", DEFAULT)
+    without_key = "$STATE_DIRECTORY" if environment.get("STATE_DIRECTORY") else DEFAULT
+    found["maintenance.state_dir"] = (str(config.state_directory), str(config.file) if config.maintenance.state_dir else without_key)
     return found
-
-
-def _key_of_root(config: Config, name: str, key: str) -> str:
-    general = f"{OVERRIDDEN_KEYS[key]} and " if key in ADDED_KEYS else ""
-    return f"{config.file}: {general}maintenance.roots[{index_of(config.tables, name)}].{key}"
 
 
 def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]:

@@ -67,9 +67,12 @@ class PathBase:
         Raises:
             ConfigurationError: it begins with the home of an unknown account. `source` names the
                 key.
-
         """
         return self.directory / expand_user(self._with_home(value), source)
+
+    def path_if_set(self, value: str | None, source: str) -> Path | None:
+        """Return a path of the file, or None if the value is None or empty. It raises as `path`."""
+        return self.path(value, source) if value else None
 
     def normal(self, value: str) -> str:
         """Return a path of the file as absolute text, since another root's disk may not respond."""
@@ -91,6 +94,12 @@ def expand_user(value: str, source: str) -> Path:
         raise ConfigurationError(f"{source}: no home directory is known for {value!r}: write the path out") from error
 
 
+def _named_by(environment: Mapping[str, str], variable: str) -> Path | None:
+    """Return the absolute path in a variable, or None without one. It raises as `expand_user`."""
+    value = environment.get(variable)
+    return expand_user(value, variable).absolute() if value else None
+
+
 def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
     """Return the configuration file of the account that owns a root, unless it is in use.
 
@@ -98,16 +107,14 @@ def ignored_owner_config(root: Path, used: Path | None) -> Path | None:
     """
     try:
         home = Path(pwd.getpwuid(root.stat().st_uid).pw_dir)
-        own = home / ".config" / "arawn" / "config.toml"
+        own = home / _DIRECTORY_V0 / CONFIG
         if not own.exists():
-            own = home / ".arawn" / "arawn.toml"
+            own = home / _DIRECTORY_MAIN / CONFIG_MAIN
             if b"maintenance" not in read_small_file(own, MAX_CONFIG_BYTES):
                 return None
-        if used is not None and own.samefile(used):
-            return None
+        return None if used is not None and own.samefile(used) else own
     except (OSError, KeyError):
         return None
-    return own
 
 
 def ignored_config_warning(root: Path, used: Path | None, *, on_purpose: bool = False) -> str | None:
@@ -152,22 +159,14 @@ class Sources:
     Attributes:
         environment: the environment variables.
         file: the configuration file, or None for defaults.
-        tables: the tables of the file; of a named root, with its own path and database.
         base: what the paths of the file are relative to.
+        tables: the tables of the file; of a named root, with its own path and database.
     """
 
     environment: Mapping[str, str]
     file: Path | None
-    tables: ConfigFile
     base: PathBase
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A directory that an Arawn server can use as its root. `source` is as in `FoundRoot`."""
-
-    path: Path
-    source: str
+    tables: ConfigFile
 
 
 def find_config(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Path | None:
@@ -185,12 +184,12 @@ def find_config(named: Path | None, environment: Mapping[str, str], system_file:
     own = default_config_path(environment)
     if environment.get("ARAWN_CONFIG") or may_exist(own):
         return own
-    if of_main := environment.get("ARAWN_DATA_DIR"):
-        others = [expand_user(of_main, "ARAWN_DATA_DIR").absolute() / CONFIG_MAIN]
+    if of_main := _named_by(environment, "ARAWN_DATA_DIR"):
+        others = [of_main / CONFIG_MAIN]
     elif environment.get("ARAWN_CONFIG_DIR"):
         others = []
     else:
-        others = [*(home / _DIRECTORY_MAIN / CONFIG_MAIN for home in (home_directory(),) if home), system_file]
+        others = [Path.home() / _DIRECTORY_MAIN / CONFIG_MAIN, system_file]
     return next((path for path in others if may_exist(path)), None)
 
 
@@ -200,9 +199,7 @@ def default_config_path(environment: Mapping[str, str]) -> Path:
     Raises:
         ConfigurationError: the account has no home directory.
     """
-    if named := environment.get("ARAWN_CONFIG"):
-        return expand_user(named, "ARAWN_CONFIG").absolute()
-    return default_directory(environment) / CONFIG
+    return _named_by(environment, "ARAWN_CONFIG") or default_directory(environment) / CONFIG
 
 
 def default_directory(environment: Mapping[str, str]) -> Path:
@@ -211,8 +208,8 @@ def default_directory(environment: Mapping[str, str]) -> Path:
     Raises:
         ConfigurationError: the account has no home directory.
     """
-    if named := environment.get("ARAWN_CONFIG_DIR"):
-        return expand_user(named, "ARAWN_CONFIG_DIR").absolute()
+    if named := _named_by(environment, "ARAWN_CONFIG_DIR"):
+        return named
     home = home_directory()
     if home is None:
         raise ConfigurationError("this account has no home directory: name the configuration with --config")
@@ -249,8 +246,7 @@ def find_root(base_path: str | None, root_name: str | None, sources: Sources) ->
     elif maintenance.root:
         path, source = _named_root(maintenance.root, "[maintenance] root", base), str(sources.file)
     else:
-        only = _only_candidate(sources)
-        path, source = only.path, only.source
+        path, source = _only_candidate(sources)
     return FoundRoot(path, source, _databases(path, sources))
 
 
@@ -260,27 +256,27 @@ def _named_root(value: str, source: str, base: PathBase) -> Path:
     return base.path(value, source)
 
 
-def _only_candidate(sources: Sources) -> _Place:
-    """Return the one place that has a root.
+def _only_candidate(sources: Sources) -> tuple[Path, str]:
+    """Return the one place that has a root, and what names it.
 
     Raises:
         NoRootError: there is none.
         RootNotFoundError: there are several.
     """
-    found, roots = _candidates(sources), sources.tables.maintenance.roots
+    found, maintenance = _candidates(sources), sources.tables.maintenance
     if not found:
         raise NoRootError(
-            f"no Arawn root found: no {WORKSTREAMS}/ in any of {', '.join(escape(str(place.path)) for place in _places(sources))}; "
+            f"no Arawn root found: no {WORKSTREAMS}/ in any of {', '.join(escape(str(path)) for path in _places(sources))}; "
             f"name the folder that holds {WORKSTREAMS}/ with --base-path, ARAWN_BASE_PATH or [maintenance] root"
-            + (f", or select a root of the file with --root: {sources.tables.maintenance.root_names}" if roots else "")
+            + (f", or select a root of the file with --root: {maintenance.root_names}" if maintenance.roots else "")
             + "; arawn-cli demo shows all commands on a sample root"
         )
     if len(found) > 1:
         raise RootNotFoundError(
             f"{len(found)} folders can be Arawn's root: name the one that your server uses with --base-path, ARAWN_BASE_PATH or "
-            "[maintenance] root" + "".join(f"\n  {escape(str(place.path))}: {_newest(place.path)}" for place in found)
+            "[maintenance] root" + "".join(f"\n  {escape(str(path))}: {_newest(path)}" for path in found)
         )
-    return found[0]
+    return next(iter(found.items()))
 
 
 def _newest(root: Path) -> str:
@@ -288,45 +284,40 @@ def _newest(root: Path) -> str:
     return "no message" if newest is None else f"newest message {timestamps.render(newest)}"
 
 
-def _candidates(sources: Sources) -> list[_Place]:
+def _candidates(sources: Sources) -> dict[Path, str]:
     """Return the places that have a root, without the roots that have a name."""
     named = {sources.base.normal(entry.path) for entry in sources.tables.maintenance.roots}
-    return [
-        place
-        for place in _places(sources)
-        if named.isdisjoint((os.path.normpath(place.path), os.path.realpath(place.path)))
-        and is_candidate(place.path, (*_beside(place.path), *_of_server(place.path, sources)))
-    ]
+    return {
+        path: source
+        for path, source in _places(sources).items()
+        if named.isdisjoint((os.path.normpath(path), os.path.realpath(path)))
+        and is_candidate(path, (*_beside(path), *_of_server(path, sources)))
+    }
 
 
-def _places(sources: Sources) -> list[_Place]:
-    """Return every directory to which an Arawn server can write, without repetitions.
+def _places(sources: Sources) -> dict[Path, str]:
+    """Return every directory to which an Arawn server can write, and what names it.
 
     In a file of another account, the home is that of the other account.
     """
-    tables, base, environment, of_file = sources.tables, sources.base, sources.environment, str(sources.file)
+    tables, base, of_file = sources.tables, sources.base, str(sources.file)
     home = base.home or home_directory()
-    found = [
-        _Place(base.path(value, key), of_file)
-        for value, key in ((tables.workstream.data_dir, "[workstream] data_dir"), (tables.paths.base_path, "[paths] base_path"))
-        if value is not None
-    ]
-    if (default := _default_of_v0(sources)) is not None:
-        found.append(_Place(default, DEFAULT))
-    if named := environment.get("ARAWN_CONFIG_DIR"):
-        found.append(_Place(expand_user(named, "ARAWN_CONFIG_DIR").absolute() / WORKSTREAMS, "$ARAWN_CONFIG_DIR"))
-    elif home is not None:
-        found.append(_Place(home / _DIRECTORY_V0 / WORKSTREAMS, DEFAULT))
-    if named := environment.get("ARAWN_DATA_DIR"):
-        found.append(_Place(expand_user(named, "ARAWN_DATA_DIR").absolute(), "$ARAWN_DATA_DIR"))
-    if tables.storage.data_dir is not None:
-        found.append(_Place(base.path(tables.storage.data_dir, "[storage] data_dir"), of_file))
-    if home is not None:
-        found.append(_Place(home / _DIRECTORY_MAIN, DEFAULT))
-    unique: dict[str, _Place] = {}
-    for place in found:
-        unique.setdefault(os.path.realpath(place.path), place)
-    return list(unique.values())
+    config_directory, data_directory = (_named_by(sources.environment, name) for name in ("ARAWN_CONFIG_DIR", "ARAWN_DATA_DIR"))
+    places = (
+        (base.path_if_set(tables.workstream.data_dir, "[workstream] data_dir"), of_file),
+        (base.path_if_set(tables.paths.base_path, "[paths] base_path"), of_file),
+        (_default_of_v0(sources), DEFAULT),
+        (config_directory and config_directory / WORKSTREAMS, "$ARAWN_CONFIG_DIR"),
+        (None if config_directory or home is None else home / _DIRECTORY_V0 / WORKSTREAMS, DEFAULT),
+        (data_directory, "$ARAWN_DATA_DIR"),
+        (base.path_if_set(tables.storage.data_dir, "[storage] data_dir"), of_file),
+        (home and home / _DIRECTORY_MAIN, DEFAULT),
+    )
+    unique: dict[str, tuple[Path, str]] = {}
+    for path, source in places:
+        if path is not None:
+            unique.setdefault(os.path.realpath(path), (path, source))
+    return dict(unique.values())
 
 
 def _default_of_v0(sources: Sources) -> Path | None:
@@ -346,14 +337,14 @@ def _databases(root: Path, sources: Sources) -> tuple[Path, ...]:
     """
     tables, base = sources.tables, sources.base
     if tables.maintenance.database is not None:
-        mains = [place.path for place in _candidates(sources)]
-        if tables.maintenance.root:
-            mains = [base.path(tables.maintenance.root, "[maintenance] root")]
+        named = base.path_if_set(tables.maintenance.root, "[maintenance] root")
+        mains = list(_candidates(sources)) if named is None else [named]
         if len(mains) == 1 and _is_same(root, mains[0]):
             return _configured(root, "[maintenance] database", tables.maintenance.database, base)
-    if tables.workstream.database is not None and _is_root_of_server(root, sources):
+    of_server = _of_server(root, sources)
+    if of_server and tables.workstream.database is not None:
         return _configured(root, "[workstream] database", tables.workstream.database, base)
-    return (*_beside(root), *_of_server(root, sources))
+    return (*_beside(root), *of_server)
 
 
 def _configured(root: Path, source: str, configured: str | None, base: PathBase) -> tuple[Path, ...]:
@@ -397,8 +388,8 @@ def _is_root_of_server(root: Path, sources: Sources) -> bool:
         return False
     if is_candidate(default, (base.directory / DATABASE_V0,)):
         return _is_same(root, default)
-    named = next(filter(None, (tables.paths.base_path, tables.maintenance.root)), None)
-    return named is not None and _is_same(root, base.path(named, "[paths] base_path"))
+    named = base.path_if_set(tables.paths.base_path or tables.maintenance.root, "[paths] base_path")
+    return named is not None and _is_same(root, named)
 
 
 def _is_same(one: Path, other: Path) -> bool:

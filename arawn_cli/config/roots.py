@@ -7,42 +7,42 @@ about the sessions of another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
-from arawn_cli.config.lookup import PathBase
-from arawn_cli.config.schema import ConfigFile, NamedRoot, Ping
-from arawn_cli.config.validation import format_value, nearest
+from arawn_cli.config.lookup import DEFAULT, PathBase
+from arawn_cli.config.schema import ConfigFile, Ping, Storage, WorkstreamStore
+from arawn_cli.config.validation import format_value, nearest, value_at
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.names import escape
 
 _USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
 """The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
 
-_CLEANUP = ("keep_last", "max_total", "min_free_percent", "min_age_days")
+PINGS = tuple(Ping.model_fields)
 
-PINGS = ("scratch_cleanup", "disk_check")
-"""The keys of `[maintenance.ping]`."""
-
-_SIZES = (*_USAGE.values(), "own_files")
-
-OVERRIDDEN_KEYS = {
+_GENERAL_KEYS = {
     "path": "maintenance.root",
     "database": "maintenance.database",
     "scratch_cleanup_days": "paths.cleanup.scratch_cleanup_days",
     **{key: f"paths.usage.{key}" for key in _USAGE},
-    **{key: f"maintenance.pressure.{key}" for key in _SIZES},
-    "limits": "maintenance.pressure.limits",
-    "protect": "maintenance.cleanup.protect",
-    **{key: f"maintenance.cleanup.{key}" for key in _CLEANUP},
+    **{key: f"maintenance.pressure.{key}" for key in (*_USAGE.values(), "own_files", "limits")},
+    **{key: f"maintenance.cleanup.{key}" for key in ("keep_last", "max_total", "min_free_percent", "min_age_days", "protect")},
     **{key: f"maintenance.ping.{key}" for key in PINGS},
 }
 """The keys of a named root, and the general keys for which they give the value."""
 
-ADDED_KEYS = ("limits", "protect")
-"""Keys of a named root whose values are added to the general ones."""
+
+_MAIN_KEYS = (
+    ("path", "maintenance.root"),
+    ("path", "paths.base_path"),
+    ("path", "workstream.data_dir"),
+    ("database", "maintenance.database"),
+    ("database", "workstream.database"),
+)
+"""The keys that can name the main root and its database, first match first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,48 +53,37 @@ class _Value:
     text: str
 
 
-_Owner = dict[str, _Value]
-"""The name, path and database of one root, as far as the file has them."""
+def values_of_root(tables: ConfigFile, name: str, file: Path | None) -> dict[str, tuple[object, str]]:
+    """Return the values of a named root by the general keys that they replace, with their sources.
 
-
-def index_of(tables: ConfigFile, name: str) -> int | None:
-    """Return the position of a name in the list of roots."""
-    return next((index for index, entry in enumerate(tables.maintenance.roots) if entry.name == name), None)
-
-
-def tables_of_root(tables: ConfigFile, name: str, file: Path | None) -> ConfigFile:
-    """Return the tables with the values of a named root.
-
-    Its limits and protected patterns are added. Its pings are its own alone.
+    Its limits and protected patterns are added to the general ones.
 
     Raises:
         ConfigurationError: the file has no root of this name.
-
     """
-    index = index_of(tables, name)
+    index = next((index for index, entry in enumerate(tables.maintenance.roots) if entry.name == name), None)
     if index is None:
         raise ConfigurationError(_unknown_root(tables, name, file))
-    entry, paths, maintenance = tables.maintenance.roots[index], tables.paths, tables.maintenance
-    own_paths = {
-        "usage": paths.usage.model_copy(update=_own_values(entry, *_USAGE)),
-        "cleanup": paths.cleanup.model_copy(update=_own_values(entry, "scratch_cleanup_days")),
+    entry, maintenance = tables.maintenance.roots[index], tables.maintenance
+    added = {
+        "protect": (*maintenance.cleanup.protect, *entry.protect),
+        "limits": {**maintenance.pressure.limits, **entry.limits},
     }
-    # A limit of this root in whole GiB takes precedence over a general one of any size.
-    sizes = {size: None for key, size in _USAGE.items() if getattr(entry, key) is not None} | _own_values(entry, *_SIZES)
-    protect = {"protect": (*maintenance.cleanup.protect, *entry.protect)} if entry.protect else {}
-    limits = {"limits": {**maintenance.pressure.limits, **entry.limits}} if entry.limits else {}
-    own_maintenance = {
-        "cleanup": maintenance.cleanup.model_copy(update=protect | _own_values(entry, *_CLEANUP)),
-        "pressure": maintenance.pressure.model_copy(update={**sizes, **limits}),
+    own = [key for key in _GENERAL_KEYS if key in entry.model_fields_set]
+    values: dict[str, tuple[object, str]] = {
+        "workstream": (WorkstreamStore.model_construct(), DEFAULT),
+        "storage": (Storage.model_construct(), DEFAULT),
+        "maintenance.database": (None, DEFAULT),
         # A general ping would say that this job ran if only that of another root did.
-        "ping": Ping().model_copy(update=_own_values(entry, *PINGS)),
-        "root": entry.path,
-        "database": entry.database,
+        "maintenance.ping": (Ping.model_construct(), DEFAULT),
+        # A limit of this root in whole GiB takes precedence over a general one of any size.
+        **{f"maintenance.pressure.{size}": (None, DEFAULT) for key, size in _USAGE.items() if key in own},
     }
-    return ConfigFile(
-        paths=paths.model_copy(update=own_paths),
-        maintenance=maintenance.model_copy(update=own_maintenance),
-    )
+    for key in own:
+        general = _GENERAL_KEYS[key]
+        source = f"{file}: {f'{general} and ' if key in added else ''}maintenance.roots[{index}].{key}"
+        values[general] = (added.get(key, getattr(entry, key)), source)
+    return values
 
 
 def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: PathBase) -> None:
@@ -122,7 +111,10 @@ def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
     lines = []
     owners = list(_owners(document))
     for key in ("name", "path", "database"):
-        taken = _default_databases(owners, base) if key == "database" else {}
+        taken: dict[str, str] = {}
+        if key == "database":  # the databases that are used by default
+            unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
+            taken = {base.normal(os.path.join(path.text, DATABASE_V0)): path.key for path in unnamed}
         for value in (owner[key] for owner in owners if key in owner):
             other = taken.setdefault(value.text if key == "name" else base.normal(value.text), value.key)
             if other != value.key:
@@ -142,34 +134,22 @@ def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
     return lines
 
 
-def _owners(document: Mapping[str, object]) -> Iterator[_Owner]:
-    """Yield the main root, and then each named one."""
-    paths, workstream, maintenance = (_table(document.get(name)) for name in ("paths", "workstream", "maintenance"))
-    main = {"path": ("workstream.data_dir", workstream.get("data_dir")), "database": ("workstream.database", workstream.get("database"))}
-    if "base_path" in paths:
-        main["path"] = ("paths.base_path", paths["base_path"])
-    for key, own in (("path", "root"), ("database", "database")):
-        if maintenance.get(own):
-            main[key] = (f"maintenance.{own}", maintenance[own])
-    yield {key: _Value(dotted, value) for key, (dotted, value) in main.items() if isinstance(value, str)}
-    entries = maintenance.get("roots")
+def _owners(document: Mapping[str, object]) -> Iterator[dict[str, _Value]]:
+    """Yield path and database of the main root, and then name, path and database of each other."""
+    yield _texts(document, _MAIN_KEYS)
+    entries = value_at(document, "maintenance.roots")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        values = ((key, _table(entry).get(key)) for key in ("name", "path", "database"))
-        yield {key: _Value(f"maintenance.roots[{index}].{key}", value) for key, value in values if isinstance(value, str) and value}
+        yield _texts(entry, [(key, key) for key in ("name", "path", "database")], f"maintenance.roots[{index}].")
 
 
-def _default_databases(owners: list[_Owner], base: PathBase) -> dict[str, str]:
-    """Return the databases that are used by default, with the keys of their roots."""
-    unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
-    return {base.normal(os.path.join(path.text, DATABASE_V0)): path.key for path in unnamed}
-
-
-def _table(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _own_values(entry: NamedRoot, *keys: str) -> dict[str, object]:
-    return {key: getattr(entry, key) for key in keys if getattr(entry, key) is not None}
+def _texts(table: object, keys: Iterable[tuple[str, str]], prefix: str = "") -> dict[str, _Value]:
+    """Return the texts with these keys by their names, of several with one name the first."""
+    found: dict[str, _Value] = {}
+    for name, key in keys:
+        text = value_at(table, key)
+        if text and isinstance(text, str):
+            found.setdefault(name, _Value(f"{prefix}{key}", text))
+    return found
 
 
 def _unknown_root(tables: ConfigFile, name: str, file: Path | None) -> str:

@@ -11,7 +11,7 @@ The descriptions appear in the file that `config init` writes, in the JSON Schem
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
@@ -440,6 +440,15 @@ class ConfigFile(_ArawnTable):
     workstream: WorkstreamStore = WorkstreamStore.model_construct()
     storage: Storage = Storage.model_construct()
     maintenance: Maintenance = Maintenance.model_construct()
+
+
+Table = TypeVar("Table", bound=BaseModel)
+
+
+def with_value(table: Table, key: str, value: object) -> Table:
+    """Return a copy of a table with another value for a dotted key."""
+    name, _, inner = key.partition(".")
+    return table.model_copy(update={name: with_value(getattr(table, name), inner, value) if inner else value})
 
 
 def tables_in(annotation: object) -> Iterator[type[BaseModel]]:

@@ -81,19 +81,18 @@ def find_misspellings(document: Mapping[str, object]) -> list[str]:
     """Return one line for each unknown key of Arawn's tables that resembles a key that is read."""
     lines = []
     for prefix, table in _ARAWN_TABLES.items():
-        known = table.model_fields
-        for key in _keys_of(document, prefix):
-            if key not in known and (near := _misspelt(prefix, key, known)) is not None:
+        found = value_at(document, prefix) if prefix else document
+        for key in found if isinstance(found, dict) else ():
+            if key not in table.model_fields and (near := _misspelt(prefix, key, table.model_fields)) is not None:
                 lines.append(f"{escape(f'{prefix}.{key}'.lstrip('.'))}: unknown, and too similar to {near} to be ignored")
     return lines
 
 
-def _keys_of(document: Mapping[str, object], prefix: str) -> list[str]:
-    """Return the keys of the table with this dotted key, none if it is not a table."""
-    table: object = document
-    for name in filter(None, prefix.split(".")):
+def value_at(table: object, key: str) -> object:
+    """Return the value that a table of a document has for a dotted key, or None without one."""
+    for name in key.split("."):
         table = table.get(name) if isinstance(table, dict) else None
-    return list(table) if isinstance(table, dict) else []
+    return table
 
 
 def _misspelt(prefix: str, key: str, known: Iterable[str]) -> str | None:

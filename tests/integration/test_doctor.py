@@ -270,7 +270,7 @@ def test_each_value_names_its_source(tree: SampleTree, tmp_path: Path) -> None:
     file.write_text(f'[paths]\nbase_path = "{tree.root}"\n[maintenance.cleanup]\nprotect = ["keep-*"]\n{relay}')
     environment = {"STATE_DIRECTORY": "/var/lib/x"}
     flags = Flags(config=file, older_than_days=3, dry_run=True)
-    found = {setting.key: setting for setting in settings_of(load(flags, environment), flags, environment)}
+    found = {setting.key: setting for setting in settings_of(load(flags, environment), environment)}
     assert found["maintenance.root"].source == str(file)
     assert found["paths.cleanup.scratch_cleanup_days"] == type(found["maintenance.root"])(
         "paths.cleanup.scratch_cleanup_days", 3, "--older-than-days"

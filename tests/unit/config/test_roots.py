@@ -44,10 +44,17 @@ def test_what_a_root_does_not_say_is_inherited_and_what_protects_is_added(tmp_pa
         "cleanup": {"protect": ["keep-*"], "trash_days": 4, "max_sessions": 9, "max_total": "5GiB", "min_free_percent": 7},
         "pressure": {"for_checks": 2, "limits": {"blog": "1GiB", "thesis": "2GiB"}},
     }
-    own = {"total_warning_gb": 50, "limits": {"thesis": "8GiB"}, "protect": ["lab-*"], "max_total": "0", "keep_last": 3}
+    own = {
+        "scratch_cleanup_days": 30,
+        "total_warning_gb": 50,
+        "limits": {"thesis": "8GiB"},
+        "protect": ["lab-*"],
+        "max_total": "0",
+        "keep_last": 3,
+    }
     path.write_text(tomli_w.dumps({"paths": MAIN, "maintenance": {**maintenance, "roots": [{"name": "lab", "path": "/lab", **own}]}}))
     config = of_lab(path)
-    assert (config.root, config.root_name, config.older_than_days) == (Path("/lab"), "lab", 10)
+    assert (config.root, config.root_name, config.older_than_days) == (Path("/lab"), "lab", 30)
     assert (config.total_limit_bytes, config.workstream_limit_bytes) == (50 * GIB, GIB)
     assert config.maintenance.pressure.limits == {"blog": GIB, "thesis": 8 * GIB}
     assert config.maintenance.cleanup.protect == ("keep-*", "lab-*")
@@ -70,8 +77,8 @@ def test_each_value_of_a_named_root_names_its_source(tmp_path: Path) -> None:
         {"name": "lab", "path": "/lab", "session_warning_mb": 7, "protect": ["y"]},
         workstream={"data_dir": "x"},
     )
-    flags = Flags(config=path, root="lab")
-    found = {setting.key: (setting.value, setting.source) for setting in settings_of(load(flags, {}), flags, {"ARAWN_BASE_PATH": "/env"})}
+    config = load(Flags(config=path, root="lab"), {})
+    found = {setting.key: (setting.value, setting.source) for setting in settings_of(config, {"ARAWN_BASE_PATH": "/env"})}
     assert found["maintenance.root"] == ("/lab", f"{path}: maintenance.roots[1].path")
     assert found["paths.usage.session_warning_mb"] == (7, f"{path}: maintenance.roots[1].session_warning_mb")
     protect = (["y"], f"{path}: maintenance.cleanup.protect and maintenance.roots[1].protect")
