@@ -12,6 +12,7 @@ from arawn_cli.cli.options import Format
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.units import size
 from tests.conftest import needs_root
 from tests.support.in_process import NOWHERE
 from tests.support.tree import SampleTree
@@ -102,6 +103,15 @@ def test_the_root_is_found_where_a_tree_is(home: Path, tmp_path: Path) -> None:
 def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
     path = configured(tmp_path, "[maintenance]\nroot='/x'\n[maintenance.pressure.limits]\na = '5GiB'\nb = '1.5 MB'\nc = 700\nd = '500M'\n")
     assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700, "d": 500 * 1024**2}
+
+
+def test_limits_are_shown_as_in_the_file_and_defaults_as_documented(home: Path, tmp_path: Path) -> None:
+    path = configured(
+        tmp_path, "[paths.usage]\nsession_warning_mb = 4\n[maintenance]\nroot='/x'\n[maintenance.pressure]\ntotal = '1.5 TB'\n"
+    )
+    config = load(Flags(config=path), {})
+    limits = (config.total_limit_bytes, config.workstream_limit_bytes, config.session_limit_bytes)
+    assert [size(limit) for limit in limits] == ["1.5 TB", "1GiB", "4MiB"]
 
 
 @pytest.fixture
