@@ -39,10 +39,7 @@ from arawn_cli.events import (
     Level,
     Unit,
     WorkstreamUsage,
-    megabytes,
-    percent_of,
     report_failure,
-    usage_percent_of,
 )
 from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import lock_file, run_lock
@@ -54,6 +51,8 @@ if TYPE_CHECKING:
     from arawn_cli.diskcheck.size_cache import ReusedSizes
 
 log = logging.getLogger(__name__)
+
+_PERCENT_MAX = 255  # Arawn's client reads it into one byte
 
 levels_log = logging.getLogger(f"{__name__}.levels")
 """Logs changes of level. An output that shows them, too, can turn it down."""
@@ -373,3 +372,18 @@ def _pressure_events(
             )
         )
     return events
+
+
+def megabytes(size: int) -> float:
+    """Return millions of bytes, rounded to three decimals."""
+    return round(size / 1_000_000, 3)
+
+
+def usage_percent_of(usage: int, limit: int) -> float | None:
+    """Return usage in percent of a limit to one decimal, or None without a limit, which is 0."""
+    return round(usage * 100 / limit, 1) if limit else None
+
+
+def percent_of(usage: int, limit: int) -> int:
+    """Return usage in percent of a limit, rounded down, at most 255; 0 without a limit."""
+    return min(usage * 100 // limit, _PERCENT_MAX) if limit else 0

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from arawn_cli.errors import Failure
-from arawn_cli.events import Event, megabytes, percent_of, report_failure, to_json
+from arawn_cli.events import Event, report_failure, to_json
 from arawn_cli.output.schemas import EVENTS, PARTS, events_schema
 from tests.conftest import Run
 from tests.support.in_process import checked, cleaned, in_trash
@@ -156,15 +154,3 @@ def test_numbers_of_disk_pressure_are_not_negative_and_the_percentage_fits_in_a_
     assert all(float(str(event[key])) >= 0 for key in kinds)
     assert event["percent"] == 255
     assert event["scope"] == event["workstream_id"] == "session:s"
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"), [(0, "0.0"), (499, "0.0"), (1_000_000, "1.0"), (1_234_567, "1.235"), (2**63, "9223372036854.775")]
-)
-def test_millions_have_up_to_three_decimals(size: int, shown: str) -> None:
-    assert json.dumps(megabytes(size)) == shown
-
-
-@given(st.integers(0, 2**63), st.integers(1, 2**63))
-def test_a_percentage_always_fits_in_a_byte(usage: int, limit: int) -> None:
-    assert 0 <= percent_of(usage, limit) <= 255

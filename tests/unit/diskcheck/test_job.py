@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arawn_cli.diskcheck.history import read_transitions
+from arawn_cli.diskcheck.job import megabytes, percent_of
 from arawn_cli.diskcheck.limits import FIXED
 from arawn_cli.events import DiskPressure, Level, to_json
 from arawn_cli.state import State
@@ -291,3 +294,15 @@ def test_sizes_past_all_integers_are_cut_and_break_nothing(
     assert events[-1]["sessions_cleaned"] == 3
     sizes = [event["usage_bytes"] for event in events if event["type"] == "disk_pressure"]
     assert max(sizes) == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(0, "0.0"), (499, "0.0"), (1_000_000, "1.0"), (1_234_567, "1.235"), (2**63, "9223372036854.775")]
+)
+def test_millions_have_up_to_three_decimals(size: int, shown: str) -> None:
+    assert json.dumps(megabytes(size)) == shown
+
+
+@given(st.integers(0, 2**63), st.integers(1, 2**63))
+def test_a_percentage_always_fits_in_a_byte(usage: int, limit: int) -> None:
+    assert 0 <= percent_of(usage, limit) <= 255
