@@ -30,12 +30,14 @@ Result = TypeVar("Result")
 COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a database for the files beside it."""
 
+LONGEST_OWN_VALUE = 64 * 1024 * 1024
+"""The longest text in our own file, in bytes."""
+
 _QUERY_SECS = 20.0  # a million rows take two
 _RETRY_SECS = 2.0
 _PAUSE_SECS = 0.02
 _PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
 _LONGEST_VALUE = 1024 * 1024
-_LONGEST_OWN_VALUE = 64 * 1024 * 1024
 _WAL_FORMAT = 2  # bytes 18 and 19 of the header (sqlite.org/fileformat.html)
 
 _SETTINGS = ("query_only = ON", "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0")
@@ -63,35 +65,35 @@ def never_stopping() -> bool:
     return False
 
 
-def query(path: Path, statement: str, parameters: tuple[str | int, ...], *, text: type[bytes | str] = bytes) -> list[Row]:
-    """Return the rows of a query, as `read_rows`.
-
-    Text is returned as bytes, since that of another program may not be UTF-8. `text=str` is for our
-    own file.
-    """
-    return read_rows(path, statement, parameters, list, text=text)
-
-
-def read_rows(
+def query(
     path: Path,
     statement: str,
     parameters: tuple[str | int, ...],
-    read: Callable[[Iterator[Row]], Result],
+    *,
+    text: type[bytes | str] = bytes,
+    stopping: Callable[[], bool] = never_stopping,
+) -> list[Row]:
+    """Return the rows of a query; see `read_database`."""
+    return read_database(path, lambda connection: connection.execute(statement, parameters).fetchall(), text=text, stopping=stopping)
+
+
+def read_database(
+    path: Path,
+    read: Callable[[sqlite3.Connection], Result],
     *,
     text: type[bytes | str] = bytes,
     tables: Collection[str] = (),
     stopping: Callable[[], bool] = never_stopping,
 ) -> Result:
-    """Return what `read` makes of the rows of a query, which it gets one by one.
+    """Return what `read` returns for a connection that changes nothing.
 
     If the database changes meanwhile, or is locked, try again after a pause, and call `read` again.
 
     Args:
         path: the database, with links resolved.
-        statement: the query.
-        parameters: its parameters.
-        read: makes the result of the rows.
-        text: the type of text in a row.
+        read: reads from the connection.
+        text: the type of text in a row: bytes, since that of another program may not be UTF-8, or
+            `str` for our own file.
         tables: names that must be tables: a view under the name of one could be endless.
         stopping: returns whether a signal asked the run to end.
 
@@ -99,7 +101,6 @@ def read_rows(
         DatabaseUnreadableError: the file is not a database, lacks the table, cannot be opened, is
             locked, takes too long, or does not stop changing.
         StoppedError: a signal asked the run to end.
-
     """
     end = time.monotonic() + _QUERY_SECS
     last_try = time.monotonic() + _RETRY_SECS
@@ -110,7 +111,7 @@ def read_rows(
             mode = _mode(path)
             with _connected(path, mode, text, end, stopping) as connection:
                 _require_tables(connection, path, tables)
-                result = read(iter(connection.execute(statement, parameters)))
+                result = read(connection)
             if "immutable" not in mode or signature(path) == before:
                 return result
         except _LockedError as error:
@@ -136,7 +137,7 @@ def _connected(path: Path, mode: str, text: type[bytes | str], end: float, stopp
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as connection:
             connection.text_factory = text
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE if text is bytes else _LONGEST_OWN_VALUE)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE if text is bytes else LONGEST_OWN_VALUE)
             connection.set_progress_handler(lambda: stopping() or time.monotonic() > end, _PROGRESS_STEPS)
             for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}").close()

@@ -21,19 +21,19 @@ from shutil import copyfile
 
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.locks import check_private_directory, make_private_directory, try_lock
-from arawn_cli.sqlite import COMPANIONS, DatabaseUnreadableError, query
+from arawn_cli.sqlite import COMPANIONS, LONGEST_OWN_VALUE, DatabaseUnreadableError, Signature, signature
 from arawn_cli.state_file import (
     BUSY_SECS,
     CHECKED,
     FILE,
-    LONGEST_VALUE,
     RETRY_SECS,
     SCHEMA_VERSION,
     DamagedError,
-    can_be_read,
+    OlderError,
     checksum,
     connect,
     connect_again,
+    copy_in_memory,
     is_damage,
     primary_code,
     version_of,
@@ -57,6 +57,8 @@ def key_of(root: Path) -> str:
 class State:
     """The state file of one run. It is opened at the first use, with one connection for all uses.
 
+    Until then it is read from a copy in memory, which changes nothing on disk.
+
     No second descriptor of the file may be opened while that connection is open. Closing it would
     release the locks that the process holds on the file (fcntl(2)), and another run could then
     delete the write-ahead log (sqlite.org/howtocorrupt.html).
@@ -71,7 +73,8 @@ class State:
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._is_checked = False
+        self._copy: sqlite3.Connection | None = None
+        self._copied: Signature | None = None
 
     @classmethod
     def in_memory(cls) -> State:
@@ -91,9 +94,11 @@ class State:
 
     def close(self) -> None:
         """Close the file. The next use opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for connection in (self._connection, self._copy):
+            if connection is not None:
+                connection.close()
+        self._connection = self._copy = self._copied = None
+        self._inode = 0
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -129,9 +134,10 @@ class State:
             try:
                 yield
             except sqlite3.Error as error:
-                if self._inode and is_damage(error):
+                inode = self._inode
+                if inode and is_damage(error):
                     self.close()
-                    _replace(self.directory, self._inode, self._seconds(), str(error))
+                    _replace(self.directory, inode, self._seconds(), str(error))
                 raise
 
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
@@ -146,18 +152,23 @@ class State:
 
         """
         with self._replacing_damage():
-            if self._connection is not None:
-                return self._connection.execute(statement, parameters).fetchall()
-            path = self.directory / FILE
-            if not path.exists():
-                return []
+            connection = self._connection or self._current_copy()
+            return connection.execute(statement, parameters).fetchall() if connection else []
+
+    def _current_copy(self) -> sqlite3.Connection | None:
+        """Return a copy of the file as it is now, or None if there is none of this version."""
+        path = self.directory / FILE
+        current = signature(path)
+        if self._copied != current:
+            self.close()
             try:
-                if not self._is_checked and not can_be_read(path):
-                    return []
-                self._is_checked = True
-                return query(path, statement, parameters, text=str)
+                self._copy = copy_in_memory(path) if path.exists() else None
+            except OlderError:
+                self._copy = None  # the next run that writes begins a new file
             except DatabaseUnreadableError as error:
                 raise StateUnavailableError(str(error)) from error
+            self._copied = current
+        return self._copy
 
     def checkpoint(self) -> None:
         """Write committed transactions to the disk, so that they survive a power cut.
@@ -170,6 +181,7 @@ class State:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            self.close()  # the copy
             make_private_directory(self.directory)
             _set_aside_what_is_no_file(self.directory, self._seconds())
             self._inode = _make_private(self.directory / FILE)
@@ -343,7 +355,7 @@ def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
     end = time.monotonic() + _RECOVERY_SECS
     try:
         with closing(sqlite3.connect(path)) as connection:
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_OWN_VALUE)
             connection.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
             is_older = 0 < version_of(connection) < SCHEMA_VERSION
             # The table may be intact where an index is not.

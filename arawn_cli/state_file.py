@@ -8,7 +8,6 @@ relay, or another one than its own.
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from arawn_cli.errors import StateUnavailableError
-from arawn_cli.sqlite import Row, query
+from arawn_cli.sqlite import LONGEST_OWN_VALUE, Row, read_database
 
 FILE = "state.db"
 
@@ -182,11 +181,8 @@ CHECKED = ("event_id", "type", "time", "source", "body", "scope", "level", "targ
 
 _READ_CHECKED = f"SELECT checksum, {', '.join(CHECKED)} FROM outbox"  # noqa: S608 - names of columns
 
-_READ_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
-
 BUSY_SECS = 2.0
 RETRY_SECS = 0.02
-LONGEST_VALUE = 64 * 1024 * 1024
 
 # Results that no intact file of ours gives. Python gives the first one for text that is not UTF-8.
 _DAMAGE = (
@@ -204,8 +200,8 @@ class DamagedError(Exception):
     """The file is not a database, is damaged, or lacks the tables of the current version."""
 
 
-class _ForeignError(StateUnavailableError):
-    """The file belongs to another program."""
+class OlderError(DamagedError):
+    """The file has tables of an older version."""
 
 
 def checksum(values: Iterable[object]) -> int:
@@ -230,20 +226,12 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     deadline = time.monotonic() + BUSY_SECS
     while True:
-        # Only one thread uses the connection at a time, but not always the same one.
-        connection = sqlite3.connect(path, timeout=BUSY_SECS, isolation_level=None, check_same_thread=False)
+        connection = _connected(path)
         try:
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
-            _refuse_foreign(_application_id(connection), _tables(connection), path)
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = NORMAL")
-            _create_tables(connection)
-            _check_content(connection.execute("PRAGMA integrity_check(1)"), connection.execute(_READ_CHECKED))
+            _prepare(connection, path)
             return connection
         except BaseException as error:
             connection.close()
-            if isinstance(error, UnicodeDecodeError) or (isinstance(error, sqlite3.Error) and is_damage(error, path)):
-                raise DamagedError(str(error)) from error
             # Switching a new file to WAL does not obey the busy timeout, so it is tried again here.
             is_busy = isinstance(error, sqlite3.OperationalError) and primary_code(error) == sqlite3.SQLITE_BUSY
             if not is_busy or time.monotonic() > deadline:
@@ -251,14 +239,61 @@ def connect(path: Path) -> sqlite3.Connection:
         time.sleep(RETRY_SECS)
 
 
-def _refuse_foreign(application: object, tables: set[str], path: Path) -> None:
+def copy_in_memory(path: Path) -> sqlite3.Connection:
+    """Return a checked copy of the file, which stays as it is.
+
+    Raises:
+        DamagedError, StateUnavailableError: as `connect`.
+        DatabaseUnreadableError: it cannot be read.
+    """
+    copy = _connected(Path(":memory:"))
+
+    def fill(connection: sqlite3.Connection) -> None:
+        # Within a transaction the copy does not wait for a lock.
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        connection.backup(copy)
+
+    try:
+        read_database(path, fill)
+        _prepare(copy, path)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    # Only one thread uses the connection at a time, but not always the same one.
+    return sqlite3.connect(path, timeout=BUSY_SECS, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of an empty database, or check all of it."""
+    try:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_OWN_VALUE)
+        _refuse_foreign(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _create_tables(connection)
+        _check_content(connection)
+    except UnicodeDecodeError as error:
+        raise DamagedError(str(error)) from error
+    except sqlite3.Error as error:
+        if is_damage(error, path):
+            raise DamagedError(str(error)) from error
+        raise
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse the database of another program.
 
     Raises:
-        _ForeignError: it is one.
+        StateUnavailableError: it is one.
     """
-    if tables and application != _APPLICATION_ID and len(tables & _TABLES) < _TABLES_OF_OURS:
-        raise _ForeignError(f"{path} belongs to another program and was not changed: set state_dir to another directory")
+    tables = {name for kind, name, *_ in _schema_of(connection) if kind == "table"}
+    if tables and _application_id(connection) != _APPLICATION_ID and len(tables & _TABLES) < _TABLES_OF_OURS:
+        raise StateUnavailableError(f"{path} belongs to another program and was not changed: set state_dir to another directory")
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
@@ -281,51 +316,27 @@ def _create_tables(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
-def _other_version(version: object) -> Exception:
+def _other_version(version: int) -> Exception:
     """Return the error for a file whose tables are not those of the current version."""
-    if isinstance(version, int) and SCHEMA_VERSION < version <= _NEWEST_VERSION:
+    if SCHEMA_VERSION < version <= _NEWEST_VERSION:
         return StateUnavailableError(f"the state file is of a newer version ({version}) than this program knows ({SCHEMA_VERSION})")
-    same = version == SCHEMA_VERSION
-    return DamagedError("its tables are not complete" if same else f"its version is {version}, and this program uses {SCHEMA_VERSION}")
+    if version == SCHEMA_VERSION:
+        return DamagedError("its tables are not complete")
+    kind = OlderError if 0 <= version < SCHEMA_VERSION else DamagedError
+    return kind(f"its version is {version}, and this program uses {SCHEMA_VERSION}")
 
 
-def _check_content(problems: Iterable[Row], events: Iterable[Row]) -> None:
-    """Check SQLite's own check, and the checksum of each event.
+def _check_content(connection: sqlite3.Connection) -> None:
+    """Check structure, constraints and the checksum of each event.
 
     Raises:
         DamagedError: something is damaged.
     """
-    for (problem,) in problems:
-        if problem != "ok":
-            raise DamagedError(str(problem))
-    if any(stored != checksum(values) for stored, *values in events):
+    ((problem,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if problem != "ok":
+        raise DamagedError(problem)
+    if any(stored != checksum(values) for stored, *values in connection.execute(_READ_CHECKED)):
         raise DamagedError("an event in the outbox is damaged")
-
-
-def can_be_read(path: Path) -> bool:
-    """Check a file that is only read. Return False if it is empty or of an older version.
-
-    Raises:
-        DatabaseUnreadableError, StateUnavailableError: it cannot be read, is damaged, of a newer
-            version or of another program.
-    """
-    ((version, application),) = query(path, "SELECT user_version, application_id FROM pragma_user_version, pragma_application_id", ())
-    schema = query(path, _READ_SCHEMA, (), text=str)
-    _refuse_foreign(application, {str(name) for kind, name, *_ in schema if kind == "table"}, path)
-    if schema == _schema():
-        _check_content(query(path, "PRAGMA integrity_check(1)", (), text=str), query(path, _READ_CHECKED, (), text=str))
-        constraints = _constraints()
-        violations = (
-            f"SELECT {number} FROM {table} WHERE NOT ({constraint})"  # noqa: S608 - both from the schema
-            for number, (table, constraint) in enumerate(constraints)
-        )
-        for (number,) in query(path, f"{' UNION ALL '.join(violations)} LIMIT 1", ()):
-            table, constraint = constraints[int(str(number))]
-            raise DamagedError(f"a row of {table} violates {constraint}")
-        return True
-    if isinstance(version, int) and 0 <= version < SCHEMA_VERSION:
-        return False  # the next run that writes begins a new file
-    raise _other_version(version)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -339,21 +350,8 @@ def _application_id(connection: sqlite3.Connection) -> int:
     return row[0]
 
 
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    rows: list[tuple[str]] = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {name for (name,) in rows}
-
-
 def _schema_of(connection: sqlite3.Connection) -> list[Row]:
-    return connection.execute(_READ_SCHEMA).fetchall()
-
-
-@cache
-def _constraints() -> list[tuple[str, str]]:
-    """Return the constraints by table: SQLite skips them in a file that is only read."""
-    lines = [(statement.partition("CREATE TABLE ")[2].partition(" ")[0], statement.splitlines()) for statement in _SCHEMA.split(";")]
-    found = [(table, re.search(r" CHECK \((.+)\),?$", line)) for table, statement in lines for line in statement]
-    return [(table, match[1]) for table, match in found if match]
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
 @cache

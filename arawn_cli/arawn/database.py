@@ -8,7 +8,7 @@ from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import SCRATCH, Generation
-from arawn_cli.sqlite import Row, never_stopping, read_rows
+from arawn_cli.sqlite import Row, never_stopping, read_database
 from arawn_cli.timestamps import latest
 
 
@@ -100,7 +100,7 @@ def workstream_rows(path: Path, generation: Generation, stopping: Callable[[], b
             if len(_text(id_)) <= _NAME_BYTES_MAX
         ]
 
-    return read_rows(path, _WORKSTREAMS[generation], (), read, tables=_TABLES, stopping=stopping)
+    return read_database(path, lambda database: read(database.execute(_WORKSTREAMS[generation])), tables=_TABLES, stopping=stopping)
 
 
 def session_rows(path: Path, generation: Generation, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
@@ -121,7 +121,7 @@ def session_rows(path: Path, generation: Generation, wanted: Collection[str], st
                 rows[name] = _combined(rows[name], row) if name in rows else row
         return SessionRows(rows, frozenset(with_turns))
 
-    return read_rows(path, _SESSIONS[generation], (), read, tables=_TABLES, stopping=stopping)
+    return read_database(path, lambda database: read(database.execute(_SESSIONS[generation])), tables=_TABLES, stopping=stopping)
 
 
 def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:

@@ -17,7 +17,7 @@ from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.names import ID_ALPHABETS, UUID_ALPHABETS, can_match, is_uuid, is_valid_id
-from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, read_rows
+from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, query
 
 WORKSTREAMS = "workstreams"
 SCRATCH = "scratch"
@@ -154,7 +154,7 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
 def _of_database(path: Path, stopping: Callable[[], bool]) -> Layout | None:
     """Return the layout by the columns of `workstreams`, or None if they cannot be read."""
     try:
-        rows = read_rows(path, "SELECT name FROM pragma_table_info('workstreams')", (), list, stopping=stopping)
+        rows = query(path, "SELECT name FROM pragma_table_info('workstreams')", (), stopping=stopping)
     except DatabaseUnreadableError:
         return None
     columns = {name for (name,) in rows}

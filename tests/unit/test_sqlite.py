@@ -23,7 +23,7 @@ from arawn_cli import sqlite
 from arawn_cli.arawn.database import session_rows, workstream_rows
 from arawn_cli.arawn.layout import Generation
 from arawn_cli.errors import StoppedError
-from arawn_cli.sqlite import DatabaseUnreadableError, query, read_rows
+from arawn_cli.sqlite import DatabaseUnreadableError, query, read_database
 from tests.conftest import needs_root
 
 _TABLES = "CREATE TABLE workstreams (id, title, state); CREATE TABLE sessions (id, workstream_id, started_at, ended_at, turn_count);"
@@ -78,7 +78,9 @@ def test_an_endless_query_ends_at_a_deadline_and_at_a_signal(path: Path, monkeyp
     monkeypatch.setattr(sqlite, "_QUERY_SECS", 60)
     calls = itertools.count()
     with pytest.raises(StoppedError):
-        read_rows(path, f"{_ENDLESS} SELECT x FROM c", (), lambda rows: sum(1 for _ in rows), stopping=lambda: next(calls) > 20)
+        read_database(
+            path, lambda database: sum(1 for _ in database.execute(f"{_ENDLESS} SELECT x FROM c")), stopping=lambda: next(calls) > 20
+        )
 
 
 def test_ctrl_c_ends_an_endless_query(path: Path) -> None:
