@@ -46,6 +46,7 @@ _PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
 
 _NO_ACCESS = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SUFFIXES = ("", *COMPANIONS)
 _REMEDY = " (name another directory with [maintenance] state_dir, or run arawn-cli doctor)"
 
 
@@ -65,10 +66,7 @@ class State:
     """
 
     def __init__(self, directory: Path, clock: Callable[[], int]) -> None:
-        """`clock` is the wall clock in nanoseconds.
-
-        Its time becomes part of the name of a damaged file.
-        """
+        """`clock`, in nanoseconds, gives the time in the name of a file that is set aside."""
         self.directory = directory
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
@@ -89,7 +87,7 @@ class State:
         Raises:
             StateUnavailableError: it cannot be opened.
         """
-        with translate_errors(self.directory):
+        with _translating_errors(self.directory):
             self._open()
 
     def close(self) -> None:
@@ -104,12 +102,10 @@ class State:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection and commit at the end of the block, or roll back if the block raises.
 
-        If the transaction finds that the file is damaged, it fails, and the next use has a new
-        file.
+        If it finds that the file is damaged, it fails, and the next use has a new file.
 
         Raises:
             StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged).
-
         """
         with self._replacing_damage():
             connection = self._open()
@@ -118,19 +114,16 @@ class State:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                # SQLite rolls back by itself after a full disk or an I/O error.
-                if connection.in_transaction:
+                # SQLite rolls back by itself after a full disk or an I/O error. A damaged file was
+                # replaced.
+                if connection is self._connection and connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def _replacing_damage(self) -> Iterator[None]:
-        """Replace the open file if a statement in the block finds that it is damaged.
-
-        Raises:
-            StateUnavailableError: an error of SQLite or of the system, also one of damage.
-        """
-        with translate_errors(self.directory):
+        """Replace the open file if a statement in the block finds that it is damaged."""
+        with _translating_errors(self.directory):
             try:
                 yield
             except sqlite3.Error as error:
@@ -141,15 +134,13 @@ class State:
                 raise
 
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
-        """Return the rows of a query.
+        """Return the rows of a query, also within a transaction.
 
-        A file that is not open is read without changing anything on disk.
-
-        The result is empty if there is no file, or one of an older version.
+        A file that is not open is read without changing anything on disk. The result is empty if
+        there is no file, or one of an older version.
 
         Raises:
             StateUnavailableError: the file cannot be read, or is damaged.
-
         """
         with self._replacing_damage():
             connection = self._connection or self._current_copy()
@@ -176,7 +167,7 @@ class State:
         Raises:
             StateUnavailableError: the write fails.
         """
-        with translate_errors(self.directory):
+        with _translating_errors(self.directory):
             self._open().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _open(self) -> sqlite3.Connection:
@@ -184,12 +175,12 @@ class State:
             self.close()  # the copy
             make_private_directory(self.directory)
             _set_aside_what_is_no_file(self.directory, self._seconds())
-            self._inode = _make_private(self.directory / FILE)
+            self._inode = _make_private(self.directory)
             try:
                 self._connection = connect_again(self.directory / FILE)
             except DamagedError as error:
                 _replace(self.directory, self._inode, self._seconds(), str(error))
-                self._inode = _make_private(self.directory / FILE)
+                self._inode = _make_private(self.directory)
                 self._connection = connect(self.directory / FILE)
         return self._connection
 
@@ -198,7 +189,7 @@ class State:
 
 
 @contextmanager
-def translate_errors(directory: Path) -> Iterator[None]:
+def _translating_errors(directory: Path) -> Iterator[None]:
     """Raise errors of SQLite and of the system as `StateUnavailableError` with one line of text."""
     try:
         yield
@@ -221,7 +212,7 @@ def exclusive_lock(directory: Path) -> Iterator[bool]:
     Raises:
         StateUnavailableError: the directory cannot be opened or locked.
     """
-    with translate_errors(directory):
+    with _translating_errors(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield try_lock(descriptor)
@@ -235,29 +226,20 @@ def check_owner(directory: Path) -> None:
     Raises:
         StateUnavailableError: another account can.
     """
-    with translate_errors(directory):
+    with _translating_errors(directory):
         check_private_directory(directory)
-        _check_file(directory / FILE)
+        _check_files(directory)
 
 
-def _check_file(path: Path) -> os.stat_result:
-    """Refuse a link, a special file, and a file of another account. Return the status of the file.
-
-    The same holds for the files beside it. None is opened: see `State`.
-    """
-    for companion in (f"{path}{suffix}" for suffix in COMPANIONS):
+def _check_files(directory: Path) -> None:
+    """Refuse links, special files, and files of another account. None is opened: see `State`."""
+    for path in (directory / f"{FILE}{suffix}" for suffix in _SUFFIXES):
         with suppress(FileNotFoundError):
-            _check_own(Path(companion), os.lstat(companion))
-    status = path.lstat()
-    _check_own(path, status)
-    return status
-
-
-def _check_own(path: Path, status: os.stat_result) -> None:
-    if _is_no_file(status):
-        raise StateUnavailableError(f"{path} is not a regular file with one name: remove it, or name another state_dir")
-    if status.st_uid != os.geteuid():
-        raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
+            status = path.lstat()
+            if _is_no_file(status):
+                raise StateUnavailableError(f"{path} is not a regular file with one name: remove it, or name another state_dir")
+            if status.st_uid != os.geteuid():
+                raise StateUnavailableError(f"{path} belongs to another account: remove it, or name another state_dir")
 
 
 def _is_no_file(status: os.stat_result) -> bool:
@@ -270,7 +252,7 @@ def _set_aside_what_is_no_file(directory: Path, seconds: int) -> None:
 
     A file with several names is copied: a backup program may have made the others.
     """
-    for suffix in ("", *COMPANIONS):
+    for suffix in _SUFFIXES:
         path = directory / f"{FILE}{suffix}"
         with suppress(FileNotFoundError):
             status = path.lstat()
@@ -286,21 +268,21 @@ def _set_aside_what_is_no_file(directory: Path, seconds: int) -> None:
 def _free_name(directory: Path, seconds: int) -> str:
     """Return a name for a file that is set aside; neither it nor its log exists."""
     taken = set(os.listdir(directory))
-    name, number = f"{FILE}.damaged-{seconds}", 1
-    while any(f"{name}{suffix}" in taken for suffix in ("", *COMPANIONS)):
-        number += 1
-        name = f"{FILE}.damaged-{seconds}-{number}"
-    return name
+    name = f"{FILE}.damaged-{seconds}"
+    names = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if taken.isdisjoint(f"{name}{suffix}" for suffix in _SUFFIXES))
 
 
-def _make_private(path: Path) -> int:
+def _make_private(directory: Path) -> int:
     """Create the file with mode 600, or correct the mode of an existing one. Return its inode.
 
     SQLite gives the mode of the file to its log and index.
     """
+    path = directory / FILE
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    status = _check_file(path)
+    _check_files(directory)
+    status = path.lstat()
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         path.chmod(0o600)
     return status.st_ino
@@ -330,18 +312,12 @@ def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
     for suffix in (*COMPANIONS, ""):
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", directory / f"{aside}{suffix}")
-    _make_private(path)
+    _make_private(directory)
     with closing(connect(path)) as connection:
         copied = _copy_events(connection, events)
     lost = "" if is_complete and copied == len(events) else ", others may be lost"
-    log.warning(
-        "the state file %s cannot be used (%s): renamed to %s; began a new one with %d undelivered events%s",
-        path,
-        damage,
-        aside,
-        copied,
-        lost,
-    )
+    text = "the state file %s cannot be used (%s): renamed to %s; began a new one with %d undelivered events%s"
+    log.warning(text, path, damage, aside, copied, lost)
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
@@ -357,12 +333,10 @@ def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
         with closing(sqlite3.connect(path)) as connection:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_OWN_VALUE)
             connection.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
+            connection.row_factory = sqlite3.Row
             is_older = 0 < version_of(connection) < SCHEMA_VERSION
             # The table may be intact where an index is not.
-            cursor = connection.execute("SELECT * FROM outbox NOT INDEXED ORDER BY rowid")
-            columns = [name for name, *_ in cursor.description]
-            for row in cursor:
-                event = dict(zip(columns, row, strict=True))
+            for event in map(dict, connection.execute("SELECT * FROM outbox NOT INDEXED ORDER BY rowid")):
                 values = [event.get(name) for name in CHECKED]
                 event.setdefault("checksum", checksum(values) if is_older else None)
                 if None not in values and event["checksum"] == checksum(values):
@@ -370,15 +344,12 @@ def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
                 else:
                     is_complete = False
     except (sqlite3.Error, UnicodeDecodeError):
-        return events, False
+        is_complete = False
     return events, is_complete
 
 
 def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]) -> int:
-    """Insert rows of another outbox.
-
-    Return the number of those whose values fit the columns of this one.
-    """
+    """Insert rows of another outbox, and return the number of those that fit its columns."""
     known = [name for _, name, *_ in connection.execute("PRAGMA table_info(outbox)") if name != "sequence"]
     copied = 0
     for event in events:
@@ -386,9 +357,7 @@ def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]
             event["drop_priority"] = event["worth"]
         columns = [name for name in known if name in event]
         statement = f"INSERT INTO outbox ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - names of columns
-        try:
+        with suppress(sqlite3.IntegrityError):
             connection.execute(statement, [event[name] for name in columns])
             copied += 1
-        except sqlite3.IntegrityError:
-            continue
     return copied

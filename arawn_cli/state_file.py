@@ -170,11 +170,8 @@ CREATE TABLE log_positions (
 ) STRICT
 """
 
-_TABLES = frozenset(
-    {"outbox", "runs", "removals", "clocks", "alerts", "notices", "problems", "transitions", "scopes", "samples", "sizes", "log_positions"}
-)
 _TABLES_OF_OURS = 4
-"""So many of them show that a file is ours, even if its application id is missing or damaged."""
+"""So many of our tables show that a file is ours, even if its application id is damaged."""
 
 CHECKED = ("event_id", "type", "time", "source", "body", "scope", "level", "target", "root")
 """The columns of an event that its checksum protects: all that decide what is sent, and where."""
@@ -286,14 +283,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse the database of another program.
-
-    Raises:
-        StateUnavailableError: it is one.
-    """
-    tables = {name for kind, name, *_ in _schema_of(connection) if kind == "table"}
-    if tables and _application_id(connection) != _APPLICATION_ID and len(tables & _TABLES) < _TABLES_OF_OURS:
+    """Refuse the database of another program."""
+    tables, ours = (_tables_in(schema) for schema in (_schema_of(connection), _schema()))
+    if tables and _application_id(connection) != _APPLICATION_ID and len(tables & ours) < _TABLES_OF_OURS:
         raise StateUnavailableError(f"{path} belongs to another program and was not changed: set state_dir to another directory")
+
+
+def _tables_in(schema: list[Row]) -> set[object]:
+    return {name for kind, name, *_ in schema if kind == "table" and name != "sqlite_sequence"}
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
@@ -327,11 +324,7 @@ def _other_version(version: int) -> Exception:
 
 
 def _check_content(connection: sqlite3.Connection) -> None:
-    """Check structure, constraints and the checksum of each event.
-
-    Raises:
-        DamagedError: something is damaged.
-    """
+    """Check structure, constraints and the checksum of each event."""
     ((problem,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
     if problem != "ok":
         raise DamagedError(problem)

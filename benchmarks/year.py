@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from arawn_cli import runs
-from arawn_cli.diskcheck.history import days_until, load_alerts, load_history, store_alerts, store_samples
+from arawn_cli.diskcheck.history import days_until, load_history, read_alerts, store_alerts, store_samples
 from arawn_cli.diskcheck.levels import TOTAL, Rules, ScopeUsage, judge_all
 from arawn_cli.events import JobName
 from arawn_cli.runs import Run
@@ -47,7 +47,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     for usage in found:
         days_until(usage.limit, usage.usage, remembered.growth(usage.scope, usage.usage))
     with state.transaction() as connection:
-        before = load_alerts(connection, ROOT)
+        before = read_alerts(state, ROOT)
         verdicts = judge_all(found, before, Rules(), now, vanished=())
         store_alerts(connection, ROOT, verdicts, before, now)
         store_samples(connection, ROOT, found, remembered.hour)

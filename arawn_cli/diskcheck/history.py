@@ -69,18 +69,20 @@ class Transition:
     level: Level
 
 
-def load_alerts(connection: sqlite3.Connection, root: Path) -> dict[str, StoredAlert]:
-    """Return the alerts of a root by scope, in a transaction. A scope without one is ok."""
-    return _stored_alerts(connection.execute(_SELECT_ALERTS, (key_of(root),)).fetchall())
-
-
 def read_alerts(state: State, root: Path) -> dict[str, StoredAlert]:
-    """Return the alerts of a root by scope, outside of a transaction.
+    """Return the alerts of a root by scope, also within a transaction. A scope without one is ok.
 
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    return _stored_alerts(cast("list[_AlertRow]", state.select(_SELECT_ALERTS, (key_of(root),))))
+    rows = cast("list[_AlertRow]", state.select(_SELECT_ALERTS, (key_of(root),)))
+    return {
+        scope: StoredAlert(
+            Alert(Level(level), warnings, criticals, notified_at),
+            ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
+        )
+        for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
+    }
 
 
 def store_alerts(
@@ -117,16 +119,6 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
         Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
         for time, scope, name, unit, usage, limit, before, level in rows
     ]
-
-
-def _stored_alerts(rows: Iterable[_AlertRow]) -> dict[str, StoredAlert]:
-    return {
-        scope: StoredAlert(
-            Alert(Level(level), warnings, criticals, notified_at),
-            ScopeUsage(scope, name, usage, limit, critical, complete=True, unit=Unit(unit)),
-        )
-        for scope, name, unit, usage, limit, critical, level, warnings, criticals, notified_at in rows
-    }
 
 
 def hour_of(now: int) -> int:

@@ -14,12 +14,13 @@ from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
-from arawn_cli.diskcheck.history import CheckHistory, load_alerts, load_history, store_alerts, store_samples
+from arawn_cli.diskcheck.history import CheckHistory, load_history, read_alerts, store_alerts, store_samples
 from arawn_cli.diskcheck.levels import (
     FILESYSTEM,
     INODES,
     SESSION,
     TOTAL,
+    Rules,
     ScopeUsage,
     Verdict,
     judge_all,
@@ -93,10 +94,13 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """Everything that a check found at `now` (nanoseconds), before levels are judged.
+    """Everything that a check found, before levels are judged.
 
-    `vanished` are scopes with a stored alert that do not exist any more. `reclaimable` is what a
-    cleanup would free, or None if unknown.
+    Attributes:
+        now: when it began to measure, in nanoseconds.
+        forecasts: the days until each scope reaches its next limit, or None.
+        vanished: scopes with a stored alert that do not exist any more.
+        reclaimable: what a cleanup would free, or None if unknown.
     """
 
     now: int
@@ -104,9 +108,14 @@ class _Findings:
     measurements: Measurements
     scopes: tuple[ScopeUsage, ...]
     history: CheckHistory
+    forecasts: Mapping[str, int | None]
     vanished: Collection[str]
     reclaimable: Usage | None
     reused: ReusedSizes | None
+
+    @property
+    def total(self) -> ScopeUsage:
+        return next(usage for usage in self.scopes if usage.scope == TOTAL)
 
 
 def check(config: Config, context: RunContext, *, fail_on: Level | None = None) -> CheckResult:
@@ -123,72 +132,82 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         StoppedError: a signal asked the run to end.
     """
     started = context.monotonic()
-    now = context.clock()
     with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, context, hold=not config.dry_run):
         if not config.dry_run:
             context.started()
-        reused = _reused_sizes(root, config, context, now)
-        measurements = measure_root(root, config, context, reused.usages if reused else {})
-        scopes = scopes_of(config, measurements)
-        history = load_history(context.state, root.path, now)
-        found = _Findings(
-            now=now,
-            root=root.path,
-            measurements=measurements,
-            scopes=scopes,
-            history=history,
-            vanished=vanished_scopes(root, history.alerts, scopes, measurements.filesystems),
-            reclaimable=_reclaimable(root, config, context, measurements, scopes, history),
-            reused=reused,
-        )
-        forecasts = {usage.scope: history.forecast(usage) for usage in scopes}
-        total = next(usage for usage in scopes if usage.scope == TOTAL)
-        verdicts, is_remembered = _judge(config, context, found, forecasts)
+        found = _find(root, config, context)
+        verdicts, is_remembered = _judge(config, context, found)
         _log_levels(verdicts, is_remembered=is_remembered)
-        levels = {verdict.usage.scope: verdict.level for verdict in verdicts}
-        workstreams = []
-        for tree in measurements.workstreams:
-            scope = scope_of(tree.row.id)
-            workstreams.append(_usage_event(config, context, tree, levels.get(scope, Level.UNKNOWN), forecasts.get(scope)))
-            context.emit(workstreams[-1])
-        level = worst(verdict.level for verdict in verdicts)
-        if measurements.failures and level is Level.OK:
-            level = Level.UNKNOWN
-        summary = DiskCheck(
-            timestamp=context.timestamp(),
-            host=context.host,
-            root=config.root_name,
-            dry_run=config.dry_run,
-            level=level,
-            total_usage_bytes=total.usage,
-            limit_bytes=total.limit,
-            percent=percent_of(total.usage, total.limit),
-            usage_percent=usage_percent_of(total.usage, total.limit),
-            workstreams=len(measurements.workstreams),
-            pressure_events=sum(verdict.notify for verdict in verdicts),
-            filesystem=measurements.filesystem,
-            mounted=tuple(filesystem for path, filesystem in measurements.filesystems.items() if path),
-            not_counted=measurements.not_counted,
-            own_files_bytes=size_in(config, measurements.own_files.total) if measurements.own_files else None,
-            trash_bytes=size_in(config, measurements.trash),
-            sample_age_secs=total.sample_age_secs,
-            complete=not measurements.failures,
-            duration_ms=(context.monotonic() - started) // 1_000_000,
-            forecast_days=forecasts[TOTAL],
-            foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.largest_foreign()),
-            foreign_count=len(measurements.foreign),
-            foreign_bytes=sum(size_in(config, usage) for usage in measurements.foreign.values()),
-            failures=tuple(report_failure(failure) for failure in measurements.failures),
-            failure_count=measurements.failure_count,
-        )
-        context.emit(summary)
+        workstreams = _usage_events(config, context, found, verdicts)
+        summary = _summary(config, context, found, verdicts, started)
+        for event in (*workstreams, summary):
+            context.emit(event)
         is_wanted = config.maintenance.cleanup.cleanup_on == "critical" and config.remembers and not config.dry_run
-        freed = None if found.reclaimable is None else freed_in(config, found.reclaimable)
-        starts_cleanup = is_wanted and any(map(needs_cleanup, verdicts))
-        return CheckResult(summary, measurements, tuple(workstreams), tuple(verdicts), history, freed, starts_cleanup, fail_on)
+        return CheckResult(
+            summary,
+            found.measurements,
+            workstreams,
+            tuple(verdicts),
+            found.history,
+            None if found.reclaimable is None else freed_in(config, found.reclaimable),
+            is_wanted and any(map(_needs_cleanup, verdicts)),
+            fail_on,
+        )
 
 
-def needs_cleanup(verdict: Verdict) -> bool:
+def _find(root: Root, config: Config, context: RunContext) -> _Findings:
+    """Measure a root, and compare it with its history."""
+    now = context.clock()
+    reused = _reused_sizes(root, config, context, now)
+    measurements = measure_root(root, config, context, reused.usages if reused else {})
+    scopes = scopes_of(config, measurements)
+    history = load_history(context.state, root.path, now)
+    return _Findings(
+        now=now,
+        root=root.path,
+        measurements=measurements,
+        scopes=scopes,
+        history=history,
+        forecasts={usage.scope: history.forecast(usage) for usage in scopes},
+        vanished=vanished_scopes(root, history.alerts, scopes, measurements.filesystems),
+        reclaimable=_reclaimable(root, config, context, measurements, scopes, history),
+        reused=reused,
+    )
+
+
+def _summary(config: Config, context: RunContext, found: _Findings, verdicts: Sequence[Verdict], started: int) -> DiskCheck:
+    measurements, total = found.measurements, found.total
+    level = worst(verdict.level for verdict in verdicts)
+    return DiskCheck(
+        timestamp=context.timestamp(),
+        host=context.host,
+        root=config.root_name,
+        dry_run=config.dry_run,
+        level=Level.UNKNOWN if measurements.failures and level is Level.OK else level,
+        total_usage_bytes=total.usage,
+        limit_bytes=total.limit,
+        percent=percent_of(total.usage, total.limit),
+        usage_percent=usage_percent_of(total.usage, total.limit),
+        workstreams=len(measurements.workstreams),
+        pressure_events=sum(verdict.notify for verdict in verdicts),
+        filesystem=measurements.filesystem,
+        mounted=tuple(filesystem for path, filesystem in measurements.filesystems.items() if path),
+        not_counted=measurements.not_counted,
+        own_files_bytes=size_in(config, measurements.own_files.total) if measurements.own_files else None,
+        trash_bytes=size_in(config, measurements.trash),
+        sample_age_secs=total.sample_age_secs,
+        complete=not measurements.failures,
+        duration_ms=(context.monotonic() - started) // 1_000_000,
+        forecast_days=found.forecasts[TOTAL],
+        foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.largest_foreign()),
+        foreign_count=len(measurements.foreign),
+        foreign_bytes=sum(size_in(config, usage) for usage in measurements.foreign.values()),
+        failures=tuple(report_failure(failure) for failure in measurements.failures),
+        failure_count=measurements.failure_count,
+    )
+
+
+def _needs_cleanup(verdict: Verdict) -> bool:
     """Whether a scope that a cleanup can help has just turned critical."""
     scope = verdict.usage.scope
     is_filesystem = scope.partition(":")[0] in (FILESYSTEM, INODES)
@@ -241,40 +260,45 @@ def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:
     return frozenset({SCRATCH, TOTAL, scope_of_sessions(measurements)})
 
 
-def _judge(config: Config, context: RunContext, found: _Findings, forecasts: Mapping[str, int | None]) -> tuple[list[Verdict], bool]:
-    """Judge every scope, emit events, and return whether the levels are stored.
-
-    Levels, history and events are stored in one transaction, and the events are shown after it.
-    """
+def _judge(config: Config, context: RunContext, found: _Findings) -> tuple[list[Verdict], bool]:
+    """Judge every scope, emit its event, and return whether the levels are stored."""
     rules = rules_of(config)
     if not config.dry_run and config.remembers:
         try:
-            with context.state.transaction() as connection:
-                before = load_alerts(connection, found.root)
-                if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
-                    log.info("another check measured later and ended earlier: this one changes no level")
-                    return unchanged(found.scopes, before), True
-                verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
-                store_alerts(connection, found.root, verdicts, before, found.now)
-                store_samples(connection, found.root, found.scopes, found.history.hour)
-                if found.reused:
-                    found.reused.store(connection, found.root, found.measurements.sessions)
-                last_success = None if found.measurements.failures else found.now
-                runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
-                events = _pressure_events(config, context, found, verdicts, forecasts)
-                context.outbox.add(connection, events)
+            return _judge_and_store(config, context, found, rules), True
         except StateUnavailableError as error:
             log.warning("%s: levels are reported as measured, and not remembered", error, extra=STATE)
             # Checks in a row cannot be counted. An early alert is better than none on a full disk.
             rules = replace(rules, for_checks=1)
-        else:
-            for event in events:
-                context.show(event)
-            return verdicts, True
     verdicts = judge_all(found.scopes, found.history.alerts, rules, found.now, vanished=found.vanished)
-    for event in _pressure_events(config, context, found, verdicts, forecasts):
+    for event in _pressure_events(config, context, found, verdicts):
         context.emit(event)
     return verdicts, False
+
+
+def _judge_and_store(config: Config, context: RunContext, found: _Findings, rules: Rules) -> list[Verdict]:
+    """Judge every scope, store levels, history and events in one transaction, and show the events.
+
+    Raises:
+        StateUnavailableError: nothing is stored or shown.
+    """
+    with context.state.transaction() as connection:
+        before = read_alerts(context.state, found.root)
+        if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
+            log.info("another check measured later and ended earlier: this one changes no level")
+            return unchanged(found.scopes, before)
+        verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
+        store_alerts(connection, found.root, verdicts, before, found.now)
+        store_samples(connection, found.root, found.scopes, found.history.hour)
+        if found.reused:
+            found.reused.store(connection, found.root, found.measurements.sessions)
+        last_success = None if found.measurements.failures else found.now
+        runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
+        events = _pressure_events(config, context, found, verdicts)
+        context.outbox.add(connection, events)
+    for event in events:
+        context.show(event)
+    return verdicts
 
 
 def _log_levels(verdicts: Sequence[Verdict], *, is_remembered: bool) -> None:
@@ -306,9 +330,16 @@ def _name_in(config: Config, name: str) -> str:
     return name if config.root_name is None else f"{name} ({config.root_name})"
 
 
-def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, level: Level, forecast_days: int | None) -> WorkstreamUsage:
+def _usage_events(config: Config, context: RunContext, found: _Findings, verdicts: Sequence[Verdict]) -> tuple[WorkstreamUsage, ...]:
+    levels = {verdict.usage.scope: verdict.level for verdict in verdicts}
+    return tuple(_usage_event(config, context, found, tree, levels) for tree in found.measurements.workstreams)
+
+
+def _usage_event(
+    config: Config, context: RunContext, found: _Findings, tree: WorkstreamTree, levels: Mapping[str, Level]
+) -> WorkstreamUsage:
     total = tree.total
-    used, limit = size_in(config, total), limit_of(config, tree.row)
+    used, limit, scope = size_in(config, total), limit_of(config, tree.row), scope_of(tree.row.id)
     return WorkstreamUsage(
         timestamp=context.timestamp(),
         host=context.host,
@@ -319,7 +350,7 @@ def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, leve
         is_scratch=tree.row.is_scratch,
         production_bytes=size_in(config, tree.production),
         work_bytes=size_in(config, tree.work),
-        level=level,
+        level=levels.get(scope, Level.UNKNOWN),
         total_bytes=used,
         limit_bytes=limit,
         percent=percent_of(used, limit),
@@ -330,48 +361,43 @@ def _usage_event(config: Config, context: RunContext, tree: WorkstreamTree, leve
         files=total.files,
         sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
         complete=total.complete,
-        forecast_days=forecast_days,
+        forecast_days=found.forecasts.get(scope),
         sample_age_secs=total.sample_age_secs,
     )
 
 
-def _pressure_events(
-    config: Config, context: RunContext, found: _Findings, verdicts: Sequence[Verdict], forecasts: Mapping[str, int | None]
-) -> list[DiskPressure]:
-    events = []
-    for verdict in verdicts:
-        if not verdict.notify:
-            continue
-        usage = verdict.usage
-        freed: int | None = None
-        if found.reclaimable is not None and usage.scope in _freed_by_cleanup(found.measurements):
-            # A filesystem gets blocks back, also if trees are measured by apparent size.
-            is_filesystem = usage.scope == scope_of_sessions(found.measurements)
-            freed = found.reclaimable.freed_allocated_bytes if is_filesystem else freed_in(config, found.reclaimable)
-        events.append(
-            DiskPressure(
-                timestamp=context.timestamp(),
-                host=context.host,
-                root=config.root_name,
-                dry_run=config.dry_run,
-                level=verdict.level,
-                scope=usage.scope,
-                usage_mb=megabytes(usage.usage),
-                limit_mb=megabytes(usage.limit),
-                workstream_id=_id_in(config, usage.scope),
-                workstream_name=_name_in(config, usage.name),
-                usage_bytes=usage.usage,
-                limit_bytes=usage.limit,
-                percent=percent_of(usage.usage, usage.limit),
-                usage_percent=usage_percent_of(usage.usage, usage.limit),
-                unit=usage.unit,
-                complete=usage.complete,
-                reclaimable_bytes=freed,
-                forecast_days=forecasts.get(usage.scope),
-                sample_age_secs=usage.sample_age_secs,
-            )
-        )
-    return events
+def _pressure_events(config: Config, context: RunContext, found: _Findings, verdicts: Sequence[Verdict]) -> list[DiskPressure]:
+    return [_pressure_event(config, context, found, verdict) for verdict in verdicts if verdict.notify]
+
+
+def _pressure_event(config: Config, context: RunContext, found: _Findings, verdict: Verdict) -> DiskPressure:
+    usage = verdict.usage
+    freed: int | None = None
+    if found.reclaimable is not None and usage.scope in _freed_by_cleanup(found.measurements):
+        # A filesystem gets blocks back, also if trees are measured by apparent size.
+        is_filesystem = usage.scope == scope_of_sessions(found.measurements)
+        freed = found.reclaimable.freed_allocated_bytes if is_filesystem else freed_in(config, found.reclaimable)
+    return DiskPressure(
+        timestamp=context.timestamp(),
+        host=context.host,
+        root=config.root_name,
+        dry_run=config.dry_run,
+        level=verdict.level,
+        scope=usage.scope,
+        usage_mb=megabytes(usage.usage),
+        limit_mb=megabytes(usage.limit),
+        workstream_id=_id_in(config, usage.scope),
+        workstream_name=_name_in(config, usage.name),
+        usage_bytes=usage.usage,
+        limit_bytes=usage.limit,
+        percent=percent_of(usage.usage, usage.limit),
+        usage_percent=usage_percent_of(usage.usage, usage.limit),
+        unit=usage.unit,
+        complete=usage.complete,
+        reclaimable_bytes=freed,
+        forecast_days=found.forecasts.get(usage.scope),
+        sample_age_secs=usage.sample_age_secs,
+    )
 
 
 def megabytes(size: int) -> float:

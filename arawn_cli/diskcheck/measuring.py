@@ -153,33 +153,21 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     threads = threads_for(config.maintenance.threads)
     usages = _measure_parts(root, parts, threads, context, reused)
     own_files = measure_own_files(root, threads, context)
+    filesystems, silent = _filesystems(root, (names for names, is_own in mounts.items() if is_own), context.stopping)
 
-    areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
-    sessions: defaultdict[str, defaultdict[str, list[Usage]]] = defaultdict(lambda: defaultdict(list))
+    by_entry: defaultdict[str, list[tuple[_Part, Usage]]] = defaultdict(list)
     for part, usage in zip(parts, usages, strict=True):
-        areas[part.subtree.names[0], part.area].append(usage)
-        if part.session is not None:
-            sessions[part.subtree.names[0]][part.session].append(usage)
-
+        by_entry[part.subtree.names[0]].append((part, usage))
     known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
     is_known = root.database is not None and not database_failures
     total = combined(usages)
     own = own_files.total if own_files else Usage()
-    filesystems, silent = _filesystems(root, (names for names, is_own in mounts.items() if is_own), context.stopping)
     measurements = Measurements(
         workstreams=tuple(
-            WorkstreamTree(
-                row,
-                name in known if is_known else None,
-                combined(areas[name, PRODUCTION]),
-                combined(areas[name, WORK]),
-                combined(areas[name, _OTHER]),
-                {session: combined(found) for session, found in sessions[name].items()},
-            )
-            for name, row in sorted({**known, **unknown}.items())
+            _tree_of(row, name in known if is_known else None, by_entry[name]) for name, row in sorted({**known, **unknown}.items())
         ),
-        foreign={escape(entry.name): combined(areas[entry.name, _OTHER]) for entry in foreign},
+        foreign={escape(entry.name): combined(usage for _, usage in by_entry[entry.name]) for entry in foreign},
         own_files=own_files,
         total=total,
         trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
@@ -190,6 +178,23 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         failure_count=len(database_failures) + len(silent) + total.failure_count + own.failure_count,
         rows_known=not database_failures,
     )
+    _log(measurements)
+    return measurements
+
+
+def _tree_of(row: WorkstreamRow, has_row: bool | None, measured: Iterable[tuple[_Part, Usage]]) -> WorkstreamTree:
+    """Return the usage of a workstream from its parts."""
+    areas: defaultdict[str, list[Usage]] = defaultdict(list)
+    sessions: defaultdict[str, list[Usage]] = defaultdict(list)
+    for part, usage in measured:
+        areas[part.area].append(usage)
+        if part.session is not None:
+            sessions[part.session].append(usage)
+    production, work, other = (combined(areas[area]) for area in (PRODUCTION, WORK, _OTHER))
+    return WorkstreamTree(row, has_row, production, work, other, {session: combined(usages) for session, usages in sessions.items()})
+
+
+def _log(measurements: Measurements) -> None:
     for failure in measurements.failures:
         log.error("%s", failure, extra=persistent(f"failure {failure}"))
     if measurements.failure_count > len(measurements.failures):
@@ -199,7 +204,6 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         log.info("workstreams/%s is not Arawn's: %s", name, size(usage.apparent_bytes))
     for path in measurements.not_counted:
         log.info("%s is another filesystem: not counted", path)
-    return measurements
 
 
 def _titled(row: WorkstreamRow) -> WorkstreamRow:
@@ -231,7 +235,7 @@ def links(root: Root) -> list[Failure]:
 
 
 def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
-    """Return mounts by their path below `workstreams/`, and whether each is in the tree.
+    """Return mounts by their path below `workstreams/`, and whether each belongs to the tree.
 
     Mounts of `workstreams/` and `scratch/`, of directories of sessions and of messages do. Others
     are foreign: no cleanup enters them, and they do not count.
@@ -240,14 +244,13 @@ def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
         OSError: the mount table cannot be read.
     """
     below = f"{root.path}/{WORKSTREAMS}"
+    in_workstreams = (SESSIONS, MESSAGES) if root.layout.generation is Generation.V0 else ()
+
+    def is_own(names: tuple[str, ...]) -> bool:
+        return names in ((), (SCRATCH,)) or (len(names) == 2 and names[1] in in_workstreams)
+
     found = [tuple(mount.point.removeprefix(below).split("/")[1:]) for mount in visible_mounts(read_mounts(), below)]
-    return {names: names in ((), (SCRATCH,)) or _is_arawns(root, names) for names in found}
-
-
-def _is_arawns(root: Root, names: tuple[str, ...]) -> bool:
-    """Whether a path in a workstream is a sessions directory, or the messages beside it."""
-    in_v0 = root.layout.generation is Generation.V0
-    return in_v0 and len(names) == 2 and names[1] in (SESSIONS, MESSAGES)
+    return {names: is_own(names) for names in found}
 
 
 def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:
@@ -363,12 +366,9 @@ def _area_of(root: Root, workstream: str, name: str) -> str:
 
 
 def _measure_parts(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:
-    sessions = [(*root.layout.sessions, part.session) for part in parts]
-    known = [
-        reused.get(part.session) if part.session and part.subtree.names == names and not part.subtree.shallow else None
-        for part, names in zip(parts, sessions, strict=True)
-    ]
-    subtrees = [part.subtree for part, usage in zip(parts, known, strict=True) if usage is None]
+    known = {(*root.layout.sessions, session): usage for session, usage in reused.items()}
+    found = [None if part.subtree.shallow else known.get(part.subtree.names) for part in parts]
+    subtrees = [part.subtree for part, usage in zip(parts, found, strict=True) if usage is None]
     context.progress.start("measuring", len(subtrees))
     measured = iter(measure_all(root.workstreams, subtrees, threads, context.advance_or_stop))
-    return [part.with_link(next(measured) if usage is None else usage) for part, usage in zip(parts, known, strict=True)]
+    return [part.with_link(next(measured) if usage is None else usage) for part, usage in zip(parts, found, strict=True)]

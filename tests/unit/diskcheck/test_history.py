@@ -38,7 +38,7 @@ def alerts_stored(state: State, *verdicts: Verdict, now: int = 9) -> list[str]:
     """Store verdicts as a check does, and return the statements that changed the alerts."""
     statements: list[str] = []
     with state.transaction() as connection:
-        before = history.load_alerts(connection, ROOT)
+        before = history.read_alerts(state, ROOT)
         connection.set_trace_callback(statements.append)
         history.store_alerts(connection, ROOT, verdicts, before, now)
         connection.set_trace_callback(None)
@@ -51,9 +51,9 @@ def test_an_alert_is_read_as_it_was_stored(state: State) -> None:
     alerts_stored(state, rising, counting)
     expected = {made.usage.scope: StoredAlert(made.alert, made.usage) for made in (rising, counting)}
     assert history.read_alerts(state, ROOT) == expected
-    with state.transaction() as connection:
-        assert history.load_alerts(connection, ROOT) == expected
-        assert history.load_alerts(connection, Path("/another")) == {}
+    with state.transaction():
+        assert history.read_alerts(state, ROOT) == expected
+        assert history.read_alerts(state, Path("/another")) == {}
 
 
 def test_only_an_alert_that_is_stored_is_deleted(state: State) -> None:
