@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from arawn_cli.delivery.notify import Notifier
     from arawn_cli.delivery.ping import Pings
+    from arawn_cli.delivery.sending import Delivery
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +158,11 @@ class JobRun(Generic[Result]):
     exit_code: ExitCode = ExitCode.DONE
     problems: list[str] = field(default_factory=list)
 
+    def fail(self, exit_code: ExitCode, problem: str) -> None:
+        """Add a problem, which determines the exit code."""
+        self.exit_code = exit_code
+        self.problems.append(problem)
+
 
 def run_job(
     flags: Flags,
@@ -177,34 +184,26 @@ def run_job(
     configure_logging(output)
     run: JobRun[Result] = JobRun()
     signals = Signals()
-    pings: Pings | None = None
-    notifier: Notifier | None = None
-    problem_log: ProblemLog | None = None
+    reports = _Reports(name, signals)
     try:
         config = load_as_owner(flags, outputs)
-        if not config.dry_run:
-            pings = _pings_to(config.pings, name, signals, use_proxy=config.maintenance.use_proxy)
-        notifier = _notifier(config, name, signals)
-        problem_log = _problem_log(config, name)
+        reports.prepare(config)
         lower_priority(config.maintenance)
         with (
             signals.caught(),
             progress_for(output) as progress,
             closing(State(config.state_directory, time.time_ns)) as state,
         ):
-            standard_output = EventOutput(_writer(output, progress, flags, events=table is None))
-            delivery = None
-            if config.relay is not None:
-                from arawn_cli.delivery.sending import delivery_for  # not imported without a relay
-
-                delivery = delivery_for(config, config.relay, os.environ, state, signals.stopping)
+            writer = _writer(output, progress, flags, events=table is None)
+            standard_output = StandardOutput()
+            delivery = _delivery(config, state, signals)
             context = RunContext(
                 state=state,
-                show=standard_output.emit,
-                outbox=Outboxes([outbox for outbox in (delivery, notifier) if outbox is not None]),
+                show=lambda event: standard_output.attempt(partial(writer, event)),
+                outbox=Outboxes([outbox for outbox in (delivery, reports.notifier) if outbox is not None]),
                 progress=progress,
                 stopping=signals.stopping,
-                started=pings.start if pings is not None else lambda: None,
+                started=reports.started,
             )
             lost = 0
             try:
@@ -215,118 +214,132 @@ def run_job(
             finally:
                 if delivery is not None:
                     lost = delivery.finish().lost
-            if config.metrics_directory and not config.dry_run and run.result is not None:
-                from arawn_cli.output import prometheus
-
-                if not prometheus.write(config.metrics_directory, config, state, run.result):
-                    run.problems.append("the metrics could not be written")
+            _write_metrics(config, state, run)
         if table is not None and run.result is not None and output.resolved() == "table":
-            _print_table(table(run.result), standard_output)
+            standard_output.attempt(partial(_print_table, table(run.result)))
         if signals.exit_code is not None:
-            run.exit_code = signals.exit_code
-            run.problems.append("stopped by a signal")
+            run.fail(signals.exit_code, "stopped by a signal")
         if lost or standard_output.failed:
-            run.exit_code = ExitCode.UNDELIVERED
-            run.problems.append(f"events neither delivered nor stored: {lost}" if lost else "standard output cannot be written")
+            run.fail(ExitCode.UNDELIVERED, f"events neither delivered nor stored: {lost}" if lost else "standard output cannot be written")
     except LockedError as error:
         log.log(logging.INFO if unless_running else logging.ERROR, "%s", error)
-        run.exit_code = ExitCode.DONE if unless_running else error.exit_code
-        run.problems.append(str(error))
+        run.fail(ExitCode.DONE if unless_running else error.exit_code, str(error))
     except (Exception, KeyboardInterrupt) as error:  # a bug ends with one line and its exit code, too
-        run.exit_code = log_error(error)
-        run.problems.append(str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
-        if isinstance(error, ArawnCliError) and error.pings:
-            pings = _pings_to(error.pings, name, signals)
-    if notifier is not None:
-        _notify(notifier, run, signals)
-    if pings is not None:
-        with signals.caught():  # a signal shortens the ping, and changes the exit code no more
-            pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
-    if problem_log is not None:
-        problem_log.end(time.time_ns(), complete=run.result is not None)
+        run.fail(log_error(error), str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, ArawnCliError):
+            reports.ping_to(error.pings)
+    reports.send(run)
     return run
 
 
-def _problem_log(config: Config, name: JobName | None) -> ProblemLog | None:
-    """Have the persistent problems of a job logged once a day.
+@dataclass(slots=True)
+class _Reports:
+    """How people learn of a run: pings, notifications, and warnings that are logged once a day.
 
-    A run at a terminal logs them each time. So does one that changes nothing or has another relay.
+    A run without a name and a dry run are not reported. One with another relay only pings.
     """
-    if name is None or config.dry_run or not config.remembers or stderr_console() is not None:
+
+    name: JobName | None
+    signals: Signals
+    pings: Pings | None = None
+    notifier: Notifier | None = None
+    problem_log: ProblemLog | None = None
+
+    def prepare(self, config: Config) -> None:
+        """Prepare the reports of a run before it begins.
+
+        Raises:
+            ConfigurationError: the addresses of notifications cannot be read.
+        """
+        if self.name is None or config.dry_run:
+            return
+        self.ping_to(config.pings, use_proxy=config.maintenance.use_proxy)
+        if not config.remembers:
+            return
+        if config.notify_urls is not None:
+            from arawn_cli.delivery.notify import notifier_for  # not imported without addresses
+
+            self.notifier = notifier_for(config, config.notify_urls, self.name, os.environ, self.signals.stopping)
+        if stderr_console() is None:  # a run at a terminal logs its problems each time
+            schedule = config.maintenance.schedule
+            interval = schedule.disk_check if self.name is JobName.DISK_CHECK else schedule.scratch_cleanup
+            self.problem_log = ProblemLog(config.state_directory, self.name, config.root.resolve(), period(interval) * SECOND)
+            self.problem_log.begin()
+
+    def ping_to(self, addresses: Mapping[str, str], *, use_proxy: bool = True) -> None:
+        """Ping the address of the job, if there is one."""
+        if self.name is not None and (url := addresses.get(self.name)) is not None:
+            from arawn_cli.delivery.ping import Pings  # not imported without an address
+
+            self.pings = Pings(url, self.signals.stopping, use_proxy)
+
+    def started(self) -> None:
+        """Ping that the run has its lock and begins."""
+        if self.pings is not None:
+            self.pings.start()
+
+    def send(self, run: JobRun[Result]) -> None:
+        """Report a run after everything else: only now is it known how it ended."""
+        has_result = run.result is not None
+        if self.notifier is not None:
+            try:
+                with self.signals.caught():  # a signal shortens it
+                    lost = self.notifier.finish(run.exit_code, run.problems, has_result=has_result)
+                if lost:
+                    run.fail(ExitCode.UNDELIVERED, f"notifications neither sent nor stored: {lost}")
+            except Exception as error:
+                run.exit_code = log_error(error)
+        if self.pings is not None:
+            with self.signals.caught():  # a signal shortens the ping, and changes the exit code no more
+                self.pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
+        if self.problem_log is not None:
+            self.problem_log.end(time.time_ns(), complete=has_result)
+
+
+def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:
+    if config.relay is None:
         return None
-    schedule = config.maintenance.schedule
-    interval = schedule.disk_check if name is JobName.DISK_CHECK else schedule.scratch_cleanup
-    problems = ProblemLog(config.state_directory, name, config.root.resolve(), period(interval) * SECOND)
-    problems.begin()
-    return problems
+    from arawn_cli.delivery.sending import delivery_for  # not imported without a relay
+
+    return delivery_for(config, config.relay, os.environ, state, signals.stopping)
 
 
-def _pings_to(addresses: Mapping[str, str], name: JobName | None, signals: Signals, *, use_proxy: bool = True) -> Pings | None:
-    url = addresses.get(name) if name is not None else None
-    if url is None:
-        return None
-    from arawn_cli.delivery.ping import Pings  # not imported without an address
+def _write_metrics(config: Config, state: State, run: JobRun[Result]) -> None:
+    if config.metrics_directory and not config.dry_run and run.result is not None:
+        from arawn_cli.output import prometheus
 
-    return Pings(url, signals.stopping, use_proxy)
-
-
-def _notifier(config: Config, name: JobName | None, signals: Signals) -> Notifier | None:
-    if config.notify_urls is None or name is None or config.dry_run or not config.remembers:
-        return None
-    from arawn_cli.delivery.notify import notifier_for  # not imported without addresses
-
-    return notifier_for(config, config.notify_urls, name, os.environ, signals.stopping)
+        if not prometheus.write(config.metrics_directory, config, state, run.result):
+            run.problems.append("the metrics could not be written")
 
 
-def _notify(notifier: Notifier, run: JobRun[Result], signals: Signals) -> None:
-    """Notify people of the run, after everything else: only now is it known how it ended."""
-    try:
-        with signals.caught():  # a signal shortens it
-            lost = notifier.finish(run.exit_code, run.problems, has_result=run.result is not None)
-    except Exception as error:
-        run.exit_code = log_error(error)
-        return
-    if lost:
-        run.exit_code = ExitCode.UNDELIVERED
-        run.problems.append(f"notifications neither sent nor stored: {lost}")
+class StandardOutput:
+    """Standard output. If it fails, that is logged and nothing more is written; the run goes on."""
 
+    failed = False
 
-class EventOutput:
-    """Write events to standard output. If that fails, log it and write no more; the run goes on."""
-
-    def __init__(self, write: Callable[[Event], None]) -> None:
-        self._write = write
-        self.failed = False
-
-    def emit(self, event: Event) -> None:
-        """Write one event, unless an earlier one could not be written."""
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Write something, unless an earlier attempt failed."""
         if self.failed:
             return
         try:
-            self._write(event)
+            write()
         except OutputLostError as error:
             self.failed = True
             log.error("%s", error)
 
 
-def _print_table(table: Iterable[RenderableType], standard_output: EventOutput) -> None:
+def _print_table(table: Iterable[RenderableType]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    try:
-        for renderable in table:
-            console.print(renderable, crop=False)
-    except OutputLostError as error:
-        standard_output.failed = True
-        log.error("%s", error)
+    for renderable in table:
+        console.print(renderable, crop=False)
 
 
 def _writer(output: Output, progress: Progress, flags: Flags, *, events: bool) -> Callable[[Event], None]:
     """Return the printer of events for a format; without `events`, a table prints none."""
     match output.resolved():
-        case "table" if not events:
-            return lambda _event: None
-        case "table":
+        case "table" if events:
             from rich.console import Console
 
             from arawn_cli.output.tables import Tables
@@ -334,7 +347,7 @@ def _writer(output: Output, progress: Progress, flags: Flags, *, events: bool) -
             return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, options=flags.located).emit
         case "json":
             return print_event
-        case "none":
+        case "table" | "none":
             return lambda _event: None
         case other:
             raise ValueError(f"no output prints the format {other}")
