@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup
 
 from arawn_cli import __version__
 from arawn_cli.cli.help import TOPICS, misplaced_option, other_commands, write_help
@@ -19,16 +19,12 @@ from arawn_cli.output.stdout import replace_stdout
 
 if TYPE_CHECKING:
     from typer._click.core import Command as CommandOfClick
-    from typer._click.core import Context, Parameter
+    from typer._click.core import Context
     from typer._click.formatting import HelpFormatter
 
 
 class Command(TyperCommand):
     """A command. An error that ends it is logged as one line and becomes the exit code."""
-
-    def get_params(self, ctx: Context) -> list[Parameter]:
-        """Return its parameters."""
-        return _without_types_of_flags(super().get_params(ctx))
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write its help."""
@@ -54,10 +50,6 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A command that has others."""
 
-    def get_params(self, ctx: Context) -> list[Parameter]:
-        """Return its parameters."""
-        return _without_types_of_flags(super().get_params(ctx))
-
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write its help, and that of the program also exit codes and variables."""
         write_help(self, ctx, formatter)
@@ -75,13 +67,6 @@ class Group(TyperGroup):
         if args[0] not in self.commands and not ctx.resilient_parsing and (others := other_commands(self, args[0])):
             ctx.fail(f"No such command '{args[0]}'. Did you mean {' or '.join(f'{ctx.command_path} {other}' for other in others)}?")
         return super().resolve_command(ctx, args)
-
-
-def _without_types_of_flags(parameters: list[Parameter]) -> list[Parameter]:
-    for parameter in parameters:
-        if isinstance(parameter, TyperOption) and parameter.is_flag:
-            parameter.metavar = ""
-    return parameters
 
 
 # The module and function of each command, and the module of each group.

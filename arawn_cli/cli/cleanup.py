@@ -43,7 +43,7 @@ def scratch_cleanup(
         list[str] | None, typer.Argument(metavar="SESSION", help="Examine only these sessions; with -n, explain each.")
     ] = None,
     dry_run: options.DryRunOption = None,
-    ask: Annotated[bool, typer.Option("--ask", help="Show the table, ask, then remove exactly those sessions.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Show a table, ask, then remove exactly those sessions.")] = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Never ask, even in the first run on this root.")] = False,
     older_than_days: Annotated[
         int | None,

@@ -20,7 +20,7 @@ from rich.text import Text
 from arawn_cli import names, timestamps
 from arawn_cli.cli.account import become_account_of_directory, load_as_owner
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
-from arawn_cli.cli.terminal import configure_logging, confirmed
+from arawn_cli.cli.terminal import configure_logging, question
 from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
@@ -62,7 +62,6 @@ def config_show(flags: Flags, output: Output) -> None:
 @app.command("init")
 @with_options("quiet")
 def config_init(
-    _flags: Flags,
     output: Output,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="File to write, or - to print. Default: the file of your account.")
@@ -71,8 +70,7 @@ def config_init(
 ) -> None:
     """Write a configuration file that explains every key, with all keys commented out."""
     configure_logging(output)
-    ask = confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
-    write_config(file, ask, overwrite=force)
+    write_config(file, question(), overwrite=force)
 
 
 def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwrite: bool) -> None:
@@ -142,9 +140,9 @@ def _copy(file: Path, backup: Path) -> None:
 def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bool] | None) -> None:
     """Ask before a file is replaced, or before a new one hides the one that is in effect."""
     if os.path.lexists(path):
-        problem, question = f"{path} exists", "and Arawn may read it too. Replace it, and keep a backup?"
+        problem, consequence = f"{path} exists", "and Arawn may read it too. Replace it, and keep a backup?"
     elif in_effect not in (None, path):
-        problem, question = (
+        problem, consequence = (
             f"{in_effect} is in effect only while {path} does not exist",
             "so it would not be read any more. Write it?",
         )
@@ -152,14 +150,13 @@ def _require_consent(path: Path, in_effect: Path | None, ask: Callable[[str], bo
         return
     if ask is None:
         raise RefusedError(f"{problem}: not changed; use --force to write it, or `arawn-cli config init -` to print the text")
-    if not ask(names.escape(f"{problem}, {question}")):
+    if not ask(f"{problem}, {consequence}"):
         raise RefusedError(f"{problem}: not changed")
 
 
 @app.command("schema")
 @with_options("quiet")
 def config_schema(
-    _flags: Flags,
     output: Output,
     of: Annotated[SchemaOf, typer.Argument(metavar="KIND", help="config, events or plan.")] = SchemaOf.CONFIG,
 ) -> None:

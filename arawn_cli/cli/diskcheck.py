@@ -47,12 +47,12 @@ def disk_check(
     output: options.Output,
     dry_run: Annotated[bool, typer.Option("--dry-run/--no-dry-run", "-n", help="Measure only: save nothing and send nothing.")] = False,
     fail_on: Annotated[
-        FailOn | None, typer.Option("--fail-on", metavar="LEVEL", help="Exit with 3 at this level or above: warning or critical.")
+        FailOn | None, typer.Option("--fail-on", metavar="LEVEL", help="Exit with 3 from this level on: warning or critical.")
     ] = None,
     unless_running: options.UnlessRunningOption = False,
     parked: Annotated[
         Parked | None,
-        typer.Option("--parked", metavar="retry|drop", help="Resend or drop events that the relay refused permanently."),
+        typer.Option("--parked", metavar="retry|drop", help="Resend or drop events that the relay refused for good."),
     ] = None,
 ) -> None:
     """Measure each workstream and report what exceeds its limit."""

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 _GROUPS = {
     "Root and configuration": ("config", "base_path", "root"),
-    "Output": ("format", "check_format", "report_format", "json", "relay_url", "no_relay", "verbose", "quiet", "help"),
+    "Output": ("format", "check_format", "report_format", "relay_url", "no_relay", "verbose", "quiet"),
 }
 """Groups of options by the names of their values. Other options belong to the command alone."""
+
+_UNLISTED = ("help", "json")
+"""Options without a line in the help of a command: the line of `--format` names `--json`."""
 
 _EXAMPLES = 3
 
@@ -60,21 +63,15 @@ def write_help(command: TyperCommand | TyperGroup, ctx: Context, formatter: Help
         formatter.write("Commands:\n")
         _write_rows(formatter, [(name, _first_sentence(each.help)) for name, each in command.commands.items()])
     parameters: list[Parameter] = command.get_params(ctx)
-    options = [parameter for parameter in parameters if isinstance(parameter, TyperOption) and parameter.name != "show_completion"]
-    grouped = {name for names in _GROUPS.values() for name in names}
-    arguments = [parameter for parameter in parameters if isinstance(parameter, TyperArgument)]
-    own: list[TyperOption | TyperArgument] = [*arguments, *(option for option in options if option.name not in grouped)]
-    named: dict[str, list[TyperOption | TyperArgument]] = {
-        title: [option for option in options if option.name in names] for title, names in _GROUPS.items()
-    }
-    titled: dict[str, list[TyperOption | TyperArgument]] = {"Options": [*options]}
-    if not isinstance(command, TyperGroup):
-        titled = {"Options": own, **named}
-    width = max(len(_names(option)) for group in (arguments, options) for option in group)
-    for title, group in titled.items():
-        if group:
+    is_group = isinstance(command, TyperGroup)
+    unlisted = ("show_completion",) if is_group else _UNLISTED
+    listed = [each for each in parameters if isinstance(each, (TyperOption, TyperArgument)) and each.name not in unlisted]
+    group_of = {} if is_group else {name: title for title, names in _GROUPS.items() for name in names}
+    width = max(len(_names(each)) for each in listed)
+    for title in ("Options", *_GROUPS):
+        if rows := [(_names(each), each.help or "") for each in listed if group_of.get(each.name or "", "Options") == title]:
             formatter.write(f"{title}:\n")
-            _write_rows(formatter, [(_names(option), option.help or "") for option in group], width)
+            _write_rows(formatter, rows, width)
     if ctx.parent is not None and (lines := examples().get(ctx.command_path)):
         formatter.write("Examples:\n")
         for line, text in list(lines.items())[:_EXAMPLES]:

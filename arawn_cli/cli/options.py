@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
@@ -104,85 +104,87 @@ def _one_root(context: typer.Context, value: str | None) -> str | None:
     return value
 
 
-FORMATS = "json, none, or auto (table on a terminal)"
+_FORMATS = "json (--json), none; auto: table on a terminal"
+
+_CONFIG = typer.Option("-c", "--config", metavar="PATH", help="Configuration file to read.")
+_BASE_PATH = typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's data: the directory that has workstreams/.")
+_ROOT = typer.Option(
+    "--root", metavar="NAME", callback=_one_root, autocompletion=root_names, help="Name of a root in [[maintenance.roots]]."
+)
+_RELAY_URL = typer.Option("--relay-url", metavar="URL", help="Send events to this relay, not the configured one.")
+_SCOPE = typer.Option("--user/--system", help="Timers of this account (default for root: --system).")
+_DATABASE = typer.Option("--database", metavar="URL", help="Cloacina's database, without a password. Default: SQLite.")
+
+
+def _flag(text: str, *names: str) -> tuple[object, bool]:
+    return Annotated[bool, typer.Option(*names, help=text)], False
+
+
+def _format(kind: type[Enum], text: str, default: Enum) -> tuple[object, Enum]:
+    return Annotated[kind, typer.Option("--format", metavar="FORMAT", help=text)], default
+
 
 _OPTIONS: dict[str, tuple[object, object]] = {
-    "config": (Annotated[Path | None, typer.Option("-c", "--config", metavar="PATH", help="Configuration file to read.")], None),
-    "base_path": (
-        Annotated[
-            str | None,
-            typer.Option("--base-path", metavar="PATH", callback=_one_root, help="Arawn's data: the directory that has workstreams/."),
-        ],
-        None,
-    ),
-    "root": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--root",
-                metavar="NAME",
-                callback=_one_root,
-                autocompletion=root_names,
-                help="Name of a root in [[maintenance.roots]].",
-            ),
-        ],
-        None,
-    ),
-    "format": (Annotated[Format, typer.Option("--format", metavar="FORMAT", help=f"table, {FORMATS}.")], Format.AUTO),
-    "check_format": (
-        Annotated[CheckFormat, typer.Option("--format", metavar="FORMAT", help=f"table, nagios, {FORMATS}.")],
-        CheckFormat.AUTO,
-    ),
-    "report_format": (Annotated[ReportFormat, typer.Option("--format", metavar="FORMAT", help="table or json.")], ReportFormat.TABLE),
-    "json": (Annotated[bool, typer.Option("--json", help="The same as --format json.")], False),
-    "relay_url": (
-        Annotated[str | None, typer.Option("--relay-url", metavar="URL", help="Send events to this relay, not the configured one.")],
-        None,
-    ),
-    "no_relay": (
-        Annotated[bool, typer.Option("--no-relay", help="Neither send nor queue events.")],
-        False,
-    ),
-    "verbose": (Annotated[bool, typer.Option("-v", "--verbose", help="Show all items and log more details.")], False),
-    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Log only errors, and show no progress.")], False),
+    "config": (Annotated[Path | None, _CONFIG], None),
+    "base_path": (Annotated[str | None, _BASE_PATH], None),
+    "root": (Annotated[str | None, _ROOT], None),
+    "systemd": _flag("Use systemd timers; the default if systemd runs.", "--systemd"),
+    "cron": _flag("Use cron; the default without systemd.", "--cron"),
+    "cloacina": _flag("Use workflows of Cloacina, an optional extra.", "--cloacina"),
+    "database": (Annotated[str | None, _DATABASE], None),
+    "user": (Annotated[bool | None, _SCOPE], None),
+    "format": _format(Format, f"table, {_FORMATS}.", Format.AUTO),
+    "check_format": _format(CheckFormat, f"table, nagios, {_FORMATS}.", CheckFormat.AUTO),
+    "report_format": _format(ReportFormat, "table or json (--json).", ReportFormat.TABLE),
+    "json": _flag("The same as --format json.", "--json"),
+    "relay_url": (Annotated[str | None, _RELAY_URL], None),
+    "no_relay": _flag("Neither send nor queue events.", "--no-relay"),
+    "verbose": _flag("Show all items and log more details.", "-v", "--verbose"),
+    "quiet": _flag("Log only errors, and show no progress.", "-q", "--quiet"),
 }
 """The type and the default of each shared option, by the name of its value."""
 
 LOCATION = ("config", "base_path", "root")
+TIMERS = ("systemd", "cron", "user")
+SCHEDULER = ("systemd", "cron", "cloacina", "database", "user")
 RELAY = ("relay_url", "no_relay")
 LOGGING = ("verbose", "quiet")
+
+_BEFORE_OWN = (*LOCATION, *SCHEDULER)
 
 UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If another run is in progress, exit with 0, not 75.")]
 
 DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", "-n", help="Show what would be done, and change nothing.")]
 
-_Own = ParamSpec("_Own")
 
-
-def with_options(*names: str) -> Callable[[Callable[Concatenate[Flags, Output, _Own], None]], Callable[..., None]]:
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command these shared options.
 
-    Their values are its first two arguments, `Flags` and `Output`; its other parameters are its own
-    options, which the help lists behind those that locate the root.
+    Their values are the fields of those of its parameters that are dataclasses: `Flags`, `Output`.
+    Its other parameters are its own options, which the help lists behind those that locate the
+    root.
     """
 
-    def decorate(function: Callable[Concatenate[Flags, Output, _Own], None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
         formats = [name for name in names if name.endswith("format")]
         shared_names = [each for name in names for each in ((name, "json") if name in formats else (name,))]
-        _, _, *own = signature(function, eval_str=True).parameters.values()
+        declared = signature(function, eval_str=True).parameters.values()
+        kinds: dict[str, Any] = {parameter.name: parameter.annotation for parameter in declared if is_dataclass(parameter.annotation)}
+        own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in declared if parameter.name not in kinds]
         shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=_OPTIONS[name][1], annotation=_OPTIONS[name][0]) for name in shared_names]
-        before = [parameter for parameter in shared if parameter.name in LOCATION]
-        after = [parameter for parameter in shared if parameter.name not in LOCATION]
-        parameters = [*before, *(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *after]
+        before = [parameter for parameter in shared if parameter.name in _BEFORE_OWN]
+        after = [parameter for parameter in shared if parameter.name not in _BEFORE_OWN]
 
         @wraps(function)
         def command(**values: Any) -> None:  # noqa: ANN401 - Typer has checked the types
             given = {name: values.pop(name, _OPTIONS[name][1]) for name in shared_names}
             for name in formats:
                 given["format"] = "json" if given["json"] else given[name].value
-            flags, output = ({each.name: given[each.name] for each in fields(kind) if each.name in given} for kind in (Flags, Output))
-            function(Flags(**flags), Output(**output), **values)  # type: ignore[call-arg]
+            for name, kind in kinds.items():
+                values[name] = kind(**{each.name: given[each.name] for each in fields(kind) if each.name in given})
+            function(**values)
 
+        parameters = [*before, *own, *after]
         command.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +23,8 @@ from arawn_cli import names
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.trash import list_trash_entries, trash_usage
 from arawn_cli.cli.account import become_owner_of_configuration, loaded_as_owner, require_of_root
-from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
-from arawn_cli.cli.terminal import configure_logging, confirmed
+from arawn_cli.cli.options import LOCATION, LOGGING, SCHEDULER, TIMERS, Output, with_options
+from arawn_cli.cli.terminal import configure_logging, question
 from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
@@ -62,18 +62,8 @@ _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 app = typer.Typer(no_args_is_help=True, help="Install, check or remove timers for both jobs.")
 
-SystemdOption = Annotated[bool, typer.Option("--systemd", help="Use systemd timers; the default if systemd runs.")]
-CronOption = Annotated[bool, typer.Option("--cron", help="Use cron; the default without systemd.")]
-ScopeOption = Annotated[
-    bool | None, typer.Option("--user/--system", help="Timers of this account or of the system (default for root: --system).")
-]
 YesOption = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask, except about files that were edited by hand.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Also overwrite or remove files that were edited by hand.")]
-CloacinaOption = Annotated[bool, typer.Option("--cloacina", help="Use workflows of Cloacina, an optional extra.")]
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option("--database", metavar="URL", help="Cloacina's database, without a password. Default: SQLite in the state directory."),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +78,7 @@ class Confirmation:
 
     yes: bool
     force: bool
-    ask: Callable[[str], bool] | None
-
-    @classmethod
-    def from_options(cls, *, yes: bool, force: bool) -> Confirmation:
-        """Return the confirmation for the options. Without a terminal, nobody is asked."""
-        is_interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        return cls(yes, force, (lambda question: confirmed(names.escape(question))) if is_interactive else None)
+    ask: Callable[[str], bool] | None = field(default_factory=question)
 
     def agreed(self, changes: Sequence[Change]) -> list[Change]:
         """Show the changes, and return those to make.
@@ -112,9 +96,9 @@ class Confirmation:
                 print_line(line)
         return [change for change in changes if not change.is_of_others or self.force or self._may_touch(change)]
 
-    def goes_ahead(self, question: str) -> bool:
+    def goes_ahead(self, text: str) -> bool:
         """Return whether the user agrees to go ahead."""
-        return self.yes or (self.ask is not None and self.ask(question))
+        return self.yes or (self.ask is not None and self.ask(text))
 
     def _may_touch(self, change: Change) -> bool:
         found = "was edited by hand" if change.condition is Condition.EDITED else "exists and was not written by arawn-cli"
@@ -300,34 +284,26 @@ def _access_problems(settings: Settings, scheduler: Scheduler) -> list[str]:
     return [f"{settings.account.name}, the account of the jobs, cannot access {path}: they would fail" for path in paths]
 
 
-def _is_for_cloacina(cloacina: bool, database: str | None, systemd: bool, cron: bool) -> bool:
-    if cloacina and (systemd or cron):
+def _is_for_cloacina(selection: Selection) -> bool:
+    if selection.cloacina and (selection.systemd or selection.cron):
         raise typer.BadParameter("--cloacina excludes --systemd and --cron: the jobs would run twice", param_hint="--cloacina")
-    if database is not None and not cloacina:
+    if selection.database is not None and not selection.cloacina:
         raise typer.BadParameter("only --cloacina has a database", param_hint="--database")
-    return cloacina
+    return selection.cloacina
 
 
 @app.command("show")
-@with_options(*LOCATION, *LOGGING)
-def schedule_show(
-    flags: Flags,
-    output: Output,
-    systemd: SystemdOption = False,
-    cron: CronOption = False,
-    cloacina: CloacinaOption = False,
-    database: DatabaseOption = None,
-    user: ScopeOption = None,
-) -> None:
+@with_options(*LOCATION, *SCHEDULER, *LOGGING)
+def schedule_show(flags: Flags, output: Output, selection: Selection) -> None:
     """Print the files that install would write; change nothing."""
     configure_logging(output)
-    if _is_for_cloacina(cloacina, database, systemd, cron):
-        workflows, database_used, _ = _workflows(flags, output, database)
-        sys.stdout.write(f"# {database_used}, times in UTC: second minute hour day month weekday\n")
+    if _is_for_cloacina(selection):
+        workflows, database, _ = _workflows(flags, output, selection)
+        sys.stdout.write(f"# {database}, times in UTC: second minute hour day month weekday\n")
         for workflow in workflows:
             sys.stdout.write(f"{workflow.name}\t{workflow.cron}\n")
         return
-    scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
+    scheduler, scope = selection.preferred()
     with loaded_as_owner(flags) as config:
         settings = settings_from(config, scope)
     bodies = bodies_of(scheduler, settings)
@@ -336,19 +312,11 @@ def schedule_show(
 
 
 @app.command("install")
-@with_options(*LOCATION, *LOGGING)
-def schedule_install(
-    flags: Flags,
-    output: Output,
-    systemd: SystemdOption = False,
-    cron: CronOption = False,
-    user: ScopeOption = None,
-    yes: YesOption = False,
-    force: ForceOption = False,
-) -> None:
+@with_options(*LOCATION, *TIMERS, *LOGGING)
+def schedule_install(flags: Flags, output: Output, selection: Selection, yes: YesOption = False, force: ForceOption = False) -> None:
     """Install and start the timers, after showing the changes and asking."""
     configure_logging(output)
-    scheduler, scope = Selection(systemd=systemd, cron=cron, user=user).preferred()
+    scheduler, scope = selection.preferred()
     with loaded_as_owner(flags) as config:
         settings = settings_from(config, scope)
         if not settings.is_of_root:
@@ -358,7 +326,7 @@ def schedule_install(
         if warning is not None:
             log.warning("%s", warning)
     schedule = schedule_of(scheduler, settings, os.environ)
-    confirmation, bodies = Confirmation.from_options(yes=yes, force=force), bodies_of(scheduler, settings)
+    confirmation, bodies = Confirmation(yes, force), bodies_of(scheduler, settings)
     if confirmation.ask is not None and not yes and schedule.place.store.changes_to_install(bodies):
         preview(flags, config)
     install(schedule.place, bodies, confirmation, flags.located)
@@ -368,50 +336,33 @@ def schedule_install(
 
 
 @app.command("remove")
-@with_options(*LOCATION, *LOGGING)
-def schedule_remove(
-    flags: Flags,
-    output: Output,
-    systemd: SystemdOption = False,
-    cron: CronOption = False,
-    user: ScopeOption = None,
-    yes: YesOption = False,
-    force: ForceOption = False,
-) -> None:
+@with_options(*LOCATION, *TIMERS, *LOGGING)
+def schedule_remove(flags: Flags, output: Output, selection: Selection, yes: YesOption = False, force: ForceOption = False) -> None:
     """Stop the timers and remove their files."""
     configure_logging(output)
     # The timers are found without the configuration, because it may be gone, and with it the name
     # of the root.
     if flags.root is not None and not names.is_valid_id(flags.root):
         raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
-    places = list(Selection(systemd=systemd, cron=cron, user=user).places(os.environ, flags.root))
-    if remove_first(places, Confirmation.from_options(yes=yes, force=force)):
+    if remove_first(list(selection.places(os.environ, flags.root)), Confirmation(yes, force)):
         clear_away(flags)
 
 
 @app.command("status")
-@with_options(*LOCATION, "format", *LOGGING)
-def schedule_status(
-    flags: Flags,
-    output: Output,
-    systemd: SystemdOption = False,
-    cron: CronOption = False,
-    cloacina: CloacinaOption = False,
-    database: DatabaseOption = None,
-    user: ScopeOption = None,
-) -> None:
+@with_options(*LOCATION, *SCHEDULER, "format", *LOGGING)
+def schedule_status(flags: Flags, output: Output, selection: Selection) -> None:
     """Show the last and next runs, and whether the timers match the configuration.
 
     The exit code is 1 if they do not match, or if a run failed.
     """
     configure_logging(output)
-    if _is_for_cloacina(cloacina, database, systemd, cron):
+    if _is_for_cloacina(selection):
         from arawn_cli.schedule.cloacina.workflows import statuses as registered
 
-        workflows, database_used, _ = _workflows(flags, output, database)
-        found = registered(database_used, workflows, time.time_ns(), socket.gethostname())
+        workflows, database, _ = _workflows(flags, output, selection)
+        found = registered(database, workflows, time.time_ns(), socket.gethostname())
     else:
-        found = _installed(flags, Selection(systemd=systemd, cron=cron, user=user))
+        found = _installed(flags, selection)
     print_statuses(found, output, flags.located)
     raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
 
@@ -434,18 +385,13 @@ def _installed(flags: Flags, selection: Selection) -> list[ScheduleStatus]:
 
 
 @app.command("serve")
-@with_options("config", "base_path", *LOGGING)
-def schedule_serve(
-    flags: Flags,
-    output: Output,
-    cloacina: CloacinaOption = False,
-    database: DatabaseOption = None,
-) -> None:
+@with_options("config", "base_path", "cloacina", "database", *LOGGING)
+def schedule_serve(flags: Flags, output: Output, selection: Selection) -> None:
     """Run both jobs as workflows of Cloacina, in the foreground, until SIGTERM.
 
     On SIGTERM, it finishes the runs in progress first.
     """
-    if not cloacina:
+    if not selection.cloacina:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
     from arawn_cli.schedule.cloacina import service
 
@@ -453,11 +399,10 @@ def schedule_serve(
     configure_logging(output)
     environment = dict(os.environ)
     engine = service.load_engine()
-    workflows, database_used, state_directory = _workflows(flags, output, database)
-    service.serve(engine, workflows, database_used, state_directory, environment)
+    service.serve(engine, *_workflows(flags, output, selection), environment)
 
 
-def _workflows(flags: Flags, output: Output, database: str | None) -> tuple[list[Workflow], EngineDatabase, Path]:
+def _workflows(flags: Flags, output: Output, selection: Selection) -> tuple[list[Workflow], EngineDatabase, Path]:
     """Return the workflows of one or all roots, the database, and the state directory."""
     from arawn_cli.schedule.cloacina.engine_database import database_from
     from arawn_cli.schedule.cloacina.workflows import workflows_of
@@ -467,4 +412,4 @@ def _workflows(flags: Flags, output: Output, database: str | None) -> tuple[list
     state_directory = configs[0].state_directory
     require_of_root(state_directory)
     workflows = workflows_of(configs, flags, verbose=output.verbose, quiet=output.quiet)
-    return workflows, database_from(database, os.environ, state_directory), state_directory
+    return workflows, database_from(selection.database, os.environ, state_directory), state_directory

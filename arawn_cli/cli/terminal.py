@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import typer
 
 from arawn_cli.cli.options import Output
 from arawn_cli.context import Progress
+from arawn_cli.names import escape
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,14 +99,19 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def confirmed(question: str) -> bool:
+def question() -> Callable[[str], bool] | None:
+    """Return the function that asks about what standard output shows; None without a terminal."""
+    return confirmed if sys.stdin.isatty() and sys.stdout.isatty() else None
+
+
+def confirmed(text: str) -> bool:
     """Ask a yes-or-no question; the end of the input (Ctrl-D) counts as no.
 
     Raises:
         KeyboardInterrupt: the answer is Ctrl-C.
     """
     try:
-        return typer.confirm(question, err=True)
+        return typer.confirm(escape(text), err=True)
     except typer.Abort as error:
         typer.echo(err=True)  # end the line of the question
         if isinstance(error.__context__, KeyboardInterrupt):

@@ -60,9 +60,11 @@ class Place:
 class Selection:
     """The options that name a scheduler and a scope; `user` is None without either option."""
 
-    systemd: bool
-    cron: bool
-    user: bool | None
+    systemd: bool = False
+    cron: bool = False
+    user: bool | None = None
+    cloacina: bool = False
+    database: str | None = None
 
     def preferred(self) -> tuple[Scheduler, Scope]:
         """Return the named scheduler and scope.

@@ -16,7 +16,6 @@ import pytest
 
 from arawn_cli import __version__
 from tests.conftest import COMMAND, Run, needs
-from tests.support.commands import PROGRAM, commands
 from tests.support.terminal import on_a_terminal
 from tests.support.tree import SampleTree
 
@@ -126,14 +125,6 @@ def test_the_version_names_the_commit(run: Callable[..., Run]) -> None:
     (named,) = re.findall(r"^commit (?:\S+-g)?([0-9a-f]+)(?:-dirty)?$", run("--version", "--verbose").stdout, re.MULTILINE)
     assert len(named) >= 12
     assert commit.startswith(named)
-
-
-@pytest.mark.parametrize("name", commands())
-def test_the_help_of_a_flag_names_no_value_that_it_would_take(run: Callable[..., Run], name: str) -> None:
-    shown = run(*name.removeprefix(PROGRAM).split(), "--help", COLUMNS="160").stdout
-    (line,) = (line for line in shown.splitlines() if "--help" in line)
-    assert re.search(r"-h, --help +Show this message and exit\.", line)
-    assert "bool" not in shown
 
 
 def test_no_command_shows_the_help(run: Callable[..., Run]) -> None:
