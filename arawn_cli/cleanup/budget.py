@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
 from arawn_cli.arawn.root import Root
-from arawn_cli.cleanup.plan import Policy
-from arawn_cli.cleanup.sessions import Decision, Outcome
+from arawn_cli.cleanup.sessions import Outcome
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
-from arawn_cli.events import IN_RECENT_USE, Action, Reason
+from arawn_cli.events import Action, Reason
 from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.mounts import filesystem_of, is_below, mount_points
 from arawn_cli.fs.openat import Identity, entries, opened_directory
@@ -28,6 +28,8 @@ from arawn_cli.units import size
 log = logging.getLogger(__name__)
 
 _STOP_BELOW = 95  # percent of a bound
+
+_Item = TypeVar("_Item")
 
 
 class Measure(StrEnum):
@@ -120,47 +122,10 @@ def needed(bounds: Iterable[Bound], trees: Sequence[Usage], freed: Freed) -> lis
     return [position for position in chosen if any(after.owes(trees[position], bound.measure) for bound in missing)]
 
 
-def younger(policy: Policy, config: Config) -> Policy:
-    """Return the policy that says which sessions a budget may select."""
-    return replace(policy, older_than_days=min(policy.older_than_days, config.maintenance.cleanup.min_age_days))
-
-
-def selectable(by_age: Iterable[Decision], by_budget: Iterable[Decision]) -> list[Decision]:
-    """Return decisions on sessions that a budget may select, oldest activity first.
-
-    Both plans are of the same sessions, the second one of the policy of `younger`.
-    """
-    return oldest_first(
-        old for old, young in zip(by_age, by_budget, strict=True) if old.reason in IN_RECENT_USE and young.reason is Reason.EXPIRED
-    )
-
-
-def over_budget(decision: Decision, why: str) -> Decision:
-    """Return the decision to remove a session that its age alone would keep."""
-    return Decision(decision.session, Reason.OVER_BUDGET, f"{why}; newest: {decision.detail}")
-
-
-def oldest_first(decisions: Iterable[Decision]) -> list[Decision]:
-    """Return decisions in the order of the last activity of their sessions."""
-    return sorted(decisions, key=lambda decision: (decision.session.last_activity or 0, decision.session.name))
-
-
-def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
-    """Return the usage of each session, nothing for one that was not measured."""
-    return [decision.session.usage or Usage() for decision in decisions]
-
-
-def with_selected(
-    decisions: Sequence[Decision], candidates: Sequence[Decision], space: Space, trash: Iterable[Usage], room: int
-) -> list[Decision]:
-    """Return a plan with the sessions that budgets need after the trash and all due sessions.
-
-    These are at most `room` of the candidates, the first ones first.
-    """
-    due = usages_of(decision for decision in decisions if decision.is_removal)
-    positions = space.needed(usages_of(candidates), budgets_only=True, after=[*trash, *due])[:room]
-    selected = {candidates[position].session.name: over_budget(candidates[position], space.reason) for position in positions}
-    return [selected.get(decision.session.name, decision) for decision in decisions]
+def split(items: Sequence[_Item], positions: Collection[int]) -> tuple[list[_Item], list[_Item]]:
+    """Return the items at these positions, and the others."""
+    chosen = set(positions)
+    return [items[position] for position in positions], [item for position, item in enumerate(items) if position not in chosen]
 
 
 # ---- The bounds of a root
@@ -191,7 +156,6 @@ class Space:
         self._with_limits = False
         self._total: Usage | None = None
         self._bounds = [bound for bound in self._measured() if bound.is_exceeded]
-        self._left: Sequence[Usage] = ()
         self.freed = Freed()
 
     @property
@@ -225,13 +189,9 @@ class Space:
         if not bounds:
             return []
         freed = self.freed.copy()
-        for tree in (*self._left, *after):
+        for tree in after:
             freed.add(tree)
         return needed(bounds, trees, freed)
-
-    def leave(self, trees: Sequence[Usage]) -> None:
-        """Keep sessions whose space the next run can free from the trash or from due sessions."""
-        self._left = trees
 
     def measure_again(self, *, only_less: bool = False) -> None:
         """Measure the usage now. With `only_less`, believe it only if it is less than expected.

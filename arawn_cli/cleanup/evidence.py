@@ -10,10 +10,9 @@ from arawn_cli.arawn.database import SessionRows, session_rows
 from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS, Generation
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
-from arawn_cli.cleanup.plan import Policy, decide, decide_all
+from arawn_cli.cleanup.plan import Policy, can_turns_decide, decide_all
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
 from arawn_cli.errors import Failure
-from arawn_cli.events import UNRESOLVED
 from arawn_cli.fs.openat import NO_IDENTITY
 from arawn_cli.fs.usage import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
@@ -42,22 +41,18 @@ def is_used_since(removed_at: int, evidence: TurnEvidence) -> bool | None:
 
 
 def decide_by_evidence(
-    sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], evidence: Evidence, policy: Policy, now: int
-) -> list[Decision]:
-    """Decide on measured sessions; read the messages only if they can change a decision.
-
-    That is so if a session is due by all other evidence, or in doubt: a turn makes it active.
+    sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], evidence: Evidence, policies: Collection[Policy], now: int
+) -> dict[Policy, list[Decision]]:
+    """Decide on measured sessions by each policy; read the messages if they can change a decision.
 
     Raises:
         StoppedError: a signal asked the run to end.
     """
-    decisions: list[Decision] = []
-    for session in evidence.add_to(sessions, measured):
-        decisions.append(decide(session, policy, now))
-        if decisions[-1].is_removal or decisions[-1].reason in UNRESOLVED:
-            evidence.complete()
-            return decide_all(evidence.add_to(sessions, measured), policy, now)
-    return decisions
+    known = list(evidence.add_to(sessions, measured))
+    if can_turns_decide(known, min(policies, key=lambda policy: policy.older_than_days), now):
+        evidence.complete()
+        known = list(evidence.add_to(sessions, measured))
+    return {policy: decide_all(known, policy, now) for policy in set(policies)}
 
 
 class Evidence:

@@ -70,6 +70,10 @@ class Outcomes:
         self._failure_count = 0
         self._shared_failures: set[FailureReport] = set()
 
+    def keep(self, decision: Decision) -> None:
+        """Add the outcome of a session that stays."""
+        self.add(Outcome(decision.session, Action.KEPT, decision.reason, detail=decision.detail))
+
     def add(self, outcome: Outcome) -> None:
         """Log, count and emit an outcome."""
         session, usage = outcome.session, outcome.session.usage

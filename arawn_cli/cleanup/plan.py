@@ -1,15 +1,17 @@
-"""Decide which sessions are removed, and why: pure functions of sessions, policy and time."""
+"""Decide which sessions a run removes, and why: pure functions of sessions, policy, space, time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from arawn_cli.arawn.layout import Layout
+from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, TurnEvidence
+from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
-from arawn_cli.events import NO_SESSION, Reason
+from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, UNRESOLVED, Reason
 from arawn_cli.fs.openat import FileKind
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
@@ -45,6 +47,10 @@ class Policy:
     def earlier(self, days: int) -> Policy:
         """Return the policy by which a session is inactive some days earlier."""
         return replace(self, older_than_days=max(self.older_than_days - days, 0))
+
+    def for_budgets(self, config: Config) -> Policy:
+        """Return the policy that says which sessions an exceeded budget may select."""
+        return replace(self, older_than_days=min(self.older_than_days, config.maintenance.cleanup.min_age_days))
 
     def protects(self, name: str) -> str | None:
         """Return the first pattern that matches the id of a session, or None."""
@@ -85,19 +91,19 @@ class RemovalLimit:
 
     @classmethod
     def of(cls, config: Config) -> RemovalLimit:
-        """Return the configured limit."""
-        return cls(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
+        """Return the configured limit; `--force` ignores it."""
+        return cls() if config.force else cls(config.maintenance.cleanup.max_sessions, config.maintenance.cleanup.max_percent)
 
     def room(self, decisions: Sequence[Decision]) -> int:
-        """Return how many more sessions a run may remove than those of a plan within the limit."""
+        """Return how many sessions a run may remove in addition to those of a plan."""
         removals = sum(decision.is_removal for decision in decisions)
         sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
         most = self.max_percent * sessions // 100
-        return min(most, self.max_sessions or most) - removals
+        return max(min(most, self.max_sessions or most) - removals, 0)
 
-    def exceeded_by(self, decisions: Sequence[Decision]) -> str | None:
-        """Say how a plan exceeds the limit; return None if it does not."""
-        removals = sum(decision.is_removal for decision in decisions)
+    def exceeded_by(self, decisions: Sequence[Decision], only: Collection[str] = ()) -> str | None:
+        """Say how the removals of a plan, or of `only`, exceed the limit; return None if not."""
+        removals = sum(decision.is_removal and (not only or decision.session.name in only) for decision in decisions)
         sessions = sum(decision.reason not in NO_SESSION for decision in decisions)
         exceeded = [f"max_sessions = {self.max_sessions}"] if self.max_sessions and removals > self.max_sessions else []
         if removals * 100 > self.max_percent * sessions:
@@ -140,8 +146,17 @@ def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
 
     It is removed only if every piece of evidence could be read and is older than the cutoff.
     """
-    reason = reason_without_files(session, policy, now) or _reason_by_files(session, policy, now)
+    reason = _reason(session, policy, now)
     return Decision(session, reason, _detail(session, reason, policy.protects(session.name)))
+
+
+def can_turns_decide(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> bool:
+    """Whether a turn could change a decision: a session is due without one, or in doubt."""
+    return any(_reason(session, policy, now) in REMOVED_FOR | UNRESOLVED for session in sessions)
+
+
+def _reason(session: ScratchSession, policy: Policy, now: int) -> Reason:
+    return reason_without_files(session, policy, now) or _reason_by_files(session, policy, now)
 
 
 def reason_without_files(session: ScratchSession, policy: Policy, now: int) -> Reason | None:
@@ -243,9 +258,118 @@ def keep_unapproved(decisions: Iterable[Decision], change: Callable[[ScratchSess
     ]
 
 
+# ---- The plan of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, except with sessions that are in use by then.
+
+    While a bound is exceeded, it purges trash before its time, deletes due sessions instead of
+    moving them to the trash, and at last removes candidates, in this order.
+
+    Attributes:
+        decisions: on each session that the run handles, as a plan file lists them.
+        kept: decisions on sessions that stay.
+        due: decisions on sessions that are removed for their age.
+        candidates: decisions on sessions that a budget may select, oldest activity first.
+        room: how many of the candidates the removal limit admits.
+        expired: entries of the trash that are purged because their time is over.
+        early: other entries that may be purged, oldest first, with their usages.
+        left: usages of trash and due sessions that only another run removes: this run removes
+            nothing to free their space.
+        refusal: how the removal limit is exceeded, so that the run removes nothing; else None.
+    """
+
+    decisions: Sequence[Decision]
+    kept: Sequence[Decision]
+    due: Sequence[Decision] = ()
+    candidates: Sequence[Decision] = ()
+    room: int = 0
+    expired: Sequence[TrashEntry] = ()
+    early: Sequence[tuple[TrashEntry, Usage]] = ()
+    left: Sequence[Usage] = ()
+    refusal: str | None = None
+
+
+def make_plan(
+    decisions: Sequence[Decision],
+    candidates: Sequence[Decision],
+    expired: Sequence[TrashEntry] | None,
+    trash: Mapping[TrashEntry, Usage],
+    space: Space,
+    limit: RemovalLimit,
+    only: Collection[str] = (),
+) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        decisions: on all sessions, by age.
+        candidates: those on sessions that a budget may select, oldest activity first.
+        expired: entries of the trash whose time is over; None if the run leaves the trash alone.
+        trash: all entries of the trash, oldest first; empty if no bound is exceeded.
+        space: the bounds.
+        limit: the removal limit.
+        only: the sessions that the run handles, if not all. A budget selects of these only what it
+            selects of all.
+    """
+    room = limit.room(decisions)
+    due = usages_of(decision for decision in decisions if decision.is_removal)
+    chosen = space.needed(usages_of(candidates), budgets_only=True, after=[*trash.values(), *due])[:room]
+    selected = {candidates[position].session.name: over_budget(candidates[position], space.reason) for position in chosen}
+    if only:
+        candidates = [decision for decision in candidates if decision.session.name in selected.keys() & only]
+    handled = [decision for decision in decisions if not only or decision.session.name in only]
+    planned = [selected.get(decision.session.name, decision) for decision in handled]
+    others_due = usages_of(decision for decision in decisions if decision.is_removal and only and decision.session.name not in only)
+    left = [*trash.values(), *others_due] if expired is None else []
+    if refusal := limit.exceeded_by(decisions, only):
+        return Plan(planned, block_all(handled, refusal), left=left, refusal=refusal)
+    undecided = {decision.session.name for decision in candidates}
+    due_entries = frozenset(expired or ())
+    return Plan(
+        planned,
+        kept=[decision for decision in handled if not decision.is_removal and decision.session.name not in undecided],
+        due=[decision for decision in handled if decision.is_removal],
+        candidates=candidates,
+        room=room,
+        expired=expired or (),
+        early=[(entry, usage) for entry, usage in trash.items() if expired is not None and entry not in due_entries],
+        left=left,
+    )
+
+
 def block_all(decisions: Iterable[Decision], exceeded: str) -> list[Decision]:
     """Return the plan with no removals, for the reason `removal_limit`, which says `exceeded`."""
     return [Decision(decision.session, Reason.REMOVAL_LIMIT, exceeded) if decision.is_removal else decision for decision in decisions]
+
+
+def selectable(by_age: Iterable[Decision], by_budget: Iterable[Decision]) -> list[Decision]:
+    """Return decisions on sessions that a budget may select, oldest activity first.
+
+    Both plans are of the same sessions, the second one of the policy `for_budgets`.
+    """
+    return oldest_first(
+        old for old, young in zip(by_age, by_budget, strict=True) if old.reason in IN_RECENT_USE and young.reason is Reason.EXPIRED
+    )
+
+
+def over_budget(decision: Decision, why: str) -> Decision:
+    """Return the decision to remove a session that its age alone would keep."""
+    return Decision(decision.session, Reason.OVER_BUDGET, f"{why}; newest: {decision.detail}")
+
+
+def oldest_first(decisions: Iterable[Decision]) -> list[Decision]:
+    """Return decisions in the order of the last activity of their sessions."""
+    return sorted(decisions, key=lambda decision: (decision.session.last_activity or 0, decision.session.name))
+
+
+def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
+    """Return the usage of each session, nothing for one that was not measured."""
+    return [decision.session.usage or Usage() for decision in decisions]
+
+
+# ---- The second look at a planned removal
 
 
 def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arawn_cli import timestamps
-from arawn_cli.cleanup.sessions import Decision, ScratchSession
+from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import REMOVED_FOR, rendered
 from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
@@ -84,9 +84,9 @@ def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int,
     return plan.model_dump_json(indent=2) + "\n"
 
 
-def approval(decisions: Iterable[Decision]) -> dict[str, PlannedSession]:
-    """Return the approval of these decisions, as `read_plan` returns that of a file."""
-    return {(planned := _planned(decision)).session_id: planned for decision in decisions}
+def approval(outcomes: Iterable[Outcome]) -> dict[str, PlannedSession]:
+    """Return the approval of removals that a dry run announced, as `read_plan` returns a file's."""
+    return {(planned := _planned(outcome)).session_id: planned for outcome in outcomes}
 
 
 def read_plan(path: Path, root: Path, stopping: Callable[[], bool]) -> dict[str, PlannedSession]:
@@ -114,7 +114,7 @@ def read_plan(path: Path, root: Path, stopping: Callable[[], bool]) -> dict[str,
     return {session.session_id: session for session in plan.sessions}
 
 
-def _planned(decision: Decision) -> PlannedSession:
+def _planned(decision: Decision | Outcome) -> PlannedSession:
     session = decision.session
     activity = session.last_activity
     return PlannedSession(

@@ -21,6 +21,7 @@ from arawn_cli.cleanup.chats import (
     discard,
     no_space,
     prepare,
+    why_chats_cannot_be_kept,
     without_needs,
 )
 from arawn_cli.cleanup.evidence import Evidence
@@ -29,13 +30,14 @@ from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name, deleting_name, parse_entry, pending_name
+from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure, StoppedError
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when
+from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when, threads_for
 from arawn_cli.fs.openat import Identity, exists, identity_at, identity_of, open_directory
 from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import try_lock
@@ -93,37 +95,27 @@ class SessionRemover:
     """
 
     def __init__(
-        self,
-        sessions: SessionsDirectory,
-        evidence: Evidence,
-        context: RunContext,
-        *,
-        measured_at: int,
-        dry_run: bool,
-        purged_inodes: int,
-        threads: int,
-        needs: ChatNeeds | None,
-        cannot_exchange: OSError | None,
+        self, sessions: SessionsDirectory, evidence: Evidence, config: Config, context: RunContext, measured_at: int, purged_inodes: int
     ) -> None:
-        """Remove with up to `threads` threads.
+        """Remove nothing yet.
 
         The measuring for the plan began at `measured_at` of the context's monotonic clock.
-        `needs` is what a removal leaves for the chat, None for nothing; `cannot_exchange` is why
-        the filesystem cannot do that. `purged_inodes` is the number of inodes that the run purged
-        from the trash, which a dry run only announces.
+        `purged_inodes` is the number of inodes that the run purged from the trash, which a dry run
+        only announces.
         """
         self._sessions = sessions
         self._evidence = evidence
+        self._config = config
         self._clock = context.clock
         self._monotonic = context.monotonic
         self._stopping = context.stopping
         self._measured_at = measured_at
         self._purge = False
-        self._dry_run = dry_run
+        self._dry_run = config.dry_run
         self._purged_inodes = purged_inodes
-        self._threads = threads
-        self._needs = needs
-        self._cannot_exchange = cannot_exchange
+        self._threads = threads_for(config.maintenance.threads)
+        self._needs = ChatNeeds.to_keep(config, sessions.root.layout)
+        self._cannot_exchange: OSError | None = None
 
     def remove(self, due: Sequence[ScratchSession], *, purge: bool) -> Iterator[Outcome]:
         """Yield the outcome of each due session. After a signal, no other session is begun.
@@ -131,6 +123,8 @@ class SessionRemover:
         With `purge` the sessions are deleted at once; else they stay in the trash.
         """
         self._purge = purge
+        if due and self._dry_run and self._needs:  # a real run will see
+            self._cannot_exchange = why_chats_cannot_be_kept(self._config, self._sessions.root, self._sessions.descriptor, self._needs)
         with _many_descriptors() as limit:
             # A dry run keeps no descriptor.
             batches = [due] if self._dry_run else portions(due, _files, max(1, min(_BATCH_MAX, limit // 4)), _BATCH_FILES)

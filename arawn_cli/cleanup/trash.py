@@ -15,7 +15,7 @@ from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text, why_immutable
 from arawn_cli.cleanup.sessions import SessionsDirectory
-from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, TrashState, deleting_name, is_trash, parse_entry
+from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
 from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError
 from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
@@ -29,7 +29,6 @@ from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
 from arawn_cli.sqlite import never_stopping
-from arawn_cli.timestamps import DAY
 
 log = logging.getLogger(__name__)
 
@@ -255,21 +254,6 @@ def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [name for name in listed if is_trash(name)] if path[-1] != TRASH else listed
-
-
-def is_due(entry: TrashEntry, now: int, trash_days: int) -> bool:
-    """Whether a cleanup at `now`, in nanoseconds, purges an entry.
-
-    It does if the entry has been in the trash for `trash_days`, or if its deletion was begun.
-    """
-    if entry.state is TrashState.CONFIRMED:
-        return not trash_days or purged_from(entry, trash_days) <= now
-    return entry.state is TrashState.DELETING
-
-
-def purged_from(entry: TrashEntry, trash_days: int) -> int:
-    """Return the time from which on a cleanup purges an entry, in nanoseconds."""
-    return entry.removed_at + trash_days * DAY
 
 
 def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Usage:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from arawn_cli.arawn.layout import TRASH
-from arawn_cli.timestamps import SECOND, parse
+from arawn_cli.timestamps import DAY, SECOND, parse
 
 SESSIONS_PREFIX = f"{TRASH}."
 """Begins the name of an entry in `sessions/`, if a full disk has no space for a trash directory."""
@@ -87,6 +87,19 @@ class TrashEntry:
     def path(self) -> tuple[str, ...]:
         """The path from `workstreams/` to the entry."""
         return (*self.directory, self.name)
+
+    def purged_from(self, trash_days: int) -> int:
+        """Return the time from which on a cleanup purges it, in nanoseconds."""
+        return self.removed_at + trash_days * DAY
+
+    def is_due(self, now: int, trash_days: int) -> bool:
+        """Whether a cleanup at `now`, in nanoseconds, purges it.
+
+        It does if the entry has been in the trash for `trash_days`, or if its deletion was begun.
+        """
+        if self.state is TrashState.CONFIRMED:
+            return not trash_days or self.purged_from(trash_days) <= now
+        return self.state is TrashState.DELETING
 
 
 def pending_name(session: str, removed_at: int, *, prefix: str = "", exchanged: bool = False) -> str:

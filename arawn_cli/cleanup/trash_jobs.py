@@ -11,7 +11,7 @@ from typing import TypedDict
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, purged_from, put_back, remove_empty_trash
+from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -80,7 +80,7 @@ class _Trash:
             session_id=escape(entry.session),
             action=action,
             removed_at=timestamps.render(entry.removed_at),
-            purged_from=timestamps.render(purged_from(entry, self.config.maintenance.cleanup.trash_days)) if in_trash else None,
+            purged_from=timestamps.render(entry.purged_from(self.config.maintenance.cleanup.trash_days)) if in_trash else None,
             held=entry.state is TrashState.PENDING,
             purged_at=None,
             reason=reason,

@@ -141,7 +141,7 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
         context.show(event)
     if not confirmed(f"Remove {count(planned.summary.sessions_cleaned, 'session')}?"):
         raise DeclinedError("nothing was removed")
-    return approval(planned.planned)
+    return approval(planned.removed)
 
 
 @app.command("list")

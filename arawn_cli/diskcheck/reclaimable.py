@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from arawn_cli.arawn.root import Root, opened_sessions
-from arawn_cli.cleanup.budget import Space, selectable, with_selected, younger
+from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, decide_all
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, make_plan, selectable
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
-from arawn_cli.cleanup.trash import is_due, list_trash_entries
+from arawn_cli.cleanup.trash import list_trash_entries
+from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.events import Reason
@@ -41,15 +42,15 @@ def decisions_now(
             sessions, measured = removable(listed, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
             policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
             space = Space(config, root, descriptor, threads, stop_when(stopping))
-            if not space.exceeds_budget:
-                return decide_by_evidence(sessions, measured, evidence, policy, now)
-            by_budget = decide_by_evidence(sessions, measured, evidence, younger(policy, config), now)
-            decisions = decide_all(evidence.add_to(sessions, measured), policy, now)
-            trash = measure_all(
-                root.workstreams, [Subtree(entry.path) for entry in list_trash_entries(root)[0]], threads, stop_when(stopping)
-            )
-            room = max(RemovalLimit.of(config).room(decisions), 0)
-            return with_selected(decisions, selectable(decisions, by_budget), space, trash, room)
+            budget = policy.for_budgets(config) if space.exceeds_budget else policy
+            decided = decide_by_evidence(sessions, measured, evidence, (policy, budget), now)
+            trash: dict[TrashEntry, Usage] = {}
+            if space.exceeds_budget:
+                entries = list_trash_entries(root)[0]
+                usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
+                trash = dict(zip(entries, usages, strict=True))
+            candidates = selectable(decided[policy], decided[budget])
+            return [*make_plan(decided[policy], candidates, None, trash, space, RemovalLimit.of(config)).decisions]
     except StoppedError:
         raise
     except (ArawnCliError, OSError):
@@ -119,8 +120,8 @@ def freed_by_cleanup(
     threads = threads_for(config.maintenance.threads)
     entries = list_trash_entries(root)[0]
     usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
-    due = [usage for entry, usage in zip(entries, usages, strict=True) if is_due(entry, now, days)]
-    early = [usage for entry, usage in zip(entries, usages, strict=True) if not is_due(entry, now, days)]
+    due = [usage for entry, usage in zip(entries, usages, strict=True) if entry.is_due(now, days)]
+    early = [usage for entry, usage in zip(entries, usages, strict=True) if not entry.is_due(now, days)]
     selected = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
     due += [session.usage for session in removed if session.usage and session.name in selected]
     rest = [session for session in removed if session.name not in selected]

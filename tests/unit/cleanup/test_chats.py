@@ -310,10 +310,13 @@ def test_a_name_that_exists_twice_leaves_the_session_pending_and_is_named(
 # ---- Without exchange
 
 
+@pytest.mark.parametrize("days", [7, 60])  # due by age, and selected by the budget
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_filesystem_without_exchange_keeps_all_sessions_with_one_message(
-    main: MainTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, dry_run: bool
+    main: MainTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, tmp_path: Path, dry_run: bool, days: int
 ) -> None:
+    config = tmp_path / "budget.toml"
+    config.write_text(f"[maintenance.cleanup]\ntrash_days = 0\nmax_total = {0 if days == 7 else 1}\n")
     main.session(session_id(2), files={"f": 1}, age_days=30)
 
     def refuse(*_: object) -> None:
@@ -322,7 +325,7 @@ def test_a_filesystem_without_exchange_keeps_all_sessions_with_one_message(
     monkeypatch.setattr(chats, "exchange", refuse)
     monkeypatch.setattr("arawn_cli.fs.exchange.exchange", refuse)
     before = {path: path.stat().st_ino for path in main.sessions.rglob("*")}
-    summary, _ = cleaned(main, dry_run=dry_run)
+    summary, _ = cleaned(main, dry_run=dry_run, config=config, days=days)
     assert (summary.sessions_kept, summary.sessions_cleaned, len(summary.failures)) == ({"cannot_move": 2}, 0, 1)
     assert {path: path.stat().st_ino for path in main.sessions.rglob("*")} == before
     assert told.text.count("keep_chats = false") == 1
