@@ -152,7 +152,7 @@ def _jobs(folder: Path) -> str:
         run = context(NOW, events, settings.state_directory)
         with patch.object(measuring, "filesystem_of", lambda *_: _filesystem(0)):
             if words == "disk-check":
-                for renderable in check_renderables(job.check(replace(settings, dry_run=False), run), (), verbose=False):
+                for renderable in check_renderables(job.check(replace(settings, dry_run=False), run), verbose=False):
                     console.print(renderable)
             else:
                 clean(settings, run)

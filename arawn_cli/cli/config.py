@@ -100,6 +100,8 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
     output.write(template())
     kept = "" if backup is None else f"; the previous file is {names.escape(str(backup))}"
     sys.stdout.write(f"wrote {names.escape(str(path))}: every key with its default, commented out{kept}\n")
+    if file is None and os.geteuid() == 0 and "SUDO_UID" in os.environ:
+        sys.stdout.write("This file is root's. An Arawn server of another account reads its own: sudo -u ACCOUNT arawn-cli config init\n")
 
 
 def _back_up(file: Path) -> Path | None:

@@ -93,7 +93,7 @@ def _check(config: Config, context: RunContext, *, parked: Parked | None, fail_o
 def _table(result: CheckResult, flags: Flags, output: options.Output) -> Iterable[RenderableType]:
     from arawn_cli.output.report_text import check_renderables  # only for a table
 
-    return check_renderables(result, flags.located, verbose=output.verbose)
+    return check_renderables(result, flags.command, verbose=output.verbose)
 
 
 def _start_cleanup(flags: Flags, output: options.Output) -> ExitCode:

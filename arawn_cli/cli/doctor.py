@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -68,7 +69,8 @@ def run_doctor(flags: Flags, output: options.Output, *, notify_test: bool = Fals
     try:
         config = load_as_owner(flags)
         settings = settings_of(config, os.environ)
-        findings = list(_findings(Shell(config, flags, os.environ), notify_test=notify_test))
+        found = _findings(Shell(config, flags, os.environ), notify_test=notify_test)
+        findings = [replace(each, fix=each.fix and flags.typed(each.fix)) for each in found]
     except RootNotFoundError as error:
         findings = [fail("root", str(error), comment("set [maintenance] root, or try arawn-cli doctor --base-path PATH"))]
     except ArawnCliError as error:

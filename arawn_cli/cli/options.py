@@ -17,6 +17,7 @@ import typer
 
 from arawn_cli.config.loader import Flags, named_roots
 from arawn_cli.errors import ArawnCliError
+from arawn_cli.fs.permissions import sudo_words
 
 
 def root_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -178,6 +179,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         @wraps(function)
         def command(**values: Any) -> None:  # noqa: ANN401 - Typer has checked the types
             given = {name: values.pop(name, _OPTIONS[name][1]) for name in shared_names}
+            given["sudo"] = sudo_words(os.environ)
             for name in formats:
                 given["format"] = "json" if given["json"] else given[name].value
             for name, kind in kinds.items():

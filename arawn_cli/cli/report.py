@@ -88,7 +88,7 @@ def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobNam
 def _table(report: Report, *, flags: Flags, verbose: bool) -> Iterable[RenderableType]:
     from arawn_cli.output.report_text import renderables  # only for a table
 
-    return renderables(report, flags.located, verbose=verbose)
+    return renderables(report, flags.command, verbose=verbose)
 
 
 def _write_page(report: Report, file: AtomicFile | None, flags: Flags) -> None:
@@ -96,8 +96,8 @@ def _write_page(report: Report, file: AtomicFile | None, flags: Flags) -> None:
     from arawn_cli.output.report_html import page
 
     if file is not None:
-        file.write(page(report, flags.located))
+        file.write(page(report, flags.command))
         return
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # as the page declares
-    sys.stdout.write(page(report, flags.located))
+    sys.stdout.write(page(report, flags.command))

@@ -344,7 +344,7 @@ def _writer(output: Output, progress: Progress, flags: Flags, *, events: bool) -
 
             from arawn_cli.output.tables import Tables
 
-            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, options=flags.located).emit
+            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, command=flags.command).emit
         case "json":
             return print_event
         case "table" | "none":

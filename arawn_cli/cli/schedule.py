@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -107,12 +106,10 @@ class Confirmation:
         return self.ask(f"{change.place} {found}. {'Remove' if change.after is None else 'Overwrite'} it?")
 
 
-def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, options: Sequence[str] = ()) -> None:
+def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, flags: Flags) -> None:
     """Show what would change in a place, ask, write the files and start the timers.
 
     Files that are up to date are kept.
-
-    `options` name the configuration, for the commands in the last message.
 
     Raises:
         UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
@@ -128,10 +125,10 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
             print_line("Nothing changed.")
             return
         apply_install(place, agreed)
-        status = shlex.join(("arawn-cli", "schedule", "status", *place.flags, *options))
-        print_line(f"Installed {_files(agreed)}. See `{status}`, and `{shlex.join(('arawn-cli', 'doctor', *options))}`.")
+        status = flags.command("schedule", "status", *place.flags)
+        print_line(f"Installed {_files(agreed)}. See `{status}`, and `{flags.command('doctor')}`.")
     if place.manager is not None and place.manager.is_running() and (command := place.manager.linger_command()):
-        print_line(f"The timers of this account stop when it logs out. To keep them running: {command}")
+        print_line(f"The timers of this account stop when it logs out. To keep them running: {flags.typed(command)}")
 
 
 def preview(flags: Flags, config: Config) -> None:
@@ -153,10 +150,9 @@ def clear_away(flags: Flags) -> None:
             print_line(f"Removed {path}.")
         if entries := list_trash_entries(root)[0]:
             held = f"{count(len(entries), 'removed session')}, {size(trash_usage(root).apparent_bytes)}"
-            command = shlex.join(("arawn-cli", "trash", "list", *flags.located))
             print_line(
                 f"The trash of {root.path} holds {held}, and no timer purges it any more: "
-                f"see `{command}`, and `trash restore` or `trash purge`."
+                f"see `{flags.command('trash', 'list')}`, and `trash restore` or `trash purge`."
             )
 
 
@@ -182,7 +178,7 @@ def remove(place: Place, confirmation: Confirmation) -> bool:
     return True
 
 
-def remove_first(places: Sequence[Place], confirmation: Confirmation) -> bool:
+def remove_first(places: Sequence[Place], confirmation: Confirmation, flags: Flags) -> bool:
     """Remove the files from the first place that this account can change, and name the others.
 
     Return whether something was removed.
@@ -198,7 +194,8 @@ def remove_first(places: Sequence[Place], confirmation: Confirmation) -> bool:
     is_removed = remove(first, confirmation)
     for place in others:
         sudo = "sudo " if place.scope is Scope.SYSTEM and os.geteuid() != 0 else ""
-        print_line(f"Still installed ({place.title}): to remove that too, run {sudo}arawn-cli schedule remove {place.title}")
+        command = flags.typed(f"{sudo}arawn-cli schedule remove {place.title}")
+        print_line(f"Still installed ({place.title}): to remove that too, run {command}")
     return is_removed
 
 
@@ -211,22 +208,22 @@ def print_line(line: str) -> None:
     Console(soft_wrap=True, highlight=False).print(Text(names.escape(line), style=_DIFF_COLOURS.get(line[:1], "")))
 
 
-def print_statuses(found: list[ScheduleStatus], output: Output, options: Sequence[str] = ()) -> None:
-    """Print the status of each job. `options` name the root on a command line."""
+def print_statuses(found: list[ScheduleStatus], output: Output, flags: Flags) -> None:
+    """Print the status of each job."""
     match output.resolved():
         case "json":
             for status in found:
                 print_event(status)
         case "table":
             console = Console(highlight=False)
-            for line in _headline(found, options):
+            for line in _headline(found, flags):
                 console.print(line, soft_wrap=True)
             console.print(_table(found))
             for problem in dict.fromkeys(problem for status in found for problem in status.problems):
                 console.print(Text(problem, style="red"), soft_wrap=True)
 
 
-def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Iterator[Text]:
+def _headline(found: list[ScheduleStatus], flags: Flags) -> Iterator[Text]:
     """Yield whether the jobs run as configured, or the command that helps, on its own line."""
     place = f"{found[0].scheduler}, {found[0].scope}"
     if all(map(is_healthy, found)):
@@ -234,10 +231,10 @@ def _headline(found: list[ScheduleStatus], options: Sequence[str]) -> Iterator[T
     elif not all(status.installed is Condition.MISSING for status in found):
         wrong = ", ".join(status.job for status in found if not is_healthy(status))
         yield Text.assemble(("problem", "bold red"), f": {wrong} ({place}). To see what helps:")
-        yield Text(f"  {shlex.join(('arawn-cli', 'doctor', *options))}")
+        yield Text(f"  {flags.command('doctor')}")
     elif found[0].scheduler in tuple(Scheduler):
         yield Text.assemble(("not installed", "bold red"), f" ({place}): nothing starts the jobs. To install them:")
-        yield Text(f"  {shlex.join(('arawn-cli', 'schedule', 'install', *options))}")
+        yield Text(f"  {flags.command('schedule', 'install')}")
     else:  # an engine, for which the problems name the command
         yield Text.assemble(("not registered", "bold red"), f" ({place}): nothing starts the jobs.")
 
@@ -329,7 +326,7 @@ def schedule_install(flags: Flags, output: Output, selection: Selection, yes: Ye
     confirmation, bodies = Confirmation(yes, force), bodies_of(scheduler, settings)
     if confirmation.ask is not None and not yes and schedule.place.store.changes_to_install(bodies):
         preview(flags, config)
-    install(schedule.place, bodies, confirmation, flags.located)
+    install(schedule.place, bodies, confirmation, flags)
     if is_installed(schedule.place) and (problem := idle_problem(schedule, Shell(config, flags, os.environ))):
         log.error("%s", problem)
         raise typer.Exit(ExitCode.PARTIAL)
@@ -344,7 +341,7 @@ def schedule_remove(flags: Flags, output: Output, selection: Selection, yes: Yes
     # of the root.
     if flags.root is not None and not names.is_valid_id(flags.root):
         raise UsageError(f"--root {names.escape(flags.root)}: not a valid name of a root")
-    if remove_first(list(selection.places(os.environ, flags.root)), Confirmation(yes, force)):
+    if remove_first(list(selection.places(os.environ, flags.root)), Confirmation(yes, force), flags):
         clear_away(flags)
 
 
@@ -363,7 +360,7 @@ def schedule_status(flags: Flags, output: Output, selection: Selection) -> None:
         found = registered(database, workflows, time.time_ns(), socket.gethostname())
     else:
         found = _installed(flags, selection)
-    print_statuses(found, output, flags.located)
+    print_statuses(found, output, flags)
     raise typer.Exit(ExitCode.DONE if all(map(is_healthy, found)) else ExitCode.PARTIAL)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ class Flags:
 
     None is an option that was not given.
 
-    `root` takes precedence over `base_path`.
+    `root` takes precedence over `base_path`. `sudo` are the words with which the person started
+    this program through sudo(8), and needs to start another command.
     """
 
     config: Path | None = None
@@ -64,6 +66,15 @@ class Flags:
     relay_url: str | None = None
     no_relay: bool = False
     root: str | None = None
+    sudo: tuple[str, ...] = ()
+
+    def typed(self, line: str) -> str:
+        """Return a command line, or a comment, for the shell that the person types in."""
+        return line if not self.sudo or line.startswith(("sudo ", "#")) else f"{shlex.join(self.sudo)} {line}"
+
+    def command(self, *words: str) -> str:
+        """Return a command line of this program for the same configuration and root."""
+        return self.typed(shlex.join(("arawn-cli", *words, *self.located)))
 
     @property
     def named(self) -> tuple[str, ...]:

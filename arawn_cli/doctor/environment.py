@@ -17,7 +17,7 @@ from shlex import quote
 from typing import cast
 
 from arawn_cli.config import relay_url
-from arawn_cli.config.loader import Config, Flags
+from arawn_cli.config.loader import Config
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
 from arawn_cli.delivery.apprise_client import addresses_from, missing_apprise, problem_of
 from arawn_cli.delivery.connecting import route_to
@@ -80,9 +80,9 @@ def configuration_findings(shell: Shell) -> Iterator[Finding]:
     config = shell.config
     own, problem = ignored_owner_config(config.root, config.file), ignored_config_warning(config.root, config.file)
     if own is not None and problem is not None:
-        named = Flags(config=own, base_path=str(config.root.absolute()))
-        account = None if os.access(own, os.R_OK) else ROOT
-        line = replace(shell, flags=Flags()).arawn_cli("doctor", *named.located, account=account, located=False)
+        named = replace(shell.flags, config=own, base_path=str(config.root.absolute()), root=None)
+        line = replace(shell, flags=named).arawn_cli("doctor")
+        line = line if os.access(own, os.R_OK) else shell.as_root(line)
         yield warn("configuration of the owner", problem, f"{line}  # then schedule install with the same options")
     data_dir = config.tables.workstream.data_dir
     if config.file is not None and data_dir is not None and config.root_source != str(config.file):

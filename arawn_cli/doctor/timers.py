@@ -41,8 +41,8 @@ _MAILER_PATH = "/usr/sbin:/usr/lib:/usr/bin:/sbin:/bin"
 def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterator[Finding]:
     """Check whether the jobs are scheduled once, as configured, and whether they succeeded."""
     if not installed:
-        words = ("schedule", "install")
-        fix = shell.arawn_cli(*words, account=ROOT) if sees_all_accounts() else shell.arawn_cli(*words, "--user")
+        by_root = sees_all_accounts()
+        fix = shell.schedule("install", Scope.SYSTEM) if by_root else shell.schedule("install", Scope.USER, "--user")
         if not systemd_runs() and running_cron() is None:
             fix = f"{shell.as_root(start_command(with_systemd=False))} && {fix}"
         # Not a failure: nothing is broken, and jobs may be started by hand or from another machine.
@@ -55,7 +55,7 @@ def timer_findings(installed: list[Schedule], now: int, shell: Shell) -> Iterato
         if each.place.scheduler is Scheduler.CRON:
             yield _cron_daemon(each, shell)
         if each.error is not None:
-            yield fail("timers", each.error, "crontab -e")
+            yield fail("timers", each.error, shell.as_itself("crontab -e"))
             continue
         yield _account(each, shell)
         for status in statuses(each, now, shell):
@@ -68,7 +68,9 @@ def run_command(each: Schedule, job: JobName, shell: Shell) -> str:
     if each.place.scheduler is Scheduler.CRON:
         return shell.arawn_cli(job, account=each.settings.account.name)
     service = f"{suffixed(f'arawn-{job}', each.settings.root_name)}.service"
-    return shell.as_root(f"systemctl start {service}") if each.place.scope is Scope.SYSTEM else f"systemctl --user start {service}"
+    if each.place.scope is Scope.SYSTEM:
+        return shell.as_root(f"systemctl start {service}")
+    return shell.by_user_manager(f"systemctl --user start {service}")
 
 
 def _cron_daemon(each: Schedule, shell: Shell) -> Finding:
@@ -100,7 +102,7 @@ def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     if found.problems:
         fixes = dict.fromkeys(problem.command for problem in found.problems)
         return fail(check, "; ".join(map(str, found.problems)), "; ".join(fixes))
-    install = shell.arawn_cli("schedule", "install", *each.place.flags, account=ROOT if each.place.scope is Scope.SYSTEM else None)
+    install = shell.schedule("install", each.place.scope, *each.place.flags)
     if status.installed is Condition.MISSING:
         return fail(check, f"not installed ({status.scheduler}, {status.scope})", install)
     if not status.enabled:
@@ -108,7 +110,8 @@ def _timer(found: JobStatus, each: Schedule, shell: Shell) -> Finding:
     if each.place.scheduler is Scheduler.CRON:  # cron mailed the output of the run and kept none
         return fail(check, "its last run failed", run_command(each, status.job, shell))
     unit = suffixed(f"arawn-{status.job}", each.settings.root_name)
-    journal = f"journalctl --user -u {unit} -n 50" if status.scope == Scope.USER else shell.as_root(f"journalctl -u {unit} -n 50")
+    is_user = each.place.scope is Scope.USER
+    journal = shell.as_itself(f"journalctl --user -u {unit} -n 50") if is_user else shell.as_root(f"journalctl -u {unit} -n 50")
     return fail(check, "its last run failed", journal)
 
 

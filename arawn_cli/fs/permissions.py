@@ -82,6 +82,17 @@ def user_id(name: str) -> int:
         return int(name)
 
 
+def sudo_words(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the words with which a person used sudo(8) to start this program; () without sudo."""
+    user = str(os.getuid())
+    if environment.get("SUDO_UID", user) == user:
+        return ()
+    if user == "0":
+        return ("sudo",)
+    # A shell that sudo started has $SUDO_UID, too. Its account may not be allowed to use sudo.
+    return ("sudo", "-u", account_name(int(user))) if "arawn-cli" in environment.get("SUDO_COMMAND", "") else ()
+
+
 def is_sticky(status: os.stat_result, account: Account) -> bool:
     """Whether an account may remove only its own entries from a directory."""
     return bool(status.st_mode & stat.S_ISVTX) and not account.may_act_as_owner(status)

@@ -6,12 +6,19 @@ Instants are nanoseconds since the epoch. Screens show local time; events have U
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
+
+Command = Callable[..., str]
+"""Return a command line of this program from its words, for the configuration and root of a run."""
+
+PLAIN: Command = Flags().command
+"""The command line without options."""
 
 
 def amount(number: int, unit: Unit) -> str:

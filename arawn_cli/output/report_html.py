@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.output import report_wording
-from arawn_cli.output.format import age, day, minute_with_zone
+from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
@@ -88,7 +88,7 @@ class Chart:
     limits: tuple[Tick, ...]
 
 
-def page(report: Report, options: Sequence[str] = ()) -> str:
+def page(report: Report, command: Command = PLAIN) -> str:
     """Render the page, without characters that UTF-8 cannot encode."""
     environment = Environment(
         loader=PackageLoader("arawn_cli.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,7 +96,7 @@ def page(report: Report, options: Sequence[str] = ()) -> str:
     environment.filters.update(size=size, day=day, minute_with_zone=minute_with_zone, printable=names.escape)
     return environment.get_template("report.html.j2").render(
         report=report,
-        options=options,
+        command=command,
         words=report_wording,
         count=count,
         age=age,

@@ -18,7 +18,7 @@ from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import age, day, fullness, minute_with_zone, mounts_in_words
+from arawn_cli.output.format import PLAIN, Command, age, day, fullness, minute_with_zone, mounts_in_words
 from arawn_cli.output.report_data import (
     MAX_ALERTS,
     MAX_DIRECTORIES,
@@ -140,8 +140,8 @@ class UsageTable:
         }
 
 
-def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: bool) -> Iterator[RenderableType]:
-    """Render a disk check; `options` name the root, `verbose` shows every workstream's id."""
+def check_renderables(result: CheckResult, command: Command = PLAIN, *, verbose: bool) -> Iterator[RenderableType]:
+    """Render a disk check; `verbose` shows every workstream's id."""
     scopes = {verdict.usage.scope: scope_report(verdict, result.history, WINDOW_HOURS) for verdict in result.verdicts}
     alerts, summary = alerts_of(scopes.values()), result.summary
     total = scopes[TOTAL]
@@ -168,8 +168,8 @@ def check_renderables(result: CheckResult, options: Sequence[str], *, verbose: b
         yield ""
         if result.reclaimable:
             freed = size(result.reclaimable)
-            yield from advice(f"A cleanup would free {freed}. To see what it would remove:", "scratch-cleanup", "-n", *options)
-        yield from advice("To see what grows, and the largest sessions:", "report", *options)
+            yield from advice(f"A cleanup would free {freed}. To see what it would remove:", command("scratch-cleanup", "-n"))
+        yield from advice("To see what grows, and the largest sessions:", command("report"))
 
 
 def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:
@@ -218,11 +218,11 @@ def _rest(scopes: Sequence[ScopeReport]) -> str:
     return f"and {len(scopes):,} more, {used} together, {f'{bad:,} of them not ok' if bad else 'all ok'} (-v lists them)"
 
 
-def renderables(report: Report, options: Sequence[str] = (), *, verbose: bool = False) -> Iterator[RenderableType]:
-    """Render a report; `options` name the root, `verbose` shows every workstream."""
+def renderables(report: Report, command: Command = PLAIN, *, verbose: bool = False) -> Iterator[RenderableType]:
+    """Render a report; `verbose` shows every workstream."""
     yield from _head(report)
     if report.alerts:
-        yield from _open_alerts(report, options)
+        yield from _open_alerts(report, command)
     yield _heading(f"Usage, and its trend over {count(report.days, 'day')}" if report.has_history else "Usage")
     yield from _usage(report, verbose=verbose)
     if not report.has_history:
@@ -257,14 +257,14 @@ def _head(report: Report) -> Iterator[RenderableType]:
             yield Text(f"  {escape(problem)}", style="red")
 
 
-def _open_alerts(report: Report, options: Sequence[str]) -> Iterator[RenderableType]:
+def _open_alerts(report: Report, command: Command) -> Iterator[RenderableType]:
     yield _heading("Open alerts")
     for alert in report.alerts[:MAX_ALERTS]:
         style = LEVEL_STYLES[alert.scope.level]
         yield Text.assemble((str(alert.scope.level), style), f": {words.problem(alert.scope)}, {words.opened(alert)}")
         step = words.next_step(alert, report)
         why = "" if step else "  # lists the largest files"
-        yield Text(f"  {words.command(step or _FIND_LARGEST, options)}{why}", no_wrap=True, overflow="ignore")
+        yield Text(f"  {command(*(step or _FIND_LARGEST))}{why}", no_wrap=True, overflow="ignore")
     yield from _more(len(report.alerts) - MAX_ALERTS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import join
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Outlook, Transition
@@ -259,11 +258,6 @@ def advice(alert: OpenAlert) -> str:
     if scope == TOTAL:
         return "See the largest workstreams below, or raise the limit (maintenance.pressure.total)."
     return "See its largest files below, or raise its limit (maintenance.pressure.limits)."
-
-
-def command(arguments: Sequence[str], options: Sequence[str]) -> str:
-    """Return a command line of this program. `options` name the configuration and the root."""
-    return join(("arawn-cli", *arguments, *options))
 
 
 def opened(alert: OpenAlert) -> str:

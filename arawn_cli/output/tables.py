@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +27,7 @@ from arawn_cli.events import (
     TrashAction,
     TrashEntryEvent,
 )
-from arawn_cli.output.format import age, day, minute_with_zone
+from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size
 
@@ -88,10 +87,10 @@ class TerminalProgress(Progress):
         self._progress.stop()
 
 
-def advice(text: str, *arguments: str) -> Iterator[Text]:
+def advice(text: str, command: str) -> Iterator[Text]:
     """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
     yield Text(text)
-    yield Text(f"  {shlex.join(('arawn-cli', *arguments))}", no_wrap=True, overflow="ignore")
+    yield Text(f"  {command}", no_wrap=True, overflow="ignore")
 
 
 def bare_table() -> Table:
@@ -137,7 +136,7 @@ class Tables:
         verbose: bool,
         sort: str = "age",
         first: Callable[[], None] = lambda: None,
-        options: Sequence[str] = (),
+        command: Command = PLAIN,
     ) -> None:
         """Create tables for one run.
 
@@ -146,13 +145,13 @@ class Tables:
             verbose: also list sessions in recent use.
             sort: `age` or `size`: the order of sessions, below which the kept ones follow.
             first: called before anything is printed.
-            options: name the configuration and the root on a command line.
+            command: makes the command that undoes a cleanup.
         """
         self._console = console
         self._verbose = verbose
         self._sort = sort
         self._first = first
-        self._options = options
+        self._command = command
         self._events: list[Event] = []
 
     def emit(self, event: Event) -> None:
@@ -181,7 +180,7 @@ class Tables:
             self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
         self._console.print(_cleanup_sentence(summary))
         if summary.sessions_cleaned and summary.trash_until is not None and not summary.dry_run:
-            self._console.print(*advice("To undo it:", "trash", "restore", "--last", *self._options), sep="\n")
+            self._console.print(*advice("To undo it:", self._command("trash", "restore", "--last")), sep="\n")
         self._events.clear()  # another run may follow, if the person agrees to it
 
 

@@ -323,23 +323,51 @@ class Shell:
     flags: Flags
     environment: Mapping[str, str]
 
-    def arawn_cli(self, *words: str, account: str | None = None, located: bool = True, state: Path | None = None) -> str:
-        """Return a command of this program for an account, by default the current one.
+    def arawn_cli(self, *words: str, account: str | None = None, state: Path | None = None) -> str:
+        """Return a command of this program for an account, by default the one that started it.
 
-        Another account has another environment and home, so the command names configuration and
-        root. `located=False` is for commands that accept only `--root`. The command uses the state
-        in `state`, by default that of the configuration.
+        Root becomes the owner of the root by itself. Any other account has another environment and
+        home, so the command names configuration and root. The command uses the state in `state`, by
+        default that of the configuration.
         """
-        program = command() if state in (None, self.config.state_directory) else ("env", f"STATE_DIRECTORY={state}", *command())
-        if account is None or user_id(account) == os.geteuid():
-            return shlex.join((*program, *words, *(self.flags.located if located else self.flags.named)))
-        options = options_of(self.config, self.config.root.absolute()) if located else self.flags.named
+        variables = () if state in (None, self.config.state_directory) else ("env", f"STATE_DIRECTORY={state}")
+        program = (*variables, *command(), *words)
+        if account is None or user_id(account) == os.geteuid() or (account == ROOT and sees_all_accounts()):
+            return self.flags.typed(shlex.join((*program, *self.flags.located)))
         sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)
-        return shlex.join((*sudo, *program, *words, *options))
+        return shlex.join((*sudo, *program, *options_of(self.config, self.config.root.absolute())))
 
     def as_root(self, line: str) -> str:
         """Return a command that needs root."""
-        return line if sees_all_accounts() else f"sudo {line}"  # root that acts as the owner sees them, too
+        # Root that acts as the owner sees all accounts, too.
+        return self.flags.typed(line) if sees_all_accounts() else f"sudo {line}"
+
+    @property
+    def is_of_account(self) -> bool:
+        """Whether the shell is one of the account of this process, which root can have become."""
+        return not self.flags.sudo and (os.getuid() == 0 or not sees_all_accounts())
+
+    def as_itself(self, line: str) -> str:
+        """Return a command that the account of this process runs itself, and not root for it."""
+        if self.is_of_account:
+            return line
+        account = account_name(os.getuid())
+        return self.as_root(line) if account == ROOT else f"sudo -u {shlex.quote(account)} {line}"
+
+    def by_user_manager(self, line: str) -> str:
+        """Return a command that needs the systemd manager of the account of this process."""
+        return line if self.is_of_account else self.as_itself(f"env XDG_RUNTIME_DIR={runtime_directory()} {line}")
+
+    def schedule(self, verb: str, scope: Scope, *flags: str) -> str:
+        """Return the command that installs or removes a schedule in a scope."""
+        if scope is Scope.SYSTEM or self.is_of_account:
+            return self.arawn_cli("schedule", verb, *flags, account=ROOT if scope is Scope.SYSTEM else None)
+        return self.as_itself(shlex.join((*command(), "schedule", verb, *flags, *options_of(self.config, self.config.root.absolute()))))
+
+
+def runtime_directory() -> str:
+    """Return the directory with the sockets of this account's systemd manager."""
+    return f"/run/user/{os.getuid()}"
 
 
 _MODES = {"-r": os.R_OK, "-w": os.W_OK, "-x": os.X_OK}

@@ -25,7 +25,7 @@ from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, cron
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
-from arawn_cli.schedule.settings import ROOT, Job, Scheduler, Scope, Settings, Shell, settings_from, suffixed
+from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, Shell, runtime_directory, settings_from, suffixed
 from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name, systemd_runs, unit_word
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import key_of
@@ -151,16 +151,13 @@ def _is_for(place: Place, config: Config) -> bool:
 def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
     """Return why the scheduler starts no job of an installed schedule; None if it does."""
     place = schedule.place
-    account = ROOT if place.scope is Scope.SYSTEM else None
     if place.manager is not None:
         if place.manager.is_running():
             return None
         if not systemd_runs():
-            use_cron = shell.arawn_cli("schedule", "install", "--cron", f"--{place.scope}", account=account)
+            use_cron = shell.schedule("install", place.scope, "--cron", f"--{place.scope}")
             return Problem("systemd is not running, so no timer runs", f"{removal(place, shell)} && {use_cron}")
-        runtime = f"/run/user/{os.getuid()}"
-        command = f"export XDG_RUNTIME_DIR={runtime}" if os.path.isdir(runtime) else place.manager.linger_command()
-        return Problem("the systemd manager of this account cannot be reached", command or f"loginctl user-status {os.getuid()}")
+        return Problem("the systemd manager of this account cannot be reached", _command_to_reach(place.manager, shell))
     daemon = running_cron()
     if daemon is None:
         return Problem("cron is not running, so no job runs", shell.as_root(start_command(with_systemd=systemd_runs())))
@@ -172,7 +169,14 @@ def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
 
 def removal(place: Place, shell: Shell) -> str:
     """Return the command that removes the schedule of a place."""
-    return shell.arawn_cli("schedule", "remove", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None)
+    return shell.schedule("remove", place.scope, *place.flags)
+
+
+def _command_to_reach(manager: Manager, shell: Shell) -> str:
+    """Return the command after which the systemd manager of this account can be reached."""
+    if not os.path.isdir(runtime_directory()):
+        return shell.flags.typed(manager.linger_command() or f"loginctl user-status {os.getuid()}")
+    return f"export XDG_RUNTIME_DIR={runtime_directory()}" if shell.is_of_account else shell.by_user_manager(f"{manager.systemctl} status")
 
 
 def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
@@ -182,7 +186,7 @@ def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
         ConfigurationError, ScheduleError: files cannot be rendered or read.
     """
     place, settings = schedule.place, schedule.settings
-    install = shell.arawn_cli("schedule", "install", *place.flags, account=ROOT if place.scope is Scope.SYSTEM else None)
+    install = shell.schedule("install", place.scope, *place.flags)
     idle = idle_problem(schedule, shell)
     bodies = bodies_of(place.scheduler, settings)
     conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
@@ -298,7 +302,7 @@ def _systemd_state(manager: Manager, job: Job, shell: Shell, *, is_present: bool
     is_active = is_running and manager.query("is-active", timer) == "active"
     problems = []
     if is_present and is_running:
-        systemctl = shell.as_root(manager.systemctl) if manager.scope is Scope.SYSTEM else manager.systemctl
+        systemctl = shell.as_root(manager.systemctl) if manager.scope is Scope.SYSTEM else shell.by_user_manager(manager.systemctl)
         if is_enabled != is_active:
             state = "is enabled but not running" if is_enabled else "is running but not enabled"
             problems.append(Problem(f"{timer} {state}", f"{systemctl} enable --now {timer}"))
@@ -306,7 +310,7 @@ def _systemd_state(manager: Manager, job: Job, shell: Shell, *, is_present: bool
             if manager.needs_reload(unit):
                 problems.append(Problem(f"{unit} has changed since systemd read it", f"{systemctl} daemon-reload"))
         if command := manager.linger_command():
-            problems.append(Problem("timers of this account stop when it logs out", command))
+            problems.append(Problem("timers of this account stop when it logs out", shell.flags.typed(command)))
     exited = _nanoseconds(properties.get("ExecMainExitTimestamp", ""))
     triggered = _nanoseconds(manager.properties(timer, "LastTriggerUSec").get("LastTriggerUSec", ""))
     upcoming = manager.next_run(timer) if is_active else None

@@ -19,7 +19,7 @@ from arawn_cli.cli.config import write_config
 from arawn_cli.config.schema import ConfigFile, fields_of
 from arawn_cli.errors import RefusedError
 from arawn_cli.output.schemas import config_schema, events_schema, plan_schema, template
-from tests.conftest import COMMAND, Run
+from tests.conftest import COMMAND, Run, needs_root
 from tests.support.terminal import answered, on_a_terminal
 from tests.support.tree import SampleTree
 
@@ -36,6 +36,14 @@ def test_a_written_file_with_all_its_keys_is_read_without_a_word(run: Command, t
     file.write_text(re.sub(r"^(database|data_dir|textfile_dir|state_dir|urls_file) = .*\n", "", text, flags=re.MULTILINE))
     done = run("disk-check", "--config", file, "--format", "none")
     assert (done.code, done.stderr) == (0, "")
+
+
+@needs_root
+def test_after_sudo_init_says_whose_file_it_wrote_by_default(run: Callable[..., Run], tmp_path: Path) -> None:
+    told = "This file is root's. An Arawn server of another account reads its own: sudo -u ACCOUNT arawn-cli config init"
+    assert run("config", "init", SUDO_UID="1000").stdout.splitlines()[1:] == [told]
+    assert told not in run("config", "init", "--force").stdout
+    assert told not in run("config", "init", tmp_path / "named.toml", SUDO_UID="1000").stdout
 
 
 def test_init_writes_the_file_that_would_be_read_and_makes_its_folder(run: Command, tmp_path: Path) -> None:

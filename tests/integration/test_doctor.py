@@ -31,10 +31,11 @@ from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.timers import timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.events import JobName, Status
+from arawn_cli.fs.permissions import sudo_words
 from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
 from arawn_cli.runs import record
-from arawn_cli.schedule import status
+from arawn_cli.schedule import settings, status
 from arawn_cli.schedule.cron import Daemon, cron_file, start_command
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
@@ -45,7 +46,7 @@ from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces, needs_root, needs_user_namespaces, snapshot
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, public_directory, shell_of
-from tests.support.owner import THIRD, as_account, give, tree_of_owner
+from tests.support.owner import OWNER, OWNER_NAME, READABLE, THIRD, as_account, give, tree_of_owner
 from tests.support.tree import SampleTree
 from tests.unit.config.test_loader import of_another
 
@@ -314,6 +315,97 @@ def test_a_root_that_only_its_owner_can_open_is_a_failure_and_root_can_check_it(
     (failure,) = (event for event in done.of_type("doctor_check") if event["check"] == "root")
     assert (done.code, failure["detail"]) == (1, f"cannot open the root {tree.root}: Permission denied")
     assert str(failure["fix"]).startswith("sudo ")
+
+
+def with_problems(tree: SampleTree) -> Path:
+    """A configuration of a tree in which nearly every check of doctor finds something."""
+    tree.workstream("shared", "Shared", {"work/f": 1})
+    (tree.workstreams / "linked").symlink_to(tree.workstreams / "shared")
+    (tree.workstreams / "shared" / "messages.jsonl").symlink_to("elsewhere")
+    trash = tree.workstreams / "scratch" / ".trash"
+    (trash / "old.20200101T000000Z.01234567").mkdir(parents=True)
+    tree.workstreams.chmod(0o775)
+    tree.database.write_bytes(b"no database" * 100)
+    directory = tree.root.parent
+    (directory / "state").mkdir(mode=0o770, exist_ok=True)
+    (directory / "state" / "state.db").write_bytes(b"no database" * 100)
+    config = directory / "config.toml"
+    config.write_text(
+        f"[paths.cleanup]\ndry_run = true\n[workstream]\ndata_dir = '/nowhere'\n[maintenance]\nroot = '{tree.root}'\nstate_dir = 'state'\n"
+        "[maintenance.cleanup]\ntrash_days = 3\n[maintenance.relay]\nurl = 'http://127.0.0.1:1/x'\n"
+        f"[maintenance.ping]\ndisk_check = 'https://localhost/x/start'\n[maintenance.metrics]\ntextfile_dir = '{directory}/metrics'\n"
+    )
+    return config
+
+
+def fixes_of(done: Run) -> dict[str, str]:
+    return {f"{event['check']}: {event['detail']}": str(event["fix"]) for event in done.of_type("doctor_check") if event["fix"]}
+
+
+@needs_root
+@pytest.mark.parametrize("is_of_root", [True, False])
+def test_after_sudo_every_fix_begins_with_sudo_and_in_a_shell_of_root_none_needs_it(run: Callable[..., Run], is_of_root: bool) -> None:
+    with tree_of_owner() as tree:
+        config = with_problems(tree)
+        give(tree.root, 0 if is_of_root else OWNER)
+        give(tree.root.parent / "state", 0 if is_of_root else OWNER)
+        done = [
+            run("doctor", "--config", config, prefix=READABLE, HOME=str(config.parent), **variables)
+            for variables in ({"SUDO_UID": "1"}, {})
+        ]
+    by_sudo, by_root = map(fixes_of, done)
+    assert len(by_sudo) >= 8, done
+    for finding, fix in by_sudo.items():
+        assert fix.startswith(("#", "sudo ")), finding
+        commands = [part for part in fix.partition("  #")[0].split(" && ") if not part.startswith("#")]
+        assert all(command.startswith("sudo ") for command in commands), finding
+    assert by_sudo.keys() == by_root.keys()
+    assert [fix for fix in by_root.values() if fix.startswith("sudo ") and "mount --bind" not in fix] == []
+
+
+@pytest.mark.parametrize(
+    ("user", "sudo_user", "by_root", "itself", "as_root"),
+    [
+        (0, None, False, "crontab -e", "date"),
+        (0, 1000, False, "sudo crontab -e", "sudo date"),
+        (OWNER, None, True, f"sudo -u {OWNER_NAME} crontab -e", "date"),
+        (OWNER, 1000, True, f"sudo -u {OWNER_NAME} crontab -e", "sudo date"),
+        (OWNER, None, False, "crontab -e", "sudo date"),
+    ],
+)
+def test_what_an_account_runs_itself_is_not_run_by_root(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, user: int, sudo_user: int | None, by_root: bool, itself: str, as_root: str
+) -> None:
+    shell = replace(shell_of(tree), flags=Flags(base_path=str(tree.root), sudo=() if sudo_user is None else ("sudo",)))
+    for name in ("getuid", "geteuid"):
+        monkeypatch.setattr(os, name, lambda: user)
+    monkeypatch.setattr(settings, "sees_all_accounts", lambda: by_root or user == 0)
+    assert (shell.as_itself("crontab -e"), shell.as_root("date")) == (itself, as_root)
+    command = shell.schedule("install", Scope.USER, "--user")
+    assert command.startswith(itself.removesuffix("crontab -e"))
+    assert " schedule install --user " in command
+    assert command.endswith(f" --base-path {tree.root}")
+
+
+@pytest.mark.parametrize(
+    ("user", "variables", "words"),
+    [
+        (0, {}, ()),
+        (0, {"SUDO_UID": "1000"}, ("sudo",)),
+        (0, {"SUDO_UID": "0"}, ()),
+        (OWNER, {"SUDO_UID": "1000", "SUDO_COMMAND": "/opt/arawn-cli doctor"}, ("sudo", "-u", OWNER_NAME)),
+        (OWNER, {"SUDO_UID": "1000", "SUDO_COMMAND": "/bin/bash"}, ()),
+        (OWNER, {}, ()),
+    ],
+)
+def test_a_person_needs_the_sudo_again_that_started_the_program(
+    monkeypatch: pytest.MonkeyPatch, user: int, variables: dict[str, str], words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    assert sudo_words(variables) == words
+    flags = Flags(config=Path("/etc/my arawn.toml"), sudo=words)
+    assert flags.command("doctor") == " ".join([*words, "arawn-cli doctor --config '/etc/my arawn.toml'"])
+    assert flags.typed("# wait") == "# wait"
 
 
 # Timers, cron, and the account of the jobs

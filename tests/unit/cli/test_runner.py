@@ -232,7 +232,7 @@ def test_the_work_is_complete_whatever_output_fails(tmp_path: Path, monkeypatch:
         pressure = {"limits": {"blog": 1000}, "repeat_interval": "1d"}
         config.write_text(tomli_w.dumps({"maintenance": {"state_dir": str(place / "state"), "pressure": pressure}}))
         flags = Flags(config=config, base_path=str(tree.root))
-        for job, table in ((check, lambda result: check_renderables(result, (), verbose=True)), (clean, None)):
+        for job, table in ((check, lambda result: check_renderables(result, verbose=True)), (clean, None)):
             buffer = io.BufferedWriter(Failing(writes, number), 1)
             monkeypatch.setattr(sys, "stdout", Stdout(io.TextIOWrapper(buffer, encoding="ascii")))
             done = run_job(flags, Output(format=form, quiet=True), job, table=table)

@@ -10,6 +10,7 @@ import pytest
 
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.schedule import Confirmation, install, print_statuses, remove
+from arawn_cli.config.loader import Flags
 from arawn_cli.errors import RefusedError
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.schedule.install import Place
@@ -37,9 +38,9 @@ def answering_no(questions: list[str]) -> Confirmation:
 
 def test_without_a_terminal_and_without_yes_nothing_is_changed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="then add --yes"):
-        install(place_in(tmp_path / "units"), BODY, NO_TERMINAL)
+        install(place_in(tmp_path / "units"), BODY, NO_TERMINAL, Flags())
     assert os.listdir(tmp_path) == []
-    install(place_in(tmp_path / "units"), BODY, YES)
+    install(place_in(tmp_path / "units"), BODY, YES, Flags())
     with pytest.raises(UsageError, match="then add --yes"):
         remove(place_in(tmp_path / "units"), NO_TERMINAL)
     assert os.listdir(tmp_path / "units") == ["unit"]
@@ -47,7 +48,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_changed(tmp_path: Path) -
 
 def test_the_difference_is_shown_and_a_no_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions: list[str] = []
-    install(place_in(tmp_path / "units"), BODY, answering_no(questions))
+    install(place_in(tmp_path / "units"), BODY, answering_no(questions), Flags())
     assert os.listdir(tmp_path) == []
     assert questions == ["Install 1 file and start the timers (--systemd --user)?"]
     lines = capsys.readouterr().out.splitlines()
@@ -56,7 +57,7 @@ def test_the_difference_is_shown_and_a_no_changes_nothing(tmp_path: Path, capsys
 
 def test_yes_installs_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
-        install(place_in(tmp_path), BODY, YES, ("--base-path", "/x"))
+        install(place_in(tmp_path), BODY, YES, Flags(base_path="/x"))
     assert (tmp_path / "unit").read_text() == with_header(BODY["unit"])
     for _ in range(2):
         remove(place_in(tmp_path), YES)
@@ -74,12 +75,12 @@ def test_the_text_of_others_needs_its_own_answer(tmp_path: Path, text: str) -> N
     unit = tmp_path / "unit"
     unit.write_text(text)
     with pytest.raises(RefusedError, match="nothing was changed"):
-        install(place_in(tmp_path), BODY, YES)
+        install(place_in(tmp_path), BODY, YES, Flags())
     questions: list[str] = []
-    install(place_in(tmp_path), BODY, answering_no(questions))
+    install(place_in(tmp_path), BODY, answering_no(questions), Flags())
     assert unit.read_text() == text
     assert any(question.endswith("Overwrite it?") for question in questions)
-    install(place_in(tmp_path), BODY, FORCE)
+    install(place_in(tmp_path), BODY, FORCE, Flags())
     assert condition_of(unit.read_text(), "a\nb\n") is Condition.CURRENT
 
 
@@ -102,7 +103,7 @@ def test_a_foreign_file_is_not_removed_even_by_force(tmp_path: Path) -> None:
 def test_a_masked_unit_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "unit").symlink_to("/dev/null")
     with pytest.raises(RefusedError):
-        install(place_in(tmp_path), BODY, YES)
+        install(place_in(tmp_path), BODY, YES, Flags())
     assert os.readlink(tmp_path / "unit") == "/dev/null"
 
 
@@ -135,7 +136,7 @@ FAILED = ScheduleStatus(
 def test_a_status_begins_with_what_is_wrong_and_the_command_that_helps(
     status: ScheduleStatus, first: str, command: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_statuses([status], Output(format="table", verbose=False, quiet=False), ("--config", "/etc/my arawn.toml"))
+    print_statuses([status], Output(format="table", verbose=False, quiet=False), Flags(config=Path("/etc/my arawn.toml")))
     told, second, *_ = capsys.readouterr().out.splitlines()
     assert told.startswith(first)
     assert (second == f"  arawn-cli {command} --config '/etc/my arawn.toml'") is (command is not None)
@@ -145,6 +146,6 @@ def test_each_cell_of_a_status_is_red_for_its_own_value(monkeypatch: pytest.Monk
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    print_statuses([FAILED], Output(format="table", verbose=False, quiet=False))
+    print_statuses([FAILED], Output(format="table", verbose=False, quiet=False), Flags())
     drawn = capsys.readouterr().out
     assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3

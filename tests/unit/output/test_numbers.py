@@ -89,7 +89,7 @@ def test_all_outputs_say_the_same_before_and_after_a_cleanup(
     assert {event.reclaimable_bytes for event in alerts if isinstance(event, DiskPressure) and event.scope in ("scratch", "total")} == {
         freed
     }
-    assert f"A cleanup would free {size(freed)}." in drawn(check_renderables(result, (), verbose=False))
+    assert f"A cleanup would free {size(freed)}." in drawn(check_renderables(result, verbose=False))
     report = reported(tree, config)
     assert report.cleanup is not None
     assert (report.cleanup.freed, report.cleanup.trashed) == (freed, trashed)

@@ -7,11 +7,13 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from arawn_cli.cleanup.sessions import Decision
+from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.history import Outlook, Transition, equal_steps, trend_of, usage_at
 from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL
 from arawn_cli.events import Level, Reason, Unit
@@ -197,18 +199,18 @@ def test_a_page_names_open_alerts_first_with_their_start_and_a_next_step() -> No
 @pytest.mark.parametrize("trash", [0, MB])
 @pytest.mark.parametrize("due", [True, False])
 def test_every_alert_has_a_command_for_this_root_or_a_sentence(scope: str, trash: int, due: bool) -> None:
-    options = ("--config", "/etc/my arawn.toml")
+    options, command = ("--config", "/etc/my arawn.toml"), Flags(config=Path("/etc/my arawn.toml")).command
     alert = OpenAlert(scope_report(scope, "x", 130 * MB, 100 * MB), NOW)
     shown = replace(report(), alerts=(alert,), trash=trash, cleanup=report().cleanup if due else None)
     console = Console(file=io.StringIO(), width=300, highlight=False)
-    for renderable in renderables(shown, options):
+    for renderable in renderables(shown, command):
         console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     (line,) = (line for line in console.file.getvalue().splitlines() if line.startswith("  arawn-cli "))
     assert shlex.split(line, comments=True)[-2:] == list(options)
-    said = Elements(page(shown, options)).text.partition("Open alerts")[2].partition("All workstreams")[0]
+    said = Elements(page(shown, command)).text.partition("Open alerts")[2].partition("All workstreams")[0]
     step = report_wording.next_step(alert, shown)
-    told = report_wording.command(step, options) if step else report_wording.advice(alert)
+    told = command(*step) if step else report_wording.advice(alert)
     assert told in said
     assert "#" not in said
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.history import Outlook
 from arawn_cli.diskcheck.levels import ScopeUsage
 from arawn_cli.events import Level, Unit
@@ -95,7 +96,7 @@ def test_the_screens_fit_every_width(checked_tree: tuple[SampleTree, Path]) -> N
     measured = reported(tree, config)
     _, events = cleaned(tree, config=config, dry_run=True)
     for width in (40, *WIDTHS):
-        shown = [*check_renderables(result, (), verbose=True), *renderables(measured)]
+        shown = [*check_renderables(result, verbose=True), *renderables(measured)]
         lines = lines_of(shown, width)
         console = Console(file=io.StringIO(), width=width)
         tables = Tables(console, verbose=True)
@@ -117,7 +118,7 @@ def test_a_cleanup_that_can_be_undone_ends_with_the_command(tree: SampleTree, tm
     config = tmp_path / "c.toml"
     config.write_text(f'[maintenance.cleanup]\ntrash_days = {trash_days}\nprotect = ["keep-*"]\n')
     console = Console(file=io.StringIO(), width=300)
-    tables = Tables(console, verbose=False, options=("--config", "/etc/my arawn.toml"))
+    tables = Tables(console, verbose=False, command=Flags(config=Path("/etc/my arawn.toml")).command)
     for event in cleaned(tree, config=config, dry_run=dry_run)[1]:
         tables.emit(event)
     assert isinstance(console.file, io.StringIO)
@@ -132,7 +133,7 @@ def test_an_alert_that_is_not_repeated_still_shows_and_leads(checked_tree: tuple
     for number in range(2):
         result, events = checked(tree, config, now=tree.now + number)
         assert [event.type for event in events].count("disk_pressure") == (0 if number else 2)
-        first, second, *rest = lines_of(check_renderables(result, (), verbose=False), 100)
+        first, second, *rest = lines_of(check_renderables(result, verbose=False), 100)
         assert first == "critical: Thesis is at 300% of its limit, and 1 more alert"
         assert second.startswith("5.0 MiB of 10.0 GiB in 3 workstreams, 1% of the limit.")
         assert [line.split()[0] for line in rest[3:6]] == ["Thesis", "Scratch", "Notes"]
@@ -143,11 +144,11 @@ def test_two_hundred_workstreams_take_a_screen(tree: SampleTree, configured: Cal
         tree.workstream(f"w{number}", f"Title {number}", {"work/f": 1000 + number})
     tree.workstream("bad", "The bad one", {"work/f": 3 * MIB})
     result, _ = checked(tree, configured(workstream=MIB))
-    lines = lines_of(check_renderables(result, (), verbose=False), 80)
+    lines = lines_of(check_renderables(result, verbose=False), 80)
     assert len(lines) < 24
     assert any(line.startswith("The bad one") for line in lines)
     assert any("and 192 more, " in line and "all ok (-v lists them)" in line for line in lines)
-    everything = lines_of(check_renderables(result, (), verbose=True), 80)
+    everything = lines_of(check_renderables(result, verbose=True), 80)
     assert all(any(f"w{number}: Title {number}," in line for line in everything) for number in range(200))
 
 
