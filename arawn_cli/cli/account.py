@@ -20,7 +20,7 @@ import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
 from arawn_cli.config.lookup import MAX_CONFIG_BYTES, SYSTEM_FILE, find_config
-from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file, keep_variable
+from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file, keep_variables
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
@@ -68,8 +68,8 @@ def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
         return load(flags, os.environ)
     flags, file = _with_config(flags)
     if (user := account_for(file, None)) != _ROOT:
+        _forget_of_root(VARIABLE, "CREDENTIALS_DIRECTORY")
         _become(user, file)
-        _forget_secrets_of_root()
     config = load(flags, os.environ)
     with failing_pings({} if config.dry_run else config.pings):
         root = _root_of(config)
@@ -94,7 +94,6 @@ def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, output
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)
-    keep_variable(os.environ, VARIABLE)
     for path, mode in outputs.items():
         _open_output(path, mode, owner)
     _become(owner, root)
@@ -147,7 +146,7 @@ def become_account_of_directory(path: Path) -> None:
 def become_owner_of_configuration(flags: Flags) -> None:
     """Become the owner of the configuration if root started this process, for `schedule serve`.
 
-    The jobs that it starts become the owners of their roots.
+    Otherwise the jobs that it starts become the owners of their roots.
 
     Raises:
         RefusedError: as `load_as_owner`.
@@ -155,6 +154,7 @@ def become_owner_of_configuration(flags: Flags) -> None:
     if os.geteuid() == _ROOT:
         _, file = _with_config(flags)
         if (user := account_for(file, None)) != _ROOT:
+            _forget_of_root(VARIABLE)
             _become(user, file)
 
 
@@ -230,9 +230,9 @@ def _secrets(config: Config, flags: Flags) -> list[Path]:
     return [path for path in (*secrets, flags.apply) if path is not None]
 
 
-def _forget_secrets_of_root() -> None:
-    """Remove root's tokens from the environment: another account decides on the relay."""
-    for name in (VARIABLE, "CREDENTIALS_DIRECTORY"):
+def _forget_of_root(*variables: str) -> None:
+    """Remove variables that lead to root's token: another account decides on the relay."""
+    for name in variables:
         if os.environ.pop(name, None) is not None:
             log.warning("$%s of root is not used: another account controls the configuration", name)
 
@@ -275,6 +275,7 @@ def _become(user: int, source: _Input | None) -> None:
             f"root cannot act as {account_name(user)}, the owner of {source.title}: {error.strerror}; run this as that account"
         ) from error
     _set_variables(login.environment(os.environ))
+    keep_variables(os.environ)
     _require_program(user)
     log.info("root acts as %s, the owner of %s", account_name(user), source.title)
 

@@ -394,9 +394,9 @@ def schedule_serve(flags: Flags, output: Output, selection: Selection) -> None:
 
     output = replace(output, format="json")
     configure_logging(output)
-    environment = dict(os.environ)
     engine = service.load_engine()
-    service.serve(engine, *_workflows(flags, output, selection), environment)
+    of_jobs = _workflows(flags, output, selection)
+    service.serve(engine, *of_jobs, dict(os.environ))  # of the account that this process has become
 
 
 def _workflows(flags: Flags, output: Output, selection: Selection) -> tuple[list[Workflow], EngineDatabase, Path]:

@@ -1,30 +1,29 @@
 """Send messages to people through Apprise, which a child process imports.
 
 Apprise comes with the extra `arawn-cli[notify]`. An address is a secret: it is neither stored nor
-logged, and the child gets it through a pipe.
+logged, and the child inherits it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import math
 import os
 import re
 import shlex
-import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from arawn_cli.delivery.credentials import notify_urls
+from arawn_cli.delivery.credentials import notify_urls, with_kept_variables
 from arawn_cli.delivery.message import EXCERPT_CHARACTERS, RETRYABLE, Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.errors import ConfigurationError
+from arawn_cli.fs.child import Child
 from arawn_cli.names import escape
 from arawn_cli.units import span
 
@@ -79,7 +78,7 @@ def missing_apprise() -> str | None:
 
 
 class AppriseClient:
-    """Send messages to one address, each in a child process that is killed when its time is up.
+    """Send messages to one address from a child process, which can be killed.
 
     Some services of Apprise wait without a limit, or start threads that outlive the call.
     """
@@ -90,60 +89,66 @@ class AppriseClient:
         """Take an address, and whether a proxy that the environment names may be used.
 
         Raises:
-            ConfigurationError: Apprise is not installed.
+            ConfigurationError: Apprise is not installed, or no process can be started.
         """
         if missing_apprise():
             raise ConfigurationError("Apprise is not installed")
-        self._address = address
-        self._use_proxy = use_proxy
+        try:
+            self._child = Child("Apprise", lambda message: _answer(address.url, message, use_proxy=use_proxy))
+        except OSError as error:
+            raise ConfigurationError(f"cannot start a process for Apprise: {error.strerror}") from error
         self._unreachable: Failed | None = None
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Send one message. After a timeout it may have arrived, so only a later run retries."""
         (event,) = events
-        result = _run_child({"url": self._address.url, **json.loads(event.body)}, timeout, use_proxy=self._use_proxy)
+        result = self._ask(json.loads(event.body), timeout)
         if isinstance(result, Failed):
             # The last attempt of a run may have had too little time to say anything.
             result = self._unreachable or result
             self._unreachable = replace(result, retryable=False) if result.retryable else None
         return result
 
+    def problem(self, timeout: float, *, test: bool) -> str | None:
+        """Return why the address cannot be used, None if it can. With `test`, send a message."""
+        message = {"title": f"Arawn on {socket.gethostname()}: test", "body": "arawn-cli can notify you. Nothing is wrong.", "type": "info"}
+        match self._ask(message if test else None, timeout):
+            case Refused(reason) | Failed(reason):
+                return reason
+        return None
+
+    def _ask(self, message: Mapping[str, str] | None, timeout: float) -> SendResult:
+        try:
+            answer = self._child.ask(message, seconds=timeout)
+        except OSError as error:
+            self._child.end()
+            if error.errno == errno.ETIMEDOUT:
+                return Failed(f"no answer within {span(timeout)}; the message may have arrived", retryable=False)
+            return Failed("Apprise ended without a result; the message may have arrived", retryable=False)
+        return _RESULTS[answer.pop("result")](**answer)
+
     def close(self) -> None:
-        """Do nothing: no connection stays open."""
+        """End the child, also if it is still sending."""
+        self._child.end()
 
 
-def _run_child(request: Mapping[str, str], timeout: float, *, use_proxy: bool) -> SendResult:
-    text = json.dumps({"seconds": math.ceil(timeout), "use_proxy": use_proxy, **request})
-    try:
-        done = subprocess.run(
-            (sys.executable, "-P", "-m", __name__), input=text.encode(), capture_output=True, timeout=timeout, check=False
-        )
-        answer = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return Failed(f"no answer within {span(timeout)}; the message may have arrived", retryable=False)
-    except OSError as error:
-        return Failed(f"cannot start Apprise: {error.strerror}", retryable=False)
-    except ValueError:  # what it printed may contain the address
-        return Failed(f"Apprise ended with {done.returncode} and without a result", retryable=False)
-    match answer["result"]:
-        case "delivered":
-            return Delivered()
-        case "refused":
-            return Refused(answer["reason"])
-        case _:
-            return Failed(answer["reason"], retryable=answer["retryable"])
-
-
-def problem_of(address: Address, timeout: float, *, use_proxy: bool, test: bool) -> str | None:
-    """Return why an address cannot be used, None if it can. With `test`, send a message to it."""
-    message = {"title": f"Arawn on {socket.gethostname()}: test", "body": "arawn-cli can notify you. Nothing is wrong.", "type": "info"}
-    match _run_child({"url": address.url} | (message if test else {}), timeout, use_proxy=use_proxy):
-        case Refused(reason) | Failed(reason):
-            return reason
-    return None
+_RESULTS: dict[str, Callable[..., SendResult]] = {result.__name__: result for result in (Delivered, Refused, Failed)}
 
 
 # The rest runs in the child process.
+
+
+def _answer(url: str, message: Mapping[str, str] | None, *, use_proxy: bool) -> dict[str, object]:
+    """Send a message and return the result; without a message only check the address."""
+    logging.root.handlers = [logging.NullHandler()]  # libraries log addresses
+    os.environ.update(with_kept_variables(os.environ))
+    if not use_proxy:
+        os.environ["no_proxy"] = "*"  # of both names, this one counts
+    try:
+        result = _send_with_apprise(url, message)
+    except Exception as error:  # its text may contain the address
+        result = Failed(f"Apprise failed with {type(error).__name__}", retryable=False)
+    return {"result": type(result).__name__, **asdict(result)}
 
 
 class _Records(logging.Handler):
@@ -194,8 +199,7 @@ def without_address(text: str, url: str) -> str:
     return text
 
 
-def _send_with_apprise(request: Mapping[str, str]) -> SendResult:
-    """Send a message; without a body only check the address."""
+def _send_with_apprise(url: str, message: Mapping[str, str] | None) -> SendResult:
     import apprise
 
     records = _Records()
@@ -203,35 +207,12 @@ def _send_with_apprise(request: Mapping[str, str]) -> SendResult:
     logger.handlers, logger.propagate = [records], False
     logger.setLevel(logging.DEBUG)
     asset = apprise.AppriseAsset(app_id="arawn-cli", app_desc="Arawn", app_url="")
-    service = apprise.Apprise.instantiate(request["url"], asset=asset)
+    service = apprise.Apprise.instantiate(url, asset=asset)
     if service is None:
         return Failed("Apprise does not understand this address", retryable=False)
-    if "body" not in request:
+    if message is None:
         return Delivered()
     services = apprise.Apprise(asset=asset)
     services.add(service)
-    is_sent = services.notify(body=request["body"], title=request["title"], notify_type=request["type"], body_format="text")
-    return Delivered() if is_sent else interpret(records.warnings, records.causes, request["url"])
-
-
-def _main() -> None:
-    """Read a message and its address from standard input, send it, and write the result as JSON."""
-    request = json.load(sys.stdin)
-    signal.alarm(request["seconds"] + 1)  # if nobody is left to kill this process
-    if not request["use_proxy"]:
-        os.environ["no_proxy"] = "*"  # of both names, this one counts
-    answer: dict[str, str | bool]
-    match _send_with_apprise(request):
-        case Delivered():
-            answer = {"result": "delivered"}
-        case Refused(reason):
-            answer = {"result": "refused", "reason": reason}
-        case Failed() as failed:
-            answer = {"result": "failed", "reason": failed.reason, "retryable": failed.retryable}
-    sys.stdout.write(json.dumps(answer))
-    sys.stdout.flush()
-    os._exit(0)  # threads of Apprise may be left
-
-
-if __name__ == "__main__":
-    _main()
+    is_sent = services.notify(body=message["body"], title=message["title"], notify_type=message["type"], body_format="text")
+    return Delivered() if is_sent else interpret(records.warnings, records.causes, url)

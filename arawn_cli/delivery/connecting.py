@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery.credentials import basic
+from arawn_cli.delivery.credentials import basic, with_kept_variables
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
 
@@ -151,15 +152,27 @@ def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Rout
 
 
 def _proxy_for(address: Address) -> Address | None:
-    from urllib.request import getproxies, proxy_bypass  # 20 ms, and only a client needs them
+    from urllib.request import proxy_bypass  # 20 ms, and only a client needs it
 
-    proxies = getproxies()
+    proxies = _proxies(with_kept_variables(os.environ))
     if proxy_bypass(f"{address.host}:{address.port}", proxies) or _is_in(address.host, proxies.get("no", "")):
         return None
     for name in _PROXY_OF[address.scheme]:
         if value := proxies.get(name, "").strip():
             return _parse_proxy(value, f"${name.upper()}_PROXY")
     return None
+
+
+def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxies by the names of the variables, in small letters without `_PROXY`.
+
+    A name in small letters outweighs the other one. A request to a CGI script sets `HTTP_PROXY`.
+    """
+    return {
+        name.lower().removesuffix("_proxy"): value
+        for name, value in sorted(environment.items())
+        if name.lower().endswith("_proxy") and not (name == "HTTP_PROXY" and "REQUEST_METHOD" in environment)
+    }
 
 
 def _is_in(host: str, excluded: str) -> bool:

@@ -129,19 +129,23 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
     """
     if (path := _credential(environment, credential)) is not None:
         return _parse(_read(path, "token file", private=False), f"the credential {path}")
-    value = value_of(environment, variable)
+    value = with_kept_variables(environment).get(variable)
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
 
 
-def keep_variable(environment: MutableMapping[str, str], variable: str) -> None:
-    """Move a secret from the environment, which child processes would show, to memory."""
-    if value := environment.pop(variable, ""):
-        _kept[variable] = value
+def keep_variables(environment: MutableMapping[str, str]) -> None:
+    """Move secrets (the token, proxies with a password) from the environment to memory.
+
+    The account of this process can read the variables of the programs that it starts (proc(5)).
+    """
+    for name, value in list(environment.items()):
+        if name == VARIABLE or (name.lower().endswith("_proxy") and "@" in value):
+            _kept[name] = environment.pop(name)
 
 
-def value_of(environment: Mapping[str, str], variable: str) -> str:
-    """Return the value of a variable, even after `keep_variable` removed it."""
-    return environment.get(variable) or _kept.get(variable, "")
+def with_kept_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the variables that `keep_variables` moved."""
+    return {**environment, **_kept}
 
 
 def credential_file(environment: Mapping[str, str], credential: str) -> Path | None:

@@ -10,7 +10,7 @@ import stat
 import struct
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -19,7 +19,7 @@ from typing import cast
 from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config
 from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_owner_config
-from arawn_cli.delivery.apprise_client import addresses_from, missing_apprise, problem_of
+from arawn_cli.delivery.apprise_client import AppriseClient, addresses_from, missing_apprise
 from arawn_cli.delivery.connecting import route_to
 from arawn_cli.delivery.credentials import token_for
 from arawn_cli.delivery.http import probe
@@ -230,7 +230,11 @@ def notify_findings(
         yield fail("notifications", str(error), comment("fix [maintenance.notify]"))
         return
     for address in addresses:
-        problem = problem_of(address, maintenance.relay.deadline_secs, use_proxy=maintenance.use_proxy, test=test)
+        try:
+            with closing(AppriseClient(address, use_proxy=maintenance.use_proxy)) as client:
+                problem = client.problem(maintenance.relay.deadline_secs, test=test)
+        except ArawnCliError as error:
+            problem = str(error)
         if problem is not None:
             yield fail("notifications", f"{address} of {file}: {problem}", comment(f"correct {file}; then arawn-cli doctor --notify-test"))
         else:

@@ -19,6 +19,7 @@ from typing import Any
 
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Reason
+from arawn_cli.fs.child import Child
 from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_of, read_mounts, unescaped
 from arawn_cli.fs.processes import (
     BoundSocket,
@@ -35,7 +36,6 @@ from arawn_cli.fs.processes import (
     socket_paths,
     sockets_of,
 )
-from arawn_cli.fs.root_child import RootChild
 from arawn_cli.fs.unplaced import Unplaced, find_unplaced, without_parents
 from arawn_cli.names import escape
 
@@ -85,7 +85,7 @@ class _Directory:
         return cls(os.fstat(descriptor).st_dev, os.readlink(f"/proc/self/fd/{descriptor}"), mount)
 
 
-_root_child: RootChild | None = None
+_root_child: Child | None = None
 
 
 def stay_root_in_child() -> None:
@@ -95,7 +95,7 @@ def stay_root_in_child() -> None:
     names of the sessions. It returns what uses them, and the inode numbers to look for in them.
     """
     global _root_child
-    _root_child = RootChild(_scan_for_parent)
+    _root_child = Child("the process that inspects others as root", _scan_for_parent)
 
 
 def end_root_child() -> None:

@@ -18,6 +18,8 @@ _CAP_FOWNER = 3  # number of the capability, see capabilities(7)
 _NONE_UNMAPPED = 2**32 - 1
 _EVERY_ID = ["0", "0", str(_NONE_UNMAPPED)]  # uid_map of the first user namespace
 
+_PR_SET_DUMPABLE = 4  # prctl(2)
+
 # statx(2)
 _AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_EMPTY_PATH = 0x100, 0x800, 0x1000
 _STATX_BYTES = 256
@@ -236,12 +238,17 @@ class Login:
     def become(self) -> None:
         """Become the account for good, without any power of root.
 
+        The account cannot read the memory of this process, which has secrets of root, nor that of a
+        child, unless the child starts a program.
+
         Raises:
             OSError: the kernel does not allow it, or a capability stays.
         """
         os.setgroups(self.groups)
         os.setresgid(self.group, self.group, self.group)
         os.setresuid(self.user, self.user, self.user)
+        # The kernel does it by itself, unless fs.suid_dumpable (proc(5)) is 1.
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         if any(int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")):
             raise PermissionError(errno.EPERM, "capabilities of root stay")

@@ -22,7 +22,7 @@ from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config, Flags, state_directory
 from arawn_cli.config.lookup import home_directory
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery.credentials import VARIABLE, value_of
+from arawn_cli.delivery.credentials import VARIABLE, with_kept_variables
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import sees_all_accounts
@@ -258,7 +258,7 @@ def command() -> tuple[str, ...]:
 
 def token_warning(config: Config, environment: Mapping[str, str]) -> str | None:
     """Return a warning if the relay's token is in an environment variable, which timers lack."""
-    if config.relay and not config.relay.token_file and value_of(environment, VARIABLE):
+    if config.relay and not config.relay.token_file and with_kept_variables(environment).get(VARIABLE):
         return f"the relay's token is in ${VARIABLE}, which timers do not have: name a file with maintenance.relay.token_file"
     return None
 

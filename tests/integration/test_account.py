@@ -134,7 +134,7 @@ def test_nothing_of_root_stays(owned: SampleTree, environment: dict[str, str]) -
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_if_the_child_is_dead_or_silent_nothing_is_removed(owned: SampleTree, environment: dict[str, str], number: signal.Signals) -> None:
     script = LOADING + (
-        "import os, sys; from arawn_cli.fs import in_use, root_child; root_child._ANSWER_SECS = 0.5\n"
+        "import os, sys; from arawn_cli.fs import child, in_use; child.Child.ask.__kwdefaults__ = {'seconds': 0.5}\n"
         "start = in_use.stay_root_in_child\n"
         f"def start_and_stop(): start(); in_use.hidden_processes(); os.kill(in_use._root_child._process, {int(number)})\n"
         "in_use.stay_root_in_child = start_and_stop\n"

@@ -3,23 +3,30 @@ ends."""
 
 from __future__ import annotations
 
+import errno
 import os
-import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.delivery import apprise_client
 from arawn_cli.delivery.apprise_client import Address, AppriseClient, addresses_from, interpret, missing_apprise, without_address
-from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused
+from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.errors import ConfigurationError
 from tests.support.notify_servers import JsonServer, silent_port
 
 MESSAGE = OutgoingEvent("id", "notification", "t", "s", b'{"title": "Title", "body": "line 1\\nline 2", "type": "warning"}')
+
+
+def sent(url: str, seconds: float = 30, *, use_proxy: bool = True) -> SendResult:
+    with closing(AppriseClient(Address(1, url), use_proxy=use_proxy)) as client:
+        return client.send([MESSAGE], seconds)
 
 
 def write(file: Path, text: str, mode: int = 0o600) -> Path:
@@ -90,14 +97,14 @@ def test_no_part_of_an_address_is_told(parts: list[str], separator: str, encoded
 
 
 def test_a_message_arrives_with_its_lines(json_server: JsonServer) -> None:
-    assert AppriseClient(Address(1, json_server.url)).send([MESSAGE], 30) == Delivered()
+    assert sent(json_server.url) == Delivered()
     (message,) = json_server.messages
     assert (message["title"], message["message"], message["type"]) == ("Title", "line 1\nline 2", "warning")
 
 
 def test_a_refusal_is_told_without_the_address(json_server: JsonServer) -> None:
     json_server.status = 404
-    result = AppriseClient(Address(1, f"{json_server.url}/topsecret")).send([MESSAGE], 30)
+    result = sent(f"{json_server.url}/topsecret")
     assert isinstance(result, Refused)
     assert "404" in result.answer
     assert "topsecret" not in result.answer
@@ -105,15 +112,13 @@ def test_a_refusal_is_told_without_the_address(json_server: JsonServer) -> None:
 
 def test_a_server_that_hangs_costs_no_more_than_its_time() -> None:
     with silent_port() as port:
-        result = AppriseClient(Address(1, f"json://127.0.0.1:{port}/")).send([MESSAGE], 2)
+        result = sent(f"json://127.0.0.1:{port}/", 2)
     assert result == Failed("no answer within 2 s; the message may have arrived", retryable=False)
 
 
 def test_an_attempt_without_time_does_not_hide_why_the_one_before_failed() -> None:
-    with silent_port(listens=False) as port:
-        client = AppriseClient(Address(1, f"json://127.0.0.1:{port}/"))
-        first = client.send([MESSAGE], 30)
-        second = client.send([MESSAGE], 0.01)
+    with silent_port(listens=False) as port, closing(AppriseClient(Address(1, f"json://127.0.0.1:{port}/"))) as client:
+        first, second = client.send([MESSAGE], 30), client.send([MESSAGE], 0)
     assert isinstance(first, Failed)
     assert first.retryable
     assert second == Failed(first.reason, retryable=False)
@@ -127,13 +132,13 @@ def test_a_proxy_of_the_environment_is_used_if_the_configuration_lets_it(
         monkeypatch.setenv(name, f"http://127.0.0.1:{json_server.port}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    result = AppriseClient(Address(1, "json://notify.invalid/x"), use_proxy=use_proxy).send([MESSAGE], 30)
+    result = sent("json://notify.invalid/x", use_proxy=use_proxy)
     assert isinstance(result, Delivered) is use_proxy
     assert json_server.requests == (["http://notify.invalid/x"] if use_proxy else [])
 
 
 def test_an_unknown_service_is_a_failure() -> None:
-    result = AppriseClient(Address(1, "nosuchservice://x")).send([MESSAGE], 30)
+    result = sent("nosuchservice://x")
     assert result == Failed("Apprise does not understand this address", retryable=False)
 
 
@@ -147,17 +152,30 @@ def test_without_apprise_the_error_names_the_command(monkeypatch: pytest.MonkeyP
     assert missing_apprise() == "pipx inject arawn-cli apprise"
 
 
-def test_the_address_is_no_argument_of_a_process(json_server: JsonServer) -> None:
-    json_server.delay = 2
-    code = (
-        "from tests.unit.delivery.test_apprise_client import MESSAGE, Address, AppriseClient\n"
-        f"AppriseClient(Address(1, {json_server.url!r} + '/topsecret')).send([MESSAGE], 30)"
-    )
-    with subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, text=True) as parent:
-        assert parent.stdin is not None
-        parent.stdin.write(code)
-        parent.stdin.close()
-        json_server.wait_for_request()
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    assert any(b"arawn_cli.delivery.apprise_client" in line for line in lines)
-    assert not any(b"topsecret" in line for line in lines)
+def test_apprise_that_fails_or_ends_without_a_result_is_a_failure_without_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_address(url: str, _message: object) -> None:
+        raise RuntimeError(url)
+
+    for send, reason in ((raise_address, "Apprise failed with RuntimeError"), (lambda *_: os._exit(1), "Apprise ended without a result")):
+        monkeypatch.setattr(apprise_client, "_send_with_apprise", send)
+        result = sent("json://localhost/topsecret")
+        assert isinstance(result, Failed)
+        assert (result.reason.partition(";")[0], result.retryable) == (reason, False)
+
+
+def test_messages_to_one_address_share_a_process_which_ends_with_the_client(json_server: JsonServer) -> None:
+    with closing(AppriseClient(Address(1, json_server.url))) as client:
+        (process,) = psutil.Process().children()
+        assert [client.send([MESSAGE], 30) for _ in range(2)] == [Delivered()] * 2
+        assert psutil.Process().children() == [process]
+    assert not process.is_running()
+    assert len(json_server.messages) == 2
+
+
+def test_a_process_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(ConfigurationError, match="cannot start a process for Apprise: Resource temporarily unavailable"):
+        AppriseClient(Address(1, "json://localhost"))
