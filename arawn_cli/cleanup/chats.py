@@ -72,7 +72,9 @@ def chat_result(config: Config, layout: Layout) -> ChatResult:
 # ---- What a removal would take away
 
 
-def removable(sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], directory: int, needs: ChatNeeds | None) -> _Removable:
+def removable(
+    sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], directory: int, needs: ChatNeeds | None
+) -> tuple[list[ScratchSession], dict[str, Usage]]:
     """Return the sessions and their usages without what their chats need.
 
     A session that consists only of that has nothing to remove; it is left out. `directory` is that
@@ -80,16 +82,10 @@ def removable(sessions: Sequence[ScratchSession], measured: Mapping[str, Usage],
     """
     if needs is None:
         return list(sessions), dict(measured)
-    usages: dict[str, Usage] = {}
-    empty: set[str] = set()
-    for name, usage in measured.items():
-        if usage.files <= 1 and usage.directories <= 2 and _has_nothing_else(directory, name, needs):
-            empty.add(name)
-        usages[name] = without_needs(usage, directory, name, needs)
+    small = {name for name, usage in measured.items() if usage.files <= 1 and usage.directories <= 2}
+    empty = {name for name in small if _has_nothing_else(directory, name, needs)}
+    usages = {name: without_needs(usage, directory, name, needs) for name, usage in measured.items()}
     return [session for session in sessions if session.name not in empty], usages
-
-
-_Removable = tuple[list[ScratchSession], dict[str, Usage]]
 
 
 def without_needs(usage: Usage, directory: int, name: str, needs: ChatNeeds | None) -> Usage:
@@ -181,11 +177,12 @@ def check_preparable(session: int, needs: ChatNeeds) -> bool:
     return True
 
 
-def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
-    """Build the directory for the chat of an open session in the trash; return its name there.
+def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> tuple[str, Exchanged]:
+    """Build the directory for the chat of an open session in the trash.
 
-    Until then its name is that of an entry that is being deleted. `pending` is the name for the
-    session in the trash. `Places.exchange` links `messages.jsonl`, as late as possible.
+    Return its name there, and the record in that name. Until then its name is that of an entry that
+    is being deleted. `pending` is the name for the session in the trash. `Places.exchange` links
+    `messages.jsonl`, as late as possible.
 
     Raises:
         OSError: that failed; nothing is left.
@@ -208,12 +205,13 @@ def prepare(session: int, needs: ChatNeeds, trash: int, pending: str) -> str:
                     with opened_directory(target, needs.name) as new:
                         copy_attributes(old, new)
             copy_attributes(session, target)
-            name = exchanged_name(pending, _exchanged(os.fstat(target).st_ino, messages))
+            record = _exchanged(os.fstat(target).st_ino, messages)
+        name = exchanged_name(pending, record)
         os.rename(building, name, src_dir_fd=trash, dst_dir_fd=trash)
     except OSError as error:
         discard(trash, building, needs)
         raise _explained(error) from error
-    return name
+    return name, record
 
 
 def _explained(error: OSError) -> OSError:

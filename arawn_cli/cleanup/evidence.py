@@ -48,10 +48,14 @@ def decide_by_evidence(
     Raises:
         StoppedError: a signal asked the run to end.
     """
-    known = list(evidence.add_to(sessions, measured))
-    if can_turns_decide(known, min(policies, key=lambda policy: policy.older_than_days), now):
-        evidence.complete()
-        known = list(evidence.add_to(sessions, measured))
+    youngest = min(policies, key=lambda policy: policy.older_than_days)
+    known: list[ScratchSession] = []
+    for session in evidence.add_to(sessions, measured):
+        known.append(session)
+        if can_turns_decide(session, youngest, now):
+            evidence.complete()
+            known = list(evidence.add_to(sessions, measured))
+            break
     return {policy: decide_all(known, policy, now) for policy in set(policies)}
 
 

@@ -21,7 +21,6 @@ from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, plan_ou
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
-    is_in_trash,
     is_locked,
     list_trash_entries,
     locked,
@@ -43,7 +42,7 @@ from arawn_cli.events import (
     ScratchSessionEvent,
 )
 from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
-from arawn_cli.fs.openat import NO_IDENTITY, FileKind, identity_of
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists, identity_of
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
@@ -240,7 +239,7 @@ class _Cleanup:
             elif is_locked(self._root, entry):
                 log.warning("session %s stays pending in the trash, because another run is removing it", entry.session)
             elif failed := put_back(self._root, entry):
-                if is_in_trash(self._root, entry):
+                if exists("/".join(entry.path), self._root.workstreams):  # else Arawn 0.0 has promoted it with scratch
                     self.done.add_failure(failed, entry.session)
             else:
                 log.warning("moved back session %s, which an interrupted run had begun to remove", entry.session)

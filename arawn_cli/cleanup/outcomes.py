@@ -154,7 +154,7 @@ class Outcomes:
     @property
     def purged_removals(self) -> list[Removed]:
         """The earlier removals that the run purged."""
-        return [(purged.entry.session, purged.entry.removed_at) for purged in self.purged if purged.finished]
+        return [purged.entry.removal for purged in self.purged if purged.finished]
 
     def summary(self, *, trash_bytes: int | None, duration_ms: int) -> ScratchCleanup:
         """Return the last event of the run."""

@@ -150,9 +150,9 @@ def decide(session: ScratchSession, policy: Policy, now: int) -> Decision:
     return Decision(session, reason, _detail(session, reason, policy.protects(session.name)))
 
 
-def can_turns_decide(sessions: Iterable[ScratchSession], policy: Policy, now: int) -> bool:
-    """Whether a turn could change a decision: a session is due without one, or in doubt."""
-    return any(_reason(session, policy, now) in REMOVED_FOR | UNRESOLVED for session in sessions)
+def can_turns_decide(session: ScratchSession, policy: Policy, now: int) -> bool:
+    """Whether a turn could change the decision: the session is due by all else, or in doubt."""
+    return _reason(session, policy, now) in REMOVED_FOR | UNRESOLVED
 
 
 def _reason(session: ScratchSession, policy: Policy, now: int) -> Reason:

@@ -29,7 +29,7 @@ from arawn_cli.cleanup.obstacles import explained, why_all_immovable, why_immova
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
-from arawn_cli.cleanup.trash_entry import Exchanged, TrashState, confirmed_name, deleting_name, parse_entry, pending_name
+from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, pending_name
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure, StoppedError
@@ -69,7 +69,7 @@ class Candidate:
         usage: its usage when it was last checked.
         trash_name: its name in the trash, once it was moved there.
         needs: what its chat needs, if that stays; None if the whole session is removed.
-        exchanged: the record of the exchange, if it was exchanged.
+        places: the two directories, once they were exchanged.
         removed_at: the time in its name in the trash.
         descriptor: its open directory.
     """
@@ -78,9 +78,14 @@ class Candidate:
     usage: Usage = field(default_factory=Usage)
     trash_name: str = ""
     needs: ChatNeeds | None = None
-    exchanged: Exchanged | None = None
+    places: Places | None = None
     descriptor: int = -1
     removed_at: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its present name."""
+        return self.trash_name or self.session.name
 
     @property
     def identity(self) -> Identity:
@@ -168,22 +173,17 @@ class SessionRemover:
             return
 
         # Open the trash; a dry run only checks that it could.
-        trash: TrashDirectory | None = None
-        announced: list[Outcome] = []
         try:
             if self._dry_run:
-                announced = self._announced(candidates, has_trash=check_trash_writable(self._sessions))
-            else:
-                trash = resources.enter_context(open_trash(self._sessions))
+                yield from self._announced(candidates, has_trash=check_trash_writable(self._sessions))
+                return
+            trash = resources.enter_context(open_trash(self._sessions))
         except OSError as error:
             if isinstance(error, FileNotFoundError):  # somebody removed the whole directory
                 yield from (_changed(candidate.session) for candidate in candidates)
                 return
             failure = Failure.of("open", f"{WORKSTREAMS}/{SCRATCH}/{TRASH}", error)
             yield from (_not_moved(candidate.session, failure) for candidate in candidates)
-            return
-        if trash is None:
-            yield from announced
             return
 
         # From here on the sessions that are not confirmed are moved back; outcomes follow when that
@@ -266,10 +266,9 @@ class SessionRemover:
         return blocked
 
     def _measure(self, candidates: Sequence[Candidate], directory: int) -> list[Usage]:
-        names = [candidate.trash_name or candidate.session.name for candidate in candidates]
-        subtrees = [Subtree((name,), shown=candidate.session.name) for name, candidate in zip(names, candidates, strict=True)]
+        subtrees = [Subtree((candidate.name,), shown=candidate.session.name) for candidate in candidates]
         usages = measure_all(directory, subtrees, self._threads, stop_when(self._stopping))
-        return [without_needs(usage, directory, name, self._needs) for usage, name in zip(usages, names, strict=True)]
+        return [without_needs(usage, directory, each.name, self._needs) for usage, each in zip(usages, candidates, strict=True)]
 
     def _apply(self, decision: Decision, candidate: Candidate) -> Outcome | None:
         if not decision.is_removal or not decision.session.usage:
@@ -280,7 +279,7 @@ class SessionRemover:
 
     def _sessions_in_use(self, candidates: Sequence[Candidate], directory: int) -> dict[Identity, Outcome]:
         """Return outcomes of sessions in use in an open directory; of all, if unknown."""
-        sessions = {candidate.trash_name or candidate.session.name: candidate.session for candidate in candidates}
+        sessions = {candidate.name: candidate.session for candidate in candidates}
         if not sessions:
             return {}
         try:
@@ -288,7 +287,7 @@ class SessionRemover:
         except OSError as error:
             path = str(error.filename)  # a descriptor or a name in a directory of /proc says nothing to people
             failure = Failure.of("check", path if path.startswith("/") else "/proc", error)
-            return {session.identity: _activity_unknown(session, failure) for session in sessions.values()}
+            return {session.identity: _kept_like_others(session, Reason.ACTIVITY_UNKNOWN, failure) for session in sessions.values()}
         return {sessions[name].identity: _kept(sessions[name], use.reason, use.detail) for name, use in uses.items()}
 
     def _move_to_trash(self, candidates: Sequence[Candidate], trash: TrashDirectory) -> tuple[list[Candidate], list[Outcome]]:
@@ -299,7 +298,8 @@ class SessionRemover:
         for candidate in candidates:
             if self._stopping():
                 break
-            if outcome := self._exchange(candidate, trash) if candidate.needs else self._rename(candidate, trash):
+            candidate.removed_at = self._clock() // SECOND * SECOND
+            if outcome := self._exchange(candidate, candidate.needs, trash) if candidate.needs else self._rename(candidate, trash):
                 outcomes.append(outcome)
             else:
                 moved.append(candidate)
@@ -320,74 +320,51 @@ class SessionRemover:
         return confirmed, outcomes
 
     def _rename(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        name = candidate.session.name
-        candidate.removed_at = self._clock() // SECOND * SECOND
-        candidate.trash_name = pending_name(name, candidate.removed_at, prefix=trash.prefix)
+        name = pending_name(candidate.session.name, candidate.removed_at or 0, prefix=trash.prefix)
         try:
-            move(name, self._sessions.descriptor, candidate.trash_name, trash.descriptor)
+            move(candidate.session.name, self._sessions.descriptor, name, trash.descriptor)
         except OSError as error:
-            if error.errno in _REPLACED:
-                return _changed(candidate.session)
-            if error.errno == errno.EBUSY:
-                return _kept(candidate.session, Reason.MOUNT_INSIDE)
             return self._not_renamed(candidate, error)
+        candidate.trash_name = name
         return None
 
-    def _exchange(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
+    def _exchange(self, candidate: Candidate, needs: ChatNeeds, trash: TrashDirectory) -> Outcome | None:
         """Exchange a session for a directory that holds what its chat needs."""
-        session, needs = candidate.session, candidate.needs
-        if needs is None:
-            raise AssertionError("only a session whose chat is kept is exchanged")
+        session = candidate.session
         if self._cannot_exchange is not None:  # this run has tried it
             return self._not_exchanged(candidate, self._cannot_exchange)
-        candidate.removed_at = self._clock() // SECOND * SECOND
-        name = pending_name(session.name, candidate.removed_at, prefix=trash.prefix, exchanged=True)
+        name = pending_name(session.name, candidate.removed_at or 0, prefix=trash.prefix, exchanged=True)
         try:
-            name = prepare(candidate.descriptor, needs, trash.descriptor, name)
+            name, record = prepare(candidate.descriptor, needs, trash.descriptor, name)
         except OSError as error:
-            if error.errno in _REPLACED:
-                return _changed(session)
             if error.errno in CANNOT_EXCHANGE:
                 return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
             return self._not_renamed(candidate, error)
-        entry = parse_entry((), name)
-        candidate.exchanged = entry.exchanged if entry else None
-        candidate.trash_name = name
-        places = self._places(candidate, trash)
+        places = Places(self._sessions.descriptor, session.name, trash.descriptor, name, needs, record)
         try:
             if places.exchange():
                 if identity_at(name, trash.descriptor) == session.identity:
+                    candidate.trash_name, candidate.places = name, places
                     return None
                 exchange(session.name, self._sessions.descriptor, name, trash.descriptor)
             places.complete()
         except OSError as error:
             with suppress(OSError):
                 found = identity_at(name, trash.descriptor)
-                if found[1] == places.record.directory:
+                if found[1] == record.directory:
                     discard(trash.descriptor, name, needs)
                 elif found == session.identity:  # the error came after the exchange
                     places.bring_back()
-            if error.errno in CANNOT_EXCHANGE:
-                if error.errno != errno.EXDEV:  # overlayfs cannot move directories of a lower layer, but others
-                    self._cannot_exchange = error
-                return self._not_exchanged(candidate, error)
-            if error.errno == errno.EBUSY:
-                return _kept(session, Reason.MOUNT_INSIDE)
-            if error.errno not in _REPLACED:
+            if error.errno not in CANNOT_EXCHANGE:
                 return self._not_renamed(candidate, error)
+            if error.errno != errno.EXDEV:  # overlayfs cannot move directories of a lower layer, but others
+                self._cannot_exchange = error
+            return self._not_exchanged(candidate, error)
         return _changed(session)
 
-    def _places(self, candidate: Candidate, trash: TrashDirectory) -> Places:
-        if candidate.needs is None or candidate.exchanged is None:
-            raise AssertionError("the session was not exchanged")
-        return Places(
-            self._sessions.descriptor, candidate.session.name, trash.descriptor, candidate.trash_name, candidate.needs, candidate.exchanged
-        )
-
     def _not_exchanged(self, candidate: Candidate, error: OSError) -> Outcome:
-        """Keep a session because directories cannot be exchanged; all share the failure."""
         failure = Failure.of("rename", self._sessions.shown, OSError(error.errno, cannot_exchange_text(error)))
-        return _kept(_with_shared_failure(candidate.session, failure), Reason.CANNOT_MOVE)
+        return _kept_like_others(candidate.session, Reason.CANNOT_MOVE, failure)
 
     def _recheck_name(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         """Check that the session is the one that was moved, and that its chat has its messages."""
@@ -395,7 +372,7 @@ class SessionRemover:
         try:
             if identity_at(candidate.trash_name, trash.descriptor) != session.identity:
                 return _changed(session)
-            if candidate.needs and not self._places(candidate, trash).is_unchanged():
+            if candidate.places and not candidate.places.is_unchanged():
                 return _changed(session, "Arawn replaced its messages meanwhile")
         except OSError as error:
             return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
@@ -403,21 +380,25 @@ class SessionRemover:
 
     def _confirm(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         """Change the state of an entry, so that no later run moves it back."""
-        name = deleting_name(candidate.trash_name) if self._purge else confirmed_name(candidate.trash_name)
+        name = candidate.trash_name
+        return self._rename_entry(candidate, deleting_name(name) if self._purge else confirmed_name(name), trash)
+
+    def _rename_entry(self, candidate: Candidate, name: str, trash: TrashDirectory) -> Outcome | None:
         try:
             os.rename(candidate.trash_name, name, src_dir_fd=trash.descriptor, dst_dir_fd=trash.descriptor)
         except OSError as error:
             return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
         candidate.trash_name = name
+        candidate.places = candidate.places and replace(candidate.places, entry=name)
         return None
 
     def _put_back(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
         """Undo the rename or exchange. On failure, the session stays PENDING for the next run."""
         try:
-            if candidate.needs:
-                self._places(candidate, trash).bring_back()
-                return None
-            move(candidate.trash_name, trash.descriptor, candidate.session.name, self._sessions.descriptor)
+            if candidate.places:
+                candidate.places.bring_back()
+            else:
+                move(candidate.trash_name, trash.descriptor, candidate.session.name, self._sessions.descriptor)
         except OSError as error:
             return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
         return None
@@ -445,18 +426,18 @@ class SessionRemover:
     def _put_back_whole(self, candidate: Candidate, trash: TrashDirectory, failures: Sequence[Failure]) -> Outcome:
         """Put back a session of which nothing could be deleted."""
         name = candidate.trash_name.replace(TrashState.DELETING, TrashState.PENDING, 1)
-        try:
-            os.rename(candidate.trash_name, name, src_dir_fd=trash.descriptor, dst_dir_fd=trash.descriptor)
-        except OSError as error:
-            return _failed(candidate.session, Failure.of("rename", f"{trash.shown}/{candidate.trash_name}", error))
-        candidate.trash_name = name
-        return self._put_back(candidate, trash) or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
+        outcome = self._rename_entry(candidate, name, trash) or self._put_back(candidate, trash)
+        return outcome or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
 
     def _removed(self, candidate: Candidate, action: Action) -> Outcome:
         freed = candidate.usage.freed_bytes if self._purge else 0
         return Outcome(candidate.session, action, Reason.EXPIRED, freed, removed_at=candidate.removed_at)
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
+        if error.errno in _REPLACED:
+            return _changed(candidate.session)
+        if error.errno == errno.EBUSY:
+            return _kept(candidate.session, Reason.MOUNT_INSIDE)
         return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
 
 
@@ -502,14 +483,10 @@ def _changed(session: ScratchSession, what: str = MOVED) -> Outcome:
     return _kept(session, Reason.CHANGED_SINCE_PLAN, what)
 
 
-def _activity_unknown(session: ScratchSession, failure: Failure) -> Outcome:
-    """Keep a session because its use is unknown; all share the failure."""
-    return _kept(_with_shared_failure(session, failure), Reason.ACTIVITY_UNKNOWN)
-
-
-def _with_shared_failure(session: ScratchSession, failure: Failure) -> ScratchSession:
+def _kept_like_others(session: ScratchSession, reason: Reason, failure: Failure) -> Outcome:
+    """Keep a session because of a failure that all share."""
     evidence = replace(session.evidence, shared_failures=(*session.evidence.shared_failures, failure))
-    return replace(session, evidence=evidence)
+    return _kept(replace(session, evidence=evidence), reason)
 
 
 def _cannot_move(session: ScratchSession, failure: Failure) -> Outcome:

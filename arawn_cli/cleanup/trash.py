@@ -85,13 +85,11 @@ class TrashDirectory:
 
     Attributes:
         shown: its path below the root.
-        path: its absolute path.
         prefix: begins the name of each entry; not empty in `sessions` itself.
     """
 
     descriptor: int
     shown: str
-    path: str
     prefix: str = ""
 
 
@@ -111,7 +109,7 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
         shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
         try:
             _require_mutable(descriptor, f"{sessions.root.path}/{shown}")
-            yield TrashDirectory(descriptor, shown, f"{sessions.root.path}/{shown}", prefix)
+            yield TrashDirectory(descriptor, shown, prefix)
         finally:
             os.close(descriptor)
             with suppress(OSError):
@@ -308,11 +306,6 @@ def is_locked(root: Root, entry: TrashEntry) -> bool:
             return not try_lock(directory)
     except OSError:
         return False  # moving it tells
-
-
-def is_in_trash(root: Root, entry: TrashEntry) -> bool:
-    """Whether an entry is still in its place: Arawn 0.0 may have promoted it with scratch."""
-    return exists("/".join(entry.path), root.workstreams)
 
 
 def remove_empty_trash(root: Root) -> None:

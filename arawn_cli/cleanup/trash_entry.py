@@ -88,6 +88,11 @@ class TrashEntry:
         """The path from `workstreams/` to the entry."""
         return (*self.directory, self.name)
 
+    @property
+    def removal(self) -> tuple[str, int]:
+        """The session and the time of its removal, by which the state file knows it."""
+        return self.session, self.removed_at
+
     def purged_from(self, trash_days: int) -> int:
         """Return the time from which on a cleanup purges it, in nanoseconds."""
         return self.removed_at + trash_days * DAY

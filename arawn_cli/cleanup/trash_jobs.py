@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
@@ -16,11 +15,11 @@ from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import TrashAction, TrashEntryEvent
+from arawn_cli.events import TrashAction, TrashEntryEvent, rendered
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
-from arawn_cli.runs import Removal, Removed, read_removals, record_trash
+from arawn_cli.runs import Removed, read_removals, record_trash
 from arawn_cli.state import State
 
 log = logging.getLogger(__name__)
@@ -71,62 +70,37 @@ class _Trash:
         return escape("/".join((WORKSTREAMS, *entry.path)))
 
     def report(
-        self, entry: TrashEntry, action: TrashAction, usage: Usage, *, freed: int | None = None, reason: str | None = None
+        self,
+        removal: Removed,
+        action: TrashAction,
+        size: int,
+        files: int | None = None,
+        *,
+        entry: TrashEntry | None = None,
+        purged_at: int | None = None,
+        reason: str | None = None,
     ) -> TrashEntryEvent:
-        """Emit and return the event of an entry."""
-        in_trash = entry.state is not TrashState.PENDING and action not in (TrashAction.RESTORED, TrashAction.PURGED)
+        """Emit and return the event of a removal. `entry` is None if it was purged earlier."""
+        is_pending = entry is not None and entry.state is TrashState.PENDING
+        stays = entry is not None and not is_pending and action not in (TrashAction.RESTORED, TrashAction.PURGED)
         event = TrashEntryEvent(
-            **self._common(),
-            session_id=escape(entry.session),
+            timestamp=self.context.timestamp(),
+            host=self.context.host,
+            root=self.config.root_name,
+            dry_run=self.config.dry_run,
+            session_id=escape(removal[0]),
             action=action,
-            removed_at=timestamps.render(entry.removed_at),
-            purged_from=timestamps.render(entry.purged_from(self.config.maintenance.cleanup.trash_days)) if in_trash else None,
-            held=entry.state is TrashState.PENDING,
-            purged_at=None,
+            removed_at=timestamps.render(removal[1]),
+            purged_from=rendered(entry.purged_from(self.config.maintenance.cleanup.trash_days)) if entry and stays else None,
+            held=is_pending,
+            purged_at=rendered(purged_at),
             reason=reason,
-            bytes=usage.apparent_bytes if freed is None else freed,
-            files=usage.files,
-            path=self.path(entry),
+            bytes=size,
+            files=files,
+            path=self.path(entry) if entry else None,
         )
         self.context.emit(event)
         return event
-
-    def report_purged(self, removal: Removal, purged_at: int) -> TrashEntryEvent:
-        """Emit and return the event of a removal that was purged earlier."""
-        event = TrashEntryEvent(
-            **self._common(),
-            session_id=escape(removal.session),
-            action=TrashAction.PURGED,
-            removed_at=timestamps.render(removal.removed_at),
-            purged_from=None,
-            held=False,
-            purged_at=timestamps.render(purged_at),
-            reason=_reason(removal),
-            bytes=removal.bytes,
-            files=None,
-            path=None,
-        )
-        self.context.emit(event)
-        return event
-
-    def _common(self) -> _Common:
-        return {
-            "timestamp": self.context.timestamp(),
-            "host": self.context.host,
-            "root": self.config.root_name,
-            "dry_run": self.config.dry_run,
-        }
-
-
-class _Common(TypedDict):
-    timestamp: str
-    host: str
-    root: str | None
-    dry_run: bool
-
-
-def _reason(removal: Removal) -> str:
-    return f"{removal.reason}: {removal.detail}" if removal.detail else removal.reason
 
 
 def list_trash(config: Config, context: RunContext, *, everything: bool = False) -> TrashResult:
@@ -141,11 +115,16 @@ def list_trash(config: Config, context: RunContext, *, everything: bool = False)
         trash = _Trash(config, context, root)
         entries, complete = trash.entries()
         removals = read_removals(context.state, root.path) if everything else []
-        events = [trash.report_purged(removal, removal.purged_at) for removal in removals if removal.purged_at is not None]
-        reasons = {(removal.session, removal.removed_at): _reason(removal) for removal in removals}
+        reasons = {(each.session, each.removed_at): f"{each.reason}: {each.detail}" if each.detail else each.reason for each in removals}
+        events = [
+            trash.report(key, TrashAction.PURGED, removal.bytes, purged_at=removal.purged_at, reason=reasons[key])
+            for removal in removals
+            if removal.purged_at is not None and (key := (removal.session, removal.removed_at))
+        ]
         for entry in entries:
             action = TrashAction.BEING_PURGED if entry.state is TrashState.DELETING else TrashAction.LISTED
-            events.append(trash.report(entry, action, trash.usage(entry), reason=reasons.get(_removed(entry))))
+            usage, reason = trash.usage(entry), reasons.get(entry.removal)
+            events.append(trash.report(entry.removal, action, usage.apparent_bytes, usage.files, entry=entry, reason=reason))
     return TrashResult(tuple(events), complete)
 
 
@@ -160,7 +139,7 @@ def restore(config: Config, context: RunContext, sessions: Sequence[str], *, las
         complete = True
         if last:
             removed = _last_removed(context.state, trash.root)
-            entries = [entry for entry in entries if _removed(entry) in removed]
+            entries = [entry for entry in entries if entry.removal in removed]
             if not entries:
                 log.error("the trash of %s has no recorded session of the last run: name the ids", trash.root.path)
                 return TrashResult((), succeeded=False)
@@ -168,7 +147,7 @@ def restore(config: Config, context: RunContext, sessions: Sequence[str], *, las
             entries, complete = trash.named(entries, sessions)
         newest = {entry.session: entry for entry in entries}  # they are sorted by time
         events = [_restore(trash, entry) for entry in newest.values() if not context.stopping()]
-        done = [_removed(entry) for entry, event in zip(newest.values(), events, strict=False) if event.action is TrashAction.RESTORED]
+        done = [entry.removal for entry, event in zip(newest.values(), events, strict=False) if event.action is TrashAction.RESTORED]
         record_trash(context.state, trash.root.path, context.clock(), restored=done)
     return TrashResult(tuple(events), complete and len(done) == len(newest))
 
@@ -187,7 +166,8 @@ def _restore(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
     else:
         log.info("restored session %s", escape(entry.session))
-    return trash.report(entry, TrashAction.FAILED if failure else TrashAction.RESTORED, usage)
+    action = TrashAction.FAILED if failure else TrashAction.RESTORED
+    return trash.report(entry.removal, action, usage.apparent_bytes, usage.files, entry=entry)
 
 
 def purge_trash(
@@ -209,7 +189,7 @@ def purge_trash(
         due = [entry for entry in entries if entry.state is TrashState.DELETING or entry.removed_at < cutoff or not older_than_days]
         due = [entry for entry in due if approved is None or trash.path(entry) in approved]
         events = [_purge(trash, entry) for entry in due if not context.stopping()]
-        done = [_removed(entry) for entry, event in zip(due, events, strict=False) if event.action is TrashAction.PURGED]
+        done = [entry.removal for entry, event in zip(due, events, strict=False) if event.action is TrashAction.PURGED]
         if done:
             record_trash(context.state, trash.root.path, context.clock(), purged=done)
     return TrashResult(tuple(events), complete and all(event.action is not TrashAction.FAILED for event in events))
@@ -218,16 +198,12 @@ def purge_trash(
 def _purge(trash: _Trash, entry: TrashEntry) -> TrashEntryEvent:
     usage = trash.usage(entry)
     if trash.config.dry_run:
-        return trash.report(entry, TrashAction.WOULD_PURGE, usage, freed=usage.freed_bytes)
+        return trash.report(entry.removal, TrashAction.WOULD_PURGE, usage.freed_bytes, usage.files, entry=entry)
     purged = purge(trash.root, entry, trash.context.stopping, threads_for(trash.config.maintenance.threads))
     for failure in purged.failures:
         log.error("session %s stays in the trash: %s", escape(entry.session), failure)
     action = TrashAction.FAILED if purged.failures else TrashAction.PURGED if purged.finished else TrashAction.BEING_PURGED
-    return trash.report(entry, action, usage, freed=purged.freed_bytes)
-
-
-def _removed(entry: TrashEntry) -> Removed:
-    return entry.session, entry.removed_at
+    return trash.report(entry.removal, action, purged.freed_bytes, usage.files, entry=entry)
 
 
 @contextmanager

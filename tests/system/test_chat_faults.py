@@ -174,7 +174,7 @@ def exchanged_and_back(field: Field, seed: int) -> bool:
         opened_directory(sessions, ".trash") as trash,
     ):
         try:
-            entry = prepare(session, NEEDS, trash, pending_name(name, time.time_ns(), exchanged=True))
+            entry, _ = prepare(session, NEEDS, trash, pending_name(name, time.time_ns(), exchanged=True))
         except FileNotFoundError:
             return False
         if not places(sessions, name, trash, entry).exchange():
