@@ -8,12 +8,10 @@ problems of earlier runs: a record that is not due is logged as information.
 from __future__ import annotations
 
 import logging
-import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName
@@ -27,7 +25,7 @@ _package = logging.getLogger("arawn_cli")
 _HOUR = 3600 * SECOND
 _HELD_MAX = 1000
 
-_WHERE = "((job = ? AND root = ?) OR job = '')"
+_OF_RUN = "((job = ? AND root = ?) OR job = '')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ STATE = persistent("state", shared=True, ended="the state can be used again")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Which problems are logged as what they are, and which are over, with their messages."""
+    """The problems that are logged as what they are, and the messages of those that are over."""
 
     due: frozenset[Problem]
     ended: Mapping[str, str]
@@ -148,8 +146,9 @@ class ProblemLog(logging.Filter):
             for record in records:
                 if problem not in decision.due:
                     record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
-                if logging.getLogger(record.name).isEnabledFor(record.levelno):
-                    logging.getLogger(record.name).handle(record)
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
         for text in filter(None, decision.ended.values()):
             log.warning("%s", text)
 
@@ -159,28 +158,20 @@ class ProblemLog(logging.Filter):
         Raises:
             StateUnavailableError: it cannot be stored.
         """
-        parameters = (self.job.value, key_of(self.root))
-        if not self._held and not state.select(f"SELECT 1 FROM problems WHERE {_WHERE} LIMIT 1", parameters):  # noqa: S608 - a constant
+        of_run = (self.job.value, key_of(self.root))
+        if not self._held and not _known(state, of_run):
             return Decision(frozenset(), {})
         with state.transaction() as connection:
-            known = _read(connection, parameters)
-            decision = decide(frozenset(self._held), known, now, self.period, complete=complete)
-            connection.executemany(
-                f"DELETE FROM problems WHERE problem = ? AND {_WHERE}",  # noqa: S608 - a constant
-                [(key, *parameters) for key in decision.ended],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO problems (job, root, problem, about, logged_at, ended) VALUES (?, ?, ?, ?, ?, ?)",
-                [self._row(problem, now) for problem in decision.due],
-            )
+            decision = decide(frozenset(self._held), _known(state, of_run), now, self.period, complete=complete)
+            forget = f"DELETE FROM problems WHERE problem = ? AND {_OF_RUN}"  # noqa: S608 - a constant
+            connection.executemany(forget, [(key, *of_run) for key in decision.ended])
+            note = "INSERT OR REPLACE INTO problems (job, root, problem, about, logged_at, ended) VALUES (?, ?, ?, ?, ?, ?)"
+            for problem in decision.due:
+                ended = cut(f"no longer: {self._held[problem][0].getMessage()}") if problem.ended is None else problem.ended
+                connection.execute(note, (*(("", "") if problem.is_shared else of_run), problem.key, problem.about, now, ended))
         return decision
 
-    def _row(self, problem: Problem, now: int) -> tuple[str, str, str, str, int, str]:
-        job, root = ("", "") if problem.is_shared else (self.job.value, key_of(self.root))
-        ended = cut(f"no longer: {self._held[problem][0].getMessage()}") if problem.ended is None else problem.ended
-        return job, root, problem.key, problem.about, now, ended
 
-
-def _read(connection: sqlite3.Connection, parameters: tuple[str, str]) -> dict[str, Noted]:
-    rows = connection.execute(f"SELECT problem, logged_at, ended, about FROM problems WHERE {_WHERE}", parameters)  # noqa: S608 - a constant
-    return {row[0]: Noted(*row[1:]) for row in cast("Iterator[tuple[str, int, str, str]]", rows)}
+def _known(state: State, of_run: tuple[str, str]) -> dict[str, Noted]:
+    rows = state.select(f"SELECT problem, logged_at, ended, about FROM problems WHERE {_OF_RUN}", of_run)  # noqa: S608 - a constant
+    return {key: Noted(*noted) for key, *noted in rows}

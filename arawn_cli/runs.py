@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from arawn_cli.errors import RefusedError, StateUnavailableError
 from arawn_cli.events import JobName
@@ -27,8 +26,7 @@ _GAP_AFTER_REBOOT = 35 * DAY
 
 REMOVALS_KEPT = 366 * DAY
 
-_REMOVAL = "session, removed_at, run, reason, detail, bytes, purged_at"
-"""The columns of a `Removal`."""
+_REMOVAL = "session, removed_at, run, reason, detail, bytes, purged_at"  # the columns of a `Removal`
 
 READ = "SELECT last_run, last_success, removed_sessions, freed_bytes FROM runs WHERE job = ? AND root = ?"
 """The columns of a `Run`."""
@@ -50,8 +48,7 @@ def read(state: State, job: JobName, root: Path) -> Run | None:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    rows = state.select(READ, (job, key_of(root)))
-    return next((Run(*row) for row in cast("list[tuple[int, int | None, int, int]]", rows)), None)
+    return next((Run(*row) for row in state.select(READ, (job, key_of(root)))), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +126,16 @@ def check_clock(state: State, root: Path, now: Clocks, gap: int, *, force: bool,
 
 
 def _read_clocks(state: State, root: Path) -> Clocks | None:
-    """Return the stored clocks of a root, or None.
-
-    Raises:
-        StateUnavailableError: the state file cannot be read.
-    """
     rows = state.select("SELECT wall, boot, elapsed, refused FROM clocks WHERE root = ?", (key_of(root),))
-    for wall, boot, elapsed, refused in cast("list[tuple[int, str | None, int, int]]", rows):
-        return Clocks(wall, Boot(boot, elapsed), bool(refused))
-    return None
+    return next((Clocks(wall, Boot(boot, elapsed), bool(refused)) for wall, boot, elapsed, refused in rows), None)
 
 
 def _store_clocks(state: State, root: Path, now: Clocks, *, refused: bool) -> bool:
     """Store the clocks, and a refused run as one without success. Return whether it succeeded."""
-    statement = "INSERT OR REPLACE INTO clocks (root, wall, boot, elapsed, refused) VALUES (?, ?, ?, ?, ?)"
+    values = (key_of(root), now.wall, now.boot.identity, now.boot.elapsed, int(refused))
     try:
         with state.transaction() as connection:
-            connection.execute(statement, (key_of(root), now.wall, now.boot.identity, now.boot.elapsed, int(refused)))
+            connection.execute("INSERT OR REPLACE INTO clocks (root, wall, boot, elapsed, refused) VALUES (?, ?, ?, ?, ?)", values)
             if refused:
                 store(connection, JobName.SCRATCH_CLEANUP, root, Run(now.wall, None, 0, 0))
     except StateUnavailableError as error:
@@ -211,14 +201,10 @@ def record(
     """
     try:
         with state.transaction() as connection:
-            key = key_of(root)
             store(connection, job, root, run)
             connection.executemany(
                 f"INSERT OR REPLACE INTO removals (root, {_REMOVAL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-                [
-                    (key, each.session, each.removed_at, each.run, each.reason, each.detail, min(each.bytes, MAX_INTEGER), each.purged_at)
-                    for each in removals
-                ],
+                [(key_of(root), *astuple(replace(removal, bytes=min(removal.bytes, MAX_INTEGER)))) for removal in removals],
             )
             connection.execute("DELETE FROM removals WHERE removed_at < ?", (run.last_run - REMOVALS_KEPT,))
             _change_removals(connection, root, purged, restored, run.last_run)
@@ -239,9 +225,9 @@ def record_trash(state: State, root: Path, now: int, *, purged: Iterable[Removed
 
 
 def _change_removals(connection: sqlite3.Connection, root: Path, purged: Iterable[Removed], restored: Iterable[Removed], now: int) -> None:
-    which = "WHERE root = ? AND session = ? AND removed_at = ?"
-    connection.executemany(f"UPDATE removals SET purged_at = ? {which}", [(now, key_of(root), *removed) for removed in purged])  # noqa: S608
-    connection.executemany(f"DELETE FROM removals {which}", [(key_of(root), *removed) for removed in restored])  # noqa: S608 - a constant
+    key, which = key_of(root), "WHERE root = ? AND session = ? AND removed_at = ?"
+    connection.executemany(f"UPDATE removals SET purged_at = ? {which}", [(now, key, *removed) for removed in purged])  # noqa: S608
+    connection.executemany(f"DELETE FROM removals {which}", [(key, *removed) for removed in restored])  # noqa: S608 - a constant
 
 
 def read_removals(state: State, root: Path) -> list[Removal]:
@@ -251,7 +237,7 @@ def read_removals(state: State, root: Path) -> list[Removal]:
         StateUnavailableError: the state file cannot be read.
     """
     rows = state.select(f"SELECT {_REMOVAL} FROM removals WHERE root = ? ORDER BY removed_at, session", (key_of(root),))  # noqa: S608
-    return [Removal(*row) for row in cast("list[tuple[str, int, int, str, str, int, int | None]]", rows)]
+    return [Removal(*row) for row in rows]
 
 
 def store(connection: sqlite3.Connection, job: JobName, root: Path, run: Run) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.locks import check_private_directory, make_private_directory, try_lock
@@ -133,8 +134,8 @@ class State:
                     _replace(self.directory, inode, self._seconds(), str(error))
                 raise
 
-    def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[object, ...]]:
-        """Return the rows of a query, also within a transaction.
+    def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, also within a transaction. The schema gives their types.
 
         A file that is not open is read without changing anything on disk. The result is empty if
         there is no file, or one of an older version.

@@ -15,7 +15,6 @@ from enum import StrEnum
 from itertools import combinations, pairwise
 from math import ceil
 from pathlib import Path
-from typing import cast
 
 from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict, next_limit
 from arawn_cli.errors import StateUnavailableError
@@ -43,17 +42,6 @@ _STEADY = 0.01
 Sample = tuple[int, int]
 """An hour since the epoch, and the usage in it."""
 
-_SELECT_ALERTS = (
-    "SELECT scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, notified_at FROM alerts WHERE root = ? "
-    "ORDER BY scope"
-)
-_AlertRow = tuple[str, str, str, int, int, int, str, int, int, int | None]
-
-_SELECT_TRANSITIONS = (
-    "SELECT time, scope, name, unit, usage, warning_limit, level_before, level FROM transitions WHERE root = ? ORDER BY number DESC LIMIT ?"
-)
-_TransitionRow = tuple[int, str, str, str, int, int, str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Transition:
@@ -70,12 +58,13 @@ class Transition:
 
 
 def read_alerts(state: State, root: Path) -> dict[str, StoredAlert]:
-    """Return the alerts of a root by scope, also within a transaction. A scope without one is ok.
+    """Return the alerts of a root by scope, also within a transaction. Other scopes are ok.
 
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    rows = cast("list[_AlertRow]", state.select(_SELECT_ALERTS, (key_of(root),)))
+    columns = "scope, name, unit, usage, warning_limit, critical_limit, level, warnings, criticals, notified_at"
+    rows = state.select(f"SELECT {columns} FROM alerts WHERE root = ? ORDER BY scope", (key_of(root),))  # noqa: S608 - a constant
     return {
         scope: StoredAlert(
             Alert(Level(level), warnings, criticals, notified_at),
@@ -114,10 +103,11 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
     Raises:
         StateUnavailableError: the state file cannot be read.
     """
-    rows = cast("list[_TransitionRow]", state.select(_SELECT_TRANSITIONS, (key_of(root), count)))
+    columns = "time, scope, name, unit, usage, warning_limit, level_before, level"
+    statement = f"SELECT {columns} FROM transitions WHERE root = ? ORDER BY number DESC LIMIT ?"  # noqa: S608 - a constant
     return [
         Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
-        for time, scope, name, unit, usage, limit, before, level in rows
+        for time, scope, name, unit, usage, limit, before, level in state.select(statement, (key_of(root), count))
     ]
 
 
@@ -136,7 +126,7 @@ def read_samples(state: State, root: Path, since: int) -> dict[str, list[Sample]
         "SELECT scopes.scope, hour, usage FROM samples JOIN scopes ON scopes.id = samples.scope WHERE hour >= ? AND root = ? ORDER BY hour"
     )
     samples: defaultdict[str, list[Sample]] = defaultdict(list)
-    for scope, hour, usage in cast("list[tuple[str, int, int]]", state.select(statement, (since, key_of(root)))):
+    for scope, hour, usage in state.select(statement, (since, key_of(root))):
         samples[scope].append((hour, usage))
     return dict(samples)
 

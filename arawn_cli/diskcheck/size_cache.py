@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import cast
 from zlib import crc32
 
 from arawn_cli.arawn.layout import MESSAGES, Generation
@@ -34,6 +33,7 @@ from arawn_cli.timestamps import SECOND
 log = logging.getLogger(__name__)
 
 _HOUR = 3600 * SECOND
+_COLUMNS = "measured_at, fingerprint, apparent, allocated, files, directories, largest, newest"
 _FINGERPRINT_DEPTH = 2  # levels below a session whose directories belong to its fingerprint
 _FINGERPRINT_DIRECTORIES = 1000  # a session with more of them is always measured
 
@@ -48,27 +48,19 @@ class CachedSize:
 
 
 @dataclass(frozen=True, slots=True)
-class SizeCache:
-    """The stored sizes of a root by session, and the ends of all messages at that time."""
-
-    sizes: Mapping[str, CachedSize] = field(default_factory=dict)
-    positions: frozenset[LogPosition] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class ReusedSizes:
     """The sizes that a check reuses, and the values that it needs to store its own.
 
     Attributes:
         now: time of the check in nanoseconds.
-        stored: the cache before the check.
-        current: reused sizes by session.
+        stored: the sizes of sessions before the check.
+        current: those of them that it reuses.
         fingerprints: of all sessions, from before anything was measured.
         positions: the ends of the messages of all workstreams, from before anything was measured.
     """
 
     now: int = 0
-    stored: SizeCache = field(default_factory=SizeCache)
+    stored: Mapping[str, CachedSize] = field(default_factory=dict)
     current: Mapping[str, CachedSize] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     positions: frozenset[LogPosition] = frozenset()
@@ -82,12 +74,23 @@ class ReusedSizes:
 
     def store(self, connection: sqlite3.Connection, root: Path, measured: Mapping[str, Usage]) -> None:
         """Store the sizes of all sessions, reused or measured, for the next check."""
-        fresh = {
-            session: CachedSize(self.now, self.fingerprints[session], usage)
+        key = key_of(root)
+        fresh = [
+            (key, session, self.now, self.fingerprints[session], *_numbers(usage))
             for session, usage in measured.items()
             if session not in self.current and session in self.fingerprints and is_cacheable(usage)
-        }
-        store(connection, root, self.stored, SizeCache({**self.current, **fresh}, self.positions))
+        ]
+        gone = self.stored.keys() - self.current.keys()
+        connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in gone])
+        connection.executemany(
+            f"INSERT OR REPLACE INTO sizes (root, session, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+            fresh,
+        )
+        connection.execute("DELETE FROM log_positions WHERE root = ?", (key,))
+        connection.executemany(
+            "INSERT INTO log_positions VALUES (?, ?, ?)",
+            [(key, f"{position.identity[0]}:{position.identity[1]}", position.offset) for position in self.positions],
+        )
 
 
 def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> ReusedSizes:
@@ -99,18 +102,42 @@ def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> Reus
         log.info("every session is measured: only Arawn 0.0 records which ones were used")
         return ReusedSizes()
     try:
-        stored = read(context.state, root.path)
+        stored, before = _read(context.state, root.path)
         fingerprints = dict(_fingerprints(root))
-        positions, used = _used_since(root, stored.positions, frozenset(fingerprints), context.stopping)
+        positions, used = _used_since(root, before, frozenset(fingerprints), context.stopping)
     except (StateUnavailableError, OSError) as error:
         log.info("every session is measured: %s", error)
         return ReusedSizes()
     current = {
         session: size
-        for session, size in stored.sizes.items()
+        for session, size in stored.items()
         if session in fingerprints and session not in used and is_current(session, size, fingerprints[session], now, hours * _HOUR)
     }
     return ReusedSizes(now, stored, current, fingerprints, positions)
+
+
+def _read(state: State, root: Path) -> tuple[dict[str, CachedSize], list[LogPosition]]:
+    """Return the stored sizes of a root by session, and the ends of all messages at that time.
+
+    Raises:
+        StateUnavailableError: the state file cannot be read.
+    """
+    key = (key_of(root),)
+    sizes = {
+        session: CachedSize(measured_at, fingerprint, Usage(*numbers))
+        for session, measured_at, fingerprint, *numbers in state.select(f"SELECT session, {_COLUMNS} FROM sizes WHERE root = ?", key)  # noqa: S608
+    }
+    identities = state.select("SELECT identity, position FROM log_positions WHERE root = ?", key)
+    return sizes, [LogPosition(_identity(text), position) for text, position in identities]
+
+
+def _identity(text: str) -> Identity:
+    device, inode = text.split(":")
+    return int(device), int(inode)
+
+
+def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:
+    return usage.apparent_bytes, usage.allocated_bytes, usage.files, usage.directories, usage.largest_file_bytes, usage.newest_mtime
 
 
 def is_cacheable(usage: Usage) -> bool:
@@ -130,61 +157,6 @@ def is_current(session: str, size: CachedSize, fingerprint: str, now: int, perio
     """
     max_age = period // 2 + period // 2 * crc32(session.encode()) // 2**32
     return fingerprint == size.fingerprint and 0 <= now - size.measured_at < max_age
-
-
-# ---- The state file
-
-
-def read(state: State, root: Path) -> SizeCache:
-    """Return the stored sizes of a root.
-
-    Raises:
-        StateUnavailableError: the state file cannot be read.
-    """
-    key = (key_of(root),)
-    rows = state.select(
-        "SELECT session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest FROM sizes WHERE root = ?",
-        key,
-    )
-    positions = cast("list[tuple[str, int]]", state.select("SELECT identity, position FROM log_positions WHERE root = ?", key))
-    sizes = {
-        session: CachedSize(measured_at, fingerprint, Usage(apparent, allocated, files, directories, largest, newest))
-        for session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest in cast(
-            "list[tuple[str, int, str, int, int, int, int, int, int | None]]", rows
-        )
-    }
-    return SizeCache(sizes, frozenset(LogPosition(_identity(text), position) for text, position in positions))
-
-
-def store(connection: sqlite3.Connection, root: Path, before: SizeCache, after: SizeCache) -> None:
-    """Store the differences between two caches."""
-    key = key_of(root)
-    removed = before.sizes.keys() - after.sizes.keys()
-    connection.executemany("DELETE FROM sizes WHERE root = ? AND session = ?", [(key, session) for session in removed])
-    connection.executemany(
-        "INSERT OR REPLACE INTO sizes (root, session, measured_at, fingerprint, apparent, allocated, files, directories, largest, newest) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (key, session, size.measured_at, size.fingerprint, *_numbers(size.usage))
-            for session, size in after.sizes.items()
-            if before.sizes.get(session) is not size
-        ],
-    )
-    if not after.positions or after.positions != before.positions:
-        connection.execute("DELETE FROM log_positions WHERE root = ?", (key,))
-        connection.executemany(
-            "INSERT INTO log_positions VALUES (?, ?, ?)",
-            [(key, f"{position.identity[0]}:{position.identity[1]}", position.offset) for position in after.positions],
-        )
-
-
-def _identity(text: str) -> Identity:
-    device, inode = text.split(":")
-    return int(device), int(inode)
-
-
-def _numbers(usage: Usage) -> tuple[int, int, int, int, int, int | None]:
-    return usage.apparent_bytes, usage.allocated_bytes, usage.files, usage.directories, usage.largest_file_bytes, usage.newest_mtime
 
 
 # ---- Signs of use
@@ -244,7 +216,7 @@ def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
 
 
 def _used_since(
-    root: Root, positions: frozenset[LogPosition], sessions: frozenset[str], stopping: Callable[[], bool]
+    root: Root, positions: Iterable[LogPosition], sessions: frozenset[str], stopping: Callable[[], bool]
 ) -> tuple[frozenset[LogPosition], set[str]]:
     """Return the ends of all messages, and the sessions with a turn since `positions`.
 
