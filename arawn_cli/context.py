@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from arawn_cli import timestamps
 from arawn_cli.errors import StoppedError
@@ -28,8 +29,8 @@ class Progress:
         """End the last stage and clear the display."""
 
 
-class EventOutbox:
-    """Store events until they are sent: nowhere here, since there is no relay or in a dry run."""
+class EventOutbox(Protocol):
+    """Store events until they are sent."""
 
     def store(self, event: Event) -> None:
         """Store an event, in memory if the state file cannot be written."""
@@ -42,27 +43,6 @@ class EventOutbox:
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Outboxes(EventOutbox):
-    """Store each event in several outboxes."""
-
-    outboxes: Sequence[EventOutbox]
-
-    def store(self, event: Event) -> None:
-        """Store an event in each of them."""
-        for outbox in self.outboxes:
-            outbox.store(event)
-
-    def add(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-        """Store events in each of them, in a transaction of the state file.
-
-        Raises:
-            StateUnavailableError: as `EventOutbox.add`.
-        """
-        for outbox in self.outboxes:
-            outbox.add(connection, events)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """Everything outside one run of a job.
@@ -70,7 +50,7 @@ class RunContext:
     Attributes:
         state: the state file; in a dry run it is only read.
         show: writes an event to standard output.
-        outbox: stores events for the relay, and for notifications.
+        outboxes: store events for the relay and for notifications; none in a dry run.
         progress: the progress display.
         stopping: returns whether a signal asked the run to end.
         started: called by a real run once it has its lock.
@@ -83,7 +63,7 @@ class RunContext:
 
     state: State
     show: Callable[[Event], None]
-    outbox: EventOutbox = field(default_factory=EventOutbox)
+    outboxes: Sequence[EventOutbox] = ()
     progress: Progress = field(default_factory=Progress)
     stopping: Callable[[], bool] = lambda: False
     started: Callable[[], None] = lambda: None
@@ -94,8 +74,9 @@ class RunContext:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def emit(self, event: Event) -> None:
-        """Store an event for the relay, and then show it: an event that was seen is not lost."""
-        self.outbox.store(event)
+        """Store an event, and then show it: an event that was seen is not lost."""
+        for outbox in self.outboxes:
+            outbox.store(event)
         self.show(event)
 
     def timestamp(self) -> str:

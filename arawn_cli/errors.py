@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 from arawn_cli.names import cut, escape
 
@@ -17,38 +17,33 @@ log = logging.getLogger(__name__)
 
 
 class ExitCode(IntEnum):
-    """The exit codes of every command.
+    """The exit codes of every command, with their meanings.
 
     The numbers from 64 on are those of sysexits.h; 130 and 143 are 128 plus the number of the
     signal, as in a shell.
     """
 
-    DONE = 0
-    PARTIAL = 1
-    USAGE = 2
-    LEVEL_REACHED = 3
-    UNDELIVERED = 69
-    INTERNAL = 70
-    LOCKED = 75
-    REFUSED = 77
-    CONFIG = 78
-    INTERRUPTED = 130
-    TERMINATED = 143
+    _value_: int
+    meaning: str
 
+    def __new__(cls, number: int, meaning: str = "") -> Self:
+        """Return the number with its meaning."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
 
-EXIT_MEANINGS: dict[ExitCode, str] = {
-    ExitCode.DONE: "done",
-    ExitCode.PARTIAL: "partly done: something failed or could not be read",
-    ExitCode.USAGE: "an option or argument is wrong, or cannot be used here",
-    ExitCode.LEVEL_REACHED: "the level named by --fail-on was reached",
-    ExitCode.UNDELIVERED: "an event was neither delivered nor stored, or standard output cannot be written",
-    ExitCode.INTERNAL: "internal error, which is a bug",
-    ExitCode.LOCKED: "another run on this root is in progress",
-    ExitCode.REFUSED: "refused for safety: nothing was removed",
-    ExitCode.CONFIG: "the configuration or the root is missing or wrong",
-    ExitCode.INTERRUPTED: "interrupted by SIGINT",
-    ExitCode.TERMINATED: "terminated by SIGTERM",
-}
+    DONE = 0, "done"
+    PARTIAL = 1, "partly done: something failed or could not be read"
+    USAGE = 2, "an option or argument is wrong, or cannot be used here"
+    LEVEL_REACHED = 3, "the level named by --fail-on was reached"
+    UNDELIVERED = 69, "an event was neither delivered nor stored, or standard output cannot be written"
+    INTERNAL = 70, "internal error, which is a bug"
+    LOCKED = 75, "another run on this root is in progress"
+    REFUSED = 77, "refused for safety: nothing was removed"
+    CONFIG = 78, "the configuration or the root is missing or wrong"
+    INTERRUPTED = 130, "interrupted by SIGINT"
+    TERMINATED = 143, "terminated by SIGTERM"
 
 
 class ArawnCliError(Exception):

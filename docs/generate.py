@@ -28,7 +28,7 @@ from typer.main import get_command
 from arawn_cli.cli import app
 from arawn_cli.cli.help import examples as examples_of_commands
 from arawn_cli.config.schema import ConfigFile, NamedRoot, fields_of
-from arawn_cli.errors import EXIT_MEANINGS, ExitCode
+from arawn_cli.errors import ExitCode
 from arawn_cli.events import Event
 from arawn_cli.output.nagios import RETURN_CODES
 from arawn_cli.output.schemas import EVENTS, PARTS, SCHEMAS, example, toml_value
@@ -109,7 +109,7 @@ def _reasons() -> dict[str, str]:
 
 
 def _exit_codes_page() -> str:
-    codes = _table(("code", "meaning"), ((int(code), meaning) for code, meaning in EXIT_MEANINGS.items()))
+    codes = _table(("code", "meaning"), ((code.value, code.meaning) for code in ExitCode))
     of_commands = _table(("command", "code", "meaning"), ((f"`{name}`", int(code), text) for name, code, text in _EXIT_CODES_OF_COMMANDS))
     nagios = _table(("code", "meaning"), sorted((code, level.value) for level, code in RETURN_CODES.items()))
     return f"""# Exit codes

@@ -9,7 +9,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from arawn_cli import __version__
 from arawn_cli.config.schema import ConfigFile, fields_of
-from arawn_cli.errors import EXIT_MEANINGS
+from arawn_cli.errors import ExitCode
 from arawn_cli.output.schemas import toml_value
 
 _ROOTS = "maintenance.roots."
@@ -72,7 +72,7 @@ def man_page(
     lines += _entries({key: _with_default(field.description or "", defaults[key]) for key, field in general.items()})
     lines += [".P", _roff("Keys of each of [[maintenance.roots]]:")]
     lines += _entries({key.removeprefix(_ROOTS): field.description or "" for key, field in keys.items() if key.startswith(_ROOTS)})
-    lines += [".SH EXIT STATUS", *_entries({str(int(code)): meaning for code, meaning in EXIT_MEANINGS.items()})]
+    lines += [".SH EXIT STATUS", *_entries({str(code.value): code.meaning for code in ExitCode})]
     lines += [".P", _roff("disk-check --format nagios: 0 ok, 1 warning, 2 critical, 3 unknown.")]
     lines += [".SH ENVIRONMENT", *_entries(ENVIRONMENT), ".SH FILES", *_entries(FILES)]
     lines += [".SH SEE ALSO", ".BR systemd.timer (5),\n.BR systemd.time (7),\n.BR crontab (5),\n.BR tmpfiles.d (5)"]

@@ -19,7 +19,7 @@ from arawn_cli.cli.runner import run_job
 from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
-from arawn_cli.context import EventOutbox, RunContext
+from arawn_cli.context import RunContext
 from arawn_cli.errors import DeclinedError, ExitCode, RefusedError, StateUnavailableError
 from arawn_cli.events import Event, JobName, Reason
 from arawn_cli.output.stdout import print_text
@@ -129,7 +129,7 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
         RefusedError: more is due than the removal limit allows.
     """
     events: list[Event] = []
-    quiet = replace(context, show=events.append, outbox=EventOutbox())
+    quiet = replace(context, show=events.append, outboxes=())
     planned = clean(replace(config, dry_run=True, plan_out=None), quiet, only=sessions)
     if Reason.REMOVAL_LIMIT in planned.summary.sessions_kept:
         for event in events:

@@ -25,7 +25,7 @@ from arawn_cli.cli.options import Output
 from arawn_cli.cli.terminal import configure_logging, progress_for, stderr_console
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
-from arawn_cli.context import Outboxes, Progress, RunContext
+from arawn_cli.context import Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event, JobName
 from arawn_cli.output.stdout import print_event
@@ -200,7 +200,7 @@ def run_job(
             context = RunContext(
                 state=state,
                 show=lambda event: standard_output.attempt(partial(writer, event)),
-                outbox=Outboxes([outbox for outbox in (delivery, reports.notifier) if outbox is not None]),
+                outboxes=[outbox for outbox in (delivery, reports.notifier) if outbox is not None],
                 progress=progress,
                 stopping=signals.stopping,
                 started=reports.started,

@@ -30,7 +30,7 @@ from arawn_cli.delivery.apprise_client import Address, AppriseClient, addresses_
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import IS_NOTIFY, NOTIFY, DropPriority, Outbox
 from arawn_cli.delivery.sending import Delivery
-from arawn_cli.errors import EXIT_MEANINGS, ExitCode, StateUnavailableError
+from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import (
     UNRESOLVED,
     DiskCheck,
@@ -182,7 +182,7 @@ def job_line(job: JobName, code: ExitCode, why: str, before: Notice | None, *, r
 def why_failed(code: ExitCode, summary: ScratchCleanup | DiskCheck | None, problems: Sequence[str]) -> str:
     """Return why a run ended with a code: from its summary or from its problems."""
     from_result = why_incomplete(summary) if code in (ExitCode.PARTIAL, ExitCode.REFUSED) else None
-    return from_result or next(iter(problems), EXIT_MEANINGS[code])
+    return from_result or next(iter(problems), code.meaning)
 
 
 def why_incomplete(summary: ScratchCleanup | DiskCheck | None) -> str | None:

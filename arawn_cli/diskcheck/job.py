@@ -295,7 +295,8 @@ def _judge_and_store(config: Config, context: RunContext, found: _Findings, rule
         last_success = None if found.measurements.failures else found.now
         runs.store(connection, JobName.DISK_CHECK, found.root, Run(found.now, last_success, 0, 0))
         events = _pressure_events(config, context, found, verdicts)
-        context.outbox.add(connection, events)
+        for outbox in context.outboxes:
+            outbox.add(connection, events)
     for event in events:
         context.show(event)
     return verdicts

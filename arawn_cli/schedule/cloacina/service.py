@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
 
-from arawn_cli.errors import EXIT_MEANINGS, ArawnCliError, ExitCode
+from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import JobName, Reason, RunResult
 from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE, EngineDatabase, EngineError, postgres_driver
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours
@@ -160,7 +160,7 @@ def summary_of(status: int, last_line: bytes, stopped: str | None) -> Mapping[st
         summary = json.loads(last_line)
     if status == ExitCode.DONE:
         return summary
-    meaning = EXIT_MEANINGS[ExitCode(status)] if status in EXIT_MEANINGS else f"exit status {status}"
+    meaning = next((code.meaning for code in ExitCode if code == status), f"exit status {status}")
     failures, kept = (summary or {}).get("failures"), (summary or {}).get("sessions_kept")
     details = "see the log of the service"
     if status == ExitCode.PARTIAL and isinstance(failures, list) and failures:
