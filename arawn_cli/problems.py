@@ -17,12 +17,11 @@ from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName
 from arawn_cli.names import cut
 from arawn_cli.state import State, key_of
-from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.timestamps import DAY, HOUR
 
 log = logging.getLogger(__name__)
 _package = logging.getLogger("arawn_cli")
 
-_HOUR = 3600 * SECOND
 _HELD_MAX = 1000
 
 _OF_RUN = "((job = ? AND root = ?) OR job = '')"
@@ -76,7 +75,7 @@ def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, perio
     most an hour, since runs are never exactly as far apart. Only a complete run shows that one is
     over. Times are in nanoseconds; `period` is the time between two runs.
     """
-    pause = DAY - min(period // 2, _HOUR)
+    pause = DAY - min(period // 2, HOUR)
 
     def is_due(problem: Problem) -> bool:
         noted = known.get(problem.key)
@@ -88,7 +87,7 @@ def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, perio
 
 def is_due_without_state(job: JobName, now: int, period: int) -> bool:
     """Decide by the time: a check logs in the first run of an hour, a cleanup always."""
-    return job is not JobName.DISK_CHECK or now % _HOUR < period
+    return job is not JobName.DISK_CHECK or now % HOUR < period
 
 
 @dataclass(slots=True)

@@ -13,14 +13,12 @@ from arawn_cli.events import JobName
 from arawn_cli.problems import STATE
 from arawn_cli.state import State, key_of
 from arawn_cli.state_file import MAX_INTEGER
-from arawn_cli.timestamps import DAY, SECOND, Boot, minute
+from arawn_cli.timestamps import DAY, HOUR, SECOND, Boot, minute
 from arawn_cli.units import span
 
 log = logging.getLogger(__name__)
 
-_HOUR = 3600 * SECOND
-
-_TOLERANCE = _HOUR
+_TOLERANCE = HOUR
 _GAP_AFTER_REBOOT = 35 * DAY
 """A machine may be off for so long even if cleanup runs more often."""
 
@@ -146,7 +144,7 @@ def _store_clocks(state: State, root: Path, now: Clocks, *, refused: bool) -> bo
 
 def _duration(nanoseconds: int) -> str:
     """Return a duration for people, in days, hours or seconds."""
-    for unit, name in ((DAY, "days"), (_HOUR, "hours")):
+    for unit, name in ((DAY, "days"), (HOUR, "hours")):
         if nanoseconds >= 2 * unit:
             return f"{nanoseconds / unit:,.1f} {name}"
     return span(nanoseconds / SECOND)

@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 SECOND = 1_000_000_000
-DAY = 86_400 * SECOND
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))",

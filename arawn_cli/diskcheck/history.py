@@ -21,7 +21,7 @@ from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import Level, Unit
 from arawn_cli.problems import STATE
 from arawn_cli.state import State, key_of
-from arawn_cli.timestamps import SECOND
+from arawn_cli.timestamps import HOUR
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +109,6 @@ def read_transitions(state: State, root: Path, count: int) -> list[Transition]:
         Transition(time, scope, name, Unit(unit), usage, limit, Level(before), Level(level))
         for time, scope, name, unit, usage, limit, before, level in state.select(statement, (key_of(root), count))
     ]
-
-
-def hour_of(now: int) -> int:
-    """Return the whole hours since the epoch of a time in nanoseconds."""
-    return now // (3600 * SECOND)
 
 
 def read_samples(state: State, root: Path, since: int) -> dict[str, list[Sample]]:
@@ -206,7 +201,7 @@ def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOUR
 
     Log a warning and return an empty history if the state file cannot be read.
     """
-    hour = hour_of(now)
+    hour = now // HOUR
     try:
         return CheckHistory(hour, read_alerts(state, root), read_samples(state, root, hour - hours))
     except StateUnavailableError as error:

@@ -249,10 +249,12 @@ def _reclaimable(
     freed = _freed_by_cleanup(measurements)
     if not any(usage.scope in freed and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
-    from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
+    from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
 
     now = context.clock()
-    return reclaimable(root, config, decisions_now(root, config, measurements.sessions, now, context.stopping), now, context.stopping)
+    decisions = decisions_now(root, config, measurements.sessions, now, context.stopping)
+    removal = removal_now(root, config, decisions, now, context.stopping)
+    return removal.freed if removal else None
 
 
 def _freed_by_cleanup(measurements: Measurements) -> frozenset[str]:

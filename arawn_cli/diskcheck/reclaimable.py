@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.budget import Space
@@ -57,78 +58,63 @@ def decisions_now(
         return None
 
 
-def removable_sessions(
-    root: Root, config: Config, decisions: Sequence[Decision], stopping: Callable[[], bool] = never_stopping
-) -> list[ScratchSession]:
-    """Return the sessions that a cleanup would remove: none in use, none above the removal limit.
+@dataclass(frozen=True, slots=True)
+class NextRemoval:
+    """The sessions that a cleanup would remove now, by name, and the usage to free and to trash."""
 
-    Raises:
-        StoppedError: `stopping` returned that a signal asked the run to end.
-        ArawnCliError: the directory of the sessions cannot be opened any more.
-        OSError: it cannot be determined which sessions are in use.
-    """
-    if RemovalLimit.of(config).exceeded_by(decisions):
-        return []
-    planned = [decision.session for decision in decisions if decision.is_removal]
-    with opened_sessions(root) as descriptor:
-        names = [session.name for session in planned]
-        uses = find_uses(descriptor, names, stopping) if planned and descriptor is not None else {}
-    return [session for session in planned if session.name not in uses]
+    sessions: dict[str, ScratchSession]
+    freed: Usage
+    trashed: Usage
 
 
-def reclaimable(
+def removal_now(
     root: Root, config: Config, decisions: Sequence[Decision] | None, now: int, stopping: Callable[[], bool] = never_stopping
-) -> Usage | None:
-    """Return the usage of what a cleanup at `now` would delete for good; None if unknown.
+) -> NextRemoval | None:
+    """Return what a cleanup at `now` would do by these decisions; None if that is unknown.
+
+    It removes no session in use. Above the removal limit it does nothing. It frees the trash that
+    it purges, and the sessions that it deletes at once: those that a budget selects in addition,
+    and without `trash_days` all. With `trash_days` it also deletes due sessions at once, and purges
+    trash before its time, but only as far as the space in use demands.
 
     Raises:
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
     if decisions is None:
         return None
+    if RemovalLimit.of(config).exceeded_by(decisions):
+        return NextRemoval({}, Usage(), Usage())
     try:
-        removed = removable_sessions(root, config, decisions, stopping)
-        return freed_by_cleanup(root, config, decisions, removed, now, stopping)[0]
+        removed = _unused(root, [decision.session for decision in decisions if decision.is_removal], stopping)
+        over_budget = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
+        return _removal(root, config, removed, over_budget, now, stopping)
     except StoppedError:
         raise
     except (ArawnCliError, OSError):
         return None
 
 
-def freed_by_cleanup(
-    root: Root,
-    config: Config,
-    decisions: Sequence[Decision],
-    removed: Sequence[ScratchSession],
-    now: int,
-    stopping: Callable[[], bool] = never_stopping,
-) -> tuple[Usage, Usage]:
-    """Return the usage that a cleanup at `now` frees, and the usage that it trashes.
+def _unused(root: Root, sessions: Sequence[ScratchSession], stopping: Callable[[], bool]) -> list[ScratchSession]:
+    """Return the sessions that are not in use."""
+    with opened_sessions(root) as descriptor:
+        uses = find_uses(descriptor, [session.name for session in sessions], stopping) if sessions and descriptor is not None else {}
+    return [session for session in sessions if session.name not in uses]
 
-    The first one is of the trash that it purges, and of the sessions that it deletes at once.
-    With `trash_days` it deletes at once only as many due sessions as the space in use demands, and
-    purges trash before its time for the same reason. Above the removal limit it frees nothing. What
-    a budget selects in addition it deletes at once.
 
-    Raises:
-        StoppedError: `stopping` returned that a signal asked the run to end.
-        ArawnCliError, OSError: the root cannot be measured.
-    """
-    if RemovalLimit.of(config).exceeded_by(decisions):
-        return Usage(), Usage()
-    days = config.maintenance.cleanup.trash_days
-    threads = threads_for(config.maintenance.threads)
+def _removal(
+    root: Root, config: Config, removed: Sequence[ScratchSession], over_budget: Collection[str], now: int, stopping: Callable[[], bool]
+) -> NextRemoval:
+    sessions = {session.name: session for session in removed}
+    days, threads = config.maintenance.cleanup.trash_days, threads_for(config.maintenance.threads)
     entries = list_trash_entries(root)[0]
     usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
     due = [usage for entry, usage in zip(entries, usages, strict=True) if entry.is_due(now, days)]
     early = [usage for entry, usage in zip(entries, usages, strict=True) if not entry.is_due(now, days)]
-    selected = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
-    due += [session.usage for session in removed if session.usage and session.name in selected]
-    rest = [session for session in removed if session.name not in selected]
-    sessions = sorted((session for session in rest if session.usage), key=lambda session: (session.last_activity or 0, session.name))
-    moved = [session.usage for session in sessions if session.usage]
+    due += [session.usage for session in removed if session.usage and session.name in over_budget]
+    by_age = sorted(removed, key=lambda session: (session.last_activity or 0, session.name))
+    moved = [session.usage for session in by_age if session.usage and session.name not in over_budget]
     if not days:
-        return combined([*due, *early, *moved]), Usage()
+        return NextRemoval(sessions, combined([*due, *early, *moved]), Usage())
     with opened_sessions(root) as descriptor:
         space = Space(config, root, descriptor, threads, stop_when(stopping))
         if entries or moved:
@@ -136,4 +122,4 @@ def freed_by_cleanup(
     demanded = [*early, *moved]
     freed = space.needed(demanded, after=due)
     trashed = [usage for position, usage in enumerate(demanded) if position >= len(early) and position not in freed]
-    return combined([*due, *(demanded[position] for position in freed)]), combined(trashed)
+    return NextRemoval(sessions, combined([*due, *(demanded[position] for position in freed)]), combined(trashed))

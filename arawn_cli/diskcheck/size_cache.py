@@ -28,11 +28,10 @@ from arawn_cli.fs.usage import Usage
 from arawn_cli.names import is_valid_id
 from arawn_cli.state import State, key_of
 from arawn_cli.state_file import MAX_INTEGER
-from arawn_cli.timestamps import SECOND
+from arawn_cli.timestamps import HOUR, SECOND
 
 log = logging.getLogger(__name__)
 
-_HOUR = 3600 * SECOND
 _COLUMNS = "measured_at, fingerprint, apparent, allocated, files, directories, largest, newest"
 _FINGERPRINT_DEPTH = 2  # levels below a session whose directories belong to its fingerprint
 _FINGERPRINT_DIRECTORIES = 1000  # a session with more of them is always measured
@@ -111,7 +110,7 @@ def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> Reus
     current = {
         session: size
         for session, size in stored.items()
-        if session in fingerprints and session not in used and is_current(session, size, fingerprints[session], now, hours * _HOUR)
+        if session in fingerprints and session not in used and is_current(session, size, fingerprints[session], now, hours * HOUR)
     }
     return ReusedSizes(now, stored, current, fingerprints, positions)
 

@@ -5,7 +5,7 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
 from arawn_cli.arawn.root import Root, opened_root
 from arawn_cli.cleanup.plan import RemovalLimit
-from arawn_cli.cleanup.sessions import Decision, ScratchSession
+from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.history import (
@@ -46,8 +46,8 @@ from arawn_cli.diskcheck.levels import (
 from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
-from arawn_cli.diskcheck.reclaimable import decisions_now, freed_by_cleanup, removable_sessions
-from arawn_cli.errors import ArawnCliError, ExitCode, StateUnavailableError, StoppedError
+from arawn_cli.diskcheck.reclaimable import NextRemoval, decisions_now, removal_now
+from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
 from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage, combined
@@ -344,7 +344,7 @@ def gather(
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         largest = _search(root, config, measured, context) if search else {}
         decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
-        removal = None if decisions is None else _removal_now(root, config, decisions, now, context.stopping)
+        removal = removal_now(root, config, decisions, now, context.stopping)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
             removals = read_removals(context.state, root.path)
@@ -480,7 +480,7 @@ def _sessions(
     config: Config,
     measured: Measurements,
     decisions: Sequence[Decision] | None,
-    removal: _Removal | None,
+    removal: NextRemoval | None,
     scopes: dict[str, ScopeReport],
     now: int,
 ) -> tuple[list[SessionReport], NextCleanup | None]:
@@ -518,28 +518,3 @@ def _sessions(
         later=tuple(_by_age([session for session in sessions if session.due is not None])),
         over_removal_limit=over_removal_limit,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Removal:
-    """Sessions that a cleanup would remove now, by name, and bytes to free and to trash."""
-
-    sessions: dict[str, ScratchSession]
-    freed: Usage
-    trashed: Usage
-
-
-def _removal_now(root: Root, config: Config, decisions: Sequence[Decision], now: int, stopping: Callable[[], bool]) -> _Removal | None:
-    """Return what a cleanup would remove at `now`, or None if that is unknown.
-
-    Raises:
-        StoppedError: `stopping` returned that a signal asked the run to end.
-    """
-    try:
-        removed = removable_sessions(root, config, decisions, stopping)
-        freed = freed_by_cleanup(root, config, decisions, removed, now, stopping)
-        return _Removal({session.name: session for session in removed}, *freed)
-    except StoppedError:
-        raise
-    except (ArawnCliError, OSError):
-        return None

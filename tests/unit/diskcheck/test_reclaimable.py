@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.arawn.root import opened_root, opened_sessions
-from arawn_cli.diskcheck.reclaimable import decisions_now, reclaimable
+from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import DiskPressure
 from arawn_cli.fs.measure import Subtree, measure_all
@@ -84,8 +84,8 @@ def test_a_signal_ends_the_search_for_what_a_cleanup_would_free(tree: SampleTree
             assert descriptor is not None
             usages = measure_all(descriptor, [Subtree((name,)) for name in names], 1)
         decisions = decisions_now(root, config, dict(zip(names, usages, strict=True)), tree.now)
-        found = reclaimable(root, config, decisions, tree.now)
+        found = removal_now(root, config, decisions, tree.now)
         assert found is not None
-        assert found.freed_bytes == combined(usages).freed_bytes
+        assert found.freed.freed_bytes == combined(usages).freed_bytes
         with pytest.raises(StoppedError):
-            reclaimable(root, config, decisions, tree.now, lambda: True)
+            removal_now(root, config, decisions, tree.now, lambda: True)
