@@ -152,11 +152,7 @@ class ProblemLog(logging.Filter):
             log.warning("%s", text)
 
     def _decide(self, state: State, now: int, *, complete: bool) -> Decision:
-        """Decide, and store the decision.
-
-        Raises:
-            StateUnavailableError: it cannot be stored.
-        """
+        """Decide, and store the decision."""
         of_run = (self.job.value, key_of(self.root))
         if not self._held and not _known(state, of_run):
             return Decision(frozenset(), {})

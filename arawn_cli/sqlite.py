@@ -128,12 +128,7 @@ def read_database(
 
 @contextmanager
 def _connected(path: Path, mode: str, text: type[bytes | str], end: float, stopping: Callable[[], bool]) -> Iterator[sqlite3.Connection]:
-    """Connect to a database until `end`, a time of the monotonic clock.
-
-    Raises:
-        DatabaseUnreadableError: an error of SQLite, also one in the block.
-        StoppedError: a signal asked the run to end.
-    """
+    """Connect to a database until `end`, and translate errors of SQLite, also of the block."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as connection:
             connection.text_factory = text
@@ -165,11 +160,7 @@ def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stoppin
 
 
 def _require_tables(connection: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
-    """Refuse a view or virtual table, which has no page of its own, as a table.
-
-    Raises:
-        DatabaseUnreadableError: there is one.
-    """
+    """Refuse a view or virtual table, which has no page of its own, as a table."""
     for table in tables:
         kinds = connection.execute("SELECT type, rootpage FROM sqlite_master WHERE lower(name) = ?", (table,)).fetchall()
         if any(os.fsdecode(kind) != "table" or not page for kind, page in kinds):
@@ -208,11 +199,7 @@ def _header(path: Path) -> bytes:
 
 
 def _check_companions(path: Path) -> None:
-    """Check the files that SQLite opens beside the database, and would wait for or change.
-
-    Raises:
-        OSError: EINVAL for one that no SQLite of the database's owner made.
-    """
+    """Refuse files beside the database that SQLite would open, and its owner's did not make."""
     owner = os.stat(path).st_uid
     for suffix in COMPANIONS:
         companion = f"{path}{suffix}"

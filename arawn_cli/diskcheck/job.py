@@ -97,7 +97,7 @@ class _Findings:
     """Everything that a check found, before levels are judged.
 
     Attributes:
-        now: when it began to measure, in nanoseconds.
+        now: when it began, in nanoseconds.
         forecasts: the days until each scope reaches its next limit, or None.
         vanished: scopes with a stored alert that do not exist any more.
         reclaimable: what a cleanup would free, or None if unknown.
@@ -131,11 +131,11 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         LockedError, LongLockedError: another check of this root is in progress.
         StoppedError: a signal asked the run to end.
     """
-    started = context.monotonic()
+    started, now = context.monotonic(), context.clock()
     with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, context, hold=not config.dry_run):
         if not config.dry_run:
             context.started()
-        found = _find(root, config, context)
+        found = _find(root, config, context, now)
         verdicts, is_remembered = _judge(config, context, found)
         _log_levels(verdicts, is_remembered=is_remembered)
         workstreams = _usage_events(config, context, found, verdicts)
@@ -155,9 +155,8 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
         )
 
 
-def _find(root: Root, config: Config, context: RunContext) -> _Findings:
+def _find(root: Root, config: Config, context: RunContext, now: int) -> _Findings:
     """Measure a root, and compare it with its history."""
-    now = context.clock()
     reused = _reused_sizes(root, config, context, now)
     measurements = measure_root(root, config, context, reused.usages if reused else {})
     scopes = scopes_of(config, measurements)

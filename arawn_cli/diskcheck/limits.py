@@ -47,13 +47,9 @@ def freed_in(config: Config, usage: Usage) -> int:
 
 
 def limit_of(config: Config, row: WorkstreamRow) -> int:
-    """Return the warning limit of a workstream in bytes, 0 for none."""
-    return limit_for(row, config.maintenance.pressure.limits, config.workstream_limit_bytes)
-
-
-def limit_for(workstream: WorkstreamRow, limits: Mapping[str, int], default: int) -> int:
-    """Return the limit by the id of a workstream, else by its title, else the default."""
-    return limits.get(workstream.id, limits.get(workstream.title, default))
+    """Return the limit of a workstream in bytes, by its id, else by its title; 0 for none."""
+    limits = config.maintenance.pressure.limits
+    return limits.get(row.id, limits.get(row.title, config.workstream_limit_bytes))
 
 
 def unmatched_limits(workstreams: Iterable[WorkstreamRow], limits: Mapping[str, int]) -> list[str]:

@@ -118,10 +118,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree, the area and session that it belongs to, and whether it is a removed session.
-
-    `link` is a link in place of a directory or file of Arawn's, or None.
-    """
+    """A subtree with its area and session; `link` is one in place of a file of Arawn's."""
 
     subtree: Subtree
     area: str

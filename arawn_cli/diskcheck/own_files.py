@@ -131,9 +131,6 @@ def _parts(descriptor: int, relative: str, excluded: tuple[str, ...]) -> Iterato
     """Yield the subtrees of an open directory without the one with this path below it.
 
     Each has the name of the entry of the directory that it belongs to.
-
-    Raises:
-        OSError: a directory cannot be listed.
     """
     device = os.fstat(descriptor).st_dev
     for depth in range(max(len(excluded), 1)):

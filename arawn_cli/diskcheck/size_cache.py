@@ -116,11 +116,7 @@ def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> Reus
 
 
 def _read(state: State, root: Path) -> tuple[dict[str, CachedSize], list[LogPosition]]:
-    """Return the stored sizes of a root by session, and the ends of all messages at that time.
-
-    Raises:
-        StateUnavailableError: the state file cannot be read.
-    """
+    """Return the stored sizes of a root by session, and the ends of all messages at that time."""
     key = (key_of(root),)
     sizes = {
         session: CachedSize(measured_at, fingerprint, Usage(*numbers))
@@ -220,10 +216,6 @@ def _used_since(
     """Return the ends of all messages, and the sessions with a turn since `positions`.
 
     All sessions count as used if one of the files is new, was replaced or does not exist any more.
-
-    Raises:
-        OSError: messages cannot be read.
-        StoppedError: `stopping` returned that a signal asked the run to end.
     """
     known = {position.identity: position for position in positions}
     ends: set[LogPosition] = set()

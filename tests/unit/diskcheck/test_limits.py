@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.diskcheck.levels import ScopeUsage
-from arawn_cli.diskcheck.limits import FIXED, limit_for, scope_of, unmatched_limits, vanished_scopes
+from arawn_cli.diskcheck.limits import FIXED, limit_of, scope_of, unmatched_limits, vanished_scopes
 from arawn_cli.fs.mounts import filesystem_of, with_figures
-from tests.support.in_process import checked
+from tests.support.in_process import checked, configuration_of
+from tests.support.limits import configured
 from tests.support.tree import SampleTree
 
+__all__ = ["configured"]
 
-def test_a_limit_is_found_by_id_and_then_by_title() -> None:
+
+def test_a_limit_is_found_by_id_and_then_by_title(tree: SampleTree, configured: Callable[..., Path]) -> None:
     row = WorkstreamRow("w1", "Blog")
-    assert [limit_for(row, limits, 9) for limits in ({"w1": 1, "Blog": 2}, {"Blog": 2}, {"other": 3})] == [1, 2, 9]
+    found = [
+        limit_of(configuration_of(tree, configured(workstream=9, limits=limits)), row)
+        for limits in ({"w1": 1, "Blog": 2}, {"Blog": 2}, {"other": 3})
+    ]
+    assert found == [1, 2, 9]
     assert unmatched_limits([row], {"w1": 1, "Blog": 2, "other": 3}) == ["other"]
 
 
