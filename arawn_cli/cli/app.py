@@ -119,7 +119,7 @@ def _top(
     if version:
         typer.echo(f"arawn-cli {__version__}")
         if verbose:
-            from arawn_cli.fs.native import measuring_method
+            from arawn_cli.fs.measure import measuring_method
 
             if commit := _commit():
                 typer.echo(f"commit {commit}")

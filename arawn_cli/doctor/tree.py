@@ -30,8 +30,7 @@ from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError, LongLockedError, RefusedError
 from arawn_cli.events import JobName, rendered
 from arawn_cli.fs.in_use import hidden_processes, sees_all_accounts
-from arawn_cli.fs.measure import Subtree, measure_all
-from arawn_cli.fs.native import measuring_method
+from arawn_cli.fs.measure import Subtree, measure_all, measuring_method
 from arawn_cli.fs.openat import entries
 from arawn_cli.fs.processes import shown
 from arawn_cli.fs.usage import combined

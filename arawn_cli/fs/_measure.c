@@ -1,6 +1,5 @@
-/* The extension module arawn_cli.fs._measure: measure and delete trees, with the GIL released.
-
-   measure.py and delete.py describe the functions and have the same in Python. */
+/* The extension module arawn_cli.fs._measure: measure and delete trees, with the GIL released. measure.py describes its
+   functions. The walks in measure.py and delete.py are their specification, and do the same. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -10,16 +9,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Append to a list and give up the reference to the item, which may be NULL. */
-static bool append(PyObject *list, PyObject *item)
-{
-    bool done = item && PyList_Append(list, item) == 0;
-    Py_XDECREF(item);
-    return done;
-}
-
-/* ---- measure: arguments ---- */
 
 /* Set the subtrees, which borrow the names of the tuples (names, shallow); false with an exception. */
 static bool read_subtrees(PyObject *given, struct walk *walk)
@@ -37,31 +26,33 @@ static bool read_subtrees(PyObject *given, struct walk *walk)
         if (!PyArg_ParseTuple(PyTuple_GetItem(given, (Py_ssize_t)i), "y#p", &subtree->names, &length, &shallow))
             return false;
         subtree->shallow = shallow;
-        for (const char *name = subtree->names; name < subtree->names + length; name += strlen(name) + 1) {
-            if (!*name || strchr(name, '/')) {
-                PyErr_SetString(PyExc_ValueError, "a name is empty or contains a slash");
-                return false;
-            }
+        const char *name = subtree->names, *end = name + length;
+        for (; name < end && *name && !strchr(name, '/'); name += strlen(name) + 1)
             subtree->count++;
-        }
-        if (!subtree->count) {
-            PyErr_SetString(PyExc_ValueError, "a subtree has no name");
+        if (!subtree->count || name < end) {
+            PyErr_SetString(PyExc_ValueError, "a name is empty or contains a slash");
             return false;
         }
     }
     return true;
 }
 
-/* ---- measure: results ---- */
+/* Append to a list and give up the reference to the item, which may be NULL. */
+static bool append(PyObject *list, PyObject *item)
+{
+    bool done = item && PyList_Append(list, item) == 0;
+    Py_XDECREF(item);
+    return done;
+}
 
 static PyObject *result_of(const struct subtree *subtree)
 {
     const struct usage *usage = &subtree->usage;
     const uint64_t *found = subtree->found;
-    PyObject *newest = usage->any ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec, (long long)usage->newest.tv_nsec,
-                                                  usage->newest_path)
-                                  : Py_NewRef(Py_None);
-    return Py_BuildValue("((KKKKKNK)[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
+    PyObject *newest = usage->newest_path ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec,
+                                                          (long long)usage->newest.tv_nsec, usage->newest_path)
+                                          : Py_NewRef(Py_None);
+    return Py_BuildValue("(KKKKKNK[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
                          (unsigned long long)usage->files, (unsigned long long)usage->directories,
                          (unsigned long long)usage->largest, newest,
                          (unsigned long long)(found[OPEN_FAILED] + found[LIST_FAILED] + found[STAT_FAILED]));
@@ -69,40 +60,28 @@ static PyObject *result_of(const struct subtree *subtree)
 
 static PyObject *results_of(const struct walk *walk)
 {
+    static const char *const KIND_NAMES[KINDS] = {"descriptor", "open", "list", "measure", "mounted", "foreign", "flagged", "linked"};
+    enum { LINKS = 7, FINDINGS };
     PyObject *results = PyList_New(0);
     bool done = results != NULL;
     for (size_t i = 0; done && i < walk->count; i++)
         done = append(results, result_of(&walk->subtrees[i]));
     const struct hard_link *link = walk->links.items;
     for (size_t i = 0; done && i < walk->links.count; i++, link++) {
-        PyObject *links = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)link->subtree), 1);
+        PyObject *links = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)link->subtree), LINKS);
         done = append(links, Py_BuildValue("(KKKKKK)", (unsigned long long)link->device, (unsigned long long)link->inode,
                                            (unsigned long long)link->apparent, (unsigned long long)link->allocated,
                                            (unsigned long long)link->found, (unsigned long long)link->names));
     }
-    static const char *const KIND_NAMES[KINDS] = {"descriptor", "open", "list", "measure", "mounted", "foreign", "flagged", "linked"};
     const struct finding *finding = walk->findings.items;
     for (size_t i = 0; done && i < walk->findings.count; i++, finding++) {
-        PyObject *findings = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)finding->subtree), 2);
+        PyObject *findings = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)finding->subtree), FINDINGS);
         done = append(findings, Py_BuildValue("(syI)", KIND_NAMES[finding->kind], finding->path, (unsigned)finding->number));
     }
     if (!done)
         Py_CLEAR(results);
     return results;
 }
-
-static PyObject *deleted_of(const struct walk *walk)
-{
-    PyObject *deleted = PyList_New(0);
-    bool done = deleted != NULL;
-    for (size_t i = 0; done && i < walk->count; i++)
-        done = append(deleted, PyBool_FromLong(walk->subtrees[i].deleted));
-    if (!done)
-        Py_CLEAR(deleted);
-    return deleted;
-}
-
-/* ---- measure and delete ---- */
 
 /* Wait for the walk and report its progress; false with an exception, from a signal handler or `advance`. */
 static bool wait_for_walk(struct walk *walk, PyObject *advance)
@@ -124,36 +103,19 @@ static bool wait_for_walk(struct walk *walk, PyObject *advance)
     return true;
 }
 
-static PyObject *run(struct walk *walk, unsigned threads, PyObject *advance)
-{
-    if (!start_walk(walk, threads))
-        return PyErr_NoMemory();
-    bool done = !walk->threads || wait_for_walk(walk, advance);
-    Py_BEGIN_ALLOW_THREADS;
-    finish_walk(walk);
-    Py_END_ALLOW_THREADS;
-    if (!done)
-        return NULL;
-    if (!walk->threads)
-        return Py_NewRef(Py_None);
-    if (walk->no_memory)
-        return PyErr_NoMemory();
-    return walk->deletes ? deleted_of(walk) : results_of(walk);
-}
-
-PyDoc_STRVAR(measure_doc, "measure(start, subtrees, threads, advance, account, /)\n--\n\n"
-                          "Measure subtrees of an open directory; return None if no thread can be started.");
-
-PyDoc_STRVAR(delete_doc, "delete(parent, subtrees, threads, advance, /)\n--\n\n"
-                         "Delete directories of an open directory as far as possible; return which are gone, or None if no thread can be started.");
-
-static PyObject *walked(struct walk *walk, PyObject *subtrees, int threads, PyObject *advance)
+static PyObject *run(struct walk *walk, PyObject *subtrees, unsigned threads, PyObject *advance)
 {
     PyObject *results = NULL;
-    if (threads < 1)
-        return PyErr_Format(PyExc_ValueError, "%d threads: at least one is needed", threads);
     if (read_subtrees(subtrees, walk)) {
-        results = run(walk, (unsigned)threads, advance);
+        start_walk(walk, threads);
+        bool done = !walk->threads || wait_for_walk(walk, advance);
+        Py_BEGIN_ALLOW_THREADS;
+        finish_walk(walk);
+        Py_END_ALLOW_THREADS;
+        if (done && walk->no_memory)
+            PyErr_NoMemory();
+        else if (done)
+            results = walk->threads && !walk->deletes ? results_of(walk) : Py_NewRef(Py_None);
         free_results(walk);
     }
     free(walk->subtrees);
@@ -164,30 +126,28 @@ static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct walk walk = {0};
     PyObject *subtrees, *advance;
-    int threads, acts_as_owner;
-    unsigned user, unmapped;
-    if (!PyArg_ParseTuple(arguments, "iO!iO(IpI):measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &user,
+    int acts_as_owner;
+    unsigned threads, user, unmapped;
+    if (!PyArg_ParseTuple(arguments, "iO!IO(IpI):measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &user,
                           &acts_as_owner, &unmapped))
         return NULL;
     walk.account = (struct account){user, acts_as_owner, unmapped};
-    return walked(&walk, subtrees, threads, advance);
+    return run(&walk, subtrees, threads, advance);
 }
 
 static PyObject *delete(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     struct walk walk = {.deletes = true};
     PyObject *subtrees, *advance;
-    int threads;
-    if (!PyArg_ParseTuple(arguments, "iO!iO:delete", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance))
+    unsigned threads;
+    if (!PyArg_ParseTuple(arguments, "iO!IO:delete", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance))
         return NULL;
-    return walked(&walk, subtrees, threads, advance);
+    return run(&walk, subtrees, threads, advance);
 }
 
-/* ---- the module ---- */
-
 static PyMethodDef methods[] = {
-    {"measure", measure, METH_VARARGS, measure_doc},
-    {"delete", delete, METH_VARARGS, delete_doc},
+    {"measure", measure, METH_VARARGS, "measure(start, subtrees, threads, advance, account, /)\n--\n\nMeasure subtrees of an open directory."},
+    {"delete", delete, METH_VARARGS, "delete(start, subtrees, threads, advance, /)\n--\n\nDelete directories below an open directory."},
     {NULL, NULL, 0, NULL},
 };
 

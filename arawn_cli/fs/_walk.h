@@ -1,7 +1,6 @@
 /* Walk directory trees with several threads, and sum up their usage or delete them.
 
-   _measure.c is the Python interface, and the only file that includes Python.h. _walk.c is the
-   walk. The Python walk in measure.py is its specification: both return the same values. */
+   _measure.c is the Python interface, and the only file that includes Python.h. */
 
 #ifndef ARAWN_CLI_WALK_H
 #define ARAWN_CLI_WALK_H
@@ -27,10 +26,17 @@ enum {
     LISTED_MAX = 1000, /* findings that are listed for all subtrees; after that one of each kind and subtree */
 };
 
-/* A tree that needs more descriptors; a failed call; the mount point of another filesystem; a directory of another account, or an entry of a
-   sticky one, that the account cannot change; an immutable or append-only entry; a file of another account
-   with several names. */
-enum kind { NO_DESCRIPTOR, OPEN_FAILED, LIST_FAILED, STAT_FAILED, MOUNTED, FOREIGN, FLAGGED, LINKED, KINDS };
+enum kind {
+    NO_DESCRIPTOR, /* the tree needs more of them */
+    OPEN_FAILED,
+    LIST_FAILED,
+    STAT_FAILED,
+    MOUNTED, /* the mount point of another filesystem */
+    FOREIGN, /* a directory of another account, or an entry of a sticky one, that the account cannot change */
+    FLAGGED, /* immutable or append-only */
+    LINKED,  /* a file of another account with several names */
+    KINDS,
+};
 
 /* The account that would remove the trees. */
 struct account {
@@ -39,13 +45,11 @@ struct account {
     uint32_t unmapped;  /* except to files of this id, which the kernel shows for ids that the user namespace does not map */
 };
 
-/* The usage of a tree, without the sizes of files that have several names (struct hard_link). */
 struct usage {
     uint64_t apparent, allocated, files, directories;
-    uint64_t largest;       /* st_size of the largest file, with or without several names */
+    uint64_t largest;       /* st_size of the largest file */
     struct timespec newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
-    bool any;               /* false: nothing was measured, and `newest` is not set */
-    /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. */
+    /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. NULL: nothing was measured. */
     char *newest_path;
 };
 
@@ -54,10 +58,9 @@ struct subtree {
     const char *names; /* path from the start directory: `count` names, each with its NUL */
     size_t count;
     bool shallow; /* leave out everything below the directory */
-    struct usage usage;
-    bool deleted; /* it is gone */
     /* Guarded by the lock: */
-    size_t units;           /* units of work that are queued or in progress */
+    struct usage usage;
+    size_t units;          /* units of work that are queued or in progress */
     uint64_t found[KINDS]; /* findings of each kind, listed or not */
 };
 
@@ -70,7 +73,7 @@ struct finding {
     size_t subtree;
     enum kind kind;
     uint32_t number; /* errno of a failed call; else the owner of the entry */
-    char *path;      /* below the subtree; a long one is cut */
+    char *path;      /* below the subtree */
 };
 
 /* A growing array. */
@@ -105,7 +108,7 @@ struct walk {
 /* The built module exports PyInit__measure alone, so these names cannot clash with others. */
 #pragma GCC visibility push(hidden)
 
-bool start_walk(struct walk *walk, unsigned threads);
+void start_walk(struct walk *walk, unsigned threads);
 size_t wait_for_progress(struct walk *walk, bool *over);
 void finish_walk(struct walk *walk);
 void free_results(struct walk *walk);

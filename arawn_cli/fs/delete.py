@@ -7,18 +7,15 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from arawn_cli.errors import Failure, Operation, StoppedError
-from arawn_cli.fs import native
-from arawn_cli.fs.measure import stop_when
+from arawn_cli.fs import measure
 from arawn_cli.fs.openat import Descent
 from arawn_cli.fs.usage import Usage
 
 PARALLEL_MIN_FILES = 2000
 """A tree with fewer files is deleted by one thread: starting more costs more than it saves."""
 
-_CHUNK_MAX = 256  # directory entries that are listed before the files among them are deleted
 _ROUNDS_MAX = 8  # a directory that is not empty after so many rounds has a writer; the next run tries again
 _LISTED_MAX = 64  # failures of one tree that are reported one by one
 
@@ -29,12 +26,11 @@ def delete_trees(parent: int, names: Sequence[str], shown: str, threads: int, st
     `shown` is the path of the directory in failures. The walk in C leaves what it cannot delete;
     Python goes through that again, and deletes or reports it.
     """
-    gone: list[bool] | None = None
-    if native.module is not None:
+    if measure.native is not None:
         with suppress(StoppedError):
-            gone = native.module.delete(parent, tuple((os.fsencode(name), False) for name in names), threads, stop_when(stopping))
-    left = [not is_gone for is_gone in gone] if gone is not None else [True] * len(names)
-    return [delete_tree(parent, name, f"{shown}/{name}", stopping) if is_left else [] for name, is_left in zip(names, left, strict=True)]
+            subtrees = tuple((os.fsencode(name), False) for name in names)
+            measure.native.delete(parent, subtrees, threads, measure.stop_when(stopping))
+    return [delete_tree(parent, name, f"{shown}/{name}", stopping) for name in names]
 
 
 def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool]) -> list[Failure]:
@@ -53,8 +49,8 @@ def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool]
         return []
     except OSError as error:
         return [Failure.of("delete", shown, error)]
-    with Descent(shown) as descent:
-        return _Deletion(descent, parent, shown, status.st_dev, stopping).run(name)
+    with Descent(parent, shown) as descent:
+        return _Deletion(descent, status.st_dev, stopping).run(name)
 
 
 def freed_bytes(before: Usage, left: Usage) -> int:
@@ -64,142 +60,113 @@ def freed_bytes(before: Usage, left: Usage) -> int:
     return max(before.freed_bytes - left.freed_bytes, 0)
 
 
-@dataclass(slots=True)
-class _Directory:
-    """A directory whose deletion has begun.
-
-    Attributes:
-        name: its name in the directory above.
-        above: None for the directory that holds the tree.
-        round: how many times it is listed.
-        blocked: whether something in it cannot be deleted, so that it stays.
-    """
-
-    name: str
-    above: _Directory | None
-    round: int = 1
-    blocked: bool = False
-
-
 class _Deletion:
     """The deletion of one tree.
 
     On entering a directory its files are deleted, on leaving it the directory itself.
     """
 
-    def __init__(self, descent: Descent, parent: int, shown: str, device: int, stopping: Callable[[], bool]) -> None:
+    def __init__(self, descent: Descent, device: int, stopping: Callable[[], bool]) -> None:
         self._descent = descent
-        self._parent = parent
-        self._shown = shown
         self._device = device
         self._stopping = stopping
-        self._current = _Directory("", None)
         self._failures: list[Failure] = []
         self._unlisted = 0
 
     def run(self, name: str) -> list[Failure]:
         """Delete the tree as far as possible; return the first failures and a count."""
         try:
-            self._enter(_Directory(name, self._current))
+            self._enter(name)
             while self._descent.depth and not self._stopping():
                 if self._descent.here.pending:
-                    self._enter(_Directory(self._descent.here.pending.pop(), self._current))
+                    self._enter(self._descent.here.pending.pop())
                 else:
                     self._leave()
         except OSError as error:  # the directory above cannot be opened again, or this one was moved away
-            self._fail("open", self._current, "..", error)
+            self._fail("open", "..", error)
         if not self._unlisted:
             return self._failures
         last = self._failures[-1]
         return [*self._failures, Failure(last.operation, last.path, last.errno, f"and {self._unlisted} more failures in this tree")]
 
-    def _enter(self, directory: _Directory) -> None:
+    def _enter(self, name: str, round_: int = 1) -> None:
         """Go into a subdirectory and delete its files."""
         try:
-            status = self._open(directory.name)
+            status = self._open(name)
         except FileNotFoundError:
             return
         except OSError as error:
-            self._fail("open", self._current, directory.name, error)
+            self._fail("open", name, error)
             return
         if status.st_dev != self._device:
             self._descent.leave()
-            self._fail("open", self._current, directory.name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
+            self._fail("open", name, OSError(errno.EXDEV, os.strerror(errno.EXDEV)))
             return
-        self._current = directory
+        self._descent.here.round = round_
         try:
-            for names in self._descent.files(_CHUNK_MAX):
-                self._delete_files(names)
-                if self._stopping():
-                    return
+            with self._descent.scan() as listing:
+                for entry in listing:
+                    if self._stopping():
+                        return
+                    if entry.is_dir(follow_symlinks=False):
+                        self._descent.here.pending.append(entry.name)
+                    else:
+                        self._delete_file(entry.name)
         except OSError as error:
-            self._fail("list", directory, None, error)
+            self._fail("list", None, error)
 
     def _open(self, name: str) -> os.stat_result:
         """Enter a directory and return its status; make a read-only one writable for its owner."""
         try:
-            status = self._descent.enter(name, self._descriptor())
+            status = self._descent.enter(name)
         except PermissionError:
-            _permit_all(name, self._descriptor())
-            status = self._descent.enter(name, self._descriptor())
+            _permit_all(name, self._descent.descriptor)
+            status = self._descent.enter(name)
         if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
             with suppress(OSError):  # one of another account: the kernel decides
                 os.fchmod(self._descent.descriptor, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         return status
 
-    def _delete_files(self, names: Sequence[str]) -> None:
-        """Delete files of the current directory.
-
-        One that became a directory meanwhile stays; the next round enters it.
-        """
-        for name in names:
-            if self._stopping():
-                return
-            try:
-                os.unlink(name, dir_fd=self._descent.descriptor)
-            except (FileNotFoundError, IsADirectoryError):
-                continue
-            except OSError as error:
-                self._fail("delete", self._current, name, error)
+    def _delete_file(self, name: str) -> None:
+        """Delete a file. One that became a directory meanwhile stays; the next round enters it."""
+        try:
+            os.unlink(name, dir_fd=self._descent.descriptor)
+        except (FileNotFoundError, IsADirectoryError):
+            return
+        except OSError as error:
+            self._fail("delete", name, error)
 
     def _leave(self) -> None:
         """Go back to the directory above and remove the one that was left.
 
         Enter it again if it is not empty.
         """
-        left, above = self._current, self._current.above
-        if above is None:
-            raise AssertionError("a directory that was entered has one above it")
-        self._descent.leave()
-        self._current = above
+        left = self._descent.leave()
         if left.blocked:
-            above.blocked = True
+            self._block()
             return
         try:
-            os.rmdir(left.name, dir_fd=self._descriptor())
+            os.rmdir(left.name, dir_fd=self._descent.descriptor)
         except FileNotFoundError:
             return
         except OSError as error:
             if error.errno == errno.ENOTEMPTY and left.round < _ROUNDS_MAX:
-                self._enter(_Directory(left.name, above, left.round + 1))
+                self._enter(left.name, left.round + 1)
             else:
-                self._fail("delete", above, left.name, error)
+                self._fail("delete", left.name, error)
 
-    def _descriptor(self) -> int:
-        return self._descent.descriptor if self._descent.depth else self._parent
+    def _block(self) -> None:
+        """Let the current directory stay, because something in it does."""
+        if self._descent.depth:
+            self._descent.here.blocked = True
 
-    def _fail(self, operation: Operation, directory: _Directory, name: str | None, error: OSError) -> None:
-        """Record a failure at a directory or at its entry `name`; the directory stays."""
-        directory.blocked = True
-        if len(self._failures) >= _LISTED_MAX:
+    def _fail(self, operation: Operation, name: str | None, error: OSError) -> None:
+        """Record a failure at the current directory or at its entry `name`, which stays."""
+        self._block()
+        if len(self._failures) < _LISTED_MAX:
+            self._failures.append(Failure.of(operation, self._descent.path(name), error))
+        else:
             self._unlisted += 1
-            return
-        names = [] if name is None else [name]
-        above: _Directory | None = directory
-        while above is not None and above.above is not None:
-            names.append(above.name)
-            above = above.above
-        self._failures.append(Failure.of(operation, "/".join([self._shown, *reversed(names[:-1])]), error))
 
 
 def _permit_all(name: str, parent: int) -> None:

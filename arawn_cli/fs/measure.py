@@ -10,22 +10,77 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Literal, Protocol, cast
 
-from arawn_cli.errors import Failure, Operation, StoppedError
-from arawn_cli.fs import native
-from arawn_cli.fs.openat import Descent, opened_directory
+from arawn_cli.errors import Failure, StoppedError
+from arawn_cli.fs.openat import Descent, Identity, identity_of, open_directory
 from arawn_cli.fs.permissions import Account, can_access, is_flagged, is_sticky
-from arawn_cli.fs.usage import CUT_BYTES, FINDINGS_MAX, HardLinks, Obstacle, ObstacleKind, Usage, UsageAccumulator, shown_path
+from arawn_cli.fs.usage import BLOCK, CUT_BYTES, HardLinks, Obstacle, ObstacleKind, Usage, in_order, shown_path
 from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
 _THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
 _THREADS_MAX = 16
-_LISTED_MAX = 1000  # failures that are listed for all trees; after that one of each tree
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
+_FINDINGS_MAX = 16  # findings of each kind that are listed for a tree
+_LISTED_MAX = 1000  # findings that are listed for all trees; after that one of each kind and tree
+
+_Kind = Literal["descriptor", "open", "list", "measure", "mounted", "foreign", "flagged", "linked"]
+_Finding = tuple[_Kind, bytes, int]
+_Links = tuple[int, int, int, int, int, int]
+
+Measured = tuple[int, int, int, int, int, tuple[int, int, bytes] | None, int, list[_Links], list[_Finding]]
+"""The usage of a subtree as a walk returns it.
+
+- Apparent and allocated bytes, files, directories, and the size of the largest file; the newest
+  mtime as seconds and nanoseconds, and its path; the number of failures, listed or not.
+- For each file with several names: device, inode, apparent and allocated bytes, names found, names.
+- Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
+  `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if C ran out of
+  descriptors or the tree is too deep, and Python must measure it.
+"""
+
+NativeSubtrees = tuple[tuple[bytes, bool], ...]
+"""Of each subtree its names, separated by NUL, and whether it is shallow."""
+
+
+class Native(Protocol):
+    """The extension module, which walks with several threads.
+
+    `advance` gets the number of subtrees that were finished since its last call, 20 times a second.
+    An exception in it, or in a signal handler, stops the walk.
+    """
+
+    def measure(
+        self, start: int, subtrees: NativeSubtrees, threads: int, advance: Callable[[int], None], account: tuple[int, bool, int], /
+    ) -> list[Measured] | None:
+        """Measure subtrees for an `Account`; return None if no thread can be started."""
+
+    def delete(self, start: int, subtrees: NativeSubtrees, threads: int, advance: Callable[[int], None], /) -> None:
+        """Delete directories below an open one as far as possible."""
+
+
+def load() -> Native | None:
+    """Return the extension module, or None if it was not built for this version."""
+    try:
+        module = import_module("arawn_cli.fs._measure")
+    except ImportError:
+        return None
+    return cast("Native", module) if hasattr(module, "delete") else None
+
+
+native = load()
+"""The extension module, or None."""
+
+
+def measuring_method() -> str:
+    """Return how trees are measured, for people."""
+    return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +94,6 @@ class Subtree:
     names: tuple[str, ...]
     shallow: bool = False
     shown: str = ""
-
-    @property
-    def path(self) -> str:
-        """The path in failures."""
-        return self.shown or "/".join(self.names)
 
 
 def _ignore_progress(_finished: int) -> None:
@@ -77,25 +127,18 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     each subtree in Python. It runs in the calling thread; an exception in it, or in a signal
     handler, stops the walk.
     """
-    if native.module is not None:
+    account = Account.current()
+    results: list[Measured] | None = None
+    if native is not None:
         given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-        account = Account.current()
-        found = native.module.measure(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
-        if found is not None:
-            usages = [_usage_of(result, subtree.path) for result, subtree in zip(found, subtrees, strict=True)]
-            return [
-                _walk_subtree(start, subtree, advance) if _lacked_descriptors(result) else usage
-                for usage, result, subtree in zip(usages, found, subtrees, strict=True)
-            ]
-    # In this thread alone: several threads would take turns at the interpreter lock, which costs
-    # more than a second processor gains.
+        results = native.measure(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
+    if results is None:
+        results = list(_measured_in_python(start, subtrees, account, advance))
     usages = []
-    listed = 0
-    for subtree in subtrees:
-        usage = _walk_subtree(start, subtree, advance)
-        usages.append(usage if listed < _LISTED_MAX else usage.with_failures(1))
-        listed += len(usage.failures)
-        advance(1)
+    for subtree, result in zip(subtrees, results, strict=True):
+        lacked_descriptors = any(kind == "descriptor" for kind, _, _ in result[-1])
+        measured = _walked(start, subtree, account, advance) if lacked_descriptors else result
+        usages.append(_usage_of(measured, subtree.shown or "/".join(subtree.names)))
     return usages
 
 
@@ -109,169 +152,229 @@ def threads_for(configured: int) -> int:
     return max(min(wanted, descriptors // _DESCRIPTORS_PER_THREAD), 1)
 
 
-def _usage_of(result: native.NativeUsage, path: str) -> Usage:
-    (apparent, allocated, files, directories, largest, time, failed), links, findings = result
-    newest = None if time is None else time[0] * SECOND + time[1]
-    newest_path = b"" if time is None else time[2]
-    if not (links or findings):
-        return Usage(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
-    accumulator = UsageAccumulator(apparent, allocated, files, directories, largest, newest, newest_path=newest_path)
-    for device, inode, size, blocks, found, names in links:
-        accumulator.add_links((device, inode), HardLinks(size, blocks, found, names))
+def _usage_of(measured: Measured, path: str) -> Usage:
+    """Return the usage of a subtree; `path` is its path in failures."""
+    apparent, allocated, files, directories, largest, newest, failed, links, findings = measured
+    seconds, nanoseconds, newest_path = newest or (0, 0, b"")
+    usage = Usage(
+        apparent,
+        allocated,
+        files,
+        directories,
+        largest,
+        None if newest is None else seconds * SECOND + nanoseconds,
+        {(device, inode): HardLinks(*counts) for device, inode, *counts in links},
+        newest_path=newest_path,
+    )
+    if not findings:
+        return usage
+    failures: list[Failure] = []
+    others: list[str] = []
+    obstacles: list[Obstacle] = []
+    foreign_links: list[bytes] = []
     for kind, below, number in findings:
+        shown = f"{escape(path)}/{shown_path(below)}" if below else escape(path)
         match kind:
             case "open" | "list" | "measure":
-                accumulator.failures.append(Failure(kind, _path_below(path, below), number))
+                failures.append(Failure(kind, shown, number))
             case "mounted":
-                accumulator.other_filesystems.append(_path_below(path, below))
-            case "descriptor":
-                pass  # it is measured again
+                others.append(shown)
             case "linked":
-                accumulator.foreign_links.append(below)
-            case _:
-                accumulator.obstacles.append(Obstacle(ObstacleKind(kind), below, number))
-    accumulator.unlisted_failures = failed - len(accumulator.failures)
-    return accumulator.result()
-
-
-def _path_below(path: str, below: bytes) -> str:
-    return f"{escape(path)}/{shown_path(below)}" if below else escape(path)
-
-
-def _lacked_descriptors(result: native.NativeUsage) -> bool:
-    """Whether C ran out of descriptors or the tree is too deep; Python needs fewer."""
-    return any(kind == "descriptor" for kind, _, _ in result[2])
+                foreign_links.append(below)
+            case "foreign" | "flagged":
+                obstacles.append(Obstacle(ObstacleKind(kind), below, number))
+    return in_order(
+        replace(
+            usage,
+            failures=tuple(failures),
+            other_filesystems=tuple(others),
+            obstacles=tuple(obstacles),
+            foreign_links=tuple(foreign_links),
+            unlisted_failures=failed - len(failures),
+        )
+    )
 
 
 # ---- The walk in Python
 
 
-def _walk_subtree(start: int, subtree: Subtree, advance: Callable[[int], None]) -> Usage:
-    *parents, name = subtree.names
-    if not parents:
-        return walk(start, name, subtree.path, advance, shallow=subtree.shallow)
-    try:
-        with opened_directory(start, *parents) as parent:
-            return walk(parent, name, subtree.path, advance, shallow=subtree.shallow)
-    except OSError as error:
-        return _failed("open", subtree.path, error)
+def _measured_in_python(start: int, subtrees: Sequence[Subtree], account: Account, advance: Callable[[int], None]) -> Iterator[Measured]:
+    """Yield the usages of subtrees.
 
-
-def _failed(operation: Operation, path: str, error: OSError) -> Usage:
-    accumulator = UsageAccumulator()
-    accumulator.add_failure(operation, escape(path), error)
-    return accumulator.result()
-
-
-def walk(parent: int, name: str, path: str, advance: Callable[[int], None] = _ignore_progress, *, shallow: bool = False) -> Usage:
-    """Measure the entry `name` of the open directory `parent` in Python.
-
-    `path` is the path of the entry in failures. No link is followed and no other filesystem
-    entered. `advance` is called with 0 for each directory, so that it can end the walk.
+    In this thread alone: several threads would take turns at the interpreter lock, which costs more
+    than a second processor gains.
     """
-    try:
-        top = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except OSError as error:
-        return _failed("measure", path, error)
-    accumulator = UsageAccumulator()
-    if shallow or not stat.S_ISDIR(top.st_mode):
-        accumulator.add_entry(top)
-        return accumulator.result()
-    with Descent(path) as descent:
-        walk = _Walk(descent, accumulator, Account.current(), path, top.st_dev)
-        walk.enter(name, parent)
+    listed = 0
+    for subtree in subtrees:
+        measured = _walked(start, subtree, account, advance, _FINDINGS_MAX if listed < _LISTED_MAX else 1)
+        listed += len(measured[-1])
+        advance(1)
+        yield measured
+
+
+def _walked(start: int, subtree: Subtree, account: Account, advance: Callable[[int], None], most: int = _FINDINGS_MAX) -> Measured:
+    """Measure a subtree, and list up to `most` findings of each kind.
+
+    No link is followed and no other filesystem entered. `advance` is called with 0 for each
+    directory, so that it can end the walk.
+    """
+    *parents, name = subtree.names
+    with ExitStack() as opened:
+        holder, failure = start, None
         try:
-            while descent.depth:
-                pending = descent.here.pending
-                if pending:
-                    advance(0)
-                    walk.enter(pending.pop(), descent.descriptor)
-                else:
-                    descent.leave()
+            for above in parents:
+                holder = open_directory(above, holder)
+                opened.callback(os.close, holder)
         except OSError as error:
-            walk.fail("open", "..", error)
-    return accumulator.result()
+            failure = error
+        walk = _Walk(opened.enter_context(Descent(holder)), account, most)
+        if failure:
+            walk.fail("open", None, failure)
+        else:
+            walk.run(name, advance, shallow=subtree.shallow)
+        return walk.result()
 
 
-@dataclass(frozen=True, slots=True)
 class _Walk:
-    """A walk through the filesystem `device`; `shown` is the path of the tree in failures."""
+    """A walk through one tree."""
 
-    descent: Descent
-    accumulator: UsageAccumulator
-    account: Account
-    shown: str
-    device: int
+    def __init__(self, descent: Descent, account: Account, most: int) -> None:
+        self._descent = descent
+        self._account = account
+        self._most = most
+        self._device = 0
+        self._apparent = self._allocated = self._files = self._directories = self._largest = 0
+        self._newest: tuple[int, bytes] | None = None
+        self._linked: dict[Identity, HardLinks] = {}
+        self._found: Counter[_Kind] = Counter()
+        self._findings: list[_Finding] = []
 
-    def enter(self, name: str, parent: int) -> None:
-        """Enter a directory, count its entries and collect its subdirectories."""
-        name_below = name if self.descent.depth else None
-        sticky = self.descent.depth > 0 and self.descent.here.sticky
+    def run(self, name: str, advance: Callable[[int], None], *, shallow: bool) -> None:
+        """Measure the entry `name` of the directory that holds the tree."""
         try:
-            status = self.descent.enter(name, parent)
+            top = os.stat(name, dir_fd=self._descent.descriptor, follow_symlinks=False)
+        except OSError as error:
+            self.fail("measure", None, error)
+            return
+        if shallow or not stat.S_ISDIR(top.st_mode):
+            self._count(None, top)
+            return
+        self._device = top.st_dev
+        self._enter(name)
+        try:
+            while self._descent.depth:
+                if self._descent.here.pending:
+                    advance(0)
+                    self._enter(self._descent.here.pending.pop())
+                else:
+                    self._descent.leave()
+        except OSError as error:
+            self.fail("open", "..", error)
+
+    def _enter(self, name: str) -> None:
+        """Enter a directory, count its entries and collect its subdirectories."""
+        descent = self._descent
+        holder, name_below = descent.descriptor, name if descent.depth else None
+        sticky = descent.depth > 0 and descent.here.sticky
+        try:
+            status = descent.enter(name)
         except OSError as error:
             self.fail("open", name_below, error)
             with suppress(OSError):
-                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                if error.errno == errno.EACCES and status.st_uid != self.account.user:
-                    self._obstruct(ObstacleKind.FOREIGN, name_below, status)
+                status = os.stat(name, dir_fd=holder, follow_symlinks=False)
+                if error.errno == errno.EACCES and status.st_uid != self._account.user:
+                    self._find("foreign", name_below, status.st_uid)
             return
-        if status.st_dev != self.device:
-            if len(self.accumulator.other_filesystems) < FINDINGS_MAX:
-                self.accumulator.other_filesystems.append(self._path(None))
-            self.descent.leave()
+        if status.st_dev != self._device:
+            self._find("mounted", None, 0)
+            descent.leave()
             return
-        self._add(None, status, sticky=sticky, flagged=is_flagged(self.descent.descriptor))
+        self._count(None, status)
+        self._check_removable(None, status, sticky=sticky)
         # The owner may give itself access; for others even the right to change the mode would not
         # do.
-        closed = status.st_uid != self.account.user and not can_access(self.descent.descriptor, os.W_OK | os.X_OK)
-        if (closed or status.st_mode & stat.S_IRWXU != stat.S_IRWXU) and not can_access(self.descent.descriptor, os.X_OK):
+        closed = status.st_uid != self._account.user and not can_access(descent.descriptor, os.W_OK | os.X_OK)
+        if (closed or status.st_mode & stat.S_IRWXU != stat.S_IRWXU) and not can_access(descent.descriptor, os.X_OK):
             self.fail("open", None, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if closed:
-                self._obstruct(ObstacleKind.FOREIGN, None, status)
-            self.descent.leave()
+                self._find("foreign", None, status.st_uid)
+            descent.leave()
             return
-        self.descent.here.sticky = is_sticky(status, self.account)
+        descent.here.sticky = is_sticky(status, self._account)
         self._list(status if closed else None)
 
     def _list(self, closed: os.stat_result | None) -> None:
         """Count the entries of the current directory; `closed`: its status if none is removable."""
-        here = self.descent.here
+        here = self._descent.here
         try:
-            with self.descent.scan() as listing:
+            with self._descent.scan() as listing:
                 for entry in listing:
                     if closed:
-                        self._obstruct(ObstacleKind.FOREIGN, None, closed)
+                        self._find("foreign", None, closed.st_uid)
                         closed = None
                     try:
                         if entry.is_dir(follow_symlinks=False):  # calls stat(2) if the filesystem lists no types
                             here.pending.append(entry.name)
                         else:
-                            flagged = is_flagged(self.descent.descriptor, entry.name)
-                            self._add(entry.name, entry.stat(follow_symlinks=False), sticky=here.sticky, flagged=flagged)
+                            status = entry.stat(follow_symlinks=False)
+                            self._count(entry.name, status)
+                            self._check_removable(entry.name, status, sticky=here.sticky)
                     except OSError as error:
                         self.fail("measure", entry.name, error)
         except OSError as error:
             self.fail("list", None, error)
 
-    def _add(self, name: str | None, status: os.stat_result, *, sticky: bool, flagged: bool) -> None:
-        """Count an entry of the current directory or itself, and check that it is removable."""
-        self.accumulator.add_entry(status, lambda: self.descent.beginning(name, CUT_BYTES))
-        owner = self.account.may_act_as_owner(status)
-        if flagged:
-            self._obstruct(ObstacleKind.FLAGGED, name, status)
+    def _count(self, name: str | None, status: os.stat_result) -> None:
+        """Count an entry of the current directory, or that directory itself."""
+        mtime, newest = status.st_mtime_ns, self._newest
+        if newest is None or mtime > newest[0]:
+            self._newest = mtime, self._path(name)
+        elif mtime == newest[0]:
+            self._newest = mtime, min(newest[1], self._path(name))
+        allocated = status.st_blocks * BLOCK
+        if stat.S_ISREG(status.st_mode):
+            self._largest = max(self._largest, status.st_size)
+            if status.st_nlink > 1:
+                identity = identity_of(status)
+                if known := self._linked.get(identity):
+                    self._linked[identity] = replace(known, found=known.found + 1)
+                    return
+                self._linked[identity] = HardLinks(status.st_size, allocated, 1, status.st_nlink)
+            self._files += 1
+            self._apparent += status.st_size
+        elif stat.S_ISDIR(status.st_mode):
+            self._directories += 1
+        self._allocated += allocated
+
+    def _check_removable(self, name: str | None, status: os.stat_result, *, sticky: bool) -> None:
+        """Find why the account cannot remove an entry of the current directory, or itself."""
+        owner = self._account.may_act_as_owner(status)
+        if is_flagged(self._descent.descriptor, name or ""):
+            self._find("flagged", name, status.st_uid)
         elif sticky and not owner:
-            self._obstruct(ObstacleKind.FOREIGN, name, status)
-        linked = not owner and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
-        if linked and len(self.accumulator.foreign_links) < FINDINGS_MAX:
-            self.accumulator.foreign_links.append(self.descent.beginning(name, CUT_BYTES))
+            self._find("foreign", name, status.st_uid)
+        if not owner and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            self._find("linked", name, status.st_uid)
 
-    def _obstruct(self, kind: ObstacleKind, name: str | None, status: os.stat_result) -> None:
-        self.accumulator.add_obstacle(kind, self.descent.beginning(name, CUT_BYTES), status.st_uid)
+    def fail(self, operation: Literal["open", "list", "measure"], name: str | None, error: OSError) -> None:
+        """Record a failure at the current directory or at its entry `name`.
 
-    def fail(self, operation: Operation, name: str | None, error: OSError) -> None:
-        """Record a failure at the current directory or at its entry `name`."""
-        self.accumulator.add_failure(operation, self._path(name), error)
+        That somebody removed it in the meantime is none.
+        """
+        if not isinstance(error, FileNotFoundError):
+            self._find(operation, name, error.errno or errno.EIO)
 
-    def _path(self, name: str | None) -> str:
-        return _path_below(self.shown, self.descent.beginning(name, CUT_BYTES))
+    def _find(self, kind: _Kind, name: str | None, number: int) -> None:
+        if self._found[kind] < self._most:
+            self._findings.append((kind, self._path(name), number))
+        self._found[kind] += 1
+
+    def _path(self, name: str | None) -> bytes:
+        return self._descent.beginning(name, CUT_BYTES)
+
+    def result(self) -> Measured:
+        """Return what the walk has measured."""
+        newest = self._newest and (*divmod(self._newest[0], SECOND), self._newest[1])
+        failed = sum(self._found[operation] for operation in ("open", "list", "measure"))
+        links = [(*identity, file.apparent, file.allocated, file.found, file.names) for identity, file in self._linked.items()]
+        return self._apparent, self._allocated, self._files, self._directories, self._largest, newest, failed, links, self._findings

@@ -206,8 +206,12 @@ class MovedAwayError(OSError):
 class DirectoryLevel:
     """A directory between the top of a tree and the current directory of a walk.
 
-    `descriptor` is None while it is closed. `pending` are subdirectories still to be entered.
-    `sticky` is whether this account may remove only its own entries.
+    Attributes:
+        descriptor: None while it is closed.
+        pending: subdirectories still to be entered.
+        sticky: for measuring, whether this account may remove only its own entries.
+        round: for deleting, how many times it is listed.
+        blocked: for deleting, whether something in it cannot be deleted, so that it stays.
     """
 
     name: str
@@ -215,6 +219,8 @@ class DirectoryLevel:
     descriptor: int | None
     pending: list[str] = field(default_factory=list)
     sticky: bool = False
+    round: int = 1
+    blocked: bool = False
 
 
 class Descent:
@@ -224,8 +230,12 @@ class Descent:
     that it is the same.
     """
 
-    def __init__(self, shown: str) -> None:
-        """Start outside of the tree; `shown` is the path of its top in messages."""
+    def __init__(self, parent: int, shown: str = "") -> None:
+        """Start in the open directory `parent`, which holds the tree.
+
+        `shown` is the path of the tree's top in messages.
+        """
+        self._parent = parent
         self._shown = shown
         self._levels: list[DirectoryLevel] = []
         self._closed = 0  # levels [0:_closed] are closed, all others are open
@@ -235,8 +245,7 @@ class Descent:
 
     def __exit__(self, *_: object) -> None:
         for level in self._levels:
-            if level.descriptor is not None:
-                os.close(level.descriptor)
+            _close(level)
         self._levels.clear()
 
     @property
@@ -251,29 +260,31 @@ class Descent:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of the current directory."""
-        descriptor = self.here.descriptor
+        """The descriptor of the current directory, or of the one that holds the tree."""
+        descriptor = self.here.descriptor if self._levels else self._parent
         if descriptor is None:
             raise AssertionError("the current directory of a walk is always open")
         return descriptor
 
     def path(self, name: str | None = None) -> str:
         """Return the path of the current directory, or of its entry `name`."""
+        if not self._levels:
+            return self._shown
         names = [level.name for level in self._levels[1:]]
         return "/".join([self._shown, *names, *([] if name is None else [name])])
 
     def beginning(self, name: str | None, most: int) -> bytes:
-        """Return `most` bytes of the path of the current directory or its entry `name`."""
+        """Return `most` bytes of the path below the top of the current directory or its entry."""
         names = [level.name for level in self._levels[1 : most // 2 + 2]]
         return os.fsencode("/".join([*names, *([] if name is None else [name])]))[:most]
 
-    def enter(self, name: str, parent: int) -> os.stat_result:
-        """Make the directory `name` of the open directory `parent` the current one.
+    def enter(self, name: str) -> os.stat_result:
+        """Make a subdirectory of the current directory the current one; return its status.
 
         Raises:
             OSError: as `open_directory`; the current directory stays the same.
         """
-        descriptor = self._retry(lambda: open_directory(name, parent))
+        descriptor = self._retry(lambda: open_directory(name, self.descriptor))
         try:
             status = os.fstat(descriptor)
         except OSError:
@@ -291,13 +302,10 @@ class Descent:
             OSError: the parent cannot be opened again.
             MovedAwayError: the parent is another one now.
         """
-        left = self._levels[-1]
         if len(self._levels) > 1 and self.depth - 1 == self._closed:
             self._reopen_parent(self.descriptor)
-        self._levels.pop()
-        if left.descriptor is not None:
-            os.close(left.descriptor)
-            left.descriptor = None
+        left = self._levels.pop()
+        _close(left)
         return left
 
     def scan(self) -> ScandirIterator[str]:
@@ -307,27 +315,6 @@ class Descent:
             OSError: the directory cannot be listed.
         """
         return self._retry(lambda: os.scandir(self.descriptor))
-
-    def files(self, most: int) -> Iterator[list[str]]:
-        """Yield names of files in the current directory, and add its subdirectories to `pending`.
-
-        Each list is from `most` entries and may be empty.
-
-        Raises:
-            OSError: the listing failed; names read before that were yielded.
-        """
-        names: list[str] = []
-        try:
-            with self.scan() as listing:
-                for number, entry in enumerate(listing, start=1):
-                    (self.here.pending if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
-                    if number % most == 0:
-                        yield names
-                        names = []
-        except OSError:
-            yield names
-            raise
-        yield names
 
     def _retry(self, opening: Callable[[], Opened]) -> Opened:
         """Open something; without a free descriptor close the directories above and retry."""
@@ -341,10 +328,7 @@ class Descent:
         return opening()
 
     def _close_topmost(self) -> None:
-        level = self._levels[self._closed]
-        if level.descriptor is not None:
-            os.close(level.descriptor)
-            level.descriptor = None
+        _close(self._levels[self._closed])
         self._closed += 1
 
     def _reopen_parent(self, descriptor: int) -> None:
@@ -358,3 +342,9 @@ class Descent:
             raise MovedAwayError
         level.descriptor = parent
         self._closed -= 1
+
+
+def _close(level: DirectoryLevel) -> None:
+    if level.descriptor is not None:
+        os.close(level.descriptor)
+        level.descriptor = None

@@ -109,9 +109,9 @@ def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat
     Raises:
         OSError: a directory cannot be read for another reason than that it is gone.
     """
-    with Descent(name) as walk:
+    with Descent(parent, name) as walk:
         try:
-            yield name, walk.enter(name, parent)
+            yield name, walk.enter(name)
         except FileNotFoundError:
             return
         is_new = True
@@ -128,7 +128,7 @@ def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat
             if walk.here.pending:
                 below = walk.here.pending.pop()
                 with suppress(FileNotFoundError):
-                    status = walk.enter(below, walk.descriptor)
+                    status = walk.enter(below)
                     is_new = True
                     yield walk.path(), status
             else:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from arawn_cli.errors import FAILURES_LISTED, Failure, Operation
+from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.fs.openat import Identity, identity_of
 from arawn_cli.names import escape
 
-_BLOCK = 512  # unit of st_blocks on every filesystem, see stat(2)
+BLOCK = 512
+"""The unit of `st_blocks` on every filesystem, see stat(2)."""
+
 CUT_BYTES = 511
 """The size of a path in a result that was cut; a shorter one is whole."""
-
-FINDINGS_MAX = 16
-"""Findings of each kind that are listed for a tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Usage:
         """Return the usage without one regular file, which still counts for the newest mtime."""
         identity = identity_of(status)
         links = self.linked.get(identity)
-        apparent, allocated = (links.apparent, links.allocated) if links else (status.st_size, status.st_blocks * _BLOCK)
+        apparent, allocated = (links.apparent, links.allocated) if links else (status.st_size, status.st_blocks * BLOCK)
         return replace(
             self,
             apparent_bytes=max(self.apparent_bytes - apparent, 0),
@@ -151,104 +149,15 @@ def shown_path(path: bytes) -> str:
     return escape(os.fsdecode(path)) + ("…" if len(path) == CUT_BYTES else "")
 
 
-@dataclass(slots=True)
-class UsageAccumulator:
-    """A growing sum; the fields are those of `Usage`."""
-
-    apparent: int = 0
-    allocated: int = 0
-    files: int = 0
-    directories: int = 0
-    largest: int = 0
-    newest: int | None = None
-    linked: dict[Identity, HardLinks] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    other_filesystems: list[str] = field(default_factory=list)
-    sample_age_secs: int = 0
-    newest_path: bytes = b""
-    obstacles: list[Obstacle] = field(default_factory=list)
-    foreign_links: list[bytes] = field(default_factory=list)
-    unlisted_failures: int = 0
-
-    def add_entry(self, status: os.stat_result, path: Callable[[], bytes] = bytes) -> None:
-        """Add one file or directory, and its path below the tree if it is the newest."""
-        if self.newest is None or status.st_mtime_ns > self.newest:
-            self.newest, self.newest_path = status.st_mtime_ns, path()
-        elif status.st_mtime_ns == self.newest:
-            self.newest_path = min(self.newest_path, path())
-        allocated = status.st_blocks * _BLOCK
-        if stat.S_ISDIR(status.st_mode):
-            self.directories += 1
-        elif stat.S_ISREG(status.st_mode):
-            self.largest = max(self.largest, status.st_size)
-            if status.st_nlink > 1:
-                self.add_links(identity_of(status), HardLinks(status.st_size, allocated, 1, status.st_nlink))
-                return
-            self.files += 1
-            self.apparent += status.st_size
-        self.allocated += allocated
-
-    def add_links(self, identity: Identity, links: HardLinks) -> None:
-        """Add one or more names of a file; its size counts with the first."""
-        known = self.linked.get(identity)
-        if known is not None:
-            self.linked[identity] = replace(known, found=known.found + links.found)
-            return
-        self.linked[identity] = links
-        self.files += 1
-        self.apparent += links.apparent
-        self.allocated += links.allocated
-
-    def add_failure(self, operation: Operation, path: str, error: OSError) -> None:
-        """Add a failure at an escaped path, unless the entry was removed in the meantime."""
-        if isinstance(error, FileNotFoundError):
-            return
-        if sum(failure.operation == operation for failure in self.failures) >= FINDINGS_MAX:
-            self.unlisted_failures += 1
-        else:
-            self.failures.append(replace(Failure.of(operation, "", error), path=path))
-
-    def add_obstacle(self, kind: ObstacleKind, path: bytes, owner: int) -> None:
-        """Add an entry that cannot be removed."""
-        if sum(obstacle.kind is kind for obstacle in self.obstacles) < FINDINGS_MAX:
-            self.obstacles.append(Obstacle(kind, path, owner))
-
-    def add_usage(self, usage: Usage) -> None:
-        """Add a measured tree."""
-        self.apparent += usage.apparent_bytes - sum(file.apparent for file in usage.linked.values())
-        self.allocated += usage.allocated_bytes - sum(file.allocated for file in usage.linked.values())
-        self.files += usage.files - len(usage.linked)
-        for identity, links in usage.linked.items():
-            self.add_links(identity, links)
-        self.directories += usage.directories
-        self.largest = max(self.largest, usage.largest_file_bytes)
-        if usage.newest_mtime is not None and (self.newest is None or usage.newest_mtime > self.newest):
-            self.newest, self.newest_path = usage.newest_mtime, usage.newest_path
-        self.failures += usage.failures
-        self.other_filesystems += usage.other_filesystems
-        self.obstacles += usage.obstacles
-        self.foreign_links += usage.foreign_links
-        self.unlisted_failures += usage.unlisted_failures
-        self.sample_age_secs = max(self.sample_age_secs, usage.sample_age_secs)
-
-    def result(self) -> Usage:
-        """Return the sum, with failures and other filesystems in the order of their paths."""
-        return Usage(
-            self.apparent,
-            self.allocated,
-            self.files,
-            self.directories,
-            self.largest,
-            self.newest,
-            self.linked,
-            tuple(sorted(self.failures, key=lambda failure: (failure.path, failure.operation))),
-            tuple(sorted(self.other_filesystems)),
-            self.sample_age_secs,
-            self.newest_path,
-            tuple(sorted(self.obstacles, key=lambda obstacle: (obstacle.path, obstacle.kind))),
-            tuple(sorted(self.foreign_links)),
-            self.unlisted_failures,
-        )
+def in_order(usage: Usage) -> Usage:
+    """Return a usage with failures, obstacles and other paths in the order of their paths."""
+    return replace(
+        usage,
+        failures=tuple(sorted(usage.failures, key=lambda failure: (failure.path, failure.operation))),
+        other_filesystems=tuple(sorted(usage.other_filesystems)),
+        obstacles=tuple(sorted(usage.obstacles, key=lambda obstacle: (obstacle.path, obstacle.kind))),
+        foreign_links=tuple(sorted(usage.foreign_links)),
+    )
 
 
 def combined(usages: Iterable[Usage]) -> Usage:
@@ -256,7 +165,29 @@ def combined(usages: Iterable[Usage]) -> Usage:
 
     At most 20 failures are listed.
     """
-    accumulator = UsageAccumulator()
-    for usage in usages:
-        accumulator.add_usage(usage)
-    return accumulator.result().with_failures(FAILURES_LISTED)
+    parts = list(usages)
+    linked: dict[Identity, HardLinks] = {}
+    repeated: list[HardLinks] = []
+    for identity, links in (item for part in parts for item in part.linked.items()):
+        known = linked.setdefault(identity, links)
+        if known is not links:
+            linked[identity] = replace(known, found=known.found + links.found)
+            repeated.append(links)
+    newest = max((part for part in parts if part.newest_mtime is not None), key=lambda part: part.newest_mtime or 0, default=Usage())
+    usage = Usage(
+        apparent_bytes=sum(part.apparent_bytes for part in parts) - sum(links.apparent for links in repeated),
+        allocated_bytes=sum(part.allocated_bytes for part in parts) - sum(links.allocated for links in repeated),
+        files=sum(part.files for part in parts) - len(repeated),
+        directories=sum(part.directories for part in parts),
+        largest_file_bytes=max((part.largest_file_bytes for part in parts), default=0),
+        newest_mtime=newest.newest_mtime,
+        linked=linked,
+        failures=tuple(failure for part in parts for failure in part.failures),
+        other_filesystems=tuple(path for part in parts for path in part.other_filesystems),
+        sample_age_secs=max((part.sample_age_secs for part in parts), default=0),
+        newest_path=newest.newest_path,
+        obstacles=tuple(obstacle for part in parts for obstacle in part.obstacles),
+        foreign_links=tuple(path for part in parts for path in part.foreign_links),
+        unlisted_failures=sum(part.unlisted_failures for part in parts),
+    )
+    return in_order(usage).with_failures(FAILURES_LISTED)

@@ -23,7 +23,8 @@ ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-c
 OVERLAY = 'cd "$(mktemp -d)" && mount -t tmpfs t . && mkdir l u w m && mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m'
 needs_overlay = needs(os.getuid() == 0 and works("unshare", "--mount", "sh", "-c", OVERLAY), "root, mount namespaces and overlayfs")
 IN_PYTHON = (
-    "import sys; sys.argv = sys.argv[1:]; from arawn_cli.fs import native; native.module = None;from arawn_cli.__main__ import main; main()"
+    "import sys; sys.argv = sys.argv[1:]; from arawn_cli.fs import measure; measure.native = None; "
+    "from arawn_cli.__main__ import main; main()"
 )
 SESSIONS = 30
 

@@ -17,7 +17,7 @@ from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import cast
 
-from arawn_cli.fs import native
+from arawn_cli.fs import measure
 from arawn_cli.fs.delete import delete_trees
 from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.usage import Usage
@@ -33,7 +33,7 @@ def load(path: str) -> None:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    native.module = cast("native.Native", module)
+    measure.native = cast("measure.Native", module)
 
 
 def random_tree(top: Path, chance: random.Random, files: int) -> None:
@@ -100,12 +100,12 @@ def linked_names(top: Path, names: int) -> None:
 
 def measure_both(start: int, subtrees: list[Subtree], threads: int) -> tuple[list[Usage], list[Usage]]:
     """Return the answers of the native module and of Python."""
-    module, result = native.module, measure_all(start, subtrees, threads)
-    native.module = None
+    module, result = measure.native, measure_all(start, subtrees, threads)
+    measure.native = None
     try:
         return result, measure_all(start, subtrees, 1)
     finally:
-        native.module = module
+        measure.native = module
 
 
 def check_equal(directory: Path) -> None:

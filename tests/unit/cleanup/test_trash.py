@@ -16,7 +16,7 @@ import pytest
 from arawn_cli import timestamps
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.events import Event, ScratchSessionEvent
-from arawn_cli.fs import native
+from arawn_cli.fs import measure
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
@@ -248,7 +248,7 @@ def test_a_failed_purge_names_the_operation_that_failed(
     def failing(*_: object, **__: object) -> None:
         raise os_error(errno.EIO)
 
-    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(measure, "native", None)
     monkeypatch.setattr(os, call, failing)
     summary, _ = cleaned(tree)
     assert [(failure.operation, failure.errno) for failure in summary.failures] == [(operation, errno.EIO)]

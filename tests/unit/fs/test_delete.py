@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.errors import Failure
-from arawn_cli.fs import native
+from arawn_cli.fs import measure
 from arawn_cli.fs.delete import delete_tree, delete_trees, freed_bytes
 from arawn_cli.fs.openat import open_directory
 from arawn_cli.fs.usage import Usage
@@ -36,8 +36,8 @@ def top(tmp_path: Path) -> Path:
 def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Delete once in C and once in Python."""
     if request.param == "Python":
-        monkeypatch.setattr(native, "module", None)
-    elif native.module is None:
+        monkeypatch.setattr(measure, "native", None)
+    elif measure.native is None:
         pytest.skip("needs the native module")
 
 
@@ -146,12 +146,12 @@ def test_sixteen_descriptors_are_enough(tmp_path: Path) -> None:
 
 
 @needs_namespaces
-@pytest.mark.parametrize("start", ["", "native.module = None;"], ids=["C", "Python"])
+@pytest.mark.parametrize("start", ["", "measure.native = None;"], ids=["C", "Python"])
 def test_another_filesystem_is_not_entered(tmp_path: Path, start: str) -> None:
     for name in ("top/inner/below", "top/file"):
         write(tmp_path / name, 1)
     code = (
-        f"import os, sys; from arawn_cli.fs import native; {start} from arawn_cli.fs.delete import delete_trees;"
+        f"import os, sys; from arawn_cli.fs import measure; {start} from arawn_cli.fs.delete import delete_trees;"
         "print(*delete_trees(os.open(sys.argv[1], os.O_RDONLY), ['top'], 'in', 4, lambda: False)[0]);"
         "print(os.listdir(sys.argv[1] + '/top'), os.listdir(sys.argv[1] + '/top/inner'))"
     )
@@ -363,13 +363,13 @@ def test_stopping_ends_in_the_middle_of_a_folder_of_folders(tmp_path: Path) -> N
 
 
 @needs_strace
-@pytest.mark.parametrize("start", ["", "native.module = None;"], ids=["C", "Python"])
+@pytest.mark.parametrize("start", ["", "measure.native = None;"], ids=["C", "Python"])
 def test_on_a_slow_disk_each_thread_ends_after_its_current_file(tmp_path: Path, start: str) -> None:
     """Each file takes 40 ms, and stopping begins after half a second."""
     for number in range(1000):
         write(tmp_path / "top" / str(number % 4) / str(number), 0)
     code = (
-        f"import os, sys, time; from arawn_cli.fs import native; {start} from arawn_cli.fs.delete import delete_trees;"
+        f"import os, sys, time; from arawn_cli.fs import measure; {start} from arawn_cli.fs.delete import delete_trees;"
         "parent = os.open(sys.argv[1], os.O_RDONLY); end = time.monotonic() + 0.5;"
         "print(*delete_trees(parent, ['top'], 'in', 4, lambda: time.monotonic() > end), time.monotonic() - end < 1)"
     )

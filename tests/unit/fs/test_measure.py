@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.errors import Failure
-from arawn_cli.fs.measure import Subtree, measure, measure_all, threads_for, walk
+from arawn_cli.fs import measure as measuring
+from arawn_cli.fs.measure import Subtree, measure, measure_all, threads_for
 from arawn_cli.fs.usage import Usage, combined
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs_setpriv
 
@@ -160,9 +161,8 @@ def test_without_types_in_a_listing_only_entries_that_cannot_be_read_are_missing
             yield [Entry(entry) for entry in listing]
 
     monkeypatch.setattr(os, "scandir", scandir)
-    start = os.open(tmp_path, os.O_RDONLY)
-    usage = walk(start, "top", "top")
-    os.close(start)
+    monkeypatch.setattr(measuring, "native", None)
+    usage = measured(tmp_path / "top")
     assert usage.directories == 3
     assert usage.failures == (Failure("measure", "top/b", errno.EACCES),)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arawn_cli.fs import measure, native
+from arawn_cli.fs import measure
 from arawn_cli.fs.measure import Subtree
 from tests.conftest import WITHOUT_FILE_POWERS, make_deep, needs, needs_namespaces, needs_setpriv, needs_strace
 from tests.support.exercise_native import check_equal, linked_names, measure_both, random_tree
@@ -23,7 +23,7 @@ from tests.support.exercise_native import check_equal, linked_names, measure_bot
 SOURCES = sorted(Path(measure.__file__).parent.glob("*.c"))
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 
-needs_native = needs(native.module is not None, "the native module")
+needs_native = needs(measure.native is not None, "the native module")
 needs_compiler = needs(bool(SOURCES) and shutil.which("gcc") is not None and HEADER.exists(), "the C sources, gcc and Python's headers")
 
 COMPARE = (
@@ -120,16 +120,16 @@ def test_both_walks_stop_where_another_filesystem_begins(tmp_path: Path) -> None
 
 
 def test_a_file_with_many_names_costs_no_more_than_one_with_two(tmp_path: Path) -> None:
-    if native.module is None:
+    if measure.native is None:
         pytest.skip("needs the native module")
     linked_names(tmp_path / "top", 1200)
     start = os.open(tmp_path, os.O_RDONLY)
     try:
-        result = native.module.measure(start, ((b"top", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
+        result = measure.native.measure(start, ((b"top", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
     finally:
         os.close(start)
     assert result is not None
-    ((_, links, findings),) = result
+    ((*_, links, findings),) = result
     assert sorted((size, found, names) for _, _, size, _, found, names in links) == [(0, 400, 400), (1, 400, 400), (2, 400, 400)]
     assert findings == []
 
@@ -151,9 +151,9 @@ def test_python_measures_if_no_thread_can_be_started(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "file").write_bytes(b"12345")
     code = (
-        "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all; from arawn_cli.fs.native import module\n"
+        "import os, sys; from arawn_cli.fs.measure import Subtree, measure, measure_all, native\n"
         "start, steps = os.open(sys.argv[1], os.O_RDONLY), []\n"
-        "print(module.measure(start, ((b'top', False),), 4, steps.append, (0, True, 2**32 - 1)), steps)\n"
+        "print(native.measure(start, ((b'top', False),), 4, steps.append, (0, True, 2**32 - 1)), steps)\n"
         "(usage,) = measure_all(start, [Subtree(('top',))], 4, steps.append)\n"
         "print(usage == measure(start, 'top', 'top'), usage.apparent_bytes, steps)\n"
     )
@@ -182,11 +182,11 @@ def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
     """`advance` is a method of list, so no Python code runs that would handle the signal."""
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, signal, sys; from arawn_cli.fs.native import module\n"
+        "import os, signal, sys; from arawn_cli.fs.measure import native\n"
         "signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))\n"
         "start, subtrees, finished = os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, []\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
-        "try: module.measure(start, subtrees, 2, finished.append, (0, True, 2**32 - 1))\n"
+        "try: native.measure(start, subtrees, 2, finished.append, (0, True, 2**32 - 1))\n"
         "except InterruptedError: print(sum(finished) < len(subtrees))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
@@ -197,14 +197,14 @@ def test_a_signal_stops_a_walk(tmp_path: Path) -> None:
 def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     code = (
-        "import os, sys, pathlib; from arawn_cli.fs.native import module\n"
+        "import os, sys, pathlib; from arawn_cli.fs.measure import native\n"
         "masks = set()\n"
         "def check(finished):\n"
         "    for task in pathlib.Path('/proc/self/task').iterdir():\n"
         "        if int(task.name) != os.getpid():\n"
         "            masks.update(line for line in (task / 'status').read_text().splitlines() if line.startswith('SigBlk'))\n"
         "    if masks: raise InterruptedError\n"
-        "try: module.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, check, (0, True, 2**32 - 1))\n"
+        "try: native.measure(os.open(sys.argv[1], os.O_RDONLY), ((b'tree', False),) * 1_000_000, 2, check, (0, True, 2**32 - 1))\n"
         "except InterruptedError: print(*{int(mask.split()[1], 16) >> 14 & 1 for mask in masks}, signal.pthread_sigmask(0, ()))\n"
     )
     done = subprocess.run([sys.executable, "-c", f"import signal\n{code}", str(tmp_path)], capture_output=True, text=True, check=False)
@@ -212,12 +212,12 @@ def test_the_threads_of_a_walk_block_all_signals(tmp_path: Path) -> None:
 
 
 def test_a_name_with_a_slash_is_rejected(tmp_path: Path) -> None:
-    if native.module is None:
+    if measure.native is None:
         pytest.skip("needs the native module")
     start = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match="slash"):
-            native.module.measure(start, ((b"../../etc", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
+            measure.native.measure(start, ((b"../../etc", False),), 1, lambda _finished: None, (0, True, 2**32 - 1))
     finally:
         os.close(start)
 
@@ -241,4 +241,4 @@ def test_a_module_that_was_built_for_another_version_is_ignored(monkeypatch: pyt
     old = ModuleType("arawn_cli.fs._measure")
     monkeypatch.setitem(sys.modules, old.__name__, old)
     monkeypatch.setattr("arawn_cli.fs._measure", old, raising=False)
-    assert native.load() is None
+    assert measure.load() is None

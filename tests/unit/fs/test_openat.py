@@ -94,10 +94,10 @@ def test_a_writable_directory_passes(tmp_path: Path, top: int) -> None:
 def test_a_walk_goes_down_and_up_with_few_open_directories(tmp_path: Path, top: int) -> None:
     make_deep(tmp_path / "deep", 100)
     before = open_descriptors()
-    with Descent("deep") as descent:
-        descent.enter("deep", top)
+    with Descent(top, "deep") as descent:
+        descent.enter("deep")
         while names := [entry.name for entry in entries(descent.descriptor) if entry.kind is FileKind.DIRECTORY]:
-            descent.enter(names[0], descent.descriptor)
+            descent.enter(names[0])
         assert (descent.depth, open_descriptors() - before) == (101, MAX_OPEN)
         assert descent.path("file") == "deep" + "/d" * 100 + "/file"
         while descent.depth:
@@ -108,10 +108,10 @@ def test_a_walk_goes_down_and_up_with_few_open_directories(tmp_path: Path, top: 
 def test_a_directory_that_is_moved_during_a_walk_is_noticed(tmp_path: Path, top: int) -> None:
     make_deep(tmp_path / "deep", MAX_OPEN + 5)
     before = open_descriptors()
-    with pytest.raises(MovedAwayError), Descent("deep") as descent:  # noqa: PT012 - the last line raises
-        descent.enter("deep", top)
+    with pytest.raises(MovedAwayError), Descent(top, "deep") as descent:  # noqa: PT012 - the last line raises
+        descent.enter("deep")
         for _ in range(MAX_OPEN + 5):
-            descent.enter("d", descent.descriptor)
+            descent.enter("d")
         closed = tmp_path / "deep/d/d/d/d/d"
         closed.rename(tmp_path / "moved")
         while descent.depth:
