@@ -67,7 +67,7 @@ def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
     if os.geteuid() != _ROOT:
         return load(flags, os.environ)
     flags, file = _with_config(flags)
-    if (user := account_for(file, None)) != _ROOT:
+    if (user := account_for(file)) != _ROOT:
         _forget_of_root(VARIABLE, "CREDENTIALS_DIRECTORY")
         _become(user, file)
     config = load(flags, os.environ)
@@ -85,12 +85,7 @@ def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
 
 
 def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, outputs: Mapping[Path, int]) -> Config:
-    """Open as root what only root may be able to open, and become the owner of the root.
-
-    Raises:
-        ConfigurationError, RefusedError: an output cannot be opened, or root may not become that
-        account.
-    """
+    """Open as root what only root may be able to open, and become the owner of the root."""
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)
@@ -113,7 +108,7 @@ def loaded_as_owner(flags: Flags) -> Iterator[Config]:
         yield load(flags, os.environ)
         return
     flags, file = _with_config(flags)
-    if (user := account_for(file, None)) != _ROOT:
+    if (user := account_for(file)) != _ROOT:
         with _acting(user, file):
             config = load(flags, os.environ)
             account_for(file, _root_of(config))
@@ -139,7 +134,7 @@ def become_account_of_directory(path: Path) -> None:
     """
     if os.geteuid() == _ROOT:
         directory = _Input(f"the directory {escape(str(path))}", _way_to(path))
-        if (user := account_for(directory, None)) != _ROOT:
+        if (user := account_for(directory)) != _ROOT:
             _become(user, directory)
 
 
@@ -153,7 +148,7 @@ def become_owner_of_configuration(flags: Flags) -> None:
     """
     if os.geteuid() == _ROOT:
         _, file = _with_config(flags)
-        if (user := account_for(file, None)) != _ROOT:
+        if (user := account_for(file)) != _ROOT:
             _forget_of_root(VARIABLE)
             _become(user, file)
 
@@ -171,14 +166,14 @@ def require_of_root(path: Path) -> None:
         )
 
 
-def account_for(file: _Input | None, root: _Input | None) -> int:
-    """Return the user id as which root reads a configuration and works on a root; None is unknown.
+def account_for(file: _Input, root: _Input | None = None) -> int:
+    """Return the user id as which root reads a configuration and works on a root, once known.
 
     Raises:
         RefusedError: two accounts decide about them, or the account of the configuration is not
             the owner of the root.
     """
-    if file is not None and file.way.is_shared:
+    if file.way.is_shared:
         raise RefusedError(
             f"accounts other than root can write or replace {file.title}: refused; fix its permissions and those of its parents"
         )
@@ -188,23 +183,23 @@ def account_for(file: _Input | None, root: _Input | None) -> int:
             raise RefusedError(
                 f"{each.title} is below directories or links of {names}: root cannot know for whom to act; run this as its owner"
             )
-    of_file = next(iter(file.way.accounts), _ROOT) if file is not None else _ROOT
+    of_file = next(iter(file.way.accounts), _ROOT)
     if root is None:
         return of_file
     of_root = next(iter(root.way.accounts), _ROOT)
     if of_file not in (_ROOT, of_root):
         raise RefusedError(
-            f"{file.title if file else ''} belongs to {account_name(of_file)}, but {root.title} to {account_name(of_root)}: "
+            f"{file.title} belongs to {account_name(of_file)}, but {root.title} to {account_name(of_root)}: "
             f"refused; use a configuration of {account_name(of_root)} or of root"
         )
     return of_root
 
 
-def _with_config(flags: Flags) -> tuple[Flags, _Input | None]:
+def _with_config(flags: Flags) -> tuple[Flags, _Input]:
     """Return flags that name the configuration file that this environment has, and that file."""
     path = find_config(flags.config, os.environ, SYSTEM_FILE)
     if path is None:
-        return flags, None
+        return flags, _Input("the defaults", Way(Path("/"), frozenset(), is_shared=False, has_links=False))
     way = _way_to(path)
     if way.is_of_root:  # in a sticky directory, another account could create it from now on
         keep_content(path, MAX_CONFIG_BYTES)
@@ -238,11 +233,7 @@ def _forget_of_root(*variables: str) -> None:
 
 
 def _open_output(path: Path, mode: int, user: int) -> None:
-    """Open an output as root, unless the account itself decides where it is.
-
-    Raises:
-        ConfigurationError: it cannot be opened, or a link of another account is on the way.
-    """
+    """Open an output as root, unless the account itself decides where it is."""
     way = _way_to(path)
     if user in way.accounts:
         return
@@ -256,14 +247,8 @@ def _open_output(path: Path, mode: int, user: int) -> None:
         raise ConfigurationError(f"cannot write {escape(str(path))}: {error.strerror}") from error
 
 
-def _become(user: int, source: _Input | None) -> None:
-    """Become an account for good, but keep a child that stays root.
-
-    Raises:
-        RefusedError: the kernel does not allow it, or the account cannot run this program.
-    """
-    if source is None:
-        raise ValueError("no account without a file or root")
+def _become(user: int, source: _Input) -> None:
+    """Become an account for good, but keep a child that stays root."""
     from arawn_cli.fs.in_use import stay_root_in_child  # only root that becomes another account needs it
 
     try:
@@ -281,11 +266,7 @@ def _become(user: int, source: _Input | None) -> None:
 
 
 def _require_program(user: int) -> None:
-    """Refuse an account that cannot import the rest of this program and of Python.
-
-    Raises:
-        RefusedError: it cannot.
-    """
+    """Refuse an account that cannot import the rest of this program and of Python."""
     for file in (arawn_cli.__file__, pydantic.__file__, os.__file__):
         if not os.access(file, os.R_OK):
             where = f"{account_name(user)} cannot read {Path(file).parent}, which this program needs"
@@ -293,9 +274,7 @@ def _require_program(user: int) -> None:
 
 
 @contextmanager
-def _acting(user: int, source: _Input | None) -> Iterator[None]:
-    if source is None:
-        raise ValueError("no account without a file or root")
+def _acting(user: int, source: _Input) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             login = Login.of(user)
