@@ -79,10 +79,11 @@ class Confirmation:
     force: bool
     ask: Callable[[str], bool] | None = field(default_factory=question)
 
-    def agreed(self, changes: Sequence[Change]) -> list[Change]:
-        """Show the changes, and return those to make.
+    def agreed(self, changes: Sequence[Change], request: str, place: Place, *, has_work: bool = False) -> list[Change] | None:
+        """Show the changes, ask, and return those to make, or None if the answer is no.
 
-        A change of the text of others needs `--force` or its own answer.
+        A change of the text of others needs `--force` or its own answer. `request` has `{}` for the
+        number of files. `has_work` means that there is something to do without any change.
 
         Raises:
             UsageError: nobody can be asked, and `--yes` is missing.
@@ -93,11 +94,12 @@ class Confirmation:
         for change in changes:
             for line in change.diff():
                 print_line(line)
-        return [change for change in changes if not change.is_of_others or self.force or self._may_touch(change)]
-
-    def goes_ahead(self, text: str) -> bool:
-        """Return whether the user agrees to go ahead."""
-        return self.yes or (self.ask is not None and self.ask(text))
+        agreed = [change for change in changes if not change.is_of_others or self.force or self._may_touch(change)]
+        text = f"{request.format(count(len(agreed), 'file'))} ({place.title})?"
+        if (agreed or has_work) and (self.yes or (self.ask is not None and self.ask(text))):
+            return agreed
+        print_line("Nothing changed.")
+        return None
 
     def _may_touch(self, change: Change) -> bool:
         found = "was edited by hand" if change.condition is Condition.EDITED else "exists and was not written by arawn-cli"
@@ -115,18 +117,16 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
         UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
     """
     require_access(place)
-    changes = place.store.changes_to_install(bodies)
-    if not changes and not timers_to_start(place):
+    changes, stopped = place.store.changes_to_install(bodies), timers_to_start(place)
+    if not changes and not stopped:
         print_line(f"Installed already, nothing to change ({place.title}).")
     else:
-        agreed = confirmation.agreed(changes)
-        has_work = agreed or timers_to_start(place)
-        if not has_work or not confirmation.goes_ahead(f"Install {_files(agreed)} and start the timers ({place.title})?"):
-            print_line("Nothing changed.")
+        agreed = confirmation.agreed(changes, "Install {} and start the timers", place, has_work=bool(stopped))
+        if agreed is None:
             return
         apply_install(place, agreed)
         status = flags.command("schedule", "status", *place.flags)
-        print_line(f"Installed {_files(agreed)}. See `{status}`, and `{flags.command('doctor')}`.")
+        print_line(f"Installed {count(len(agreed), 'file')}. See `{status}`, and `{flags.command('doctor')}`.")
     if place.manager is not None and place.manager.is_running() and (command := place.manager.linger_command()):
         print_line(f"The timers of this account stop when it logs out. To keep them running: {flags.typed(command)}")
 
@@ -169,12 +169,10 @@ def remove(place: Place, confirmation: Confirmation) -> bool:
     if not changes:
         print_line(f"Nothing is installed ({place.title}).")
         return False
-    agreed = confirmation.agreed(changes)
-    if not agreed or not confirmation.goes_ahead(f"Stop the timers and remove {_files(agreed)} ({place.title})?"):
-        print_line("Nothing changed.")
+    if (agreed := confirmation.agreed(changes, "Stop the timers and remove {}", place)) is None:
         return False
     apply_removal(place, agreed)
-    print_line(f"Removed {_files(agreed)}.")
+    print_line(f"Removed {count(len(agreed), 'file')}.")
     return True
 
 
@@ -257,10 +255,6 @@ def _table(found: list[ScheduleStatus]) -> Listing:
 
 def _time(timestamp: str | None) -> str:
     return "-" if timestamp is None else minute_with_zone(parse(timestamp))
-
-
-def _files(changes: Sequence[Change]) -> str:
-    return f"{len(changes)} file" if len(changes) == 1 else f"{len(changes)} files"
 
 
 def _test(place: Place, test: Callable[[Place], bool]) -> bool:
