@@ -164,18 +164,13 @@ class CrontabStore:
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
         """Return a change of the crontab if its block is not as it should be."""
-        body = bodies[BLOCK]
-        crontab, block = self._crontab(), self.read(BLOCK)
-        condition = condition_of(block, body)
-        if condition is Condition.CURRENT:
-            return []
-        begin = f"# BEGIN {self._marker}: managed by arawn-cli; do not edit between BEGIN and END\n"
-        return [self._change(crontab, f"{begin}{with_header(body)}# END {self._marker}\n", condition)]
+        change = self._change(bodies[BLOCK])
+        return [] if change.condition is Condition.CURRENT else [change]
 
     def changes_to_remove(self) -> list[Change]:
         """Return a change if there is a block. A crontab that would be empty is removed."""
-        block = self.read(BLOCK)
-        return [] if block is None else [self._change(self._crontab(), "", condition_of(block, None))]
+        change = self._change(None)
+        return [] if change.condition is Condition.MISSING else [change]
 
     def read(self, name: str) -> str | None:
         """Return the text of the block between its markers, or None.
@@ -185,9 +180,7 @@ class CrontabStore:
             MarkersError: there is not exactly one begin with an end after it. Lines outside of a
                 block would run in addition to a new one.
         """
-        crontab = self._crontab() or ""
-        markers = self._markers(crontab)
-        return crontab[markers[0].end() : markers[1].start()] if markers else None
+        return self._divided(self._crontab() or "")[1]
 
     def installed_at(self, name: str) -> int | None:
         """Return None: only cron can read the time of its spool files."""
@@ -212,26 +205,30 @@ class CrontabStore:
     def _marker(self) -> str:
         return "arawn-cli schedule" if self.root_name is None else f"arawn-cli schedule of root {self.root_name}"
 
-    def _change(self, crontab: str | None, block: str, condition: Condition) -> Change:
-        before = crontab or ""
-        markers = self._markers(before)
-        if markers:
-            after = before[: markers[0].start()] + block + before[markers[1].end() :]
-        else:
-            after = before + ("\n" if before and not before.endswith("\n") else "") + block
-        return Change(f"crontab of {self.account}", BLOCK, crontab, after or None, condition)
+    def _change(self, body: str | None) -> Change:
+        crontab = self._crontab()
+        before, block, after = self._divided(crontab or "")
+        if block is None and before and not before.endswith("\n"):
+            before += "\n"
+        new = ""
+        if body is not None:
+            begin = f"# BEGIN {self._marker}: managed by arawn-cli; do not edit between BEGIN and END\n"
+            new = f"{begin}{with_header(body)}# END {self._marker}\n"
+        return Change(f"crontab of {self.account}", BLOCK, crontab, before + new + after or None, condition_of(block, body))
 
-    def _markers(self, crontab: str) -> list[re.Match[str]]:
-        """Return the begin and the end of this root's block; [] if there is none."""
+    def _divided(self, crontab: str) -> tuple[str, str | None, str]:
+        """Return the text before this root's block, the text of the block or None, and the rest."""
         found = list(_MARKER.finditer(crontab))
         own = [index for index, marker in enumerate(found) if marker[2] == self.root_name]
-        markers = [found[index] for index in own]
-        if [marker[1] for marker in markers] not in ([], ["BEGIN", "END"]) or (own and own[1] != own[0] + 1):
+        if not own:
+            return crontab, None, ""
+        begin, end = found[own[0]], found[own[-1]]
+        if [found[index][1] for index in own] != ["BEGIN", "END"] or own[1] != own[0] + 1:
             raise MarkersError(
                 f"the crontab of {self.account} should have one line '# BEGIN {self._marker}' and one line '# END {self._marker}' "
                 "after it, and no other block between: correct it with crontab -e"
             )
-        return markers
+        return crontab[: begin.start()], crontab[begin.end() : end.start()], crontab[end.end() :]
 
     def _crontab(self) -> str | None:
         return None if self.account.isdigit() else _crontab("-l")  # crontab(1) fails for an account without a name

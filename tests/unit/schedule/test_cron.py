@@ -130,7 +130,7 @@ def test_a_last_line_without_an_end_stays_a_line() -> None:
 
 
 def test_a_crontab_that_changed_in_the_meantime_is_kept() -> None:
-    Crontab.texts = ["mine\n", "mine\n", "mine, and more\n"]
+    Crontab.texts = ["mine\n", "mine, and more\n"]
     (change,) = Crontab("me").changes_to_install({"crontab": "x\n"})
     with pytest.raises(ScheduleError, match="changed in the meantime"):
         Crontab("me").apply([change])
