@@ -46,23 +46,12 @@ def scratch_cleanup(
     ask: Annotated[bool, typer.Option("--ask", help="Show a table, ask, then remove exactly those sessions.")] = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Never ask, even in the first run on this root.")] = False,
     older_than_days: Annotated[
-        int | None,
-        typer.Option(
-            "--older-than-days",
-            min=1,
-            max=36_500,
-            metavar="N",
-            help="Remove sessions unused for N days.",
-        ),
+        int | None, typer.Option("--older-than-days", min=1, max=36_500, metavar="N", help="Remove sessions unused for N days.")
     ] = None,
     plan_out: Annotated[
-        Path | None,
-        typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file; - is standard output."),
+        Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan to this file; - is standard output.")
     ] = None,
-    apply: Annotated[
-        Path | None,
-        typer.Option("--apply", metavar="FILE", help="Remove only unchanged sessions of this plan."),
-    ] = None,
+    apply: Annotated[Path | None, typer.Option("--apply", metavar="FILE", help="Remove only unchanged sessions of this plan.")] = None,
     sort: Annotated[
         options.Sort, typer.Option("--sort", metavar="age|size", help="Order of the table: oldest or largest first.")
     ] = options.Sort.AGE,

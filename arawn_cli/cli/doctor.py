@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -132,18 +133,8 @@ def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
 def _print_json(settings: list[Setting], findings: list[Finding], root: str | None) -> None:
     print_settings_as_events(settings, root)
     timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
+    check = partial(DoctorCheck, timestamp=timestamp, host=host, root=root, dry_run=False)
     for finding in findings:
-        print_event(
-            DoctorCheck(
-                timestamp=timestamp,
-                host=host,
-                root=root,
-                dry_run=False,
-                check=finding.check,
-                status=finding.status,
-                detail=finding.detail,
-                fix=finding.fix,
-            )
-        )
+        print_event(check(check=finding.check, status=finding.status, detail=finding.detail, fix=finding.fix))
     passed, warned, failed = (sum(finding.status is status for finding in findings) for status in Status)
     print_event(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))

@@ -33,7 +33,6 @@ NOTIFIER = "arawn-notify@.service"
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
 _LINGERING = Path("/var/lib/systemd/linger")
-_JOURNAL_OPTIONS = {Scope.SYSTEM: "--unit", Scope.USER: "--user --unit"}
 _HIDDEN_BY_PROTECT_HOME = ("/home", "/root", "/run/user")
 _HIDDEN_BY_PRIVATE_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - only compared
 _UNQUOTED = re.compile(r"[A-Za-z0-9_./:@+=,%-]+", re.ASCII)
@@ -46,17 +45,24 @@ def units(settings: Settings) -> dict[str, str]:
         ConfigurationError: a unit cannot hold a path of the settings.
     """
     environment = _environment()
-    scope = {"system": settings.scope is Scope.SYSTEM, "systemctl": Manager(settings.scope).systemctl}
+    is_system = settings.scope is Scope.SYSTEM
+    scope = {"system": is_system, "systemctl": Manager(settings.scope).systemctl}
     texts = {}
     for job in settings.jobs:
         texts[f"{job.unit}.service"] = environment.get_template("job.service.j2").render(scope | _service_variables(settings, job))
-        texts[f"{job.unit}.timer"] = environment.get_template("job.timer.j2").render(scope | _timer_variables(job))
+        texts[f"{job.unit}.timer"] = environment.get_template("job.timer.j2").render(
+            scope,
+            job=job,
+            calendar=calendar(job.interval),
+            first_after_boot=first_after_boot(job.interval),
+            delay=delay(job.interval),
+            often=period(job.interval) <= HOUR,
+        )
     if request := _request(settings):
         service = f"{settings.jobs[0].unit}.service"
         texts[path_unit(settings.root_name)] = environment.get_template("cleanup.path.j2").render(scope, request=request, service=service)
-    texts[NOTIFIER] = environment.get_template("notify.service.j2").render(
-        scope, settings=settings, journal_options=_JOURNAL_OPTIONS[settings.scope]
-    )
+    journal_options = "--unit" if is_system else "--user --unit"
+    texts[NOTIFIER] = environment.get_template("notify.service.j2").render(scope, settings=settings, journal_options=journal_options)
     return texts
 
 
@@ -118,16 +124,6 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
         "homes_hidden": settings.scope is Scope.SYSTEM and not _any_below(accessed, _HIDDEN_BY_PROTECT_HOME),
         "temporary_hidden": not _any_below(accessed, _HIDDEN_BY_PRIVATE_TMP),
         "writable": [unit_word(settings.root, settings.home), *writable] if cleanup else writable,
-    }
-
-
-def _timer_variables(job: Job) -> dict[str, object]:
-    return {
-        "job": job,
-        "calendar": calendar(job.interval),
-        "first_after_boot": first_after_boot(job.interval),
-        "delay": delay(job.interval),
-        "often": period(job.interval) <= HOUR,
     }
 
 

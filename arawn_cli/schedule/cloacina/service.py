@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
@@ -28,6 +28,8 @@ from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours
 from arawn_cli.schedule.intervals import HOUR, MINUTE
 
+log = logging.getLogger(__name__)
+
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """The signals that end a service. All its threads block them, and child processes inherit that."""
 
@@ -37,32 +39,41 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 _PREFIX = ("env", "--default-signal=TERM,INT", "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"')
 _CHECK_SECONDS = 5.0
 _ENDING_SECONDS = 60.0
+_JOB_SECONDS = {JobName.SCRATCH_CLEANUP: 6 * HOUR, JobName.DISK_CHECK: 30 * MINUTE}  # as in the systemd units
+_TASK_SECONDS = 7 * HOUR
+_ATTEMPTS = 3
+_OWN_THREADS = 4
+_ALL_SCHEDULES = 10_000
+_BACKSTOP_SECONDS = 5
+_RECORD_SECONDS = 5.0
+_STDOUT = 1
 
 
 class FailedRunError(ArawnCliError):
     """A run that did not do all its work; the text is the reason, for Cloacina's history."""
 
 
+@dataclass(slots=True)
 class RunPool:
     """The runs of a service, each in its own process.
 
     Attributes:
+        environment: the variables that the service was started with.
+        stdout: the standard output that it was started with.
         processes: the active runs.
     """
 
-    def __init__(self, environment: Mapping[str, str], stdout: int) -> None:
-        """Take the environment and the standard output that the service was started with."""
-        self._environment = dict(environment)
-        self._stdout = stdout
-        self._writing = threading.Lock()
-        self._starting = threading.Lock()
-        self._closed = False
-        self.processes: set[subprocess.Popen[bytes]] = set()
+    environment: Mapping[str, str]
+    stdout: int
+    processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _is_closed: bool = False
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self) -> None:
         """Start no more runs."""
         with self._starting:
-            self._closed = True
+            self._is_closed = True
 
     def terminate(self) -> None:
         """Send SIGTERM to the active runs."""
@@ -80,18 +91,18 @@ class RunPool:
             FailedRunError: it was not started, did not do all its work, or was ended.
         """
         with self._starting:
-            if self._closed:
+            if self._is_closed:
                 raise FailedRunError("the service is ending: this run was not started, and Cloacina retries it")
             process = subprocess.Popen(
                 [*_PREFIX, str(os.getpid()), sys.executable, "-P", "-m", "arawn_cli", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                env=self._environment,
+                env=dict(self.environment),
                 process_group=0,  # only the service gets Ctrl-C
             )
             self.processes.add(process)
         output = _Output()
-        reader = threading.Thread(target=output.forward, args=(process, self._stdout, self._writing), daemon=True)
+        reader = threading.Thread(target=output.forward, args=(process, self.stdout, self._writing), daemon=True)
         reader.start()
         try:
             stopped = _wait(process, is_held, seconds)
@@ -169,18 +180,6 @@ def summary_of(status: int, last_line: bytes, stopped: str | None) -> Mapping[st
     if status == ExitCode.REFUSED and isinstance(kept, dict) and Reason.REMOVAL_LIMIT in kept:
         details = f"the removal limit keeps {kept[Reason.REMOVAL_LIMIT]} sessions"
     raise FailedRunError(f"{meaning}: {details}")
-
-
-log = logging.getLogger(__name__)
-
-_JOB_SECONDS = {JobName.SCRATCH_CLEANUP: 6 * HOUR, JobName.DISK_CHECK: 30 * MINUTE}  # as in the systemd units
-_TASK_SECONDS = 7 * HOUR
-_ATTEMPTS = 3
-_OWN_THREADS = 4
-_ALL_SCHEDULES = 10_000
-_BACKSTOP_SECONDS = 5
-_RECORD_SECONDS = 5.0
-_STDOUT = 1
 
 
 class Context(Protocol):
