@@ -161,6 +161,7 @@ class CrontabStore:
 
     account: str
     root_name: str | None = None
+    names: tuple[str, ...] = (BLOCK,)
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:
         """Return a change of the crontab if its block is not as it should be."""

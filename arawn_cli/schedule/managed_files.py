@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class FileStore:
     """
 
     directory: Path
-    names: Collection[str]
+    names: tuple[str, ...]
     state: StateDirectory | None = None
 
     def changes_to_install(self, bodies: Mapping[str, str]) -> list[Change]:

@@ -21,7 +21,7 @@ from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
 from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
 from arawn_cli.fs.permissions import Login, way_to
 from arawn_cli.runs import READ, Run
-from arawn_cli.schedule.cron import BLOCK, CRON_FILE, Daemon, MarkersError, cron_command, running_cron, start_command
+from arawn_cli.schedule.cron import Daemon, MarkersError, cron_command, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
@@ -132,10 +132,7 @@ def _is_for(place: Place, config: Config) -> bool:
     Raises:
         ScheduleError: they cannot be read.
     """
-    if place.manager is not None:
-        name = units_of(place.timers[0])[1]
-    else:
-        name = suffixed(CRON_FILE, place.root_name) if place.scope is Scope.SYSTEM else BLOCK
+    name = place.store.names[0] if place.manager is None else units_of(place.timers[0])[1]
     text = place.store.read(name) or ""
     if place.root_name is None and "--base-path" in text:
         option, path = "--base-path", config.root.resolve()
@@ -201,7 +198,7 @@ def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
             problems.append(Problem("the installed schedule was edited by hand and does not match the configuration", install))
         if place.manager is not None:
             state = _systemd_state(place.manager, job, shell, is_present=is_present, is_running=idle is None)
-            if is_present and place.store.read(NOTIFIER) is None:
+            if is_present and conditions[NOTIFIER] is Condition.MISSING:
                 problems.append(Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", install))
         else:
             state = _cron_state(schedule, job, now, is_running=is_present and idle is None)
@@ -230,7 +227,7 @@ def is_installed(place: Place) -> bool:
     Raises:
         ScheduleError: that cannot be found out.
     """
-    names = (BLOCK, suffixed(CRON_FILE, place.root_name)) if place.manager is None else place.timers
+    names = place.store.names if place.manager is None else place.timers
     return any(place.store.read(name) is not None for name in names)
 
 
