@@ -18,19 +18,6 @@ from arawn_cli.fs.usage import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 
 
-def read_evidence(
-    listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping, *, removed: Iterable[str] = ()
-) -> Evidence:
-    """Read the rows of sessions, and on Arawn's main branch the times of their messages.
-
-    Raises:
-        StoppedError: `stopping` returned that a signal asked the run to end.
-    """
-    # A mount in place of a session may hang, and keeps it anyway.
-    names = {session.name for session in listed if not session.is_foreign and session.identity != NO_IDENTITY}
-    return Evidence(root, {*names, *removed}, stopping)
-
-
 def is_used_since(removed_at: int, evidence: TurnEvidence) -> bool | None:
     """Whether a session has a turn after its removal, by complete evidence; None in doubt."""
     if evidence.last_turn is not None and evidence.last_turn > removed_at:
@@ -65,20 +52,25 @@ class Evidence:
     A turn counts in the messages of any workstream, with or without a database row.
     """
 
-    def __init__(self, root: Root, sessions: Collection[str], stopping: Callable[[], bool] = never_stopping) -> None:
-        """Read the evidence of these sessions that is quickly read; `complete` reads the rest.
+    def __init__(
+        self, listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping, *, removed: Iterable[str] = ()
+    ) -> None:
+        """Read rows of sessions, and on Arawn's main branch the times of their messages.
 
         Args:
+            listed: the sessions in their place.
             root: the open root.
-            sessions: ids of the sessions.
             stopping: returns whether a signal asked the run to end.
+            removed: ids of sessions in the trash.
 
         Raises:
             StoppedError: it did.
         """
+        # A mount in place of a session may hang, and keeps it anyway.
+        names = {session.name for session in listed if not session.is_foreign and session.identity != NO_IDENTITY}
         self._root = root
         self._stopping = stopping
-        self._sessions = frozenset(sessions)
+        self._sessions = frozenset({*names, *removed})
         self._rows = SessionRows({}, frozenset())
         self._signature: Signature = ()
         self._database_failure: Failure | None = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.budget import Space, split, unmet_text
 from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import Plan, oldest_first, over_budget, usages_of
 from arawn_cli.cleanup.removal import SessionRemover
-from arawn_cli.cleanup.sessions import Decision
+from arawn_cli.cleanup.sessions import Decision, ScratchSession
 from arawn_cli.cleanup.trash import purge
 from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
@@ -25,6 +25,7 @@ from arawn_cli.units import size
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class Execution:
     """A plan that is carried out. A dry run takes the same steps and changes nothing.
 
@@ -32,45 +33,44 @@ class Execution:
     and because another program can free or use space. Each outcome is added to `done`.
     """
 
-    def __init__(self, config: Config, context: RunContext, root: Root, plan: Plan, space: Space, done: Outcomes) -> None:
-        self._config = config
-        self._context = context
-        self._root = root
-        self._plan = plan
-        self._space = space
-        self._done = done
+    config: Config
+    context: RunContext
+    root: Root
+    plan: Plan
+    space: Space
+    done: Outcomes
 
     def purge_trash(self) -> None:
         """Purge the expired entries, and then the oldest ones until no bound is exceeded."""
-        self._purge(self._plan.expired)
-        early = self._plan.early
-        while batch := self._space.needed([usage for _, usage in early]):
+        self._purge(self.plan.expired)
+        early = self.plan.early
+        while batch := self.space.needed([usage for _, usage in early]):
             chosen, early = split(early, batch)
-            self._purge([entry for entry, _ in chosen], self._space.reason)
+            self._purge([entry for entry, _ in chosen], self.space.reason)
 
     def _purge(self, entries: Sequence[TrashEntry], why_early: str = "") -> None:
         """Purge entries and measure again. `why_early` is the reason before their time is over."""
-        threads = threads_for(self._config.maintenance.threads)
+        threads = threads_for(self.config.maintenance.threads)
         for entry in entries:
-            if self._context.stopping():
+            if self.context.stopping():
                 return
-            purged = purge(self._root, entry, self._context.stopping, threads, dry_run=self._config.dry_run)
-            self._done.purged.append(purged)
+            purged = purge(self.root, entry, self.context.stopping, threads, dry_run=self.config.dry_run)
+            self.done.purged.append(purged)
             for failure in purged.failures:
-                self._done.add_failure(failure, entry.session)
+                self.done.add_failure(failure, entry.session)
             if purged.finished:
-                self._space.freed.add(purged.usage)
-                verb = "would purge" if self._config.dry_run else "purged"
+                self.space.freed.add(purged.usage)
+                verb = "would purge" if self.config.dry_run else "purged"
                 early = f" before its time, because {why_early}" if why_early else ""
                 level = logging.WARNING if why_early else logging.INFO
                 log.log(level, "%s session %s from the trash%s: %s freed", verb, entry.session, early, size(purged.freed_bytes))
-        if entries and self._space.is_exceeded and not self._config.dry_run:
-            self._space.measure_again()
+        if entries and self.space.is_exceeded and not self.config.dry_run:
+            self.space.measure_again()
 
     def keep(self) -> None:
         """Report the sessions that stay by the plan."""
-        for decision in self._plan.kept:
-            self._done.keep(decision)
+        for decision in self.plan.kept:
+            self.done.keep(decision)
 
     def remove(self, remover: SessionRemover) -> None:
         """Remove the due sessions, and then those that a budget still needs, oldest first."""
@@ -79,60 +79,58 @@ class Execution:
 
     def _remove_due(self, remover: SessionRemover) -> None:
         """Move the due sessions to the trash; delete them if it is not used or has no space."""
-        due = self._plan.due
-        if self._config.maintenance.cleanup.trash_days:
+        due = self.plan.due
+        if self.config.maintenance.cleanup.trash_days:
             due = oldest_first(due)
-            while batch := self._space.needed(usages_of(due), after=self._plan.left):
+            while batch := self.space.needed(usages_of(due), after=self.plan.left):
                 chosen, due = split(due, batch)
-                why = f"not kept in the trash, because {self._space.reason}"
+                why = f"not kept in the trash, because {self.space.reason}"
                 self._remove(remover, [replace(decision, detail=f"{decision.detail}; {why}") for decision in chosen], purge=True)
-        self._remove(remover, due, purge=not self._config.maintenance.cleanup.trash_days)
+        self._remove(remover, due, purge=not self.config.maintenance.cleanup.trash_days)
 
     def _remove_over_budget(self, remover: SessionRemover) -> None:
         """Remove as many candidates as a budget needs and the removal limit admits."""
-        left, room = list(self._plan.candidates), self._plan.room
-        while batch := self._space.needed(usages_of(left), budgets_only=True, after=self._plan.left):
-            if self._context.stopping():
+        left, room = list(self.plan.candidates), self.plan.room
+        while batch := self.space.needed(usages_of(left), budgets_only=True, after=self.plan.left):
+            if self.context.stopping():
                 break
             if not room:
                 for position in batch:
                     left[position] = Decision(left[position].session, Reason.OVER_BUDGET, "the removal limit allows no more in this run")
                 break
             chosen, left = split(left, batch[:room])
-            room -= self._remove(remover, [over_budget(decision, self._space.reason) for decision in chosen], purge=True)
+            room -= self._remove(remover, [over_budget(decision, self.space.reason) for decision in chosen], purge=True)
         for decision in left:
-            self._done.keep(decision)
+            self.done.keep(decision)
 
     def _remove(self, remover: SessionRemover, due: Sequence[Decision], *, purge: bool) -> int:
         """Remove sessions, record the outcomes, measure again; return the number removed."""
-        self._context.progress.start("checking files" if self._config.dry_run else "removing files", sum(map(_files, due)))
+        stage = "checking files" if self.config.dry_run else "removing files"
+        self.context.progress.start(stage, sum(_files(decision.session) for decision in due))
         begun = removed = 0
-        planned = {decision.session.name: decision for decision in due}
-        for outcome in remover.remove([decision.session for decision in due], purge=purge):
-            decision = planned[outcome.session.name]
-            is_removal = outcome.reason is Reason.EXPIRED
-            self._done.add(replace(outcome, reason=decision.reason, detail=decision.detail) if is_removal else outcome)
-            if is_removal:
+        for outcome in remover.remove(due, purge=purge):
+            self.done.add(outcome)
+            if outcome.action.is_removal:
                 removed += 1
-                if purge and self._space.is_exceeded:
-                    self._space.freed.add(outcome.session.usage or Usage())
-            self._context.progress.advance(_files(decision))
+                if purge and self.space.is_exceeded:
+                    self.space.freed.add(outcome.session.usage or Usage())
+            self.context.progress.advance(_files(outcome.session))
             begun += 1
         if begun < len(due):
             log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
-        if removed and purge and self._space.is_exceeded and not self._config.dry_run:
-            self._space.measure_again(only_less=True)
+        if removed and purge and self.space.is_exceeded and not self.config.dry_run:
+            self.space.measure_again(only_less=True)
         return removed
 
     def report_unmet(self) -> None:
         """Log the budgets that are still exceeded."""
-        if self._space.exceeds_budget and not self._config.dry_run:
-            self._space.measure_again()
-        for bound in self._space.unmet():
-            self._done.over_budget = max(self._done.over_budget, bound.usage - bound.limit)
-            log.error("%s", unmet_text(bound, self._done.outcomes), extra=persistent("budget"))
+        if self.space.exceeds_budget and not self.config.dry_run:
+            self.space.measure_again()
+        for bound in self.space.unmet():
+            self.done.over_budget = max(self.done.over_budget, bound.usage - bound.limit)
+            log.error("%s", unmet_text(bound, self.done.outcomes), extra=persistent("budget"))
 
 
-def _files(decision: Decision) -> int:
+def _files(session: ScratchSession) -> int:
     """Return the files of a session for the progress, and 1 for an empty one."""
-    return max(decision.session.usage.files if decision.session.usage else 0, 1)
+    return max(session.usage.files if session.usage else 0, 1)

@@ -7,23 +7,25 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Measure, Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since, read_evidence
+from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since
 from arawn_cli.cleanup.execution import Execution
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import Plan, Policy, RemovalLimit, keep_unapproved, make_plan, selectable, sessions_to_measure, useless_patterns
-from arawn_cli.cleanup.plan_file import STANDARD_STREAM, PlannedSession, plan_output, read_plan, render_plan
+from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession, change_since_plan, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
     is_locked,
     list_trash_entries,
     locked,
+    measured_entries,
     missing_permission,
     put_back,
     remove_empty_trash,
@@ -41,6 +43,7 @@ from arawn_cli.events import (
     ScratchCleanup,
     ScratchSessionEvent,
 )
+from arawn_cli.fs.files import AtomicFile
 from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists, identity_of
 from arawn_cli.fs.usage import Usage
@@ -161,7 +164,7 @@ class _Cleanup:
         """Check that the plan can be written.
 
         Raises:
-            ConfigurationError, RefusedError: as `plan_output`.
+            ConfigurationError, RefusedError: as `AtomicFile`.
         """
         self._config = config
         self._context = context
@@ -172,7 +175,7 @@ class _Cleanup:
         self._threads = threads_for(config.maintenance.threads)
         self._only = frozenset(only)
         self._approved = approved
-        self._plan_output = None if config.plan_out in (None, STANDARD_STREAM) else plan_output(config.plan_out)
+        self._plan_output = None if config.plan_out in (None, STANDARD_STREAM) else AtomicFile(config.plan_out, "the plan", PLAN_MODE)
         self.plan_text = ""
         self.done = Outcomes(config, context, root, now)
 
@@ -190,7 +193,7 @@ class _Cleanup:
         except OSError as error:
             self.done.add_failure(Failure.of("list", "/".join((WORKSTREAMS, *self._root.layout.sessions)), error))
             return
-        evidence = read_evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
+        evidence = Evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
         entries = self._restore_used(entries, evidence)
         listed = [session for session in listed if session.name not in self.done.restored]
 
@@ -281,7 +284,7 @@ class _Cleanup:
 
     def _restore(self, entry: TrashEntry, turns: TurnEvidence) -> None:
         """Restore a session whose chat goes on; a failure names the command for later."""
-        (usage,) = measure_all(self._root.workstreams, [Subtree(entry.path)], 1, self._context.advance_or_stop)
+        usage = measured_entries(self._root, [entry], self._context.advance_or_stop)[entry]
         if failure := put_back(self._root, entry, used=True, dry_run=self._config.dry_run):
             command = f"arawn-cli trash restore {entry.session}"
             text = f"its chat goes on, but it stays in the trash ({failure.detail or os.strerror(failure.errno)}); then: {command}"
@@ -320,20 +323,14 @@ class _Cleanup:
         by_age = decided[self._policy]
         if soon != self._policy:
             self.done.expiring = selectable(by_age, decided[soon])
-        candidates = [decision for decision in selectable(by_age, decided[budget]) if self._change_since_plan(decision.session) is None]
-        return [explained(decision, directory.path) for decision in self._keep_unapproved(by_age)], candidates
-
-    def _keep_unapproved(self, decisions: list[Decision]) -> list[Decision]:
-        """Return the decisions as far as the approved plan has their removals."""
-        for session in (self._approved or {}).keys() - {escape(decision.session.name) for decision in decisions}:
-            log.info("session %s of the plan does not exist any more", session)
-        return keep_unapproved(decisions, self._change_since_plan)
-
-    def _change_since_plan(self, session: ScratchSession) -> str | None:
-        """Return why the approved plan does not have a removal; None if it does."""
-        if self._approved is None:
-            return None
-        return self._approved[session.name].change(session) if session.name in self._approved else "it is not in the plan"
+        candidates = selectable(by_age, decided[budget])
+        if self._approved is not None:
+            for session in self._approved.keys() - {escape(decision.session.name) for decision in by_age}:
+                log.info("session %s of the plan does not exist any more", session)
+            change = partial(change_since_plan, self._approved)
+            by_age = keep_unapproved(by_age, change)
+            candidates = [decision for decision in candidates if change(decision.session) is None]
+        return [explained(decision, directory.path) for decision in by_age], candidates
 
     def _plan(self, decisions: Sequence[Decision], candidates: Sequence[Decision], entries: Sequence[TrashEntry], space: Space) -> Plan:
         trash_days = self._config.maintenance.cleanup.trash_days
@@ -344,9 +341,7 @@ class _Cleanup:
         expired = None if leaves_trash else [entry for entry in entries if entry.is_due(self._now, trash_days)]
         trash: dict[TrashEntry, Usage] = {}
         if space.is_exceeded:
-            subtrees = [Subtree(entry.path) for entry in entries]
-            usages = measure_all(self._root.workstreams, subtrees, self._threads, stop_when(self._context.stopping))
-            trash = dict(zip(entries, usages, strict=True))
+            trash = measured_entries(self._root, entries, stop_when(self._context.stopping), self._threads)
         return make_plan(decisions, candidates, expired, trash, space, RemovalLimit.of(self._config), self._only)
 
     def _write(self, plan: Plan) -> None:

@@ -79,12 +79,6 @@ def _pasteable(commands: Sequence[Sequence[str]]) -> str:
     return text if text.isprintable() else f"{escape(text)} (type each \\xNN as the byte with this hexadecimal number)"
 
 
-def why_all_immovable(sessions: SessionsDirectory) -> str | None:
-    """Return why no session can be moved out of its directory, and a fix; None if one can."""
-    text = why_immutable(sessions.descriptor, sessions.path)
-    return text and f"{sessions.shown} {text}"
-
-
 def why_immutable(directory: int, path: str) -> str | None:
     """Return why nothing can be moved out of an open directory, and a fix; None if it can."""
     if not is_flagged(directory):

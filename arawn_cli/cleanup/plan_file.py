@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,13 +12,15 @@ from arawn_cli import timestamps
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.events import REMOVED_FOR, rendered
-from arawn_cli.fs.files import AtomicFile, read_small_file, read_standard_input
+from arawn_cli.fs.files import read_small_file, read_standard_input
 from arawn_cli.names import escape
 
 VERSION: Literal[1] = 1
 
 
 PLAN_MODE = 0o600
+"""Only its owner can read a plan, because it names sessions."""
+
 STANDARD_STREAM = Path("-")
 """Standard output or standard input in place of a file."""
 
@@ -63,15 +65,6 @@ class PlanFile(BaseModel):
     sessions: tuple[PlannedSession, ...] = Field(strict=False)
 
 
-def plan_output(path: Path) -> AtomicFile:
-    """Return the file for a plan. Only its owner can read it, because it names sessions.
-
-    Raises:
-        ConfigurationError: a file cannot be written there.
-    """
-    return AtomicFile(path, "the plan", PLAN_MODE)
-
-
 def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int, now: int) -> str:
     """Return a plan as JSON text."""
     plan = PlanFile(
@@ -87,6 +80,11 @@ def render_plan(root: Path, decisions: Iterable[Decision], older_than_days: int,
 def approval(outcomes: Iterable[Outcome]) -> dict[str, PlannedSession]:
     """Return the approval of removals that a dry run announced, as `read_plan` returns a file's."""
     return {(planned := _planned(outcome)).session_id: planned for outcome in outcomes}
+
+
+def change_since_plan(approved: Mapping[str, PlannedSession], session: ScratchSession) -> str | None:
+    """Return why a plan does not approve the removal of a session; None if it does."""
+    return approved[session.name].change(session) if session.name in approved else "it is not in the plan"
 
 
 def read_plan(path: Path, root: Path, stopping: Callable[[], bool]) -> dict[str, PlannedSession]:

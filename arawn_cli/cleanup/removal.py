@@ -25,7 +25,7 @@ from arawn_cli.cleanup.chats import (
     without_needs,
 )
 from arawn_cli.cleanup.evidence import Evidence
-from arawn_cli.cleanup.obstacles import explained, why_all_immovable, why_immovable
+from arawn_cli.cleanup.obstacles import explained, why_immovable, why_immutable
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
@@ -66,6 +66,7 @@ class Candidate:
     """A session that is being removed; its lock is held until its batch ends.
 
     Attributes:
+        planned: the decision to remove it.
         usage: its usage when it was last checked.
         trash_name: its name in the trash, once it was moved there.
         needs: what its chat needs, if that stays; None if the whole session is removed.
@@ -74,7 +75,7 @@ class Candidate:
         descriptor: its open directory.
     """
 
-    session: ScratchSession
+    planned: Decision
     usage: Usage = field(default_factory=Usage)
     trash_name: str = ""
     needs: ChatNeeds | None = None
@@ -83,14 +84,14 @@ class Candidate:
     removed_at: int | None = None
 
     @property
+    def session(self) -> ScratchSession:
+        """The session as it was planned."""
+        return self.planned.session
+
+    @property
     def name(self) -> str:
         """Its present name."""
         return self.trash_name or self.session.name
-
-    @property
-    def identity(self) -> Identity:
-        """Device and inode of the session."""
-        return self.session.identity
 
 
 class SessionRemover:
@@ -102,17 +103,15 @@ class SessionRemover:
     def __init__(
         self, sessions: SessionsDirectory, evidence: Evidence, config: Config, context: RunContext, measured_at: int, purged_inodes: int
     ) -> None:
-        """Remove nothing yet.
+        """Remember that the plan was measured from `measured_at` of the context's monotonic clock.
 
-        The measuring for the plan began at `measured_at` of the context's monotonic clock.
-        `purged_inodes` is the number of inodes that the run purged from the trash, which a dry run
-        only announces.
+        `purged_inodes` is the number of inodes that the run, or only a real one, purged from the
+        trash.
         """
         self._sessions = sessions
         self._evidence = evidence
         self._config = config
-        self._clock = context.clock
-        self._monotonic = context.monotonic
+        self._context = context
         self._stopping = context.stopping
         self._measured_at = measured_at
         self._purge = False
@@ -122,7 +121,7 @@ class SessionRemover:
         self._needs = ChatNeeds.to_keep(config, sessions.root.layout)
         self._cannot_exchange: OSError | None = None
 
-    def remove(self, due: Sequence[ScratchSession], *, purge: bool) -> Iterator[Outcome]:
+    def remove(self, due: Sequence[Decision], *, purge: bool) -> Iterator[Outcome]:
         """Yield the outcome of each due session. After a signal, no other session is begun.
 
         With `purge` the sessions are deleted at once; else they stay in the trash.
@@ -139,7 +138,7 @@ class SessionRemover:
                 with ExitStack() as resources, suppress(StoppedError):
                     yield from self._remove_batch(batch, resources)
 
-    def _remove_batch(self, batch: Sequence[ScratchSession], resources: ExitStack) -> Iterator[Outcome]:
+    def _remove_batch(self, batch: Sequence[Decision], resources: ExitStack) -> Iterator[Outcome]:
         """Remove some sessions.
 
         Raises:
@@ -149,10 +148,10 @@ class SessionRemover:
         try:
             mounts = self._sessions.mounts_inside()
         except OSError as error:
-            yield from (_failed(session, Failure.of("read", "/proc/self/mountinfo", error)) for session in batch)
+            yield from (_failed(decision.session, Failure.of("read", "/proc/self/mountinfo", error)) for decision in batch)
             return
-        if immovable := why_all_immovable(self._sessions):
-            yield from (_kept(session, Reason.NOT_PERMITTED, immovable) for session in batch)
+        if immovable := why_immutable(self._sessions.descriptor, self._sessions.path):
+            yield from (_kept(decision.session, Reason.NOT_PERMITTED, f"{self._sessions.shown} {immovable}") for decision in batch)
             return
         locked: list[Candidate] = []
         for candidate in map(Candidate, batch):
@@ -166,9 +165,9 @@ class SessionRemover:
                 locked.append(candidate)
             if self._dry_run:
                 resources.close()
-        blocked = self._recheck(locked, self._sessions.descriptor, measure_again=self._monotonic() - self._measured_at > _FRESH)
+        blocked = self._recheck(locked, self._sessions.descriptor, measure_again=self._context.monotonic() - self._measured_at > _FRESH)
         yield from blocked.values()
-        candidates = [candidate for candidate in locked if candidate.identity not in blocked]
+        candidates = [candidate for candidate in locked if candidate.session.identity not in blocked]
         if not candidates:
             return
 
@@ -186,8 +185,7 @@ class SessionRemover:
             yield from (_not_moved(candidate.session, failure) for candidate in candidates)
             return
 
-        # From here on the sessions that are not confirmed are moved back; outcomes follow when that
-        # is done.
+        # Sessions that are not confirmed are moved back; the outcomes follow when that is done.
         confirmed, outcomes = self._move_to_trash(candidates, trash)
         yield from outcomes
         if self._purge:
@@ -209,9 +207,6 @@ class SessionRemover:
             fits = room is None or candidate.needs is None or begun < room
             outcomes.append(self._removed(candidate, action) if fits else self._not_renamed(candidate, no_space()))
         return outcomes
-
-    def _reread_evidence(self, candidates: Sequence[Candidate]) -> None:
-        self._evidence.reread([candidate.session.name for candidate in candidates])
 
     def _lock(self, candidate: Candidate, resources: ExitStack) -> Outcome | None:
         """Lock a session, and check that it can be moved."""
@@ -248,21 +243,21 @@ class SessionRemover:
         Raises:
             StoppedError: a signal asked the run to end.
         """
-        self._reread_evidence(candidates)
+        self._evidence.reread([candidate.session.name for candidate in candidates])
         try:
             if not self._sessions.is_in_place():
-                return {candidate.identity: _changed(candidate.session) for candidate in candidates}
+                return {candidate.session.identity: _changed(candidate.session) for candidate in candidates}
         except OSError as error:
             failure = Failure.of("check", self._sessions.shown, error)
-            return {candidate.identity: _failed(candidate.session, failure) for candidate in candidates}
+            return {candidate.session.identity: _failed(candidate.session, failure) for candidate in candidates}
         blocked = self._sessions_in_use(candidates, directory)
-        free = [candidate for candidate in candidates if candidate.identity not in blocked]
+        free = [candidate for candidate in candidates if candidate.session.identity not in blocked]
         usages = self._measure(free, directory) if measure_again else [candidate.session.usage for candidate in free]
         shared = self._evidence.failures
         for candidate, usage in zip(free, usages, strict=True):
             decision = revalidate(candidate.session, self._evidence.of(candidate.session.name, shared), usage or Usage())
             if outcome := self._apply(decision, candidate):
-                blocked[candidate.identity] = outcome
+                blocked[candidate.session.identity] = outcome
         return blocked
 
     def _measure(self, candidates: Sequence[Candidate], directory: int) -> list[Usage]:
@@ -298,7 +293,7 @@ class SessionRemover:
         for candidate in candidates:
             if self._stopping():
                 break
-            candidate.removed_at = self._clock() // SECOND * SECOND
+            candidate.removed_at = self._context.clock() // SECOND * SECOND
             if outcome := self._exchange(candidate, candidate.needs, trash) if candidate.needs else self._rename(candidate, trash):
                 outcomes.append(outcome)
             else:
@@ -312,8 +307,10 @@ class SessionRemover:
             return [], [*outcomes, *(failed for candidate in moved if (failed := self._put_back(candidate, trash)))]
         confirmed: list[Candidate] = []
         for candidate in moved:
-            blocked = used.get(candidate.identity) or self._recheck_name(candidate, trash) or self._confirm(candidate, trash)
-            if blocked:
+            # Its next state, so that no later run moves it back.
+            name = deleting_name(candidate.trash_name) if self._purge else confirmed_name(candidate.trash_name)
+            blocked = used.get(candidate.session.identity) or self._recheck_name(candidate, trash)
+            if blocked := blocked or self._rename_entry(candidate, name, trash):
                 outcomes.append(self._put_back(candidate, trash) or blocked)
             else:
                 confirmed.append(candidate)
@@ -378,11 +375,6 @@ class SessionRemover:
             return _failed(session, Failure.of("check", f"{trash.shown}/{candidate.trash_name}", error))
         return None
 
-    def _confirm(self, candidate: Candidate, trash: TrashDirectory) -> Outcome | None:
-        """Change the state of an entry, so that no later run moves it back."""
-        name = candidate.trash_name
-        return self._rename_entry(candidate, deleting_name(name) if self._purge else confirmed_name(name), trash)
-
     def _rename_entry(self, candidate: Candidate, name: str, trash: TrashDirectory) -> Outcome | None:
         try:
             os.rename(candidate.trash_name, name, src_dir_fd=trash.descriptor, dst_dir_fd=trash.descriptor)
@@ -418,20 +410,17 @@ class SessionRemover:
             # The next run deletes the rest, and counts it. Measuring it now could take long.
             return removed if is_whole else replace(removed, freed_bytes=0)
         left = measure(trash.descriptor, candidate.trash_name, f"{trash.shown}/{candidate.trash_name}")
+        if contents(left) == contents(candidate.usage):  # it is whole: put it back
+            name = candidate.trash_name.replace(TrashState.DELETING, TrashState.PENDING, 1)
+            outcome = self._rename_entry(candidate, name, trash) or self._put_back(candidate, trash)
+            return outcome or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
         freed = freed_bytes(candidate.usage, left)
-        if contents(left) == contents(candidate.usage):
-            return self._put_back_whole(candidate, trash, failures)
-        return replace(removed, action=Action.FAILED, reason=Reason.IO_ERROR, freed_bytes=freed, failures=tuple(failures))
-
-    def _put_back_whole(self, candidate: Candidate, trash: TrashDirectory, failures: Sequence[Failure]) -> Outcome:
-        """Put back a session of which nothing could be deleted."""
-        name = candidate.trash_name.replace(TrashState.DELETING, TrashState.PENDING, 1)
-        outcome = self._rename_entry(candidate, name, trash) or self._put_back(candidate, trash)
-        return outcome or replace(_not_moved(candidate.session, failures[0]), failures=tuple(failures))
+        return replace(removed, action=Action.FAILED, reason=Reason.IO_ERROR, freed_bytes=freed, failures=tuple(failures), detail="")
 
     def _removed(self, candidate: Candidate, action: Action) -> Outcome:
         freed = candidate.usage.freed_bytes if self._purge else 0
-        return Outcome(candidate.session, action, Reason.EXPIRED, freed, removed_at=candidate.removed_at)
+        planned = candidate.planned
+        return Outcome(planned.session, action, planned.reason, freed, detail=planned.detail, removed_at=candidate.removed_at)
 
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
         if error.errno in _REPLACED:
@@ -471,8 +460,8 @@ def portions(items: Sequence[_Item], files_of: Callable[[_Item], int], most: int
         yield portion
 
 
-def _files(session: ScratchSession) -> int:
-    return session.usage.files if session.usage else 0
+def _files(decision: Decision) -> int:
+    return decision.session.usage.files if decision.session.usage else 0
 
 
 def _kept(session: ScratchSession, reason: Reason, detail: str = "") -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from dataclasses import dataclass
 
 from arawn_cli.arawn.layout import WORK, WORKSTREAMS, Generation
@@ -12,7 +12,7 @@ from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import REMOVED_FOR, Action, Reason
 from arawn_cli.fs.mounts import mount_points
-from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, exists, identity_at, is_same_directory, opened_directory
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, exists, identity_at, is_same_directory, open_directory
 from arawn_cli.fs.usage import Usage
 from arawn_cli.timestamps import latest
 
@@ -187,10 +187,17 @@ def _keep_file(sessions: SessionsDirectory, name: str) -> str:
 
     What cannot be read is measured later, and reported then.
     """
-    with suppress(OSError), opened_directory(sessions.descriptor, name) as session:
-        if exists(KEEP_FILE, session):
+    descriptors: list[int] = []
+    try:
+        descriptors.append(open_directory(name, sessions.descriptor))
+        if exists(KEEP_FILE, descriptors[0]):
             return KEEP_FILE
-        if sessions.root.layout.generation is Generation.V0:
-            with opened_directory(session, WORK) as work:
-                return f"{WORK}/{KEEP_FILE}" if exists(KEEP_FILE, work) else ""
-    return ""
+        if sessions.root.layout.generation is not Generation.V0:
+            return ""
+        descriptors.append(open_directory(WORK, descriptors[0]))
+        return f"{WORK}/{KEEP_FILE}" if exists(KEEP_FILE, descriptors[1]) else ""
+    except OSError:
+        return ""
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,6 +254,14 @@ def _directories_of_trash(root: Root, path: tuple[str, ...]) -> list[str]:
     return [name for name in listed if is_trash(name)] if path[-1] != TRASH else listed
 
 
+def measured_entries(
+    root: Root, entries: Sequence[TrashEntry], advance: Callable[[int], None], threads: int = 1
+) -> dict[TrashEntry, Usage]:
+    """Measure entries of the trash, in their order; `advance` as in `measure_all`."""
+    usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, advance)
+    return dict(zip(entries, usages, strict=True))
+
+
 def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Usage:
     """Measure all entries of the trash together.
 
@@ -261,7 +269,7 @@ def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Us
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
     found, failures = list_trash_entries(root)
-    usage = combined(measure_all(root.workstreams, [Subtree(entry.path) for entry in found], 1, stop_when(stopping)))
+    usage = combined(measured_entries(root, found, stop_when(stopping)).values())
     return replace(usage, failures=(*usage.failures, *failures))
 
 

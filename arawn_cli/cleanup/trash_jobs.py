@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import list_trash_entries, locked, purge, put_back, remove_empty_trash
+from arawn_cli.cleanup.trash import list_trash_entries, locked, measured_entries, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import TrashAction, TrashEntryEvent, rendered
-from arawn_cli.fs.measure import Subtree, measure_all, threads_for
+from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.runs import Removed, read_removals, record_trash
@@ -62,8 +62,7 @@ class _Trash:
 
     def usage(self, entry: TrashEntry) -> Usage:
         """Measure an entry."""
-        (usage,) = measure_all(self.root.workstreams, [Subtree(entry.path)], 1, self.context.advance_or_stop)
-        return usage
+        return measured_entries(self.root, [entry], self.context.advance_or_stop)[entry]
 
     def path(self, entry: TrashEntry) -> str:
         """Return the path of an entry, relative to the root."""

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.evidence import decide_by_evidence, read_evidence
+from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, make_plan, selectable
 from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
-from arawn_cli.cleanup.trash import list_trash_entries
+from arawn_cli.cleanup.trash import list_trash_entries, measured_entries
 from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import find_uses
-from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
+from arawn_cli.fs.measure import stop_when, threads_for
 from arawn_cli.fs.openat import identity_of
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.sqlite import never_stopping
@@ -39,7 +39,7 @@ def decisions_now(
             if descriptor is None:
                 return []
             listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
-            evidence = read_evidence(listed, root, stopping)
+            evidence = Evidence(listed, root, stopping)
             sessions, measured = removable(listed, measured, descriptor, ChatNeeds.to_keep(config, root.layout))
             policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
             space = Space(config, root, descriptor, threads, stop_when(stopping))
@@ -47,9 +47,7 @@ def decisions_now(
             decided = decide_by_evidence(sessions, measured, evidence, (policy, budget), now)
             trash: dict[TrashEntry, Usage] = {}
             if space.exceeds_budget:
-                entries = list_trash_entries(root)[0]
-                usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
-                trash = dict(zip(entries, usages, strict=True))
+                trash = measured_entries(root, list_trash_entries(root)[0], stop_when(stopping), threads)
             candidates = selectable(decided[policy], decided[budget])
             return [*make_plan(decided[policy], candidates, None, trash, space, RemovalLimit.of(config)).decisions]
     except StoppedError:
@@ -106,10 +104,9 @@ def _removal(
 ) -> NextRemoval:
     sessions = {session.name: session for session in removed}
     days, threads = config.maintenance.cleanup.trash_days, threads_for(config.maintenance.threads)
-    entries = list_trash_entries(root)[0]
-    usages = measure_all(root.workstreams, [Subtree(entry.path) for entry in entries], threads, stop_when(stopping))
-    due = [usage for entry, usage in zip(entries, usages, strict=True) if entry.is_due(now, days)]
-    early = [usage for entry, usage in zip(entries, usages, strict=True) if not entry.is_due(now, days)]
+    entries = measured_entries(root, list_trash_entries(root)[0], stop_when(stopping), threads)
+    due = [usage for entry, usage in entries.items() if entry.is_due(now, days)]
+    early = [usage for entry, usage in entries.items() if not entry.is_due(now, days)]
     due += [session.usage for session in removed if session.usage and session.name in over_budget]
     by_age = sorted(removed, key=lambda session: (session.last_activity or 0, session.name))
     moved = [session.usage for session in by_age if session.usage and session.name not in over_budget]
