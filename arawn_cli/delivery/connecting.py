@@ -19,17 +19,12 @@ from typing import TYPE_CHECKING
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.credentials import basic, with_kept_variables
+from arawn_cli.delivery.message import Failed
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
 
 if TYPE_CHECKING:
     import urllib3
-
-# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name.
-_NOT_YET_VALID = 9
-_EXPIRED = 10
-_UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21, 24})
-_WRONG_NAME = frozenset({62, 64})
 
 # OpenSSL's reasons for an answer that is not a TLS record.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
@@ -66,13 +61,17 @@ class Route:
 
     def __str__(self) -> str:
         """Return the address, and the proxy without its password."""
-        through = f" through the proxy {_named(self.proxy)}" if self.proxy else ""
-        return f"{self.address}{through}"
+        return f"{self.address} through {self.peer}" if self.proxy else str(self.address)
+
+    @property
+    def server(self) -> str:
+        """The server, as messages name it."""
+        return f"{self.address.host} port {self.address.port}"
 
     @property
     def peer(self) -> str:
         """What a connection is made to, as messages name it."""
-        return f"the proxy {_named(self.proxy)}" if self.proxy else _named(self.address)
+        return f"the proxy {self.proxy.host} port {self.proxy.port}" if self.proxy else self.server
 
     @property
     def target(self) -> str:
@@ -120,22 +119,43 @@ class Route:
 
         Raises:
             ConfigurationError: the file of certificate authorities cannot be used.
-            OSError: it cannot be opened; see `describe`.
+            OSError: it cannot be opened; see `failure`.
         """
         connection = self.connection(timeout, tunnel=True)
         connection.connect()
         stream: socket.socket = connection.sock
         return stream
 
-    def describe(self, error: BaseException) -> tuple[str, bool] | None:
-        """Describe an error of TLS or of a tunnel, and whether to retry; None for other errors."""
-        if self.proxy is not None:
-            for refused in _causes(error):
-                if isinstance(refused, OSError) and str(refused).startswith(_NO_TUNNEL):
-                    answer = str(refused).removeprefix(_NO_TUNNEL)
-                    return f"{self.peer} does not connect to {_named(self.address)}: {answer}", answer.startswith("5")
-        problem = describe(error, self.address, self.ca_file)
-        return (problem, False) if problem else None
+    def failure(self, error: BaseException) -> Failed | None:
+        """Describe an error of TLS or of a tunnel; None for other errors."""
+        for cause in _causes(error):
+            if self.proxy is not None and isinstance(cause, OSError) and str(cause).startswith(_NO_TUNNEL):
+                answer = str(cause).removeprefix(_NO_TUNNEL)
+                return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=answer.startswith("5"))
+            if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+                return None  # the connection broke in the middle of the handshake
+            if isinstance(cause, ssl.SSLError):
+                return Failed(self._tls_problem(cause), retryable=False)
+        return None
+
+    def _tls_problem(self, error: ssl.SSLError) -> str:
+        if error.reason in _NO_TLS:
+            other = "http" if self.address.scheme == "https" else "ws"
+            return f"{self.server} does not speak TLS; use {other}://, or the port that does"
+        if not isinstance(error, ssl.SSLCertVerificationError):
+            return f"TLS with {self.address.host} failed: {error.reason or error.strerror or error}"
+        certificate = f"the certificate of {self.address.host}"
+        match error.verify_code:  # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the ssl module does not name
+            case 10:
+                return f"{certificate} has expired"
+            case 9:
+                return f"{certificate} is not valid yet; check the clock of this machine"
+            case 62 | 64:
+                return f"{certificate} is for another host"
+            case 2 | 18 | 19 | 20 | 21 | 24:
+                place = f"is not in {self.ca_file}" if self.ca_file else "the system does not know"
+                return f"{certificate} is signed by an authority that {place}; name the right one with ca_file"
+        return f"{certificate} is not accepted: {error.verify_message}"
 
 
 def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Route:
@@ -208,10 +228,6 @@ def _credentials(proxy: Address) -> dict[str, str]:
     return {"Proxy-Authorization": basic(proxy)} if proxy.carries_password else {}
 
 
-def _named(address: Address) -> str:
-    return f"{address.host} port {address.port}"
-
-
 def context_for(ca_file: Path | None) -> ssl.SSLContext:
     """Return a context that verifies certificate and host name.
 
@@ -234,54 +250,14 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def describe(error: BaseException, address: Address, ca_file: Path | None) -> str | None:
-    """Describe an error of TLS, or return None for any other error."""
-    found = _find_ssl_error(error)
-    if found is None:
-        return None
-    if isinstance(found, ssl.SSLCertVerificationError):
-        return _describe_verification(found, address, ca_file)
-    if found.reason in _NO_TLS:
-        other = "http" if address.scheme == "https" else "ws"
-        return f"{address.host} port {address.port} does not speak TLS; use {other}://, or the port that does"
-    return f"TLS with {address.host} failed: {found.reason or found.strerror or found}"
-
-
 def cause_of(error: BaseException) -> str:
     """Return the kernel's message behind an error, or else the error's type."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
-
-
-def _describe_verification(error: ssl.SSLCertVerificationError, address: Address, ca_file: Path | None) -> str:
-    code = error.verify_code
-    if code == _EXPIRED:
-        return f"the certificate of {address.host} has expired"
-    if code == _NOT_YET_VALID:
-        return f"the certificate of {address.host} is not valid yet; check the clock of this machine"
-    if code in _WRONG_NAME:
-        return f"the certificate of {address.host} is for another host"
-    if code in _UNKNOWN_ISSUER:
-        place = f"is not in {ca_file}" if ca_file else "the system does not know"
-        return f"the certificate of {address.host} is signed by an authority that {place}; name the right one with ca_file"
-    return f"the certificate of {address.host} is not accepted: {error.verify_message}"
-
-
-def _find_ssl_error(error: BaseException) -> ssl.SSLError | None:
-    """Return the error of the ssl module, which clients wrap in their own."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLError):
-            # A connection that ends in the middle of the handshake broke: retry.
-            return None if isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) else cause
-    return None
+    messages = (cause.strerror for cause in _causes(error) if isinstance(cause, OSError))
+    return next(filter(None, messages), type(error).__name__)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it wraps."""
+    """Yield an error and all that it wraps, as clients wrap those of the ssl module."""
     seen: set[int] = set()
     queue: list[object] = [error]
     while queue:

@@ -73,7 +73,7 @@ class HttpClient:
         except HTTPError as error:
             return self._failure(error, timeout)
         body, is_complete = _read_start(response, end)
-        peer = f"{self._address.host} port {self._address.port}"
+        peer = self._route.server
         if self._route.proxy is not None and response.status == _PROXY_UNAUTHORISED:
             return Failed(f"{self._route.peer} does not accept our user and password ({response.status})", retryable=False)
         if response.status == 400 and _PLAIN_ON_TLS in body:
@@ -87,8 +87,8 @@ class HttpClient:
         self._manager.clear()
 
     def _failure(self, error: HTTPError, timeout: float) -> Failed:
-        if (described := self._route.describe(error)) is not None:
-            return Failed(described[0], retryable=described[1])
+        if (failed := self._route.failure(error)) is not None:
+            return failed
         peer = self._route.peer
         if isinstance(error, ProxyError) and isinstance(error.original_error, HTTPError):
             error = error.original_error
@@ -173,8 +173,8 @@ def probe(route: Route, token: Token | None, origin: str, timeout: float) -> Pro
     except TimeoutError:
         return ProbeResult(False, f"{route}: cannot connect within {timeout:g} s")
     except OSError as error:
-        described = route.describe(error)
-        return ProbeResult(False, f"{route}: {described[0] if described else f'cannot connect: {error.strerror or type(error).__name__}'}")
+        failed = route.failure(error)
+        return ProbeResult(False, f"{route}: {failed.reason if failed else f'cannot connect: {error.strerror or type(error).__name__}'}")
     if is_accepted:
         if token is None:
             return ProbeResult(True, f"{route} is reachable and accepts events; no token is configured")

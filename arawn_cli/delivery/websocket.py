@@ -69,7 +69,7 @@ class WebSocketClient:
         self._token = token
         self._secrets = Secrets.of(route.address, token, route.proxy)
         self._origin = Origin(origin) if origin else None
-        self._peer = f"{route.address.host} port {route.address.port}"
+        self._peer = route.server
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Send each event as one frame; without events only connect, authenticate and close.
@@ -82,10 +82,7 @@ class WebSocketClient:
         except TimeoutError:
             return Failed(f"cannot connect to {self._route.peer} within {timeout:g} s")
         except (OSError, HTTPException) as error:
-            described = self._route.describe(error)
-            if described is not None:
-                return Failed(described[0], retryable=described[1])
-            return Failed(f"cannot connect to {self._route.peer}: {cause_of(error)}")
+            return self._route.failure(error) or Failed(f"cannot connect to {self._route.peer}: {cause_of(error)}")
         protocol = ClientProtocol(parse_uri(self._address.plain), origin=self._origin, max_size=_ANSWER_BYTES, logger=_silent)
         with closing(stream):
             try:
@@ -176,9 +173,8 @@ class WebSocketClient:
                 return result
             answer = result.answer if isinstance(result, Refused) else str(response.status_code)
             return Failed(f"the relay does not open a WebSocket connection: {answer}", retryable=False)
-        described = self._route.describe(broken) if broken else None
-        if described is not None:
-            return Failed(described[0], retryable=described[1])
+        if broken is not None and (failed := self._route.failure(broken)) is not None:
+            return failed
         if isinstance(error.__cause__, EOFError):
             return Failed(f"{self._peer} closed the connection")
         return Failed(f"{self._peer} is not a WebSocket server: {excerpt(str(error), self._secrets)}")
