@@ -18,16 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote, unquote
 
-from arawn_cli.delivery.credentials import notify_urls, with_kept_variables
+from arawn_cli.delivery.credentials import Secrets, notify_urls, with_kept_variables
 from arawn_cli.delivery.message import EXCERPT_CHARACTERS, RETRYABLE, Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.child import Child
 from arawn_cli.names import escape
 from arawn_cli.units import span
-
-_SHORTEST_SECRET = 3  # characters; shorter texts are part of too many words
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +189,7 @@ def interpret(warnings: Sequence[str], causes: Sequence[str], url: str) -> Refus
 
 def without_address(text: str, url: str) -> str:
     """Return a text without the parts of an Apprise URL, each of which may be a secret."""
-    parts = re.split(r"[/:@?&=+,#]+", url.partition("://")[2])
-    forms = {form for part in parts for form in (part, unquote(part), quote(unquote(part), safe="")) if len(form) >= _SHORTEST_SECRET}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "***")
-    return text
+    return Secrets.of_texts(re.split(r"[/:@?&=+,#]+", url.partition("://")[2])).removed_from(text)
 
 
 def _send_with_apprise(url: str, message: Mapping[str, str] | None) -> SendResult:

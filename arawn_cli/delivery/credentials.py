@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from base64 import b64encode
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -27,12 +27,9 @@ VARIABLE = "ARAWN_RELAY_TOKEN"
 
 _MAX_BYTES = 16_384
 
-# Shorter secrets are part of too many words to be recognised.
 _MIN_SECRET_LENGTH = 3
 
 _kept: dict[str, str] = {}
-
-_READABLE_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,11 @@ class Secrets:
         for end in (address, proxy):
             if end is not None and end.carries_password:
                 plain += (end.password, basic(end).partition(" ")[2])
+        return cls.of_texts(plain)
+
+    @classmethod
+    def of_texts(cls, plain: Iterable[str]) -> Secrets:
+        """Take secret texts; short ones are ignored, since they are part of too many words."""
         forms = {form for secret in plain for form in _forms(secret) if len(form) >= _MIN_SECRET_LENGTH}
         return cls(tuple(sorted(forms, key=len, reverse=True)))
 
@@ -77,7 +79,9 @@ class Secrets:
 def _forms(secret: str) -> tuple[str, ...]:
     import html  # 10 ms, and only a client needs it
 
-    return (secret, unquote(secret), quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret))
+    decoded = unquote(secret)
+    in_urls = (quote(secret), quote(secret, safe=""), quote(decoded, safe=""))
+    return (secret, decoded, *in_urls, json.dumps(secret)[1:-1], html.escape(secret))
 
 
 def authorization(address: Address, token: Token | None) -> dict[str, str]:
@@ -106,7 +110,7 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
     """
     token = secret_of(environment, CREDENTIAL, VARIABLE)
     if token is None and token_file is not None:
-        token = _parse(_read(token_file, "token file", private=True), f"the token file {token_file}")
+        token = _parse(_read(token_file, "token file"), f"the token file {token_file}")
     if token is not None and address.carries_password:
         raise ConfigurationError(f"relay {address}: a token and a user with password cannot both be sent; remove one of them")
     secret = "a token" if token is not None else "a password" if address.carries_password else None
@@ -121,14 +125,11 @@ def token_for(address: Address, token_file: Path | None, environment: Mapping[st
 def secret_of(environment: Mapping[str, str], credential: str, variable: str) -> Token | None:
     """Return a secret from a systemd credential or else from a variable.
 
-    The mode of a credential is not checked: systemd gives a service with `User=` access by an ACL,
-    which shows as group bits.
-
     Raises:
         ConfigurationError: it exists and cannot be used.
     """
     if (path := _credential(environment, credential)) is not None:
-        return _parse(_read(path, "token file", private=False), f"the credential {path}")
+        return _parse(_read(path, "token file", is_credential=True), f"the credential {path}")
     value = with_kept_variables(environment).get(variable)
     return _parse(value.encode("utf-8", "surrogateescape"), f"${variable}") if value else None
 
@@ -160,9 +161,8 @@ def notify_urls(file: Path, environment: Mapping[str, str]) -> bytes:
     Raises:
         ConfigurationError: it cannot be read, or the file is readable by others.
     """
-    if (path := _credential(environment, NOTIFY_CREDENTIAL)) is not None:
-        return _read(path, "file of addresses", private=False)
-    return _read(file, "file of addresses", private=True)
+    path = _credential(environment, NOTIFY_CREDENTIAL)
+    return _read(path or file, "file of addresses", is_credential=path is not None)
 
 
 def _credential(environment: Mapping[str, str], name: str) -> Path | None:
@@ -170,11 +170,15 @@ def _credential(environment: Mapping[str, str], name: str) -> Path | None:
     return path if path is not None and (is_kept(path) or os.path.lexists(path)) else None
 
 
-def _read(path: Path, what: str, *, private: bool) -> bytes:
-    """Read a file, and check the permissions of the same open file."""
+def _read(path: Path, what: str, *, is_credential: bool = False) -> bytes:
+    """Read a file, and check the permissions of the same open file.
+
+    Those of a credential are not checked: systemd gives a service with `User=` access by an ACL,
+    which shows as group bits.
+    """
 
     def check(status: os.stat_result) -> None:
-        if private and status.st_mode & _READABLE_BY_OTHERS:
+        if not is_credential and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigurationError(f"the {what} {path} is open to others (mode {mode:04o}): run chmod 600 on it")
 
