@@ -14,10 +14,11 @@ import logging
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import IntEnum
+from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import quote
@@ -108,8 +109,7 @@ class Notice:
 
 NoticeKind = Literal["level", "job", "session"]
 Notices = dict[str, Notice]
-Change = tuple[NoticeKind, Notices, Notices]
-"""The notices of a kind, by subject: as they are stored, and as they are to be."""
+"""The notices of a kind, by subject."""
 
 
 def compose(lines: Sequence[Line], host: str, root_name: str | None) -> dict[str, str]:
@@ -164,19 +164,22 @@ def _level_line(event: DiskPressure, last: Notice | None) -> Line:
     return Line(urgency, f"{name} is {event.level}, {at_least}{amounts}", full, step)
 
 
-def job_line(job: JobName, code: ExitCode, why: str, before: Notice | None, *, root: str, is_repeat: bool) -> Line | None:
-    """Return the line about a run that failed, or about the first one after it that did not."""
+def job_lines(
+    job: JobName, code: ExitCode, why: str, before: Mapping[str, Notice], *, root: str, repeat_secs: int, now: int
+) -> tuple[list[Line], Notices]:
+    """Return the line about a run that failed, or that works again, and the notices after it."""
+    last = before.get(job)
+    after = {name: notice for name, notice in before.items() if name != job}
     if code in _SUCCESS:
-        return Line(Urgency.RECOVERED, f"{job} works again", f"{job} works again") if before is not None else None
-    if before is not None and before.value == str(int(code)) and not is_repeat:
-        return None
-    step = (
-        f"arawn-cli scratch-cleanup{root} -n -v"
-        if job is JobName.SCRATCH_CLEANUP and code is ExitCode.REFUSED
-        else f"arawn-cli doctor{root}"
-    )
+        return [Line(Urgency.RECOVERED, f"{job} works again", f"{job} works again")] if last is not None else [], after
+    is_repeat = last is not None and 0 < repeat_secs * SECOND <= now - last.at
+    if last is not None and last.value == str(int(code)) and not is_repeat:
+        return [], {**after, job: last}
+    is_shown_by_cleanup = job is JobName.SCRATCH_CLEANUP and code is ExitCode.REFUSED
+    step = f"arawn-cli scratch-cleanup{root} -n -v" if is_shown_by_cleanup else f"arawn-cli doctor{root}"
     short = f"{job} {_FAILURES[code]}"
-    return Line(Urgency.FAILED, short, f"{short} (exit code {int(code)}): {cut(why, _TEXT)}", step)
+    line = Line(Urgency.FAILED, short, f"{short} (exit code {int(code)}): {cut(why, _TEXT)}", step)
+    return [line], {**after, job: Notice(str(int(code)), now)}
 
 
 def why_failed(code: ExitCode, summary: ScratchCleanup | DiskCheck | None, problems: Sequence[str]) -> str:
@@ -202,36 +205,37 @@ def why_incomplete(summary: ScratchCleanup | DiskCheck | None) -> str | None:
     return None
 
 
-def cleaned_line(summary: ScratchCleanup, root: str) -> Line | None:
-    """Return the line about the sessions that a cleanup removed, or None if it removed none."""
+def cleaned_lines(summary: ScratchCleanup, root: str) -> list[Line]:
+    """Return the line about the sessions that a cleanup removed, if it removed any."""
     if not summary.sessions_cleaned:
-        return None
-    names = [shortened(session) for session in summary.cleaned_session_ids[:_SESSIONS]]
-    rest = [f"and {summary.sessions_cleaned - _SESSIONS:,} more"] if summary.sessions_cleaned > _SESSIONS else []
+        return []
+    names = _listed(map(shortened, summary.cleaned_session_ids), summary.sessions_cleaned)
     short = f"{count(summary.sessions_cleaned, 'session')} removed"
     if summary.trash_until is None:
         where, step = f"{size(summary.bytes_freed)} freed", ""
     else:
         where = f"{size(summary.bytes_trashed)} in the trash until {minute(timestamps.parse(summary.trash_until))}"
         step = f"arawn-cli trash restore{root} --last (to undo it)"
-    return Line(Urgency.CLEANED, short, f"{short}, {where}: {', '.join([*names, *rest])}", step)
+    return [Line(Urgency.CLEANED, short, f"{short}, {where}: {names}", step)]
 
 
-def expiring_line(summary: ScratchCleanup, before: Mapping[str, Notice], root: str, now: int) -> tuple[Line | None, Notices]:
-    """Return the line about newly expiring sessions, and the notices after it."""
+def expiring_lines(summary: ScratchCleanup, before: Mapping[str, Notice], root: str, now: int) -> tuple[list[Line], Notices]:
+    """Return the line about newly expiring sessions, if there are any, and the notices after it."""
     soon = {session.session_id: session.expires for session in summary.expiring or ()}
     after = {session: before.get(session) or Notice(expires, now) for session, expires in soon.items()}
     news = [session for session, expires in soon.items() if session not in before or before[session].value != expires]
     if not news:
-        return None, after
+        return [], after
     after |= {session: Notice(soon[session], now) for session in news}
-    shown = [f"{shortened(session)} ({minute(timestamps.parse(soon[session]))})" for session in news[:_SESSIONS]]
-    rest = [f"and {len(news) - _SESSIONS:,} more"] if len(news) > _SESSIONS else []
-    verb = "expires" if len(news) == 1 else "expire"
-    short = f"{count(len(news), 'session')} {verb} within two days"
-    return Line(
-        Urgency.EXPIRING, short, f"{short}: {', '.join([*shown, *rest])}", f"arawn-cli report{root}; a session that is used stays"
-    ), after
+    names = _listed((f"{shortened(session)} ({minute(timestamps.parse(soon[session]))})" for session in news), len(news))
+    short = f"{count(len(news), 'session')} {'expires' if len(news) == 1 else 'expire'} within two days"
+    return [Line(Urgency.EXPIRING, short, f"{short}: {names}", f"arawn-cli report{root}; a session that is used stays")], after
+
+
+def _listed(names: Iterable[str], number: int) -> str:
+    """Name the first of so many sessions, and count the others."""
+    rest = [f"and {number - _SESSIONS:,} more"] if number > _SESSIONS else []
+    return ", ".join([*islice(names, _SESSIONS), *rest])
 
 
 def notifier_for(config: Config, file: Path, job: JobName, environment: Mapping[str, str], stopping: Callable[[], bool]) -> Notifier:
@@ -277,9 +281,9 @@ class Notifier(EventOutbox):
         if "level" not in self._on:
             return
         now, pressures = self.clock(), [event for event in events if isinstance(event, DiskPressure)]
-        before = _notices(connection.execute(_READ, (self._root,)).fetchall(), "level")
-        lines, after = level_lines(pressures, before, repeats=self._repeat_secs > 0, now=now)
-        self._change_notices(connection, "level", before, after)
+        before = _notices(connection.execute(_READ, (self._root,)).fetchall())
+        lines, after = level_lines(pressures, before["level"], repeats=self._repeat_secs > 0, now=now)
+        self._change_notices(connection, before, {"level": after})
         if lines:
             self._lines = lines
             self._stored = self._add_message(connection, lines, now, self._targets)
@@ -292,56 +296,42 @@ class Notifier(EventOutbox):
         Return the number of messages that were neither sent nor stored.
         """
         with closing(self.state):
-            self._store_end(*self._news(code, problems, has_result=has_result))
+            before = _notices(self._select(_READ, (self._root,)))
+            self._store_end(before, *self._news(before, code, problems, has_result=has_result))
             return self._send()
 
-    def _news(self, code: ExitCode, problems: Sequence[str], *, has_result: bool) -> tuple[list[Line], list[Change]]:
-        """Return the lines about the end of the run, and the changes of notices that they imply."""
-        now, rows = self.clock(), self._select(_READ, (self._root,))
+    def _news(
+        self, before: Mapping[NoticeKind, Notices], code: ExitCode, problems: Sequence[str], *, has_result: bool
+    ) -> tuple[list[Line], dict[NoticeKind, Notices]]:
+        """Return the lines about the end of the run, and the notices after them, by kind."""
+        now, summary = self.clock(), self._summary
         lines: list[Line] = []
-        changes: list[Change] = []
+        after: dict[NoticeKind, Notices] = {}
         if self._pressures and "level" in self._on:
-            before = _notices(rows, "level")
-            found, after = level_lines(self._pressures, before, repeats=self._repeat_secs > 0, now=now)
+            found, after["level"] = level_lines(self._pressures, before["level"], repeats=self._repeat_secs > 0, now=now)
             lines += found
-            changes.append(("level", before, after))
         if "failed" in self._on and (code in _FAILURES or (has_result and code in _SUCCESS)):
-            before = _notices(rows, "job")
-            line, after = self._job_line(code, problems, before, now)
-            lines += [line] if line else []
-            changes.append(("job", before, after))
-        if isinstance(self._summary, ScratchCleanup):
-            if "cleaned" in self._on and (line := cleaned_line(self._summary, self._option)) is not None:
-                lines.append(line)
-            if "expiring" in self._on and self._summary.expiring is not None:
-                before = _notices(rows, "session")
-                line, after = expiring_line(self._summary, before, self._option, now)
-                lines += [line] if line else []
-                changes.append(("session", before, after))
-        return lines, [change for change in changes if change[1] != change[2]]
+            why = " ".join(why_failed(code, summary, problems).split())
+            found, after["job"] = job_lines(self.job, code, why, before["job"], root=self._option, repeat_secs=self._repeat_secs, now=now)
+            lines += found
+        if isinstance(summary, ScratchCleanup) and "cleaned" in self._on:
+            lines += cleaned_lines(summary, self._option)
+        if isinstance(summary, ScratchCleanup) and "expiring" in self._on and summary.expiring is not None:
+            found, after["session"] = expiring_lines(summary, before["session"], self._option, now)
+            lines += found
+        return lines, after
 
-    def _job_line(self, code: ExitCode, problems: Sequence[str], before: Notices, now: int) -> tuple[Line | None, Notices]:
-        last = before.get(self.job)
-        why = " ".join(why_failed(code, self._summary, problems).split())
-        is_repeat = last is not None and 0 < self._repeat_secs * SECOND <= now - last.at
-        line = job_line(self.job, code, why, last, root=self._option, is_repeat=is_repeat)
-        after = {job: notice for job, notice in before.items() if job != self.job}
-        if code not in _SUCCESS:
-            after[self.job] = Notice(str(int(code)), now) if line is not None or last is None else last
-        return line, after
-
-    def _store_end(self, lines: Sequence[Line], changes: Sequence[Change]) -> None:
+    def _store_end(self, before: Mapping[NoticeKind, Notices], lines: Sequence[Line], after: Mapping[NoticeKind, Notices]) -> None:
         """Store the message about the end of the run, and what it changes in the notices.
 
         A message about levels that no other run has sent yet becomes part of it.
         """
-        if not lines and not changes:
+        if not lines and all(before[kind] == notices for kind, notices in after.items()):
             return
         now = self.clock()
         try:
             with self.state.transaction() as connection:
-                for kind, before, after in changes:
-                    self._change_notices(connection, kind, before, after)
+                self._change_notices(connection, before, after)
                 if lines:
                     waiting = [
                         target
@@ -433,17 +423,23 @@ class Notifier(EventOutbox):
             self._delivery(target).add_encoded(connection, [message])
         return {target: message.event_id for target, message in messages.items()}
 
-    def _change_notices(self, connection: sqlite3.Connection, kind: NoticeKind, before: Notices, after: Notices) -> None:
-        gone = [(self._root, kind, subject) for subject in before.keys() - after.keys()]
-        connection.executemany("DELETE FROM notices WHERE root = ? AND kind = ? AND subject = ?", gone)
-        new = [(self._root, kind, subject, notice.value, notice.at) for subject, notice in after.items() if before.get(subject) != notice]
-        connection.executemany("INSERT OR REPLACE INTO notices (root, kind, subject, value, notified_at) VALUES (?, ?, ?, ?, ?)", new)
+    def _change_notices(
+        self, connection: sqlite3.Connection, before: Mapping[NoticeKind, Notices], after: Mapping[NoticeKind, Notices]
+    ) -> None:
+        for kind, notices in after.items():
+            gone = [(self._root, kind, subject) for subject in before[kind].keys() - notices.keys()]
+            connection.executemany("DELETE FROM notices WHERE root = ? AND kind = ? AND subject = ?", gone)
+            new = [(self._root, kind, subject, *astuple(notice)) for subject, notice in (notices.items() - before[kind].items())]
+            connection.executemany("INSERT OR REPLACE INTO notices (root, kind, subject, value, notified_at) VALUES (?, ?, ?, ?, ?)", new)
 
 
 def _number(target: str) -> int:
     return int(target.removeprefix(NOTIFY))
 
 
-def _notices(rows: Sequence[tuple[object, ...]], kind: NoticeKind) -> Notices:
-    found = cast("Sequence[tuple[str, str, str, int]]", rows)
-    return {subject: Notice(value, at) for of_kind, subject, value, at in found if of_kind == kind}
+def _notices(rows: Sequence[tuple[object, ...]]) -> dict[NoticeKind, Notices]:
+    """Return the notices of rows with the columns of `_READ`, by kind."""
+    found: dict[NoticeKind, Notices] = {"level": {}, "job": {}, "session": {}}
+    for kind, subject, value, at in cast("Sequence[tuple[NoticeKind, str, str, int]]", rows):
+        found[kind][subject] = Notice(value, at)
+    return found

@@ -13,16 +13,17 @@ from arawn_cli.delivery.notify import (
     Notice,
     Notices,
     Urgency,
-    cleaned_line,
+    cleaned_lines,
     compose,
-    expiring_line,
-    job_line,
+    expiring_lines,
+    job_lines,
     level_lines,
     why_failed,
     why_incomplete,
 )
 from arawn_cli.errors import ExitCode
 from arawn_cli.events import ChatResult, ExpiringSession, FailureReport, JobName, Level, ScratchCleanup, Unit
+from arawn_cli.timestamps import SECOND
 from tests.support.simulated_relay import pressure
 
 LEVELS = st.sampled_from([Level.OK, Level.WARNING, Level.CRITICAL])
@@ -95,19 +96,25 @@ def test_notices_of_scopes_that_recovered_while_nobody_was_told_are_forgotten() 
 
 @given(st.lists(st.sampled_from([ExitCode.DONE, ExitCode.PARTIAL, ExitCode.REFUSED]), max_size=8))
 def test_people_are_told_of_a_failure_when_it_begins_and_when_it_ends(codes: list[ExitCode]) -> None:
-    last: Notice | None = None
+    other = {str(JobName.SCRATCH_CLEANUP): Notice("1", 0)}
+    notices: Notices = dict(other)
     heard = []
     for now, code in enumerate(codes):
-        line = job_line(JobName.DISK_CHECK, code, "reason", last, root="", is_repeat=False)
-        if line is not None:
-            heard.append(code)
-            last = None if code is ExitCode.DONE else Notice(str(int(code)), now)
+        lines, notices = job_lines(JobName.DISK_CHECK, code, "reason", notices, root="", repeat_secs=0, now=now)
+        heard += [code for _ in lines]
+        assert [notice.value for name, notice in notices.items() if name not in other] == (
+            [] if code is ExitCode.DONE else [str(int(code))]
+        )
+        assert other.items() <= notices.items()
     assert heard == [code for code, _ in groupby([ExitCode.DONE, *codes])][1:]
 
 
 def test_a_failure_that_lasts_is_told_again_after_the_interval() -> None:
-    last = Notice("1", 0)
-    assert job_line(JobName.DISK_CHECK, ExitCode.PARTIAL, "reason", last, root="", is_repeat=True) is not None
+    last: Notices = {JobName.DISK_CHECK: Notice("1", 0)}
+    for now, expected in ((59, 0), (60, 1)):
+        lines, after = job_lines(JobName.DISK_CHECK, ExitCode.PARTIAL, "reason", last, root="", repeat_secs=60, now=now * SECOND)
+        assert len(lines) == expected
+        assert after == {JobName.DISK_CHECK: Notice("1", now * SECOND if expected else 0)}
 
 
 def test_the_reason_of_a_failure_comes_from_the_summary() -> None:
@@ -130,8 +137,7 @@ def test_a_failure_that_is_not_of_the_result_has_the_reason_of_the_run() -> None
 
 
 def test_a_refused_cleanup_names_the_command_that_shows_the_sessions() -> None:
-    line = job_line(JobName.SCRATCH_CLEANUP, ExitCode.REFUSED, "why", None, root=" --root lab", is_repeat=False)
-    assert line is not None
+    (line,), _ = job_lines(JobName.SCRATCH_CLEANUP, ExitCode.REFUSED, "why", {}, root=" --root lab", repeat_secs=0, now=0)
     assert (line.short, line.step) == ("scratch-cleanup was refused", "arawn-cli scratch-cleanup --root lab -n -v")
 
 
@@ -139,11 +145,10 @@ def test_removed_sessions_are_named_with_the_command_that_undoes_it() -> None:
     removed = summary(
         sessions_cleaned=7, bytes_trashed=2048, trash_until="2026-03-21T09:30:00Z", cleaned_session_ids=tuple(f"s{n}" for n in range(7))
     )
-    line = cleaned_line(removed, "")
-    assert line is not None
+    (line,) = cleaned_lines(removed, "")
     assert line.full == "7 sessions removed, 2.0 KiB in the trash until 2026-03-21 09:30 UTC: s0, s1, s2, s3, s4, and 2 more"
     assert line.step == "arawn-cli trash restore --last (to undo it)"
-    assert cleaned_line(summary(), "") is None
+    assert cleaned_lines(summary(), "") == []
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])), max_size=6))
@@ -151,9 +156,9 @@ def test_an_expiry_is_told_once_for_each_time_that_a_session_expires(runs: list[
     notices: Notices = {}
     for now, soon in enumerate(runs):
         expiring = tuple(ExpiringSession(session_id=name, expires=at) for name, at in soon.items())
-        line, after = expiring_line(summary(expiring=expiring), notices, "", now)
+        lines, after = expiring_lines(summary(expiring=expiring), notices, "", now)
         news = {name for name, at in soon.items() if name not in notices or notices[name].value != at}
-        assert {name for name in "abc" if line is not None and f" {name} (" in line.full} == news
+        assert {name for name in "abc" if any(f" {name} (" in line.full for line in lines)} == news
         assert {name: notice.value for name, notice in after.items()} == soon
         notices = after
 
