@@ -33,7 +33,6 @@ COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {IS_NOTIFY} AND drop_
 
 Row = tuple[int, str | None, int, int | None, str, str, str, str, bytes, str, str]
 
-# An event that was refused so often, or for so long, is parked.
 _REFUSALS_MAX = 100
 _REFUSED_MAX = DAY
 
@@ -66,27 +65,18 @@ class QueuedEvent:
     refused_at: int | None
     event: OutgoingEvent
 
-    def refused(self, answer: str, now: int) -> QueuedEvent:
-        """Return the event after one more refusal."""
-        first = now if self.refused_at is None else self.refused_at
-        return replace(self, answer=answer, refusals=self.refusals + 1, refused_at=first)
+    def refused(self, answer: str, now: int) -> tuple[QueuedEvent, bool]:
+        """Return the event after one more refusal, and whether it is to be parked.
 
-    def is_refused_for_good(self, now: int) -> bool:
-        """Return whether it has been refused so often, or for so long, that it is parked."""
-        return self.refusals >= _REFUSALS_MAX or (self.refused_at is not None and now - self.refused_at >= _REFUSED_MAX)
+        It is if it has been refused often enough, or for long enough.
+        """
+        first = now if self.refused_at is None else self.refused_at
+        refused = replace(self, answer=answer, refusals=self.refusals + 1, refused_at=first)
+        return refused, refused.refusals >= _REFUSALS_MAX or now - first >= _REFUSED_MAX
 
 
 READ_PARKED = f"{_READ} WHERE drop_priority = {DropPriority.PARKED:d} ORDER BY sequence"
 """The events of all targets that are not sent any more, for `queued_event`."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxSummary:
-    """How many events are to be sent, how many of them the relay has refused, and the first one."""
-
-    queued: int
-    refused: int
-    first: QueuedEvent | None
 
 
 @dataclass(slots=True)
@@ -183,25 +173,21 @@ class Outbox:
         with self.state.transaction() as connection:
             connection.execute(statement, values)
 
-    def summary(self) -> OutboxSummary:
-        """Count the events and read the first one.
+    def counts(self) -> tuple[int, int]:
+        """Return how many events are to be sent, and how many of them the relay has refused.
 
         Raises:
             StateUnavailableError: the file cannot be read.
         """
         statement = "SELECT count(*), count(answer) FROM outbox WHERE target = ? AND drop_priority <> ?"
         rows = self.state.select(statement, (self.target, DropPriority.PARKED))
-        queued, refused = cast("tuple[int, int]", rows[0]) if rows else (0, 0)
-        return OutboxSummary(queued, refused, next(iter(self.next(0, 1)), None))
+        return cast("tuple[int, int]", rows[0]) if rows else (0, 0)
 
     def _priority(self, connection: sqlite3.Connection, event: OutgoingEvent) -> DropPriority:
-        """Return how important an event is.
-
-        One whose level is the last one queued for its scope is a repeat.
-        """
+        """Return how important an event is: a repeat has the last level queued for its scope."""
         if not event.scope:
             return DropPriority.REPORT
-        query = (
+        query = (  # the condition scope <> '' is that of the index
             "SELECT level FROM outbox WHERE scope = ? AND scope <> '' AND root = ? AND target = ? AND drop_priority <> ? "
             "ORDER BY sequence DESC LIMIT 1"
         )

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -23,6 +20,7 @@ from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.connecting import cause_of, route_to
 from arawn_cli.delivery.credentials import authorization
 from arawn_cli.delivery.message import USER_AGENT
+from arawn_cli.delivery.retry import result_of
 from arawn_cli.errors import ConfigurationError, ExitCode
 from arawn_cli.events import Event, to_json
 from arawn_cli.problems import persistent
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _SECS = 1.5  # for one of the two pings of a run
 _STOPPING_SECS = 0.7  # after a signal, a run ends within a second
-_POLL_SECS = 0.05
 
 _BODY_BYTES = 100_000  # healthchecks.io keeps as much
 _ANSWER_BYTES = 100
@@ -101,28 +98,11 @@ class Pings:
             self._has_failed = True
 
     def _send(self, suffix: str, body: bytes) -> str | None:
-        """Return what went wrong.
-
-        Send in a thread that can be left alone: to resolve a name and to read an answer that
-        trickles have no time limit.
-        """
-        answer: SimpleQueue[str | None] = SimpleQueue()
+        """Return what went wrong."""
         try:
-            # `Thread.start` waits for ever if the new thread gets no memory.
-            start_new_thread(lambda: answer.put(_post(self._address, suffix, body, use_proxy=self.use_proxy)), ())
-        except RuntimeError as error:
-            return str(error)
-        began, stopped = time.monotonic(), None
-        while True:
-            now = time.monotonic()
-            if stopped is None and self.stopping():
-                stopped = now
-            end = began + _SECS if stopped is None else min(began + _SECS, stopped + _STOPPING_SECS)
-            try:
-                return answer.get(timeout=max(min(_POLL_SECS, end - now), 0))
-            except Empty:
-                if now >= end:
-                    return f"no answer within {end - began:.1f} s"
+            return result_of(lambda: _post(self._address, suffix, body, use_proxy=self.use_proxy), _SECS, self.stopping, _STOPPING_SECS)
+        except OSError as error:
+            return error.strerror or str(error)
 
 
 def _post(address: Address, suffix: str, body: bytes, *, use_proxy: bool) -> str | None:

@@ -112,6 +112,15 @@ def test_a_state_that_can_only_be_read_is_delivered_again_by_the_next_run(
     assert queued(tmp_path) == []
 
 
+def test_an_event_in_memory_that_arrived_is_not_lost_although_stored_ones_cannot_be_removed(tmp_path: Path, relay: Relay) -> None:
+    backlog(tmp_path, relay, 1)
+    with locked_for_writing(tmp_path):
+        run = deliver(tmp_path, relay, 2)
+    assert run.stats == DeliveryStats(delivered=2)
+    assert relay.arrived == ids(1, 2)
+    assert queued(tmp_path) == ids(1)
+
+
 @pytest.mark.parametrize("how", ["open", "linked", pytest.param("owned", marks=needs_root)])
 def test_what_others_can_have_planted_in_the_outbox_is_not_sent(
     tmp_path: Path, relay: Relay, how: str, caplog: pytest.LogCaptureFixture
