@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli import timestamps
-from arawn_cli.arawn.layout import SCRATCH, Generation
+from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, Layout
 from arawn_cli.sqlite import Row, never_stopping, read_database
 from arawn_cli.timestamps import latest
 
@@ -65,14 +65,14 @@ class SessionRows:
 
 _COUNTS = "LEFT JOIN (SELECT workstream_id, count(*) AS number FROM sessions GROUP BY workstream_id) s ON s.workstream_id = w.id"
 _WORKSTREAMS = {
-    Generation.V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
-    Generation.MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
+    V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
+    MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
 }
 # The workstream of a session is the name of its directory. On main NULL means scratch. An index
 # that was damaged can lack rows, so it is not read instead of the table.
 _SESSIONS = {
-    Generation.V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions NOT INDEXED",
-    Generation.MAIN: (
+    V0: "SELECT id, workstream_id, turn_count > 0, started_at, ended_at FROM sessions NOT INDEXED",
+    MAIN: (
         "SELECT s.id, CASE WHEN s.workstream_id IS NULL THEN 'scratch' ELSE coalesce(w.name, s.workstream_id) END, 0, s.created_at "
         "FROM sessions s NOT INDEXED LEFT JOIN workstreams w ON w.id = s.workstream_id"
     ),
@@ -85,7 +85,7 @@ _NAME_BYTES_MAX = 255  # no directory can have a longer name
 _TITLE_MAX = 1000
 
 
-def workstream_rows(path: Path, generation: Generation, stopping: Callable[[], bool] = never_stopping) -> list[WorkstreamRow]:
+def workstream_rows(path: Path, layout: Layout, stopping: Callable[[], bool] = never_stopping) -> list[WorkstreamRow]:
     """Return all rows of `workstreams` whose id can be the name of a directory.
 
     Raises:
@@ -100,10 +100,10 @@ def workstream_rows(path: Path, generation: Generation, stopping: Callable[[], b
             if len(_text(id_)) <= _NAME_BYTES_MAX
         ]
 
-    return read_database(path, lambda database: read(database.execute(_WORKSTREAMS[generation])), tables=_TABLES, stopping=stopping)
+    return read_database(path, lambda database: read(database.execute(_WORKSTREAMS[layout])), tables=_TABLES, stopping=stopping)
 
 
-def session_rows(path: Path, generation: Generation, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
+def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
     """Return what the table `sessions` says about the wanted ids, read in one transaction.
 
     Raises:
@@ -121,7 +121,7 @@ def session_rows(path: Path, generation: Generation, wanted: Collection[str], st
                 rows[name] = _combined(rows[name], row) if name in rows else row
         return SessionRows(rows, frozenset(with_turns))
 
-    return read_database(path, lambda database: read(database.execute(_SESSIONS[generation])), tables=_TABLES, stopping=stopping)
+    return read_database(path, lambda database: read(database.execute(_SESSIONS[layout])), tables=_TABLES, stopping=stopping)
 
 
 def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:

@@ -7,15 +7,13 @@ in `scratch/messages.jsonl`. Arawn's main branch keeps each in `scratch/<uuid>/`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.mounts import mount_points, require_answer
-from arawn_cli.fs.openat import FileKind, entries, opened_directory
+from arawn_cli.fs.openat import FileKind, entries, exists, opened_directory
 from arawn_cli.names import ID_ALPHABETS, UUID_ALPHABETS, can_match, is_uuid, is_valid_id
 from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, query
 
@@ -33,53 +31,43 @@ DATABASES = (DATABASE_V0, DATABASE_MAIN)
 """Names of Arawn's databases."""
 
 
-class Generation(StrEnum):
-    """The generations of Arawn, by the name that messages use."""
-
-    V0 = "Arawn 0.0"
-    MAIN = "Arawn (main branch)"
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a generation keeps scratch sessions below `workstreams/`.
+    """Where a generation of Arawn keeps scratch sessions below `workstreams/`.
 
     Attributes:
+        name: the name of the generation in messages.
         sessions: names from `workstreams/` to the directory that holds the scratch sessions.
         kept: name in a session directory that its chat needs: a directory in 0.0, a file on main.
     """
 
-    generation: Generation
+    name: str
     sessions: tuple[str, ...]
     kept: str
 
     def is_session_id(self, name: str) -> bool:
         """Return whether this generation gives sessions such names."""
-        return is_valid_id(name) if self.generation is Generation.V0 else is_uuid(name)
+        return is_valid_id(name) if self is V0 else is_uuid(name)
 
     def can_be_session_id(self, pattern: str) -> bool:
         """Return whether a shell pattern matches any id that this generation gives sessions."""
-        v0 = self.generation is Generation.V0
-        return can_match(pattern, ID_ALPHABETS) if v0 else can_match(pattern, UUID_ALPHABETS, len(UUID_ALPHABETS))
+        return can_match(pattern, ID_ALPHABETS) if self is V0 else can_match(pattern, UUID_ALPHABETS, len(UUID_ALPHABETS))
 
     def is_session(self, name: str, kind: FileKind) -> bool:
         """Return whether an entry beside the sessions is one, or must be reported as foreign.
 
         On main, Arawn keeps its own files (`memory.db`) beside the sessions.
         """
-        return self.generation is Generation.V0 or kind is not FileKind.FILE or is_uuid(name)
+        return self is V0 or kind is not FileKind.FILE or is_uuid(name)
 
 
 SUPPORTED = "Arawn 0.0 (tag v0.0.0) and Arawn's main branch (tested with commit 5e085e4)"
 """The supported versions of Arawn, for people."""
 
-V0 = Layout(Generation.V0, (SCRATCH, SESSIONS), WORK)
-MAIN = Layout(Generation.MAIN, (SCRATCH,), MESSAGES)
+V0 = Layout("Arawn 0.0", (SCRATCH, SESSIONS), WORK)
+MAIN = Layout("Arawn (main branch)", (SCRATCH,), MESSAGES)
 
-_SIGNS = (
-    f"{Generation.V0}: {SCRATCH}/{SESSIONS}/ or NAME/{PRODUCTION}/, NAME/{WORK}/ or NAME/{MESSAGES}; "
-    f"{Generation.MAIN}: NAME/UUID/{MESSAGES}"
-)
+_SIGNS = f"{V0.name}: {SCRATCH}/{SESSIONS}/ or NAME/{PRODUCTION}/, NAME/{WORK}/ or NAME/{MESSAGES}; {MAIN.name}: NAME/UUID/{MESSAGES}"
 _REMEDY = "name the right root with --base-path, or Arawn's database with [maintenance] database"
 
 
@@ -107,7 +95,7 @@ def find_layout(
     try:
         if len(known) == 1:
             layout = known.pop()
-            database = next(place for place, found in layouts.items() if found == layout)
+            database = next(place for place, found in layouts.items() if found is layout)
             _refuse_contradiction(workstreams, path, layout, database, stopping)
         else:
             layout = _of_tree(workstreams, path, databases, stopping)
@@ -118,17 +106,11 @@ def find_layout(
 
 
 def _of_tree(workstreams: int, path: Path, databases: Sequence[Path], stopping: Callable[[], bool]) -> Layout:
-    """Return the layout by what lies in the tree.
-
-    Raises:
-        ConfigurationError: the tree has the signs of both generations, or of none.
-        OSError: the tree cannot be listed.
-    """
     signs = set(_signs(workstreams, path, stopping))
     if not signs and not entries(workstreams):
         return MAIN if databases and databases[0].name == DATABASE_MAIN else V0
     if len(signs) == 1:
-        return V0 if signs == {Generation.V0} else MAIN
+        return signs.pop()
     found = "both generations of Arawn" if signs else "neither generation of Arawn"
     raise ConfigurationError(f"{path} has the files of {found} ({_SIGNS}), and no database says which it is: {_REMEDY}")
 
@@ -138,16 +120,12 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
 
     A workstream of the main branch holds any files of its agent, so only `scratch/` can tell that
     a tree is not of the main branch.
-
-    Raises:
-        ConfigurationError: it is.
-        OSError: the tree cannot be listed.
     """
-    other = Generation.MAIN if layout == V0 else Generation.V0
-    is_scratch_of_v0 = any(_exists(f"{SCRATCH}/{name}", workstreams) for name in (SESSIONS, MESSAGES))
-    if is_scratch_of_v0 is not (layout == V0) and set(_signs(workstreams, path, stopping)) == {other}:
+    other = MAIN if layout is V0 else V0
+    is_scratch_of_v0 = any(exists(f"{SCRATCH}/{name}", workstreams) for name in (SESSIONS, MESSAGES))
+    if is_scratch_of_v0 is not (layout is V0) and set(_signs(workstreams, path, stopping)) == {other}:
         raise ConfigurationError(
-            f"{path} has the files of {other} ({_SIGNS}), but {database} is a database of {layout.generation}: {_REMEDY}"
+            f"{path} has the files of {other.name} ({_SIGNS}), but {database} is a database of {layout.name}: {_REMEDY}"
         )
 
 
@@ -161,8 +139,8 @@ def _of_database(path: Path, stopping: Callable[[], bool]) -> Layout | None:
     return V0 if b"title" in columns else MAIN if b"name" in columns else None
 
 
-def _signs(workstreams: int, path: Path, stopping: Callable[[], bool]) -> Iterator[Generation]:
-    """Yield the generations whose files are in the tree, but not in a mount that hangs."""
+def _signs(workstreams: int, path: Path, stopping: Callable[[], bool]) -> Iterator[Layout]:
+    """Yield the layouts whose files are in the tree, but not in a mount that hangs."""
     mounts = mount_points()
     for entry in entries(workstreams):
         if entry.kind is not FileKind.DIRECTORY or not is_valid_id(entry.name):
@@ -175,21 +153,13 @@ def _signs(workstreams: int, path: Path, stopping: Callable[[], bool]) -> Iterat
                     is_directory = inner.kind is FileKind.DIRECTORY
                     is_scratch_sessions = (entry.name, inner.name) == (SCRATCH, SESSIONS)
                     if inner.name == MESSAGES or (is_directory and (inner.name in (PRODUCTION, WORK) or is_scratch_sessions)):
-                        yield Generation.V0
+                        yield V0
                     elif (
                         is_directory
                         and is_uuid(inner.name)
                         and f"{point}/{inner.name}" not in mounts
-                        and _exists(f"{inner.name}/{MESSAGES}", directory)
+                        and exists(f"{inner.name}/{MESSAGES}", directory)
                     ):
-                        yield Generation.MAIN
+                        yield MAIN
         except OSError:
             continue  # measuring and listing report it; the other workstreams decide
-
-
-def _exists(name: str, parent: int) -> bool:
-    try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

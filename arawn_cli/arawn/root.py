@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import grp
-import json
 import os
 import pwd
 import stat
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from arawn_cli import timestamps
 from arawn_cli.arawn.layout import DATABASES, MESSAGES, TRASH, WORKSTREAMS, Layout, find_layout
+from arawn_cli.arawn.messages import Turns
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.mounts import is_mount
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
@@ -108,25 +107,20 @@ def opened_root(path: Path, databases: Sequence[Path], stopping: Callable[[], bo
     resolved = _resolve(path)
     _refuse_unsafe(resolved)
     existing = list(dict.fromkeys(Path(os.path.realpath(place)) for place in databases if os.path.lexists(place)))
-    try:
-        descriptor = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
-    try:
-        workstreams = _open_own(WORKSTREAMS, descriptor, resolved / WORKSTREAMS)
-        if workstreams is None and existing and not entries(descriptor):
-            workstreams = os.dup(descriptor)
-    finally:
-        os.close(descriptor)
-    if workstreams is not None and os.geteuid() == 0 and os.fstat(workstreams).st_uid not in (0, Account.current().unmapped):
-        os.close(workstreams)
-        raise RefusedError(f"{resolved} got another owner during this run: run it again")
-    if workstreams is None:
-        raise RefusedError(f"{resolved} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root; {_remedy(resolved)}")
-    try:
+    with ExitStack() as stack:
+        try:
+            directory = os.open(resolved, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigurationError(f"cannot open the root {resolved}: {error.strerror}") from error
+        stack.callback(os.close, directory)
+        workstreams = stack.enter_context(_opened_own(WORKSTREAMS, directory, resolved / WORKSTREAMS))
+        if workstreams is None:
+            if not existing or entries(directory):
+                raise RefusedError(_not_a_root(resolved))
+            workstreams = directory
+        if os.geteuid() == 0 and os.fstat(workstreams).st_uid not in (0, Account.current().unmapped):
+            raise RefusedError(f"{resolved} got another owner during this run: run it again")
         yield Root(resolved, workstreams, *find_layout(workstreams, resolved / WORKSTREAMS, existing, stopping))
-    finally:
-        os.close(workstreams)
 
 
 def reason_for_no_sessions(root: Root) -> str:
@@ -136,8 +130,8 @@ def reason_for_no_sessions(root: Root) -> str:
         OSError: the workstreams cannot be listed.
     """
     if entries(root.workstreams):
-        return f"This {root.layout.generation} has created no directories for scratch sessions"
-    return f"This {root.layout.generation} is new, and has no workstreams yet"
+        return f"This {root.layout.name} has created no directories for scratch sessions"
+    return f"This {root.layout.name} is new, and has no workstreams yet"
 
 
 def workstream_entries(root: Root) -> tuple[list[str], list[Entry]]:
@@ -162,76 +156,72 @@ def opened_sessions(root: Root) -> Iterator[int | None]:
         RefusedError: everyone can write to one of them.
     """
     shown = root.path / WORKSTREAMS
+    directory = root.workstreams
     with ExitStack() as stack:
-        directory = root.workstreams
         for name in root.layout.sessions:
             shown /= name
-            inner = _open_own(name, directory, shown)
+            inner = stack.enter_context(_opened_own(name, directory, shown))
             if inner is None:
                 yield None
                 return
-            stack.callback(os.close, inner)
+            _refuse_unusable_trash(inner, shown / TRASH)
             directory = inner
-            _refuse_unusable_trash(directory, shown / TRASH)
         yield directory
 
 
 def _refuse_unusable_trash(parent: int, shown: Path) -> None:
-    """Check that sessions can be moved to the trash in an open directory, if it has one.
-
-    Raises:
-        ConfigurationError, RefusedError: as `opened_sessions`.
-    """
-    trash = _open_own(TRASH, parent, shown)
-    if trash is None:
-        return
-    try:
-        if is_mount(trash, parent):
-            raise UnusableDirectoryError(f"{shown} is a mount, so sessions cannot be moved to it", f"sudo umount {quote(str(shown))}")
-    except OSError as error:
-        raise ConfigurationError(f"cannot determine whether {shown} is a mount: {error.strerror}") from error
-    finally:
-        os.close(trash)
+    """Check that sessions can be moved to the trash in an open directory, if it has one."""
+    with _opened_own(TRASH, parent, shown) as trash:
+        try:
+            is_mounted = trash is not None and is_mount(trash, parent)
+        except OSError as error:
+            raise ConfigurationError(f"cannot determine whether {shown} is a mount: {error.strerror}") from error
+    if is_mounted:
+        raise UnusableDirectoryError(f"{shown} is a mount, so sessions cannot be moved to it", f"sudo umount {quote(str(shown))}")
 
 
-def _open_own(name: str, parent: int, shown: Path) -> int | None:
-    """Open a directory of Arawn's, or return None if it does not exist.
-
-    `shown` is its path for messages.
+@contextmanager
+def _opened_own(name: str, parent: int, shown: Path) -> Iterator[int | None]:
+    """Open a directory of Arawn's, or yield None if it does not exist. `shown` is its full path.
 
     Raises:
         ConfigurationError: it is a link, not a directory or cannot be read.
         RefusedError: everyone can write to it.
     """
     try:
-        descriptor = open_directory(name, parent)
+        descriptor: int | None = open_directory(name, parent)
     except FileNotFoundError:
-        return None
+        descriptor = None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise UnusableDirectoryError.at(shown) from error
         raise ConfigurationError(f"cannot open {shown}: {error.strerror}") from error
-    if _everyone_can_write(os.fstat(descriptor)):
-        os.close(descriptor)
-        raise RefusedError(_writable_by_everyone(shown))
-    return descriptor
+    try:
+        if descriptor is not None:
+            _refuse_writable_by_everyone(os.fstat(descriptor), shown)
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _refuse_writable_by_everyone(status: os.stat_result, shown: Path) -> None:
+    if status.st_mode & stat.S_IWOTH:
+        raise RefusedError(
+            f"{shown} is writable by everyone: refused, others could decide what to remove; fix it with: chmod o-w {quote(str(shown))}"
+        )
 
 
 def _resolve(path: Path) -> Path:
     try:
-        return path.resolve(strict=True)
+        return Path(os.path.realpath(path, strict=True))
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"the root {path} does not exist; name Arawn's folder with --base-path, or correct its path in the configuration"
         ) from error
-    except PermissionError as error:
-        raise ConfigurationError(
-            f"cannot use the root {path}: {error.strerror}; run this with sudo, or as the account that owns it"
-        ) from error
     except OSError as error:
-        raise ConfigurationError(f"cannot use the root {path}: {error.strerror}") from error
-    except RuntimeError as error:
-        raise ConfigurationError(f"cannot use the root {path}: its links form a loop") from error
+        remedy = "; run this with sudo, or as the account that owns it" if isinstance(error, PermissionError) else ""
+        raise ConfigurationError(f"cannot use the root {path}: {error.strerror}{remedy}") from error
 
 
 def _refuse_unsafe(root: Path) -> None:
@@ -250,8 +240,7 @@ def _refuse_unsafe(root: Path) -> None:
         raise RefusedError(
             f"the root {root} is a home directory without {WORKSTREAMS}/: refused; name Arawn's folder, such as {root}/.arawn"
         )
-    if _everyone_can_write(status):
-        raise RefusedError(_writable_by_everyone(root))
+    _refuse_writable_by_everyone(status, root)
     for parent in root.parents:
         mode = parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
@@ -269,14 +258,11 @@ def home_directories(owner: int) -> set[Path]:
     return {Path(os.path.realpath(home)) for home in homes if home not in ("", "/")}
 
 
-def _remedy(path: Path) -> str:
-    """Return what to name instead of a folder that is not a root.
-
-    Most often that is the folder above it.
-    """
+def _not_a_root(path: Path) -> str:
+    problem = f"{path} has no {WORKSTREAMS}/ folder: refused, it does not look like an Arawn root"
     if path.name == WORKSTREAMS:
-        return f"the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
-    return f"name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
+        return f"{problem}; the folder above it does: name {path.parent} instead, with --base-path or in the configuration"
+    return f"{problem}; name the folder that holds {WORKSTREAMS}/ with --base-path, or in the configuration"
 
 
 def writable_by_group(root: Root) -> Path | None:
@@ -299,15 +285,6 @@ def _is_shared_group(status: os.stat_result) -> bool:
     except KeyError:
         return True
     return group.gr_name != owner or bool({*group.gr_mem} - {owner})
-
-
-def _everyone_can_write(status: os.stat_result) -> bool:
-    """Return whether everyone may write to a file."""
-    return bool(status.st_mode & stat.S_IWOTH)
-
-
-def _writable_by_everyone(path: Path) -> str:
-    return f"{path} is writable by everyone: refused, others could decide what to remove; fix it with: chmod o-w {quote(str(path))}"
 
 
 # ---- Candidates
@@ -339,45 +316,35 @@ def newest_message(root: Path) -> int | None:
     Arawn 0.0 writes the time into each line. The lines of its main branch have none, so there it is
     the time of the file. A file or directory that cannot be read is left out.
     """
-    return latest(*(_newest_in(path) for path in _message_files(root / WORKSTREAMS)))
+    workstreams = _directories(root / WORKSTREAMS)
+    sessions = (inner for workstream in workstreams for inner in _directories(workstream))
+    return latest(*(_newest_in(directory / MESSAGES) for directory in (*workstreams, *sessions)))
 
 
-def _message_files(workstreams: Path) -> Iterator[Path]:
-    for directory in _directories(workstreams):
-        yield directory / MESSAGES
-        for inner in _directories(directory):
-            yield inner / MESSAGES
-
-
-def _directories(path: Path) -> Iterator[Path]:
-    with suppress(OSError), os.scandir(path) as listing:
-        for entry in listing:
-            if entry.is_dir(follow_symlinks=False):
-                yield Path(entry.path)
+def _directories(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as listing:
+            return [Path(entry.path) for entry in listing if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def _newest_in(path: Path) -> int | None:
+    turns = Turns(frozenset())
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:
-        try:
-            status = os.fstat(descriptor)
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
             file.seek(max(status.st_size - _TAIL_BYTES, 0))
             lines = file.read(_TAIL_BYTES).splitlines()
-        except OSError:
-            return None
-    times = [_time_of(line) for line in lines]
-    return latest(*times) or (status.st_mtime_ns if lines else None)
-
-
-def _time_of(line: bytes) -> int | None:
-    try:
-        message = json.loads(line)
-        return timestamps.parse(message["timestamp"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except OSError:
         return None
+    for line in lines:
+        turns.take(line, "", 0)
+    return turns.latest or (status.st_mtime_ns if lines else None)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def may_exist(path: Path) -> bool:

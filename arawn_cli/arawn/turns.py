@@ -11,16 +11,16 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import MESSAGES, SCRATCH, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import MESSAGES, SCRATCH, V0, WORKSTREAMS
 from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure
 from arawn_cli.fs.mounts import mount_points, require_answer
-from arawn_cli.fs.openat import Entry, FileKind, Identity, entries, identity_of, opened_directory, opened_file
+from arawn_cli.fs.openat import FileKind, Identity, entries, exists, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import never_stopping
 
@@ -36,7 +36,7 @@ def messages_reader(
         workstreams_with_turns: workstreams of which the database says that there were turns.
         stopping: returns whether a signal asked the run to end.
     """
-    if root.layout.generation is Generation.V0:
+    if root.layout is V0:
         return _Lines(root, sessions, workstreams_with_turns, stopping)
     return _Files(root, sessions, stopping)
 
@@ -85,30 +85,14 @@ class MessagesReader(ABC):
         found = [self.damage[name] for name in (session, EVERY_SESSION) if name in self.damage]
         return max(found, key=lambda damage: damage.at, default=None)
 
-    def _other_workstreams(self) -> list[str]:
-        """Return the names of all workstreams but scratch. A link counts, too: opening it fails.
-
-        So does a directory with messages whose name Arawn does not give: somebody renamed a
-        workstream.
-        """
+    def _other_directories(self) -> list[str]:
+        """Return the names of all directories beside scratch. A link counts: opening it fails."""
         try:
             listed, self._mounts = entries(self._root.workstreams), mount_points()
         except OSError as error:
             self.failures[WORKSTREAMS] = Failure.of("list", WORKSTREAMS, error)
             return []
-        kinds = (FileKind.DIRECTORY, FileKind.LINK)
-        others = (entry for entry in listed if entry.kind in kinds and entry.name != SCRATCH)
-        return [entry.name for entry in others if is_valid_id(entry.name) or self._has_messages(entry.name)]
-
-    def _has_messages(self, directory: str) -> bool:
-        """Whether a directory of `workstreams/` has messages. A mount may hang, so it has none."""
-        if f"{self._root.path}/{WORKSTREAMS}/{directory}" in self._mounts:
-            return False
-        try:
-            os.stat(f"{directory}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
+        return [entry.name for entry in listed if entry.kind in (FileKind.DIRECTORY, FileKind.LINK) and entry.name != SCRATCH]
 
     def _require_answer(self, workstream: str) -> None:
         """Check that a workstream that is a mount can be read without waiting for ever.
@@ -131,13 +115,13 @@ class _File:
 
     Attributes:
         stamp: inode, size and mtime when they were read.
-        rotated: the newest file beside them that may hold older messages.
+        other: the newest file beside them that may hold older messages, such as one of logrotate.
     """
 
     workstream: str
     log: MessageLog
     stamp: tuple[int, int, int] | None = None
-    rotated: Damage | None = None
+    other: Damage | None = None
 
 
 class _Lines(MessagesReader):
@@ -156,7 +140,8 @@ class _Lines(MessagesReader):
         if self.failures:
             return  # nothing can be due any more
         missing = set(self._files)
-        for workstream in sorted({SCRATCH, *self._with_turns, *self._other_workstreams()}):
+        others = [name for name in self._other_directories() if is_valid_id(name) or self._has_messages(name)]
+        for workstream in sorted({SCRATCH, *self._with_turns, *others}):
             try:
                 self._require_answer(workstream)
                 missing.discard(self._read_file(workstream))
@@ -166,30 +151,40 @@ class _Lines(MessagesReader):
             self._fail((self._files[identity].workstream, MESSAGES), OtherMessagesError())
         self._collect()
 
+    def _has_messages(self, directory: str) -> bool:
+        """Whether a directory of another name than Arawn gives is a workstream that was renamed.
+
+        A mount may hang, so it is none.
+        """
+        if f"{self._root.path}/{WORKSTREAMS}/{directory}" in self._mounts:
+            return False
+        try:
+            return exists(f"{directory}/{MESSAGES}", self._root.workstreams)
+        except OSError:
+            return False
+
     def _read_file(self, workstream: str) -> Identity | None:
         """Read the messages of a workstream; return the identity of the file, or None without one.
 
         Raises:
             OSError: the file cannot be read, or proves nothing.
         """
-        try:
+        with suppress(FileNotFoundError):
             seen = os.stat(f"{workstream}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
-        except FileNotFoundError:
-            seen = None
-        if seen and (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
-            return identity_of(seen)
+            if (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
+                return identity_of(seen)
+        others: list[Damage] = []
         with ExitStack() as stack:
             try:
                 directory = stack.enter_context(opened_directory(self._root.workstreams, workstream))
+                others = _other_messages(workstream, directory)
+                descriptor = stack.enter_context(opened_file(MESSAGES, directory))
             except FileNotFoundError:
-                self._nothing(workstream, [])
+                self._require_no_turns(workstream, others)
                 return None
-            if seen is None or not seen.st_size:
-                self._nothing(workstream, entries(directory))
-            if seen is None:
-                return None
-            descriptor = stack.enter_context(opened_file(MESSAGES, directory))
             status = os.fstat(descriptor)
+            if not status.st_size:
+                self._require_no_turns(workstream, others)
             new = _File(workstream, MessageLog("/".join((WORKSTREAMS, workstream, MESSAGES)), self._sessions))
             file = self._files.setdefault(identity_of(status), new)
             self.found = self.found or status.st_size > 0
@@ -197,24 +192,11 @@ class _Lines(MessagesReader):
                 file.log.read(descriptor, self._stopping)
                 if status.st_size and file.log.turns.latest is None:
                     raise OSError(errno.EBADMSG, "no line of it is a message, from byte 0 on")
-                file.rotated = self._rotated(workstream, directory)
+                file.other = max(others, key=lambda damage: damage.at, default=None)
             file.stamp = _stamp(status)
         return identity_of(status)
 
-    def _rotated(self, workstream: str, directory: int) -> Damage | None:
-        """Return the newest file beside the messages that was made of them, such as by logrotate.
-
-        The turns in it are not later than its mtime.
-        """
-        found: list[Damage] = []
-        for entry in entries(directory):
-            if _may_hold_messages(entry):
-                with suppress(FileNotFoundError):
-                    at = os.stat(entry.name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
-                    found.append(Damage(at, "/".join((WORKSTREAMS, workstream, entry.name)), None))
-        return max(found, key=lambda damage: damage.at, default=None)
-
-    def _nothing(self, workstream: str, beside: Iterable[Entry]) -> None:
+    def _require_no_turns(self, workstream: str, others: Sequence[Damage]) -> None:
         """Check that missing or empty messages are those of a workstream without turns.
 
         There were turns if the database records some, or if Arawn's file was renamed.
@@ -222,9 +204,9 @@ class _Lines(MessagesReader):
         Raises:
             OSError: there were turns.
         """
-        renamed = next((entry.name for entry in beside if _may_hold_messages(entry)), None)
-        if renamed:
-            raise OSError(errno.ENODATA, f"there are no messages, but {escape(renamed)} lies there: put them back")
+        if others:
+            renamed = escape(others[0].path.rpartition("/")[2])
+            raise OSError(errno.ENODATA, f"there are no messages, but {renamed} lies there: put them back")
         if workstream in self._with_turns:
             raise OSError(errno.ENODATA, "there are no messages, although the database records turns: put the file back")
 
@@ -236,8 +218,8 @@ class _Lines(MessagesReader):
             self.damaged_lines += turns.damaged_lines
             for session, at in turns.newest.items():
                 self.newest[session] = max(at, self.newest.get(session, at))
-            rotated = {EVERY_SESSION: file.rotated} if file.rotated else {}
-            for name, damage in (*turns.damage.items(), *rotated.items()):
+            other = {EVERY_SESSION: file.other} if file.other else {}
+            for name, damage in (*turns.damage.items(), *other.items()):
                 if name not in self.damage or damage.at > self.damage[name].at:
                     self.damage[name] = damage
             if file.workstream != SCRATCH and self._root.database is None:
@@ -260,7 +242,7 @@ class _Files(MessagesReader):
             pass  # a new server, or somebody removed it: there is no session
         except OSError as error:
             self._fail(scratch, error)
-        for workstream in self._other_workstreams():
+        for workstream in self._other_directories():
             try:
                 self._require_answer(workstream)
                 with opened_directory(self._root.workstreams, workstream) as directory:
@@ -272,7 +254,9 @@ class _Files(MessagesReader):
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
             except OSError as error:
-                self._fail((workstream,), error)
+                # Another name than Arawn gives is that of a renamed workstream, or of lost+found.
+                if is_valid_id(workstream) or not isinstance(error, PermissionError):
+                    self._fail((workstream,), error)
 
     def _take(self, directory: int, session: str) -> bool:
         """Take the time of a session's messages; return whether it has some in this directory.
@@ -291,13 +275,19 @@ class _Files(MessagesReader):
         return True
 
 
-def _may_hold_messages(entry: Entry) -> bool:
-    """Whether another entry may hold older messages, however it was renamed or packed.
+def _other_messages(workstream: str, directory: int) -> list[Damage]:
+    """Return the other files of a workstream that may hold messages, however they were renamed.
 
     Such as `messages.jsonl.1.gz`, `messages.jsonl-20261128` or `messages (copy).jsonl`. Arawn 0.0
-    puts nothing of such a name there.
+    puts nothing of such a name there. The turns in a file are not later than its mtime.
     """
-    return "messages" in entry.name and entry.name != MESSAGES and entry.kind is not FileKind.DIRECTORY
+    found: list[Damage] = []
+    for entry in entries(directory):
+        if "messages" in entry.name and entry.name != MESSAGES and entry.kind is not FileKind.DIRECTORY:
+            with suppress(FileNotFoundError):
+                at = os.stat(entry.name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
+                found.append(Damage(at, "/".join((WORKSTREAMS, workstream, entry.name)), None))
+    return found
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

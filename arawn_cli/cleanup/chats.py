@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from arawn_cli.arawn.layout import Generation, Layout
+from arawn_cli.arawn.layout import V0, Layout
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.sessions import ScratchSession
 from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name
@@ -52,13 +52,13 @@ class ChatNeeds:
     @classmethod
     def of(cls, layout: Layout) -> ChatNeeds:
         """Return what a chat needs in this layout."""
-        return cls(layout.kept, layout.generation is not Generation.V0)
+        return cls(layout.kept, layout is not V0)
 
     @classmethod
     def to_keep(cls, config: Config, layout: Layout) -> ChatNeeds | None:
         """Return what a removal leaves, or None if chats are not kept."""
         configured = config.maintenance.cleanup.keep_chats
-        keeps = layout.generation is not Generation.V0 if configured is None else configured
+        keeps = layout is not V0 if configured is None else configured
         return cls.of(layout) if keeps else None
 
 
@@ -66,7 +66,7 @@ def chat_result(config: Config, layout: Layout) -> ChatResult:
     """Return what a removal means for chats."""
     if ChatNeeds.to_keep(config, layout):
         return ChatResult.KEPT
-    return ChatResult.WITHOUT_FILES if layout.generation is Generation.V0 else ChatResult.DELETED
+    return ChatResult.WITHOUT_FILES if layout is V0 else ChatResult.DELETED
 
 
 # ---- What a removal would take away

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 from arawn_cli.arawn.database import SessionRows, session_rows
-from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import MAIN, SCRATCH, WORKSTREAMS
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.plan import Policy, can_turns_decide, decide_all
@@ -77,7 +77,7 @@ class Evidence:
         self._no_evidence: Failure | None = None
         self._read_rows()
         self._messages = messages_reader(root, self._sessions, self._rows.workstreams_with_turns, stopping)
-        if root.layout.generation is Generation.MAIN:
+        if root.layout is MAIN:
             self.complete()
 
     def complete(self) -> None:
@@ -142,6 +142,6 @@ class Evidence:
             return
         self._signature = signature(path)
         try:
-            self._rows = session_rows(path, self._root.layout.generation, self._sessions, self._stopping)
+            self._rows = session_rows(path, self._root.layout, self._sessions, self._stopping)
         except DatabaseUnreadableError as error:
             self._database_failure = Failure("query", self._root.shown_database, errno.EIO, str(error).removeprefix(f"{path}: "))

@@ -72,7 +72,7 @@ def useless_patterns(config: Config, layout: Layout) -> str | None:
     if not useless:
         return None
     return (
-        f"protect: {', '.join(map(repr, useless))} can match no session of {config.root}, because ids of {layout.generation} are UUIDs: "
+        f"protect: {', '.join(map(repr, useless))} can match no session of {config.root}, because ids of {layout.name} are UUIDs: "
         "protect the names that the sessions have in workstreams/scratch"
     )
 

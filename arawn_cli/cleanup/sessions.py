@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import WORK, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import V0, WORK, WORKSTREAMS
 from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.trash_entry import is_trash
@@ -192,7 +192,7 @@ def _keep_file(sessions: SessionsDirectory, name: str) -> str:
         descriptors.append(open_directory(name, sessions.descriptor))
         if exists(KEEP_FILE, descriptors[0]):
             return KEEP_FILE
-        if sessions.root.layout.generation is not Generation.V0:
+        if sessions.root.layout is not V0:
             return ""
         descriptors.append(open_directory(WORK, descriptors[0]))
         return f"{WORK}/{KEEP_FILE}" if exists(KEEP_FILE, descriptors[1]) else ""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from arawn_cli.arawn.layout import SCRATCH, TRASH, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import SCRATCH, TRASH, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text, why_immutable
@@ -232,7 +232,7 @@ def _trash_directories(root: Root) -> list[tuple[str, ...]]:
         OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
     """
     mounts = mount_points()
-    is_v0 = root.layout.generation is Generation.V0
+    is_v0 = root.layout is V0
     _, *inner = root.layout.sessions
     found: list[tuple[str, ...]] = []
     for workstream in workstream_entries(root)[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, Generation
+from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, V0
 from arawn_cli.arawn.root import Root
 from arawn_cli.context import RunContext
 from arawn_cli.fs.measure import Subtree, measure_all
@@ -53,7 +53,7 @@ def largest_in(
     if any(f"{path}/".startswith(f"{'/'.join(('workstreams', workstream))}/") for path in foreign):
         return None
     containers: list[_Names] = [(workstream,)]
-    if root.layout.generation is Generation.V0:
+    if root.layout is V0:
         containers += [(workstream, name) for name in _CONTAINERS]
     elif workstream == SCRATCH:
         containers.append((workstream, TRASH))

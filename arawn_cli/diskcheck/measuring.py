@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
-from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, WORK, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, V0, WORK, WORKSTREAMS
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config
@@ -216,7 +216,7 @@ def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[Wo
     if path is None:
         return [], ()
     try:
-        return workstream_rows(path, root.layout.generation, context.stopping), ()
+        return workstream_rows(path, root.layout, context.stopping), ()
     except DatabaseUnreadableError as error:
         return [], (Failure("query", root.shown_database, errno.EIO, str(error).removeprefix(f"{path}: ")),)
 
@@ -241,7 +241,7 @@ def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
         OSError: the mount table cannot be read.
     """
     below = f"{root.path}/{WORKSTREAMS}"
-    in_workstreams = (SESSIONS, MESSAGES) if root.layout.generation is Generation.V0 else ()
+    in_workstreams = (SESSIONS, MESSAGES) if root.layout is V0 else ()
 
     def is_own(names: tuple[str, ...]) -> bool:
         return names in ((), (SCRATCH,)) or (len(names) == 2 and names[1] in in_workstreams)
@@ -328,7 +328,7 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
         yield _Part(Subtree(names), area)
         return
     yield _Part(Subtree(names, shallow=True), area)
-    is_v0 = root.layout.generation is Generation.V0
+    is_v0 = root.layout is V0
     has_sessions = is_v0 or names[0] == SCRATCH
     in_workstream, in_trash = len(names) == 1, names[-1] == TRASH
     in_sessions = has_sessions and names[1:] == root.layout.sessions[1:]
@@ -356,7 +356,7 @@ def _link(names: tuple[str, ...]) -> Failure:
 
 def _area_of(root: Root, workstream: str, name: str) -> str:
     """Return the area of an entry of a workstream."""
-    if root.layout.generation is Generation.V0:
+    if root.layout is V0:
         return _AREAS.get(name, _OTHER)
     is_other = name == MESSAGES or name.startswith(_MEMORY) or (name == TRASH and workstream == SCRATCH)
     return _OTHER if is_other else WORK

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS, Generation
+from arawn_cli.arawn.layout import DATABASE_V0, MAIN, WORKSTREAMS
 from arawn_cli.arawn.root import Root, home_directories
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure
@@ -55,7 +55,7 @@ def own_directory(root: Root) -> Path | None:
     be anywhere. A home directory, a directory in `/` and one that everyone can write to have other
     files, too.
     """
-    if root.layout.generation is Generation.MAIN:
+    if root.layout is MAIN:
         return root.path
     if root.database is None or root.database.name != DATABASE_V0:
         return None

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from zlib import crc32
 
-from arawn_cli.arawn.layout import MESSAGES, Generation
+from arawn_cli.arawn.layout import MESSAGES, V0
 from arawn_cli.arawn.messages import EVERY_SESSION, LogPosition, MessageLog
 from arawn_cli.arawn.root import Root, workstream_entries
 from arawn_cli.context import RunContext
@@ -97,7 +97,7 @@ def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> Reus
 
     Return none if it is unknown which sessions were used.
     """
-    if root.layout.generation is not Generation.V0:
+    if root.layout is not V0:
         log.info("every session is measured: only Arawn 0.0 records which ones were used")
         return ReusedSizes()
     try:

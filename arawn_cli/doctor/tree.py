@@ -87,7 +87,7 @@ def _root(root: Root, shell: Shell) -> Finding:
 
 def _arawn(root: Root, sessions: int | None) -> Finding:
     reason = f" {reason_for_no_sessions(root)}, so there is nothing to remove." if sessions is None else ""
-    return ok("arawn", f"found {root.layout.generation}; supported are {SUPPORTED}.{reason}")
+    return ok("arawn", f"found {root.layout.name}; supported are {SUPPORTED}.{reason}")
 
 
 def _measuring(root: Root) -> Finding:
@@ -113,7 +113,7 @@ def _database(config: Config, root: Root) -> Finding:
         detail = f"none found for {root.path}: a session with a turn in a workstream's messages counts as attached to it"
         return warn("database", detail, comment(f"set {key}"))
     try:
-        rows = workstream_rows(path, root.layout.generation)
+        rows = workstream_rows(path, root.layout)
     except DatabaseUnreadableError as error:
         return fail("database", f"{error}: every session in it is kept", f"namei -l {quote(str(path))}  # shows who may read it")
     return ok("database", f"{path} is readable, with {count(len(rows), 'workstream')}")
@@ -125,7 +125,7 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
     try:
         names = [] if sessions is None else [entry.name for entry in entries(sessions) if root.layout.is_session_id(entry.name)]
         if root.database is not None:
-            with_turns = session_rows(root.database, root.layout.generation, ()).workstreams_with_turns
+            with_turns = session_rows(root.database, root.layout, ()).workstreams_with_turns
     except OSError as error:
         return fail("messages", f"cannot list the sessions: {error.strerror}", f"ls -la {quote(f'{root.path}/{WORKSTREAMS}')}")
     except DatabaseUnreadableError:

@@ -70,7 +70,7 @@ def exists(name: str, parent: int) -> bool:
     """
     try:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

@@ -21,7 +21,7 @@ import pytest
 
 from arawn_cli import sqlite
 from arawn_cli.arawn.database import session_rows, workstream_rows
-from arawn_cli.arawn.layout import Generation
+from arawn_cli.arawn.layout import V0
 from arawn_cli.errors import StoppedError
 from arawn_cli.sqlite import DatabaseUnreadableError, query, read_database
 from tests.conftest import needs_root
@@ -66,9 +66,9 @@ def test_a_database_that_keeps_changing_is_read_again_with_pauses_and_then_given
 def test_a_view_or_virtual_table_in_place_of_a_table_is_refused(path: Path, name: str, instead: str) -> None:
     make(path, f"DROP TABLE {name}; {instead.format(name)}")
     with pytest.raises(DatabaseUnreadableError, match=f"{name.lower()} is not an ordinary table"):
-        session_rows(path, Generation.V0, ())
+        session_rows(path, V0, ())
     with pytest.raises(DatabaseUnreadableError, match=f"{name.lower()} is not an ordinary table"):
-        workstream_rows(path, Generation.V0)
+        workstream_rows(path, V0)
 
 
 def test_an_endless_query_ends_at_a_deadline_and_at_a_signal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_database_that_is_locked_for_ever_is_unreadable(tmp_path: Path, monkey
         holder.execute("BEGIN EXCLUSIVE")
         holder.execute("INSERT INTO sessions VALUES ('a', 'scratch', NULL, NULL, 1)")
         with pytest.raises(DatabaseUnreadableError):
-            session_rows(path, Generation.V0, {"a"})
+            session_rows(path, V0, {"a"})
 
 
 def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_lock_that_is_held_for_a_moment_is_waited_for(tmp_path: Path) -> None:
         holder.execute("INSERT INTO sessions VALUES ('a', 'scratch', NULL, NULL, 1)")
         timer = threading.Timer(0.3, holder.commit)
         timer.start()
-        assert set(session_rows(path, Generation.V0, {"a"}).rows) == {"a"}
+        assert set(session_rows(path, V0, {"a"}).rows) == {"a"}
         timer.join()
 
 
@@ -143,7 +143,7 @@ def test_gigantic_and_odd_ids_are_left_out_or_refused_in_bounded_memory(path: Pa
         "import resource, sys; from pathlib import Path; from arawn_cli.arawn import database, layout; from arawn_cli import sqlite\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (1 << 26, 1 << 26))\n"
         "for read in (database.workstream_rows, lambda *a: database.session_rows(*a, {'a'}).workstreams_with_turns):\n"
-        "    try: print(max((len(str(row)) for row in read(Path(sys.argv[1]), layout.Generation.V0)), default=0))\n"
+        "    try: print(max((len(str(row)) for row in read(Path(sys.argv[1]), layout.V0)), default=0))\n"
         "    except sqlite.DatabaseUnreadableError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60)
@@ -159,9 +159,9 @@ def test_a_million_sessions_are_counted_in_bounded_memory_without_an_index(path:
         "SELECT 's' || x, 'w' || (x % 500), '2026-01-01T00:00:00Z', NULL, 1 FROM c; "
         "INSERT INTO workstreams SELECT DISTINCT workstream_id, 't', 'a' FROM sessions",
     )
-    rows = workstream_rows(path, Generation.V0)
+    rows = workstream_rows(path, V0)
     assert sum(row.sessions for row in rows) == 1_000_000
-    found = session_rows(path, Generation.V0, {"s7", "x"})
+    found = session_rows(path, V0, {"s7", "x"})
     assert set(found.rows) == {"s7"}
     assert len(found.workstreams_with_turns) == 500
 
@@ -171,7 +171,7 @@ def test_a_name_that_is_not_utf_8_is_damage(path: Path) -> None:
     content = re.sub(rb"(?i)create table", b"creatx table", path.read_bytes().replace(b"s", b"\xff"))
     path.write_bytes(content)
     with pytest.raises(DatabaseUnreadableError):
-        session_rows(path, Generation.V0, ())
+        session_rows(path, V0, ())
 
 
 def _fifo(path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_file_beside_the_database_that_sqlite_did_not_make_is_refused(
     make(path, f"PRAGMA journal_mode = {journal}")
     plant(path.with_name(path.name + suffix))
     with pytest.raises(DatabaseUnreadableError, match=f"{path.name}{suffix}: (not a regular file|the file has several names)"):
-        session_rows(path, Generation.V0, ())
+        session_rows(path, V0, ())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.arawn.layout import Generation
+from arawn_cli.arawn.layout import MAIN, V0, Layout
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.errors import ConfigurationError, RefusedError
 
@@ -39,50 +39,50 @@ def database(path: Path, table: str) -> Path:
     return path
 
 
-def found(root: Path, *databases: Path) -> tuple[Generation, Path | None]:
+def found(root: Path, *databases: Path) -> tuple[Layout, Path | None]:
     with opened_root(root, databases) as opened:
-        return opened.layout.generation, opened.database
+        return opened.layout, opened.database
 
 
 @pytest.mark.parametrize(
-    ("table", "tree", "generation"),
+    ("table", "tree", "layout"),
     [
-        (V0_DATABASE, V0_TREE, Generation.V0),
-        (V0_DATABASE, (), Generation.V0),
-        (V0_DATABASE, ("scratch/",), Generation.V0),
-        (V0_DATABASE, ("blog/",), Generation.V0),
-        (V0_DATABASE, (*V0_TREE, *MAIN_TREE), Generation.V0),
-        (MAIN_DATABASE, MAIN_TREE, Generation.MAIN),
-        (MAIN_DATABASE, (), Generation.MAIN),
-        (MAIN_DATABASE, ("thesis/work/", "thesis/messages.jsonl"), Generation.MAIN),  # files of an agent
-        (MAIN_DATABASE, (*V0_TREE, *MAIN_TREE), Generation.MAIN),
+        (V0_DATABASE, V0_TREE, V0),
+        (V0_DATABASE, (), V0),
+        (V0_DATABASE, ("scratch/",), V0),
+        (V0_DATABASE, ("blog/",), V0),
+        (V0_DATABASE, (*V0_TREE, *MAIN_TREE), V0),
+        (MAIN_DATABASE, MAIN_TREE, MAIN),
+        (MAIN_DATABASE, (), MAIN),
+        (MAIN_DATABASE, ("thesis/work/", "thesis/messages.jsonl"), MAIN),  # files of an agent
+        (MAIN_DATABASE, (*V0_TREE, *MAIN_TREE), MAIN),
     ],
 )
-def test_the_columns_of_the_database_decide(root: Path, table: str, tree: Sequence[str], generation: Generation) -> None:
+def test_the_columns_of_the_database_decide(root: Path, table: str, tree: Sequence[str], layout: Layout) -> None:
     add(root, *tree)
     path = database(root.parent / "any.db", table)
-    assert found(root, root / "missing.db", path) == (generation, path)
+    assert found(root, root / "missing.db", path) == (layout, path)
 
 
 @pytest.mark.parametrize(
-    ("tree", "generation"),
+    ("tree", "layout"),
     [
-        ((), Generation.V0),
-        (("scratch/sessions/",), Generation.V0),
-        (("scratch/messages.jsonl",), Generation.V0),
-        (("blog/work/",), Generation.V0),
-        (("blog/production/",), Generation.V0),
-        ((f"scratch/{UUID}/messages.jsonl",), Generation.MAIN),
-        ((f"thesis/{UUID}/messages.jsonl", "thesis/notes.md"), Generation.MAIN),
+        ((), V0),
+        (("scratch/sessions/",), V0),
+        (("scratch/messages.jsonl",), V0),
+        (("blog/work/",), V0),
+        (("blog/production/",), V0),
+        ((f"scratch/{UUID}/messages.jsonl",), MAIN),
+        ((f"thesis/{UUID}/messages.jsonl", "thesis/notes.md"), MAIN),
     ],
 )
 @pytest.mark.parametrize("unreadable", [False, True])
-def test_without_a_readable_database_the_tree_decides(root: Path, tree: Sequence[str], generation: Generation, unreadable: bool) -> None:
+def test_without_a_readable_database_the_tree_decides(root: Path, tree: Sequence[str], layout: Layout, unreadable: bool) -> None:
     add(root, *tree)
     path = root.parent / "any.db"
     if unreadable:
         path.write_text("no database")
-    assert found(root, path) == (generation, path if unreadable else None)
+    assert found(root, path) == (layout, path if unreadable else None)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_empty_root_of_a_new_server_is_one_if_a_database_belongs_to_it(tmp_p
     with pytest.raises(RefusedError, match="has no workstreams/ folder"):
         found(root)
     path = database(tmp_path / "workstreams.db", V0_DATABASE)
-    assert found(root, path) == (Generation.V0, path)
+    assert found(root, path) == (V0, path)
     (root / "file").touch()
     with pytest.raises(RefusedError, match="has no workstreams/ folder"):
         found(root, path)

@@ -19,6 +19,7 @@ from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.support import message_lines
 from tests.support.cleanup import clean
+from tests.support.main_tree import MainTree, session_id
 from tests.support.message_lines import Line
 from tests.support.tree import SampleTree, set_age
 
@@ -240,6 +241,38 @@ def test_without_a_database_a_turn_in_a_workstream_attaches_a_session(run: RunCo
     assert (done.code, done.reasons()) == (0, {"attached": "attached", "old": "expired"})
     assert done.stderr.count("no database") == 1
     assert done.last["database_found"] is False
+
+
+@needs_setpriv
+@pytest.mark.parametrize(
+    ("name", "kind", "reasons"),
+    [
+        ("thesis", "directory", ("attached", "expired")),
+        ("My Thesis", "directory", ("attached", "expired")),
+        ("My Thesis", "link", ("activity_unknown", "activity_unknown")),
+        ("thesis", "mode 0", ("activity_unknown", "activity_unknown")),
+        ("lost+found", "mode 0", ("expired", "expired")),
+    ],
+)
+def test_on_main_without_a_database_messages_in_a_workstream_of_any_name_attach_a_session(
+    run: RunCommand, tmp_path: Path, name: str, kind: str, reasons: tuple[str, str]
+) -> None:
+    main = MainTree(tmp_path / "arawn", time.time_ns())
+    sessions = [main.session(session_id(number), files={"f": 1}, age_days=300) for number in (1, 2)]
+    main.database.unlink()
+    workstream = main.workstreams / name
+    workstream.mkdir(exist_ok=True)
+    if kind == "directory":
+        (workstream / sessions[0].name).mkdir()
+        (sessions[0] / "messages.jsonl").rename(workstream / sessions[0].name / "messages.jsonl")
+    elif kind == "link":
+        workstream.rename(tmp_path / "elsewhere")
+        workstream.symlink_to(tmp_path / "elsewhere")
+    else:
+        workstream.chmod(0)
+    done = run("scratch-cleanup", "--base-path", main.root, prefix=WITHOUT_FILE_POWERS)
+    expected = dict(zip((session.name for session in sessions), reasons, strict=True))
+    assert (done.code, done.reasons()) == (int("activity_unknown" in reasons), expected)
 
 
 def test_without_a_database_and_messages_every_session_stays(run: RunCommand, tree: SampleTree) -> None:
