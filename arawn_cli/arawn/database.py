@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,33 +114,25 @@ def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: 
         rows: dict[str, SessionRow] = {}
         with_turns: set[str] = set()
         for id_, workstream_id, has_turns, *times in found:
-            if has_turns and workstream_id is not None and len(workstream := _text(workstream_id)) <= _NAME_BYTES_MAX:
+            name, workstream = _text(id_), "" if workstream_id is None else _text(workstream_id)
+            if has_turns and 0 < len(workstream) <= _NAME_BYTES_MAX:
                 with_turns.add(workstream)
-            if (name := _text(id_)) in wanted:
-                row = _session(name, workstream_id, *times)
-                rows[name] = _combined(rows[name], row) if name in rows else row
+            if name in wanted:
+                rows[name] = _with_row(rows.get(name, SessionRow(name, SCRATCH, None, unreadable=False)), workstream, times)
         return SessionRows(rows, frozenset(with_turns))
 
     return read_database(path, lambda database: read(database.execute(_SESSIONS[layout])), tables=_TABLES, stopping=stopping)
 
 
-def _session(id_: str, workstream_id: object, *times: object) -> SessionRow:
-    readable: list[int] = []
-    unreadable = False
+def _with_row(known: SessionRow, workstream: str, times: Iterable[object]) -> SessionRow:
+    """Add a row: a session can have several, with its id as text and BLOB, or without an index."""
+    newest, unreadable = known.newest, known.unreadable
     for value in times:
-        if value is None:
-            continue
         try:
-            readable.append(timestamps.parse(_text(value)))
+            newest = latest(newest, None if value is None else timestamps.parse(_text(value)))
         except ValueError:
             unreadable = True
-    return SessionRow(id_, "" if workstream_id is None else _text(workstream_id), latest(*readable), unreadable)
-
-
-def _combined(one: SessionRow, other: SessionRow) -> SessionRow:
-    """Merge two rows of one session id: as text and as BLOB, or without a unique index."""
-    workstream = other.workstream_id if one.workstream_id == SCRATCH else one.workstream_id
-    return SessionRow(one.id, workstream, latest(one.newest, other.newest), one.unreadable or other.unreadable)
+    return SessionRow(known.id, workstream if known.workstream_id == SCRATCH else known.workstream_id, newest, unreadable)
 
 
 def _text(value: object) -> str:

@@ -30,9 +30,9 @@ from arawn_cli.config.lookup import (
     find_root,
     home_directory,
 )
-from arawn_cli.config.relay_url import Address, redact_path, redact_value
-from arawn_cli.config.roots import PINGS, find_conflicts, refuse_other_root, values_of_root
-from arawn_cli.config.schema import ConfigFile, Maintenance, NamedRoot, Relay, with_value
+from arawn_cli.config.relay_url import Address
+from arawn_cli.config.roots import find_conflicts, refuse_other_root, values_of_root
+from arawn_cli.config.schema import ConfigFile, Maintenance, Relay, with_value
 from arawn_cli.config.validation import describe_errors, find_misspellings
 from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import JobName
@@ -292,9 +292,8 @@ def state_directory(file: Path | None, tables: ConfigFile, environment: Mapping[
     Raises:
         ConfigurationError: the account has no home.
     """
-    if tables.maintenance.state_dir:
-        base = PathBase(default_directory(environment)) if file is None else PathBase.of_file(file)
-        return base.path(tables.maintenance.state_dir, "[maintenance] state_dir")
+    if file is not None and tables.maintenance.state_dir:
+        return PathBase.of_file(file).path(tables.maintenance.state_dir, "[maintenance] state_dir")
     if given := environment.get("STATE_DIRECTORY"):
         return Path(given.partition(":")[0])
     # A relative path in this variable is invalid, and ignored (XDG base directory specification).
@@ -336,10 +335,9 @@ def settings_of(config: Config, environment: Mapping[str, str]) -> list[Setting]
     """Return every key of the tables, in their order, with the value in effect."""
     effective = _effective(config, environment)
     found = []
-    for key, value, is_set in _leaves(config.tables, ""):
+    for key, value, is_set in _leaves(config.tables, config.tables.model_dump(mode="json"), ""):
         source = config.sources.get(key) or (str(config.file) if is_set and config.file else DEFAULT)
-        value, source = effective.get(key, (value, source))
-        found.append(Setting(key, _as_written(value, is_secret=key.startswith(_SECRETS)), source))
+        found.append(Setting(key, *effective.get(key, (value, source))))
     return found
 
 
@@ -357,36 +355,11 @@ def _effective(config: Config, environment: Mapping[str, str]) -> dict[str, tupl
     return found
 
 
-def _leaves(table: BaseModel, prefix: str) -> Iterator[tuple[str, object, bool]]:
+def _leaves(table: BaseModel, values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object, bool]]:
     """Yield the dotted key of each value, the value, and whether the file sets it."""
-    for name in type(table).model_fields:
-        value = getattr(table, name)
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name}.")
+    for name, value in values.items():
+        inner = getattr(table, name)
+        if isinstance(inner, BaseModel) and isinstance(value, dict):
+            yield from _leaves(inner, value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, name in table.model_fields_set
-
-
-# The path of a ping's address is a secret.
-_SECRETS = "maintenance.ping."
-
-
-def _as_written(value: object, *, is_secret: bool = False) -> object:
-    """Return a value as JSON has it, with sizes as the user wrote them and without secrets."""
-    match value:
-        case WrittenSize():
-            return value.text
-        case str() if is_secret:
-            return redact_path(value)
-        case str():
-            return redact_value(value) if "://" in value else value
-        case NamedRoot():
-            return {key: _as_written(item, is_secret=key in PINGS) for key, item in dict(value).items()}
-        case dict():
-            return {key: _as_written(item) for key, item in value.items()}
-        case tuple() | list():
-            return [_as_written(item) for item in value]
-        case Path():
-            return str(value)
-        case _:
-            return value

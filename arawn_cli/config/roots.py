@@ -21,8 +21,6 @@ from arawn_cli.names import escape
 _USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
 """The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
 
-PINGS = tuple(Ping.model_fields)
-
 _GENERAL_KEYS = {
     "path": "maintenance.root",
     "database": "maintenance.database",
@@ -30,7 +28,7 @@ _GENERAL_KEYS = {
     **{key: f"paths.usage.{key}" for key in _USAGE},
     **{key: f"maintenance.pressure.{key}" for key in (*_USAGE.values(), "own_files", "limits")},
     **{key: f"maintenance.cleanup.{key}" for key in ("keep_last", "max_total", "min_free_percent", "min_age_days", "protect")},
-    **{key: f"maintenance.ping.{key}" for key in PINGS},
+    **{key: f"maintenance.ping.{key}" for key in Ping.model_fields},
 }
 """The keys of a named root, and the general keys for which they give the value."""
 

@@ -6,6 +6,7 @@ the whole file, so these types are checked strictly. `[maintenance]` belongs to 
 unknown key in it is an error, because a misspelt key would silently mean the default.
 
 The descriptions appear in the file that `config init` writes, in the JSON Schema and in the docs.
+The serialized tables are for people: sizes as they were written, and addresses without secrets.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 from arawn_cli.config import relay_url
@@ -49,6 +50,10 @@ def _bytes(value: object) -> int:
     return WrittenSize(bytes_of(text), text)
 
 
+def _as_written(size: int) -> int | str:
+    return size.text if isinstance(size, WrittenSize) else size
+
+
 def _size(value: object) -> int:
     number = _bytes(value)
     if not 0 < number < _SIZE_MAX:
@@ -70,14 +75,13 @@ def _check_relay_url(value: str) -> str:
 
 
 def _check_ping_url(value: str) -> str:
-    if not value:
-        return value
-    try:
-        address = relay_url.parse(value)
-    except ValueError:
-        address = None
-    if address is None or address.is_websocket:
-        raise ValueError("an address such as https://hc.example/uuid, with http or https")
+    if value:
+        try:
+            is_possible = not relay_url.parse(value).is_websocket
+        except ValueError:
+            is_possible = False
+        if not is_possible:
+            raise ValueError("an address such as https://hc.example/uuid, with http or https")
     return value
 
 
@@ -109,11 +113,12 @@ FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
-PingUrl = Annotated[str, AfterValidator(_check_ping_url)]
+RelayUrl = Annotated[str, AfterValidator(_check_relay_url), PlainSerializer(relay_url.redact_value)]
+PingUrl = Annotated[str, AfterValidator(_check_ping_url), PlainSerializer(relay_url.redact_path)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
-Size = Annotated[int, PlainValidator(_size), _SIZE_SCHEMA]
-SizeOrZero = Annotated[int, PlainValidator(_size_or_zero), _SIZE_SCHEMA]
+Size = Annotated[int, PlainValidator(_size), PlainSerializer(_as_written), _SIZE_SCHEMA]
+SizeOrZero = Annotated[int, PlainValidator(_size_or_zero), PlainSerializer(_as_written), _SIZE_SCHEMA]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -283,7 +288,7 @@ class Pressure(_Table):
 class Relay(_Table):
     """`[maintenance.relay]`."""
 
-    url: Annotated[str, AfterValidator(_check_relay_url)] = Field(
+    url: RelayUrl = Field(
         default="", description="relay to send events to: http(s) sends POST requests, ws(s) text frames; empty sends none"
     )
     token_file: FilePath = Field(
