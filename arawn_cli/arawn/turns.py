@@ -139,7 +139,8 @@ class _Lines(MessagesReader):
     def read(self, sessions: Collection[str]) -> None:
         if self.failures:
             return  # nothing can be due any more
-        missing = set(self._files)
+        before = {identity: file.stamp for identity, file in self._files.items()}
+        missing = set(before)
         others = [name for name in self._other_directories() if is_valid_id(name) or self._has_messages(name)]
         for workstream in sorted({SCRATCH, *self._with_turns, *others}):
             try:
@@ -149,7 +150,8 @@ class _Lines(MessagesReader):
                 self._fail((workstream, MESSAGES), error)
         for identity in missing:
             self._fail((self._files[identity].workstream, MESSAGES), OtherMessagesError())
-        self._collect()
+        if any(file.stamp != before.get(identity) for identity, file in self._files.items()):
+            self._collect()
 
     def _has_messages(self, directory: str) -> bool:
         """Whether a directory of another name than Arawn gives is a workstream that was renamed.
@@ -173,18 +175,19 @@ class _Lines(MessagesReader):
             seen = os.stat(f"{workstream}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
             if (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
                 return identity_of(seen)
-        others: list[Damage] = []
+        directory: int | None = None
+        descriptor: int | None = None
         with ExitStack() as stack:
-            try:
+            with suppress(FileNotFoundError):
                 directory = stack.enter_context(opened_directory(self._root.workstreams, workstream))
-                others = _other_messages(workstream, directory)
                 descriptor = stack.enter_context(opened_file(MESSAGES, directory))
-            except FileNotFoundError:
+            # Listed after the file was opened: if it is renamed before, its new name is found.
+            others = [] if directory is None else _other_messages(workstream, directory)
+            if descriptor is None or not os.fstat(descriptor).st_size:
                 self._require_no_turns(workstream, others)
+            if descriptor is None:
                 return None
             status = os.fstat(descriptor)
-            if not status.st_size:
-                self._require_no_turns(workstream, others)
             new = _File(workstream, MessageLog("/".join((WORKSTREAMS, workstream, MESSAGES)), self._sessions))
             file = self._files.setdefault(identity_of(status), new)
             self.found = self.found or status.st_size > 0
