@@ -183,9 +183,9 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
         force=flags.force,
         plan_out=flags.plan_out,
         apply=flags.apply,
-        total_limit_bytes=_in_units(usage.total_warning_gb, "GiB") if pressure.total is None else pressure.total,
-        workstream_limit_bytes=_in_units(usage.workstream_warning_gb, "GiB") if pressure.workstream is None else pressure.workstream,
-        session_limit_bytes=_in_units(usage.session_warning_mb, "MiB") if pressure.session is None else pressure.session,
+        total_limit_bytes=_limit(pressure.total, usage.total_warning_gb, "GiB"),
+        workstream_limit_bytes=_limit(pressure.workstream, usage.workstream_warning_gb, "GiB"),
+        session_limit_bytes=_limit(pressure.session, usage.session_warning_mb, "MiB"),
         maintenance=maintenance,
         state_directory=state_directory(file, tables, environment),
         relay=None if flags.no_relay else _relay(maintenance.relay, base, from_flag=flags.relay_url is not None),
@@ -249,8 +249,10 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
     return [entry.name for entry in _read(flags.config, environment, system_file).tables.maintenance.roots]
 
 
-def _in_units(number: int, unit: str) -> int:
-    """Return a limit of `[paths.usage]` in bytes, with its text as in `[maintenance.pressure]`."""
+def _limit(size: int | None, number: int, unit: str) -> int:
+    """Return a limit of `[maintenance.pressure]`, else that of `[paths.usage]` with its unit."""
+    if size is not None:
+        return size
     text = f"{number}{unit}"
     return WrittenSize(bytes_of(text), text)
 
