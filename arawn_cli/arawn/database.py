@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import sqlite3
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, Layout
-from arawn_cli.sqlite import Row, never_stopping, read_database
+from arawn_cli.sqlite import never_stopping, read_database
 from arawn_cli.timestamps import latest
 
 
@@ -93,14 +94,14 @@ def workstream_rows(path: Path, layout: Layout, stopping: Callable[[], bool] = n
         StoppedError: a signal asked the run to end.
     """
 
-    def read(rows: Iterator[Row]) -> list[WorkstreamRow]:
+    def read(database: sqlite3.Connection) -> list[WorkstreamRow]:
         return [
             WorkstreamRow(_text(id_), _text(id_ if title is None else title)[:_TITLE_MAX], int(_text(count)), archived=bool(archived))
-            for id_, title, archived, count in rows
+            for id_, title, archived, count in database.execute(_WORKSTREAMS[layout])
             if len(_text(id_)) <= _NAME_BYTES_MAX
         ]
 
-    return read_database(path, lambda database: read(database.execute(_WORKSTREAMS[layout])), tables=_TABLES, stopping=stopping)
+    return read_database(path, read, tables=_TABLES, stopping=stopping)
 
 
 def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
@@ -110,10 +111,10 @@ def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: 
         DatabaseUnreadableError, StoppedError: as `workstream_rows`.
     """
 
-    def read(found: Iterator[Row]) -> SessionRows:
+    def read(database: sqlite3.Connection) -> SessionRows:
         rows: dict[str, SessionRow] = {}
         with_turns: set[str] = set()
-        for id_, workstream_id, has_turns, *times in found:
+        for id_, workstream_id, has_turns, *times in database.execute(_SESSIONS[layout]):
             name, workstream = _text(id_), "" if workstream_id is None else _text(workstream_id)
             if has_turns and 0 < len(workstream) <= _NAME_BYTES_MAX:
                 with_turns.add(workstream)
@@ -121,7 +122,7 @@ def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: 
                 rows[name] = _with_row(rows.get(name, SessionRow(name, SCRATCH, None, unreadable=False)), workstream, times)
         return SessionRows(rows, frozenset(with_turns))
 
-    return read_database(path, lambda database: read(database.execute(_SESSIONS[layout])), tables=_TABLES, stopping=stopping)
+    return read_database(path, read, tables=_TABLES, stopping=stopping)
 
 
 def _with_row(known: SessionRow, workstream: str, times: Iterable[object]) -> SessionRow:
