@@ -251,8 +251,8 @@ def _reclaimable(
     from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
 
     now = context.clock()
-    decisions = decisions_now(root, config, measurements.sessions, now, context.stopping)
-    removal = removal_now(root, config, decisions, now, context.stopping)
+    decisions = decisions_now(root, config, measurements, now, context.stopping)
+    removal = removal_now(root, config, measurements, decisions, now, context.stopping)
     return removal.freed if removal else None
 
 

@@ -73,7 +73,8 @@ class Measurements:
         foreign: entries of `workstreams/` that are not Arawn's, by escaped name.
         own_files: Arawn's own files, which are not in the total; None if it is not known where.
         total: everything in `workstreams/`.
-        trash: removed sessions, which count in their workstream, too.
+        trash_entries: removed sessions by path from `workstreams/`; they count in their workstream,
+            too.
         filesystems: that of the root, and those mounted at directories of Arawn's, by the path of
             the directory below the root (empty for the root).
         not_counted: other mounts in the tree, by their path below the root.
@@ -87,7 +88,7 @@ class Measurements:
     foreign: dict[str, Usage]
     own_files: OwnFiles | None
     total: Usage
-    trash: Usage
+    trash_entries: dict[tuple[str, ...], Usage]
     filesystems: dict[str, Filesystem]
     not_counted: tuple[str, ...]
     sessions_path: str
@@ -98,6 +99,11 @@ class Measurements:
     def largest_foreign(self) -> list[tuple[str, Usage]]:
         """Return the largest foreign entries, at most 50, by name."""
         return sorted(heapq.nlargest(_FOREIGN_LISTED, self.foreign.items(), key=lambda entry: entry[1].apparent_bytes), key=itemgetter(0))
+
+    @property
+    def trash(self) -> Usage:
+        """All removed sessions."""
+        return combined(self.trash_entries.values())
 
     @property
     def sessions(self) -> dict[str, Usage]:
@@ -118,12 +124,12 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree with its area and session; `link` is one in place of a file of Arawn's."""
+    """A subtree, with what it belongs to; `link` is one in place of a file of Arawn's."""
 
     subtree: Subtree
     area: str
     session: str | None = None
-    is_trash: bool = False
+    trash_entry: tuple[str, ...] | None = None
     link: Failure | None = None
 
     def with_link(self, usage: Usage) -> Usage:
@@ -153,8 +159,11 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     filesystems, silent = _filesystems(root, (names for names, is_own in mounts.items() if is_own), context.stopping)
 
     by_entry: defaultdict[str, list[tuple[_Part, Usage]]] = defaultdict(list)
+    in_trash: defaultdict[tuple[str, ...], list[Usage]] = defaultdict(list)
     for part, usage in zip(parts, usages, strict=True):
         by_entry[part.subtree.names[0]].append((part, usage))
+        if part.trash_entry is not None:
+            in_trash[part.trash_entry].append(usage)
     known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
     is_known = root.database is not None and not database_failures
@@ -167,7 +176,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         foreign={escape(entry.name): combined(usage for _, usage in by_entry[entry.name]) for entry in foreign},
         own_files=own_files,
         total=total,
-        trash=combined(usage for part, usage in zip(parts, usages, strict=True) if part.is_trash),
+        trash_entries={entry: combined(found) for entry, found in in_trash.items()},
         filesystems=filesystems,
         not_counted=tuple(sorted({*map(_shown, inner), *(f"{WORKSTREAMS}/{path}" for path in total.other_filesystems)})),
         sessions_path=_shown(root.layout.sessions),
@@ -341,12 +350,13 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
             continue
         in_place_of_trash = is_directory and has_sessions and (in_trash or is_trash(entry.name))
         is_arawns = is_inner or (in_workstream and is_v0 and entry.name in (*_AREAS, MESSAGES)) or (in_sessions and is_valid_id(entry.name))
+        path = (*names, entry.name)
         yield _Part(
-            Subtree((*names, entry.name)),
+            Subtree(path),
             entry_area,
             session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
-            is_trash=in_place_of_trash and parse_entry(names, entry.name) is not None,
-            link=_link((*names, entry.name)) if is_arawns and entry.kind is FileKind.LINK else None,
+            trash_entry=path if in_place_of_trash and parse_entry(names, entry.name) else None,
+            link=_link(path) if is_arawns and entry.kind is FileKind.LINK else None,
         )
 
 

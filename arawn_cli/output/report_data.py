@@ -343,8 +343,8 @@ def gather(
         history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         largest = _search(root, config, measured, context) if search else {}
-        decisions = decisions_now(root, config, measured.sessions, now, context.stopping)
-        removal = removal_now(root, config, decisions, now, context.stopping)
+        decisions = decisions_now(root, config, measured, now, context.stopping)
+        removal = removal_now(root, config, measured, decisions, now, context.stopping)
         try:
             transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
             removals = read_removals(context.state, root.path)

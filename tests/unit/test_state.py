@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli import state_file
+from arawn_cli import sqlite, state_file
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.errors import StateUnavailableError
@@ -112,6 +112,30 @@ def test_a_file_with_a_second_name_keeps_its_events(tmp_path: Path) -> None:
     before = (tmp_path / "backup").read_bytes()
     assert stored(tmp_path / "state") == ["event-1"]
     assert (tmp_path / "backup").read_bytes() == before
+
+
+def test_a_file_that_is_not_open_is_read_as_it_is_at_that_time(tmp_path: Path) -> None:
+    reading, writing = State(tmp_path, lambda: 0), opened(tmp_path)
+    counts = []
+    for number in range(3):
+        counts += reading.select("SELECT count(*) FROM outbox", ())
+        Outbox(writing, 10).append(event(number))
+    writing.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    counts += reading.select("SELECT count(*) FROM outbox", ())
+    assert counts == [(number,) for number in range(4)]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before, "reading changes nothing"
+    reading.close()
+
+
+def test_a_file_that_another_program_locks_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_RETRY_SECS", 0.2)
+    opened(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as holder:
+        holder.execute("PRAGMA journal_mode = DELETE")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StateUnavailableError, match="keeps it locked"):
+            State(tmp_path, lambda: 0).select("SELECT 1 FROM outbox", ())
 
 
 @pytest.mark.parametrize("identity", [0, 7])

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.arawn.root import opened_root, opened_sessions
+from arawn_cli.arawn.root import opened_root
+from arawn_cli.diskcheck.measuring import measure_root
 from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import DiskPressure
-from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.usage import combined
 from arawn_cli.timestamps import DAY
-from tests.support.in_process import checked, cleaned, configuration_of
+from tests.support.in_process import checked, cleaned, configuration_of, context
 from tests.support.limits import MIB, configured
 from tests.support.tree import SampleTree, write
 
@@ -78,14 +78,12 @@ def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: 
 def test_a_signal_ends_the_search_for_what_a_cleanup_would_free(tree: SampleTree, configured: Callable[..., Path]) -> None:
     tree.session("s", files={"f": 700}, age_days=30)
     config = configuration_of(tree, configured(cleanup={"trash_days": 0}))
+    run = context(tree.now, [], config.state_directory)
     with opened_root(config.root, config.databases) as root:
-        names = [entry.name for entry in tree.sessions.iterdir()]
-        with opened_sessions(root) as descriptor:
-            assert descriptor is not None
-            usages = measure_all(descriptor, [Subtree((name,)) for name in names], 1)
-        decisions = decisions_now(root, config, dict(zip(names, usages, strict=True)), tree.now)
-        found = removal_now(root, config, decisions, tree.now)
+        measured = measure_root(root, config, run, {})
+        decisions = decisions_now(root, config, measured, tree.now, run.stopping)
+        found = removal_now(root, config, measured, decisions, tree.now, run.stopping)
         assert found is not None
-        assert found.freed.freed_bytes == combined(usages).freed_bytes
+        assert found.freed.freed_bytes == combined(measured.sessions.values()).freed_bytes
         with pytest.raises(StoppedError):
-            removal_now(root, config, decisions, tree.now, lambda: True)
+            removal_now(root, config, measured, decisions, tree.now, lambda: True)
