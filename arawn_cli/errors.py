@@ -113,11 +113,8 @@ class StoppedError(ArawnCliError):
 def log_error(error: BaseException) -> ExitCode:
     """Log an error that ended a command, as one line, and return its exit code."""
     match error:
-        case DeclinedError():
-            log.warning("%s", error)
-            return error.exit_code
         case ArawnCliError():
-            log.error("%s", error)
+            log.log(logging.WARNING if isinstance(error, DeclinedError) else logging.ERROR, "%s", error)
             return error.exit_code
         case KeyboardInterrupt():
             log.error("interrupted")

@@ -297,8 +297,8 @@ def _create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables in an empty file, and set version and application id."""
     if _schema_of(connection) == _schema() and (version_of(connection), _application_id(connection)) == (SCHEMA_VERSION, _APPLICATION_ID):
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # commits, or rolls back
+        connection.execute("BEGIN IMMEDIATE")
         version, schema = version_of(connection), _schema_of(connection)  # another run may have created them meanwhile
         if not schema and version == 0:
             for statement in _SCHEMA.split(";"):
@@ -307,10 +307,6 @@ def _create_tables(connection: sqlite3.Connection) -> None:
             raise _other_version(version)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _other_version(version: int) -> Exception:
