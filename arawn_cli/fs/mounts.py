@@ -152,7 +152,7 @@ def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], boo
 
 
 def in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
-    """Call `ask`, which may hang or raise an OSError, in a thread that ends with this process.
+    """Call `ask`, which may hang, in a thread that ends with this process.
 
     Wait for the result with a time limit: a thread that gets no memory never runs. `Thread.start`
     and an executor would wait for it without one.
@@ -165,7 +165,7 @@ def in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
     def run() -> None:
         try:
             future.set_result(ask())
-        except OSError as error:
+        except BaseException as error:  # who waits for the result raises it
             future.set_exception(error)
 
     try:
