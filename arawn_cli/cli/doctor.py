@@ -31,9 +31,8 @@ from arawn_cli.doctor.environment import (
     notify_findings,
     outbox_findings,
     ping_findings,
-    relay_finding,
+    relay_findings,
     state_findings,
-    token_findings,
 )
 from arawn_cli.doctor.findings import Finding, comment, fail, warn
 from arawn_cli.doctor.timers import run_command, timer_findings
@@ -102,10 +101,9 @@ def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
     if config.metrics_directory is not None:
         yield metrics_finding(config.metrics_directory, account, shell)
     yield from outbox_findings(directory, account, shell, run_check)
-    yield relay_finding(config, shell.environment, shell)
-    yield from token_findings(config, shell.environment)
+    yield from relay_findings(config, shell)
     yield from ping_findings(config)
-    yield from notify_findings(config, shell.environment, directory, shell, run_check, test=notify_test)
+    yield from notify_findings(config, directory, shell, run_check, test=notify_test)
     yield clock_finding(shell)
     if root_fails:
         yield warn("timers", "not checked: the root is unusable", comment("fix the root first"))

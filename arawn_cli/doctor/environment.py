@@ -9,7 +9,7 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
 from arawn_cli.output.prometheus import old_files
-from arawn_cli.schedule.settings import ROOT, Account, Shell, can_access, token_warning
+from arawn_cli.schedule.settings import Account, Shell, can_access, token_warning
 from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state_file import FILE
@@ -116,7 +116,7 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, created_b
 
 
 def _state(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Finding:
-    quoted = quote(str(directory))
+    quoted, owner = quote(str(directory)), quote(account.name)
     try:
         status = os.stat(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -124,17 +124,17 @@ def _state(directory: Path, account: Account, shell: Shell, *, created_by_system
             return ok("state", f"{directory} does not exist yet; systemd creates it")
         existing = _existing(directory)
         if can_access(account, "-w", existing) is False:
-            fix = shell.as_root(f"install -d -m 0700 -o {quote(account.name)} {quoted}")
-            return fail("state", f"{directory} does not exist, and {account.name} cannot write to {existing}", fix)
+            detail = f"{directory} does not exist, and {account.name} cannot write to {existing}"
+            return fail("state", detail, shell.as_root(f"install -d -m 0700 -o {owner} {quoted}"))
         return ok("state", f"{directory} does not exist yet; the first run creates it")
     except OSError as error:
-        return warn("state", f"cannot check {directory}: {error.strerror}", shell.arawn_cli("doctor", account=ROOT))
+        return warn("state", f"cannot check {directory}: {error.strerror}", shell.doctor_as_root)
     owners = {status.st_uid}
     with suppress(OSError):  # there may be no state file yet
         owners.add(os.lstat(directory / FILE).st_uid)
     if owners != {user_id(account.name)}:
         detail = f"{directory} or its state file does not belong to {account.name}, the account of the jobs: they cannot save state"
-        return fail("state", detail, shell.as_root(f"chown -R {quote(account.name)}: {quoted}"))
+        return fail("state", detail, shell.as_root(f"chown -R {owner}: {quoted}"))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return fail("state", f"{directory} is writable by others: the jobs refuse to use it", shell.as_root(f"chmod go-w {quoted}"))
     if can_access(account, "-w", directory) is False:
@@ -149,13 +149,12 @@ def _existing(directory: Path) -> Path:
 
 def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: str) -> Iterator[Finding]:
     """Check for queued, refused or parked events. `run_check` is the command to send them."""
-    path = directory / FILE
     try:
-        rows = query(path, _READ_ANSWERS, (), text=str) if path.exists() else []
-        parked = [queued_event(cast("Row", row)) for row in (query(path, READ_PARKED, (), text=str) if path.exists() else [])]
+        answers = [cast("str | None", answer) for (answer,) in _rows(directory, _READ_ANSWERS)]
+        parked = [queued_event(cast("Row", row)) for row in _rows(directory, READ_PARKED)]
     except (DatabaseUnreadableError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        yield warn("outbox", f"cannot read {path}: {reason}", shell.arawn_cli("doctor", account=ROOT))
+        yield warn("outbox", f"cannot read {directory / FILE}: {reason}", shell.doctor_as_root)
         return
     retry = shell.arawn_cli(JobName.DISK_CHECK, "--parked", "retry", account=account.name, state=directory) + "  # or drop"
     for event in parked[:_PARKED_LISTED]:
@@ -164,26 +163,41 @@ def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: 
         yield warn("parked", detail, retry)
     if len(parked) > _PARKED_LISTED:
         yield warn("parked", f"and {count(len(parked) - _PARKED_LISTED, 'more event')}", retry)
-    answers = [cast("str | None", answer) for (answer,) in rows]
-    if not answers:
+    if answers:
+        refused = sum(answer is not None for answer in answers)
+        details = f"; {refused:,} of them refused" if refused else ""
+        last = f"; the last event was refused with {answers[-1]}" if answers[-1] is not None else ""
+        yield warn("outbox", f"{count(len(answers), 'event')} queued{details}{last}", run_check)
+    else:
         yield ok("outbox", "nothing is to be sent" if parked else "empty")
-        return
-    refused = [answer for answer in answers if answer is not None]
-    details = f"; {len(refused):,} of them refused" if refused else ""
-    last = f"; the last event was refused with {answers[-1]}" if answers[-1] is not None else ""
-    yield warn("outbox", f"{count(len(answers), 'event')} queued{details}{last}", run_check)
 
 
-def relay_finding(config: Config, environment: Mapping[str, str], shell: Shell) -> Finding:
-    """Check whether the relay can be reached and accepts the token."""
+def _rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
+    """Read the state file, if there is one.
+
+    Raises:
+        DatabaseUnreadableError, OSError: it cannot be read.
+    """
+    path = directory / FILE
+    return query(path, statement, (), text=str) if path.exists() else []
+
+
+def relay_findings(config: Config, shell: Shell) -> Iterator[Finding]:
+    """Check whether the relay can be reached and accepts the token, and whether timers have it."""
+    yield _relay(config, shell)
+    if warning := token_warning(config, shell.environment):
+        yield warn("token", warning, comment("set token_file in [maintenance.relay]"))
+
+
+def _relay(config: Config, shell: Shell) -> Finding:
     target, table = config.relay, config.maintenance.relay
     if target is None:
         return ok("relay", "not configured: events are only printed")
     if target.token_file is not None and not is_kept(target.token_file) and _is_unreadable(target.token_file):
         detail = f"this account cannot read {target.token_file}; systemd reads it as root"
-        return warn("relay", detail, shell.arawn_cli("doctor", account=ROOT))
+        return warn("relay", detail, shell.doctor_as_root)
     try:
-        token = token_for(target.address, target.token_file, environment, allow_insecure=table.allow_insecure)
+        token = token_for(target.address, target.token_file, shell.environment, allow_insecure=table.allow_insecure)
         route = route_to(target.address, target.ca_file, use_proxy=config.maintenance.use_proxy)
         result = probe(route, token, table.origin, table.timeout_secs)
     except ArawnCliError as error:
@@ -208,24 +222,26 @@ def ping_findings(config: Config) -> Iterator[Finding]:
             yield ok("ping", f"{job} pings {address.host}")
 
 
-def notify_findings(
-    config: Config, environment: Mapping[str, str], directory: Path, shell: Shell, run_check: str, *, test: bool
-) -> Iterator[Finding]:
+def notify_findings(config: Config, directory: Path, shell: Shell, run_check: str, *, test: bool) -> Iterator[Finding]:
     """Check notifications, and whether some are queued. With `test`, send one."""
     file, maintenance = config.notify_urls, config.maintenance
     if file is None:
         if test:
             yield fail("notifications", "not configured", comment("name a file of addresses with [maintenance.notify] urls_file"))
         return
-    yield from _waiting_notifications(directory, run_check)
+    with suppress(DatabaseUnreadableError, OSError):  # `outbox_findings` says it
+        for target, number, answer in cast("list[tuple[str, int, str | None]]", _rows(directory, _WAITING)):
+            refused = f"; refused: {answer}" if answer is not None else ""
+            detail = f"{count(number, 'notification')} waiting for address {target.removeprefix(NOTIFY)}{refused}"
+            yield warn("notifications", detail, run_check)
     if not is_kept(file) and _is_unreadable(file):
-        yield warn("notifications", f"this account cannot read {file}; systemd reads it as root", shell.arawn_cli("doctor", account=ROOT))
+        yield warn("notifications", f"this account cannot read {file}; systemd reads it as root", shell.doctor_as_root)
         return
     if (missing := missing_apprise()) is not None:
         yield warn("notifications", "Apprise, the extra arawn-cli[notify], is not installed: notifications wait", missing)
         return
     try:
-        addresses = addresses_from(file, environment)
+        addresses = addresses_from(file, shell.environment)
     except ArawnCliError as error:
         yield fail("notifications", str(error), comment("fix [maintenance.notify]"))
         return
@@ -241,27 +257,8 @@ def notify_findings(
             yield ok("notifications", f"{address}: {'a test message was sent' if test else 'not tried; --notify-test sends a message'}")
 
 
-def _waiting_notifications(directory: Path, run_check: str) -> Iterator[Finding]:
-    path = directory / FILE
-    try:
-        rows = query(path, _WAITING, (), text=str) if path.exists() else []
-    except (DatabaseUnreadableError, OSError):
-        return  # `outbox_findings` says it
-    for target, number, answer in cast("list[tuple[str, int, str | None]]", rows):
-        refused = f"; refused: {answer}" if answer is not None else ""
-        yield warn(
-            "notifications", f"{count(number, 'notification')} waiting for address {target.removeprefix(NOTIFY)}{refused}", run_check
-        )
-
-
 def _is_unreadable(path: Path) -> bool:
     return os.path.lexists(path) and not os.access(path, os.R_OK)
-
-
-def token_findings(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Warn of a token that only this shell has."""
-    if warning := token_warning(config, environment):
-        yield warn("token", warning, comment("set token_file in [maintenance.relay]"))
 
 
 def clock_finding(shell: Shell) -> Finding:

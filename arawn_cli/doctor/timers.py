@@ -12,7 +12,7 @@ from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.output.format import minute_with_zone, second
 from arawn_cli.schedule.cron import CRON_FILE, running_cron, start_command
-from arawn_cli.schedule.settings import ROOT, Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
+from arawn_cli.schedule.settings import Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
 from arawn_cli.schedule.status import (
     JobStatus,
     Schedule,
@@ -123,7 +123,7 @@ def _last_success(status: ScheduleStatus, each: Schedule, now: int, shell: Shell
     except (DatabaseUnreadableError, OSError) as error:
         if last is None:
             reason = error.strerror if isinstance(error, OSError) else error
-            return warn(check, f"unknown: its record cannot be read: {reason}", shell.arawn_cli("doctor", account=ROOT))
+            return warn(check, f"unknown: its record cannot be read: {reason}", shell.doctor_as_root)
         recorded = None
     if recorded is not None and recorded.last_run > now + _CLOCK_TOLERANCE:
         detail = f"the last run is recorded for {second(recorded.last_run)}, which is in the future: the clock is wrong now, or was then"

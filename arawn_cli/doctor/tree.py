@@ -68,7 +68,7 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     except ArawnCliError as error:
         fix = comment("try arawn-cli doctor --base-path PATH with Arawn's directory, then set [maintenance] root to it")
         if isinstance(error.__cause__, PermissionError):
-            fix = shell.arawn_cli("doctor", account=ROOT)
+            fix = shell.doctor_as_root
         elif config.root_name is not None:
             fix = comment(f"set path of the root {config.root_name} in {config.file} to Arawn's directory")
         yield fail("root", str(error), fix)
@@ -78,7 +78,7 @@ def _root(root: Root, shell: Shell) -> Finding:
     owner = os.fstat(root.workstreams).st_uid
     if os.geteuid() not in (0, owner):
         detail = f"{root.path} belongs to user {owner}, but this is user {os.geteuid()}: it may see less than the timers see"
-        return warn("root", detail, shell.arawn_cli("doctor", account=ROOT))
+        return warn("root", detail, shell.doctor_as_root)
     if shared := writable_by_group(root):
         detail = f"every account in the group of {shared} can write to it, and can make cleanup remove sessions"
         return warn("root", detail, f"chmod g-w {quote(str(shared))}  # unless Arawn needs it")

@@ -68,31 +68,18 @@ class StateFigures:
 def write(directory: Path, config: Config, state: State, result: object) -> bool:
     """Replace the metrics file of a cleanup or a disk check; other results have no metrics.
 
-    Return False and log a warning if that fails.
+    The file is that of this account and root. Return False and log a warning if that fails.
     """
+    account, root = account_name(os.geteuid()), config.root.resolve()
     match result:
         case CleanupResult():
-            figures = _state_figures(state, JobName.SCRATCH_CLEANUP, config)
-            return _write(directory, JobName.SCRATCH_CLEANUP, config, cleanup_metrics(result.summary, result.sessions, figures))
+            job = JobName.SCRATCH_CLEANUP
+            metrics = cleanup_metrics(result.summary, result.sessions, _state_figures(state, job, root))
         case CheckResult():
-            figures = _state_figures(state, JobName.DISK_CHECK, config)
-            return _write(directory, JobName.DISK_CHECK, config, check_metrics(result, config, figures))
-    return True
-
-
-def _state_figures(state: State, job: JobName, config: Config) -> StateFigures:
-    try:
-        run = runs.read(state, job, config.root.resolve())
-        ((queued,),) = state.select(COUNT_FOR_RELAYS, ()) or [(0,)]
-        return StateFigures(run, queued if isinstance(queued, int) else None)
-    except StateUnavailableError as error:
-        log.warning("%s: the metrics lack the figures of the state file", error, extra=STATE)
-        return StateFigures()
-
-
-def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metric]) -> bool:
-    """Write the metrics of a job to the file of this account and root."""
-    account, root = account_name(os.geteuid()), config.root.resolve()
+            job = JobName.DISK_CHECK
+            metrics = check_metrics(result, config, _state_figures(state, job, root))
+        case _:
+            return True
     path = directory / file_name(job, account, root)
     try:
         write_atomic(path, exposition(_prefix(job), {"account": account, "root": str(root)}, metrics))
@@ -104,6 +91,15 @@ def _write(directory: Path, job: JobName, config: Config, metrics: Iterable[Metr
         with suppress(OSError):
             remove_atomic(old)
     return True
+
+
+def _state_figures(state: State, job: JobName, root: Path) -> StateFigures:
+    try:
+        ((queued,),) = state.select(COUNT_FOR_RELAYS, ()) or [(0,)]
+        return StateFigures(runs.read(state, job, root), queued if isinstance(queued, int) else None)
+    except StateUnavailableError as error:
+        log.warning("%s: the metrics lack the figures of the state file", error, extra=STATE)
+        return StateFigures()
 
 
 def file_name(job: JobName, account: str, root: Path) -> str:
@@ -131,15 +127,12 @@ def old_files(directory: Path) -> list[Path]:
 
 def _old_files_of(directory: Path, root: Path) -> list[Path]:
     """Return the old files that this account wrote for a root."""
-    label = f'root="{_label_value(str(root))}"'.encode()
-    return [path for path in old_files(directory) if _has_label(path, label)]
-
-
-def _has_label(path: Path, label: bytes) -> bool:
-    try:
-        return path.lstat().st_uid == os.geteuid() and label in read_small_file(path, _LARGEST_BYTES)
-    except OSError:
-        return False
+    label, found = f'root="{_label_value(str(root))}"'.encode(), []
+    for path in old_files(directory):
+        with suppress(OSError):
+            if path.lstat().st_uid == os.geteuid() and label in read_small_file(path, _LARGEST_BYTES):
+                found.append(path)
+    return found
 
 
 def _prefix(job: JobName) -> str:

@@ -5,9 +5,11 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import itemgetter
 
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
@@ -54,22 +56,17 @@ from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.runs import Removal, Run, read_removals
 from arawn_cli.timestamps import DAY
 
+# The number of entries that a list of a report shows.
 MAX_SESSIONS = 8
-"""Sessions that one list of a report shows."""
-
 MAX_DIRECTORIES = 12
-"""Directories that one list of a report shows."""
-
 MAX_ALERTS = 12
-"""Alerts that a report shows."""
 
 MAX_WORKSTREAMS = 12
 """Workstreams whose largest parts are searched, and that a page shows unfolded."""
 
-AGES = ((1, "under a day"), (7, "1 to 7 days"), (30, "7 to 30 days"), (90, "30 to 90 days"))
-"""The ages of sessions: the days that end each, and its name."""
-
-OLDEST, UNKNOWN_AGE = "over 90 days", "unknown"
+# The ages of sessions: the days that end each, and its name.
+_AGES = ((1, "under a day"), (7, "1 to 7 days"), (30, "7 to 30 days"), (90, "30 to 90 days"), (math.inf, "over 90 days"))
+_UNKNOWN_AGE = "unknown"
 
 # The history leaves out samples that equal the one before, for up to a day. The usage at the
 # beginning of the period may therefore be in a sample that is a day older.
@@ -291,16 +288,21 @@ class Report:
         return len(self.total.trend) > 1
 
     @property
+    def removed(self) -> int:
+        """Bytes of the removed sessions."""
+        return sum(removal.bytes for removal in self.removals)
+
+    @property
     def freed(self) -> int:
         """Bytes of the removed sessions that are purged, and so no longer in the trash."""
         return sum(removal.bytes for removal in self.removals if removal.purged_at is not None)
 
     def ages(self) -> list[tuple[str, int, int]]:
         """Return each age of scratch sessions, with the number of sessions and their bytes."""
-        found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in AGES), OLDEST, UNKNOWN_AGE)}
+        found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in _AGES), _UNKNOWN_AGE)}
         for session in self.sessions:
-            days = None if session.last_activity is None else (self.now - session.last_activity) / DAY
-            name = UNKNOWN_AGE if days is None else next((name for end, name in AGES if days < end), OLDEST)
+            activity = session.last_activity
+            name = _UNKNOWN_AGE if activity is None else next(name for end, name in _AGES if self.now - activity < end * DAY)
             found[name].append(session.size)
         return [(name, len(sizes), sum(sizes)) for name, sizes in found.items() if sizes]
 
@@ -336,11 +338,11 @@ def gather(
         ConfigurationError, RefusedError: the root is wrong or unsafe.
         StoppedError: a signal asked the run to end.
     """
-    now = context.clock()
+    now, period = context.clock(), days * 24
     problems = list(unread)
     with opened_root(config.root, config.databases, context.stopping) as root:
         measured = measure_root(root, config, context, {})
-        history = load_history(context.state, root.path, now, hours=max(days * 24 + _EXTRA_HOURS, WINDOW_HOURS))
+        history = load_history(context.state, root.path, now, hours=max(period + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         largest = _search(root, config, measured, context) if search else {}
         decisions = decisions_now(root, config, measured, now, context.stopping)
@@ -352,11 +354,12 @@ def gather(
         except StateUnavailableError as error:
             transitions, removals, last_runs = [], [], {}
             problems.append(f"earlier usage, alerts and removals are unknown: {error}")
-    scopes = _scopes(config, measured, history, now, days * 24)
-    unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
-    sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
-    if cleanup is None:
+    if removal is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
+    verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
+    scopes = {verdict.usage.scope: scope_report(verdict, history, period) for verdict in verdicts}
+    sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
+    unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
     return Report(
         now=now,
         days=days,
@@ -371,7 +374,7 @@ def gather(
         not_counted=measured.not_counted,
         trash=size_in(config, measured.trash),
         foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
-        sessions=tuple(sessions),
+        sessions=sessions,
         orphans=_orphans(config, root.layout, measured, decisions or ()),
         own_scope=scopes.get(OWN_FILES),
         own_files=_directory(config, measured.own_files),
@@ -396,24 +399,6 @@ def _search(root: Root, config: Config, measured: Measurements, context: RunCont
     return {workstream: largest for workstream, largest in found.items() if largest is not None}
 
 
-def open_alerts(scopes: Mapping[str, ScopeReport], transitions: Sequence[Transition]) -> tuple[OpenAlert, ...]:
-    """Return the scopes above their limit, the worst first. `transitions` are the newest first."""
-
-    def since(scope: str) -> int | None:
-        for transition in transitions:
-            if transition.scope == scope and transition.before not in (Level.WARNING, Level.CRITICAL):
-                return transition.time
-        return None
-
-    above = [OpenAlert(report, since(scope)) for scope, report in scopes.items() if report.level in (Level.WARNING, Level.CRITICAL)]
-    return tuple(sorted(above, key=lambda alert: worst_first(alert.scope.usage, alert.scope.level)))
-
-
-def _scopes(config: Config, measured: Measurements, history: CheckHistory, now: int, hours: int) -> dict[str, ScopeReport]:
-    verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
-    return {verdict.usage.scope: scope_report(verdict, history, hours) for verdict in verdicts}
-
-
 def scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeReport:
     """Return a scope with its usage over the last hours."""
     usage = verdict.usage
@@ -428,22 +413,32 @@ def scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeRe
     )
 
 
-def alerts_of(scopes: Iterable[ScopeReport]) -> tuple[ScopeReport, ...]:
-    """Return the scopes that are not ok, the worst first."""
+def with_unknown_limit(scope: str, name: str, used: int, hour: int, *, complete: bool) -> ScopeReport:
+    """Return a workstream whose limit is unknown, because its title is, without the database."""
+    return ScopeReport(ScopeUsage(scope, name, used, 0, 0, complete), Level.UNKNOWN, ((hour, used),), None, None, None)
+
+
+def alerts_of(scopes: Iterable[ScopeReport]) -> list[ScopeReport]:
+    """Return the scopes above their limit, the worst first."""
     alerts = [scope for scope in scopes if scope.level in (Level.WARNING, Level.CRITICAL)]
-    return tuple(sorted(alerts, key=lambda scope: worst_first(scope.usage, scope.level)))
+    return sorted(alerts, key=lambda scope: worst_first(scope.usage, scope.level))
+
+
+def open_alerts(scopes: Mapping[str, ScopeReport], transitions: Sequence[Transition]) -> tuple[OpenAlert, ...]:
+    """Return the open alerts, the worst first. `transitions` are the newest first."""
+    begun = [transition for transition in transitions if transition.before not in (Level.WARNING, Level.CRITICAL)]
+    since = {transition.scope: transition.time for transition in reversed(begun)}
+    return tuple(OpenAlert(scope, since.get(scope.usage.scope)) for scope in alerts_of(scopes.values()))
 
 
 def _workstreams(
-    config: Config, measured: Measurements, scopes: dict[str, ScopeReport], hour: int, largest: Mapping[str, Largest]
+    config: Config, measured: Measurements, scopes: Mapping[str, ScopeReport], hour: int, largest: Mapping[str, Largest]
 ) -> tuple[WorkstreamReport, ...]:
     found = []
     for tree in measured.workstreams:
-        scope = scopes.get(scope_of(tree.row.id))
-        if scope is None:  # without the database its title, and so its limit, are unknown
-            usage = ScopeUsage(scope_of(tree.row.id), tree.row.title, size_in(config, tree.total), 0, 0, tree.total.complete)
-            scope = ScopeReport(usage, Level.UNKNOWN, ((hour, usage.usage),), None, None, None)
-        production, work, other = (size_in(config, part) for part in (tree.production, tree.work, tree.other))
+        name = scope_of(tree.row.id)
+        total, production, work, other = (size_in(config, part) for part in (tree.total, tree.production, tree.work, tree.other))
+        scope = scopes.get(name) or with_unknown_limit(name, tree.row.title, total, hour, complete=tree.total.complete)
         found.append(WorkstreamReport(tree.row.id, scope, production, work, other, largest.get(tree.row.id)))
     return tuple(sorted(found, key=lambda workstream: worst_first(workstream.scope.usage, workstream.scope.level)))
 
@@ -472,7 +467,7 @@ def _orphans(config: Config, layout: Layout, measured: Measurements, decisions: 
 def _directory(config: Config, files: OwnFiles | None) -> DirectoryReport | None:
     if files is None:
         return None
-    sizes = sorted(((name, size_in(config, usage)) for name, usage in files.entries.items()), key=lambda entry: entry[1], reverse=True)
+    sizes = sorted(((name, size_in(config, usage)) for name, usage in files.entries.items()), key=itemgetter(1), reverse=True)
     return DirectoryReport(str(files.directory), tuple(sizes), size_in(config, files.total), files.total.complete)
 
 
@@ -481,36 +476,27 @@ def _sessions(
     measured: Measurements,
     decisions: Sequence[Decision] | None,
     removal: NextRemoval | None,
-    scopes: dict[str, ScopeReport],
+    scopes: Mapping[str, ScopeReport],
     now: int,
-) -> tuple[list[SessionReport], NextCleanup | None]:
+) -> tuple[tuple[SessionReport, ...], NextCleanup | None]:
     """Return every scratch session, and the next cleanup as far as it is known."""
     levels = {scope.removeprefix(SESSION): report.level for scope, report in scopes.items() if scope.startswith(SESSION)}
     if decisions is None or removal is None:
-        return [
+        return tuple(
             SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
             for name, usage in measured.sessions.items()
-        ], None
+        ), None
     over_removal_limit = RemovalLimit.of(config).exceeded_by(decisions) is not None
     sessions = []
     for decision in decisions:
-        session, reason = decision.session, decision.reason
+        session, reason, activity = decision.session, decision.reason, decision.session.last_activity
         if decision.is_removal and session.name not in removal.sessions:
             reason = Reason.REMOVAL_LIMIT if over_removal_limit else Reason.IN_USE
-        if reason in NO_SESSION:
-            continue
-        activity = session.last_activity
-        sessions.append(
-            SessionReport(
-                id=session.name,
-                level=levels.get(session.name, Level.OK),
-                size=size_in(config, session.usage) if session.usage else 0,
-                last_activity=activity,
-                reason=reason,
-                due=activity + config.older_than_days * DAY if reason in IN_RECENT_USE and activity is not None else None,
-            )
-        )
-    return sessions, NextCleanup(
+        if reason not in NO_SESSION:
+            used = size_in(config, session.usage) if session.usage else 0
+            due = activity + config.older_than_days * DAY if reason in IN_RECENT_USE and activity is not None else None
+            sessions.append(SessionReport(session.name, levels.get(session.name, Level.OK), used, activity, reason, due))
+    return tuple(sessions), NextCleanup(
         removed=tuple(_by_age([session for session in sessions if session.reason in REMOVED_FOR])),
         trashed=size_in(config, removal.trashed),
         trash_until=now + config.maintenance.cleanup.trash_days * DAY if removal.trashed.directories else None,

@@ -11,25 +11,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
+from arawn_cli.diskcheck.levels import worst
 from arawn_cli.output import report_wording
 from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone
 from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
 
-BAR = 100.0
-"""Width of a bar in its drawing."""
-
-SPARKLINE = (112.0, 26.0)
-"""Width and height of a trend in its drawing."""
-
-CHART = (1000.0, 240.0)
-"""Width and height of the chart in its drawing, which the page stretches."""
+# The width of a bar in its drawing, and width and height of a trend and of the chart. The page
+# stretches bar and chart.
+_BAR = 100.0
+_SPARKLINE = (112.0, 26.0)
+_CHART = (1000.0, 240.0)
 
 _HOUR = 3600 * SECOND
-
-# Distance of a trend from the edges of its drawing.
-_MARGIN = 3.0
+_MARGIN = 3.0  # of a trend
 
 _SPARKLINE_POINTS = 57
 _CHART_POINTS = 337
@@ -100,13 +96,14 @@ def page(report: Report, command: Command = PLAIN) -> str:
         words=report_wording,
         count=count,
         age=age,
+        worst=worst,
         version=__version__,
         chart=chart(report),
         bar_of=bar,
         sparkline_of=sparkline,
-        bar_width=BAR,
-        sparkline_size=SPARKLINE,
-        chart_size=CHART,
+        bar_width=_BAR,
+        sparkline_size=_SPARKLINE,
+        chart_size=_CHART,
         max_sessions=MAX_SESSIONS,
         max_alerts=MAX_ALERTS,
         max_directories=MAX_DIRECTORIES,
@@ -117,19 +114,19 @@ def bar(scope: ScopeReport) -> Bar:
     """Draw the bar of a scope."""
     limit = max(scope.usage.limit, 1)
     full = max(min(scope.usage.critical, 2 * limit), limit)
-    return Bar(usage=round(min(scope.usage.usage / full, 1) * BAR, 2), limit=round(limit / full * BAR, 2))
+    return Bar(usage=round(min(scope.usage.usage / full, 1) * _BAR, 2), limit=round(limit / full * _BAR, 2))
 
 
 def sparkline(scope: ScopeReport, hours: int) -> Line | None:
     """Draw the trend of a scope, or return None without a sample before the present one."""
     curve = scope.curve(hours, _SPARKLINE_POINTS)
-    width, height = (length - 2 * _MARGIN for length in SPARKLINE)
+    width, height = (length - 2 * _MARGIN for length in _SPARKLINE)
     points = [
         (_MARGIN + width * number / (len(curve) - 1), _MARGIN + height * (1 - usage))
         for number, usage in enumerate(curve)
         if usage is not None
     ]
-    return _line(points, SPARKLINE[1]) if points else None
+    return _line(points, _SPARKLINE[1]) if points else None
 
 
 def chart(report: Report) -> Chart | None:
@@ -137,7 +134,7 @@ def chart(report: Report) -> Chart | None:
     if not report.has_history:
         return None
     total = report.total
-    width, height = CHART
+    width, height = _CHART
     last = total.trend[-1][0]
     first = last - report.days * 24
     growth = max(total.growth or 0.0, 0.0)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.text import Text
 
 from arawn_cli.diskcheck.history import WINDOW_HOURS
 from arawn_cli.diskcheck.job import CheckResult
-from arawn_cli.diskcheck.levels import TOTAL, ScopeUsage, worst_first
+from arawn_cli.diskcheck.levels import TOTAL, worst_first
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
@@ -28,6 +28,7 @@ from arawn_cli.output.report_data import (
     SessionReport,
     alerts_of,
     scope_report,
+    with_unknown_limit,
 )
 from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, advice, bare_table
 from arawn_cli.units import count, size
@@ -43,6 +44,9 @@ _ROWS = 10  # of usage, unless more scopes are not ok
 _ROWS_MAX = 20
 
 _RIGHT_ALIGNED = frozenset({"used", "limit", "percent", "change"})
+_TITLES = {"percent": "full", "bar": "", "level": "", "date": ""}
+"""The headings of columns of usage that are not headed by their name."""
+
 _OPTIONAL = ("forecast", "trend", "limit", "date", "bar", "change")
 """Columns of usage that are left out if there is no room, the most important first."""
 
@@ -50,40 +54,21 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*#"
 
 
-@dataclass(frozen=True, slots=True)
-class Sparkline:
-    """A trend as a row of blocks, as far as the terminal can show them."""
-
-    curve: list[float | None]
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(len(self.curve), len(self.curve))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        blocks = _ASCII_BLOCKS if options.ascii_only else _BLOCKS
-        line = (" " if height is None else blocks[min(int(height * len(blocks)), len(blocks) - 1)] for height in self.curve)
-        yield Text("".join(line), style="cyan")
+def _sparkline(curve: Sequence[float | None], blocks: str) -> Text:
+    """Draw a trend as a row of blocks."""
+    return Text("".join(" " if height is None else blocks[min(int(height * len(blocks)), len(blocks) - 1)] for height in curve), "cyan")
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar that is full at the limit, or at a filesystem's capacity with a limit mark."""
-
-    scope: ScopeReport
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(_BAR_WIDTH, _BAR_WIDTH)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        usage = self.scope.usage
-        full, empty, mark = "#-|" if options.ascii_only else "█░│"
-        filled = min(round(usage.percent * _BAR_WIDTH / 100), _BAR_WIDTH)
-        cells = list(full * filled + empty * (_BAR_WIDTH - filled))
-        if usage.capacity:
-            cells[min(usage.limit * _BAR_WIDTH // usage.capacity, _BAR_WIDTH - 1)] = mark
-        bar = Text("".join(cells))
-        bar.stylize(LEVEL_STYLES[self.scope.level], 0, filled)  # the rest has the terminal's own colour
-        yield bar
+def _bar(scope: ScopeReport, full: str, empty: str, mark: str) -> Text:
+    """Draw a bar that is full at the limit, or at a filesystem's capacity with a limit mark."""
+    usage = scope.usage
+    filled = min(round(usage.percent * _BAR_WIDTH / 100), _BAR_WIDTH)
+    cells = list(full * filled + empty * (_BAR_WIDTH - filled))
+    if usage.capacity:
+        cells[min(usage.limit * _BAR_WIDTH // usage.capacity, _BAR_WIDTH - 1)] = mark
+    bar = Text("".join(cells))
+    bar.stylize(LEVEL_STYLES[scope.level], 0, filled)  # the rest has the terminal's own colour
+    return bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,46 +83,42 @@ class UsageTable:
     now: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        rows = [self._cells(scope) for _, scope in self.rows]
-        headings = {
-            heading: "full" if heading == "percent" else "" if heading in ("bar", "level", "date") else heading for heading in rows[0]
-        }
-        widths = {
-            heading: GAP + max(len(title), *(console.measure(row[heading]).maximum for row in rows)) for heading, title in headings.items()
-        }
+        rows = [self._cells(scope, ascii_only=options.ascii_only) for _, scope in self.rows]
+        titles = {column: _TITLES.get(column, column) for column in rows[0]}
+        widths = {column: GAP + max(len(title), *(row[column].cell_len for row in rows)) for column, title in titles.items()}
         longest = max(cell_len(name) for name, _ in self.rows)
-        shown = [heading for heading in headings if heading not in _OPTIONAL]
-        left = options.max_width - sum(widths[heading] for heading in shown)
-        for heading in _OPTIONAL:
-            if heading in widths and left - widths[heading] >= min(longest, _LEAST_NAME):
-                shown.append(heading)
-                left -= widths[heading]
+        shown = [column for column in titles if column not in _OPTIONAL]
+        left = options.max_width - sum(widths[column] for column in shown)
+        for column in _OPTIONAL:
+            if column in widths and left - widths[column] >= min(longest, _LEAST_NAME):
+                shown.append(column)
+                left -= widths[column]
         table = bare_table()
         table.add_column("", no_wrap=True, overflow="ellipsis", width=max(min(longest, left), 1))
-        columns = [heading for heading in headings if heading in shown]
-        for heading in columns:
-            table.add_column(headings[heading], justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=True)
+        columns = [column for column in titles if column in shown]
+        for column in columns:
+            table.add_column(titles[column], justify="right" if column in _RIGHT_ALIGNED else "left", no_wrap=True)
         for (name, _), row in zip(self.rows, rows, strict=True):
-            table.add_row(Text(name), *(row[heading] for heading in columns))
+            table.add_row(Text(name), *(row[column] for column in columns))
         yield table
 
-    def _cells(self, scope: ScopeReport) -> dict[str, RenderableType]:
+    def _cells(self, scope: ScopeReport, *, ascii_only: bool) -> dict[str, Text]:
         """Return the cells of a row by column, in their order."""
         style = LEVEL_STYLES[scope.level]
-        trend: dict[str, RenderableType] = {
-            "trend": Sparkline(scope.curve(self.hours, _TREND_WIDTH)),
-            "change": Text(words.change(scope)),
-        }
-        return {
+        cells = {
             "used": Text(words.used(scope), style),
             "limit": Text(words.limit(scope)),
-            "bar": Bar(scope) if scope.has_limit else "",
+            "bar": _bar(scope, *("#-|" if ascii_only else "█░│")) if scope.has_limit else Text(),
             "percent": Text(words.share(scope), style),
-            **(trend if self.hours else {}),
-            "level": Text("" if scope.level is Level.OK else scope.level, style),
-            "forecast": Text("" if scope.next_limit is None and scope.level is not Level.UNKNOWN else words.forecast(scope)),
-            **({"date": Text(words.forecast_day(scope, self.now))} if self.hours else {}),
         }
+        if self.hours:
+            curve = scope.curve(self.hours, _TREND_WIDTH)
+            cells |= {"trend": _sparkline(curve, _ASCII_BLOCKS if ascii_only else _BLOCKS), "change": Text(words.change(scope))}
+        cells["level"] = Text("" if scope.level is Level.OK else scope.level, style)
+        cells["forecast"] = Text("" if scope.next_limit is None and scope.level is not Level.UNKNOWN else words.forecast(scope))
+        if self.hours:
+            cells["date"] = Text(words.forecast_day(scope, self.now))
+        return cells
 
 
 def check_renderables(result: CheckResult, command: Command = PLAIN, *, verbose: bool) -> Iterator[RenderableType]:
@@ -175,8 +156,7 @@ def check_renderables(result: CheckResult, command: Command = PLAIN, *, verbose:
 def _workstream_scope(event: WorkstreamUsage, scopes: Mapping[str, ScopeReport]) -> ScopeReport:
     """Return the scope of a workstream; its limit is unknown without the database."""
     scope = scope_of(event.workstream_id.removeprefix(f"{event.root}/"))
-    usage = ScopeUsage(scope, event.workstream_name, event.total_bytes, 0, 0, event.complete)
-    return scopes.get(scope, ScopeReport(usage, Level.UNKNOWN, (), None, None, None))
+    return scopes.get(scope) or with_unknown_limit(scope, event.workstream_name, event.total_bytes, 0, complete=event.complete)
 
 
 def _disk(summary: DiskCheck) -> Iterator[str]:
@@ -199,9 +179,12 @@ def _check_notes(result: CheckResult) -> Iterator[Text]:
     if summary.not_counted:
         yield Text(f"Not counted: {mounts_in_words(summary.not_counted)}.")
     if not summary.complete:
-        yield Text(f"Incomplete: {words.unread(summary.failure_count)}", style="bold red")
-        for failure in result.measurements.failures[:MAX_ALERTS]:
-            yield Text(f"  {escape(str(failure))}", style="red")
+        yield from _incomplete(summary.failure_count, map(str, result.measurements.failures))
+
+
+def _incomplete(number: int, problems: Iterable[str]) -> Iterator[Text]:
+    yield Text(f"Incomplete: {words.unread(number)}", style="bold red")
+    yield from (Text(f"  {escape(problem)}", style="red") for problem in islice(problems, MAX_ALERTS))
 
 
 def _most_important(ranked: Sequence[ScopeReport]) -> tuple[Sequence[ScopeReport], Sequence[ScopeReport]]:
@@ -252,9 +235,7 @@ def _head(report: Report) -> Iterator[RenderableType]:
     foreign = f"; foreign files: {size(report.foreign)}" if report.foreign else ""
     yield Text(f"{escape(fullness(report.filesystem))}; {trash}{foreign}")
     if report.problems:
-        yield Text(f"Incomplete: {words.unread(len(report.problems))}", style="bold red")
-        for problem in report.problems[:MAX_ALERTS]:
-            yield Text(f"  {escape(problem)}", style="red")
+        yield from _incomplete(len(report.problems), report.problems)
 
 
 def _open_alerts(report: Report, command: Command) -> Iterator[RenderableType]:
@@ -301,26 +282,30 @@ def _cleanup(report: Report) -> Iterator[RenderableType]:
         yield Text(f"  and {count(number, 'session')} more", style="dim")
 
 
-def _orphans(report: Report) -> Iterator[RenderableType]:
-    yield _heading("Not covered by any cleanup")
-    if not report.orphans:
-        yield Text(words.NO_ORPHANS, style="dim")
+def _section(
+    title: str, headings: tuple[str, ...], rows: Sequence[tuple[Text | str, ...]], most: int, empty: str
+) -> Iterator[RenderableType]:
+    """Render a list, of which at most some rows are shown."""
+    yield _heading(title)
+    if empty and not rows:
+        yield Text(empty, style="dim")
         return
-    yield Listing(
-        ("directory", "size", "of", "why"),
-        [
-            (escape(orphan.path), words.at_least(orphan.size, complete=orphan.complete), escape(orphan.title), orphan.kind)
-            for orphan in report.orphans[:MAX_DIRECTORIES]
-        ],
-    )
-    yield from _more(len(report.orphans) - MAX_DIRECTORIES)
+    yield Listing(headings, rows[:most])
+    yield from _more(len(rows) - most)
+
+
+def _orphans(report: Report) -> Iterator[RenderableType]:
+    rows = [
+        (escape(orphan.path), words.at_least(orphan.size, complete=orphan.complete), escape(orphan.title), orphan.kind)
+        for orphan in report.orphans
+    ]
+    yield from _section("Not covered by any cleanup", ("directory", "size", "of", "why"), rows, MAX_DIRECTORIES, words.NO_ORPHANS)
 
 
 def _own_files(report: Report) -> Iterator[RenderableType]:
     for title, directory in words.directories(report):
-        yield _heading(title)
-        yield Listing(("entry", "size"), [(name, size(number)) for name, number in directory.entries[:MAX_DIRECTORIES]])
-        yield from _more(len(directory.entries) - MAX_DIRECTORIES)
+        rows = [(name, size(number)) for name, number in directory.entries]
+        yield from _section(title, ("entry", "size"), rows, MAX_DIRECTORIES, "")
 
 
 def _more(number: int) -> Iterator[Text]:
@@ -336,24 +321,15 @@ def _alerts(report: Report) -> Iterator[RenderableType]:
         yield Text.assemble(
             f"  {minute_with_zone(transition.time)}  ",
             (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
-            f"  {words.transition_scope(transition)}, {words.transition_usage(transition)}",
+            f"  {words.scope_name(transition.scope, transition.name)}, {words.transition_usage(transition)}",
         )
     yield from _more(len(report.transitions) - MAX_ALERTS)
 
 
 def _removals(report: Report) -> Iterator[RenderableType]:
-    yield _heading(f"Sessions removed in the last {count(report.days, 'day')}")
-    if not report.removals:
-        yield Text(words.NO_REMOVALS, style="dim")
-        return
-    yield Listing(
-        ("session", "removed", "size", "why"),
-        [
-            (escape(removal.session), day(removal.removed_at), size(removal.bytes), words.removal(removal))
-            for removal in report.removals[:MAX_SESSIONS]
-        ],
-    )
-    yield from _more(len(report.removals) - MAX_SESSIONS)
+    title = f"Sessions removed in the last {count(report.days, 'day')}"
+    rows = [(escape(removal.session), day(removal.removed_at), size(removal.bytes), words.removal(removal)) for removal in report.removals]
+    yield from _section(title, ("session", "removed", "size", "why"), rows, MAX_SESSIONS, words.NO_REMOVALS)
 
 
 def _heading(text: str) -> Padding:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Outlook, Transition
-from arawn_cli.diskcheck.largest import Largest
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, worst
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
-from arawn_cli.output.format import age, amount, day, minute_with_zone, mounts_in_words, scope_label
+from arawn_cli.output.format import amount, day, minute_with_zone, mounts_in_words, scope_label
 from arawn_cli.output.report_data import (
     MAX_SESSIONS,
     MAX_WORKSTREAMS,
     DirectoryReport,
-    JobReport,
     NextCleanup,
     OpenAlert,
     Report,
@@ -172,28 +170,15 @@ def forecast_day(scope: ScopeReport, now: int) -> str:
     return day(now + scope.forecast_days * DAY) if scope.forecast_days and scope.next_limit is not None else ""
 
 
-def pace(scope: ScopeReport) -> str:
-    """Return the growth per day, or nothing if it is unknown."""
-    if scope.growth is None:
-        return ""
-    sign = "+" if scope.growth >= 0 else "-"
-    return f"{sign}{amount(round(abs(scope.growth)), scope.usage.unit)} a day"
-
-
-def identifier(workstream: WorkstreamReport) -> str:
-    """Return the id of a workstream, or nothing if its title says the same."""
-    return "" if workstream.id in (workstream.scope.usage.name, SCRATCH) else escape(workstream.id)
-
-
 def areas(production: int, work: int, other: int) -> str:
     """Return the usage of a workstream by area."""
     sizes = {"production": production, "work": work, "other": other}
     return ", ".join(f"{area} {size(number)}" for area, number in sizes.items() if number) or "empty"
 
 
-def transition_scope(transition: Transition) -> str:
-    """Return the scope of a change of level by the name that people know."""
-    return escape(scope_label(transition.scope, transition.name))
+def scope_name(scope: str, name: str) -> str:
+    """Return a scope by the name that people know."""
+    return escape(scope_label(scope, name))
 
 
 def transition_usage(transition: Transition) -> str:
@@ -265,41 +250,6 @@ def opened(alert: OpenAlert) -> str:
     return "since an unknown time" if alert.since is None else f"since {minute_with_zone(alert.since)}"
 
 
-def last_run(job: JobReport, now: int) -> str:
-    """Return when a job last ran, and whether that succeeded."""
-    if job.last is None:
-        return "has not run yet"
-    failed = "" if job.last.last_success == job.last.last_run else ", not completely"
-    return f"last run {age(job.last.last_run, now)}{failed}"
-
-
-def next_run(job: JobReport) -> str:
-    """Return when a job runs next."""
-    return "next run unknown" if job.next_run is None else f"next run {minute_with_zone(job.next_run)}"
-
-
-def freed(report: Report) -> str:
-    """Return what the cleanups of the period removed and freed, as a sentence."""
-    removed = sum(removal.bytes for removal in report.removals)
-    left = size(removed - report.freed)
-    return f"{count(len(report.removals), 'session')} removed, {size(removed)}; {size(report.freed)} of it freed, {left} in the trash."
-
-
-def shortened(identifier: str) -> str:
-    """Return an id with at most 13 characters."""
-    return identifier if len(identifier) <= 13 else f"{identifier[:12]}…"
-
-
-def alert_scope(alert: OpenAlert) -> str:
-    """Return the scope of an alert by the name that people know."""
-    return escape(scope_label(alert.scope.usage.scope, alert.scope.usage.name))
-
-
-def level_of_filesystem(report: Report) -> Level:
-    """Return the worst level of the space and inodes of all filesystems."""
-    return worst(scope.level for scope in report.filesystems)
-
-
 def folded(report: Report) -> tuple[list[WorkstreamReport], list[WorkstreamReport]]:
     """Return the workstreams that a page shows, and those that it folds: small ones that are ok."""
     shown: list[WorkstreamReport] = []
@@ -307,14 +257,3 @@ def folded(report: Report) -> tuple[list[WorkstreamReport], list[WorkstreamRepor
     for number, workstream in enumerate(report.workstreams):
         (shown if number < MAX_WORKSTREAMS or workstream.scope.level is not Level.OK else rest).append(workstream)
     return shown, rest
-
-
-def sum_of(workstreams: list[WorkstreamReport]) -> int:
-    """Return the bytes of some workstreams."""
-    return sum(workstream.scope.usage.usage for workstream in workstreams)
-
-
-def largest(found: Largest) -> list[tuple[str, str, str]]:
-    """Return a workstream's largest directories and file, each as label, path and size."""
-    lines = [("", f"{escape(path)}/", size(number)) for path, number in found.directories]
-    return [*lines, ("largest file: ", escape(found.file), size(found.file_bytes))] if found.file_bytes else lines

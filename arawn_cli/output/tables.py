@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich import progress
@@ -62,7 +62,6 @@ class TerminalProgress(Progress):
     def __init__(self, console: Console) -> None:
         columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn()
         self._progress = progress.Progress(*columns, progress.TimeElapsedColumn(), console=console, transient=True)
-        self._task: progress.TaskID | None = None
 
     def __enter__(self) -> TerminalProgress:
         self._progress.start()
@@ -73,14 +72,14 @@ class TerminalProgress(Progress):
 
     def start(self, what: str, total: int) -> None:
         """Begin a stage and end the previous one."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(what, total=total)
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._progress.add_task(what, total=total)
 
     def advance(self, steps: int = 1) -> None:
         """Count steps as done."""
-        if self._task is not None:
-            self._progress.advance(self._task, steps)
+        for task in self._progress.task_ids:
+            self._progress.advance(task, steps)
 
     def end(self) -> None:
         """Remove the bar, before something else is printed."""
@@ -126,62 +125,52 @@ class Listing:
         return table
 
 
+@dataclass(slots=True)
 class Tables:
-    """Collect the events of a run and print them as tables at its end."""
+    """Collect the events of a run and print them as tables at its end.
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        verbose: bool,
-        sort: str = "age",
-        first: Callable[[], None] = lambda: None,
-        command: Command = PLAIN,
-    ) -> None:
-        """Create tables for one run.
+    Attributes:
+        verbose: also list sessions in recent use.
+        sort: `age` or `size`: the order of sessions, below which the kept ones follow.
+        first: called before anything is printed.
+        command: makes the command that undoes a cleanup.
+    """
 
-        Args:
-            console: where they are printed.
-            verbose: also list sessions in recent use.
-            sort: `age` or `size`: the order of sessions, below which the kept ones follow.
-            first: called before anything is printed.
-            command: makes the command that undoes a cleanup.
-        """
-        self._console = console
-        self._verbose = verbose
-        self._sort = sort
-        self._first = first
-        self._command = command
-        self._events: list[Event] = []
+    console: Console
+    verbose: bool
+    sort: str = "age"
+    first: Callable[[], None] = lambda: None
+    command: Command = PLAIN
+    _sessions: list[ScratchSessionEvent] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
         """Collect an event; print the tables after the last event of a run."""
-        self._events.append(event)
-        if isinstance(event, ScratchCleanup | TrashEntryEvent):
-            self._first()
-        if isinstance(event, ScratchCleanup):
-            self._print_cleanup(event, [other for other in self._events if isinstance(other, ScratchSessionEvent)])
-        elif isinstance(event, TrashEntryEvent):
-            self._console.print(_trash_line(event))
+        match event:
+            case ScratchSessionEvent():
+                self._sessions.append(event)
+            case ScratchCleanup():
+                self.first()
+                self._print_cleanup(event)
+                self._sessions.clear()  # another run may follow, if the person agrees to it
+            case TrashEntryEvent():
+                self.first()
+                self.console.print(_trash_line(event))
 
-    def _print_cleanup(self, summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent]) -> None:
-        listed = [
-            session for session in sessions if self._verbose or session.reason not in IN_RECENT_USE or session.action is not Action.KEPT
-        ]
-        listed.sort(key=lambda session: -(session.bytes or 0) if self._sort == "size" else _instant(session.last_activity))
+    def _print_cleanup(self, summary: ScratchCleanup) -> None:
+        listed = [each for each in self._sessions if self.verbose or each.reason not in IN_RECENT_USE or each.action is not Action.KEPT]
+        listed.sort(key=lambda session: -(session.bytes or 0) if self.sort == "size" else _instant(session.last_activity))
         listed.sort(key=lambda session: session.action is Action.KEPT)
         if listed:
-            self._console.print(Text("Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions", style="bold"))
-            self._console.print(Listing(("session", "last used", "size", "result"), [_session_cells(session) for session in listed]), "")
-        details = [session for session in listed if session.detail and (self._verbose or session.reason is not Reason.EXPIRED)]
+            self.console.print(Text("Scratch sessions (dry run)" if summary.dry_run else "Scratch sessions", style="bold"))
+            self.console.print(Listing(("session", "last used", "size", "result"), [_session_cells(session) for session in listed]), "")
+        details = [session for session in listed if session.detail and (self.verbose or session.reason is not Reason.EXPIRED)]
         for session in details[:_DETAILS_MAX]:
-            self._console.print(Text(f"{session.session_id}: {_result(session)}: {session.detail}"))
+            self.console.print(Text(f"{session.session_id}: {_result(session)}: {session.detail}"))
         if len(details) > _DETAILS_MAX:
-            self._console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
-        self._console.print(_cleanup_sentence(summary))
+            self.console.print(Text(f"{len(details) - _DETAILS_MAX:,} more are in the events (--format json)."))
+        self.console.print(_cleanup_sentence(summary))
         if summary.sessions_cleaned and summary.trash_until is not None and not summary.dry_run:
-            self._console.print(*advice("To undo it:", self._command("trash", "restore", "--last")), sep="\n")
-        self._events.clear()  # another run may follow, if the person agrees to it
+            self.console.print(*advice("To undo it:", self.command("trash", "restore", "--last")), sep="\n")
 
 
 def _session_cells(session: ScratchSessionEvent) -> tuple[Text, ...]:

@@ -337,6 +337,11 @@ class Shell:
         sudo = ("sudo",) if account == ROOT else ("sudo", "-u", account)
         return shlex.join((*sudo, *program, *options_of(self.config, self.config.root.absolute())))
 
+    @property
+    def doctor_as_root(self) -> str:
+        """The command that checks everything as root."""
+        return self.arawn_cli("doctor", account=ROOT)
+
     def as_root(self, line: str) -> str:
         """Return a command that needs root."""
         # Root that acts as the owner sees all accounts, too.
