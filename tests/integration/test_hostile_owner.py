@@ -216,7 +216,10 @@ class Attack:
         if not place.parent.is_dir() or place.parent.is_symlink() or other.exists():
             return
         action = "exchange" if os.path.lexists(place) else "appear"
-        match self.chance.choice(("link", "link", "link", "hard", "fifo", "file", "directory")):
+        kinds = ["link", "link", "link", "hard", "file", "directory"]
+        if not place.is_dir():  # SQLite opens the directory of its files, which stops the run as a signal of the owner does
+            kinds.append("fifo")
+        match self.chance.choice(kinds):
             case "link":
                 other.symlink_to(self.target())
                 os.chown(other, OWNER, GROUP, follow_symlinks=False)
