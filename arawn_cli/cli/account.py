@@ -108,22 +108,21 @@ def loaded_as_owner(flags: Flags) -> Iterator[Config]:
         yield load(flags, os.environ)
         return
     flags, file = _with_config(flags)
-    if (user := account_for(file)) != _ROOT:
-        with _acting(user, file):
-            config = load(flags, os.environ)
-            account_for(file, _root_of(config))
-            yield config
-        return
-    config = load(flags, os.environ)
-    forget_content(config.file)
-    root = _root_of(config)
-    if (user := account_for(file, root)) == _ROOT:
-        for place in config.databases:
-            require_of_root(place)
+    with ExitStack() as stack:
+        if (user := account_for(file)) != _ROOT:
+            stack.enter_context(_acting(user, file))
+        config = load(flags, os.environ)
+        root = _root_of(config)
+        owner = account_for(file, root)
+        if user == _ROOT:
+            forget_content(config.file)
+        if owner == _ROOT:
+            for place in config.databases:
+                require_of_root(place)
+        elif user == _ROOT:
+            stack.enter_context(_acting(owner, root))
+            config = _for_account(config)
         yield config
-        return
-    with _acting(user, root):
-        yield _for_account(config)
 
 
 def become_account_of_directory(path: Path) -> None:

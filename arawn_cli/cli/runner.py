@@ -205,15 +205,7 @@ def run_job(
                 stopping=signals.stopping,
                 started=reports.started,
             )
-            lost = 0
-            try:
-                run.result = job(config, context)
-                run.exit_code = run.result.exit_code
-            except StoppedError:
-                log.error("stopped by a signal")
-            finally:
-                if delivery is not None:
-                    lost = delivery.finish().lost
+            lost = _run_and_deliver(run, partial(job, config, context), delivery)
             _write_metrics(config, state, run)
         if table is not None and run.result is not None and output.resolved() == "table":
             standard_output.attempt(partial(_print_table, table(run.result)))
@@ -294,6 +286,20 @@ class _Reports:
                 self.pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)
         if self.problem_log is not None:
             self.problem_log.end(time.time_ns(), complete=has_result)
+
+
+def _run_and_deliver(run: JobRun[Result], job: Callable[[], Result], delivery: Delivery | None) -> int:
+    """Run the job, send its events however it ends, and return the number of lost events."""
+    lost = 0
+    try:
+        run.result = job()
+        run.exit_code = run.result.exit_code
+    except StoppedError:
+        log.error("stopped by a signal")
+    finally:
+        if delivery is not None:
+            lost = delivery.finish().lost
+    return lost
 
 
 def _delivery(config: Config, state: State, signals: Signals) -> Delivery | None:

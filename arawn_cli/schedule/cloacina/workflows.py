@@ -9,7 +9,7 @@ from arawn_cli import timestamps
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Condition, JobName, ScheduleStatus
-from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, LastRun, Registered
+from arawn_cli.schedule.cloacina.engine_database import EngineDatabase
 from arawn_cli.schedule.intervals import cloacina_time
 
 _PREFIXES = {JobName.SCRATCH_CLEANUP: "arawn_scratch_cleanup", JobName.DISK_CHECK: "arawn_disk_check"}
@@ -120,9 +120,17 @@ def statuses(database: EngineDatabase, workflows: Sequence[Workflow], now: int, 
     found = []
     for workflow in workflows:
         schedule, last = registered.get(workflow.name), ended.get(workflow.name)
-        condition = Condition.MISSING
-        if schedule is not None:
-            condition = Condition.CURRENT if schedule.cron == workflow.cron else Condition.OUTDATED
+        condition, problems = Condition.CURRENT, []
+        if schedule is None:
+            condition = Condition.MISSING
+            problems.append(f"{workflow.name} is not registered: run {_SERVE}")
+        elif schedule.cron != workflow.cron:
+            condition = Condition.OUTDATED
+            problems.append(f"{workflow.name} is registered with another interval: restart {_SERVE}")
+        if schedule is not None and not schedule.enabled:
+            problems.append(f"{workflow.name} is switched off in Cloacina")
+        if last is not None and last.error is not None:
+            problems.append(f"the last run of {workflow.name} failed: {last.error}")
         found.append(
             ScheduleStatus(
                 timestamp=timestamps.render(now),
@@ -137,18 +145,7 @@ def statuses(database: EngineDatabase, workflows: Sequence[Workflow], now: int, 
                 next_run=schedule.next_run if schedule else None,
                 last_run=last.began if last else None,
                 result=last.result if last else None,
-                problems=tuple(_problems(workflow, schedule, last)),
+                problems=tuple(problems),
             )
         )
     return found
-
-
-def _problems(workflow: Workflow, schedule: Registered | None, last: LastRun | None) -> Iterable[str]:
-    if schedule is None:
-        yield f"{workflow.name} is not registered: run {_SERVE}"
-    elif schedule.cron != workflow.cron:
-        yield f"{workflow.name} is registered with another interval: restart {_SERVE}"
-    if schedule is not None and not schedule.enabled:
-        yield f"{workflow.name} is switched off in Cloacina"
-    if last is not None and last.error is not None:
-        yield f"the last run of {workflow.name} failed: {last.error}"
