@@ -26,7 +26,7 @@ from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
 from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, Shell, runtime_directory, settings_from, suffixed
-from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, state_name, systemd_runs, unit_word
+from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, path_unit, state_name, systemd_runs, unit_word
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE
@@ -188,7 +188,8 @@ def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
     bodies = bodies_of(place.scheduler, settings)
     conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
     for job in settings.jobs:
-        of_job = [condition for name, condition in conditions.items() if name.startswith(job.unit) or place.manager is None]
+        units = (job.unit, path_unit(settings.root_name)) if job.name is JobName.SCRATCH_CLEANUP else job.unit
+        of_job = [condition for name, condition in conditions.items() if name.startswith(units) or place.manager is None]
         condition = max(of_job, key=_WORST_LAST.index)
         is_present = condition is not Condition.MISSING
         problems = [idle] if idle is not None and is_present else []

@@ -35,8 +35,8 @@ esac
 
 @pytest.fixture
 def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobStatus]:
-    """The status of the disk check, from the answers of systemctl(1) and edits of the installed
-    files."""
+    """The status of the disk check, or of a cleanup that a check starts, from the answers of
+    systemctl(1) and edits of the installed files."""
     units = tmp_path / "units"
     units.mkdir()
     (tmp_path / "bin").mkdir()
@@ -51,19 +51,21 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         code: int = 0,
         reload: str = "no",
         edits: dict[str, str | None] | None = None,
+        cleanup_on_critical: bool = False,
     ) -> JobStatus:
         script = tmp_path / "bin" / "systemctl"
         script.write_text(SYSTEMCTL.format(active=active, result=result, code=code, reload=reload))
         script.chmod(0o755)
         if not booted:
             monkeypatch.setattr(systemd, "_BOOTED", str(tmp_path / "nowhere"))
-        settings = replace(SYSTEM, root=tree.root)
+        settings = replace(SYSTEM, root=tree.root, cleanup_on_critical=cleanup_on_critical)
         bodies = bodies_of(Scheduler.SYSTEMD, settings)
         for name, text in {**{name: with_header(body) for name, body in bodies.items()}, **(edits or {})}.items():
             if text is not None:
                 (units / name).write_text(text)
         place = Place(Scheduler.SYSTEMD, Scope.SYSTEM, FileStore(units, tuple(bodies)), systemd.Manager(Scope.SYSTEM))
-        return list(statuses(Schedule(place, settings, tmp_path), NOW, shell_of(tree)))[1]
+        cleanup, check = statuses(Schedule(place, settings, tmp_path), NOW, shell_of(tree))
+        return cleanup if cleanup_on_critical else check
 
     return report
 
@@ -115,6 +117,14 @@ def test_each_problem_names_the_command_that_fixes_it(
     assert (first.text, command in first.command, is_healthy(found.event)) == (problem, True, False)
     assert first.command.startswith("sudo ") is (os.geteuid() != 0)
     assert found.event.problems[0] == f"{problem}: run {first.command}"
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, Condition.MISSING), (with_header("old\n"), Condition.OUTDATED)])
+def test_a_cleanup_that_no_check_could_start_is_not_as_configured(
+    reported: Callable[..., JobStatus], text: str | None, expected: Condition
+) -> None:
+    event = reported(cleanup_on_critical=True, edits={"arawn-cleanup-on-critical.path": text}).event
+    assert (event.installed, is_healthy(event)) == (expected, False)
 
 
 def test_a_state_without_runs_and_without_a_file_has_no_last_run(tmp_path: Path) -> None:
