@@ -295,7 +295,7 @@ def _filesystems(
             device = os.stat(place).st_dev
         except OSError as error:
             failures.append(Failure.of("measure", path or ".", error))
-            found[path] = with_figures(escape(str(place)))
+            found[path] = with_figures(str(place))
             continue
         if device not in devices:
             devices.add(device)

@@ -6,7 +6,6 @@ started with exec to every process of its account (ptrace(2)), also if root beca
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import json
@@ -21,6 +20,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from arawn_cli.errors import StoppedError
+from arawn_cli.fs.system_calls import call
 
 _ANSWER_SECS = 120.0  # a scan of 20,000 processes takes about 10 seconds
 _LOOK_SECS = 0.2
@@ -115,7 +115,7 @@ class Child:
 def _serve(connection: socket.socket, parent: int, answer: Callable[[Any], object]) -> NoReturn:
     """Answer requests until the socket closes, then exit."""
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends when the parent ends
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

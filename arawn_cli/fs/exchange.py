@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
-from arawn_cli.fs.openat import identity_at, open_directory
+from arawn_cli.fs.mounts import read_mounts
+from arawn_cli.fs.openat import exists, open_directory, opened_directory
+from arawn_cli.fs.system_calls import call
 from arawn_cli.names import escape
 
 CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
@@ -35,19 +37,8 @@ class _FileHandle(ctypes.Structure):
     _fields_ = (("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * _HANDLE_BYTES))
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def _rename(source: str, source_directory: int, target: str, target_directory: int, flag: int) -> None:
-    try:
-        function = _library().renameat2
-    except AttributeError:  # a C library without it, such as musl before 1.2.6
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if function(source_directory, os.fsencode(source), target_directory, os.fsencode(target), ctypes.c_uint(flag)):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    call("renameat2", source_directory, os.fsencode(source), target_directory, os.fsencode(target), ctypes.c_uint(flag))
 
 
 def exchange(first: str, first_directory: int, second: str, second_directory: int) -> None:
@@ -107,20 +98,14 @@ def overlay_that_cannot_move(name: str, parent: int) -> str | None:
     can be moved, and if the kernel does not tell.
     """
     handle = _FileHandle(_HANDLE_BYTES)
-    mount = ctypes.c_int()
-    try:
-        function = _library().name_to_handle_at
-    except AttributeError:
-        return None
-    if function(parent, os.fsencode(name), ctypes.byref(handle), ctypes.byref(mount), _AT_HANDLE_FID):
-        return None
-    if handle.type != _OVERLAY_HANDLE or handle.data[_OVERLAY_FLAGS_AT] & _IN_UPPER_LAYER:
-        return None
+    number = ctypes.c_int()
     with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-            fields, _, filesystem = line.partition(" - ")
-            if int(fields.split()[0]) == mount.value:
-                return None if _redirects(filesystem.split()[-1].split(",")) else fields.split()[4]
+        call("name_to_handle_at", parent, os.fsencode(name), ctypes.byref(handle), ctypes.byref(number), _AT_HANDLE_FID)
+        if handle.type != _OVERLAY_HANDLE or handle.data[_OVERLAY_FLAGS_AT] & _IN_UPPER_LAYER:
+            return None
+        for mount in read_mounts():
+            if mount.id == number.value and not _redirects(mount.options.split(",")):
+                return mount.point
     return None
 
 
@@ -164,13 +149,7 @@ def why_no_exchange(directory: int, places: Iterable[Path], *, hard_links: bool)
         try:
             return _try_exchange(Path(trial), hard_links=hard_links)
         finally:
-            for name in ("a", "b"):
-                with suppress(OSError):
-                    os.rmdir(f"{trial}/{name}")
-            for name in ("f", "g"):
-                with suppress(OSError):
-                    os.unlink(f"{trial}/{name}")
-            os.rmdir(trial)
+            shutil.rmtree(trial)
             with suppress(OSError):
                 os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
     return None
@@ -235,11 +214,7 @@ def refuse_conflicts(written: int, restored: int, skip: str | None, shown: str =
     """Check that both directories share only names of directories, at every depth."""
     with os.scandir(written) as listing:
         for entry in listing:
-            if entry.name == skip:
-                continue
-            try:
-                identity_at(entry.name, restored)
-            except FileNotFoundError:
+            if entry.name == skip or not exists(entry.name, restored):
                 continue
             with _opened_both(entry.name, written, restored, shown, depth) as (inner_written, inner_restored):
                 refuse_conflicts(inner_written, inner_restored, None, f"{shown}{entry.name}/", depth + 1)
@@ -262,19 +237,12 @@ def _opened_both(name: str, first: int, second: int, shown: str, depth: int) -> 
     """Open two directories of this name; if one is no directory, the name exists twice."""
     if depth >= _DEPTH_MAX:
         raise _twice(f"{shown}{name}")
-    descriptors: list[int] = []
-    try:
+    with ExitStack() as opened:
         try:
-            descriptors += [open_directory(name, first)]
-            descriptors += [open_directory(name, second)]
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise _twice(f"{shown}{name}") from error
-            raise
+            descriptors = [opened.enter_context(opened_directory(directory, name)) for directory in (first, second)]
+        except NotADirectoryError as error:
+            raise _twice(f"{shown}{name}") from error
         yield descriptors[0], descriptors[1]
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def _twice(path: str) -> FileExistsError:

@@ -11,12 +11,12 @@ import os
 import re
 import select
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from arawn_cli.errors import ConfigurationError, StoppedError
-from arawn_cli.fs.openat import open_directory
+from arawn_cli.fs.openat import opened_directory
 from arawn_cli.fs.permissions import Account, way_to
 from arawn_cli.names import escape
 from arawn_cli.units import size
@@ -43,10 +43,11 @@ def read_small_file(path: Path, most: int, check: Callable[[os.stat_result], Non
     kept = _contents.get(path)
     if isinstance(kept, OSError):
         raise kept
-    if kept is not None:
-        check(kept[0])
-        return kept[1]
-    return _read_regular(path, most, check)[1]
+    if kept is None:
+        return _read_regular(path, most, check)[1]
+    status, content = kept
+    check(status)
+    return content
 
 
 def keep_content(path: Path, most: int) -> None:
@@ -126,13 +127,10 @@ def open_output(path: Path, place: Path, mode: int) -> None:
     Raises:
         OSError: EINVAL for a link, a special file or one with several names, else as open(2).
     """
-    check_replaceable(place)
-    directory = _open_way(place.parent)
-    try:
+    _check_replaceable(place)
+    with _opened_way(place.parent) as directory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         descriptor = os.open(place.name, flags, mode, dir_fd=directory)
-    finally:
-        os.close(directory)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
@@ -140,36 +138,38 @@ def open_output(path: Path, place: Path, mode: int) -> None:
     _outputs[path] = descriptor
 
 
-def _open_way(path: Path) -> int:
+@contextmanager
+def _opened_way(path: Path) -> Iterator[int]:
     """Open a directory by an absolute path, and follow no link on the way.
 
     Raises:
-        OSError: ENOTDIR or ELOOP for a link, else as open(2).
+        OSError: as `opened_directory`.
     """
-    directory = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with _opened(Path("/"), os.O_RDONLY) as top, opened_directory(top, *path.parts[1:]) as directory:
+        yield directory
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name in path.parts[1:]:
-            below = open_directory(name, directory)
-            os.close(directory)
-            directory = below
-    except BaseException:
-        os.close(directory)
-        raise
-    return directory
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _open_folder(path: Path) -> int:
+def _opened_folder(path: Path) -> AbstractContextManager[int]:
     """Open a directory to write a file in it. Root follows no link of another account.
 
     Raises:
         OSError: EPERM: others decide what it is; else as open(2).
     """
     if os.geteuid() != 0:
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _opened(path, os.O_PATH)
     way = way_to(path)
     if way.has_links:
         raise PermissionError(errno.EPERM, f"a link of another account is on the way to {escape(str(path))}", str(path))
-    return _open_way(way.path)
+    return _opened_way(way.path)
 
 
 class AtomicFile:
@@ -196,10 +196,10 @@ class AtomicFile:
         if self._descriptor is not None:
             return
         try:
-            check_replaceable(path)
-            os.close(_open_folder(path.parent))
-            if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
-                raise PermissionError(errno.EACCES, f"no permission to create files in {path.parent}")
+            _check_replaceable(path)
+            with _opened_folder(path.parent):
+                if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+                    raise PermissionError(errno.EACCES, f"no permission to create files in {path.parent}")
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -223,7 +223,7 @@ class AtomicFile:
         return ConfigurationError(f"cannot write {self._what} {self._path}: {error.strerror}")
 
 
-def check_replaceable(path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
     """Check that a path is free, or a regular file with one name, which a new file may replace.
 
     Raises:
@@ -253,13 +253,10 @@ def write_atomic(path: Path, text: str, mode: int = _READABLE) -> None:
         OSError: that failed, or something else than a regular file with one name is there; the old
             content stays.
     """
-    check_replaceable(path)
+    _check_replaceable(path)
     try:
-        directory = _open_folder(path.parent)
-        try:
+        with _opened_folder(path.parent) as directory:
             _replace(directory, path.name, text, mode)
-        finally:
-            os.close(directory)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -325,12 +322,11 @@ def remove_atomic(path: Path) -> bool:
     Raises:
         OSError: it cannot be removed.
     """
-    directory = _open_folder(path.parent)
-    try:
-        os.unlink(path.name, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    finally:
-        _complete(directory, path.name)
-        os.close(directory)
+    with _opened_folder(path.parent) as directory:
+        try:
+            os.unlink(path.name, dir_fd=directory)
+        except FileNotFoundError:
+            return False
+        finally:
+            _complete(directory, path.name)
     return True

@@ -9,7 +9,6 @@ inode number.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -20,21 +19,21 @@ from typing import Any
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.child import Child
-from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_of, read_mounts, unescaped
+from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_id, mount_of, read_mounts, unescaped
 from arawn_cli.fs.processes import (
     BoundSocket,
     Task,
     cached_identity,
     command_line,
-    has_ended,
+    link_target,
     list_tasks,
     mapped_files,
-    mount_id,
     own_number,
     parents_number,
     shown,
     socket_paths,
     sockets_of,
+    unless_ended,
 )
 from arawn_cli.fs.unplaced import Unplaced, find_unplaced, without_parents
 from arawn_cli.names import escape
@@ -48,6 +47,7 @@ _ASKS_SERVER = frozenset({"nfs", "nfs4", "9p"})
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+_SOCKET = "a process has a Unix socket at {}"
 _LINKS = {"cwd": "works in {}/", "root": "has its root directory in {}/", "exe": "runs {}"}
 
 
@@ -77,12 +77,7 @@ class _Directory:
 
     @classmethod
     def of(cls, descriptor: int) -> _Directory:
-        information = os.open("/proc/self/fdinfo", _DIRECTORY)
-        try:
-            mount = mount_id(information, descriptor)
-        finally:
-            os.close(information)
-        return cls(os.fstat(descriptor).st_dev, os.readlink(f"/proc/self/fd/{descriptor}"), mount)
+        return cls(os.fstat(descriptor).st_dev, os.readlink(f"/proc/self/fd/{descriptor}"), mount_id(descriptor))
 
 
 _root_child: Child | None = None
@@ -172,7 +167,6 @@ class _Search:
         self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
-        self._own_descriptors = -1  # /proc/self/fdinfo, open during the scan
 
     def scan(self, own: int) -> None:
         """Fill `uses` and `wanted` from all processes but `own`, this run.
@@ -180,27 +174,21 @@ class _Search:
         Raises:
             OSError: as `find_uses`.
         """
-        self._own_descriptors = os.open("/proc/self/fdinfo", _DIRECTORY)
-        try:
-            tasks = list_tasks(own)
-            self._read_mounts(tasks.inspectable)
-            self._read_devices()
-            self._read_sockets(tasks.inspectable)
-            prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
-            for task in tasks.inspectable:
-                if self._stopping():
-                    raise StoppedError("stopped by a signal")
-                try:
+        tasks = list_tasks(own)
+        self._read_mounts(tasks.inspectable)
+        self._read_devices()
+        self._read_sockets(tasks.inspectable)
+        prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
+        for task in tasks.inspectable:
+            if self._stopping():
+                raise StoppedError("stopped by a signal")
+            try:
+                with unless_ended:
                     self._inspect(task, prefixes)
-                except OSError as error:
-                    if not has_ended(error) and not isinstance(error, PermissionError):
-                        raise
-                    if isinstance(error, PermissionError):  # it has become another program since it was listed
-                        tasks.hidden.append(task.process)
-            for process in tasks.hidden:
-                self._consider_hidden(process)
-        finally:
-            os.close(self._own_descriptors)
+            except PermissionError:  # it has become another program since it was listed
+                tasks.hidden.append(task.process)
+        for process in tasks.hidden:
+            self._consider_hidden(process)
 
     def found(self) -> object:
         """Return `uses` and `wanted` for `take`, as JSON."""
@@ -251,12 +239,9 @@ class _Search:
             if root is None or (task.mounts, root) in seen:
                 continue
             seen.add((task.mounts, root))
-            try:
+            mounts: list[Mount] = []
+            with unless_ended:
                 mounts = read_mounts(task.path, root)
-            except OSError as error:
-                if not has_ended(error):
-                    raise
-                continue
             self._mounts |= {mount.id: mount for mount in mounts}
             self._add_mounts(mounts, task.mounts, f"/proc/{task.path}/root", root, f" by {shown(task.process)}, in another mount namespace")
 
@@ -327,13 +312,10 @@ class _Search:
     def _read_devices(self) -> None:
         """Find images of loop devices, and swap files."""
         for name in os.listdir("/sys/block") if os.path.isdir("/sys/block") else ():
-            try:
-                with open(f"/sys/block/{name}/loop/backing_file", "rb") as image:
-                    self._add(
-                        self._place(os.fsdecode(image.read().removesuffix(b"\n"))), f"{{}} is the image of the loop device /dev/{name}"
-                    )
-            except OSError:
-                continue  # not a loop device, or one without an image
+            # Other devices, and one without an image, have no such file.
+            with suppress(OSError), open(f"/sys/block/{name}/loop/backing_file", "rb") as file:
+                image = os.fsdecode(file.read().removesuffix(b"\n"))
+                self._add(self._place(image), f"{{}} is the image of the loop device /dev/{name}")
         # Without a swap, or with a /proc of processes alone. The kernel does not let a swap file be
         # deleted.
         with suppress(FileNotFoundError), open("/proc/swaps", "rb") as table:
@@ -354,26 +336,20 @@ class _Search:
                 self._add_socket_paths(member)
 
     def _add_sockets(self, sockets: Iterable[BoundSocket]) -> None:
-        major, _, minor = self._device.partition(":")
+        major, minor = map(int, self._device.split(":"))
         for bound in sockets:
-            if bound.device == os.makedev(int(major), int(minor)):
-                self.wanted.sockets[bound.inode] = "a process has a Unix socket at {}"
+            if bound.device == os.makedev(major, minor):
+                self.wanted.sockets[bound.inode] = _SOCKET
                 self._sockets[f"socket:[{bound.number}]"] = bound.inode
 
     def _add_socket_paths(self, task: Task | None) -> None:
         """Find sockets by their paths only, because the kernel does not tell their files."""
-        try:
-            sockets = socket_paths(task)
-        except OSError as error:
-            if not has_ended(error):
-                raise
-            return
-        for path in sockets:
-            text = "a process has a Unix socket at {}"
-            if path.startswith("/"):
-                self._add(self._place(os.path.normpath(path)), text)
-            else:
-                self.wanted.socket_paths[without_parents(os.path.normpath(path))] = text
+        with unless_ended:
+            for path in socket_paths(task):
+                if path.startswith("/"):
+                    self._add(self._place(os.path.normpath(path)), _SOCKET)
+                else:
+                    self.wanted.socket_paths[without_parents(os.path.normpath(path))] = _SOCKET
 
     # ---- Processes
 
@@ -405,13 +381,8 @@ class _Search:
         `name` is a link in an open directory of /proc, `information` the open fdinfo of a
         descriptor.
         """
-        try:
-            try:
-                path = os.readlink(name, dir_fd=directory)
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:
-                    raise
-                path = ""
+        with unless_ended:
+            path = link_target(name, directory) or ""
             if path and not path.startswith("/"):  # a pipe, a socket or another object without a path
                 if (inode := self._sockets.get(path)) is not None:
                     self.wanted.sockets[inode] = f"{shown(task.process)} has a Unix socket at {{}}"
@@ -420,14 +391,11 @@ class _Search:
                 self._add(place, f"{shown(task.process)} {text}")
                 return
             if information is not None:
-                is_done = self._is_known(mount_id(information, name), path)
+                is_done = self._is_known(mount_id(name, information), path)
             else:
                 is_done = any(is_below(path, point) for point in self._network_points.get(task.mounts, ()))
             if not is_done:
                 self._want(task, os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory), path, text)
-        except OSError as error:
-            if not has_ended(error):
-                raise
 
     def _is_known(self, mount: int, path: str) -> bool:
         """Whether mount and path show that a file is in no session; a too long path is empty."""
@@ -437,7 +405,7 @@ class _Search:
     def _want(self, task: Task, opened: int, path: str, text: str) -> None:
         """Search the sessions later for an open file that can be in one of them; close it."""
         try:
-            mount = mount_id(self._own_descriptors, opened)
+            mount = mount_id(opened)
             if self._is_known(mount, path):
                 return
             device, inode = cached_identity(opened)

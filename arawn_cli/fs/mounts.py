@@ -21,6 +21,7 @@ _ENDLESS = 2**63
 # They may have no limit of inodes, and then some answer that none is free (statvfs(3)).
 _COUNTS_NO_INODES = re.compile(r"fuse(\..*)?|ceph|9p|cifs|smb3|squashfs|erofs|iso9660|udf")
 _DELETED = "//deleted"  # follows the path of a mounted directory that was removed
+_MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
 _LAYER = re.compile(r"(?:\\.|[^:\\])+")
@@ -92,11 +93,7 @@ def layers_of(mount: Mount) -> list[str]:
 
 def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
     """Return the mount with an absolute path, according to the mount points alone."""
-    found: Mount | None = None
-    for mount in mounts:
-        if is_below(path, mount.point) and (found is None or len(mount.point) >= len(found.point)):
-            found = mount
-    return found
+    return max(reversed([mount for mount in mounts if is_below(path, mount.point)]), key=lambda mount: len(mount.point), default=None)
 
 
 def visible_mounts(mounts: Sequence[Mount], directory: str) -> Iterator[Mount]:
@@ -196,13 +193,29 @@ def has_mount(directory: str) -> bool:
 
 def is_mount(directory: int, parent: int) -> bool:
     """Whether an open directory is a mount in its open parent; a bind mount counts, too."""
-    return _mount_id(directory) != _mount_id(parent)
+    return mount_id(directory) != mount_id(parent)
 
 
-def _mount_id(descriptor: int) -> int:
-    """Return the id of the mount of an open file, see proc_pid_fdinfo(5)."""
-    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
+def mount_id(descriptor: int | str, information: int | None = None) -> int:
+    """Return the id of the mount of an open file of this process, see proc_pid_fdinfo(5).
+
+    `information` is the open /proc/PID/fdinfo of another process, if it is a file of that.
+
+    Raises:
+        OSError: the descriptor is closed.
+    """
+    path = f"/proc/self/fdinfo/{descriptor}" if information is None else str(descriptor)
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=information)
+    try:
+        return parse_mount_id(os.read(opened, 512))
+    finally:
+        os.close(opened)
+
+
+def parse_mount_id(text: bytes) -> int:
+    """Return the mount id in the text of a file in /proc/PID/fdinfo, or -1 without one."""
+    found = _MOUNT_ID.search(text)
+    return int(found[1]) if found else -1
 
 
 def filesystem_of(place: Path | int, stopping: Callable[[], bool] = lambda: False) -> Filesystem:
@@ -214,7 +227,11 @@ def filesystem_of(place: Path | int, stopping: Callable[[], bool] = lambda: Fals
         OSError: the place cannot be read, or as `require_answer`.
     """
     mounts = read_mounts()
-    mount = mount_of(str(place), mounts) if isinstance(place, Path) else _mount_with(_mount_id(place), mounts)
+    if isinstance(place, Path):
+        mount = mount_of(str(place), mounts)
+    else:
+        number = mount_id(place)
+        mount = next((mount for mount in mounts if mount.id == number), None)
     point, kind = (mount.point, mount.kind) if mount else ("/", "")
     status = _answer_of(point, lambda: os.statvfs(place), stopping)
     block = status.f_frsize or status.f_bsize
@@ -245,7 +262,3 @@ def amounts(total: int, unused: int, usable: int) -> Amounts:
     """
     makes_sense = 0 <= usable <= total and 0 <= unused <= total < _ENDLESS
     return (total, total - unused, usable) if makes_sense else UNKNOWN
-
-
-def _mount_with(number: int, mounts: Iterable[Mount]) -> Mount | None:
-    return next((mount for mount in mounts if mount.id == number), None)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -75,8 +75,7 @@ def exists(name: str, parent: int) -> bool:
     return True
 
 
-def is_link(name: str, parent: int) -> bool:
-    """Whether the entry `name` of an open directory is a symbolic link."""
+def _is_link(name: str, parent: int) -> bool:
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
     except OSError:
@@ -108,24 +107,17 @@ def opened_directory(parent: int, *names: str) -> Iterator[int]:
         LinkError: one of them is a link.
         OSError: as `open_directory`, for the first name that fails.
     """
-    descriptor = _open_no_link(names[0], parent)
-    try:
-        for name in names[1:]:
-            inner = _open_no_link(name, descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _open_no_link(name: str, parent: int) -> int:
-    try:
-        return open_directory(name, parent)
-    except NotADirectoryError:  # open(2) returns ENOTDIR for a link, too
-        if is_link(name, parent):
-            raise LinkError(name) from None
-        raise
+    with ExitStack() as opened:
+        for name in names:
+            try:
+                below = open_directory(name, parent)
+            except NotADirectoryError:  # open(2) returns ENOTDIR for a link, too
+                if _is_link(name, parent):
+                    raise LinkError(name) from None
+                raise
+            opened.callback(os.close, below)
+            parent = below
+        yield parent
 
 
 @contextmanager

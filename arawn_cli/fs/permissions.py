@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import pwd
@@ -14,16 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from arawn_cli.fs.system_calls import call, statx
+
 _CAP_FOWNER = 3  # number of the capability, see capabilities(7)
 _NONE_UNMAPPED = 2**32 - 1
 _EVERY_ID = ["0", "0", str(_NONE_UNMAPPED)]  # uid_map of the first user namespace
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
-
-# statx(2)
-_AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_EMPTY_PATH = 0x100, 0x800, 0x1000
-_STATX_BYTES = 256
-_ATTRIBUTES = slice(8, 16)
+_ATTRIBUTES = slice(8, 16)  # statx(2)
 _IMMUTABLE, _APPEND = 0x10, 0x20
 
 
@@ -61,11 +58,6 @@ def _account(user: int) -> Account:
         if Path("/proc/self/uid_map").read_text().split() != _EVERY_ID:
             unmapped = int(Path("/proc/sys/kernel/overflowuid").read_text())
     return Account(user, acts_as_owner, unmapped)
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
 
 
 def account_name(user: int) -> str:
@@ -110,15 +102,11 @@ def is_flagged(directory: int, name: str = "") -> bool:
 
     Not even root removes such a file. If the kernel cannot tell, it is not.
     """
-    status = ctypes.create_string_buffer(_STATX_BYTES)
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | (0 if name else _AT_EMPTY_PATH)
     try:
-        failed = _library().statx(directory, os.fsencode(name), flags, 0, status)
-    except AttributeError:  # a C library without it
+        status = statx(directory, name)
+    except OSError:
         return False
-    if failed:
-        return False
-    return bool(int.from_bytes(status.raw[_ATTRIBUTES], sys.byteorder) & (_IMMUTABLE | _APPEND))
+    return bool(int.from_bytes(status[_ATTRIBUTES], sys.byteorder) & (_IMMUTABLE | _APPEND))
 
 
 _MAX_LINKS = 40
@@ -248,7 +236,7 @@ class Login:
         os.setresgid(self.group, self.group, self.group)
         os.setresuid(self.user, self.user, self.user)
         # The kernel does it by itself, unless fs.suid_dumpable (proc(5)) is 1.
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+        call("prctl", _PR_SET_DUMPABLE, 0)
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         if any(int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")):
             raise PermissionError(errno.EPERM, "capabilities of root stay")

@@ -12,10 +12,10 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from arawn_cli.fs.mounts import in_thread
 from arawn_cli.fs.openat import Identity
+from arawn_cli.fs.system_calls import call, statx
 from arawn_cli.names import escape
 
 SETTLING_SECS = 0.5
@@ -32,10 +32,7 @@ _ALL_IDS = "4294967295"  # the length of the initial user namespace's only line 
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # kcmp(2) has no function in C libraries
 _KCMP_FILES, _KCMP_FS = 2, 3
 _CLONE_NEWNET = 0x40000000
-_STATX_CACHED = 0x800 | 0x1000 | 0x4000  # AT_NO_AUTOMOUNT, AT_EMPTY_PATH, AT_STATX_DONT_SYNC (statx(2))
-_STATX_INO = 0x100
-_STATX_SIZE = 256
-_MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
+_AT_STATX_DONT_SYNC, _STATX_INO = 0x4000, 0x100  # statx(2)
 _NETLINK_SOCK_DIAG = 4
 _THREAD_SECS = 1.0  # one that gets no memory never answers
 _UNIX_SOCKETS = struct.pack("=IHHII BBHIIIII", 40, 20, 0x301, 1, 0, socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, 2, 0, 0)  # sock_diag(7)
@@ -89,14 +86,21 @@ class _HiddenError(OSError):
     """The kernel hides all processes of an account from this run."""
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def has_ended(error: OSError) -> bool:
     """Whether reading /proc failed because the process, thread or descriptor is gone."""
     return error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL)
+
+
+class _UnlessEnded:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> bool:
+        return isinstance(error, OSError) and has_ended(error)
+
+
+unless_ended = _UnlessEnded()
+"""A context that ends early, without an error, if a process, thread or descriptor is gone."""
 
 
 def list_tasks(own: int) -> Tasks:
@@ -134,29 +138,26 @@ def _tasks_of(process: int) -> list[Task]:
     """
     tasks: list[Task] = []
     last = 0
-    try:
+    with unless_ended:
         for thread in sorted(map(int, os.listdir(f"/proc/{process}/task"))):
             path = f"{process}/task/{thread}"
-            try:
+            with unless_ended:
                 if tasks and _shares_all(last, thread) and os.readlink(f"/proc/{path}/ns/net") == tasks[-1].network:
                     continue
                 mounts, network = (os.readlink(f"/proc/{path}/ns/{name}") for name in ("mnt", "net"))
-                root = _root_of(path)
-            except OSError as error:
-                if not has_ended(error):
-                    raise
-                continue
-            tasks.append(Task(process, path, mounts, network, root))
-            last = thread
-    except OSError as error:
-        if not has_ended(error):
-            raise
+                tasks.append(Task(process, path, mounts, network, link_target(f"/proc/{path}/root")))
+                last = thread
     return tasks
 
 
-def _root_of(path: str) -> str | None:
+def link_target(name: str, directory: int | None = None) -> str | None:
+    """Return the target of a link in /proc; None if it is longer than PATH_MAX.
+
+    Raises:
+        OSError: as readlink(2).
+    """
     try:
-        return os.readlink(f"/proc/{path}/root")
+        return os.readlink(name, dir_fd=directory)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
@@ -168,19 +169,17 @@ def _shares_all(thread: int, other: int) -> bool:
     number = _KCMP.get(platform.machine())
     if number is None:
         return False
-    call = _library().syscall
-    return all(call(ctypes.c_long(number), thread, other, what, 0, 0) == 0 for what in (_KCMP_FILES, _KCMP_FS))
+    try:
+        return all(call("syscall", ctypes.c_long(number), thread, other, what, 0, 0) == 0 for what in (_KCMP_FILES, _KCMP_FS))
+    except OSError:
+        return False
 
 
 def status_of(process: int | str) -> dict[str, str]:
     """Return the fields of /proc/PID/status; none for a process that has ended."""
-    try:
-        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as lines:
-            return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    except OSError as error:
-        if has_ended(error):
-            return {}
-        raise
+    with unless_ended, open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as lines:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {}
 
 
 def own_number() -> int:
@@ -249,41 +248,15 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
         raise _HiddenError(error.errno, reason, f"/proc/{process}") from error
 
 
-def mount_id(descriptors: int, number: str | int) -> int:
-    """Return the mount id of a descriptor; `descriptors` is an open /proc/PID/fdinfo.
-
-    Raises:
-        OSError: the descriptor is closed.
-    """
-    opened = os.open(str(number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptors)
-    try:
-        return parse_mount_id(os.read(opened, 512))
-    finally:
-        os.close(opened)
-
-
-def parse_mount_id(text: bytes) -> int:
-    """Return the mount id in the text of a file in /proc/PID/fdinfo, or -1 without one."""
-    found = _MOUNT_ID.search(text)
-    return int(found[1]) if found else -1
-
-
 def cached_identity(descriptor: int) -> Identity:
     """Return device and inode number from the kernel's cache: a server that hangs is not asked.
 
     Raises:
-        OSError: as statx(2); ENOSYS if the C library does not have it.
+        OSError: as `statx`.
     """
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    try:
-        function = _library().statx
-    except AttributeError:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if function(descriptor, b"", _STATX_CACHED, _STATX_INO, buffer):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    major, minor = struct.unpack_from("=II", buffer.raw, 136)
-    return os.makedev(major, minor), struct.unpack_from("=Q", buffer.raw, 32)[0]
+    status = statx(descriptor, "", _AT_STATX_DONT_SYNC, _STATX_INO)
+    major, minor = struct.unpack_from("=II", status, 136)
+    return os.makedev(major, minor), struct.unpack_from("=Q", status, 32)[0]
 
 
 def mapped_files(maps: bytes, devices: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -313,20 +286,16 @@ def sockets_of(task: Task | None) -> list[BoundSocket]:
 def _diag_socket(task: Task | None) -> socket.socket:
     """Open a sock_diag(7) socket in the network namespace of a task, or None for this run."""
 
-    def opened() -> socket.socket:
+    def opened(namespace: int | None) -> socket.socket:
+        if namespace is not None:
+            call("setns", namespace, _CLONE_NEWNET)
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
 
-    def opened_there(namespace: int) -> socket.socket:
-        if _library().setns(namespace, _CLONE_NEWNET):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return opened()
-
     if task is None:
-        return opened()
+        return opened(None)
     # In a separate thread, because a thread stays in the namespace.
     with open(f"/proc/{task.path}/ns/net", "rb") as namespace:
-        return in_thread(lambda: opened_there(namespace.fileno())).result(_THREAD_SECS)
+        return in_thread(lambda: opened(namespace.fileno())).result(_THREAD_SECS)
 
 
 def parse_sockets(data: bytes) -> tuple[list[BoundSocket], bool]:

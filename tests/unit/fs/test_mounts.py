@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.fs import mounts
-from arawn_cli.fs.mounts import UNKNOWN, Mount, amounts, filesystem_of, has_mount, is_below, layers_of, mount_of, mount_points, parse_mounts
+from arawn_cli.fs.mounts import (
+    UNKNOWN,
+    Mount,
+    amounts,
+    filesystem_of,
+    has_mount,
+    is_below,
+    layers_of,
+    mount_of,
+    mount_points,
+    parse_mount_id,
+    parse_mounts,
+)
 from tests.conftest import needs_namespaces
 
 
@@ -96,6 +108,11 @@ def test_an_open_directory_and_its_path_have_the_same_filesystem(tmp_path: Path)
     directory = os.open(tmp_path, os.O_RDONLY)
     assert filesystem_of(directory).mountpoint == filesystem_of(tmp_path).mountpoint
     os.close(directory)
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.sampled_from([b"pos:\t0", b"flags:\t02", b"ino:\t12", b"inotify wd:1 ino:9 mnt_id:7"])))
+def test_the_mount_id_is_found_among_other_fields(number: int, others: list[bytes]) -> None:
+    assert parse_mount_id(b"\n".join([*others, b"mnt_id:\t%d" % number, b"ino:\t5"])) == number
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(lambda name: name not in (".", ".."))

@@ -12,15 +12,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.fs.processes import BoundSocket, cached_identity, mapped_files, mount_id, parse_mount_id, parse_sockets, sockets_of
+from arawn_cli.fs.mounts import mount_id
+from arawn_cli.fs.processes import BoundSocket, cached_identity, mapped_files, parse_sockets, sockets_of
 from tests.conftest import needs_root
 
 NUMBERS = st.integers(0, 2**32 - 1)
-
-
-@given(st.integers(0, 2**31 - 1), st.lists(st.sampled_from([b"pos:\t0", b"flags:\t02", b"ino:\t12", b"inotify wd:1 ino:9 mnt_id:7"])))
-def test_the_mount_id_is_found_among_other_fields(number: int, others: list[bytes]) -> None:
-    assert parse_mount_id(b"\n".join([*others, b"mnt_id:\t%d" % number, b"ino:\t5"])) == number
 
 
 @given(
@@ -82,6 +78,6 @@ def test_a_thread_that_gets_no_memory_stops_no_look_into_another_namespace() -> 
 def test_identity_and_mount_of_a_descriptor_are_those_of_the_file(tmp_path: Path) -> None:
     opened, information = os.open(tmp_path, os.O_PATH), os.open("/proc/self/fdinfo", os.O_RDONLY)
     assert cached_identity(opened) == (tmp_path.stat().st_dev, tmp_path.stat().st_ino)
-    assert mount_id(information, opened) == mount_id(information, str(opened)) > 0
+    assert mount_id(opened) == mount_id(str(opened), information) > 0
     os.close(opened)
     os.close(information)
