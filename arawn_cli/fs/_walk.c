@@ -17,11 +17,9 @@
 #include <unistd.h>
 
 enum {
-    MAX_THREADS = 64,
     MAX_OPEN = 48,             /* open directories per thread: one for each level */
     LISTING_BYTES = 1 << 16,   /* buffer of one getdents64(2) */
     SHARED_BYTES = 1 << 11,    /* a listing of this size, about 64 names, is worth sharing */
-    STACK_BYTES = 1 << 18,     /* stack of a thread */
     PROGRESS_NSECS = 50000000, /* how often the calling thread can handle signals */
     MERGE_LINKS = 1000,        /* hard links to collect, at least, before duplicates are merged */
     BLOCK_BYTES = 512,         /* unit of st_blocks on every filesystem: stat(2) */
@@ -54,7 +52,6 @@ struct unit {
     struct names files;
 };
 
-/* A thread. */
 struct worker {
     struct walk *walk;
     pthread_t thread;
@@ -71,7 +68,7 @@ struct worker {
     _Alignas(struct dirent64) char listing[LISTING_BYTES];
 };
 
-/* Return whether nothing is left to do; under the lock. */
+/* Whether nothing is left to do; under the lock. */
 static bool is_over(const struct walk *walk)
 {
     return walk->stop || walk->finished == walk->count;
@@ -87,7 +84,6 @@ static void stop_without_memory(struct walk *walk)
     walk->no_memory = walk->stop = true;
 }
 
-/* Append items; false without memory. */
 static bool extend(struct walk *walk, struct list *list, const void *items, size_t count, size_t size)
 {
     if (!count)
@@ -383,7 +379,7 @@ static void share_directories(struct worker *worker)
 
 /* ---- directories ---- */
 
-/* Read the status of an entry of an open directory, or of the directory itself if the name is empty. */
+/* Read the status of an entry of an open directory, or of the directory if the name is empty. */
 static bool read_status(int directory, const char *name, struct statx *status)
 {
     int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
@@ -518,7 +514,6 @@ static void leave(struct worker *worker)
         unlinkat(current_level(worker)->descriptor, name, AT_REMOVEDIR);
 }
 
-/* Walk everything below the levels. */
 static void walk_levels(struct worker *worker)
 {
     while (worker->depth && !worker->walk->stop) {
@@ -643,8 +638,6 @@ static void *run_worker(void *argument)
 /* Start up to `threads` threads, as many as the system allows, perhaps none. */
 void start_walk(struct walk *walk, unsigned threads)
 {
-    if (threads > MAX_THREADS)
-        threads = MAX_THREADS;
     pthread_mutex_init(&walk->lock, NULL);
     pthread_cond_init(&walk->work, NULL);
     pthread_cond_init(&walk->over, NULL);
@@ -653,9 +646,6 @@ void start_walk(struct walk *walk, unsigned threads)
         stop_without_memory(walk);
         return;
     }
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     /* Threads inherit the mask: only Python's threads handle signals, which would also interrupt
        calls on NFS or FUSE. */
     sigset_t all, before;
@@ -664,11 +654,10 @@ void start_walk(struct walk *walk, unsigned threads)
     for (; walk->threads < threads; walk->threads++) {
         struct worker *worker = &walk->workers[walk->threads];
         worker->walk = walk;
-        if (pthread_create(&worker->thread, &attributes, run_worker, worker))
+        if (pthread_create(&worker->thread, NULL, run_worker, worker))
             break; /* a limit on threads, as with TasksMax= of systemd */
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
 }
 
 /* Wait for the end of the walk, or a moment. Return how many subtrees are finished. */

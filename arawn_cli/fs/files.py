@@ -140,11 +140,7 @@ def open_output(path: Path, place: Path, mode: int) -> None:
 
 @contextmanager
 def _opened_way(path: Path) -> Iterator[int]:
-    """Open a directory by an absolute path, and follow no link on the way.
-
-    Raises:
-        OSError: as `opened_directory`.
-    """
+    """Open a directory by an absolute path, and follow no link on the way."""
     with _opened(Path("/"), os.O_RDONLY) as top, opened_directory(top, *path.parts[1:]) as directory:
         yield directory
 
@@ -159,11 +155,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _opened_folder(path: Path) -> AbstractContextManager[int]:
-    """Open a directory to write a file in it. Root follows no link of another account.
-
-    Raises:
-        OSError: EPERM: others decide what it is; else as open(2).
-    """
+    """Open a directory to write a file in it. Root follows no link of another account."""
     if os.geteuid() != 0:
         return _opened(path, os.O_PATH)
     way = way_to(path)
@@ -224,11 +216,7 @@ class AtomicFile:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Check that a path is free, or a regular file with one name, which a new file may replace.
-
-    Raises:
-        OSError: EINVAL or EISDIR if something else is there.
-    """
+    """Check that a path is free, or a regular file with one name, which a new file may replace."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

@@ -160,13 +160,14 @@ class _Search:
         self._mounts = {mount.id: mount for mount in read_mounts()}
         mount = self._mounts.get(directory.mount)
         # The directory within its filesystem; None if this run is in a chroot that hides its mount.
-        self._directory = None if mount is None else joined(mount.root, directory.path[len(mount.point.rstrip("/")) :])
+        self._directory = None if mount is None else mount.within(directory.path)
         self._device = f"{os.major(self._device_number)}:{os.minor(self._device_number)}" if mount is None else mount.device
         self._prefixes: tuple[str, ...] = (f"{directory.path.rstrip('/')}/",)  # paths of the directory in any mount namespace
         self._devices = {self._device}  # of the mounts with these prefixes
         self._network_points: dict[str, list[str]] = {}  # mount points, by namespace
         self._elsewhere: set[int] = set()  # detached and internal mounts of other filesystems
         self._sockets: dict[str, int] = {}  # inode of the file by the text of the descriptor
+        self._own_descriptors = -1  # /proc/self/fdinfo, open while processes are inspected
 
     def scan(self, own: int) -> None:
         """Fill `uses` and `wanted` from all processes but `own`, this run.
@@ -179,14 +180,18 @@ class _Search:
         self._read_devices()
         self._read_sockets(tasks.inspectable)
         prefixes = [os.fsencode(prefix.replace("\n", r"\012")) for prefix in self._prefixes]
-        for task in tasks.inspectable:
-            if self._stopping():
-                raise StoppedError("stopped by a signal")
-            try:
-                with unless_ended:
-                    self._inspect(task, prefixes)
-            except PermissionError:  # it has become another program since it was listed
-                tasks.hidden.append(task.process)
+        self._own_descriptors = os.open("/proc/self/fdinfo", _DIRECTORY)
+        try:
+            for task in tasks.inspectable:
+                if self._stopping():
+                    raise StoppedError("stopped by a signal")
+                try:
+                    with unless_ended:
+                        self._inspect(task, prefixes)
+                except PermissionError:  # it has become another program since it was listed
+                    tasks.hidden.append(task.process)
+        finally:
+            os.close(self._own_descriptors)
         for process in tasks.hidden:
             self._consider_hidden(process)
 
@@ -261,8 +266,7 @@ class _Search:
         for mount in mounts:
             above = table.get(mount.parent)
             if above and above is not mount and above.device == self._device and is_below(mount.point, above.point):
-                point = joined(above.root, mount.point[len(above.point.rstrip("/")) :])
-                self._add(self._place_within(point), f"mount point {{}}{whose}", Reason.MOUNT_INSIDE)
+                self._add(self._place_within(above.within(mount.point)), f"mount point {{}}{whose}", Reason.MOUNT_INSIDE)
             if mount.device == self._device:
                 self._add_view(mount, mount.root, f"{{}} is mounted at {escape(mount.point)}{whose}")
             layers, text = layers_of(mount), f"{{}} is a layer of the overlay at {escape(mount.point)}{whose}"
@@ -271,7 +275,7 @@ class _Search:
                 for path in {self._resolved(layer, root, chroot, mounts), layer} if layer.startswith("/") else ():
                     below = mount_of(path, mounts)
                     if below and below.device == self._device:
-                        self._add_view(mount, joined(below.root, path[len(below.point.rstrip("/")) :]), text)
+                        self._add_view(mount, below.within(path), text)
             if relative := tuple(os.path.normpath(layer) for layer in layers if not layer.startswith("/")):
                 self.wanted.layers[relative] = text
 
@@ -405,7 +409,7 @@ class _Search:
     def _want(self, task: Task, opened: int, path: str, text: str) -> None:
         """Search the sessions later for an open file that can be in one of them; close it."""
         try:
-            mount = mount_id(opened)
+            mount = mount_id(opened, self._own_descriptors)
             if self._is_known(mount, path):
                 return
             device, inode = cached_identity(opened)

@@ -25,7 +25,7 @@ from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 
 _THREADS_PER_PROCESSOR = 4  # most threads wait for the disk, unless its contents are cached
-_THREADS_MAX = 16
+_THREADS_DEFAULT_MAX, _THREADS_MAX = 16, 64
 _DESCRIPTORS_PER_THREAD = 64  # a walk needs half of them, a deletion with its queue about all
 _FINDINGS_MAX = 16  # findings of each kind that are listed for a tree
 _LISTED_MAX = 1000  # findings that are listed for all trees; after that one of each kind and tree
@@ -147,7 +147,7 @@ def threads_for(configured: int) -> int:
 
     Return fewer if the limit on open files is too low for so many.
     """
-    wanted = configured or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_MAX)
+    wanted = min(configured, _THREADS_MAX) or min(len(os.sched_getaffinity(0)) * _THREADS_PER_PROCESSOR, _THREADS_DEFAULT_MAX)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(min(wanted, descriptors // _DESCRIPTORS_PER_THREAD), 1)
 

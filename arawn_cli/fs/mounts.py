@@ -55,6 +55,10 @@ class Mount:
     kind: str
     options: str
 
+    def within(self, path: str) -> str:
+        """Return the path from the top of the filesystem of a path below the mount point."""
+        return joined(self.root, path[len(self.point.rstrip("/")) :])
+
 
 def parse_mounts(table: bytes) -> list[Mount]:
     """Return the mounts of a mount table in its order; a later one hides an earlier one."""
@@ -197,9 +201,9 @@ def is_mount(directory: int, parent: int) -> bool:
 
 
 def mount_id(descriptor: int | str, information: int | None = None) -> int:
-    """Return the id of the mount of an open file of this process, see proc_pid_fdinfo(5).
+    """Return the id of the mount of an open file, see proc_pid_fdinfo(5).
 
-    `information` is the open /proc/PID/fdinfo of another process, if it is a file of that.
+    `information` is the open /proc/PID/fdinfo of its process, by default of this one.
 
     Raises:
         OSError: the descriptor is closed.

@@ -169,10 +169,6 @@ def is_same_directory(expected: Identity, parent: int, names: Sequence[str]) -> 
             return identity_of(os.fstat(descriptor)) == expected
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-        raise
 
 
 def require_writable(name: str, parent: int) -> None:

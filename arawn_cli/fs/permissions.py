@@ -17,7 +17,6 @@ from arawn_cli.fs.system_calls import call, statx
 
 _CAP_FOWNER = 3  # number of the capability, see capabilities(7)
 _NONE_UNMAPPED = 2**32 - 1
-_EVERY_ID = ["0", "0", str(_NONE_UNMAPPED)]  # uid_map of the first user namespace
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
 _ATTRIBUTES = slice(8, 16)  # statx(2)
@@ -55,9 +54,18 @@ def _account(user: int) -> Account:
     with suppress(OSError):  # without /proc
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         acts_as_owner = bool(int(fields["CapEff"], 16) >> _CAP_FOWNER & 1)
-        if Path("/proc/self/uid_map").read_text().split() != _EVERY_ID:
+        if not is_in_first_user_namespace():
             unmapped = int(Path("/proc/sys/kernel/overflowuid").read_text())
     return Account(user, acts_as_owner, unmapped)
+
+
+def is_in_first_user_namespace() -> bool:
+    """Whether the user namespace of this process maps all ids, see user_namespaces(7).
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 
 
 def account_name(user: int) -> str:

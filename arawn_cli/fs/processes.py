@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from arawn_cli.fs.mounts import in_thread
 from arawn_cli.fs.openat import Identity
+from arawn_cli.fs.permissions import is_in_first_user_namespace
 from arawn_cli.fs.system_calls import call, statx
 from arawn_cli.names import escape
 
@@ -28,7 +29,6 @@ for 41 ms at most.
 _RETRY_SECS = 0.01
 
 _CAP_SYS_PTRACE = 19  # capabilities(7)
-_ALL_IDS = "4294967295"  # the length of the initial user namespace's only line in uid_map (user_namespaces(7))
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}  # kcmp(2) has no function in C libraries
 _KCMP_FILES, _KCMP_FS = 2, 3
 _CLONE_NEWNET = 0x40000000
@@ -82,10 +82,6 @@ class BoundSocket:
     inode: int
 
 
-class _HiddenError(OSError):
-    """The kernel hides all processes of an account from this run."""
-
-
 def has_ended(error: OSError) -> bool:
     """Whether reading /proc failed because the process, thread or descriptor is gone."""
     return error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL)
@@ -131,11 +127,7 @@ def list_tasks(own: int) -> Tasks:
 
 
 def _tasks_of(process: int) -> list[Task]:
-    """Return the tasks of a process; of threads that share everything only the first.
-
-    Raises:
-        PermissionError: it cannot be inspected.
-    """
+    """Return the tasks of a process; of threads that share everything only the first."""
     tasks: list[Task] = []
     last = 0
     with unless_ended:
@@ -232,10 +224,9 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
     CAP_SYS_PTRACE (ptrace(2), user_namespaces(7)). It shows a process that guards itself as root's.
 
     Raises:
-        _HiddenError: it is the run.
+        OSError: it is the run.
     """
-    with open("/proc/self/uid_map", encoding="ascii") as ids:
-        is_initial_namespace = ids.read().split() == ["0", "0", _ALL_IDS]
+    is_initial_namespace = is_in_first_user_namespace()
     sees_all = is_initial_namespace and int(status_of("self")["CapEff"], 16) >> _CAP_SYS_PTRACE & 1
     if sees_all or (is_initial_namespace and os.geteuid() != 0):
         return
@@ -245,7 +236,7 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
         return  # it has ended
     if os.geteuid() == 0 or not guards_itself:
         reason = f"the kernel hides the open files of {shown(process)}: this run is in another user namespace, or lacks CAP_SYS_PTRACE"
-        raise _HiddenError(error.errno, reason, f"/proc/{process}") from error
+        raise PermissionError(error.errno, reason, f"/proc/{process}") from error
 
 
 def cached_identity(descriptor: int) -> Identity:

@@ -45,38 +45,48 @@ def find_unplaced(
     """
     if wanted == Unplaced():
         return
+    search = _Search(wanted, parent, directory)
     files = bool(wanted.inodes or wanted.sockets or wanted.socket_paths)
     for name in sessions:
         for path, status in _tree(name, parent, files=files):
             if stopping():
                 raise StoppedError("stopped by a signal")
-            if status.st_dev == device and (text := _text_for(wanted, path, status, parent, directory)):
+            if status.st_dev == device and (text := search.text_for(path, status)):
                 yield name, path[len(name) + 1 :], text
                 break
 
 
-def _text_for(wanted: Unplaced, path: str, status: os.stat_result, parent: int, directory: str | None) -> str | None:
-    """Return the text of the use of a file of a session, None if it is not looked for."""
-    if text := wanted.inodes.get(status.st_ino):
-        return text
-    if stat.S_ISSOCK(status.st_mode):
-        by_path = (text for ending, text in wanted.socket_paths.items() if path.endswith(f"/{ending}"))
-        return wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
-    if stat.S_ISDIR(status.st_mode):
-        return next((text for layers, text in wanted.layers.items() if _is_layer(path, layers, parent, directory)), None)
-    return None
+class _Search:
+    """A search in the open directory `parent` of the sessions."""
 
+    def __init__(self, wanted: Unplaced, parent: int, directory: str | None) -> None:
+        self._wanted = wanted
+        self._parent = parent
+        self._directory = directory
+        self._endings = tuple({f"/{without_parents(layer)}" for layers in wanted.layers for layer in layers})
 
-def _is_layer(path: str, layers: Collection[str], parent: int, directory: str | None) -> bool:
-    """Whether a directory may be a layer of an overlay; all are relative to one directory."""
-    whole = f"{directory}/{path}"
-    for layer in layers:
-        if whole.endswith(f"/{without_parents(layer)}"):
-            start = os.path.relpath(whole[: -len(without_parents(layer))], directory)
-            others = [] if layer.startswith("..") else [other for other in layers if other != layer]
-            if all(_is_directory(parent, f"{start}/{other}") for other in others):
-                return True
-    return False
+    def text_for(self, path: str, status: os.stat_result) -> str | None:
+        """Return the text of the use of a file of a session, None if it is not looked for."""
+        if text := self._wanted.inodes.get(status.st_ino):
+            return text
+        if stat.S_ISSOCK(status.st_mode):
+            by_path = (text for ending, text in self._wanted.socket_paths.items() if path.endswith(f"/{ending}"))
+            return self._wanted.sockets.get(status.st_ino & 0xFFFFFFFF) or next(by_path, None)
+        if stat.S_ISDIR(status.st_mode):
+            whole = f"{self._directory}/{path}"
+            if whole.endswith(self._endings):
+                return next((text for layers, text in self._wanted.layers.items() if self._is_layer(whole, layers)), None)
+        return None
+
+    def _is_layer(self, whole: str, layers: Collection[str]) -> bool:
+        """Whether a directory may be a layer of an overlay; all are relative to one directory."""
+        for layer in layers:
+            if whole.endswith(f"/{without_parents(layer)}"):
+                start = os.path.relpath(whole[: -len(without_parents(layer))], self._directory)
+                others = [] if layer.startswith("..") else [other for other in layers if other != layer]
+                if all(_is_directory(self._parent, f"{start}/{other}") for other in others):
+                    return True
+        return False
 
 
 def _is_directory(parent: int, path: str) -> bool:
@@ -100,26 +110,24 @@ def _tree(name: str, parent: int, *, files: bool) -> Iterator[tuple[str, os.stat
         OSError: a directory cannot be read for another reason than that it is gone.
     """
     with Descent(parent, name) as walk:
-        try:
-            yield name, walk.enter(name)
-        except FileNotFoundError:
-            return
-        is_new = True
+        yield from _entered(walk, name, files=files)
         while walk.depth:
-            if is_new:
-                with walk.scan() as listing:
-                    for entry in listing:
-                        if entry.is_dir(follow_symlinks=False):
-                            walk.here.pending.append(entry.name)
-                        elif files:
-                            with suppress(FileNotFoundError):
-                                yield walk.path(entry.name), entry.stat(follow_symlinks=False)
-            is_new = False
             if walk.here.pending:
-                below = walk.here.pending.pop()
-                with suppress(FileNotFoundError):
-                    status = walk.enter(below)
-                    is_new = True
-                    yield walk.path(), status
+                yield from _entered(walk, walk.here.pending.pop(), files=files)
             else:
                 walk.leave()
+
+
+def _entered(walk: Descent, name: str, *, files: bool) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        status = walk.enter(name)
+    except FileNotFoundError:
+        return
+    yield walk.path(), status
+    with walk.scan() as listing:
+        for entry in listing:
+            if entry.is_dir(follow_symlinks=False):
+                walk.here.pending.append(entry.name)
+            elif files:
+                with suppress(FileNotFoundError):
+                    yield walk.path(entry.name), entry.stat(follow_symlinks=False)

@@ -254,6 +254,21 @@ def test_a_read_only_session_that_is_put_back_has_its_mode(tmp_path: Path) -> No
 
 
 @needs_overlay
+def test_an_overlay_is_named_by_its_mount_point_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("lower/session", "upper", "work", "mount point"):
+        (tmp_path / name).mkdir(parents=True)
+    code = (
+        "import os, sys; from arawn_cli.fs.exchange import overlay_that_cannot_move; "
+        "print(overlay_that_cannot_move('session', os.open('mount point', os.O_RDONLY)))"
+    )
+    options = "lowerdir=lower,upperdir=upper,workdir=work,redirect_dir=off"
+    script = f"cd '{tmp_path}' && mount -t overlay o -o {options} 'mount point' && exec \"$@\""
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{tmp_path}/mount point\n", done.stderr
+
+
+@needs_overlay
 def test_a_session_in_a_lower_layer_of_an_overlay_is_kept_and_others_are_removed(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
     tree.session("lower", files={"f": 1}, age_days=30)
     tree.session("both", files={"f": 1}, age_days=30)
