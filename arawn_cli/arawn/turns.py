@@ -28,13 +28,9 @@ from arawn_cli.sqlite import never_stopping
 def messages_reader(
     root: Root, sessions: Collection[str], workstreams_with_turns: Collection[str], stopping: Callable[[], bool] = never_stopping
 ) -> MessagesReader:
-    """Return the reader for the generation of Arawn that wrote the root.
+    """Return a reader of the turns of these scratch sessions, for the layout of the root.
 
-    Args:
-        root: the open root.
-        sessions: ids of the scratch sessions.
-        workstreams_with_turns: workstreams of which the database says that there were turns.
-        stopping: returns whether a signal asked the run to end.
+    `workstreams_with_turns` are those of which the database says that there were turns.
     """
     if root.layout is V0:
         return _Lines(root, sessions, workstreams_with_turns, stopping)

@@ -171,13 +171,13 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     pressure, dry_run = maintenance.pressure, tables.paths.cleanup.dry_run
     pings = _pings(maintenance)
     with failing_pings({} if dry_run else pings):
-        root = find_root(flags.base_path, flags.root, replace(found_file, tables=tables))
-        refuse_other_root(root.path, flags.root, of_file, base)
+        root, root_source, databases = find_root(flags.base_path, flags.root, replace(found_file, tables=tables))
+        refuse_other_root(root, flags.root, of_file, base)
     return Config(
         file=file,
-        root=root.path,
-        root_source=root.source,
-        databases=root.databases,
+        root=root,
+        root_source=root_source,
+        databases=databases,
         older_than_days=tables.paths.cleanup.scratch_cleanup_days,
         dry_run=dry_run,
         force=flags.force,

@@ -138,21 +138,6 @@ class NoRootError(RootNotFoundError):
 
 
 @dataclass(frozen=True, slots=True)
-class FoundRoot:
-    """The root of a run.
-
-    Attributes:
-        path: its absolute path; it may not exist.
-        source: what names it: an option, `$VARIABLE`, the path of the file, or `default`.
-        databases: the places where its database can be, first match first.
-    """
-
-    path: Path
-    source: str
-    databases: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sources:
     """Where a root and its database can be named.
 
@@ -224,10 +209,12 @@ def home_directory() -> Path | None:
         return None
 
 
-def find_root(base_path: str | None, root_name: str | None, sources: Sources) -> FoundRoot:
+def find_root(base_path: str | None, root_name: str | None, sources: Sources) -> tuple[Path, str, tuple[Path, ...]]:
     """Return the root that an option, the environment or the file names, else the only one.
 
-    `root_name` is the name of a root in `[[maintenance.roots]]`.
+    The result has its path, which may not exist, what names it (an option, `$VARIABLE`, the path of
+    the file or `default`) and the places where its database can be, first match first. `root_name`
+    is the name of a root in `[[maintenance.roots]]`.
 
     Raises:
         NoRootError: no place has a root.
@@ -238,7 +225,7 @@ def find_root(base_path: str | None, root_name: str | None, sources: Sources) ->
     maintenance, base = sources.tables.maintenance, sources.base
     if root_name is not None:
         path = _named_root(maintenance.root, f"path of the root {root_name}", base)
-        return FoundRoot(path, str(sources.file), _configured(path, f"database of the root {root_name}", maintenance.database, base))
+        return path, str(sources.file), _configured(path, f"database of the root {root_name}", maintenance.database, base)
     if base_path is not None:
         path, source = _named_root(base_path, "--base-path", PathBase(Path())), "--base-path"
     elif "ARAWN_BASE_PATH" in sources.environment:
@@ -247,7 +234,7 @@ def find_root(base_path: str | None, root_name: str | None, sources: Sources) ->
         path, source = _named_root(maintenance.root, "[maintenance] root", base), str(sources.file)
     else:
         path, source = _only_candidate(sources)
-    return FoundRoot(path, source, _databases(path, sources))
+    return path, source, _databases(path, sources)
 
 
 def _named_root(value: str, source: str, base: PathBase) -> Path:
@@ -368,28 +355,26 @@ def _beside(root: Path) -> tuple[Path, ...]:
 
 
 def _of_server(root: Path, sources: Sources) -> tuple[Path, ...]:
-    """Return the database of the Arawn 0.0 that reads this file, if it uses this root."""
-    if not _is_root_of_server(root, sources):
-        return ()
-    return (sources.base.path(sources.tables.workstream.database or DATABASE_V0, "[workstream] database"),)
-
-
-def _is_root_of_server(root: Path, sources: Sources) -> bool:
-    """Return whether the Arawn 0.0 that reads this file uses this root.
+    """Return the database of the Arawn 0.0 that reads this file, if it uses this root.
 
     It has one root and one database, so at most one root has this database: evidence of one server
     must not decide about the sessions of another.
     """
-    tables, base = sources.tables, sources.base
-    if tables.workstream.data_dir is not None:
-        return _is_same(root, base.path(tables.workstream.data_dir, "[workstream] data_dir"))
-    default = _default_of_v0(sources)
-    if default is None:
-        return False
+    server = _root_of_server(sources)
+    if server is None or not _is_same(root, server):
+        return ()
+    return (sources.base.path(sources.tables.workstream.database or DATABASE_V0, "[workstream] database"),)
+
+
+def _root_of_server(sources: Sources) -> Path | None:
+    """Return the root of the Arawn 0.0 that reads this file, or None if it is unknown."""
+    tables, base, default = sources.tables, sources.base, _default_of_v0(sources)
+    named = base.path_if_set(tables.workstream.data_dir, "[workstream] data_dir")
+    if named is not None or default is None:
+        return named
     if is_candidate(default, (base.directory / DATABASE_V0,)):
-        return _is_same(root, default)
-    named = base.path_if_set(tables.paths.base_path or tables.maintenance.root, "[paths] base_path")
-    return named is not None and _is_same(root, named)
+        return default
+    return base.path_if_set(tables.paths.base_path or tables.maintenance.root, "[paths] base_path")
 
 
 def _is_same(one: Path, other: Path) -> bool:
