@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -109,6 +110,9 @@ def check_clock(state: State, root: Path, now: Clocks, gap: int, *, force: bool,
         RefusedError: it cannot be trusted (`clock_doubt`). With `force` it is only stored.
     """
     previous = None
+    if not dry_run:
+        with suppress(StateUnavailableError):  # logged when the clock cannot be stored
+            state.open()  # reading a copy first would check the file twice
     try:
         previous = _read_clocks(state, root)
     except StateUnavailableError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,6 +135,9 @@ def check(config: Config, context: RunContext, *, fail_on: Level | None = None) 
     with opened_root(config.root, config.databases, context.stopping) as root, check_lock(root, context, hold=not config.dry_run):
         if not config.dry_run:
             context.started()
+        if not config.dry_run and config.remembers:
+            with suppress(StateUnavailableError):  # logged when the levels cannot be stored
+                context.state.open()  # reading a copy first would check the file twice
         found = _find(root, config, context, now)
         verdicts, is_remembered = _judge(config, context, found)
         _log_levels(verdicts, is_remembered=is_remembered)
