@@ -52,7 +52,8 @@ def tree_findings(config: Config, now: int, shell: Shell) -> Iterator[Finding]:
     try:
         with opened_root(config.root, config.databases) as root, opened_sessions(root) as sessions:
             yield _root(root, shell)
-            yield _arawn(root, sessions)
+            reason = f" {reason_for_no_sessions(root)}, so there is nothing to remove." if sessions is None else ""
+            yield ok("arawn", f"found {root.layout.name}; supported are {SUPPORTED}.{reason}")
             yield _measuring(root)
             if useless := useless_patterns(config, root.layout):
                 yield fail("protect", useless, comment(f"correct protect in {config.file}"))
@@ -83,11 +84,6 @@ def _root(root: Root, shell: Shell) -> Finding:
         detail = f"every account in the group of {shared} can write to it, and can make cleanup remove sessions"
         return warn("root", detail, f"chmod g-w {quote(str(shared))}  # unless Arawn needs it")
     return ok("root", f"{root.path} is an Arawn root and safe to use")
-
-
-def _arawn(root: Root, sessions: int | None) -> Finding:
-    reason = f" {reason_for_no_sessions(root)}, so there is nothing to remove." if sessions is None else ""
-    return ok("arawn", f"found {root.layout.name}; supported are {SUPPORTED}.{reason}")
 
 
 def _measuring(root: Root) -> Finding:

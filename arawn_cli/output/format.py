@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Filesystem, Unit
+from arawn_cli.names import escape
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
 
@@ -34,9 +35,9 @@ def fullness(filesystem: Filesystem) -> str:
     return f"{filesystem.mountpoint} is {-(-filesystem.used_bytes * 100 // space)}% full, {size(filesystem.free_bytes)} free"
 
 
-def scope_label(scope: str, name: str) -> str:
+def scope_name(scope: str, name: str) -> str:
     """Return a scope for people: a scratch session with its whole id, anything else by its name."""
-    return f"Scratch session {scope.removeprefix(SESSION)}" if scope.startswith(SESSION) else name
+    return escape(f"Scratch session {scope.removeprefix(SESSION)}" if scope.startswith(SESSION) else name)
 
 
 def mounts_in_words(paths: Sequence[str]) -> str:

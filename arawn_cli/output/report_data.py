@@ -287,16 +287,6 @@ class Report:
         """Whether there is a sample of an earlier check."""
         return len(self.total.trend) > 1
 
-    @property
-    def removed(self) -> int:
-        """Bytes of the removed sessions."""
-        return sum(removal.bytes for removal in self.removals)
-
-    @property
-    def freed(self) -> int:
-        """Bytes of the removed sessions that are purged, and so no longer in the trash."""
-        return sum(removal.bytes for removal in self.removals if removal.purged_at is not None)
-
     def ages(self) -> list[tuple[str, int, int]]:
         """Return each age of scratch sessions, with the number of sessions and their bytes."""
         found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in _AGES), _UNKNOWN_AGE)}

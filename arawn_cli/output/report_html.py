@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from arawn_cli import __version__, names
 from arawn_cli.diskcheck.history import equal_steps, usage_at
 from arawn_cli.diskcheck.levels import worst
-from arawn_cli.output import report_wording
-from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone
-from arawn_cli.output.report_data import MAX_ALERTS, MAX_DIRECTORIES, MAX_SESSIONS, Report, ScopeReport
+from arawn_cli.output import report_data, report_wording
+from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone, scope_name
+from arawn_cli.output.report_data import Report, ScopeReport
 from arawn_cli.timestamps import SECOND
 from arawn_cli.units import count, size
 
@@ -94,6 +94,8 @@ def page(report: Report, command: Command = PLAIN) -> str:
         report=report,
         command=command,
         words=report_wording,
+        data=report_data,
+        scope_name=scope_name,
         count=count,
         age=age,
         worst=worst,
@@ -104,9 +106,6 @@ def page(report: Report, command: Command = PLAIN) -> str:
         bar_width=_BAR,
         sparkline_size=_SPARKLINE,
         chart_size=_CHART,
-        max_sessions=MAX_SESSIONS,
-        max_alerts=MAX_ALERTS,
-        max_directories=MAX_DIRECTORIES,
     )
 
 

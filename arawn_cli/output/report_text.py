@@ -18,7 +18,7 @@ from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
-from arawn_cli.output.format import PLAIN, Command, age, day, fullness, minute_with_zone, mounts_in_words
+from arawn_cli.output.format import PLAIN, Command, age, day, fullness, minute_with_zone, mounts_in_words, scope_name
 from arawn_cli.output.report_data import (
     MAX_ALERTS,
     MAX_DIRECTORIES,
@@ -55,7 +55,6 @@ _ASCII_BLOCKS = "_.-=+*#"
 
 
 def _sparkline(curve: Sequence[float | None], blocks: str) -> Text:
-    """Draw a trend as a row of blocks."""
     return Text("".join(" " if height is None else blocks[min(int(height * len(blocks)), len(blocks) - 1)] for height in curve), "cyan")
 
 
@@ -321,7 +320,7 @@ def _alerts(report: Report) -> Iterator[RenderableType]:
         yield Text.assemble(
             f"  {minute_with_zone(transition.time)}  ",
             (f"{transition.before} to {transition.level}", LEVEL_STYLES[transition.level]),
-            f"  {words.scope_name(transition.scope, transition.name)}, {words.transition_usage(transition)}",
+            f"  {scope_name(transition.scope, transition.name)}, {words.transition_usage(transition)}",
         )
     yield from _more(len(report.transitions) - MAX_ALERTS)
 

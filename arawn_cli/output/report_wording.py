@@ -10,7 +10,7 @@ from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, T
 from arawn_cli.diskcheck.limits import scope_of
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
-from arawn_cli.output.format import amount, day, minute_with_zone, mounts_in_words, scope_label
+from arawn_cli.output.format import amount, day, minute_with_zone, mounts_in_words
 from arawn_cli.output.report_data import (
     MAX_SESSIONS,
     MAX_WORKSTREAMS,
@@ -27,15 +27,10 @@ from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 
 NO_HISTORY = "No history yet: trends and forecasts appear after some hours of disk-check runs."
-
 NO_REMOVALS = "No session was removed in this period."
-
 NO_ALERTS = "No alerts in this period."
-
 NO_ORPHANS = "Nothing: every directory belongs to a workstream in use, or to scratch."
-
 UNKNOWN_CLEANUP = "The next cleanup is unknown."
-
 DUE_NOW = "due now"
 
 _KEPT = {
@@ -174,11 +169,6 @@ def areas(production: int, work: int, other: int) -> str:
     """Return the usage of a workstream by area."""
     sizes = {"production": production, "work": work, "other": other}
     return ", ".join(f"{area} {size(number)}" for area, number in sizes.items() if number) or "empty"
-
-
-def scope_name(scope: str, name: str) -> str:
-    """Return a scope by the name that people know."""
-    return escape(scope_label(scope, name))
 
 
 def transition_usage(transition: Transition) -> str:
