@@ -135,12 +135,12 @@ def secret_of(environment: Mapping[str, str], credential: str, variable: str) ->
 
 
 def keep_variables(environment: MutableMapping[str, str]) -> None:
-    """Move secrets (the token, proxies with a password) from the environment to memory.
+    """Move secrets (the token, URLs with a password) from the environment to memory.
 
     The account of this process can read the variables of the programs that it starts (proc(5)).
     """
     for name, value in list(environment.items()):
-        if name == VARIABLE or (name.lower().endswith("_proxy") and "@" in value):
+        if name == VARIABLE or (name.lower().endswith(("_proxy", "_url")) and "@" in value):
             _kept[name] = environment.pop(name)
 
 

@@ -116,9 +116,8 @@ def _serve(connection: socket.socket, parent: int, answer: Callable[[Any], objec
     """Answer requests until the socket closes, then exit."""
     try:
         call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it ends when the parent ends
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):  # it ends when the parent ends
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         os.setpgid(0, 0)
         _close_others(connection.fileno())
         with connection.makefile("rwb") as stream:
@@ -144,5 +143,9 @@ def _close_others(kept: int) -> None:
     for stream in range(_STREAMS):
         if stream != kept:
             os.dup2(null, stream)
+    try:
+        end = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    except OSError:
+        end = os.sysconf("SC_OPEN_MAX")  # thousand millions in some containers
     os.closerange(_STREAMS, kept)
-    os.closerange(max(_STREAMS, kept + 1), os.sysconf("SC_OPEN_MAX"))
+    os.closerange(max(_STREAMS, kept + 1), end)

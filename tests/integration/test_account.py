@@ -136,7 +136,8 @@ def test_if_the_child_is_dead_or_silent_nothing_is_removed(owned: SampleTree, en
     script = LOADING + (
         "import os, sys; from arawn_cli.fs import child, in_use; child.Child.ask.__kwdefaults__ = {'seconds': 0.5}\n"
         "start = in_use.stay_root_in_child\n"
-        f"def start_and_stop(): start(); in_use.hidden_processes(); os.kill(in_use._root_child._process, {int(number)})\n"
+        f"def start_and_stop(): start(); in_use.hidden_processes(); os.kill(in_use._root_child._process, {int(number)}); "
+        "print(in_use._root_child._process, file=sys.stderr)\n"
         "in_use.stay_root_in_child = start_and_stop\n"
         "from arawn_cli.__main__ import main; main()\n"
     )
@@ -144,6 +145,8 @@ def test_if_the_child_is_dead_or_silent_nothing_is_removed(owned: SampleTree, en
     reasons = {event["session_id"]: event["reason"] for event in map(json.loads, done.stdout.splitlines()) if "session_id" in event}
     assert (done.returncode, reasons) == (1, {"old": "activity_unknown", "used": "activity_unknown", "new": "recent_files"}), done.stderr
     assert {entry.name for entry in owned.sessions.iterdir()} == {"old", "used", "new"}
+    if number is signal.SIGSTOP:  # a process that is stopped does not see the end of the run
+        os.kill(int(done.stderr.splitlines()[0]), signal.SIGKILL)
 
 
 def test_the_child_has_no_file_of_the_run_and_ends_with_it(owned: SampleTree, environment: dict[str, str]) -> None:

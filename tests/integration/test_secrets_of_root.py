@@ -129,6 +129,7 @@ def test_no_program_that_is_started_for_the_owner_gets_a_secret_of_root(run: Run
         "ARAWN_RELAY_TOKEN": "topsecret",
         "HTTPS_PROXY": "http://user:topsecret@127.0.0.1:1",
         "http_proxy": "http://user:topsecret@127.0.0.1:1",
+        "ARAWN_CLOACINA_URL": "postgres://user:topsecret@127.0.0.1/d",
         "A_SECRET": "topsecret",
     }
     variables = {"COLUMNS": "200", "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(owned.root.parent)}
@@ -149,7 +150,12 @@ def test_a_service_for_the_owner_gives_its_jobs_nothing_of_root(owned: SampleTre
         "main()\n"
     )
     command = [*READABLE, sys.executable, "-c", code, "schedule", "serve", "--cloacina", *options]
-    secrets = {"ARAWN_RELAY_TOKEN": "topsecret", "https_proxy": "http://user:topsecret@127.0.0.1:1", "A_SECRET": "topsecret"}
+    secrets = {
+        "ARAWN_RELAY_TOKEN": "topsecret",
+        "https_proxy": "http://user:topsecret@127.0.0.1:1",
+        "ARAWN_CLOACINA_URL": "postgres://user:topsecret@127.0.0.1/d",
+        "A_SECRET": "topsecret",
+    }
     done = subprocess.run(command, env=environment | secrets, capture_output=True, text=True, timeout=60, check=True)
     assert "PATH" in json.loads(done.stdout)
     assert "topsecret" not in done.stdout
