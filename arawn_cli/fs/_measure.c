@@ -146,8 +146,8 @@ static PyObject *delete(PyObject *Py_UNUSED(module), PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
-    {"measure", measure, METH_VARARGS, "measure(start, subtrees, threads, advance, account, /)\n--\n\nMeasure subtrees of an open directory."},
-    {"delete", delete, METH_VARARGS, "delete(start, subtrees, threads, advance, /)\n--\n\nDelete directories below an open directory."},
+    {"measure", measure, METH_VARARGS, "measure(start, subtrees, threads, advance, account, /)\n--\n\nMeasure subtrees."},
+    {"delete", delete, METH_VARARGS, "delete(start, subtrees, threads, advance, /)\n--\n\nDelete directories."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,6 +25,7 @@ _READABLE = 0o644
 _STANDARD_INPUT = 0
 _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
+_NO_DIRECTORY = -1  # for a path that begins with a slash
 
 # What `keep_content` read and `open_output` opened, for this process after it has become another
 # account.
@@ -138,30 +139,26 @@ def open_output(path: Path, place: Path, mode: int) -> None:
     _outputs[path] = descriptor
 
 
-@contextmanager
-def _opened_way(path: Path) -> Iterator[int]:
+def _opened_way(path: Path) -> AbstractContextManager[int]:
     """Open a directory by an absolute path, and follow no link on the way."""
-    with _opened(Path("/"), os.O_RDONLY) as top, opened_directory(top, *path.parts[1:]) as directory:
-        yield directory
+    return opened_directory(_NO_DIRECTORY, *path.parts)
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _opened_folder(path: Path) -> AbstractContextManager[int]:
+def _opened_folder(path: Path) -> Iterator[int]:
     """Open a directory to write a file in it. Root follows no link of another account."""
-    if os.geteuid() != 0:
-        return _opened(path, os.O_PATH)
-    way = way_to(path)
-    if way.has_links:
-        raise PermissionError(errno.EPERM, f"a link of another account is on the way to {escape(str(path))}", str(path))
-    return _opened_way(way.path)
+    if os.geteuid() == 0:
+        way = way_to(path)
+        if way.has_links:
+            raise PermissionError(errno.EPERM, f"a link of another account is on the way to {escape(str(path))}", str(path))
+        with _opened_way(way.path) as directory:
+            yield directory
+        return
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 class AtomicFile:

@@ -367,9 +367,11 @@ class _Search:
         Raises:
             OSError: it has ended, or cannot be read.
         """
-        paths = (f"/proc/{task.path}", f"/proc/{task.path}/fd", f"/proc/{task.path}/fdinfo")
-        base, descriptors, information = opened = [os.open(path, _DIRECTORY) for path in paths]
+        opened: list[int] = []
         try:
+            for path in (f"/proc/{task.path}", f"/proc/{task.path}/fd", f"/proc/{task.path}/fdinfo"):
+                opened.append(os.open(path, _DIRECTORY))
+            base, descriptors, information = opened
             for name, text in _LINKS.items():
                 self._inspect_file(task, base, name, None, text)
             self._inspect_maps(task, prefixes)

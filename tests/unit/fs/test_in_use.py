@@ -14,7 +14,9 @@ from typing import IO
 import pytest
 
 from arawn_cli.errors import StoppedError
+from arawn_cli.fs import in_use
 from arawn_cli.fs.in_use import find_uses
+from arawn_cli.fs.processes import Task, Tasks
 from tests.conftest import Run, needs_namespaces, needs_setpriv, needs_user_namespaces, snapshot
 from tests.support.in_process import cleaned
 from tests.support.relay_fixtures import wait_until
@@ -227,6 +229,19 @@ def test_a_process_that_guards_itself_keeps_what_its_command_line_names(tmp_path
         assert ready.readline() == "\n"
         with talking_to(sys.executable, "-c", SCAN, tmp_path, "session", ACCOUNT, 0.0, directory=Path("/")) as (_, _, answer):
             assert answer.readline() == ("in use\n" if "/session/" in argument else "free\n")
+
+
+def test_a_process_that_ends_while_it_is_inspected_leaves_no_descriptor_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its directory is there, and those of its descriptors are not.
+    ended = Task(os.getpid(), "self/ns", os.readlink("/proc/self/ns/mnt"), os.readlink("/proc/self/ns/net"), "/")
+    monkeypatch.setattr(in_use, "list_tasks", lambda _own: Tasks([ended], []))
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        before = os.listdir("/proc/self/fd")
+        assert find_uses(held, ["s"]) == {}
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        os.close(held)
 
 
 def test_a_signal_ends_the_search(tmp_path: Path) -> None:
