@@ -85,6 +85,7 @@ class Turns:
     """The turns in the lines that were read.
 
     Attributes:
+        path: the file, relative to the root.
         sessions: the ids that are looked for; others are not kept.
         newest: the newest message of each session, in nanoseconds since the epoch.
         damage: the newest damage that counts for a session, or for `EVERY_SESSION`.
@@ -93,6 +94,7 @@ class Turns:
         latest_offset: where it begins.
     """
 
+    path: str
     sessions: frozenset[str]
     newest: dict[str, int] = field(default_factory=dict)
     damage: dict[str | None, Damage] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class Turns:
         """Return a copy that can take other lines."""
         return replace(self, newest=dict(self.newest), damage=dict(self.damage), _undated=dict(self._undated))
 
-    def take(self, line: bytes, path: str, offset: int) -> None:
+    def take(self, line: bytes, offset: int) -> None:
         """Take a line without its newline."""
         line = line.removeprefix(codecs.BOM_UTF8).strip(b" \t\r")  # editors add the mark
         if not line:
@@ -121,11 +123,11 @@ class Turns:
         if self.latest is None or at > self.latest:
             self.latest, self.latest_offset = at, offset
         if self._undated:
-            self.date_damage(self.latest, path)
+            self.date_damage(self.latest)
         if session in self.sessions and at > self.newest.get(session, at - 1):
             self.newest[session] = at
 
-    def date_damage(self, at: int, path: str) -> None:
+    def date_damage(self, at: int) -> None:
         """Date the damage since the last message: this time, or that of the newest message."""
         source = None
         if self.latest is not None and self.latest >= at:
@@ -133,7 +135,7 @@ class Turns:
         for name, offset in self._undated.items():
             known = self.damage.get(name)
             if known is None or at > known.at:
-                self.damage[name] = Damage(at, path, offset, source)
+                self.damage[name] = Damage(at, self.path, offset, source)
         self._undated.clear()
 
 
@@ -146,9 +148,8 @@ class MessageLog:
 
     def __init__(self, path: str, sessions: Collection[str], since: LogPosition | None = None) -> None:
         """Read nothing yet. `path` is for people; with `since`, only what follows is read."""
-        self.turns = Turns(frozenset(sessions))
+        self.turns = Turns(path, frozenset(sessions))
         self._position = since
-        self._path = path
         self._complete_lines = self.turns
         self._size = since.offset if since else 0
 
@@ -173,7 +174,7 @@ class MessageLog:
                 raise StoppedError("stopped by a signal")
             *ends, rest = block.split(b"\n")
             for end in ends:
-                turns.take(head + end if head else end, self._path, begin)
+                turns.take(head + end if head else end, begin)
                 position += len(end) + 1
                 begin, head = position, b""
             head += rest
@@ -183,8 +184,8 @@ class MessageLog:
         self._position = LogPosition(identity_of(status), begin)
         self._size = status.st_size
         self.turns = turns.copy()
-        self.turns.take(head, self._path, begin)
-        self.turns.date_damage(status.st_mtime_ns, self._path)
+        self.turns.take(head, begin)
+        self.turns.date_damage(status.st_mtime_ns)
         return self._position
 
 

@@ -330,7 +330,7 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _newest_in(path: Path) -> int | None:
-    turns = Turns(frozenset())
+    turns = Turns(MESSAGES, frozenset())
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
@@ -339,7 +339,7 @@ def _newest_in(path: Path) -> int | None:
     except OSError:
         return None
     for line in lines:
-        turns.take(line, "", 0)
+        turns.take(line, 0)
     return turns.latest or (status.st_mtime_ns if lines else None)
 
 

@@ -30,7 +30,7 @@ from arawn_cli.config.lookup import (
     find_root,
     home_directory,
 )
-from arawn_cli.config.relay_url import Address
+from arawn_cli.config.relay_url import Address, redact_value
 from arawn_cli.config.roots import find_conflicts, refuse_other_root, values_of_root
 from arawn_cli.config.schema import ConfigFile, Maintenance, Relay, with_value
 from arawn_cli.config.validation import describe_errors, find_misspellings
@@ -358,10 +358,11 @@ def _effective(config: Config, environment: Mapping[str, str]) -> dict[str, tupl
 
 
 def _leaves(table: BaseModel, values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object, bool]]:
-    """Yield the dotted key of each value, the value, and whether the file sets it."""
+    """Yield each dotted key, its value without secrets, and whether the file sets it."""
     for name, value in values.items():
         inner = getattr(table, name)
         if isinstance(inner, BaseModel) and isinstance(value, dict):
             yield from _leaves(inner, value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value, name in table.model_fields_set
+            shown = redact_value(value) if isinstance(value, str) and "://" in value else value
+            yield f"{prefix}{name}", shown, name in table.model_fields_set

@@ -6,7 +6,8 @@ the whole file, so these types are checked strictly. `[maintenance]` belongs to 
 unknown key in it is an error, because a misspelt key would silently mean the default.
 
 The descriptions appear in the file that `config init` writes, in the JSON Schema and in the docs.
-The serialized tables are for people: sizes as they were written, and addresses without secrets.
+The serialized tables are for people: sizes as they were written, and addresses to ping, which are
+secret, only with their host.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
-RelayUrl = Annotated[str, AfterValidator(_check_relay_url), PlainSerializer(relay_url.redact_value)]
 PingUrl = Annotated[str, AfterValidator(_check_ping_url), PlainSerializer(relay_url.redact_path)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
@@ -288,7 +288,7 @@ class Pressure(_Table):
 class Relay(_Table):
     """`[maintenance.relay]`."""
 
-    url: RelayUrl = Field(
+    url: Annotated[str, AfterValidator(_check_relay_url)] = Field(
         default="", description="relay to send events to: http(s) sends POST requests, ws(s) text frames; empty sends none"
     )
     token_file: FilePath = Field(

@@ -111,8 +111,8 @@ def test_a_byte_order_mark_hides_no_turn(tmp_path: Path, before: bytes) -> None:
 
 
 def test_an_empty_file_has_no_turns(tmp_path: Path) -> None:
-    assert read(tmp_path / "m", b"", "a") == Turns(frozenset("a"))
-    assert read(tmp_path / "m", b"\n \t\r\n", "a") == Turns(frozenset("a"))
+    assert read(tmp_path / "m", b"", "a") == Turns("m", frozenset("a"))
+    assert read(tmp_path / "m", b"\n \t\r\n", "a") == Turns("m", frozenset("a"))
 
 
 def test_a_stretch_of_zeros_in_which_a_message_can_be_lost_counts_for_every_session(tmp_path: Path) -> None:
