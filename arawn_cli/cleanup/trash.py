@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, V0, WORKSTREAMS
@@ -102,11 +102,11 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
     Raises:
         OSError: that failed; ELOOP or ENOTDIR if something else has its name.
     """
-    with _opened_parent(sessions) as (parent, names):
-        _require_mutable(parent, f"{sessions.root.path}/{'/'.join((WORKSTREAMS, *names))}")
+    with _opened_parent(sessions) as (parent, path):
+        _require_mutable(parent, f"{sessions.root.path}/{path}")
         prefix = "" if _create_trash(parent) else SESSIONS_PREFIX
         descriptor = os.dup(sessions.descriptor) if prefix else open_directory(TRASH, parent)
-        shown = sessions.shown if prefix else "/".join((WORKSTREAMS, *names, TRASH))
+        shown = sessions.shown if prefix else f"{path}/{TRASH}"
         try:
             _require_mutable(descriptor, f"{sessions.root.path}/{shown}")
             yield TrashDirectory(descriptor, shown, prefix)
@@ -117,8 +117,8 @@ def open_trash(sessions: SessionsDirectory) -> Iterator[TrashDirectory]:
 
 
 @contextmanager
-def _opened_parent(sessions: SessionsDirectory) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Open the directory that contains the trash; yield it with its path from `workstreams/`.
+def _opened_parent(sessions: SessionsDirectory) -> Iterator[tuple[int, str]]:
+    """Open the directory that contains the trash; yield it with its path below the root.
 
     It is found from the open `sessions`, because Arawn 0.0 promotes scratch by renaming it: then
     both have moved, and another scratch has their path.
@@ -126,15 +126,14 @@ def _opened_parent(sessions: SessionsDirectory) -> Iterator[tuple[int, tuple[str
     Raises:
         OSError: as open(2).
     """
-    names = sessions.root.layout.sessions
     with ExitStack() as stack:
-        if len(names) > 1:
+        if len(sessions.root.layout.sessions) > 1:
             parent = open_directory("..", sessions.descriptor)
             stack.callback(os.close, parent)
             if not is_mount(sessions.descriptor, parent):
-                yield parent, names[:-1]
+                yield parent, os.path.dirname(sessions.shown)
                 return
-        yield sessions.descriptor, names
+        yield sessions.descriptor, sessions.shown
 
 
 def _create_trash(parent: int) -> bool:
@@ -172,8 +171,8 @@ def check_trash_writable(sessions: SessionsDirectory) -> bool:
         OSError: as `open_trash`; EACCES or EROFS if this account must not change the directories.
     """
     is_there = True
-    with _opened_parent(sessions) as (parent, names):
-        path = f"{sessions.root.path}/{'/'.join((WORKSTREAMS, *names))}"
+    with _opened_parent(sessions) as (parent, shown):
+        path = f"{sessions.root.path}/{shown}"
         _require_mutable(parent, path)
         try:
             with opened_directory(parent, TRASH) as trash:
@@ -339,10 +338,10 @@ class Purged:
     """
 
     entry: TrashEntry
-    usage: Usage
-    freed_bytes: int
-    failures: tuple[Failure, ...]
-    finished: bool
+    usage: Usage = field(default_factory=Usage)
+    freed_bytes: int = 0
+    failures: tuple[Failure, ...] = ()
+    finished: bool = False
 
 
 def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int, *, dry_run: bool = False) -> Purged:
@@ -357,21 +356,19 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             usage = measure(directory, entry.name, shown, stop_when(stopping))
             if usage.obstacles:  # it stays whole, and can be restored
                 text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
-                return Purged(entry, usage, 0, (Failure("delete", escape(shown), errno.EPERM, text),), finished=False)
+                return Purged(entry, usage, failures=(Failure("delete", escape(shown), errno.EPERM, text),))
             if dry_run:
-                return Purged(entry, usage, freed_bytes(usage, Usage()), (), finished=True)
+                return Purged(entry, usage, freed_bytes(usage, Usage()), finished=True)
             operation = "rename"
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             place = "/".join((WORKSTREAMS, *entry.directory))
             (failures,) = delete_trees(directory, [name], place, threads if usage.files >= PARALLEL_MIN_FILES else 1, stopping)
             if stopping() and exists(name, directory):  # measuring what is left could take long
-                return Purged(entry, usage, 0, tuple(failures), finished=False)
+                return Purged(entry, usage, failures=tuple(failures))
             left = measure(directory, name, shown) if failures else Usage()
-    except StoppedError:
-        return Purged(entry, Usage(), 0, (), finished=False)
-    except FileNotFoundError:  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
-        return Purged(entry, Usage(), 0, (), finished=False)
+    except (StoppedError, FileNotFoundError):  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there
+        return Purged(entry)
     except OSError as error:
-        return Purged(entry, Usage(), 0, (Failure.of(operation, shown, error),), finished=False)
+        return Purged(entry, failures=(Failure.of(operation, shown, error),))
     return Purged(entry, usage, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)
