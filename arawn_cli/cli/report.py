@@ -45,6 +45,7 @@ def report(
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
     as_json = output.format == "json"
+    is_complete = html is not None or as_json
     if html is not None and as_json:
         raise typer.BadParameter("excludes --format json", param_hint="--html")
     flags = replace(flags, dry_run=True, no_relay=True)
@@ -55,14 +56,8 @@ def report(
         nonlocal file
         file = None if path is None else AtomicFile(path, "the report")  # fails before measuring
         problem = unread_state_problem(config, flags, context.environment)
-        return gather(
-            config,
-            context,
-            days,
-            [problem] if problem else [],
-            search=html is not None or as_json,
-            next_runs=_next_runs(config, flags, context) if html is not None or as_json else {},
-        )
+        next_runs = _next_runs(config, flags, context) if is_complete else {}
+        return gather(config, context, days, [problem] if problem else [], search=is_complete, next_runs=next_runs)
 
     path = None if html in (None, _STANDARD_OUTPUT) else Path(html)
     table = partial(_table, flags=flags, verbose=output.verbose) if html is None else None

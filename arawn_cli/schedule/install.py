@@ -91,10 +91,10 @@ class Selection:
 
 def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str], root_name: str | None) -> Place:
     """Return the place of a scheduler, a scope and a root; without settings, not for installing."""
-    if scheduler is Scheduler.CRON and scope is Scope.SYSTEM:
-        return Place(scheduler, scope, FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),)), None, root_name)
     if scheduler is Scheduler.CRON:
-        return Place(scheduler, scope, CrontabStore(account_name(os.getuid()), root_name), None, root_name)
+        cron_d = FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),))
+        store = cron_d if scope is Scope.SYSTEM else CrontabStore(account_name(os.getuid()), root_name)
+        return Place(scheduler, scope, store, None, root_name)
     if scope is Scope.SYSTEM:
         directory = _SYSTEM_UNITS
     else:  # a relative directory is ignored, as the XDG specification demands
@@ -141,12 +141,7 @@ def require_access(place: Place) -> None:
         )
     if place.scope is Scope.USER and isinstance(place.store, FileStore) and os.geteuid() == 0 and way_to(place.store.directory).accounts:
         raise RefusedError(f"{place.store.directory} belongs to another account: as root, use --system, or run this as that account")
-    if (
-        place.scheduler is Scheduler.CRON
-        and isinstance(place.store, FileStore)
-        and not place.store.directory.is_dir()
-        and running_cron() is None
-    ):
+    if place.manager is None and isinstance(place.store, FileStore) and not place.store.directory.is_dir() and running_cron() is None:
         raise SchedulerMissingError(f"{place.store.directory} does not exist, so cron is not installed: sudo apt-get install cron")
 
 
