@@ -6,17 +6,20 @@ Instants are nanoseconds since the epoch. Screens show local time; events have U
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from arawn_cli.config.loader import Flags
 from arawn_cli.diskcheck.levels import SESSION
 from arawn_cli.events import Filesystem, Unit
 from arawn_cli.names import escape
-from arawn_cli.timestamps import SECOND
+from arawn_cli.timestamps import DAY, SECOND
 from arawn_cli.units import count, size
 
 Command = Callable[..., str]
 """Return a command line of this program from its words, for the configuration and root of a run."""
+
+_AGES = tuple(days * DAY for days in (1, 7, 30, 90))
 
 PLAIN: Command = Flags().command
 """The command line without options."""
@@ -53,6 +56,11 @@ def age(instant: int | None, now: int) -> str:
         return "in the future"
     hours = (now - instant) // (3600 * SECOND)
     return f"{hours} h ago" if hours < 24 else f"{hours // 24} d ago"
+
+
+def age_class(instant: int, now: int) -> int:
+    """Return 0 for an instant less than a day ago, then 1 (7 days), 2 (30), 3 (90), or 4."""
+    return bisect_right(_AGES, now - instant)
 
 
 def day(instant: int) -> str:

@@ -29,18 +29,19 @@ from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName, Level, Reason, Unit
 from arawn_cli.fs.files import read_small_file, remove_atomic, write_atomic
 from arawn_cli.fs.permissions import account_name
+from arawn_cli.output.format import age_class
 from arawn_cli.problems import STATE, persistent
 from arawn_cli.runs import Run
 from arawn_cli.state import State
-from arawn_cli.timestamps import DAY, SECOND
+from arawn_cli.timestamps import SECOND
 
 if TYPE_CHECKING:
     from arawn_cli.events import DiskCheck, ScratchCleanup, ScratchSessionEvent
 
 log = logging.getLogger(__name__)
 
-AGES = (("1d", 1), ("7d", 7), ("30d", 30), ("90d", 90))
-"""Upper bounds, in days, of the age buckets of scratch sessions."""
+_AGES = ("1d", "7d", "30d", "90d", "older", "unknown")
+"""The labels of the classes of ages: the end of each, in days, and that of an unknown age."""
 
 _OLD_NAME = re.compile(r"arawn_(disk_check|scratch_cleanup)(\.[A-Za-z0-9_-]+)?\.prom")
 _LARGEST_BYTES = 16 * 1024**2
@@ -180,7 +181,7 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
 
 def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], figures: StateFigures) -> Iterator[Metric]:
     """Return the metrics of a cleanup. Scratch sessions that it left are counted by age."""
-    counts = dict.fromkeys((*(name for name, _ in AGES), "older", "unknown"), 0)
+    counts = dict.fromkeys(_AGES, 0)
     for session in sessions:
         if not session.action.is_removal:
             counts[_age_bucket(session)] += 1
@@ -206,9 +207,8 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
 
 def _age_bucket(session: ScratchSessionEvent) -> str:
     if session.last_activity is None:
-        return "unknown"
-    age = timestamps.parse(session.timestamp) - timestamps.parse(session.last_activity)
-    return next((name for name, days in AGES if age < days * DAY), "older")
+        return _AGES[-1]
+    return _AGES[age_class(timestamps.parse(session.last_activity), timestamps.parse(session.timestamp))]
 
 
 def _run_metrics(figures: StateFigures, summary: DiskCheck | ScratchCleanup, *, succeeded: bool) -> Iterator[Metric]:

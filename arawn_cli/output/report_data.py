@@ -5,7 +5,6 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,6 +52,7 @@ from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
 from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage, combined
+from arawn_cli.output.format import age_class
 from arawn_cli.runs import Removal, Run, read_removals
 from arawn_cli.timestamps import DAY
 
@@ -64,9 +64,8 @@ MAX_ALERTS = 12
 MAX_WORKSTREAMS = 12
 """Workstreams whose largest parts are searched, and that a page shows unfolded."""
 
-# The ages of sessions: the days that end each, and its name.
-_AGES = ((1, "under a day"), (7, "1 to 7 days"), (30, "7 to 30 days"), (90, "30 to 90 days"), (math.inf, "over 90 days"))
-_UNKNOWN_AGE = "unknown"
+_AGES = ("under a day", "1 to 7 days", "7 to 30 days", "30 to 90 days", "over 90 days", "unknown")
+"""The names of the classes of ages, the last one for an unknown age."""
 
 # The history leaves out samples that equal the one before, for up to a day. The usage at the
 # beginning of the period may therefore be in a sample that is a day older.
@@ -289,11 +288,10 @@ class Report:
 
     def ages(self) -> list[tuple[str, int, int]]:
         """Return each age of scratch sessions, with the number of sessions and their bytes."""
-        found: dict[str, list[int]] = {name: [] for name in (*(name for _, name in _AGES), _UNKNOWN_AGE)}
+        found: dict[str, list[int]] = {name: [] for name in _AGES}
         for session in self.sessions:
             activity = session.last_activity
-            name = _UNKNOWN_AGE if activity is None else next(name for end, name in _AGES if self.now - activity < end * DAY)
-            found[name].append(session.size)
+            found[_AGES[-1 if activity is None else age_class(activity, self.now)]].append(session.size)
         return [(name, len(sizes), sum(sizes)) for name, sizes in found.items() if sizes]
 
     def largest(self) -> list[SessionReport]:

@@ -20,8 +20,7 @@ def print_event(event: Event) -> None:
     """Print an event as one line, and flush it for the reader."""
     from arawn_cli.events import to_json  # not imported for --version
 
-    sys.stdout.write(to_json(event) + "\n")
-    sys.stdout.flush()
+    print_text(to_json(event) + "\n")
 
 
 # Fields of a report that are nanoseconds since the epoch.
