@@ -196,8 +196,15 @@ def has_mount(directory: str) -> bool:
 
 
 def is_mount(directory: int, parent: int) -> bool:
-    """Whether an open directory is a mount in its open parent; a bind mount counts, too."""
-    return mount_id(directory) != mount_id(parent)
+    """Whether an open directory is a mount in its open parent; a bind mount counts, too.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    here, above = mount_id(directory), mount_id(parent)
+    if -1 in (here, above):
+        raise OSError(errno.ENOSYS, "the kernel does not tell to which mount a file belongs")
+    return here != above
 
 
 def mount_id(descriptor: int | str, information: int | None = None) -> int:

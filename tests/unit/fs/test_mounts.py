@@ -20,6 +20,7 @@ from arawn_cli.fs.mounts import (
     filesystem_of,
     has_mount,
     is_below,
+    is_mount,
     layers_of,
     mount_of,
     mount_points,
@@ -113,6 +114,17 @@ def test_an_open_directory_and_its_path_have_the_same_filesystem(tmp_path: Path)
 @given(st.integers(0, 2**31 - 1), st.lists(st.sampled_from([b"pos:\t0", b"flags:\t02", b"ino:\t12", b"inotify wd:1 ino:9 mnt_id:7"])))
 def test_the_mount_id_is_found_among_other_fields(number: int, others: list[bytes]) -> None:
     assert parse_mount_id(b"\n".join([*others, b"mnt_id:\t%d" % number, b"ino:\t5"])) == number
+
+
+def test_without_the_number_of_a_mount_no_directory_is_taken_for_a_plain_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sandbox with a kernel of its own, whose /proc/PID/fdinfo has fewer fields."""
+    monkeypatch.setattr(mounts, "parse_mount_id", lambda _text: -1)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="does not tell"):
+            is_mount(directory, directory)
+    finally:
+        os.close(directory)
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(lambda name: name not in (".", ".."))
