@@ -63,7 +63,7 @@ class RunPool:
         processes: the active runs.
     """
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     stdout: int
     processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _is_closed: bool = False
