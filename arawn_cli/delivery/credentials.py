@@ -146,7 +146,7 @@ def keep_variables(environment: MutableMapping[str, str]) -> None:
 
 def with_kept_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment with the variables that `keep_variables` moved."""
-    return {**environment, **_kept}
+    return {**_kept, **environment}
 
 
 def credential_file(environment: Mapping[str, str], credential: str) -> Path | None:
