@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import itemgetter
+from pathlib import Path
 
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
@@ -54,15 +55,14 @@ from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.output.format import age_class
 from arawn_cli.runs import Removal, Run, read_removals
+from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 
 # The number of entries that a list of a report shows.
 MAX_SESSIONS = 8
 MAX_DIRECTORIES = 12
 MAX_ALERTS = 12
-
-MAX_WORKSTREAMS = 12
-"""Workstreams whose largest parts are searched, and that a page shows unfolded."""
+MAX_WORKSTREAMS = 12  # those whose largest parts are searched, and that a page shows unfolded
 
 _AGES = ("under a day", "1 to 7 days", "7 to 30 days", "30 to 90 days", "over 90 days", "unknown")
 """The names of the classes of ages, the last one for an unknown age."""
@@ -335,13 +335,7 @@ def gather(
         largest = _search(root, config, measured, context) if search else {}
         decisions = decisions_now(root, config, measured, now, context.stopping)
         removal = removal_now(root, config, measured, decisions, now, context.stopping)
-        try:
-            transitions = read_transitions(context.state, root.path, TRANSITIONS_KEPT)
-            removals = read_removals(context.state, root.path)
-            last_runs = {job: runs.read(context.state, job, root.path) for job in JobName}
-        except StateUnavailableError as error:
-            transitions, removals, last_runs = [], [], {}
-            problems.append(f"earlier usage, alerts and removals are unknown: {error}")
+        transitions, removals, last_runs = _recorded(context.state, root.path, problems)
     if removal is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
@@ -374,6 +368,16 @@ def gather(
         jobs=tuple(JobReport(job, last_runs.get(job), (next_runs or {}).get(job)) for job in JobName),
         problems=(*map(str, measured.failures), *unlisted, *problems),
     )
+
+
+def _recorded(state: State, root: Path, problems: list[str]) -> tuple[list[Transition], list[Removal], dict[JobName, Run | None]]:
+    """Return the changes of level (newest first), the removals (oldest first) and the last runs."""
+    try:
+        last_runs = {job: runs.read(state, job, root) for job in JobName}
+        return read_transitions(state, root, TRANSITIONS_KEPT), read_removals(state, root), last_runs
+    except StateUnavailableError as error:
+        problems.append(f"earlier usage, alerts and removals are unknown: {error}")
+        return [], [], {}
 
 
 def _search(root: Root, config: Config, measured: Measurements, context: RunContext) -> dict[str, Largest]:
