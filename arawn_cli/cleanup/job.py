@@ -218,15 +218,15 @@ class _Cleanup:
             OSError: as `list_sessions`.
             NoSuchSessionError: an id on the command line names no session.
         """
-        if sessions is None:
-            self.done.no_sessions = reason_for_no_sessions(self._root)
-            log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
-        elif problem := missing_permission(sessions):
+        if sessions is not None and (problem := missing_permission(sessions)):
             log.warning("%s", problem)
         listed = list_sessions(sessions) if sessions else []
         if unknown := sorted(self._only - {session.name for session in listed}):
             names = ", ".join(map(escape, unknown))
             raise NoSuchSessionError(f"no scratch session {names} in {self._root.path}: nothing was done; see also `arawn-cli trash list`")
+        if sessions is None:
+            self.done.no_sessions = reason_for_no_sessions(self._root)
+            log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
         return listed
 
     def _put_back_pending(self) -> list[TrashEntry]:
