@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.errors import RefusedError, StateUnavailableError
@@ -203,10 +203,14 @@ def record(
     """
     try:
         with state.transaction() as connection:
+            key = key_of(root)
             store(connection, job, root, run)
             connection.executemany(
                 f"INSERT OR REPLACE INTO removals (root, {_REMOVAL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-                [(key_of(root), *astuple(replace(removal, bytes=min(removal.bytes, MAX_INTEGER)))) for removal in removals],
+                [  # `astuple` deep-copies each value
+                    (key, each.session, each.removed_at, each.run, each.reason, each.detail, min(each.bytes, MAX_INTEGER), each.purged_at)
+                    for each in removals
+                ],
             )
             connection.execute("DELETE FROM removals WHERE removed_at < ?", (run.last_run - REMOVALS_KEPT,))
             _change_removals(connection, root, purged, restored, run.last_run)
