@@ -105,13 +105,13 @@ def test_limits_are_sizes(home: Path, tmp_path: Path) -> None:
     assert load(Flags(config=path), {}).maintenance.pressure.limits == {"a": 5 * GIB, "b": 1_500_000, "c": 700, "d": 500 * 1024**2}
 
 
-def test_limits_are_shown_as_in_the_file_and_defaults_as_documented(home: Path, tmp_path: Path) -> None:
+def test_limits_are_shown_as_in_the_file_and_those_of_arawns_table_with_their_unit(home: Path, tmp_path: Path) -> None:
     path = configured(
         tmp_path, "[paths.usage]\nsession_warning_mb = 4\n[maintenance]\nroot='/x'\n[maintenance.pressure]\ntotal = '1.5 TB'\n"
     )
     config = load(Flags(config=path), {})
     limits = (config.total_limit_bytes, config.workstream_limit_bytes, config.session_limit_bytes)
-    assert [size(limit) for limit in limits] == ["1.5 TB", "1GiB", "4MiB"]
+    assert [size(limit) for limit in limits] == ["1.5 TB", "1 GiB", "4 MiB"]
 
 
 @pytest.fixture
