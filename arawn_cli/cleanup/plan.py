@@ -224,7 +224,9 @@ def _detail(session: ScratchSession, reason: Reason, pattern: str | None = None)
             return MOVED
         case Reason.EXPIRED:
             return f"newest: {_newest(session)}; touch it if it was copied in with old times"
-    return _newest(session)
+        case Reason.ACTIVE | Reason.RECENT_FILES | Reason.FUTURE_TIMESTAMP:
+            return _newest(session)
+    return ""
 
 
 _KINDS = {
@@ -236,7 +238,7 @@ _KINDS = {
 
 
 def _newest(session: ScratchSession) -> str:
-    """Return the newest evidence and its time."""
+    """Return the newest evidence and its time. The session has some."""
     evidence, usage = session.evidence, session.usage
     times = [(evidence.last_turn, "turn"), (evidence.row, "database row")]
     if usage is not None:

@@ -101,7 +101,7 @@ class ScratchSession:
         mount_point: path below the root of a mount at or in it; empty if there is none.
         usage: None until it is measured.
         is_foreign: whether Arawn gives no session such a name.
-        keep_file: path below it of a file that says that it is to be kept; empty without one.
+        keep_file: path below it of its `.keep` file, which protects it; empty without one.
     """
 
     name: str

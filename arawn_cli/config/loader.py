@@ -253,7 +253,7 @@ def _limit(size: int | None, number: int, unit: str) -> int:
     """Return a limit of `[maintenance.pressure]`, else that of `[paths.usage]` with its unit."""
     if size is not None:
         return size
-    text = f"{number}{unit}"
+    text = f"{number} {unit}"
     return WrittenSize(bytes_of(text), text)
 
 

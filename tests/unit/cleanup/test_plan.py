@@ -43,6 +43,7 @@ sessions = st.builds(
     ),
     st.none() | st.builds(Usage, newest_mtime=ages, failures=st.sampled_from([(), FAILURE])),
     st.booleans(),
+    st.sampled_from(["", ".keep"]),
 )
 
 
@@ -65,6 +66,7 @@ def session(turn: int | None = None, row: int | None = None, mtime: int = 0, nam
         (session(mtime=NOW + MINUTE), Reason.RECENT_FILES),
         (session(mtime=NOW + MINUTE + 1), Reason.FUTURE_TIMESTAMP),
         (session(name="keep-me"), Reason.PROTECTED),
+        (replace(session(), keep_file=".keep"), Reason.PROTECTED),
         (replace(session(name="-bad"), is_foreign=True), Reason.FOREIGN_NAME),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(workstream="blog")), Reason.ATTACHED),
         (ScratchSession("a", FileKind.DIRECTORY, (1, 2), evidence=TurnEvidence(CUTOFF, workstream="blog")), Reason.ACTIVE),
@@ -102,6 +104,7 @@ def test_nothing_younger_than_the_cutoff_is_removed_and_nothing_in_doubt(found: 
         assert not found.mount_point
         assert not found.evidence.is_attached
         assert not found.is_foreign
+        assert not found.keep_file
         assert found.name == "a"
         assert found.kind is FileKind.DIRECTORY
 
