@@ -141,8 +141,9 @@ def require_access(place: Place) -> None:
         )
     if place.scope is Scope.USER and isinstance(place.store, FileStore) and os.geteuid() == 0 and way_to(place.store.directory).accounts:
         raise RefusedError(f"{place.store.directory} belongs to another account: as root, use --system, or run this as that account")
-    if place.manager is None and isinstance(place.store, FileStore) and not place.store.directory.is_dir() and running_cron() is None:
-        raise SchedulerMissingError(f"{place.store.directory} does not exist, so cron is not installed: sudo apt-get install cron")
+    cron_d = place.store.directory if place.scheduler is Scheduler.CRON and isinstance(place.store, FileStore) else None
+    if cron_d is not None and not cron_d.is_dir() and running_cron() is None:
+        raise SchedulerMissingError(f"{cron_d} does not exist, so cron is not installed: sudo apt-get install cron")
 
 
 def timers_to_start(place: Place) -> list[str]:
