@@ -138,7 +138,8 @@ _RESULTS: dict[str, Callable[..., SendResult]] = {result.__name__: result for re
 def _answer(url: str, message: Mapping[str, str] | None, *, use_proxy: bool) -> dict[str, object]:
     """Send a message and return the result; without a message only check the address."""
     logging.root.handlers = [logging.NullHandler()]  # libraries log addresses
-    os.environ.update(with_kept_variables(os.environ))
+    # Only proxies: a program that a library starts gets all variables.
+    os.environ.update({name: value for name, value in with_kept_variables(os.environ).items() if name.lower().endswith("_proxy")})
     if not use_proxy:
         os.environ["no_proxy"] = "*"  # of both names, this one counts
     try:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.delivery import apprise_client
+from arawn_cli.delivery import apprise_client, credentials
 from arawn_cli.delivery.apprise_client import Address, AppriseClient, addresses_from, interpret, missing_apprise, without_address
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.errors import ConfigurationError
@@ -135,6 +135,16 @@ def test_a_proxy_of_the_environment_is_used_if_the_configuration_lets_it(
     result = sent("json://notify.invalid/x", use_proxy=use_proxy)
     assert isinstance(result, Delivered) is use_proxy
     assert json_server.requests == (["http://notify.invalid/x"] if use_proxy else [])
+
+
+def test_of_the_secrets_of_root_a_service_gets_only_the_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"ARAWN_RELAY_TOKEN": "token", "ARAWN_CLOACINA_URL": "postgres://user:word@host/d", "HTTPS_PROXY": "http://user:word@proxy"}
+    monkeypatch.setattr(credentials, "_kept", kept)
+    for name in (*kept, "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(apprise_client, "_send_with_apprise", lambda *_: Refused(" ".join(sorted(kept.keys() & os.environ.keys()))))
+    assert sent("json://localhost") == Refused("HTTPS_PROXY")
+    assert not kept.keys() & os.environ.keys()
 
 
 def test_an_unknown_service_is_a_failure() -> None:
