@@ -20,7 +20,7 @@ from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMes
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure
 from arawn_cli.fs.mounts import mount_points, require_answer
-from arawn_cli.fs.openat import FileKind, Identity, entries, exists, identity_of, opened_directory, opened_file
+from arawn_cli.fs.openat import FileKind, Identity, LinkError, entries, exists, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.sqlite import never_stopping
 
@@ -245,17 +245,37 @@ class _Files(MessagesReader):
             try:
                 self._require_answer(workstream)
                 with opened_directory(self._root.workstreams, workstream) as directory:
-                    candidates = {entry.name for entry in entries(directory)}.intersection(sessions)
-                    below = f"{self._root.path}/{WORKSTREAMS}/{workstream}"
-                    # A mount there may hang, and is a sign of the session, too.
-                    here = (session for session in candidates if f"{below}/{session}" in self._mounts or self._take(directory, session))
-                    self.attached |= dict.fromkeys(here, workstream)
+                    self._attach({entry.name for entry in entries(directory)}.intersection(sessions), directory, workstream)
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
             except OSError as error:
-                # Another name than Arawn gives is that of a renamed workstream, or of lost+found.
-                if is_valid_id(workstream) or not isinstance(error, PermissionError):
+                if is_valid_id(workstream) or self._may_be_renamed(workstream, error):
                     self._fail((workstream,), error)
+
+    def _attach(self, sessions: Collection[str], directory: int, workstream: str) -> None:
+        """Attach those of the sessions to a workstream that have messages in its open directory."""
+        for session in sessions:
+            try:
+                # A mount there may hang, and is a sign of the session, too.
+                if f"{self._root.path}/{WORKSTREAMS}/{workstream}/{session}" in self._mounts or self._take(directory, session):
+                    self.attached[session] = workstream
+            except OSError as error:
+                self._fail((workstream, session, MESSAGES), error)
+
+    def _may_be_renamed(self, name: str, error: OSError) -> bool:
+        """Whether a name that Arawn gives no workstream, and that cannot be opened, may be one's.
+
+        lost+found is none. Neither is a link to a file, or to nothing.
+        """
+        if not isinstance(error, LinkError):
+            return not isinstance(error, PermissionError)
+        try:
+            require_answer(f"{self._root.path}/{WORKSTREAMS}/{name}", self._stopping)
+            return stat.S_ISDIR(os.stat(name, dir_fd=self._root.workstreams).st_mode)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
     def _take(self, directory: int, session: str) -> bool:
         """Take the time of a session's messages; return whether it has some in this directory.

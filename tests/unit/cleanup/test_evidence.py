@@ -250,6 +250,9 @@ def test_without_a_database_a_turn_in_a_workstream_attaches_a_session(run: RunCo
         ("thesis", "directory", ("attached", "expired")),
         ("My Thesis", "directory", ("attached", "expired")),
         ("My Thesis", "link", ("activity_unknown", "activity_unknown")),
+        ("notes.md", "link to a file", ("expired", "expired")),
+        ("notes.md", "link to nothing", ("expired", "expired")),
+        ("My Thesis", "closed session", ("activity_unknown", "activity_unknown")),
         ("thesis", "mode 0", ("activity_unknown", "activity_unknown")),
         ("lost+found", "mode 0", ("expired", "expired")),
     ],
@@ -262,12 +265,17 @@ def test_on_main_without_a_database_messages_in_a_workstream_of_any_name_attach_
     main.database.unlink()
     workstream = main.workstreams / name
     workstream.mkdir(exist_ok=True)
-    if kind == "directory":
-        (workstream / sessions[0].name).mkdir()
-        (sessions[0] / "messages.jsonl").rename(workstream / sessions[0].name / "messages.jsonl")
-    elif kind == "link":
+    if kind in ("directory", "closed session"):
+        moved = workstream / sessions[0].name
+        moved.mkdir()
+        (sessions[0] / "messages.jsonl").rename(moved / "messages.jsonl")
+        set_age(sessions[0], main.ago(300))
+        moved.chmod(0 if kind == "closed session" else 0o755)
+    elif kind.startswith("link"):
         workstream.rename(tmp_path / "elsewhere")
-        workstream.symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "a file").touch()
+        targets = {"link": "elsewhere", "link to a file": "a file", "link to nothing": "nothing"}
+        workstream.symlink_to(tmp_path / targets[kind])
     else:
         workstream.chmod(0)
     done = run("scratch-cleanup", "--base-path", main.root, prefix=WITHOUT_FILE_POWERS)
