@@ -141,6 +141,7 @@ def trash_list(
     everything: Annotated[bool, typer.Option("--all", help="Also list purged sessions of the last year, and all reasons.")] = False,
 ) -> None:
     """List removed sessions, oldest first, and the time from which cleanup purges each."""
+    flags = replace(flags, no_relay=True)  # events that wait for the relay are the business of the jobs
     run = run_job(flags, output, partial(list_trash, everything=everything), table=_trash_table)
     raise typer.Exit(run.exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,32 @@ def test_no_relay_and_dry_runs_send_and_store_no_event(site: Site, tmp_path: Pat
             server.accept()
     assert queued(site.state) == []
     assert snapshot(site.tree.root) == {path: entry for path, entry in before.items() if path.startswith(f"{site.tree.root}/")}
+
+
+def test_a_list_of_the_trash_changes_nothing_and_needs_no_relay(site: Site, run: Callable[..., Run], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        site.configure(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_secs=0.1, deadline_secs=0.1)
+        for has_state in (False, True):
+            if has_state:
+                site.check()
+                assert queued(site.state)
+                _connections(server)
+            before = snapshot(tmp_path)
+            for option in ("--format=json", "--all"):
+                assert run("trash", "list", option, "--config", site.file).code == 0
+            assert not _connections(server)
+            assert snapshot(tmp_path) == before
+
+
+def _connections(server: socket.socket) -> int:
+    """Close the waiting connections, and return their number."""
+    number = 0
+    with suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+            number += 1
+    return number
 
 
 def test_relay_url_replaces_the_configured_one(site: Site, shared_nchan: Nchan, channel: str) -> None:
