@@ -24,6 +24,7 @@ from arawn_cli.fs.permissions import account_name
 from arawn_cli.output.prometheus import Metric, exposition, file_name
 from tests.conftest import RunCommand, needs, needs_namespaces, needs_setpriv
 from tests.support.doctor_inputs import public_directory
+from tests.support.owner import READABLE
 from tests.support.relay_fixtures import free_port
 from tests.support.tree import SampleTree
 
@@ -129,6 +130,7 @@ def test_a_file_has_a_name_of_its_own_for_each_job_account_and_root(keys: list[t
 
 
 @needs_setpriv
+@needs_namespaces
 def test_two_accounts_share_a_directory_and_a_scrape(run: RunCommand, public_directory: Path) -> None:
     textfiles = public_directory / "prom"
     textfiles.mkdir()
@@ -141,7 +143,7 @@ def test_two_accounts_share_a_directory_and_a_scrape(run: RunCommand, public_dir
         )
         for path in (home, *home.rglob("*")):
             os.chown(path, account, account)
-        prefix = ("setpriv", f"--reuid={account}", f"--regid={account}", "--clear-groups")
+        prefix = (*READABLE, "setpriv", f"--reuid={account}", f"--regid={account}", "--clear-groups")
         done = run("disk-check", "--config", home / "c.toml", prefix=prefix, HOME=str(home))
         assert (done.code, "metrics" in done.stderr) == (0, False)
     names = [path.name for path in textfiles.iterdir()]
