@@ -126,8 +126,10 @@ class SessionRemover:
 
         With `purge` the sessions are deleted at once; else they stay in the trash.
         """
+        if not due:
+            return
         self._purge = purge
-        if due and self._dry_run and self._needs:  # a real run will see
+        if self._dry_run and self._needs:  # a real run will see
             self._cannot_exchange = why_chats_cannot_be_kept(self._config, self._sessions.root, self._sessions.descriptor, self._needs)
         with _many_descriptors() as limit:
             # A dry run keeps no descriptor.

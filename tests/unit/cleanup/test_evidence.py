@@ -6,6 +6,7 @@ import gzip
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from arawn_cli import timestamps
+from arawn_cli.arawn.messages import MessageLog
 from arawn_cli.timestamps import DAY
 from tests.conftest import WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, snapshot
 from tests.support import message_lines
@@ -323,17 +325,27 @@ def test_a_line_with_two_ids_is_a_turn_of_both_sessions(run: RunCommand, tree: S
     assert (done.code, done.reasons()) == (1, {"s": "activity_unknown", "t": "activity_unknown", "u": "expired"})
 
 
-def test_messages_are_not_opened_if_nothing_is_due(tree: SampleTree) -> None:
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_messages_are_not_read_if_nothing_is_due(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, *, dry_run: bool) -> None:
     from tests.support.in_process import cleaned
 
+    logs: list[MessageLog] = []
+    original = MessageLog.read
+
+    def read(log: MessageLog, descriptor: int, stopping: Callable[[], bool]) -> None:
+        logs.append(log)
+        original(log, descriptor, stopping)
+
+    monkeypatch.setattr(MessageLog, "read", read)
     tree.session("by-file", files={"f": 1}, age_days=1)
     tree.session("by-row", files={"f": 1}, age_days=30)
     tree.session_row("by-row", tree.ago(1))
     tree.messages.write_bytes(b"no message")
-    summary, _ = cleaned(tree)
-    assert (summary.sessions_kept, summary.failures) == ({"recent_files": 1, "active": 1}, ())
+    summary, _ = cleaned(tree, dry_run=dry_run)
+    assert (summary.sessions_kept, summary.failures, logs) == ({"recent_files": 1, "active": 1}, (), [])
     tree.session("due", files={"f": 1}, age_days=30)
-    assert cleaned(tree)[0].sessions_kept["activity_unknown"] == 1
+    assert cleaned(tree, dry_run=dry_run)[0].sessions_kept["activity_unknown"] == 1
+    assert logs
 
 
 @pytest.mark.parametrize("change", ["replaced", "shorter", "moved"])
