@@ -81,22 +81,27 @@ class Cron:
 
 
 @needs_cron
-def test_a_day_of_cron_has_288_checks_and_one_cleanup(machine: Machine) -> None:
-    """The lines run a stub: 289 real runs would show nothing more about them."""
+@pytest.mark.parametrize("hours", [2, pytest.param(24, marks=pytest.mark.long)])
+def test_each_hour_of_cron_has_12_checks_and_a_day_one_cleanup(machine: Machine, hours: int) -> None:
+    """The lines run a stub: real runs would show nothing more about them."""
     install(machine, "--cron")
     lines = machine.path("/etc/cron.d/arawn-cli")
     stub = machine.path("/opt/arawn-cli/bin/stub")
     stub.write_text("#!/bin/sh\n")
     stub.chmod(0o755)
-    lines.write_text(lines.read_text().replace(COMMAND, "/opt/arawn-cli/bin/stub"))
-    machine.path("/etc/cron.d/a-day").write_text("2 0 1 3 * root : begins\n2 0 2 3 * root : ends\n")
-    cron = Cron(machine, datetime(2026, 2, 28, 23, 58, 30, tzinfo=UTC))
-    cron.minutes(24 * 60 + 6)
+    text = lines.read_text().replace(COMMAND, "/opt/arawn-cli/bin/stub")
+    lines.write_text(text)
+    cleanup = next(int(line.split()[1]) for line in text.splitlines() if "stub scratch-cleanup" in line)
+    begin = datetime(2026, 3, 2, cleanup, 2, tzinfo=UTC) - timedelta(minutes=30)
+    marks = {"begins": begin, "ends": begin + timedelta(hours=hours)}
+    machine.path("/etc/cron.d/a-mark").write_text("".join(f"{at:%M %H %d %m} * root : {name}\n" for name, at in marks.items()))
+    cron = Cron(machine, begin - timedelta(minutes=3, seconds=30))
+    cron.minutes(hours * 60 + 6)
     jobs = cron.stop()
-    day = jobs[next(i for i, job in enumerate(jobs) if ": begins" in job) : next(i for i, job in enumerate(jobs) if ": ends" in job)]
-    machine.path("/etc/cron.d/a-day").unlink()
-    assert sum("disk-check" in job for job in day) == 288
-    assert sum("scratch-cleanup" in job for job in day) == 1
+    first, last = (next(i for i, job in enumerate(jobs) if f": {name}" in job) for name in marks)
+    machine.path("/etc/cron.d/a-mark").unlink()
+    assert sum("disk-check" in job for job in jobs[first:last]) == 12 * hours
+    assert sum("scratch-cleanup" in job for job in jobs[first:last]) == 1
 
 
 @needs_cron
