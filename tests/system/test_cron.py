@@ -111,7 +111,7 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     mailer.write_text("#!/bin/sh\ncat >>/tmp/mail\n")
     mailer.chmod(0o755)
     mail = machine.path("/tmp/mail")  # noqa: S108 - the temporary directory of the private machine
-    old = session(machine, "old", 30)
+    old = session(machine, "mailed", 30)  # the journal has the sessions of other tests
     install(machine, "--cron")
     for hour, state in enumerate(("well", "overlap", "broken"), start=10):
         if state == "overlap":
@@ -135,7 +135,7 @@ def test_cron_mails_when_something_is_wrong_and_only_then(machine: Machine) -> N
     assert text.count("writable by everyone: refused") == 2
     assert "disk_check" in machine.output("journalctl", "-t", "arawn-disk-check", "-o", "cat")
     events = map(json.loads, machine.output("journalctl", "-t", "arawn-scratch-cleanup", "-o", "cat").splitlines())
-    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "old"] == [("trashed", "expired")]
+    assert [(event["action"], event["reason"]) for event in events if event.get("session_id") == "mailed"] == [("trashed", "expired")]
     logger = next(line for line in machine.path("/etc/cron.d/arawn-cli").read_text().splitlines() if "disk-check" in line).rpartition(
         " | "
     )[2]
