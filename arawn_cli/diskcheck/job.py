@@ -23,13 +23,20 @@ from arawn_cli.diskcheck.levels import (
     Rules,
     ScopeUsage,
     Verdict,
+    freed_in,
     judge_all,
     level_of,
+    limit_of,
     reaches,
+    rules_of,
+    scope_of,
+    scope_of_sessions,
+    scopes_of,
+    size_in,
     unchanged,
+    vanished_scopes,
     worst,
 )
-from arawn_cli.diskcheck.limits import freed_in, limit_of, rules_of, scope_of, scope_of_sessions, scopes_of, size_in, vanished_scopes
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
 from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import (

@@ -24,7 +24,7 @@ from arawn_cli.cleanup.job import CleanupResult
 from arawn_cli.config.loader import Config
 from arawn_cli.delivery.outbox import COUNT_FOR_RELAYS
 from arawn_cli.diskcheck.job import CheckResult
-from arawn_cli.diskcheck.limits import size_in
+from arawn_cli.diskcheck.levels import size_in
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName, Level, Reason, Unit
 from arawn_cli.fs.files import read_small_file, remove_atomic, write_atomic

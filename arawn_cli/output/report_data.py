@@ -40,12 +40,16 @@ from arawn_cli.diskcheck.levels import (
     TOTAL,
     ScopeUsage,
     Verdict,
+    freed_in,
     judge_all,
     next_limit,
+    rules_of,
+    scope_of,
+    scopes_of,
+    size_in,
     worst,
     worst_first,
 )
-from arawn_cli.diskcheck.limits import freed_in, rules_of, scope_of, scopes_of, size_in
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
 from arawn_cli.diskcheck.reclaimable import NextRemoval, decisions_now, removal_now

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from arawn_cli.diskcheck.history import WINDOW_HOURS
 from arawn_cli.diskcheck.job import CheckResult
-from arawn_cli.diskcheck.levels import TOTAL, worst_first
-from arawn_cli.diskcheck.limits import scope_of
+from arawn_cli.diskcheck.levels import TOTAL, scope_of, worst_first
 from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words

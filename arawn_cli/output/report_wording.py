@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Outlook, Transition
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL
-from arawn_cli.diskcheck.limits import scope_of
+from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, scope_of
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, minute_with_zone, mounts_in_words

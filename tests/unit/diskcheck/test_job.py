@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.diskcheck.history import read_transitions
 from arawn_cli.diskcheck.job import megabytes, percent_of
-from arawn_cli.diskcheck.limits import FIXED
+from arawn_cli.diskcheck.levels import FIXED
 from arawn_cli.events import DiskPressure, Level, to_json
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
