@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,11 +94,10 @@ class ProblemLog(logging.Filter):
     """Hold the log records of one run that name a problem.
 
     Attributes:
-        directory: of the state file.
         period: time between two scheduled runs of the job, in nanoseconds.
     """
 
-    directory: Path
+    state: State
     job: JobName
     root: Path
     period: int
@@ -136,8 +134,7 @@ class ProblemLog(logging.Filter):
             more = (f"{self._count - _HELD_MAX:,}",)
             self._held[Problem("more")] = [logging.LogRecord(__name__, logging.WARNING, __file__, 0, "and %s more warnings", more, None)]
         try:
-            with closing(State(self.directory, lambda: now)) as state:
-                decision = self._decide(state, now, complete=complete)
+            decision = self._decide(now, complete=complete)
         except StateUnavailableError:
             due = is_due_without_state(self.job, now, self.period)
             decision = Decision(frozenset(self._held if due else ()), {})
@@ -151,13 +148,13 @@ class ProblemLog(logging.Filter):
         for text in filter(None, decision.ended.values()):
             log.warning("%s", text)
 
-    def _decide(self, state: State, now: int, *, complete: bool) -> Decision:
+    def _decide(self, now: int, *, complete: bool) -> Decision:
         """Decide, and store the decision."""
         of_run = (self.job.value, key_of(self.root))
-        if not self._held and not _known(state, of_run):
+        if not self._held and not _known(self.state, of_run):
             return Decision(frozenset(), {})
-        with state.transaction() as connection:
-            decision = decide(frozenset(self._held), _known(state, of_run), now, self.period, complete=complete)
+        with self.state.transaction() as connection:
+            decision = decide(frozenset(self._held), _known(self.state, of_run), now, self.period, complete=complete)
             forget = f"DELETE FROM problems WHERE problem = ? AND {_OF_RUN}"  # noqa: S608 - a constant
             connection.executemany(forget, [(key, *of_run) for key in decision.ended])
             note = "INSERT OR REPLACE INTO problems (job, root, problem, about, logged_at, ended) VALUES (?, ?, ?, ?, ?, ?)"

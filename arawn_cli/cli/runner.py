@@ -12,7 +12,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -185,42 +185,42 @@ def run_job(
     run: JobRun[Result] = JobRun()
     signals = Signals()
     reports = _Reports(name, signals)
-    try:
-        config = load_as_owner(flags, outputs)
-        reports.prepare(config)
-        lower_priority(config.maintenance)
-        with (
-            signals.caught(),
-            progress_for(output) as progress,
-            closing(State(config.state_directory, time.time_ns)) as state,
-        ):
-            writer = _writer(output, progress, flags, events=table is None)
-            standard_output = StandardOutput()
-            delivery = _delivery(config, state, signals)
-            context = RunContext(
-                state=state,
-                show=lambda event: standard_output.attempt(partial(writer, event)),
-                outboxes=[outbox for outbox in (delivery, reports.notifier) if outbox is not None],
-                progress=progress,
-                stopping=signals.stopping,
-                started=reports.started,
-            )
-            lost = _run_and_deliver(run, partial(job, config, context), delivery)
-            _write_metrics(config, state, run)
-        if table is not None and run.result is not None and output.resolved() == "table":
-            standard_output.attempt(partial(_print_table, table(run.result)))
-        if signals.exit_code is not None:
-            run.fail(signals.exit_code, "stopped by a signal")
-        if lost or standard_output.failed:
-            run.fail(ExitCode.UNDELIVERED, f"events neither delivered nor stored: {lost}" if lost else "standard output cannot be written")
-    except LockedError as error:
-        log.log(logging.INFO if unless_running else logging.ERROR, "%s", error)
-        run.fail(ExitCode.DONE if unless_running else error.exit_code, str(error))
-    except (Exception, KeyboardInterrupt) as error:  # a bug ends with one line and its exit code, too
-        run.fail(log_error(error), str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
-        if isinstance(error, ArawnCliError):
-            reports.ping_to(error.pings)
-    reports.send(run)
+    with ExitStack() as stack:
+        try:
+            config = load_as_owner(flags, outputs)
+            state = stack.enter_context(closing(State(config.state_directory, time.time_ns)))
+            reports.prepare(config, state)
+            lower_priority(config.maintenance)
+            with signals.caught(), progress_for(output) as progress:
+                writer = _writer(output, progress, flags, events=table is None)
+                standard_output = StandardOutput()
+                delivery = _delivery(config, state, signals)
+                context = RunContext(
+                    state=state,
+                    show=lambda event: standard_output.attempt(partial(writer, event)),
+                    outboxes=[outbox for outbox in (delivery, reports.notifier) if outbox is not None],
+                    progress=progress,
+                    stopping=signals.stopping,
+                    started=reports.started,
+                )
+                lost = _run_and_deliver(run, partial(job, config, context), delivery)
+                _write_metrics(config, state, run)
+            if table is not None and run.result is not None and output.resolved() == "table":
+                standard_output.attempt(partial(_print_table, table(run.result)))
+            if signals.exit_code is not None:
+                run.fail(signals.exit_code, "stopped by a signal")
+            if lost or standard_output.failed:
+                run.fail(
+                    ExitCode.UNDELIVERED, f"events neither delivered nor stored: {lost}" if lost else "standard output cannot be written"
+                )
+        except LockedError as error:
+            log.log(logging.INFO if unless_running else logging.ERROR, "%s", error)
+            run.fail(ExitCode.DONE if unless_running else error.exit_code, str(error))
+        except (Exception, KeyboardInterrupt) as error:  # a bug ends with one line and its exit code, too
+            run.fail(log_error(error), str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
+            if isinstance(error, ArawnCliError):
+                reports.ping_to(error.pings)
+        reports.send(run)
     return run
 
 
@@ -237,7 +237,7 @@ class _Reports:
     notifier: Notifier | None = None
     problem_log: ProblemLog | None = None
 
-    def prepare(self, config: Config) -> None:
+    def prepare(self, config: Config, state: State) -> None:
         """Prepare the reports of a run before it begins.
 
         Raises:
@@ -251,11 +251,11 @@ class _Reports:
         if config.notify_urls is not None:
             from arawn_cli.delivery.notify import notifier_for  # not imported without addresses
 
-            self.notifier = notifier_for(config, config.notify_urls, self.name, os.environ, self.signals.stopping)
+            self.notifier = notifier_for(config, config.notify_urls, self.name, os.environ, state, self.signals.stopping)
         if stderr_console() is None:  # a run at a terminal logs its problems each time
             schedule = config.maintenance.schedule
             interval = schedule.disk_check if self.name is JobName.DISK_CHECK else schedule.scratch_cleanup
-            self.problem_log = ProblemLog(config.state_directory, self.name, config.root.resolve(), period(interval) * SECOND)
+            self.problem_log = ProblemLog(state, self.name, config.root.resolve(), period(interval) * SECOND)
             self.problem_log.begin()
 
     def ping_to(self, addresses: Mapping[str, str], *, use_proxy: bool = True) -> None:

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 from itertools import islice
@@ -238,13 +238,15 @@ def _listed(names: Iterable[str], number: int) -> str:
     return ", ".join([*islice(names, _SESSIONS), *rest])
 
 
-def notifier_for(config: Config, file: Path, job: JobName, environment: Mapping[str, str], stopping: Callable[[], bool]) -> Notifier:
+def notifier_for(
+    config: Config, file: Path, job: JobName, environment: Mapping[str, str], state: State, stopping: Callable[[], bool]
+) -> Notifier:
     """Return the notifier of a run, with the addresses of a file.
 
     Raises:
         ConfigurationError: the addresses cannot be read.
     """
-    return Notifier(config, job, addresses_from(file, environment), State(config.state_directory, time.time_ns), stopping)
+    return Notifier(config, job, addresses_from(file, environment), state, stopping)
 
 
 @dataclass(slots=True)
@@ -252,7 +254,6 @@ class Notifier(EventOutbox):
     """Store one message about a run for each address, and send what is stored when the run ends.
 
     Attributes:
-        state: the state file, opened when the run has closed it.
         clock: the wall clock, in nanoseconds since the epoch.
     """
 
@@ -295,10 +296,9 @@ class Notifier(EventOutbox):
 
         Return the number of messages that were neither sent nor stored.
         """
-        with closing(self.state):
-            before = _notices(self._select(_READ, (self._root,)))
-            self._store_end(before, *self._news(before, code, problems, has_result=has_result))
-            return self._send()
+        before = _notices(self._select(_READ, (self._root,)))
+        self._store_end(before, *self._news(before, code, problems, has_result=has_result))
+        return self._send()
 
     def _news(
         self, before: Mapping[NoticeKind, Notices], code: ExitCode, problems: Sequence[str], *, has_result: bool

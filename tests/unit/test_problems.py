@@ -7,6 +7,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import check
 from arawn_cli.events import JobName
 from arawn_cli.problems import STATE, Noted, Problem, ProblemLog, decide, persistent
+from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import Run
 from tests.support.tree import SampleTree
@@ -88,10 +90,11 @@ def logged(tmp_path: Path) -> Callable[..., list[str]]:
     def run(act: Callable[[], None], now: int, *, job: JobName = JobName.DISK_CHECK, root: str = "/a", complete: bool = True) -> list[str]:
         stream.seek(0)
         stream.truncate()
-        problems = ProblemLog(tmp_path / "state", job, Path(root), PERIOD)
-        problems.begin()
-        act()
-        problems.end(now, complete=complete)
+        with closing(State(tmp_path / "state", lambda: now)) as state:
+            problems = ProblemLog(state, job, Path(root), PERIOD)
+            problems.begin()
+            act()
+            problems.end(now, complete=complete)
         return stream.getvalue().splitlines()
 
     return run
