@@ -288,8 +288,8 @@ def _filesystems(
     """
     found: dict[str, Filesystem] = {}
     devices, failures = set(), []
-    for path in ("", *sorted(map(_shown, mounts))):
-        place = root.path / path
+    places = [("", root.path), *sorted((_shown(names), root.path.joinpath(WORKSTREAMS, *names)) for names in mounts)]
+    for path, place in places:
         try:
             filesystem = filesystem_of(place, stopping)
             device = os.stat(place).st_dev

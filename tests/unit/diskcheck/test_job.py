@@ -21,6 +21,7 @@ from arawn_cli.diskcheck.history import read_transitions
 from arawn_cli.diskcheck.job import megabytes, percent_of
 from arawn_cli.diskcheck.levels import FIXED
 from arawn_cli.events import DiskPressure, Level, to_json
+from arawn_cli.names import escape
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, Run, RunCommand, needs, needs_namespaces, needs_setpriv, needs_strace, snapshot
@@ -155,6 +156,17 @@ def test_few_free_inodes_are_reported_in_inodes(run: RunCommand, tmp_path: Path,
     done = run("disk-check", "--base-path", place / "arawn", "--config", config, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
     (event,) = done.of_type("disk_pressure")
     assert (event["scope"], event["unit"], event["usage_bytes"], event["limit_bytes"]) == ("inodes", "inodes", 17, 10)
+
+
+@needs_namespaces
+def test_a_filesystem_below_a_name_that_does_not_print_is_asked_by_its_true_name(run: RunCommand, tree: SampleTree) -> None:
+    place = tree.workstreams / "new\nline\\" / "sessions"
+    place.mkdir(parents=True)
+    script = f'mount -t tmpfs tmpfs {shlex.quote(str(place))} && exec "$@"'
+    done = run("disk-check", "--base-path", tree.root, prefix=("unshare", "-m", "sh", "-c", script, "sh"))
+    check = json.loads(done.stdout.splitlines()[-1])
+    assert (done.code, check["failures"]) == (0, []), done.stderr
+    assert [mounted["mountpoint"] for mounted in check["mounted"]] == [escape(str(place))]
 
 
 # Total, unused and usable blocks, then inodes.
