@@ -65,18 +65,24 @@ def age_class(instant: int, now: int) -> int:
 
 def day(instant: int) -> str:
     """Return the local day of an instant: `2026-03-18`."""
-    return _local(instant, "%Y-%m-%d")
+    return time.strftime("%Y-%m-%d", _local(instant))
 
 
 def minute_with_zone(instant: int) -> str:
     """Return an instant to the minute, in local time: `2026-03-18 10:30 CET`."""
-    return _local(instant, "%Y-%m-%d %H:%M %Z")
+    return _with_zone(instant, "%Y-%m-%d %H:%M")
 
 
 def second(instant: int) -> str:
     """Return an instant to the second, in local time: `2026-03-18 10:30:00 CET`."""
-    return _local(instant, "%Y-%m-%d %H:%M:%S %Z")
+    return _with_zone(instant, "%Y-%m-%d %H:%M:%S")
 
 
-def _local(instant: int, form: str) -> str:
-    return time.strftime(form, time.localtime(instant // SECOND))
+def _with_zone(instant: int, form: str) -> str:
+    local = _local(instant)
+    # A $TZ that names no time zone means UTC, and has no name.
+    return f"{time.strftime(form, local)} {local.tm_zone.strip() or 'UTC'}"
+
+
+def _local(instant: int) -> time.struct_time:
+    return time.localtime(instant // SECOND)

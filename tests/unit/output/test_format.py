@@ -74,7 +74,14 @@ def test_an_age_is_in_hours_or_days() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "hour", "name"), [("UTC", "18 09:30", "UTC"), ("Asia/Tokyo", "18 18:30", "JST"), ("Pacific/Honolulu", "17 23:30", "HST")]
+    ("zone", "hour", "name"),
+    [
+        ("UTC", "18 09:30", "UTC"),
+        ("Asia/Tokyo", "18 18:30", "JST"),
+        ("Pacific/Honolulu", "17 23:30", "HST"),
+        ("../../etc/passwd", "18 09:30", "UTC"),
+        ("\udcff", "18 09:30", "UTC"),
+    ],
 )
 def test_times_are_local_and_rounded_down(monkeypatch: pytest.MonkeyPatch, zone: str, hour: str, name: str) -> None:
     monkeypatch.setenv("TZ", zone)
