@@ -5,7 +5,7 @@ Instants are nanoseconds since the epoch. Sizes are bytes in the configured meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import itemgetter
@@ -345,7 +345,6 @@ def gather(
     verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
     scopes = {verdict.usage.scope: scope_report(verdict, history, period) for verdict in verdicts}
     sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
-    unlisted = [f"and {more:,} more failures"] if (more := measured.failure_count - len(measured.failures)) else []
     return Report(
         now=now,
         days=days,
@@ -370,8 +369,15 @@ def gather(
         removals=tuple(removal for removal in reversed(removals) if removal.removed_at >= now - days * DAY),
         alerts=open_alerts(scopes, transitions),
         jobs=tuple(JobReport(job, last_runs.get(job), (next_runs or {}).get(job)) for job in JobName),
-        problems=(*map(str, measured.failures), *unlisted, *problems),
+        problems=(*_failures(measured), *problems),
     )
+
+
+def _failures(measured: Measurements) -> Iterator[str]:
+    """Yield what could not be measured, as sentences."""
+    yield from map(str, measured.failures)
+    if more := measured.failure_count - len(measured.failures):
+        yield f"and {more:,} more failures"
 
 
 def _recorded(state: State, root: Path, problems: list[str]) -> tuple[list[Transition], list[Removal], dict[JobName, Run | None]]:
