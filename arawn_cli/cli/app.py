@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -36,6 +37,7 @@ class Command(TyperCommand):
         Raises:
             typer.Exit: the command ended, with this exit code.
         """
+        _raise_interrupts()
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -45,6 +47,12 @@ class Command(TyperCommand):
         finally:
             if (in_use := sys.modules.get("arawn_cli.fs.in_use")) is not None:  # most commands do not import it
                 in_use.end_root_child()
+
+
+def _raise_interrupts() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C; until now it ended the program at once (`__main__`)."""
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.default_int_handler):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Group(TyperGroup):
