@@ -114,7 +114,7 @@ class State:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # whatever ends the block, the transaction ends with it
                 # SQLite rolls back by itself after a full disk or an I/O error. A damaged file was
                 # replaced.
                 if connection is self._connection and connection.in_transaction:

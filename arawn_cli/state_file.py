@@ -227,7 +227,7 @@ def connect(path: Path) -> sqlite3.Connection:
         try:
             _prepare(connection, path)
             return connection
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, nobody else closes the connection
             connection.close()
             # Switching a new file to WAL does not obey the busy timeout, so it is tried again here.
             is_busy = isinstance(error, sqlite3.OperationalError) and primary_code(error) == sqlite3.SQLITE_BUSY
@@ -254,7 +254,7 @@ def copy_in_memory(path: Path) -> sqlite3.Connection:
     try:
         read_database(path, fill)
         _prepare(copy, path)
-    except BaseException:
+    except BaseException:  # as in `connect`
         copy.close()
         raise
     return copy

@@ -279,7 +279,7 @@ class _Reports:
                     lost = self.notifier.finish(run.exit_code, run.problems, has_result=has_result)
                 if lost:
                     run.fail(ExitCode.UNDELIVERED, f"notifications neither sent nor stored: {lost}")
-            except Exception as error:
+            except Exception as error:  # a bug here must not keep the run from its ping and its log
                 run.exit_code = log_error(error)
         if self.pings is not None:
             with self.signals.caught():  # a signal shortens the ping, and changes the exit code no more
