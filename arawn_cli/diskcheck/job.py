@@ -258,11 +258,9 @@ def _reclaimable(
     freed = _freed_by_cleanup(measurements)
     if not any(usage.scope in freed and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
         return None
-    from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
+    from arawn_cli.diskcheck.reclaimable import removal_now
 
-    now = context.clock()
-    decisions = decisions_now(root, config, measurements, now, context.stopping)
-    removal = removal_now(root, config, measurements, decisions, now, context.stopping)
+    removal = removal_now(root, config, measurements, context.clock(), context.stopping)
     return removal.freed if removal else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from arawn_cli.arawn.root import Root, opened_sessions
@@ -11,7 +11,7 @@ from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
 from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence
 from arawn_cli.cleanup.plan import Policy, RemovalLimit, make_plan, selectable
-from arawn_cli.cleanup.sessions import Decision, ScratchSession, SessionsDirectory, list_sessions
+from arawn_cli.cleanup.sessions import Decision, SessionsDirectory, list_sessions
 from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
@@ -24,8 +24,32 @@ from arawn_cli.fs.openat import identity_of
 from arawn_cli.fs.usage import Usage, combined
 
 
-def decisions_now(root: Root, config: Config, measurements: Measurements, now: int, stopping: Callable[[], bool]) -> list[Decision] | None:
-    """Return the plan of a cleanup at `now` for a measured root, or None if unknown.
+@dataclass(frozen=True, slots=True)
+class NextRemoval:
+    """What the next cleanup would do.
+
+    Attributes:
+        decisions: its plan.
+        removed: the sessions that it would remove.
+        freed: usage that it would free.
+        trashed: usage that it would move to the trash.
+        is_over_limit: whether it would remove nothing because too much is due.
+    """
+
+    decisions: Sequence[Decision]
+    removed: frozenset[str]
+    freed: Usage
+    trashed: Usage
+    is_over_limit: bool = False
+
+
+def removal_now(root: Root, config: Config, measurements: Measurements, now: int, stopping: Callable[[], bool]) -> NextRemoval | None:
+    """Return what a cleanup at `now` would do in a measured root; None if that is unknown.
+
+    It removes no session in use. Above the removal limit it does nothing. It frees the trash that
+    it purges, and the sessions that it deletes at once: those that a budget selects in addition,
+    and without `trash_days` all. With `trash_days` it also deletes due sessions at once, and purges
+    trash before its time, but only as far as the space in use demands.
 
     `now` is in nanoseconds. Nothing is locked or changed.
 
@@ -33,64 +57,33 @@ def decisions_now(root: Root, config: Config, measurements: Measurements, now: i
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
     try:
-        with opened_sessions(root) as descriptor:
-            if descriptor is None:
-                return []
-            listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
-            evidence = Evidence(listed, root, stopping)
-            sessions, measured = removable(listed, measurements.sessions, descriptor, ChatNeeds.to_keep(config, root.layout))
-            policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
-            space = Space(config, root, descriptor, threads, stop_when(stopping))
-            budget = policy.for_budgets(config) if space.exceeds_budget else policy
-            decided = decide_by_evidence(sessions, measured, evidence, (policy, budget), now)
-            trash = _trash(root, measurements) if space.exceeds_budget else {}
-            candidates = selectable(decided[policy], decided[budget])
-            return [*make_plan(decided[policy], candidates, None, trash, space, RemovalLimit.of(config)).decisions]
+        decisions = _decisions(root, config, measurements, now, stopping)
+        if RemovalLimit.of(config).exceeded_by(decisions):
+            return NextRemoval(decisions, frozenset(), Usage(), Usage(), is_over_limit=True)
+        removed = _unused(root, [decision for decision in decisions if decision.is_removal], stopping)
+        freed, trashed = _freed_and_trashed(root, config, measurements, removed, now, stopping)
+        return NextRemoval(decisions, frozenset(decision.session.name for decision in removed), freed, trashed)
     except StoppedError:
         raise
     except (ArawnCliError, OSError):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class NextRemoval:
-    """The sessions that a cleanup would remove now, by name, and the usage to free and to trash."""
-
-    sessions: dict[str, ScratchSession]
-    freed: Usage
-    trashed: Usage
-
-
-def removal_now(
-    root: Root,
-    config: Config,
-    measurements: Measurements,
-    decisions: Sequence[Decision] | None,
-    now: int,
-    stopping: Callable[[], bool],
-) -> NextRemoval | None:
-    """Return what a cleanup at `now` would do by these decisions; None if that is unknown.
-
-    It removes no session in use. Above the removal limit it does nothing. It frees the trash that
-    it purges, and the sessions that it deletes at once: those that a budget selects in addition,
-    and without `trash_days` all. With `trash_days` it also deletes due sessions at once, and purges
-    trash before its time, but only as far as the space in use demands.
-
-    Raises:
-        StoppedError: `stopping` returned that a signal asked the run to end.
-    """
-    if decisions is None:
-        return None
-    if RemovalLimit.of(config).exceeded_by(decisions):
-        return NextRemoval({}, Usage(), Usage())
-    try:
-        removed = _unused(root, [decision.session for decision in decisions if decision.is_removal], stopping)
-        over_budget = {decision.session.name for decision in decisions if decision.reason is Reason.OVER_BUDGET}
-        return _removal(root, config, _trash(root, measurements), removed, over_budget, now, stopping)
-    except StoppedError:
-        raise
-    except (ArawnCliError, OSError):
-        return None
+def _decisions(root: Root, config: Config, measurements: Measurements, now: int, stopping: Callable[[], bool]) -> Sequence[Decision]:
+    """Return the plan of a cleanup at `now`."""
+    with opened_sessions(root) as descriptor:
+        if descriptor is None:
+            return []
+        listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
+        evidence = Evidence(listed, root, stopping)
+        sessions, measured = removable(listed, measurements.sessions, descriptor, ChatNeeds.to_keep(config, root.layout))
+        policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
+        space = Space(config, root, descriptor, threads, stop_when(stopping))
+        budget = policy.for_budgets(config) if space.exceeds_budget else policy
+        decided = decide_by_evidence(sessions, measured, evidence, (policy, budget), now)
+        trash = _trash(root, measurements) if space.exceeds_budget else {}
+        candidates = selectable(decided[policy], decided[budget])
+        return make_plan(decided[policy], candidates, None, trash, space, RemovalLimit.of(config)).decisions
 
 
 def _trash(root: Root, measurements: Measurements) -> dict[TrashEntry, Usage]:
@@ -98,31 +91,30 @@ def _trash(root: Root, measurements: Measurements) -> dict[TrashEntry, Usage]:
     return {entry: measurements.trash_entries.get(entry.path, Usage()) for entry in list_trash_entries(root)[0]}
 
 
-def _unused(root: Root, sessions: Sequence[ScratchSession], stopping: Callable[[], bool]) -> list[ScratchSession]:
-    """Return the sessions that are not in use."""
+def _unused(root: Root, removals: Sequence[Decision], stopping: Callable[[], bool]) -> list[Decision]:
+    """Return the decisions about sessions that are not in use."""
+    if not removals:
+        return []
     with opened_sessions(root) as descriptor:
-        uses = find_uses(descriptor, [session.name for session in sessions], stopping) if sessions and descriptor is not None else {}
-    return [session for session in sessions if session.name not in uses]
+        names = [decision.session.name for decision in removals]
+        uses = {} if descriptor is None else find_uses(descriptor, names, stopping)
+    return [decision for decision in removals if decision.session.name not in uses]
 
 
-def _removal(
-    root: Root,
-    config: Config,
-    trash: Mapping[TrashEntry, Usage],
-    removed: Sequence[ScratchSession],
-    over_budget: Collection[str],
-    now: int,
-    stopping: Callable[[], bool],
-) -> NextRemoval:
-    sessions = {session.name: session for session in removed}
+def _freed_and_trashed(
+    root: Root, config: Config, measurements: Measurements, removed: Sequence[Decision], now: int, stopping: Callable[[], bool]
+) -> tuple[Usage, Usage]:
+    """Return the usage that these removals free, with that of purged trash, and that they trash."""
     days = config.maintenance.cleanup.trash_days
+    trash = _trash(root, measurements)
     due = [usage for entry, usage in trash.items() if entry.is_due(now, days)]
     early = [usage for entry, usage in trash.items() if not entry.is_due(now, days)]
-    due += [session.usage for session in removed if session.usage and session.name in over_budget]
-    by_age = sorted(removed, key=lambda session: (session.last_activity or 0, session.name))
-    moved = [session.usage for session in by_age if session.usage and session.name not in over_budget]
+    moved: list[Usage] = []
+    for decision in sorted(removed, key=lambda decision: (decision.session.last_activity or 0, decision.session.name)):
+        if decision.session.usage:
+            (due if decision.reason is Reason.OVER_BUDGET else moved).append(decision.session.usage)
     if not days:
-        return NextRemoval(sessions, combined([*due, *early, *moved]), Usage())
+        return combined([*due, *early, *moved]), Usage()
     with opened_sessions(root) as descriptor:
         space = Space(config, root, descriptor, threads_for(config.maintenance.threads), stop_when(stopping))
         if trash or moved:
@@ -130,4 +122,4 @@ def _removal(
     demanded = [*early, *moved]
     freed = space.needed(demanded, after=due)
     trashed = [usage for position, usage in enumerate(demanded) if position >= len(early) and position not in freed]
-    return NextRemoval(sessions, combined([*due, *(demanded[position] for position in freed)]), combined(trashed))
+    return combined([*due, *(demanded[position] for position in freed)]), combined(trashed)

@@ -14,7 +14,6 @@ from pathlib import Path
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
 from arawn_cli.arawn.root import Root, opened_root
-from arawn_cli.cleanup.plan import RemovalLimit
 from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -52,7 +51,7 @@ from arawn_cli.diskcheck.levels import (
 )
 from arawn_cli.diskcheck.measuring import Measurements, measure_root
 from arawn_cli.diskcheck.own_files import OwnFiles, measure_backups
-from arawn_cli.diskcheck.reclaimable import NextRemoval, decisions_now, removal_now
+from arawn_cli.diskcheck.reclaimable import NextRemoval, removal_now
 from arawn_cli.errors import ExitCode, StateUnavailableError
 from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem, JobName, Level, Reason
 from arawn_cli.fs.measure import threads_for
@@ -337,14 +336,13 @@ def gather(
         history = load_history(context.state, root.path, now, hours=max(period + _EXTRA_HOURS, WINDOW_HOURS))
         backups = measure_backups(root, threads_for(config.maintenance.threads), context)
         largest = _search(root, config, measured, context) if search else {}
-        decisions = decisions_now(root, config, measured, now, context.stopping)
-        removal = removal_now(root, config, measured, decisions, now, context.stopping)
+        removal = removal_now(root, config, measured, now, context.stopping)
         transitions, removals, last_runs = _recorded(context.state, root.path, problems)
     if removal is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
     scopes = {verdict.usage.scope: scope_report(verdict, history, period) for verdict in verdicts}
-    sessions, cleanup = _sessions(config, measured, decisions, removal, scopes, now)
+    sessions, cleanup = _sessions(config, measured, removal, scopes, now)
     return Report(
         now=now,
         days=days,
@@ -360,7 +358,7 @@ def gather(
         trash=size_in(config, measured.trash),
         foreign=sum(size_in(config, usage) for usage in measured.foreign.values()),
         sessions=sessions,
-        orphans=_orphans(config, root.layout, measured, decisions or ()),
+        orphans=_orphans(config, root.layout, measured, removal.decisions if removal else ()),
         own_scope=scopes.get(OWN_FILES),
         own_files=_directory(config, measured.own_files),
         backups=_directory(config, backups),
@@ -474,26 +472,20 @@ def _directory(config: Config, files: OwnFiles | None) -> DirectoryReport | None
 
 
 def _sessions(
-    config: Config,
-    measured: Measurements,
-    decisions: Sequence[Decision] | None,
-    removal: NextRemoval | None,
-    scopes: Mapping[str, ScopeReport],
-    now: int,
+    config: Config, measured: Measurements, removal: NextRemoval | None, scopes: Mapping[str, ScopeReport], now: int
 ) -> tuple[tuple[SessionReport, ...], NextCleanup | None]:
     """Return every scratch session, and the next cleanup as far as it is known."""
     levels = {scope.removeprefix(SESSION): report.level for scope, report in scopes.items() if scope.startswith(SESSION)}
-    if decisions is None or removal is None:
+    if removal is None:
         return tuple(
             SessionReport(name, levels.get(name, Level.OK), size_in(config, usage), usage.newest_mtime, Reason.ACTIVITY_UNKNOWN, None)
             for name, usage in measured.sessions.items()
         ), None
-    over_removal_limit = RemovalLimit.of(config).exceeded_by(decisions) is not None
     sessions = []
-    for decision in decisions:
+    for decision in removal.decisions:
         session, reason, activity = decision.session, decision.reason, decision.session.last_activity
-        if decision.is_removal and session.name not in removal.sessions:
-            reason = Reason.REMOVAL_LIMIT if over_removal_limit else Reason.IN_USE
+        if decision.is_removal and session.name not in removal.removed:
+            reason = Reason.REMOVAL_LIMIT if removal.is_over_limit else Reason.IN_USE
         if reason not in NO_SESSION:
             used = size_in(config, session.usage) if session.usage else 0
             due = activity + config.older_than_days * DAY if reason in IN_RECENT_USE and activity is not None else None
@@ -504,5 +496,5 @@ def _sessions(
         trash_until=now + config.maintenance.cleanup.trash_days * DAY if removal.trashed.directories else None,
         freed=freed_in(config, removal.freed),
         later=tuple(_by_age([session for session in sessions if session.due is not None])),
-        over_removal_limit=over_removal_limit,
+        over_removal_limit=removal.is_over_limit,
     )

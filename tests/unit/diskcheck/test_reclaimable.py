@@ -11,7 +11,7 @@ import pytest
 
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.diskcheck.measuring import measure_root
-from arawn_cli.diskcheck.reclaimable import decisions_now, removal_now
+from arawn_cli.diskcheck.reclaimable import removal_now
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import DiskPressure
 from arawn_cli.fs.usage import combined
@@ -81,9 +81,8 @@ def test_a_signal_ends_the_search_for_what_a_cleanup_would_free(tree: SampleTree
     run = context(tree.now, [], config.state_directory)
     with opened_root(config.root, config.databases) as root:
         measured = measure_root(root, config, run, {})
-        decisions = decisions_now(root, config, measured, tree.now, run.stopping)
-        found = removal_now(root, config, measured, decisions, tree.now, run.stopping)
+        found = removal_now(root, config, measured, tree.now, run.stopping)
         assert found is not None
         assert found.freed.freed_bytes == combined(measured.sessions.values()).freed_bytes
         with pytest.raises(StoppedError):
-            removal_now(root, config, measured, decisions, tree.now, lambda: True)
+            removal_now(root, config, measured, tree.now, lambda: True)
