@@ -151,10 +151,10 @@ class ProblemLog(logging.Filter):
     def _decide(self, now: int, *, complete: bool) -> Decision:
         """Decide, and store the decision."""
         of_run = (self.job.value, key_of(self.root))
-        if not self._held and not _known(self.state, of_run):
+        if not self._held and not self._known(of_run):
             return Decision(frozenset(), {})
         with self.state.transaction() as connection:
-            decision = decide(frozenset(self._held), _known(self.state, of_run), now, self.period, complete=complete)
+            decision = decide(frozenset(self._held), self._known(of_run), now, self.period, complete=complete)
             forget = f"DELETE FROM problems WHERE problem = ? AND {_OF_RUN}"  # noqa: S608 - a constant
             connection.executemany(forget, [(key, *of_run) for key in decision.ended])
             note = "INSERT OR REPLACE INTO problems (job, root, problem, about, logged_at, ended) VALUES (?, ?, ?, ?, ?, ?)"
@@ -163,7 +163,6 @@ class ProblemLog(logging.Filter):
                 connection.execute(note, (*(("", "") if problem.is_shared else of_run), problem.key, problem.about, now, ended))
         return decision
 
-
-def _known(state: State, of_run: tuple[str, str]) -> dict[str, Noted]:
-    rows = state.select(f"SELECT problem, logged_at, ended, about FROM problems WHERE {_OF_RUN}", of_run)  # noqa: S608 - a constant
-    return {key: Noted(*noted) for key, *noted in rows}
+    def _known(self, of_run: tuple[str, str]) -> dict[str, Noted]:
+        rows = self.state.select(f"SELECT problem, logged_at, ended, about FROM problems WHERE {_OF_RUN}", of_run)  # noqa: S608 - a constant
+        return {key: Noted(*noted) for key, *noted in rows}

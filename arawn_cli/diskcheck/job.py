@@ -16,13 +16,11 @@ from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.history import CheckHistory, load_history, read_alerts, store_alerts, store_samples
 from arawn_cli.diskcheck.levels import (
-    FILESYSTEM,
-    INODES,
-    SESSION,
     TOTAL,
     Rules,
     ScopeUsage,
     Verdict,
+    can_cleanup_help,
     freed_in,
     judge_all,
     level_of,
@@ -218,10 +216,7 @@ def _summary(config: Config, context: RunContext, found: _Findings, verdicts: Se
 
 def _needs_cleanup(verdict: Verdict) -> bool:
     """Whether a scope that a cleanup can help has just turned critical."""
-    scope = verdict.usage.scope
-    is_filesystem = scope.partition(":")[0] in (FILESYSTEM, INODES)
-    can_help = is_filesystem or scope in (TOTAL, SCRATCH) or scope.startswith(SESSION)
-    return can_help and verdict.level is Level.CRITICAL and verdict.before is not Level.CRITICAL
+    return can_cleanup_help(verdict.usage.scope) and verdict.level is Level.CRITICAL and verdict.before is not Level.CRITICAL
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.database import WorkstreamRow
+from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.arawn.root import Root
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.measuring import Measurements
@@ -109,6 +110,16 @@ def unmatched_limits(workstreams: Iterable[WorkstreamRow], limits: Mapping[str, 
 def scope_of(workstream: str) -> str:
     """Return the scope of a workstream: its id, with a prefix if a fixed scope has that name."""
     return f"{_WORKSTREAM}{workstream}" if workstream in FIXED else workstream
+
+
+def is_of_filesystem(scope: str) -> bool:
+    """Return whether a scope is the space or the inodes of a filesystem."""
+    return scope.partition(":")[0] in (FILESYSTEM, INODES)
+
+
+def can_cleanup_help(scope: str) -> bool:
+    """Return whether a cleanup can reduce the usage of a scope."""
+    return scope in (TOTAL, SCRATCH) or scope.startswith(SESSION) or is_of_filesystem(scope)
 
 
 def scopes_of(config: Config, measurements: Measurements) -> tuple[ScopeUsage, ...]:

@@ -32,14 +32,13 @@ from arawn_cli.diskcheck.history import (
 )
 from arawn_cli.diskcheck.largest import Largest, largest_in
 from arawn_cli.diskcheck.levels import (
-    FILESYSTEM,
-    INODES,
     OWN_FILES,
     SESSION,
     TOTAL,
     ScopeUsage,
     Verdict,
     freed_in,
+    is_of_filesystem,
     judge_all,
     next_limit,
     rules_of,
@@ -352,7 +351,7 @@ def gather(
         level=worst(scope.level for scope in scopes.values()),
         total=scopes[TOTAL],
         workstreams=_workstreams(config, measured, scopes, history.hour, largest),
-        filesystems=tuple(scope for name, scope in scopes.items() if name.partition(":")[0] in (FILESYSTEM, INODES)),
+        filesystems=tuple(scope for name, scope in scopes.items() if is_of_filesystem(name)),
         filesystem=measured.filesystem,
         not_counted=measured.not_counted,
         trash=size_in(config, measured.trash),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.diskcheck.history import Outlook, Transition
-from arawn_cli.diskcheck.levels import FILESYSTEM, INODES, OWN_FILES, SESSION, TOTAL, scope_of
+from arawn_cli.diskcheck.levels import OWN_FILES, SESSION, TOTAL, can_cleanup_help, is_of_filesystem
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
 from arawn_cli.names import escape
 from arawn_cli.output.format import amount, day, minute_with_zone, mounts_in_words
@@ -216,18 +215,18 @@ def next_step(alert: OpenAlert, report: Report) -> tuple[str, ...]:
     scope = alert.scope.usage.scope
     if scope.startswith(SESSION):
         return ("scratch-cleanup", "--dry-run", escape(scope.removeprefix(SESSION)))
-    is_cleanups = scope in (scope_of(SCRATCH), TOTAL) or scope.partition(":")[0] in (FILESYSTEM, INODES)
-    if is_cleanups and report.cleanup is not None and report.cleanup.removed:
+    helps = can_cleanup_help(scope)
+    if helps and report.cleanup is not None and report.cleanup.removed:
         return ("scratch-cleanup", "--dry-run")
-    return ("trash", "list") if is_cleanups and report.trash else ()
+    return ("trash", "list") if helps and report.trash else ()
 
 
 def advice(alert: OpenAlert) -> str:
     """Return what a person can do on a page against an alert for which there is no command."""
-    scope = alert.scope.usage.scope.partition(":")[0]
+    scope = alert.scope.usage.scope
     if scope == OWN_FILES:
         return "See the largest of Arawn's own files below."
-    if scope in (FILESYSTEM, INODES):
+    if is_of_filesystem(scope):
         return "See the largest workstreams below. Other files on this filesystem are not listed here."
     if scope == TOTAL:
         return "See the largest workstreams below, or raise the limit (maintenance.pressure.total)."
