@@ -13,14 +13,24 @@ from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Measure, Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence, is_used_since
 from arawn_cli.cleanup.execution import Execution
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
-from arawn_cli.cleanup.plan import Plan, Policy, RemovalLimit, keep_unapproved, make_plan, selectable, sessions_to_measure, useless_patterns
+from arawn_cli.cleanup.plan import (
+    Plan,
+    Policy,
+    RemovalLimit,
+    can_turns_decide,
+    decide_all,
+    keep_unapproved,
+    make_plan,
+    selectable,
+    sessions_to_measure,
+    useless_patterns,
+)
 from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession, change_since_plan, read_plan, render_plan
 from arawn_cli.cleanup.removal import SessionRemover
-from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
+from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory, TurnEvidence, list_sessions
 from arawn_cli.cleanup.trash import (
     is_locked,
     list_trash_entries,
@@ -269,7 +279,7 @@ class _Cleanup:
             if entry.state is not TrashState.CONFIRMED or entry.session not in last:
                 continue
             turns = evidence.of(entry.session)
-            used = is_used_since(entry.removed_at, turns)
+            used = turns.has_turn_after(entry.removed_at)
             if used is not False:
                 stay.add(entry)
             if used is None:
@@ -306,24 +316,24 @@ class _Cleanup:
         if sessions and self._root.database is None:
             text = "no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it"
             log.warning(text, extra=persistent("no database"))
-        soon = self._policy.earlier(_SOON_DAYS) if "expiring" in self._config.maintenance.notify.on else self._policy
-        budget = self._policy.for_budgets(self._config) if space.exceeds_budget else self._policy
-        youngest = min(budget, soon, key=lambda policy: policy.older_than_days)
+        soon = self._policy.earlier(_SOON_DAYS) if "expiring" in self._config.maintenance.notify.on else None
+        budget = self._policy.for_budgets(self._config) if space.exceeds_budget else None
+        youngest = min(filter(None, (self._policy, soon, budget)), key=lambda policy: policy.older_than_days)
         undecided = sessions_to_measure(evidence.add_to(sessions, {}), youngest, self._now)
         self._context.progress.start("measuring", len(undecided))
         subtrees = [Subtree((session.name,)) for session in undecided]
         usages = measure_all(directory.descriptor, subtrees, self._threads, self._context.advance_or_stop)
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
         sessions, measured = removable(sessions, measured, directory.descriptor, self._needs)
-        decided = decide_by_evidence(sessions, measured, evidence, (self._policy, soon, budget), self._now)
+        sessions = evidence.add_all_to(sessions, measured, partial(can_turns_decide, policy=youngest, now=self._now))
         for failure in evidence.failures:
             self.done.add_failure(failure)
         if evidence.damaged_lines:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
-        by_age = decided[self._policy]
-        if soon != self._policy:
-            self.done.expiring = selectable(by_age, decided[soon])
-        candidates = selectable(by_age, decided[budget])
+        by_age = decide_all(sessions, self._policy, self._now)
+        if soon:
+            self.done.expiring = selectable(by_age, decide_all(sessions, soon, self._now))
+        candidates = selectable(by_age, decide_all(sessions, budget, self._now)) if budget else []
         if self._approved is not None:
             for session in self._approved.keys() - {escape(decision.session.name) for decision in by_age}:
                 log.info("session %s of the plan does not exist any more", session)

@@ -24,10 +24,9 @@ from arawn_cli.cleanup.chats import (
     why_chats_cannot_be_kept,
     without_needs,
 )
-from arawn_cli.cleanup.evidence import Evidence
 from arawn_cli.cleanup.obstacles import explained, why_immovable, why_immutable
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
-from arawn_cli.cleanup.sessions import Decision, Outcome, ScratchSession, SessionsDirectory
+from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, pending_name
 from arawn_cli.config.loader import Config

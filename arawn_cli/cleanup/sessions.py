@@ -1,19 +1,24 @@
-"""List the scratch sessions, and describe each with its evidence, decision and outcome."""
+"""List the scratch sessions, and read from messages and database rows when each was last used."""
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from arawn_cli.arawn.layout import V0, WORK, WORKSTREAMS
+from arawn_cli.arawn.database import SessionRows, session_rows
+from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, WORK, WORKSTREAMS
 from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
+from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import REMOVED_FOR, Action, Reason
 from arawn_cli.fs.mounts import mount_points
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, exists, identity_at, is_same_directory, open_directory
 from arawn_cli.fs.usage import Usage
+from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 from arawn_cli.timestamps import latest
 
 KEEP_FILE = ".keep"
@@ -91,6 +96,14 @@ class TurnEvidence:
     def newest(self) -> int | None:
         """The later of last turn and row."""
         return latest(self.last_turn, self.row)
+
+    def has_turn_after(self, removed_at: int) -> bool | None:
+        """Whether there is a turn after a removal, by complete evidence; None in doubt."""
+        if self.last_turn is not None and self.last_turn > removed_at:
+            return True
+        if not self.complete or (self.damage is not None and self.damage.at > removed_at):
+            return None
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +214,123 @@ def _keep_file(sessions: SessionsDirectory, name: str) -> str:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+# ---- The evidence of their use
+
+
+class Evidence:
+    """The evidence of all sessions, read for the plan and again before and after each removal.
+
+    A turn counts in the messages of any workstream, with or without a database row.
+    """
+
+    def __init__(
+        self, listed: Iterable[ScratchSession], root: Root, stopping: Callable[[], bool] = never_stopping, *, removed: Iterable[str] = ()
+    ) -> None:
+        """Read rows of sessions, and on Arawn's main branch the times of their messages.
+
+        Args:
+            listed: the sessions in their place.
+            root: the open root.
+            stopping: returns whether a signal asked the run to end.
+            removed: ids of sessions in the trash.
+
+        Raises:
+            StoppedError: it did.
+        """
+        # A mount in place of a session may hang, and keeps it anyway.
+        names = {session.name for session in listed if not session.is_foreign and session.identity != NO_IDENTITY}
+        self._root = root
+        self._stopping = stopping
+        self._sessions = frozenset({*names, *removed})
+        self._rows = SessionRows({}, frozenset())
+        self._signature: Signature = ()
+        self._database_failure: Failure | None = None
+        self._no_evidence: Failure | None = None
+        self._read_rows()
+        self._messages = messages_reader(root, self._sessions, self._rows.workstreams_with_turns, stopping)
+        if root.layout is MAIN:
+            self.complete()
+
+    def complete(self) -> None:
+        """Read all messages.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        if not self._sessions:
+            return
+        self._messages.read(self._sessions)
+        if self._root.database is None and not self._messages.found and not self._messages.failures:
+            missing = "there are neither messages nor a database: nothing records when a session was used"
+            self._no_evidence = Failure("read", WORKSTREAMS, errno.ENODATA, missing)
+
+    def of(self, session: str, shared: tuple[Failure, ...] | None = None) -> TurnEvidence:
+        """Return the evidence of a session read so far; `shared` are the failures, if known."""
+        row = self._rows.rows.get(session)
+        own: list[Failure] = []
+        if row and row.unreadable and self._root.database:
+            own.append(Failure("parse", f"{self._root.shown_database} row {session}", errno.EINVAL, "a time is not RFC 3339"))
+        if session in self._messages.own_failures:
+            own.append(self._messages.own_failures[session])
+        return TurnEvidence(
+            self._messages.newest.get(session),
+            row.newest if row else None,
+            self.failures if shared is None else shared,
+            tuple(own),
+            workstream=row.workstream_id if row and row.workstream_id != SCRATCH else self._messages.attached.get(session),
+            damage=self._messages.damage_of(session),
+        )
+
+    def add_to(self, sessions: Iterable[ScratchSession], measured: Mapping[str, Usage]) -> Iterator[ScratchSession]:
+        """Yield the sessions with their evidence, and the usage of those that were measured."""
+        shared = self.failures
+        return (replace(session, evidence=self.of(session.name, shared), usage=measured.get(session.name)) for session in sessions)
+
+    def add_all_to(
+        self, sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], can_turns_decide: Callable[[ScratchSession], bool]
+    ) -> list[ScratchSession]:
+        """Return the sessions as `add_to`; read the messages if turns can decide on one of them.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        known: list[ScratchSession] = []
+        for session in self.add_to(sessions, measured):
+            known.append(session)
+            if can_turns_decide(session):
+                self.complete()
+                return list(self.add_to(sessions, measured))
+        return known
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The sources that could not be read and concern all sessions."""
+        return tuple(failure for failure in (self._database_failure, self._no_evidence, *self._messages.failures.values()) if failure)
+
+    @property
+    def damaged_lines(self) -> int:
+        """Number of lines that are not messages."""
+        return self._messages.damaged_lines
+
+    def reread(self, sessions: Collection[str]) -> None:
+        """Read what the server has written since, as far as it can concern these sessions.
+
+        Raises:
+            StoppedError: a signal asked the run to end.
+        """
+        if self._root.database is not None and signature(self._root.database) != self._signature:
+            self._read_rows()
+        self._messages.read(sessions)
+
+    def _read_rows(self) -> None:
+        """Read the rows of all sessions in one transaction."""
+        path = self._root.database
+        if path is None or not self._sessions:
+            return
+        self._signature = signature(path)
+        try:
+            self._rows = session_rows(path, self._root.layout, self._sessions, self._stopping)
+        except DatabaseUnreadableError as error:
+            self._database_failure = Failure("query", self._root.shown_database, errno.EIO, str(error).removeprefix(f"{path}: "))

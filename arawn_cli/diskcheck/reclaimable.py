@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.evidence import Evidence, decide_by_evidence
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, make_plan, selectable
-from arawn_cli.cleanup.sessions import Decision, SessionsDirectory, list_sessions
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, can_turns_decide, decide_all, make_plan, selectable
+from arawn_cli.cleanup.sessions import Decision, Evidence, SessionsDirectory, list_sessions
 from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.cleanup.trash_entry import TrashEntry
 from arawn_cli.config.loader import Config
@@ -80,10 +80,11 @@ def _decisions(root: Root, config: Config, measurements: Measurements, now: int,
         policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
         space = Space(config, root, descriptor, threads, stop_when(stopping))
         budget = policy.for_budgets(config) if space.exceeds_budget else policy
-        decided = decide_by_evidence(sessions, measured, evidence, (policy, budget), now)
+        sessions = evidence.add_all_to(sessions, measured, partial(can_turns_decide, policy=budget, now=now))
+        decisions = decide_all(sessions, policy, now)
+        candidates = selectable(decisions, decide_all(sessions, budget, now)) if space.exceeds_budget else []
         trash = _trash(root, measurements) if space.exceeds_budget else {}
-        candidates = selectable(decided[policy], decided[budget])
-        return make_plan(decided[policy], candidates, None, trash, space, RemovalLimit.of(config)).decisions
+        return make_plan(decisions, candidates, None, trash, space, RemovalLimit.of(config)).decisions
 
 
 def _trash(root: Root, measurements: Measurements) -> dict[TrashEntry, Usage]:
