@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
-from arawn_cli.cleanup.budget import Measure, Space
+from arawn_cli.cleanup.budget import Measure, Space, split, unmet_text
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.execution import Execution
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import (
@@ -24,8 +23,11 @@ from arawn_cli.cleanup.plan import (
     decide_all,
     keep_unapproved,
     make_plan,
+    oldest_first,
+    over_budget,
     selectable,
     sessions_to_measure,
+    usages_of,
     useless_patterns,
 )
 from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSession, change_since_plan, read_plan, render_plan
@@ -37,6 +39,7 @@ from arawn_cli.cleanup.trash import (
     locked,
     measured_entries,
     missing_permission,
+    purge,
     put_back,
     remove_empty_trash,
     trash_usage,
@@ -45,23 +48,16 @@ from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ConfigurationError, ExitCode, Failure, NoSuchSessionError, StoppedError
-from arawn_cli.events import (
-    UNRESOLVED,
-    Action,
-    JobName,
-    Reason,
-    ScratchCleanup,
-    ScratchSessionEvent,
-)
+from arawn_cli.events import UNRESOLVED, Action, JobName, Reason, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
-from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists, identity_of
+from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
 from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
 from arawn_cli.timestamps import DAY, SECOND, minute
-from arawn_cli.units import period
+from arawn_cli.units import period, size
 
 log = logging.getLogger(__name__)
 
@@ -197,13 +193,14 @@ class _Cleanup:
         """
         # Undo what an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
-        sessions = None if descriptor is None else SessionsDirectory(self._root, descriptor, identity_of(os.fstat(descriptor)))
+        sessions = None if descriptor is None else SessionsDirectory(self._root, descriptor)
         try:
             listed = self._list(sessions)
         except OSError as error:
             self.done.add_failure(Failure.of("list", "/".join((WORKSTREAMS, *self._root.layout.sessions)), error))
             return
-        evidence = Evidence(listed, self._root, self._context.stopping, removed=_sessions_of(entries))
+        removed = [entry.session for entry in entries if _can_be_restored(entry)]
+        evidence = Evidence(listed, self._root, self._context.stopping, removed=removed)
         entries = self._restore_used(entries, evidence)
         listed = [session for session in listed if session.name not in self.done.restored]
 
@@ -213,11 +210,11 @@ class _Cleanup:
         plan = self._plan(decisions, candidates, entries, space)
         self._write(plan)
 
-        execution = Execution(self._config, self._context, self._root, plan, space, self.done)
+        execution = _Execution(self._config, self._context, self._root, plan, space, self.done)
         execution.purge_trash()
         execution.keep()
         if sessions is not None:
-            purged_inodes = int(space.freed.amounts[Measure.INODES])
+            purged_inodes = space.freed.amounts[Measure.INODES]
             execution.remove(SessionRemover(sessions, evidence, self._config, self._context, measured_at, purged_inodes))
         execution.report_unmet()
 
@@ -267,17 +264,13 @@ class _Cleanup:
         Raises:
             StoppedError: a signal asked the run to end.
         """
-        names = _sessions_of(entries)
-        last = {entry.session: entry for entry in entries if entry.session in names and entry.state is TrashState.CONFIRMED}
-        if self._only:
-            last = {session: entry for session, entry in last.items() if session in self._only}
-        if not last:
+        removed = [entry for entry in entries if _can_be_restored(entry) and (not self._only or entry.session in self._only)]
+        if not removed:
             return list(entries)
         evidence.complete()
+        last = {entry.session: entry for entry in removed}  # they are sorted by time
         stay: set[TrashEntry] = set()
-        for entry in entries:
-            if entry.state is not TrashState.CONFIRMED or entry.session not in last:
-                continue
+        for entry in removed:
             turns = evidence.of(entry.session)
             used = turns.has_turn_after(entry.removed_at)
             if used is not False:
@@ -365,6 +358,120 @@ class _Cleanup:
             log.error(text, plan.refusal, extra=persistent("removal limit"))
 
 
-def _sessions_of(entries: Iterable[TrashEntry]) -> list[str]:
-    """Return the ids of the sessions in the trash that can be put back."""
-    return [entry.session for entry in entries if entry.state is TrashState.CONFIRMED and not entry.session.endswith("+")]
+def _can_be_restored(entry: TrashEntry) -> bool:
+    """Whether an entry of the trash is that of a session that can be put back."""
+    return entry.state is TrashState.CONFIRMED and not entry.session.endswith("+")
+
+
+# ---- The plan is carried out
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    """A plan that is carried out. A dry run takes the same steps and changes nothing.
+
+    Space in use is measured again after each step, because a session can stay in spite of the plan,
+    and because another program can free or use space. Each outcome is added to `done`.
+    """
+
+    config: Config
+    context: RunContext
+    root: Root
+    plan: Plan
+    space: Space
+    done: Outcomes
+
+    def purge_trash(self) -> None:
+        """Purge the expired entries, and then the oldest ones until no bound is exceeded."""
+        self._purge(self.plan.expired)
+        early = self.plan.early
+        while batch := self.space.needed([usage for _, usage in early]):
+            chosen, early = split(early, batch)
+            self._purge([entry for entry, _ in chosen], self.space.reason)
+
+    def _purge(self, entries: Sequence[TrashEntry], why_early: str = "") -> None:
+        """Purge entries and measure again. `why_early` is the reason before their time is over."""
+        threads = threads_for(self.config.maintenance.threads)
+        for entry in entries:
+            if self.context.stopping():
+                return
+            purged = purge(self.root, entry, self.context.stopping, threads, dry_run=self.config.dry_run)
+            self.done.purged.append(purged)
+            for failure in purged.failures:
+                self.done.add_failure(failure, entry.session)
+            if purged.finished:
+                self.space.freed.add(purged.usage)
+                verb = "would purge" if self.config.dry_run else "purged"
+                early = f" before its time, because {why_early}" if why_early else ""
+                level = logging.WARNING if why_early else logging.INFO
+                log.log(level, "%s session %s from the trash%s: %s freed", verb, entry.session, early, size(purged.freed_bytes))
+        if entries and self.space.is_exceeded and not self.config.dry_run:
+            self.space.measure_again()
+
+    def keep(self) -> None:
+        """Report the sessions that stay by the plan."""
+        for decision in self.plan.kept:
+            self.done.keep(decision)
+
+    def remove(self, remover: SessionRemover) -> None:
+        """Remove the due sessions, and then those that a budget still needs, oldest first."""
+        self._remove_due(remover)
+        self._remove_over_budget(remover)
+
+    def _remove_due(self, remover: SessionRemover) -> None:
+        """Move the due sessions to the trash; delete them if it is not used or has no space."""
+        due = self.plan.due
+        if self.config.maintenance.cleanup.trash_days:
+            due = oldest_first(due)
+            while batch := self.space.needed(usages_of(due), after=self.plan.left):
+                chosen, due = split(due, batch)
+                why = f"not kept in the trash, because {self.space.reason}"
+                self._remove(remover, [replace(decision, detail=f"{decision.detail}; {why}") for decision in chosen], purge=True)
+        self._remove(remover, due, purge=not self.config.maintenance.cleanup.trash_days)
+
+    def _remove_over_budget(self, remover: SessionRemover) -> None:
+        """Remove as many candidates as a budget needs and the removal limit admits."""
+        left, room = list(self.plan.candidates), self.plan.room
+        while batch := self.space.needed(usages_of(left), budgets_only=True, after=self.plan.left):
+            if self.context.stopping():
+                break
+            if not room:
+                for position in batch:
+                    left[position] = Decision(left[position].session, Reason.OVER_BUDGET, "the removal limit allows no more in this run")
+                break
+            chosen, left = split(left, batch[:room])
+            room -= self._remove(remover, [over_budget(decision, self.space.reason) for decision in chosen], purge=True)
+        for decision in left:
+            self.done.keep(decision)
+
+    def _remove(self, remover: SessionRemover, due: Sequence[Decision], *, purge: bool) -> int:
+        """Remove sessions, record the outcomes, measure again; return the number removed."""
+        stage = "checking files" if self.config.dry_run else "removing files"
+        self.context.progress.start(stage, sum(_files(decision.session) for decision in due))
+        begun = removed = 0
+        for outcome in remover.remove(due, purge=purge):
+            self.done.add(outcome)
+            if outcome.action.is_removal:
+                removed += 1
+                if purge and self.space.is_exceeded:
+                    self.space.freed.add(outcome.session.usage or Usage())
+            self.context.progress.advance(_files(outcome.session))
+            begun += 1
+        if begun < len(due):
+            log.warning("stopped by a signal; inactive sessions left for the next run: %d", len(due) - begun)
+        if removed and purge and self.space.is_exceeded and not self.config.dry_run:
+            self.space.measure_again(only_less=True)
+        return removed
+
+    def report_unmet(self) -> None:
+        """Log the budgets that are still exceeded."""
+        if self.space.exceeds_budget and not self.config.dry_run:
+            self.space.measure_again()
+        for bound in self.space.unmet():
+            self.done.over_budget = max(self.done.over_budget, bound.usage - bound.limit)
+            log.error("%s", unmet_text(bound, self.done.outcomes), extra=persistent("budget"))
+
+
+def _files(session: ScratchSession) -> int:
+    """Return the files of a session for the progress, and 1 for an empty one."""
+    return max(session.usage.files if session.usage else 0, 1)

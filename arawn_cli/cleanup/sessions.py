@@ -16,7 +16,17 @@ from arawn_cli.cleanup.trash_entry import is_trash
 from arawn_cli.errors import Failure
 from arawn_cli.events import REMOVED_FOR, Action, Reason
 from arawn_cli.fs.mounts import mount_points
-from arawn_cli.fs.openat import NO_IDENTITY, FileKind, Identity, entries, exists, identity_at, is_same_directory, open_directory
+from arawn_cli.fs.openat import (
+    NO_IDENTITY,
+    FileKind,
+    Identity,
+    entries,
+    exists,
+    identity_at,
+    identity_of,
+    is_same_directory,
+    open_directory,
+)
 from arawn_cli.fs.usage import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
 from arawn_cli.timestamps import latest
@@ -27,11 +37,10 @@ KEEP_FILE = ".keep"
 
 @dataclass(frozen=True, slots=True)
 class SessionsDirectory:
-    """The open directory of the scratch sessions, and its identity."""
+    """The open directory of the scratch sessions."""
 
     root: Root
     descriptor: int
-    identity: Identity
 
     @property
     def shown(self) -> str:
@@ -49,7 +58,7 @@ class SessionsDirectory:
         Raises:
             OSError: as `is_same_directory`.
         """
-        return is_same_directory(self.identity, self.root.workstreams, self.root.layout.sessions)
+        return is_same_directory(identity_of(os.fstat(self.descriptor)), self.root.workstreams, self.root.layout.sessions)
 
     def mounts_inside(self) -> dict[str, str]:
         """Return a mount point at or in each entry that has one, the first in the order of paths.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,6 @@ from arawn_cli.errors import ArawnCliError, StoppedError
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import stop_when, threads_for
-from arawn_cli.fs.openat import identity_of
 from arawn_cli.fs.usage import Usage, combined
 
 
@@ -74,7 +72,7 @@ def _decisions(root: Root, config: Config, measurements: Measurements, now: int,
     with opened_sessions(root) as descriptor:
         if descriptor is None:
             return []
-        listed = list_sessions(SessionsDirectory(root, descriptor, identity_of(os.fstat(descriptor))))
+        listed = list_sessions(SessionsDirectory(root, descriptor))
         evidence = Evidence(listed, root, stopping)
         sessions, measured = removable(listed, measurements.sessions, descriptor, ChatNeeds.to_keep(config, root.layout))
         policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
