@@ -231,6 +231,9 @@ class _Cleanup:
         if unknown := sorted(self._only - {session.name for session in listed}):
             names = ", ".join(map(escape, unknown))
             raise NoSuchSessionError(f"no scratch session {names} in {self._root.path}: nothing was done; see also `arawn-cli trash list`")
+        if self._root.database is None:  # also without a session: it is still missing
+            text = "no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it"
+            log.warning(text, extra=persistent("no database"))
         if sessions is None:
             self.done.no_sessions = reason_for_no_sessions(self._root)
             log.info("%s has no scratch sessions: %s", self._root.path, self.done.no_sessions)
@@ -306,9 +309,6 @@ class _Cleanup:
 
         Return the decisions by age, and those of them on sessions that a budget may select.
         """
-        if sessions and self._root.database is None:
-            text = "no database of Arawn's was found: a session with a turn in a workstream's messages counts as attached to it"
-            log.warning(text, extra=persistent("no database"))
         soon = self._policy.earlier(_SOON_DAYS) if "expiring" in self._config.maintenance.notify.on else None
         budget = self._policy.for_budgets(self._config) if space.exceeds_budget else None
         youngest = min(filter(None, (self._policy, soon, budget)), key=lambda policy: policy.older_than_days)

@@ -27,7 +27,7 @@ from arawn_cli.problems import STATE, Noted, Problem, ProblemLog, decide, persis
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import Run
-from tests.support.tree import SampleTree
+from tests.support.tree import SampleTree, set_age
 
 START = 1_700_006_400 * SECOND  # at the full hour, 2023-11-15 00:00 UTC
 HOUR = 3600 * SECOND
@@ -207,6 +207,17 @@ def test_a_relay_that_is_down_for_days_and_a_wrong_limit_are_logged_once_a_day(d
     assert second[0][1] == "WARNING: no longer: [maintenance.pressure.limits] 'no-such' is neither the id nor the title of a workstream"
     assert "13 events in the outbox: " in second[0][0]
     assert "25 events in the outbox: " in second[1][0]
+
+
+def test_a_missing_database_is_still_missing_when_the_last_session_is_gone(days: Days) -> None:
+    set_age(days.tree.session("old", files={"f": 1}, age_days=0), START - 30 * DAY)
+    days.tree.turn("old", START - 30 * DAY)
+    days.tree.database.unlink()
+    days.configure(cleanup={"trash_days": 0})
+    lines = days.logged(JobName.SCRATCH_CLEANUP, 0, HOUR, 20 * MINUTE)
+    assert [[line.partition(":")[0] for line in of_run] for of_run in lines] == [["WARNING"]]
+    assert "no database of Arawn's was found" in lines[0][0]
+    assert list(days.tree.sessions.iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "runs"), [(JobName.DISK_CHECK, 3), (JobName.SCRATCH_CLEANUP, 9)])
