@@ -5,6 +5,7 @@ The command of a job runs in a child process.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
@@ -16,14 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
 
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import JobName, Reason, RunResult
+from arawn_cli.fs.mounts import in_thread
 from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE, EngineDatabase, EngineError, postgres_driver
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours
 from arawn_cli.schedule.intervals import HOUR, MINUTE
@@ -89,6 +93,7 @@ class RunPool:
 
         Raises:
             FailedRunError: it was not started, did not do all its work, or was ended.
+            OSError: no process or thread can be started.
         """
         with self._starting:
             if self._is_closed:
@@ -102,16 +107,35 @@ class RunPool:
             )
             self.processes.add(process)
         output = _Output()
-        reader = threading.Thread(target=output.forward, args=(process, self.stdout, self._writing), daemon=True)
-        reader.start()
         try:
+            reader = _started_thread(partial(output.forward, process, self.stdout, self._writing))
             stopped = _wait(process, is_held, seconds)
         finally:
             process.kill()
             process.wait()
             self.processes.discard(process)
-        reader.join(_CHECK_SECONDS)  # a child of the run may still have its output open
+        with suppress(TimeoutError):  # a child of the run may still have its output open
+            reader.result(_CHECK_SECONDS)
         return summary_of(process.returncode, output.last_line, stopped or output.problem)
+
+
+def _started_thread(work: Callable[[], None]) -> Future[None]:
+    """Call `work`, which may take long, in a thread that ends with this process.
+
+    Raises:
+        OSError: the thread cannot be started, or has not begun within seconds: one that gets no
+            memory never does.
+    """
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        work()
+
+    result = in_thread(run)
+    if not begun.wait(_CHECK_SECONDS):
+        raise OSError(errno.EAGAIN, "a new thread does not begin")
+    return result
 
 
 def _wait(process: subprocess.Popen[bytes], is_held: Callable[[], bool], seconds: float) -> str | None:
@@ -276,7 +300,7 @@ def _define(engine: ModuleType, workflow: Workflow, database: EngineDatabase, po
             arguments = arguments_with(workflow, given)
             with database.locked(workflow.name) as is_held:
                 summary = None if is_held is None else pool.run(arguments, is_held, _JOB_SECONDS[workflow.job])
-        except ArawnCliError as error:
+        except (ArawnCliError, OSError) as error:
             log.error("%s: %s", name, error)
             raise
         outcome = "done" if summary else RunResult.LOCKED.value
@@ -336,19 +360,23 @@ def _started(engine: ModuleType, workflows: Sequence[Workflow], database: Engine
 
 
 def _forward_stdout(without_secrets: Callable[[str], str]) -> int:
-    """Log what Cloacina writes to standard output. Return the real one, for events."""
+    """Log what Cloacina writes to standard output. Return the real one, for events.
+
+    Raises:
+        OSError: the thread that logs it cannot be started.
+    """
     os.environ.setdefault("RUST_LOG", "warn")  # Cloacina's log level (tracing's EnvFilter)
     os.environ["NO_COLOR"] = "1"
     sys.stdout.flush()
     stdout = os.dup(_STDOUT)
     reader, writer = os.pipe()
-    os.dup2(writer, _STDOUT)
-    os.close(writer)
 
     def forward() -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 log.warning("Cloacina: %s", without_secrets(line))
 
-    threading.Thread(target=forward, name="engine-log", daemon=True).start()
+    _started_thread(forward)
+    os.dup2(writer, _STDOUT)
+    os.close(writer)
     return stdout

@@ -367,6 +367,34 @@ def test_a_run_that_takes_too_long_is_ended(environment: dict[str, str], events:
         RunPool({**environment, "PYTHONPATH": str(tmp_path)}, events.fileno()).run(["disk-check"], held, 1)
 
 
+def no_new_thread(*_: object) -> int:
+    raise RuntimeError("can't start new thread")
+
+
+def silent_thread(*_: object) -> int:
+    """A thread that gets no memory: it ends before it begins its work."""
+    return 0
+
+
+@pytest.mark.parametrize("start", [no_new_thread, silent_thread])
+def test_without_memory_for_a_thread_a_run_is_ended_and_the_service_does_not_begin(
+    environment: dict[str, str], events: IO[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[..., int]
+) -> None:
+    monkeypatch.setattr("arawn_cli.fs.mounts.start_new_thread", start)
+    monkeypatch.setattr(service, "_CHECK_SECONDS", 0.1)
+    for variable in ("RUST_LOG", "NO_COLOR"):
+        monkeypatch.setenv(variable, "")
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
+    pool = RunPool({**environment, "PYTHONPATH": str(tmp_path)}, events.fileno())
+    with pytest.raises(OSError, match="new thread"):
+        pool.run(["disk-check"], held, 60)
+    assert pool.processes == set()
+    stdout = os.fstat(1)
+    with pytest.raises(OSError, match="new thread"):
+        service._forward_stdout(str)
+    assert os.path.samestat(os.fstat(1), stdout)
+
+
 def test_a_run_that_was_killed_says_so() -> None:
     for line in (b"", b'{"reason": "do', b'{"type": "disk_check"}'):
         with pytest.raises(FailedRunError, match="was killed by SIGKILL"):
