@@ -255,7 +255,7 @@ def _replace(directory: int, target: str, text: str, mode: int) -> None:
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
             os.replace(name, target, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: only the next write would remove the file
         with suppress(OSError):
             os.unlink(name, dir_fd=directory)
         raise

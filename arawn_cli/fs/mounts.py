@@ -166,7 +166,7 @@ def in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
     def run() -> None:
         try:
             future.set_result(ask())
-        except BaseException as error:  # who waits for the result raises it
+        except BaseException as error:  # whatever it is: who waits raises it, and would find no result without it
             future.set_exception(error)
 
     try:
