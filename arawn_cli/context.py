@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from arawn_cli import timestamps
-from arawn_cli.errors import StoppedError
+from arawn_cli.errors import StoppedError, never_stopping
 from arawn_cli.events import Event
 from arawn_cli.state import State
 
@@ -65,7 +65,7 @@ class RunContext:
     show: Callable[[Event], None]
     outboxes: Sequence[EventOutbox] = ()
     progress: Progress = field(default_factory=Progress)
-    stopping: Callable[[], bool] = lambda: False
+    stopping: Callable[[], bool] = never_stopping
     started: Callable[[], None] = lambda: None
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns
@@ -90,5 +90,5 @@ class RunContext:
             StoppedError: a signal asked the run to end.
         """
         if self.stopping():
-            raise StoppedError("stopped by a signal")
+            raise StoppedError
         self.progress.advance(steps)

@@ -109,6 +109,14 @@ class StoppedError(ArawnCliError):
 
     exit_code = ExitCode.TERMINATED
 
+    def __init__(self) -> None:
+        super().__init__("stopped by a signal")
+
+
+def never_stopping() -> bool:
+    """Return that no signal asked the run to end: the default where none is caught."""
+    return False
+
 
 def log_error(error: BaseException) -> ExitCode:
     """Log an error that ended a command, as one line, and return its exit code."""

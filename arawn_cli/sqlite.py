@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from arawn_cli.errors import StoppedError
+from arawn_cli.errors import StoppedError, never_stopping
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 Row = tuple[object, ...]
@@ -58,11 +58,6 @@ def signature(path: Path) -> Signature:
     `path` must have its links resolved, since SQLite keeps the log beside the file itself.
     """
     return tuple(_stamp(f"{path}{suffix}") for suffix in ("", "-wal"))
-
-
-def never_stopping() -> bool:
-    """Return that no signal asked the run to end."""
-    return False
 
 
 def query(
@@ -120,7 +115,7 @@ def read_database(
             if signature(path) == before:
                 raise
         if stopping():
-            raise StoppedError("stopped by a signal")
+            raise StoppedError
         if time.monotonic() > last_try:
             raise problem
         time.sleep(_PAUSE_SECS)
@@ -147,7 +142,7 @@ def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stoppin
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_INTERRUPT:
         if stopping():
-            return StoppedError("stopped by a signal")
+            return StoppedError()
         if time.monotonic() <= end:
             return KeyboardInterrupt()  # it was raised in the progress handler, where SQLite ends it
         return DatabaseUnreadableError(f"{path}: reading it takes longer than {_QUERY_SECS:.0f} seconds")

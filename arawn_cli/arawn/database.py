@@ -9,7 +9,8 @@ from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, Layout
-from arawn_cli.sqlite import never_stopping, read_database
+from arawn_cli.errors import never_stopping
+from arawn_cli.sqlite import read_database
 from arawn_cli.timestamps import latest
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arawn_cli.errors import ConfigurationError
+from arawn_cli.errors import ConfigurationError, never_stopping
 from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import FileKind, entries, exists, opened_directory
 from arawn_cli.names import ID_ALPHABETS, UUID_ALPHABETS, can_match, is_uuid, is_valid_id
-from arawn_cli.sqlite import DatabaseUnreadableError, never_stopping, query
+from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 WORKSTREAMS = "workstreams"
 SCRATCH = "scratch"

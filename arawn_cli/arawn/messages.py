@@ -21,9 +21,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from arawn_cli import timestamps
-from arawn_cli.errors import StoppedError
+from arawn_cli.errors import StoppedError, never_stopping
 from arawn_cli.fs.openat import Identity, identity_of
-from arawn_cli.sqlite import never_stopping
 
 EVERY_SESSION = None
 """The key of damage that names no session."""
@@ -171,7 +170,7 @@ class MessageLog:
         begin, head = start, b""  # of the line that is not complete yet
         for position, block in _blocks(descriptor, start, status.st_size):
             if stopping():
-                raise StoppedError("stopped by a signal")
+                raise StoppedError
             *ends, rest = block.split(b"\n")
             for end in ends:
                 turns.take(head + end if head else end, begin)

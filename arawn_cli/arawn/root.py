@@ -15,12 +15,11 @@ from shlex import quote
 
 from arawn_cli.arawn.layout import DATABASES, MESSAGES, TRASH, WORKSTREAMS, Layout, find_layout
 from arawn_cli.arawn.messages import Turns
-from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.errors import ConfigurationError, RefusedError, never_stopping
 from arawn_cli.fs.mounts import is_mount
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
 from arawn_cli.fs.permissions import Account
 from arawn_cli.names import is_valid_id
-from arawn_cli.sqlite import never_stopping
 from arawn_cli.timestamps import latest
 
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, V0, WORKSTREAMS
 from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError
 from arawn_cli.arawn.root import Root
-from arawn_cli.errors import Failure
+from arawn_cli.errors import Failure, never_stopping
 from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import FileKind, Identity, LinkError, entries, exists, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
-from arawn_cli.sqlite import never_stopping
 
 
 def messages_reader(

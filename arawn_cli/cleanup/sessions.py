@@ -13,7 +13,7 @@ from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.trash_entry import is_trash
-from arawn_cli.errors import Failure
+from arawn_cli.errors import Failure, never_stopping
 from arawn_cli.events import REMOVED_FOR, Action, Reason
 from arawn_cli.fs.mounts import mount_points
 from arawn_cli.fs.openat import (
@@ -28,7 +28,7 @@ from arawn_cli.fs.openat import (
     open_directory,
 )
 from arawn_cli.fs.usage import Usage
-from arawn_cli.sqlite import DatabaseUnreadableError, Signature, never_stopping, signature
+from arawn_cli.sqlite import DatabaseUnreadableError, Signature, signature
 from arawn_cli.timestamps import latest
 
 KEEP_FILE = ".keep"

@@ -16,7 +16,7 @@ from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text, why_immutable
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
-from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError
+from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError, never_stopping
 from arawn_cli.events import JobName
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
@@ -28,7 +28,6 @@ from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
-from arawn_cli.sqlite import never_stopping
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from arawn_cli.errors import StoppedError
+from arawn_cli.errors import StoppedError, never_stopping
 from arawn_cli.fs.system_calls import call
 
 _ANSWER_SECS = 120.0  # a scan of 20,000 processes takes about 10 seconds
@@ -59,7 +59,7 @@ class Child:
         self._socket = own
         self._stream = own.makefile("rwb")
 
-    def ask(self, request: object, stopping: Callable[[], bool] = lambda: False, *, seconds: float = _ANSWER_SECS) -> Any:  # noqa: ANN401 - JSON
+    def ask(self, request: object, stopping: Callable[[], bool] = never_stopping, *, seconds: float = _ANSWER_SECS) -> Any:  # noqa: ANN401 - JSON
         """Return the answer to a request, if it comes within some seconds.
 
         Raises:
@@ -88,7 +88,7 @@ class Child:
         while not select.select([self._socket], [], [], max(0, min(_LOOK_SECS, end - time.monotonic())))[0]:
             if stopping():
                 self._socket.close()  # its answer would be taken for another
-                raise StoppedError("stopped by a signal")
+                raise StoppedError
             if time.monotonic() >= end:
                 raise TimeoutError
 

@@ -102,7 +102,7 @@ def read_standard_input(most: int, stopping: Callable[[], bool]) -> bytes:
     def wait() -> None:
         while not select.select([_STANDARD_INPUT], [], [], _WAIT_SECS)[0]:
             if stopping():
-                raise StoppedError("stopped by a signal")
+                raise StoppedError
 
     return _read_all(_STANDARD_INPUT, most, wait)
 

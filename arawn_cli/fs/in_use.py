@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from arawn_cli.errors import StoppedError
+from arawn_cli.errors import StoppedError, never_stopping
 from arawn_cli.events import Reason
 from arawn_cli.fs.child import Child
 from arawn_cli.fs.mounts import Mount, is_below, joined, layers_of, mount_id, mount_of, read_mounts, unescaped
@@ -120,12 +120,12 @@ def hidden_processes() -> list[int]:
 def _scan_for_parent(request: Any) -> object:  # noqa: ANN401 - JSON
     if request is None:
         return list_tasks(parents_number()).hidden
-    search = _Search(_Directory(**request["directory"]), frozenset(request["sessions"]), lambda: False)
+    search = _Search(_Directory(**request["directory"]), frozenset(request["sessions"]), never_stopping)
     search.scan(parents_number())
     return search.found()
 
 
-def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool] = lambda: False) -> dict[str, Use]:
+def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool] = never_stopping) -> dict[str, Use]:
     """Return the uses of the sessions in an open directory, by name; a mount inside comes first.
 
     Of other accounts' processes only root, and the child that stays root, see what they use.
@@ -184,7 +184,7 @@ class _Search:
         try:
             for task in tasks.inspectable:
                 if self._stopping():
-                    raise StoppedError("stopped by a signal")
+                    raise StoppedError
                 try:
                     with unless_ended:
                         self._inspect(task, prefixes)

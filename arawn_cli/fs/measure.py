@@ -105,7 +105,7 @@ def stop_when(stopping: Callable[[], bool]) -> Callable[[int], None]:
 
     def advance(_finished: int) -> None:
         if stopping():
-            raise StoppedError("stopped by a signal")
+            raise StoppedError
 
     return advance
 

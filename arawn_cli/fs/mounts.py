@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from arawn_cli.errors import never_stopping
 from arawn_cli.events import Filesystem
 from arawn_cli.names import escape
 
@@ -229,7 +230,7 @@ def parse_mount_id(text: bytes) -> int:
     return int(found[1]) if found else -1
 
 
-def filesystem_of(place: Path | int, stopping: Callable[[], bool] = lambda: False) -> Filesystem:
+def filesystem_of(place: Path | int, stopping: Callable[[], bool] = never_stopping) -> Filesystem:
     """Return space and inodes of the filesystem at an absolute path or open directory.
 
     What is unknown is 0.

@@ -50,7 +50,7 @@ def find_unplaced(
     for name in sessions:
         for path, status in _tree(name, parent, files=files):
             if stopping():
-                raise StoppedError("stopped by a signal")
+                raise StoppedError
             if status.st_dev == device and (text := search.text_for(path, status)):
                 yield name, path[len(name) + 1 :], text
                 break

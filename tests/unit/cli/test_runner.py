@@ -98,7 +98,7 @@ def test_a_signal_outweighs_the_result_and_keeps_it(flags: Flags) -> None:
 
     def stopped(context: RunContext) -> None:
         terminated(context)
-        raise StoppedError("stopped by a signal")
+        raise StoppedError
 
     assert run(flags, stopped) == JobRun(None, ExitCode.TERMINATED, ["stopped by a signal"])
 
