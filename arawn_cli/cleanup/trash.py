@@ -22,8 +22,8 @@ from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when
 from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
-from arawn_cli.fs.openat import FileKind, LinkError, entries, exists, open_directory, opened_directory, require_writable
-from arawn_cli.fs.permissions import account_name
+from arawn_cli.fs.openat import FileKind, LinkError, entries, exists, open_directory, opened_directory
+from arawn_cli.fs.permissions import account_name, require_writable
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
 from arawn_cli.names import escape
@@ -176,11 +176,11 @@ def check_trash_writable(sessions: SessionsDirectory) -> bool:
         try:
             with opened_directory(parent, TRASH) as trash:
                 _require_mutable(trash, f"{path}/{TRASH}")
-                require_writable(".", trash)
+                require_writable(trash)
         except FileNotFoundError:
             is_there = False
-            require_writable(".", parent)
-    require_writable(".", sessions.descriptor)
+            require_writable(parent)
+    require_writable(sessions.descriptor)
     return is_there
 
 

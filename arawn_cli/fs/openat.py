@@ -171,18 +171,6 @@ def is_same_directory(expected: Identity, parent: int, names: Sequence[str]) -> 
         return False
 
 
-def require_writable(name: str, parent: int) -> None:
-    """Check that this process may create, rename and remove entries of the directory `name`.
-
-    Raises:
-        OSError: EROFS or EACCES, as the kernel would return.
-    """
-    if os.access(name, os.W_OK | os.X_OK, dir_fd=parent, effective_ids=True):
-        return
-    code = errno.EROFS if os.fstatvfs(parent).f_flag & os.ST_RDONLY else errno.EACCES
-    raise OSError(code, os.strerror(code))
-
-
 class MovedAwayError(OSError):
     """Somebody moved a directory while it was walked: its parent is another one now."""
 

@@ -105,6 +105,17 @@ def can_access(directory: int, mode: int) -> bool:
     return os.access(".", mode, dir_fd=directory, effective_ids=True)
 
 
+def require_writable(directory: int) -> None:
+    """Check that this process may create, rename and remove entries of an open directory.
+
+    Raises:
+        OSError: EROFS or EACCES, as the kernel would return.
+    """
+    if not can_access(directory, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.fstatvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code))
+
+
 def is_flagged(directory: int, name: str = "") -> bool:
     """Whether an entry of an open directory, or the directory itself, is immutable or append-only.
 

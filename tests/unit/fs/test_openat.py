@@ -21,7 +21,6 @@ from arawn_cli.fs.openat import (
     is_same_directory,
     opened_directory,
     opened_file,
-    require_writable,
 )
 from tests.conftest import make_deep
 
@@ -84,11 +83,6 @@ def test_a_replaced_directory_is_not_the_same(tmp_path: Path, top: int) -> None:
     (tmp_path / "a" / "b").unlink()
     (tmp_path / "a" / "b").touch()
     assert not is_same_directory(identity, top, ("a", "b"))
-
-
-def test_a_writable_directory_passes(tmp_path: Path, top: int) -> None:
-    (tmp_path / "directory").mkdir()
-    require_writable("directory", top)
 
 
 def test_a_walk_goes_down_and_up_with_few_open_directories(tmp_path: Path, top: int) -> None:
