@@ -31,6 +31,7 @@ from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.permissions import account_name, user_id
+from arawn_cli.fs.system_calls import call
 from arawn_cli.output.prometheus import old_files
 from arawn_cli.schedule.settings import Account, Shell, can_access, token_warning
 from arawn_cli.schedule.systemd import systemd_runs
@@ -284,11 +285,8 @@ def is_synchronised() -> bool:
     Raises:
         OSError: the kernel does not report it, as in some containers.
     """
-    library = ctypes.CDLL(None, use_errno=True)
     state = ctypes.create_string_buffer(512)  # larger than `struct timex`; mode 0 only reads
-    if library.adjtimex(state) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    call("adjtimex", state)
     # adjtimex(2): the fields are modes, offset, freq, maxerror, and others.
     *_, maximum_error = struct.unpack_from("@I3l", state)
     return bool(maximum_error < _MAX_ERROR_MICROSECONDS)
