@@ -232,7 +232,7 @@ class SessionRemover:
             if not check_preparable(descriptor, self._needs):
                 return None
         except OSError as error:
-            return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
+            return self._cannot_move(session, error)
         candidate.needs = self._needs
         return None if self._cannot_exchange is None else self._not_exchanged(candidate, self._cannot_exchange)
 
@@ -336,7 +336,7 @@ class SessionRemover:
             name, record = prepare(candidate.descriptor, needs, trash.descriptor, name)
         except OSError as error:
             if error.errno in CANNOT_EXCHANGE:
-                return _cannot_move(session, Failure.of("rename", f"{self._sessions.shown}/{session.name}", error))
+                return self._cannot_move(session, error)
             return self._not_renamed(candidate, error)
         places = Places(self._sessions.descriptor, session.name, trash.descriptor, name, needs, record)
         try:
@@ -423,6 +423,10 @@ class SessionRemover:
         planned = candidate.planned
         return Outcome(planned.session, action, planned.reason, freed, detail=planned.detail, removed_at=candidate.removed_at)
 
+    def _cannot_move(self, session: ScratchSession, error: OSError) -> Outcome:
+        failure = Failure.of("rename", f"{self._sessions.shown}/{session.name}", error)
+        return Outcome(session, Action.KEPT, Reason.CANNOT_MOVE, failures=(failure,))
+
     def _not_renamed(self, candidate: Candidate, error: OSError) -> Outcome:
         if error.errno in _REPLACED:
             return _changed(candidate.session)
@@ -477,10 +481,6 @@ def _kept_like_others(session: ScratchSession, reason: Reason, failure: Failure)
     """Keep a session because of a failure that all share."""
     evidence = replace(session.evidence, shared_failures=(*session.evidence.shared_failures, failure))
     return _kept(replace(session, evidence=evidence), reason)
-
-
-def _cannot_move(session: ScratchSession, failure: Failure) -> Outcome:
-    return Outcome(session, Action.KEPT, Reason.CANNOT_MOVE, failures=(failure,))
 
 
 def _not_moved(session: ScratchSession, failure: Failure) -> Outcome:
