@@ -230,19 +230,19 @@ class Space:
             if limit:
                 measure, usage = (Measure.APPARENT, total.apparent_bytes) if apparent else (Measure.ALLOCATED, total.allocated_bytes)
                 bounds.append(Bound(f"the limit of the total, {size(limit)},", measure, usage, limit, is_budget=False))
-        if not cleanup.min_free_percent and not self._with_limits:
+        percentages: list[tuple[str, Measure, int, bool]] = []
+        if cleanup.min_free_percent:
+            percentages.append((f"min_free_percent = {cleanup.min_free_percent}", Measure.ALLOCATED, 100 - cleanup.min_free_percent, True))
+        if self._with_limits:
+            percentages.append(("filesystem_critical_percent", Measure.ALLOCATED, pressure.filesystem_critical_percent, False))
+            percentages.append(("inode_critical_percent", Measure.INODES, pressure.inode_critical_percent, False))
+        if not percentages:
             return bounds
         found = filesystem_of(self._filesystem)
-        space, inodes = (found.used_bytes, found.free_bytes), (found.used_inodes, found.free_inodes)
-        percentages = [
-            (f"min_free_percent = {cleanup.min_free_percent}", Measure.ALLOCATED, 100 - cleanup.min_free_percent, True),
-            ("filesystem_critical_percent", Measure.ALLOCATED, pressure.filesystem_critical_percent, False),
-            ("inode_critical_percent", Measure.INODES, pressure.inode_critical_percent, False),
-        ]
         for name, measure, percent, is_budget in percentages:
-            if cleanup.min_free_percent if is_budget else self._with_limits:
-                used, free = inodes if measure is Measure.INODES else space
-                bounds.append(Bound(name, measure, used, percent * (used + free) // 100, is_budget))
+            is_inodes = measure is Measure.INODES
+            used, free = (found.used_inodes, found.free_inodes) if is_inodes else (found.used_bytes, found.free_bytes)
+            bounds.append(Bound(name, measure, used, percent * (used + free) // 100, is_budget))
         return bounds
 
 
