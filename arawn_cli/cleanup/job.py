@@ -319,8 +319,7 @@ class _Cleanup:
         measured = {session.name: usage for session, usage in zip(undecided, usages, strict=True)}
         sessions, measured = removable(sessions, measured, directory.descriptor, self._needs)
         sessions = evidence.add_all_to(sessions, measured, partial(can_turns_decide, policy=youngest, now=self._now))
-        for failure in evidence.failures:
-            self.done.add_failure(failure)
+        self.done.add_evidence_failures(evidence.failures)
         if evidence.damaged_lines:
             log.info("lines of messages.jsonl that are not messages: %d", evidence.damaged_lines)
         by_age = decide_all(sessions, self._policy, self._now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.root import Root
@@ -77,8 +77,7 @@ class Outcomes:
     def add(self, outcome: Outcome) -> None:
         """Log, count and emit an outcome."""
         session, usage = outcome.session, outcome.session.usage
-        for shared in session.evidence.shared_failures:
-            self.add_failure(shared)  # logged once, and not again for each session
+        self.add_evidence_failures(session.evidence.shared_failures)  # logged once, and not again for each session
         failures = (*outcome.failures, *session.evidence.own_failures, *(usage.failures if usage else ()))
         for failure in failures:
             self._count_failure(report_failure(failure, session.name))
@@ -114,13 +113,24 @@ class Outcomes:
         self.events.append(event)
         self._context.emit(event)
 
-    def add_failure(self, failure: Failure, session: str | None = None) -> None:
-        """Log and count a failure that belongs to no outcome, or to several: only once."""
+    def add_evidence_failures(self, failures: Iterable[Failure]) -> None:
+        """Log and count failures to read the evidence of all sessions, each of them once.
+
+        That one is over is not logged: a run that need not read the messages does not know it.
+        """
+        for failure in failures:
+            self.add_failure(failure, ended="")
+
+    def add_failure(self, failure: Failure, session: str | None = None, *, ended: str | None = None) -> None:
+        """Log and count a failure that belongs to no outcome, or to several: only once.
+
+        `ended` is the message when it is over, as for `persistent`.
+        """
         report = report_failure(failure, session)
         if report not in self._shared_failures:
             self._shared_failures.add(report)
             if self._count_failure(report):
-                log.error("%s", failure, extra=persistent(f"failure {failure}"))
+                log.error("%s", failure, extra=persistent(f"failure {failure}", ended=ended))
 
     def _count_failure(self, report: FailureReport) -> bool:
         """Count a failure, and return whether it is one of the first, which are listed."""

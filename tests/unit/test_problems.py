@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -218,6 +219,18 @@ def test_a_missing_database_is_still_missing_when_the_last_session_is_gone(days:
     assert [[line.partition(":")[0] for line in of_run] for of_run in lines] == [["WARNING"]]
     assert "no database of Arawn's was found" in lines[0][0]
     assert list(days.tree.sessions.iterdir()) == []
+
+
+def test_a_database_that_a_run_does_not_read_is_not_said_to_be_readable(days: Days) -> None:
+    session = days.tree.session("old", files={"f": 1}, age_days=0)
+    set_age(session, START - 30 * DAY)
+    days.tree.database.write_bytes(b"no database" * 100)
+    days.configure()
+    first = days.logged(JobName.SCRATCH_CLEANUP, 0, 20 * MINUTE, 20 * MINUTE)
+    shutil.rmtree(session)
+    second = days.logged(JobName.SCRATCH_CLEANUP, 20 * MINUTE, 40 * MINUTE, 20 * MINUTE)
+    assert ["file is not a database" in line for line in first[0]] == [True, False]
+    assert [[line.partition(" (")[0] for line in of_run] for of_run in second] == [["WARNING: no longer: kept session old"]]
 
 
 @pytest.mark.parametrize(("name", "runs"), [(JobName.DISK_CHECK, 3), (JobName.SCRATCH_CLEANUP, 9)])
