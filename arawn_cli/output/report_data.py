@@ -340,7 +340,7 @@ def gather(
     if removal is None:
         problems.append("the next cleanup is unknown: the scratch sessions could not be judged")
     verdicts = judge_all(scopes_of(config, measured), history.alerts, rules_of(config), now, vanished=())
-    scopes = {verdict.usage.scope: scope_report(verdict, history, period) for verdict in verdicts}
+    scopes = scope_reports(verdicts, history, period)
     sessions, cleanup = _sessions(config, measured, removal, scopes, now)
     return Report(
         now=now,
@@ -398,8 +398,12 @@ def _search(root: Root, config: Config, measured: Measurements, context: RunCont
     return {workstream: largest for workstream, largest in found.items() if largest is not None}
 
 
-def scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeReport:
-    """Return a scope with its usage over the last hours."""
+def scope_reports(verdicts: Iterable[Verdict], history: CheckHistory, hours: int) -> dict[str, ScopeReport]:
+    """Return each scope with its usage over the last hours, without sessions that are ok."""
+    return {verdict.usage.scope: _scope_report(verdict, history, hours) for verdict in verdicts if not verdict.is_ok_session}
+
+
+def _scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeReport:
     usage = verdict.usage
     return ScopeReport(
         usage=usage,

@@ -26,7 +26,7 @@ from arawn_cli.output.report_data import (
     ScopeReport,
     SessionReport,
     alerts_of,
-    scope_report,
+    scope_reports,
     with_unknown_limit,
 )
 from arawn_cli.output.tables import GAP, LEVEL_STYLES, Listing, advice, bare_table
@@ -121,7 +121,7 @@ class UsageTable:
 
 def check_renderables(result: CheckResult, command: Command = PLAIN, *, verbose: bool) -> Iterator[RenderableType]:
     """Render a disk check; `verbose` shows every workstream's id."""
-    scopes = {verdict.usage.scope: scope_report(verdict, result.history, WINDOW_HOURS) for verdict in result.verdicts}
+    scopes = scope_reports(result.verdicts, result.history, WINDOW_HOURS)
     alerts, summary = alerts_of(scopes.values()), result.summary
     total = scopes[TOTAL]
     headline = words.headline(alerts, complete=summary.complete)
