@@ -103,7 +103,7 @@ class _Findings:
 
     Attributes:
         now: when it began, in nanoseconds.
-        forecasts: the days until each scope reaches its next limit, or None.
+        scopes: the usage of each scope by its name.
         vanished: scopes with a stored alert that do not exist any more.
         reclaimable: what a cleanup would free, or None if unknown.
     """
@@ -111,16 +111,19 @@ class _Findings:
     now: int
     root: Path
     measurements: Measurements
-    scopes: tuple[ScopeUsage, ...]
+    scopes: Mapping[str, ScopeUsage]
     history: CheckHistory
-    forecasts: Mapping[str, int | None]
     vanished: Collection[str]
     reclaimable: Usage | None
     reused: ReusedSizes | None
 
     @property
     def total(self) -> ScopeUsage:
-        return next(usage for usage in self.scopes if usage.scope == TOTAL)
+        return self.scopes[TOTAL]
+
+    def forecast(self, scope: str) -> int | None:
+        """Return the days until a scope reaches its next limit, or None if it is unknown."""
+        return self.history.forecast(self.scopes[scope]) if scope in self.scopes else None
 
 
 def check(config: Config, context: RunContext, *, fail_on: Level | None = None) -> CheckResult:
@@ -167,7 +170,7 @@ def _find(root: Root, config: Config, context: RunContext, now: int) -> _Finding
     """Measure a root, and compare it with its history."""
     reused = _reused_sizes(root, config, context, now)
     measurements = measure_root(root, config, context, reused.usages if reused else {})
-    scopes = scopes_of(config, measurements)
+    scopes = {usage.scope: usage for usage in scopes_of(config, measurements)}
     history = load_history(context.state, root.path, now)
     return _Findings(
         now=now,
@@ -175,7 +178,6 @@ def _find(root: Root, config: Config, context: RunContext, now: int) -> _Finding
         measurements=measurements,
         scopes=scopes,
         history=history,
-        forecasts={usage.scope: history.forecast(usage) for usage in scopes},
         vanished=vanished_scopes(root, history.alerts, scopes, measurements.filesystems),
         reclaimable=_reclaimable(root, config, context, measurements, scopes, history),
         reused=reused,
@@ -205,7 +207,7 @@ def _summary(config: Config, context: RunContext, found: _Findings, verdicts: Se
         sample_age_secs=total.sample_age_secs,
         complete=not measurements.failures,
         duration_ms=(context.monotonic() - started) // 1_000_000,
-        forecast_days=found.forecasts[TOTAL],
+        forecast_days=found.forecast(TOTAL),
         foreign=tuple(ForeignEntry(name=name, bytes=size_in(config, usage)) for name, usage in measurements.largest_foreign()),
         foreign_count=len(measurements.foreign),
         foreign_bytes=sum(size_in(config, usage) for usage in measurements.foreign.values()),
@@ -247,11 +249,11 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
 
 
 def _reclaimable(
-    root: Root, config: Config, context: RunContext, measurements: Measurements, scopes: Sequence[ScopeUsage], history: CheckHistory
+    root: Root, config: Config, context: RunContext, measurements: Measurements, scopes: Mapping[str, ScopeUsage], history: CheckHistory
 ) -> Usage | None:
     """Return what a cleanup would free if a scope that it reduces needs it, else None."""
     freed = _freed_by_cleanup(measurements)
-    if not any(usage.scope in freed and (level_of(usage) is not Level.OK or usage.scope in history.alerts) for usage in scopes):
+    if not any(scope in scopes and (level_of(scopes[scope]) is not Level.OK or scope in history.alerts) for scope in freed):
         return None
     from arawn_cli.diskcheck.reclaimable import removal_now
 
@@ -274,7 +276,7 @@ def _judge(config: Config, context: RunContext, found: _Findings) -> tuple[list[
             log.warning("%s: levels are reported as measured, and not remembered", error, extra=STATE)
             # Checks in a row cannot be counted. An early alert is better than none on a full disk.
             rules = replace(rules, for_checks=1)
-    verdicts = judge_all(found.scopes, found.history.alerts, rules, found.now, vanished=found.vanished)
+    verdicts = judge_all(found.scopes.values(), found.history.alerts, rules, found.now, vanished=found.vanished)
     for event in _pressure_events(config, context, found, verdicts):
         context.emit(event)
     return verdicts, False
@@ -290,10 +292,10 @@ def _judge_and_store(config: Config, context: RunContext, found: _Findings, rule
         before = read_alerts(context.state, found.root)
         if runs.has_ended_since(connection, JobName.DISK_CHECK, found.root, found.now, context.clock()):
             log.info("another check measured later and ended earlier: this one changes no level")
-            return unchanged(found.scopes, before)
-        verdicts = judge_all(found.scopes, before, rules, found.now, vanished=found.vanished)
+            return unchanged(found.scopes.values(), before)
+        verdicts = judge_all(found.scopes.values(), before, rules, found.now, vanished=found.vanished)
         store_alerts(connection, found.root, verdicts, before, found.now)
-        store_samples(connection, found.root, found.scopes, found.history.hour)
+        store_samples(connection, found.root, found.scopes.values(), found.history.hour)
         if found.reused:
             found.reused.store(connection, found.root, found.measurements.sessions)
         last_success = None if found.measurements.failures else found.now
@@ -366,7 +368,7 @@ def _usage_event(
         files=total.files,
         sessions=len(tree.sessions) if tree.row.is_scratch else tree.row.sessions,
         complete=total.complete,
-        forecast_days=found.forecasts.get(scope),
+        forecast_days=found.forecast(scope),
         sample_age_secs=total.sample_age_secs,
     )
 
@@ -400,7 +402,7 @@ def _pressure_event(config: Config, context: RunContext, found: _Findings, verdi
         unit=usage.unit,
         complete=usage.complete,
         reclaimable_bytes=freed,
-        forecast_days=found.forecasts.get(usage.scope),
+        forecast_days=found.forecast(usage.scope),
         sample_age_secs=usage.sample_age_secs,
     )
 

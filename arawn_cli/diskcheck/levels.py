@@ -180,7 +180,7 @@ def _filesystem(config: Config, filesystem: Filesystem, suffix: str) -> Iterator
         )
 
 
-def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsage], filesystems: Mapping[str, Filesystem]) -> set[str]:
+def vanished_scopes(root: Root, scopes: Iterable[str], found: Collection[str], filesystems: Mapping[str, Filesystem]) -> set[str]:
     """Return the scopes that were not found because their directory does not exist any more.
 
     If Arawn's own files were not found, it is unknown where they are. A filesystem of unknown size
@@ -188,7 +188,7 @@ def vanished_scopes(root: Root, scopes: Iterable[str], found: Iterable[ScopeUsag
     """
     silent = [path for path, each in filesystems.items() if not each.total_bytes]
     unknown = {f"{scope}:{path}".rstrip(":") for path in silent for scope in (FILESYSTEM, INODES)}
-    missing = set(scopes) - {usage.scope for usage in found} - {OWN_FILES} - unknown
+    missing = set(scopes) - set(found) - {OWN_FILES} - unknown
     return {scope for scope in missing if scope in FIXED or not _directory_exists(root, scope)}
 
 

@@ -289,8 +289,8 @@ def test_a_scope_has_vanished_if_its_directory_does_not_exist(tree: SampleTree) 
     (tree.workstreams / "link").symlink_to("nowhere")
     kept = {"blog", "workstream:total", "session:here", "link"}
     vanished = {"gone", "workstream:inodes", "session:gone", "inodes", "session:../../blog", "session:", "../blog", "workstream:"}
-    found = [ScopeUsage(scope, scope, 1, 1, 2, complete=True) for scope in ("total", "filesystem")]
+    found = ("total", "filesystem")
     with opened_root(tree.root, (tree.database,)) as root:
-        assert vanished_scopes(root, kept | vanished | {"total", "filesystem"}, found, {}) == vanished
+        assert vanished_scopes(root, kept | vanished | set(found), found, {}) == vanished
         silent = {"": with_figures("/")}
         assert vanished_scopes(root, {"filesystem", "inodes", "gone"}, [], silent) == {"gone"}
