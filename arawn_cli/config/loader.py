@@ -31,9 +31,8 @@ from arawn_cli.config.lookup import (
     home_directory,
 )
 from arawn_cli.config.relay_url import Address, redact_value
-from arawn_cli.config.roots import find_conflicts, refuse_other_root, values_of_root
-from arawn_cli.config.schema import ConfigFile, Maintenance, Relay, with_value
-from arawn_cli.config.validation import describe_errors, find_misspellings
+from arawn_cli.config.schema import ConfigFile, Maintenance, Ping, Relay, Storage, WorkstreamStore, with_value
+from arawn_cli.config.validation import describe_errors, find_conflicts, find_misspellings, nearest, refuse_other_root
 from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import read_small_file
@@ -44,6 +43,20 @@ _ERRORS_MAX = 50  # that are shown
 
 # The time that tomllib needs for a dotted key grows with the cube of its length.
 _LONG_KEY = re.compile(rb"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){100}""")
+
+_USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
+"""The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
+
+_GENERAL_KEYS = {
+    "path": "maintenance.root",
+    "database": "maintenance.database",
+    "scratch_cleanup_days": "paths.cleanup.scratch_cleanup_days",
+    **{key: f"paths.usage.{key}" for key in _USAGE},
+    **{key: f"maintenance.pressure.{key}" for key in (*_USAGE.values(), "own_files", "limits")},
+    **{key: f"maintenance.cleanup.{key}" for key in ("keep_last", "max_total", "min_free_percent", "min_age_days", "protect")},
+    **{key: f"maintenance.ping.{key}" for key in Ping.model_fields},
+}
+"""The keys of a named root, and the general keys for which they give the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +176,7 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     """
     found_file = _read(flags.config, environment, system_file)
     of_file, file, base = found_file.tables, found_file.file, found_file.base
-    values = ({} if flags.root is None else values_of_root(of_file, flags.root, file)) | _values_of(flags)
+    values = ({} if flags.root is None else _values_of_root(of_file, flags.root, file)) | _values_of(flags)
     tables = of_file
     for key, (value, _) in values.items():
         tables = with_value(tables, key, value)
@@ -207,6 +220,47 @@ def _values_of(flags: Flags) -> dict[str, tuple[object, str]]:
         "maintenance.relay.url": (flags.relay_url, "--relay-url"),
     }
     return {key: each for key, each in values.items() if each[0] is not None}
+
+
+def _values_of_root(tables: ConfigFile, name: str, file: Path | None) -> dict[str, tuple[object, str]]:
+    """Return the values of a named root by the general keys that they replace, with their sources.
+
+    Its limits and protected patterns are added to the general ones.
+
+    Raises:
+        ConfigurationError: the file has no root of this name.
+    """
+    index = next((index for index, entry in enumerate(tables.maintenance.roots) if entry.name == name), None)
+    if index is None:
+        raise ConfigurationError(_unknown_root(tables, name, file))
+    entry, maintenance = tables.maintenance.roots[index], tables.maintenance
+    added = {
+        "protect": (*maintenance.cleanup.protect, *entry.protect),
+        "limits": {**maintenance.pressure.limits, **entry.limits},
+    }
+    own = [key for key in _GENERAL_KEYS if key in entry.model_fields_set]
+    values: dict[str, tuple[object, str]] = {
+        "workstream": (WorkstreamStore.model_construct(), DEFAULT),
+        "storage": (Storage.model_construct(), DEFAULT),
+        "maintenance.database": (None, DEFAULT),
+        # A general ping would say that this job ran if only that of another root did.
+        "maintenance.ping": (Ping.model_construct(), DEFAULT),
+        # A limit of this root in whole GiB takes precedence over a general one of any size.
+        **{f"maintenance.pressure.{size}": (None, DEFAULT) for key, size in _USAGE.items() if key in own},
+    }
+    for key in own:
+        general = _GENERAL_KEYS[key]
+        source = f"{file}: {f'{general} and ' if key in added else ''}maintenance.roots[{index}].{key}"
+        values[general] = (added.get(key, getattr(entry, key)), source)
+    return values
+
+
+def _unknown_root(tables: ConfigFile, name: str, file: Path | None) -> str:
+    option = f"--root {escape(name)}: "
+    if not tables.maintenance.roots:
+        return f"{option}{f'{file} has no' if file else 'there is no configuration file with'} [[maintenance.roots]]"
+    near = nearest(name, (entry.name for entry in tables.maintenance.roots))
+    return f"{option}{file} has no root of this name; it has {tables.maintenance.root_names}" + (f"; the nearest is {near}" if near else "")
 
 
 def _pings(maintenance: Maintenance) -> dict[str, str]:

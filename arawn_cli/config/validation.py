@@ -1,20 +1,29 @@
-"""Describe the errors of a configuration file, one line for each.
+"""Find and describe the errors of a configuration file, one line for each.
 
 A line has the dotted key, the value that was found and what is allowed. For an unknown key it has
 the nearest known one.
+
+A root never shares its path or database with another one: evidence of one root must not decide
+about the sessions of another.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from arawn_cli.arawn.layout import DATABASE_V0, WORKSTREAMS
+from arawn_cli.config.lookup import PathBase
 from arawn_cli.config.relay_url import redact_path, redact_value
 from arawn_cli.config.schema import Cleanup, CleanupDefaults, ConfigFile, Paths, Pressure, Storage, UsageLimits, WorkstreamStore, fields_of
+from arawn_cli.errors import ConfigurationError
 from arawn_cli.names import escape
 
 # Arawn's tables may have keys of any name. One that is this similar to ours is taken for a
@@ -52,6 +61,15 @@ _HINTS = {
 
 # Addresses that are secret as a whole, and tables that hold them.
 _SECRET = re.compile(r"maintenance\.(ping|roots\[\d+\])(\.(scratch_cleanup|disk_check))?")
+
+_MAIN_KEYS = (
+    ("path", "maintenance.root"),
+    ("path", "paths.base_path"),
+    ("path", "workstream.data_dir"),
+    ("database", "maintenance.database"),
+    ("database", "workstream.database"),
+)
+"""The keys that can name the main root and its database, first match first."""
 
 # By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.
 _ALLOWED = {
@@ -133,3 +151,80 @@ def _nearest_key(key: str) -> str | None:
     known = [known for known, _ in fields_of(ConfigFile)]
     name = key.lower().rpartition(".")[2]
     return next((other for other in known if other.rpartition(".")[2] == name), None) or nearest(key, known, 0)
+
+
+# ---- Several roots
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value of the file, and the dotted key that has it."""
+
+    key: str
+    text: str
+
+
+def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
+    """Return one line for each value that two roots share, and for each root inside another.
+
+    The document is not validated yet, so that these errors are reported together with all others.
+    """
+    lines = []
+    owners = list(_owners(document))
+    for key in ("name", "path", "database"):
+        taken: dict[str, str] = {}
+        if key == "database":  # the databases that are used by default
+            unnamed = (owner["path"] for owner in owners if "path" in owner and "database" not in owner)
+            taken = {base.normal(os.path.join(path.text, DATABASE_V0)): path.key for path in unnamed}
+        for value in (owner[key] for owner in owners if key in owner):
+            other = taken.setdefault(value.text if key == "name" else base.normal(value.text), value.key)
+            if other != value.key:
+                lines.append(
+                    f"{value.key}: found {format_value(value.text)}; allowed: a {key} that no other root has, but {other} has the same"
+                )
+    # What one root measures and removes would belong to the other.
+    paths = [owner["path"] for owner in owners if "path" in owner]
+    workstreams = {f"{base.normal(path.text).rstrip('/')}/{WORKSTREAMS}": path.key for path in paths}
+    for path in paths:
+        inner = Path(base.normal(path.text))
+        lines += [
+            f"{path.key}: found {format_value(path.text)}; allowed: a path that is not below the workstreams of {workstreams[str(above)]}"
+            for above in (inner, *inner.parents)
+            if str(above) in workstreams
+        ]
+    return lines
+
+
+def _owners(document: Mapping[str, object]) -> Iterator[dict[str, _Value]]:
+    """Yield path and database of the main root, and then name, path and database of each other."""
+    yield _texts(document, _MAIN_KEYS)
+    entries = value_at(document, "maintenance.roots")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        yield _texts(entry, [(key, key) for key in ("name", "path", "database")], f"maintenance.roots[{index}].")
+
+
+def _texts(table: object, keys: Iterable[tuple[str, str]], prefix: str = "") -> dict[str, _Value]:
+    """Return the texts with these keys by their names, of several with one name the first."""
+    found: dict[str, _Value] = {}
+    for name, key in keys:
+        text = value_at(table, key)
+        if text and isinstance(text, str):
+            found.setdefault(name, _Value(f"{prefix}{key}", text))
+    return found
+
+
+def refuse_other_root(root: Path, name: str | None, tables: ConfigFile, base: PathBase) -> None:
+    """Check that the root of a run has no other rules, without reading the disks of other roots.
+
+    Raises:
+        ConfigurationError: it is, through a link, an option or the environment.
+    """
+    if not tables.maintenance.roots:
+        return
+    found = (os.path.normpath(root), os.path.realpath(root))
+    for entry in tables.maintenance.roots:
+        if entry.name != name and base.normal(entry.path) in found:
+            raise ConfigurationError(f"{root} is the root {entry.name}, which has its own rules: use --root {entry.name}")
+    main = tables.maintenance.root or tables.paths.base_path or tables.workstream.data_dir
+    if name is not None and main is not None and base.normal(main) in found:
+        raise ConfigurationError(f"the root {name} is also the main root, {main}, with other rules: remove one of them from the file")
