@@ -271,7 +271,7 @@ def _cleanup(report: Report) -> Iterator[RenderableType]:
     if report.cleanup is None:
         yield Text(words.UNKNOWN_CLEANUP, style="red")
         return
-    yield Text(words.cleanup(report.cleanup, report))
+    yield Text(words.cleanup(report.cleanup))
     listed = [("now", session) for session in report.cleanup.removed[:MAX_SESSIONS]]
     listed += [(day(session.due or 0), session) for session in report.cleanup.later[:MAX_SESSIONS]]
     for when, session in listed:

@@ -174,7 +174,7 @@ def transition_usage(transition: Transition) -> str:
     return f"{amount(transition.usage, transition.unit)} of {amount(transition.limit, transition.unit)}"
 
 
-def cleanup(cleanup: NextCleanup, report: Report) -> str:
+def cleanup(cleanup: NextCleanup) -> str:
     """Return in one sentence what a cleanup would do now."""
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
