@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
@@ -13,6 +13,8 @@ _BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
 _PATH = re.compile(r"(https?://[^\s/?#'\"]+)[/?#][^\s'\"]*", re.IGNORECASE)
+# Characters that a path or a query may have, beside letters, digits and "_.-~" (RFC 3986, A).
+_ALLOWED_IN_TARGET = "%/?:@!$&'()*+,;="
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
 
 
@@ -124,5 +126,5 @@ def _is_host(host: str) -> bool:
 
 
 def _target(parts: SplitResult) -> str:
-    path = parts.path or "/"
-    return f"{path}?{parts.query}" if parts.query else path
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return quote(target, safe=_ALLOWED_IN_TARGET)

@@ -144,7 +144,7 @@ def _answer(url: str, message: Mapping[str, str] | None, *, use_proxy: bool) -> 
         os.environ["no_proxy"] = "*"  # of both names, this one counts
     try:
         result = _send_with_apprise(url, message)
-    except Exception as error:  # its text may contain the address
+    except Exception as error:  # a service may fail in any way, and the text may contain the address
         result = Failed(f"Apprise failed with {type(error).__name__}", retryable=False)
     return {"result": type(result).__name__, **asdict(result)}
 

@@ -6,25 +6,21 @@ small letters), as for other programs.
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import os
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery.credentials import basic, with_kept_variables
-from arawn_cli.delivery.message import Failed
+from arawn_cli.delivery.credentials import Secrets, basic, with_kept_variables
+from arawn_cli.delivery.message import Failed, excerpt
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
-
-if TYPE_CHECKING:
-    import urllib3
 
 # OpenSSL's reasons for an answer that is not a TLS record.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
@@ -83,60 +79,45 @@ class Route:
         """The headers of an HTTP request that are for the proxy."""
         return {} if self.proxy is None or self.address.is_secure else _credentials(self.proxy)
 
-    def manager(self) -> urllib3.PoolManager:
-        """Return what sends HTTP requests over one connection.
-
-        Raises:
-            ConfigurationError: the file of certificate authorities cannot be used.
-        """
-        import urllib3
-
-        context = context_for(self.ca_file) if self.address.is_secure else None
-        if self.proxy is None:
-            return urllib3.PoolManager(num_pools=1, maxsize=1, ssl_context=context)
-        return urllib3.ProxyManager(self.proxy.plain, proxy_headers=_credentials(self.proxy), num_pools=1, maxsize=1, ssl_context=context)
-
-    def connection(self, timeout: float, *, tunnel: bool) -> http.client.HTTPConnection:
-        """Return a connection that is not open yet; `timeout` is that of each step, in seconds.
+    def connect(self, timeout: float, *, tunnel: bool = False) -> HTTPConnection:
+        """Open a connection; `timeout` is that of each step, in seconds.
 
         Through a proxy it is a tunnel to the server if the server uses TLS, or if `tunnel` is set.
 
         Raises:
             ConfigurationError: the file of certificate authorities cannot be used.
+            OSError, HTTPException: it cannot be opened; see `failure`.
         """
         end = self.proxy or self.address
+        host = end.host.removesuffix(".")  # which no certificate has
         if self.address.is_secure:
-            context = context_for(self.ca_file)
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(end.host, end.port, timeout=timeout, context=context)
+            connection: HTTPConnection = HTTPSConnection(host, end.port, timeout=timeout, context=context_for(self.ca_file))
         else:
-            connection = http.client.HTTPConnection(end.host, end.port, timeout=timeout)
+            connection = HTTPConnection(host, end.port, timeout=timeout)
+        connection.response_class = _Response
         if self.proxy is not None and (tunnel or self.address.is_secure):
-            connection.set_tunnel(self.address.host, self.address.port, _credentials(self.proxy))
+            connection.set_tunnel(self.address.host.removesuffix("."), self.address.port, _credentials(self.proxy))
+        connection.connect()
         return connection
 
-    def stream(self, timeout: float) -> socket.socket:
-        """Open a connection to the server itself, with TLS if it uses it.
-
-        Raises:
-            ConfigurationError: the file of certificate authorities cannot be used.
-            OSError: it cannot be opened; see `failure`.
-        """
-        connection = self.connection(timeout, tunnel=True)
-        connection.connect()
-        stream: socket.socket = connection.sock
-        return stream
-
-    def failure(self, error: BaseException) -> Failed | None:
+    def failure(self, error: OSError | HTTPException) -> Failed | None:
         """Describe an error of TLS or of a tunnel; None for other errors."""
-        for cause in _causes(error):
-            if self.proxy is not None and isinstance(cause, OSError) and str(cause).startswith(_NO_TUNNEL):
-                answer = str(cause).removeprefix(_NO_TUNNEL)
-                return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=answer.startswith("5"))
-            if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-                return None  # the connection broke in the middle of the handshake
-            if isinstance(cause, ssl.SSLError):
-                return Failed(self._tls_problem(cause), retryable=False)
-        return None
+        if self.proxy is not None and isinstance(error, OSError) and str(error).startswith(_NO_TUNNEL):
+            answer = self.cause_of(error).removeprefix(_NO_TUNNEL)
+            return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=answer.startswith("5"))
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return None  # the connection broke in the middle of the handshake
+        return Failed(self._tls_problem(error), retryable=False) if isinstance(error, ssl.SSLError) else None
+
+    def cause_of(self, error: OSError | HTTPException) -> str:
+        """Return the message of the kernel or of a library, or else the type of an error.
+
+        It may have text of a proxy, whose secrets are removed. The text of an `HTTPException` may
+        be any part of an answer.
+        """
+        if not isinstance(error, OSError):
+            return type(error).__name__
+        return excerpt(error.strerror or str(error), Secrets.of(self.address, None, self.proxy)) or type(error).__name__
 
     def _tls_problem(self, error: ssl.SSLError) -> str:
         if error.reason in _NO_TLS:
@@ -158,6 +139,16 @@ class Route:
         return f"{certificate} is not accepted: {error.verify_message}"
 
 
+class _Response(HTTPResponse):
+    """Skip all interim answers (RFC 9110, 15.2). http.client itself skips only those with 100."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 102 <= self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment] # with headers, nothing more is read
+            super().begin()
+
+
 def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Route:
     """Return how to reach a server.
 
@@ -172,15 +163,15 @@ def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Rout
 
 
 def _proxy_for(address: Address) -> Address | None:
-    from urllib.request import proxy_bypass  # 20 ms, and only a client needs it
-
     proxies = _proxies(with_kept_variables(os.environ))
+    name = next((name for name in _PROXY_OF[address.scheme] if proxies.get(name, "").strip()), None)
+    if name is None:
+        return None
+    from urllib.request import proxy_bypass  # 5 ms, and only a proxy needs it
+
     if proxy_bypass(f"{address.host}:{address.port}", proxies) or _is_in(address.host, proxies.get("no", "")):
         return None
-    for name in _PROXY_OF[address.scheme]:
-        if value := proxies.get(name, "").strip():
-            return _parse_proxy(value, f"${name.upper()}_PROXY")
-    return None
+    return _parse_proxy(proxies[name].strip(), f"${name.upper()}_PROXY")
 
 
 def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
@@ -228,8 +219,9 @@ def _credentials(proxy: Address) -> dict[str, str]:
     return {"Proxy-Authorization": basic(proxy)} if proxy.carries_password else {}
 
 
+@cache
 def context_for(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies certificate and host name.
+    """Return the context of this process that verifies certificate and host name.
 
     It trusts the system's authorities, or only those of a PEM file.
 
@@ -238,6 +230,7 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
     """
     # Not create_default_context: it would write the keys of the connection to $SSLKEYLOGFILE.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
     if ca_file is None:
         context.load_default_certs()
         return context
@@ -248,21 +241,3 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
     except OSError as error:
         raise ConfigurationError(f"maintenance.relay.ca_file: cannot read {ca_file}: {error.strerror}") from error
     return context
-
-
-def cause_of(error: BaseException) -> str:
-    """Return the kernel's message behind an error, or else the error's type."""
-    messages = (cause.strerror for cause in _causes(error) if isinstance(cause, OSError))
-    return next(filter(None, messages), type(error).__name__)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it wraps, as clients wrap those of the ssl module."""
-    seen: set[int] = set()
-    queue: list[object] = [error]
-    while queue:
-        cause = queue.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            yield cause
-            seen.add(id(cause))
-            queue += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
+import select
+import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 
-import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
-from urllib3.exceptions import TimeoutError as AnyTimeoutError
-
-from arawn_cli.delivery.connecting import Route, cause_of
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
 from arawn_cli.delivery.message import USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
 
@@ -24,33 +22,34 @@ _PLAIN_ON_TLS = b"plain HTTP request was sent to HTTPS port"
 
 
 class HttpClient:
-    """Send one event per POST, all of them over one connection.
+    """Send one event per POST, all of them over one connection if the relay keeps it open.
 
     `clock` is the wall clock in seconds, with which the date of a `Retry-After` is compared.
-
-    Raises:
-        ConfigurationError: the file of certificate authorities cannot be used.
     """
 
     batch_size = 1
 
     def __init__(self, route: Route, token: Token | None, clock: Callable[[], float]) -> None:
         self._route = route
-        self._address = address = route.address
-        self._secrets = Secrets.of(address, token, route.proxy)
+        self._secrets = Secrets.of(route.address, token, route.proxy)
         self._clock = clock
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             "ce-specversion": "1.0",
-            **authorization(address, token),
+            **authorization(route.address, token),
         }
-        self._manager = route.manager()
+        # An attempt takes a connection out: no other one shares it if the attempt is abandoned.
+        self._unused: list[HTTPConnection] = []
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Post the one event; without an answer in time it is unknown whether the relay has it."""
         (event,) = events
         end = time.monotonic() + timeout
+        try:
+            connection = self._open_connection() or self._route.connect(timeout)
+        except (OSError, HTTPException) as error:
+            return self._unreachable(error, timeout)
         headers = {
             **self._headers,
             "ce-id": event.event_id,
@@ -60,66 +59,107 @@ class HttpClient:
             "Idempotency-Key": event.event_id,
         }
         try:
-            response = self._manager.urlopen(
-                "POST",
-                self._address.plain,
-                body=event.body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                timeout=urllib3.Timeout(total=timeout),
-                preload_content=False,
-            )
-        except HTTPError as error:
-            return self._failure(error, timeout)
-        body, is_complete = _read_start(response, end)
-        peer = self._route.server
-        if self._route.proxy is not None and response.status == _PROXY_UNAUTHORISED:
-            return Failed(f"{self._route.peer} does not accept our user and password ({response.status})", retryable=False)
-        if response.status == 400 and _PLAIN_ON_TLS in body:
-            return Failed(f"{peer} speaks TLS; use https://", retryable=False)
-        if 200 <= response.status < 300 and not is_complete:
-            return Failed(f"{peer} did not complete its answer {response.status}; it may have the event")
-        return interpret_response(response.status, body, response.headers.get("Retry-After"), self._clock(), self._secrets)
+            answer = post(connection, self._route, headers, event.body, end)
+        except (OSError, HTTPException) as error:
+            connection.close()
+            return self._unanswered(error, timeout)
+        if connection.sock is not None:
+            self._unused.append(connection)
+        return self._interpret(answer)
 
     def close(self) -> None:
         """Close the connection."""
-        self._manager.clear()
+        while self._unused:
+            self._unused.pop().close()
 
-    def _failure(self, error: HTTPError, timeout: float) -> Failed:
+    def _open_connection(self) -> HTTPConnection | None:
+        """Return the connection of an earlier event, unless the relay has closed it since."""
+        if not self._unused:
+            return None
+        connection = self._unused.pop()
+        poll = select.poll()
+        poll.register(connection.sock, select.POLLIN)
+        if not poll.poll(0):
+            return connection
+        connection.close()
+        return None
+
+    def _unreachable(self, error: OSError | HTTPException, timeout: float) -> Failed:
         if (failed := self._route.failure(error)) is not None:
             return failed
-        peer = self._route.peer
-        if isinstance(error, ProxyError) and isinstance(error.original_error, HTTPError):
-            error = error.original_error
-        if isinstance(error, NameResolutionError):
-            return Failed(f"the name {(self._route.proxy or self._address).host} cannot be resolved")
-        if isinstance(error, NewConnectionError):
-            return Failed(f"cannot connect to {peer}: {cause_of(error)}")
-        if isinstance(error, ConnectTimeoutError):
-            return Failed(f"cannot connect to {peer} within {timeout:.1f} s")
-        if isinstance(error, AnyTimeoutError):
-            return Failed(f"{peer} did not answer within {timeout:.1f} s; it may have the event")
-        return Failed(f"{peer} closed the connection: {cause_of(error)}")
+        if isinstance(error, socket.gaierror):
+            return Failed(f"the name {(self._route.proxy or self._route.address).host} cannot be resolved")
+        if isinstance(error, TimeoutError):
+            return Failed(f"cannot connect to {self._route.peer} within {timeout:.1f} s")
+        return Failed(f"cannot connect to {self._route.peer}: {self._route.cause_of(error)}")
+
+    def _unanswered(self, error: OSError | HTTPException, timeout: float) -> Failed:
+        if (failed := self._route.failure(error)) is not None:
+            return failed
+        if isinstance(error, TimeoutError):
+            return Failed(f"{self._route.peer} did not answer within {timeout:.1f} s; it may have the event")
+        if isinstance(error, OSError):
+            return Failed(f"{self._route.peer} closed the connection: {self._route.cause_of(error)}")
+        return Failed(f"{self._route.peer} does not speak HTTP: {self._route.cause_of(error)}")
+
+    def _interpret(self, answer: Answer) -> SendResult:
+        status, server = answer.status, self._route.server
+        if self._route.proxy is not None and status == _PROXY_UNAUTHORISED:
+            return Failed(f"{self._route.peer} does not accept our user and password ({status})", retryable=False)
+        if status == 400 and _PLAIN_ON_TLS in answer.body:
+            return Failed(f"{server} speaks TLS; use https://", retryable=False)
+        if 200 <= status < 300 and not answer.is_complete:
+            return Failed(f"{server} did not complete its answer {status}; it may have the event")
+        return interpret_response(status, answer.body, answer.retry_after, self._clock(), self._secrets)
 
 
-def _read_start(response: urllib3.BaseHTTPResponse, end: float) -> tuple[bytes, bool]:
-    """Read the start of the body until `end`.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a POST.
 
-    Return it, and whether it is all of a body or as much as is needed of a long one.
+    Attributes:
+        body: its start.
+        is_complete: whether `body` is the whole body, or as much as is needed of a long one.
+        retry_after: the header `Retry-After`, or None.
     """
+
+    status: int
+    body: bytes
+    is_complete: bool
+    retry_after: str | None
+
+
+def post(connection: HTTPConnection, route: Route, headers: Mapping[str, str], body: bytes, end: float) -> Answer:
+    """Send a POST, and read the start of the answer until `end`, on the monotonic clock.
+
+    The connection can be used again if it has a socket afterwards.
+
+    Raises:
+        OSError: the connection broke; `TimeoutError` if there was no answer in time.
+        HTTPException: the answer is not HTTP.
+    """
+    if (left := end - time.monotonic()) <= 0:
+        raise TimeoutError
+    connection.sock.settimeout(left)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the server may have answered before it had the body
+        connection.request("POST", route.target, body, {**headers, **route.headers})
+    with connection.getresponse() as response:
+        start, is_whole = _read_start(response, end)
+    if not is_whole:
+        connection.close()
+    return Answer(response.status, start[:_ANSWER_BYTES], is_whole or len(start) > _ANSWER_BYTES, response.getheader("Retry-After"))
+
+
+def _read_start(response: HTTPResponse, end: float) -> tuple[bytes, bool]:
+    """Read the start of the body until `end`; return it, and whether it is the whole body."""
     body = b""
-    try:
+    with suppress(OSError, HTTPException):  # the connection broke, or nothing came in time
         while len(body) <= _ANSWER_BYTES and time.monotonic() < end:
             more = response.read1(_ANSWER_BYTES)
             if not more:
-                response.release_conn()
-                return body, True
+                return body, not response.length
             body += more
-    except HTTPError:
-        pass  # the connection broke, or nothing came in time; it is closed below
-    response.close()
-    return body[:_ANSWER_BYTES], len(body) > _ANSWER_BYTES
+    return body, False
 
 
 _CONTINUE = 100
@@ -172,9 +212,9 @@ def probe(route: Route, token: Token | None, origin: str, timeout: float) -> Pro
         without = _ask(route, None, timeout) if token and is_accepted else None
     except TimeoutError:
         return ProbeResult(False, f"{route}: cannot connect within {timeout:g} s")
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         failed = route.failure(error)
-        return ProbeResult(False, f"{route}: {failed.reason if failed else f'cannot connect: {error.strerror or type(error).__name__}'}")
+        return ProbeResult(False, f"{route}: {failed.reason if failed else f'cannot connect: {route.cause_of(error)}'}")
     if is_accepted:
         if token is None:
             return ProbeResult(True, f"{route} is reachable and accepts events; no token is configured")
@@ -203,10 +243,9 @@ def _ask(route: Route, token: Token | None, timeout: float) -> int:
     consent. http.client itself would read past a 100.
 
     Raises:
-        OSError: there is no connection; `TimeoutError` if there is none in time.
+        OSError, HTTPException: there is no connection; `TimeoutError` if there is none in time.
     """
-    with closing(route.connection(timeout, tunnel=False)) as connection:
-        connection.connect()
+    with closing(route.connect(timeout)) as connection:
         connection.putrequest("POST", route.target, skip_accept_encoding=True)
         headers = {"User-Agent": USER_AGENT, "Content-Type": "application/json", **authorization(route.address, token), **route.headers}
         for name, value in {**headers, "Content-Length": "2", "Expect": "100-continue"}.items():
@@ -218,11 +257,11 @@ def _ask(route: Route, token: Token | None, timeout: float) -> int:
                 status = _status_in(answer.readline(_LINE_BYTES))
                 if status == _CONTINUE:
                     connection.sock.settimeout(_SILENCE_SECS)
-                    http.client.parse_headers(answer)
+                    parse_headers(answer)
                     status = _status_in(answer.readline(_LINE_BYTES))
             except TimeoutError:
                 return status
-            except (OSError, http.client.HTTPException):
+            except (OSError, HTTPException):
                 return _NO_HTTP
         return status
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-
-import urllib3
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import TimeoutError as AnyTimeoutError
+from http.client import HTTPException
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery.connecting import cause_of, route_to
+from arawn_cli.delivery.connecting import route_to
 from arawn_cli.delivery.credentials import authorization
+from arawn_cli.delivery.http import post
 from arawn_cli.delivery.message import USER_AGENT
 from arawn_cli.delivery.retry import result_of
 from arawn_cli.errors import ConfigurationError, ExitCode
@@ -31,7 +31,6 @@ _SECS = 1.5  # for one of the two pings of a run
 _STOPPING_SECS = 0.7  # after a signal, a run ends within a second
 
 _BODY_BYTES = 100_000  # healthchecks.io keeps as much
-_ANSWER_BYTES = 100
 _IGNORED = ("OK (not found)", "OK (rate limited)")
 
 _CONTENT_TYPE = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
@@ -107,27 +106,23 @@ class Pings:
 
 def _post(address: Address, suffix: str, body: bytes, *, use_proxy: bool) -> str | None:
     """Send a ping, and return what went wrong, without the address."""
+    end = time.monotonic() + _SECS
     try:
-        manager = route_to(address, None, use_proxy=use_proxy).manager()
-        response = manager.urlopen(
-            "POST",
-            replace(address, target=with_suffix(address.target, suffix)).plain,
-            body=body,
-            headers={**_CONTENT_TYPE, **authorization(address, None)},
-            retries=False,
-            redirect=False,
-            timeout=urllib3.Timeout(total=_SECS),
-            preload_content=False,
-        )
-        answer = response.read(_ANSWER_BYTES)
-        manager.clear()
+        route = route_to(replace(address, target=with_suffix(address.target, suffix)), None, use_proxy=use_proxy)
     except ConfigurationError as error:
         return str(error)
-    except (HTTPError, OSError) as error:
-        return f"no answer within {_SECS:.1f} s" if isinstance(error, AnyTimeoutError) else cause_of(error)
-    if 300 <= response.status < 400:
-        return f"it answers {response.status}, a redirect, which is never followed"
+    try:
+        with closing(route.connect(_SECS)) as connection:
+            answer = post(connection, route, {**_CONTENT_TYPE, **authorization(address, None)}, body, end)
+    except TimeoutError:
+        return f"no answer within {_SECS:.1f} s"
+    except (OSError, HTTPException) as error:
+        return route.cause_of(error)
+    if 300 <= answer.status < 400:
+        return f"it answers {answer.status}, a redirect, which is never followed"
+    if answer.status < 300 and not answer.is_complete:
+        return f"it did not complete its answer {answer.status}"
     # healthchecks.io says with status 200 that it ignored a ping. Other answers may repeat the
     # address.
-    ignored = next((text for text in _IGNORED if text.encode() in answer), "")
-    return None if response.status < 300 and not ignored else f"it answers {response.status} {ignored}".rstrip()
+    ignored = next((text for text in _IGNORED if text.encode() in answer.body), "")
+    return None if answer.status < 300 and not ignored else f"it answers {answer.status} {ignored}".rstrip()

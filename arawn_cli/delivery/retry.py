@@ -45,8 +45,6 @@ class Timing:
 class RetryClient:
     """Wrap a relay client: send again with growing pauses, until a point in time or a signal.
 
-    urllib3's own retries know neither a deadline for several requests nor signals.
-
     Attributes:
         timeout: seconds of one attempt.
         end: when all attempts end, on the monotonic clock.

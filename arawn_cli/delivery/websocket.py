@@ -19,7 +19,7 @@ from websockets.protocol import Event, State
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
-from arawn_cli.delivery.connecting import Route, cause_of
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
 from arawn_cli.delivery.message import (
     USER_AGENT,
@@ -78,11 +78,11 @@ class WebSocketClient:
         """
         end = time.monotonic() + timeout
         try:
-            stream = self._route.stream(timeout)
+            stream = self._route.connect(timeout, tunnel=True).sock
         except TimeoutError:
             return Failed(f"cannot connect to {self._route.peer} within {timeout:g} s")
         except (OSError, HTTPException) as error:
-            return self._route.failure(error) or Failed(f"cannot connect to {self._route.peer}: {cause_of(error)}")
+            return self._route.failure(error) or Failed(f"cannot connect to {self._route.peer}: {self._route.cause_of(error)}")
         protocol = ClientProtocol(parse_uri(self._address.plain), origin=self._origin, max_size=_ANSWER_BYTES, logger=_silent)
         with closing(stream):
             try:

@@ -279,7 +279,7 @@ def test_without_news_no_part_of_apprise_is_started(site: NotifySite, web: JsonS
     loaded = run("disk-check", "--config", site.file, "--format", "none", PYTHONPROFILEIMPORTTIME="1", PYTHONPATH=hidden).stderr
     assert "arawn_cli.delivery.notify" in loaded
     assert " apprise" not in loaded
-    assert "urllib3" not in loaded
+    assert "http.client" not in loaded
     site.configure(notify={})
     assert "delivery.notify" not in run("disk-check", "--config", site.file, "--format", "none", PYTHONPROFILEIMPORTTIME="1").stderr
 

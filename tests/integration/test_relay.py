@@ -92,7 +92,7 @@ def test_each_tls_failure_is_one_sentence(site: Site, shared_nchan: Nchan, chann
 
 def test_a_version_costs_no_import_of_a_client() -> None:
     code = "import sys; sys.argv = ['arawn-cli', '--version']\nfrom arawn_cli.cli.app import main; assert main() == 0\n"
-    code += "sys.exit(any(name in sys.modules for name in ('urllib3', 'websockets', 'sqlite3', 'ssl')))"
+    code += "sys.exit(any(name in sys.modules for name in ('http.client', 'websockets', 'sqlite3', 'ssl')))"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     assert subprocess.run([str(COMMAND.with_name("python")), "-c", code], env=environment, check=False, capture_output=True).returncode == 0
 
@@ -101,7 +101,7 @@ def test_a_version_costs_no_import_of_a_client() -> None:
 def test_a_check_with_nothing_to_send_imports_no_client(site: Site, environment: dict[str, str], scheme: str) -> None:
     site.configure(f"{scheme}://relay.example/pub", events=["scratch_cleanup"])
     code = "import sys\nfrom arawn_cli.cli.app import main; assert main() == 0\n"
-    code += "print([name for name in ('urllib3', 'websockets', 'ssl') if name in sys.modules])"
+    code += "print([name for name in ('http.client', 'websockets', 'ssl') if name in sys.modules])"
     python = [str(COMMAND.with_name("python")), "-c", code]
     command = [*python, "disk-check", "--config", str(site.file), "--format", "none"]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)

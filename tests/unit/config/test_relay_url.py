@@ -23,6 +23,17 @@ def test_ports_and_paths_have_defaults(url: str, port: int, target: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ('http://h/a|b/{c}?d=<"^`\\>', "/a%7Cb/%7Bc%7D?d=%3C%22%5E%60%5C%3E"),
+        ("http://h/a%2Fb?c=%22;d=@:/?!$&'()*+,", "/a%2Fb?c=%22;d=@:/?!$&'()*+,"),
+    ],
+)
+def test_a_target_has_only_characters_that_a_request_may_have(url: str, target: str) -> None:
+    assert parse(url).target == target
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -17,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from arawn_cli.config import relay_url
-from arawn_cli.delivery.connecting import Route
-from arawn_cli.delivery.http import HttpClient
+from arawn_cli.delivery.connecting import Route, context_for
+from arawn_cli.delivery.http import HttpClient, probe
 from arawn_cli.delivery.message import Failed
 from arawn_cli.delivery.websocket import WebSocketClient
 from arawn_cli.errors import ConfigurationError
-from tests.support.contrary_servers import ONE, answering, sent
+from tests.support.contrary_servers import ONE, answering, running, sent
 from tests.support.relay_fixtures import build, needs_nchan
 
 pytest_plugins = ("tests.support.relay_fixtures",)
@@ -57,6 +58,35 @@ def test_a_certificate_of_another_host_or_time_is_not_accepted(
     assert isinstance(answer, Failed)
     assert not answer.retryable
     assert sentence in answer.reason
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+def test_a_dot_at_the_end_of_a_name_is_in_no_certificate(tmp_path: Path, scheme: str) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", context=context) as port:
+        found = probe(Route(relay_url.parse(f"{scheme}://localhost.:{port}/"), tmp_path / "ca.pem"), None, "", 5)
+    assert "404" in found.text
+
+
+def test_a_server_is_told_which_protocol_is_spoken(tmp_path: Path) -> None:
+    chosen: list[str | None] = []
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def talk() -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            chosen.append(connection.selected_alpn_protocol())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, running(talk, lambda: None):
+        address = relay_url.parse(f"https://127.0.0.1:{listener.getsockname()[1]}/")
+        Route(address, tmp_path / "ca.pem").connect(5).close()
+    assert chosen == ["http/1.1"]
 
 
 def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path]:
@@ -121,7 +151,7 @@ def test_authorities_in_another_form_than_pem_are_refused(tmp_path: Path) -> Non
     path = tmp_path / "ca.der"
     path.write_text("no certificate")
     with pytest.raises(ConfigurationError, match=r"ca\.der holds no certificate in PEM format"):
-        HttpClient(Route(relay_url.parse("https://127.0.0.1/"), path), None, time.time)
+        context_for(path)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
@@ -129,4 +159,4 @@ def test_authorities_that_are_no_file_are_refused_and_not_waited_for(tmp_path: P
     path = tmp_path / "ca"
     os.mkfifo(path) if kind == "fifo" else path.mkdir()
     with pytest.raises(ConfigurationError, match="not a regular file"):
-        HttpClient(Route(relay_url.parse("https://127.0.0.1/"), path), None, time.time)
+        context_for(path)

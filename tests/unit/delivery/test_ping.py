@@ -12,6 +12,7 @@ from arawn_cli.config import relay_url
 from arawn_cli.delivery.ping import Pings, suffix_of, with_suffix
 from arawn_cli.errors import ExitCode
 from tests.support.contrary_servers import answering, unreachable
+from tests.support.relay_fixtures import free_port
 
 SEGMENTS = st.lists(st.text("abz019-_~.", min_size=1), max_size=4)
 
@@ -41,6 +42,18 @@ def test_each_ping_has_its_time_and_only_the_first_failure_is_a_warning(told: py
         pings.end(ExitCode.PARTIAL, None, ["it failed"])
     sentence = "the ping of 127.0.0.1 failed: no answer within 1.5 s"
     assert [(record.levelname, record.getMessage()) for record in told.records] == [("WARNING", sentence), ("INFO", sentence)]
+
+
+def test_a_server_that_is_down_is_not_said_to_be_slow(told: pytest.LogCaptureFixture) -> None:
+    Pings(f"http://127.0.0.1:{free_port()}/secret", lambda: False).start()
+    assert told.records[0].getMessage() == "the ping of 127.0.0.1 failed: Connection refused"
+
+
+def test_a_success_that_is_cut_is_none(told: pytest.LogCaptureFixture) -> None:
+    """The rest could say that the ping is ignored."""
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nOK") as port:
+        Pings(f"http://127.0.0.1:{port}/secret", lambda: False).start()
+    assert told.records[0].getMessage() == "the ping of 127.0.0.1 failed: it did not complete its answer 200"
 
 
 def test_after_a_signal_a_ping_is_still_sent_and_waits_less_than_a_second(told: pytest.LogCaptureFixture) -> None:

@@ -188,6 +188,37 @@ def test_a_proxy_that_is_down_is_named_without_its_password(scheme: str, monkeyp
     assert sent(route) == Failed("cannot connect to the proxy 127.0.0.1 port 9: Connection refused")
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_proxy_that_speaks_another_protocol_is_a_failure(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def route_through(port: int) -> Route:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")
+        return route_to(relay_url.parse(f"{scheme}://relay.example/pub"), None, use_proxy=True)
+
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
+        assert isinstance(sent(route_through(port)), Failed)
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
+        assert probe(route_through(port), None, "", 5).ok is False
+
+
+@pytest.mark.parametrize("scheme", ["https", "ws", "wss"])
+def test_neither_control_characters_nor_secrets_of_a_proxys_answer_are_shown(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    proxy = Proxy(status=b"403 \x1b]0;x\x07 s3cr3t YW5uOnMzY3IzdA== " + b"x" * 1000)
+    with proxy.listening() as port:
+        monkeypatch.setenv("all_proxy", f"http://ann:s3cr3t@127.0.0.1:{port}/")
+        route = route_to(relay_url.parse(f"{scheme}://relay.example/pub"), None, use_proxy=True)
+        result = sent(route)
+        found = probe(route, None, "", 5)
+        Pings("https://hc.example/uuid", lambda: False).start()
+    assert isinstance(result, Failed)
+    for text in (result.reason, found.text, told.records[0].getMessage()):
+        assert "403" in text
+        assert len(text) < 500
+        for secret in ("\x1b", "\x07", "s3cr3t", "YW5uOnMzY3IzdA"):
+            assert secret not in text
+
+
 def test_a_token_is_not_for_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[str] = []
     with relay_of("https", tmp_path, received) as server:

@@ -296,7 +296,7 @@ def test_a_client_that_cannot_be_made_keeps_the_events(tmp_path: Path, relay: Re
 
 
 def test_storing_an_event_imports_no_client() -> None:
-    code = "import sys, arawn_cli.delivery.sending; sys.exit(any(name in sys.modules for name in ('urllib3', 'websockets', 'ssl')))"
+    code = "import sys, arawn_cli.delivery.sending; sys.exit(any(name in sys.modules for name in ('http.client', 'websockets', 'ssl')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
