@@ -1,4 +1,4 @@
-"""Recognise directories that can be Arawn's root, and open one after checking that it is safe."""
+"""Recognise directories that can be Arawn's root, open one after checks, and find its mounts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from arawn_cli.arawn.layout import DATABASES, MESSAGES, TRASH, WORKSTREAMS, Layout, find_layout
+from arawn_cli.arawn.layout import DATABASES, MESSAGES, SCRATCH, SESSIONS, TRASH, V0, WORKSTREAMS, Layout, find_layout
 from arawn_cli.arawn.messages import Turns
 from arawn_cli.errors import ConfigurationError, RefusedError, never_stopping
-from arawn_cli.fs.mounts import is_mount
-from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory
+from arawn_cli.fs.measure import Subtree
+from arawn_cli.fs.mounts import is_mount, read_mounts, visible_mounts
+from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory, opened_directory
 from arawn_cli.fs.permissions import Account
 from arawn_cli.names import is_valid_id
 from arawn_cli.timestamps import latest
@@ -284,6 +285,50 @@ def _is_shared_group(status: os.stat_result) -> bool:
     except KeyError:
         return True
     return group.gr_name != owner or bool({*group.gr_mem} - {owner})
+
+
+# ---- Mounts
+
+
+def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
+    """Return mounts by their path below `workstreams/`, and whether each belongs to the tree.
+
+    Mounts of `workstreams/` and `scratch/`, of directories of sessions and of messages do. Others
+    are foreign: no cleanup enters them, and they do not count.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
+    below = f"{root.path}/{WORKSTREAMS}"
+    in_workstreams = (SESSIONS, MESSAGES) if root.layout is V0 else ()
+
+    def is_own(names: tuple[str, ...]) -> bool:
+        return names in ((), (SCRATCH,)) or (len(names) == 2 and names[1] in in_workstreams)
+
+    found = [tuple(mount.point.removeprefix(below).split("/")[1:]) for mount in visible_mounts(read_mounts(), below)]
+    return {names: is_own(names) for names in found}
+
+
+def without_mounts(root: Root, whole: Subtree, mounts: Mapping[tuple[str, ...], bool]) -> Iterator[Subtree]:
+    """Yield a subtree of `workstreams/`, or its parts around the mounts in it (`mounts_in`).
+
+    A foreign mount is left out, since it may hang. One that belongs to the tree is a part.
+    """
+    names = whole.names
+    if any(names[: len(mount)] == mount for mount, is_own in mounts.items() if not is_own):
+        return
+    if whole.shallow or not any(len(mount) > len(names) and mount[: len(names)] == names for mount in mounts):
+        yield whole
+        return
+    try:
+        with opened_directory(root.workstreams, *names) as directory:
+            listed = entries(directory)
+    except OSError:
+        yield whole  # measuring it reports the failure
+        return
+    yield Subtree(names, shallow=True)
+    for entry in listed:
+        yield from without_mounts(root, Subtree((*names, entry.name)), mounts)
 
 
 # ---- Candidates

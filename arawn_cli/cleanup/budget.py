@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from arawn_cli.arawn.layout import SCRATCH, WORKSTREAMS
-from arawn_cli.arawn.root import Root
+from arawn_cli.arawn.layout import WORKSTREAMS
+from arawn_cli.arawn.root import Root, mounts_in, without_mounts
 from arawn_cli.cleanup.sessions import Outcome
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
 from arawn_cli.events import Action, Reason
 from arawn_cli.fs.measure import Subtree, measure_all
-from arawn_cli.fs.mounts import filesystem_of, is_below, mount_points
-from arawn_cli.fs.openat import Identity, entries, opened_directory
+from arawn_cli.fs.mounts import filesystem_of
+from arawn_cli.fs.openat import Identity, entries
 from arawn_cli.fs.usage import HardLinks, Usage, combined
 from arawn_cli.units import size
 
@@ -253,32 +253,13 @@ def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) 
         OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
         StoppedError: `advance` raised it.
     """
-    above = f"{root.path}/{WORKSTREAMS}"
-    mounts = {tuple(mount.removeprefix(above).split("/")[1:]) for mount in mount_points() if is_below(mount, above)}
-    parts = [part for entry in entries(root.workstreams) for part in _around_mounts(root, (entry.name,), mounts)]
+    mounts = mounts_in(root)
+    parts = [part for entry in entries(root.workstreams) for part in without_mounts(root, Subtree((entry.name,)), mounts)]
     total = combined(measure_all(root.workstreams, parts, threads, advance))
     if total.failures:
-        log.info("not everything in %s could be read, so it uses at least %s: %s", above, size(total.allocated_bytes), total.failures[0])
+        text = "not everything in %s/%s could be read, so it uses at least %s: %s"
+        log.info(text, root.path, WORKSTREAMS, size(total.allocated_bytes), total.failures[0])
     return total
-
-
-def _around_mounts(root: Root, names: tuple[str, ...], mounts: Collection[tuple[str, ...]]) -> Iterator[Subtree]:
-    """Yield a path below `workstreams/`, or its parts around foreign mounts in it."""
-    is_arawns = names == (SCRATCH,) or (len(names) == 2 and names[1:] == root.layout.sessions[1:])
-    if names in mounts and not is_arawns:
-        return
-    if not any(len(mount) > len(names) and mount[: len(names)] == names for mount in mounts):
-        yield Subtree(names)
-        return
-    try:
-        with opened_directory(root.workstreams, *names) as directory:
-            listed = entries(directory)
-    except OSError:
-        yield Subtree(names)  # measuring it reports the failure
-        return
-    yield Subtree(names, shallow=True)
-    for entry in listed:
-        yield from _around_mounts(root, (*names, entry.name), mounts)
 
 
 # ---- What people read

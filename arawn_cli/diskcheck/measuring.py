@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, V0, WORK, WORKSTREAMS
-from arawn_cli.arawn.root import Root, workstream_entries
+from arawn_cli.arawn.root import Root, mounts_in, without_mounts, workstream_entries
 from arawn_cli.cleanup.trash_entry import is_trash, parse_entry
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -21,7 +21,7 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
-from arawn_cli.fs.mounts import filesystem_of, is_below, read_mounts, visible_mounts, with_figures
+from arawn_cli.fs.mounts import filesystem_of, is_below, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.names import escape, is_valid_id
@@ -132,6 +132,10 @@ class _Part:
     trash_entry: tuple[str, ...] | None = None
     link: Failure | None = None
 
+    def part(self, subtree: Subtree) -> _Part:
+        """Return a subtree of this one, or all of it, with what it belongs to."""
+        return self if subtree is self.subtree else replace(self, subtree=subtree)
+
     def with_link(self, usage: Usage) -> Usage:
         """Return the usage of the subtree with the failure of its link."""
         return replace(usage, failures=(*usage.failures, self.link)) if self.link else usage
@@ -152,7 +156,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     mounts = mounts_in(root)
     inner = {names for names, is_own in mounts.items() if not is_own}
     unsplit = (*_parts_of(root, ids, inner), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
-    parts = [part for whole in unsplit for part in _without_mounts(root, whole, inner)]
+    parts = [whole.part(subtree) for whole in unsplit for subtree in without_mounts(root, whole.subtree, mounts)]
     threads = threads_for(config.maintenance.threads)
     usages = _measure_parts(root, parts, threads, context, reused)
     own_files = measure_own_files(root, threads, context)
@@ -238,44 +242,6 @@ def links(root: Root) -> list[Failure]:
     """
     foreign = {names for names, is_own in mounts_in(root).items() if not is_own}
     return [part.link for part in _parts_of(root, _entries(root)[0], foreign) if part.link]
-
-
-def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
-    """Return mounts by their path below `workstreams/`, and whether each belongs to the tree.
-
-    Mounts of `workstreams/` and `scratch/`, of directories of sessions and of messages do. Others
-    are foreign: no cleanup enters them, and they do not count.
-
-    Raises:
-        OSError: the mount table cannot be read.
-    """
-    below = f"{root.path}/{WORKSTREAMS}"
-    in_workstreams = (SESSIONS, MESSAGES) if root.layout is V0 else ()
-
-    def is_own(names: tuple[str, ...]) -> bool:
-        return names in ((), (SCRATCH,)) or (len(names) == 2 and names[1] in in_workstreams)
-
-    found = [tuple(mount.point.removeprefix(below).split("/")[1:]) for mount in visible_mounts(read_mounts(), below)]
-    return {names: is_own(names) for names in found}
-
-
-def _without_mounts(root: Root, part: _Part, mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:
-    """Yield a part, or the parts of it that are around the mounts in it."""
-    names = part.subtree.names
-    if any(names[: len(mount)] == mount for mount in mounts):
-        return
-    if part.subtree.shallow or not any(mount[: len(names)] == names for mount in mounts):
-        yield part
-        return
-    try:
-        with opened_directory(root.workstreams, *names) as directory:
-            listed = entries(directory)
-    except OSError:
-        yield part  # measuring it reports the failure
-        return
-    yield replace(part, subtree=Subtree(names, shallow=True))
-    for entry in listed:
-        yield from _without_mounts(root, replace(part, subtree=Subtree((*names, entry.name))), mounts)
 
 
 def _filesystems(

@@ -15,6 +15,7 @@ from arawn_cli.arawn.root import (
     Root,
     UnusableDirectoryError,
     bind_mount_commands,
+    mounts_in,
     opened_root,
     opened_sessions,
     reason_for_no_sessions,
@@ -25,7 +26,7 @@ from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_c
 from arawn_cli.cleanup.plan import Policy, useless_patterns
 from arawn_cli.cleanup.trash import list_trash_entries, locked
 from arawn_cli.config.loader import Config
-from arawn_cli.diskcheck.measuring import links, mounts_in
+from arawn_cli.diskcheck.measuring import links
 from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
 from arawn_cli.errors import ArawnCliError, LockedError, LongLockedError, RefusedError
 from arawn_cli.events import JobName, rendered
