@@ -45,7 +45,7 @@ def fill(directory: Path, events: int) -> None:
 def send(directory: Path, url: str, events: int) -> None:
     """Send all events, and print the rate and the growth of memory."""
     address = relay_url.parse(url)
-    relay = WebSocketClient(Route(address), None, "") if address.is_websocket else HttpClient(Route(address), None, time.time)
+    relay = WebSocketClient(Route(address), None, "") if address.is_websocket else HttpClient(Route(address), None)
     outbox = Outbox(State(directory, time.time_ns), events)
     delivery = Delivery(outbox, schema.Relay(deadline_secs=600), lambda: relay, lambda: False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

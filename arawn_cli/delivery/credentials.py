@@ -77,7 +77,7 @@ class Secrets:
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    import html  # 10 ms, and only a client needs it
+    import html  # only a client needs it
 
     decoded = unquote(secret)
     in_urls = (quote(secret), quote(secret, safe=""), quote(decoded, safe=""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
@@ -22,17 +22,13 @@ _PLAIN_ON_TLS = b"plain HTTP request was sent to HTTPS port"
 
 
 class HttpClient:
-    """Send one event per POST, all of them over one connection if the relay keeps it open.
-
-    `clock` is the wall clock in seconds, with which the date of a `Retry-After` is compared.
-    """
+    """Send one event per POST, all of them over one connection if the relay keeps it open."""
 
     batch_size = 1
 
-    def __init__(self, route: Route, token: Token | None, clock: Callable[[], float]) -> None:
+    def __init__(self, route: Route, token: Token | None) -> None:
         self._route = route
         self._secrets = Secrets.of(route.address, token, route.proxy)
-        self._clock = clock
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
@@ -110,7 +106,7 @@ class HttpClient:
             return Failed(f"{server} speaks TLS; use https://", retryable=False)
         if 200 <= status < 300 and not answer.is_complete:
             return Failed(f"{server} did not complete its answer {status}; it may have the event")
-        return interpret_response(status, answer.body, answer.retry_after, self._clock(), self._secrets)
+        return interpret_response(status, answer.body, answer.retry_after, time.time(), self._secrets)
 
 
 @dataclass(frozen=True, slots=True)

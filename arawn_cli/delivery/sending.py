@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -339,9 +338,8 @@ def delivery_for(
 ) -> Delivery | None:
     """Return the delivery of a run to a relay, or None in a dry run.
 
-    Token and certificate authorities are checked here, before the run does anything. The client,
-    whose import and TLS context take a third of the time of a check, is made when there is an event
-    to send.
+    Token and certificate authorities are checked here, before the run does anything. The client is
+    imported and made when there is an event to send.
 
     Raises:
         ConfigurationError: the token, the certificate authorities or the transport are unusable.
@@ -372,7 +370,7 @@ def _make_client(target: RelayTarget, token: Token | None, maintenance: Maintena
     """Make the client for the address; the other one is not imported.
 
     Raises:
-        ConfigurationError: the proxy or the file of certificate authorities cannot be used.
+        ConfigurationError: the proxy cannot be used.
     """
     from arawn_cli.delivery.connecting import route_to
 
@@ -383,4 +381,4 @@ def _make_client(target: RelayTarget, token: Token | None, maintenance: Maintena
         return WebSocketClient(route, token, maintenance.relay.origin)
     from arawn_cli.delivery.http import HttpClient
 
-    return HttpClient(route, token, time.time)
+    return HttpClient(route, token)

@@ -32,6 +32,7 @@ from arawn_cli.delivery.message import (
     excerpt,
     interpret_response,
 )
+from arawn_cli.units import span
 
 _NORMAL = 1000
 
@@ -80,7 +81,7 @@ class WebSocketClient:
         try:
             stream = self._route.connect(timeout, tunnel=True).sock
         except TimeoutError:
-            return Failed(f"cannot connect to {self._route.peer} within {timeout:g} s")
+            return Failed(f"cannot connect to {self._route.peer} within {span(timeout)}")
         except (OSError, HTTPException) as error:
             return self._route.failure(error) or Failed(f"cannot connect to {self._route.peer}: {self._route.cause_of(error)}")
         protocol = ClientProtocol(parse_uri(self._address.plain), origin=self._origin, max_size=_ANSWER_BYTES, logger=_silent)
@@ -88,7 +89,7 @@ class WebSocketClient:
             try:
                 return self._exchange(_Connection(stream, protocol, end), events)
             except TimeoutError:
-                return Failed(f"{self._peer} did not answer within {timeout:g} s")
+                return Failed(f"{self._peer} did not answer within {span(timeout)}")
 
     def close(self) -> None:
         """Do nothing: no connection is open between two batches."""

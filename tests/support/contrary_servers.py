@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,11 +61,7 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
 def sent(url: str, authority: Path | None = None, timeout: float = 2) -> object:
     """Return the result of one attempt."""
     address = relay_url.parse(url)
-    relay = (
-        WebSocketClient(Route(address, authority), None, "")
-        if address.is_websocket
-        else HttpClient(Route(address, authority), None, time.time)
-    )
+    relay = WebSocketClient(Route(address, authority), None, "") if address.is_websocket else HttpClient(Route(address, authority), None)
     try:
         return relay.send([ONE], timeout)
     finally:

@@ -37,7 +37,7 @@ class Runs:
 
     def __call__(self, url: str, count: int, *, timeout: float = 1, deadline: float = 10, padding: int = 0) -> DeliveryStats:
         address = relay_url.parse(url)
-        relay = WebSocketClient(Route(address), None, "") if address.is_websocket else HttpClient(Route(address), TOKEN, time.time)
+        relay = WebSocketClient(Route(address), None, "") if address.is_websocket else HttpClient(Route(address), TOKEN)
         state = State(self.directory, time.time_ns)
         settings = Relay(timeout_secs=timeout, deadline_secs=deadline)
         delivery = Delivery(Outbox(state, 1000), settings, lambda: relay, lambda: False)
@@ -61,7 +61,7 @@ def first_arrivals(messages: list[str]) -> list[str]:
 
 
 def everything(relay: Nchan, channel: str) -> list[str]:
-    marker = HttpClient(Route(relay_url.parse(relay.url(f"/open/{channel}"))), None, time.time)
+    marker = HttpClient(Route(relay_url.parse(relay.url(f"/open/{channel}"))), None)
     assert marker.send([replace(ONE, body=b"the end")], 5) == Delivered()
     marker.close()
     return relay.everything(channel, "the end")

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import ssl
-import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_certificate_of_another_host_or_time_is_not_accepted(
     certificate.private_key_pem.write_to_path(tmp_path / "srv.key")
     nginx.start()
     route = Route(relay_url.parse(nginx.tls_url("/open/x", scheme)), tmp_path / "ca.pem")
-    relay = HttpClient(route, None, time.time) if scheme == "https" else WebSocketClient(route, None, "")
+    relay = HttpClient(route, None) if scheme == "https" else WebSocketClient(route, None, "")
     answer = relay.send([ONE], 5)
     relay.close()
     nginx.stop()
@@ -113,7 +112,7 @@ def only_for_clients(authority: trustme.CA, directory: Path) -> tuple[Path, Path
 def test_a_connection_that_ends_in_the_middle_of_the_tls_handshake_is_tried_again(scheme: str) -> None:
     with answering() as port:
         address = relay_url.parse(f"{scheme}://127.0.0.1:{port}/")
-        relay = HttpClient(Route(address), None, time.time) if scheme == "https" else WebSocketClient(Route(address), None, "")
+        relay = HttpClient(Route(address), None) if scheme == "https" else WebSocketClient(Route(address), None, "")
         answer = relay.send([ONE], 2)
         relay.close()
     assert isinstance(answer, Failed)

@@ -32,7 +32,7 @@ pytest_plugins = ("tests.support.relay_fixtures",)
     ("path", "answer"), [("/moved", "307, a redirect, which is never followed"), ("/centrifugo", "200 {"), ("/nowhere", "404 ")]
 )
 def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: str, answer: str) -> None:
-    relay = HttpClient(Route(relay_url.parse(shared_nchan.url(path))), None, time.time)
+    relay = HttpClient(Route(relay_url.parse(shared_nchan.url(path))), None)
     result = relay.send([ONE], 5)
     relay.close()
     assert isinstance(result, Refused)
@@ -42,7 +42,7 @@ def test_an_answer_that_is_not_a_success_is_refused(shared_nchan: Nchan, path: s
 def test_a_success_that_is_not_complete_in_time_is_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     with answering(head, *[b"1\r\nx\r\n"] * 10_000, pause=0.1) as port:
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None)
         assert relay.send([ONE], 0.5) == Failed(f"127.0.0.1 port {port} did not complete its answer 200; it may have the event")
         relay.close()
 
@@ -119,7 +119,7 @@ def conversing(*connections: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
 )
 def test_all_events_share_a_connection(answer: bytes) -> None:
     with conversing([answer] * 3) as (port, lines):
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/pub?a=b")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/pub?a=b")), None)
         assert [relay.send([ONE], 5) for _ in range(3)] == [Delivered()] * 3
         relay.close()
     assert lines == [b"POST /pub?a=b HTTP/1.1\r\n"] * 3
@@ -128,7 +128,7 @@ def test_all_events_share_a_connection(answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [ACCEPTED, ACCEPTED.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"), b"HTTP/1.0 200 OK\r\n\r\nok"])
 def test_no_event_is_sent_over_a_connection_that_the_relay_has_closed(answer: bytes) -> None:
     with conversing(*[[answer]] * 3) as (port, lines):
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None)
         for _ in range(3):
             assert relay.send([ONE], 5) == Delivered()
             time.sleep(0.05)
@@ -153,7 +153,7 @@ def test_a_connection_with_an_answer_that_did_not_end_in_time_is_not_used_again(
                 ended.wait(10)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(talk, ended.set):
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None)
         assert relay.send([ONE], 0.3) == Refused("400 no")
         assert relay.send([ONE], 5) == Delivered()
         relay.close()
@@ -171,7 +171,7 @@ def test_each_event_has_its_own_time() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(talk, ended.set):
         port = listener.getsockname()[1]
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{port}/")), None)
         assert relay.send([ONE], 30) == Delivered()
         began = time.monotonic()
         assert relay.send([ONE], 0.2) == Failed(f"127.0.0.1 port {port} did not answer within 0.2 s; it may have the event")
@@ -196,7 +196,7 @@ def test_an_attempt_that_is_abandoned_shares_its_connection_with_no_other_one() 
                 ended.wait(10)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(talk, ended.set):
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None)
         results: list[object] = []
         abandoned = threading.Thread(target=lambda: results.append(relay.send([ONE], 5)), daemon=True)
         abandoned.start()
@@ -217,7 +217,7 @@ def test_an_answer_that_comes_before_the_relay_has_read_the_event_counts() -> No
             connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, running(talk, lambda: None):
-        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None, time.time)
+        relay = HttpClient(Route(relay_url.parse(f"http://127.0.0.1:{listener.getsockname()[1]}/")), None)
         result = relay.send([replace(ONE, body=b"x" * 30_000_000)], 5)
         relay.close()
     assert result == Refused("413 big")

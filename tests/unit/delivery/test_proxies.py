@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,7 +128,7 @@ def relay_of(scheme: str, directory: Path, received: list[str]) -> Iterator[int]
 
 
 def sent(route: Route, token: Token | None = None) -> SendResult:
-    relay = WebSocketClient(route, token, "") if route.address.is_websocket else HttpClient(route, token, time.time)
+    relay = WebSocketClient(route, token, "") if route.address.is_websocket else HttpClient(route, token)
     result = relay.send([ONE], 5)
     relay.close()
     return result

@@ -133,6 +133,13 @@ def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, 
     assert ("it may have them" in answer.reason) is (token is None)
 
 
+def test_the_time_that_an_attempt_had_is_rounded() -> None:
+    """The last one of a run has what is left until the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert sent(f"ws://127.0.0.1:{port}/", timeout=0.123456) == Failed(f"127.0.0.1 port {port} did not answer within 0.12 s")
+
+
 def test_an_answer_in_another_protocol_is_a_failure() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as port:
         answer = sent(f"ws://127.0.0.1:{port}/")
