@@ -6,8 +6,6 @@ import re
 from decimal import Decimal
 
 _DURATION_MAX = 100
-MIB = 1024**2
-GIB = 1024**3
 
 DURATION_PATTERN = r"(?:\d+(?:s|min|m|h|d|w))+"
 SIZE_PATTERN = r"\s*(\d+(?:\.\d+)?)\s*(?:([kKmMgGtTpPeE])([iI][bB]?|[bB])?|[bB]|bytes?)?\s*"
