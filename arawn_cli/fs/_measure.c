@@ -48,14 +48,12 @@ static bool append(PyObject *list, PyObject *item)
 static PyObject *result_of(const struct subtree *subtree)
 {
     const struct usage *usage = &subtree->usage;
-    const uint64_t *found = subtree->found;
-    PyObject *newest = usage->newest_path ? Py_BuildValue("(LLy)", (long long)usage->newest.tv_sec,
-                                                          (long long)usage->newest.tv_nsec, usage->newest_path)
-                                          : Py_NewRef(Py_None);
-    return Py_BuildValue("(KKKKKNK[][])", (unsigned long long)usage->apparent, (unsigned long long)usage->allocated,
-                         (unsigned long long)usage->files, (unsigned long long)usage->directories,
-                         (unsigned long long)usage->largest, newest,
-                         (unsigned long long)(found[OPEN_FAILED] + found[LIST_FAILED] + found[STAT_FAILED]));
+    unsigned long long failures = subtree->found[OPEN_FAILED] + subtree->found[LIST_FAILED] + subtree->found[STAT_FAILED];
+    PyObject *newest = usage->newest_path
+                           ? Py_BuildValue("(LIy)", usage->newest.tv_sec, usage->newest.tv_nsec, usage->newest_path)
+                           : Py_NewRef(Py_None);
+    return Py_BuildValue("(KKKKKNK[][])", usage->apparent, usage->allocated, usage->files, usage->directories, usage->largest,
+                         newest, failures);
 }
 
 static PyObject *results_of(const struct walk *walk)
@@ -69,14 +67,13 @@ static PyObject *results_of(const struct walk *walk)
     const struct hard_link *link = walk->links.items;
     for (size_t i = 0; done && i < walk->links.count; i++, link++) {
         PyObject *links = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)link->subtree), LINKS);
-        done = append(links, Py_BuildValue("(KKKKKK)", (unsigned long long)link->device, (unsigned long long)link->inode,
-                                           (unsigned long long)link->apparent, (unsigned long long)link->allocated,
-                                           (unsigned long long)link->found, (unsigned long long)link->names));
+        done = append(links, Py_BuildValue("(KKKKKK)", link->device, link->inode, link->apparent, link->allocated, link->found,
+                                           link->names));
     }
     const struct finding *finding = walk->findings.items;
     for (size_t i = 0; done && i < walk->findings.count; i++, finding++) {
         PyObject *findings = PyTuple_GetItem(PyList_GetItem(results, (Py_ssize_t)finding->subtree), FINDINGS);
-        done = append(findings, Py_BuildValue("(syI)", KIND_NAMES[finding->kind], finding->path, (unsigned)finding->number));
+        done = append(findings, Py_BuildValue("(syI)", KIND_NAMES[finding->kind], finding->path, finding->number));
     }
     if (!done)
         Py_CLEAR(results);

@@ -9,10 +9,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -27,29 +28,22 @@ enum {
 
 static const int OPEN_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
 
-/* Names, each with its NUL. Those in the first `done` bytes are done. */
-struct names {
-    struct list bytes;
-    size_t done;
-};
-
 /* A directory on the way from the top of the subtree to the current directory. */
 struct level {
-    size_t path_end;  /* its path below the subtree is the beginning of the worker's */
-    const char *name; /* in the level above, which keeps it */
-    bool sticky;      /* only the owner of an entry may remove it */
     int descriptor;
-    struct names pending; /* subdirectories that are still to be entered */
+    bool sticky;           /* only the owner of an entry may remove it */
+    const char *name;      /* in the names of the level above, which keeps it */
+    char path[PATH_BYTES]; /* below the subtree */
+    struct list pending;   /* names, each with its NUL: subdirectories that are still to be entered */
 };
 
-/* Work in one directory that one thread gives to another: its pending subdirectories, or files. */
+/* Work in one directory that one thread gives to another. */
 struct unit {
     struct unit *next;
     size_t subtree;
     dev_t device;
     struct level level;
-    char path[PATH_BYTES]; /* of the directory, below the subtree */
-    struct names files;
+    struct list names; /* entries that are still to be visited */
 };
 
 struct worker {
@@ -63,7 +57,6 @@ struct worker {
     struct usage usage;
     struct level levels[MAX_OPEN];
     size_t depth;
-    char path[PATH_BYTES]; /* of the current directory below the subtree */
 
     _Alignas(struct dirent64) char listing[LISTING_BYTES];
 };
@@ -103,22 +96,27 @@ static bool extend(struct walk *walk, struct list *list, const void *items, size
     return true;
 }
 
-static void add_name(struct walk *walk, struct names *names, const char *name)
+static void add_name(struct walk *walk, struct list *names, const char *name)
 {
-    extend(walk, &names->bytes, name, strlen(name) + 1, 1);
+    extend(walk, names, name, strlen(name) + 1, 1);
 }
 
-static const char *first_name(const struct names *names)
+/* Return where the name begins that the byte at `position` belongs to. */
+static size_t name_start(const struct list *names, size_t position)
 {
-    return names->done < names->bytes.count ? (const char *)names->bytes.items + names->done : NULL;
+    const char *bytes = names->items;
+    while (position && bytes[position - 1])
+        position--;
+    return position;
 }
 
-static const char *next_name(struct names *names)
+/* Take the last name, which stays valid until another one is added; NULL if there is none. */
+static const char *take_name(struct list *names)
 {
-    const char *name = first_name(names);
-    if (name)
-        names->done += strlen(name) + 1;
-    return name;
+    if (!names->count)
+        return NULL;
+    names->count = name_start(names, names->count - 1);
+    return (const char *)names->items + names->count;
 }
 
 static struct level *current_level(struct worker *worker)
@@ -129,17 +127,11 @@ static struct level *current_level(struct worker *worker)
 /* ---- findings ---- */
 
 /* Write the path below the subtree of the entry `name` of the current directory, which is that directory if the
-   name is empty; cut it to PATH_BYTES. Return its length. */
-static size_t write_path(const struct worker *worker, const char *name, char *path)
+   name is empty; cut it to PATH_BYTES. */
+static void write_path(struct worker *worker, const char *name, char *path)
 {
-    size_t most = PATH_BYTES - 1, end = worker->depth ? worker->levels[worker->depth - 1].path_end : 0;
-    memmove(path, worker->path, end);
-    if (end && *name && end < most)
-        path[end++] = '/';
-    size_t length = strnlen(name, most - end);
-    memcpy(path + end, name, length);
-    path[end + length] = 0;
-    return end + length;
+    const char *directory = worker->depth ? current_level(worker)->path : "";
+    snprintf(path, PATH_BYTES, "%s%s%s", directory, *directory && *name ? "/" : "", name);
 }
 
 static void record_finding(struct worker *worker, enum kind kind, const char *name, uint32_t number)
@@ -148,7 +140,7 @@ static void record_finding(struct worker *worker, enum kind kind, const char *na
     char path[PATH_BYTES];
     write_path(worker, name, path);
     pthread_mutex_lock(&walk->lock);
-    uint64_t *found = &walk->subtrees[worker->subtree].found[kind];
+    unsigned long long *found = &walk->subtrees[worker->subtree].found[kind];
     if (*found < (walk->findings.count < LISTED_MAX ? FINDINGS_MAX : 1)) {
         struct finding finding = {worker->subtree, kind, number, strdup(path)};
         if (!finding.path || !extend(walk, &walk->findings, &finding, 1, sizeof finding)) {
@@ -196,7 +188,7 @@ static void merge_links(struct list *links)
     links->count = last + 1;
 }
 
-static void record_link(struct worker *worker, const struct statx *status, uint64_t allocated)
+static void record_link(struct worker *worker, const struct statx *status, unsigned long long allocated)
 {
     if (worker->links.count >= worker->merge_at) {
         merge_links(&worker->links);
@@ -209,12 +201,12 @@ static void record_link(struct worker *worker, const struct statx *status, uint6
 /* ---- counting ---- */
 
 /* Add, but never past 64 bits: sparse files may claim more than that together. */
-static void add(uint64_t *sum, uint64_t more)
+static void add(unsigned long long *sum, unsigned long long more)
 {
-    *sum = *sum > UINT64_MAX - more ? UINT64_MAX : *sum + more;
+    *sum = *sum > ULLONG_MAX - more ? ULLONG_MAX : *sum + more;
 }
 
-static void add_file(struct usage *usage, uint64_t apparent, uint64_t allocated)
+static void add_file(struct usage *usage, unsigned long long apparent, unsigned long long allocated)
 {
     usage->files++;
     add(&usage->apparent, apparent);
@@ -222,9 +214,9 @@ static void add_file(struct usage *usage, uint64_t apparent, uint64_t allocated)
 }
 
 /* Return whether a time is later than the newest so far (1), the same (0) or earlier (-1). */
-static int compare_time(const struct usage *usage, struct timespec time)
+static int compare_time(const struct usage *usage, struct statx_timestamp time)
 {
-    struct timespec newest = usage->newest;
+    struct statx_timestamp newest = usage->newest;
     if (!usage->newest_path)
         return 1;
     if (time.tv_sec != newest.tv_sec)
@@ -232,7 +224,7 @@ static int compare_time(const struct usage *usage, struct timespec time)
     return (time.tv_nsec > newest.tv_nsec) - (time.tv_nsec < newest.tv_nsec);
 }
 
-static void count_time(struct walk *walk, struct usage *usage, struct timespec time, const char *path)
+static void count_time(struct walk *walk, struct usage *usage, struct statx_timestamp time, const char *path)
 {
     int later = compare_time(usage, time);
     if (later < 0 || (later == 0 && strcmp(path, usage->newest_path) >= 0))
@@ -248,13 +240,12 @@ static void count_time(struct walk *walk, struct usage *usage, struct timespec t
 static void count_entry(struct worker *worker, const char *name, const struct statx *status)
 {
     struct usage *usage = &worker->usage;
-    struct timespec time = {.tv_sec = status->stx_mtime.tv_sec, .tv_nsec = status->stx_mtime.tv_nsec};
-    if (compare_time(usage, time) >= 0) {
+    if (compare_time(usage, status->stx_mtime) >= 0) {
         char path[PATH_BYTES];
         write_path(worker, name, path);
-        count_time(worker->walk, usage, time, path);
+        count_time(worker->walk, usage, status->stx_mtime, path);
     }
-    uint64_t allocated = status->stx_blocks * BLOCK_BYTES;
+    unsigned long long allocated = status->stx_blocks * BLOCK_BYTES;
     if (!S_ISREG(status->stx_mode)) {
         usage->directories += S_ISDIR(status->stx_mode);
         add(&usage->allocated, allocated);
@@ -311,27 +302,18 @@ static bool can_access(int directory, int mode)
 
 /* ---- sharing ---- */
 
-static void free_unit(struct unit *unit)
-{
-    close(unit->level.descriptor);
-    free(unit->level.pending.bytes.items);
-    free(unit->files.bytes.items);
-    free(unit);
-}
-
-/* Return an empty unit in the directory of a level, or NULL without descriptors or memory. */
+/* Return a unit in the directory of a level, without names yet, or NULL without descriptors or memory. */
 static struct unit *new_unit(const struct worker *worker, const struct level *level)
 {
-    struct unit *unit = calloc(1, sizeof *unit);
+    struct unit *unit = malloc(sizeof *unit);
     int descriptor = unit ? fcntl(level->descriptor, F_DUPFD_CLOEXEC, 0) : -1;
     if (descriptor < 0) {
         free(unit);
         return NULL;
     }
-    unit->subtree = worker->subtree;
-    unit->device = worker->device;
-    unit->level = (struct level){.path_end = level->path_end, .sticky = level->sticky, .descriptor = descriptor};
-    memcpy(unit->path, worker->path, level->path_end);
+    *unit = (struct unit){.subtree = worker->subtree, .device = worker->device, .level = *level};
+    unit->level.descriptor = descriptor;
+    unit->level.pending = (struct list){0};
     return unit;
 }
 
@@ -346,35 +328,23 @@ static void queue_unit(struct walk *walk, struct unit *unit)
     pthread_mutex_unlock(&walk->lock);
 }
 
-/* Move the first half of the names, at least one, and never all of several. */
-static bool split(struct walk *walk, struct names *names, struct names *half)
-{
-    const char *bytes = names->bytes.items;
-    size_t cut = names->done, middle = names->done + (names->bytes.count - names->done) / 2;
-    do
-        cut += strlen(bytes + cut) + 1;
-    while (cut < middle && cut + strlen(bytes + cut) < middle);
-    if (!extend(walk, &half->bytes, bytes + names->done, cut - names->done, 1))
-        return false;
-    names->done = cut;
-    return true;
-}
-
 /* Give half of the shallowest directories that are still to be entered to an idle thread. */
 static void share_directories(struct worker *worker)
 {
     struct level *level = worker->levels, *here = current_level(worker);
-    while (level < here && !first_name(&level->pending))
+    while (level < here && !level->pending.count)
         level++;
-    const char *name = first_name(&level->pending);
-    /* The thread keeps the last directory that it has, or two threads would pass it on for ever. */
-    if (!name || (level == here && level->pending.done + strlen(name) + 1 == level->pending.bytes.count))
+    struct list *pending = &level->pending;
+    const char *names = pending->items;
+    size_t kept = name_start(pending, pending->count / 2);
+    if (level == here && pending->count && !kept)
+        kept = strlen(names) + 1; /* the thread keeps one, or two threads would pass it on for ever */
+    struct unit *unit = kept < pending->count ? new_unit(worker, level) : NULL;
+    if (!unit)
         return;
-    struct unit *unit = new_unit(worker, level);
-    if (unit && split(worker->walk, &level->pending, &unit->level.pending))
-        queue_unit(worker->walk, unit);
-    else if (unit)
-        free_unit(unit);
+    extend(worker->walk, &unit->names, names + kept, pending->count - kept, 1);
+    pending->count = kept;
+    queue_unit(worker->walk, unit);
 }
 
 /* ---- directories ---- */
@@ -428,30 +398,29 @@ static void list_directory(struct worker *worker, const struct statx *closed)
             if (entry->d_type == DT_DIR)
                 add_name(walk, &here->pending, entry->d_name);
             else if (unit)
-                add_name(walk, &unit->files, entry->d_name);
+                add_name(walk, &unit->names, entry->d_name);
             else
                 visit_entry(worker, entry->d_name);
         }
-        if (unit && first_name(&unit->files))
+        if (unit)
             queue_unit(walk, unit);
-        else if (unit)
-            free_unit(unit);
     }
 }
 
 /* Make a directory the current one, which owns the descriptor from then on. */
 static void push_level(struct worker *worker, const char *name, int descriptor, bool sticky)
 {
-    size_t path_end = write_path(worker, name, worker->path);
-    worker->levels[worker->depth++] =
-        (struct level){.path_end = path_end, .name = name, .sticky = sticky, .descriptor = descriptor};
+    struct level *level = &worker->levels[worker->depth];
+    *level = (struct level){.descriptor = descriptor, .sticky = sticky, .name = name};
+    write_path(worker, name, level->path);
+    worker->depth++;
 }
 
 static void pop_level(struct worker *worker)
 {
     struct level *level = &worker->levels[--worker->depth];
     close(level->descriptor);
-    free(level->pending.bytes.items);
+    free(level->pending.items);
 }
 
 /* Count, check and enter an open directory; false if the account cannot read what is in it. */
@@ -520,7 +489,7 @@ static void walk_levels(struct worker *worker)
         if (has_idle_thread(worker->walk))
             share_directories(worker);
         struct level *here = current_level(worker);
-        const char *name = next_name(&here->pending);
+        const char *name = take_name(&here->pending);
         if (name)
             enter(worker, here->descriptor, name, name);
         else
@@ -579,11 +548,10 @@ static void walk_unit(struct worker *worker, struct unit *unit)
 {
     worker->device = unit->device;
     worker->levels[worker->depth++] = unit->level;
-    memcpy(worker->path, unit->path, unit->level.path_end);
-    for (const char *name; !worker->walk->stop && (name = next_name(&unit->files));)
+    for (const char *name; !worker->walk->stop && (name = take_name(&unit->names));)
         visit_entry(worker, name);
     walk_levels(worker);
-    free(unit->files.bytes.items);
+    free(unit->names.items);
     free(unit);
 }
 
@@ -697,7 +665,9 @@ void finish_walk(struct walk *walk)
         add_file(&walk->subtrees[link->subtree].usage, link->apparent, link->allocated);
     for (struct unit *unit = walk->queue, *next; unit; unit = next) {
         next = unit->next;
-        free_unit(unit);
+        close(unit->level.descriptor);
+        free(unit->names.items);
+        free(unit);
     }
     pthread_mutex_destroy(&walk->lock);
     pthread_cond_destroy(&walk->work);

@@ -18,7 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <time.h>
+#include <sys/stat.h>
 
 enum {
     PATH_BYTES = 512,  /* of a path in a result, with its NUL; a longer one is cut */
@@ -46,9 +46,9 @@ struct account {
 };
 
 struct usage {
-    uint64_t apparent, allocated, files, directories;
-    uint64_t largest;       /* st_size of the largest file */
-    struct timespec newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
+    unsigned long long apparent, allocated, files, directories;
+    unsigned long long largest;    /* st_size of the largest file */
+    struct statx_timestamp newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
     /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. NULL: nothing was measured. */
     char *newest_path;
 };
@@ -60,13 +60,13 @@ struct subtree {
     bool shallow; /* leave out everything below the directory */
     /* Guarded by the lock: */
     struct usage usage;
-    size_t units;          /* units of work that are queued or in progress */
-    uint64_t found[KINDS]; /* findings of each kind, listed or not */
+    size_t units;                    /* units of work that are queued or in progress */
+    unsigned long long found[KINDS]; /* findings of each kind, listed or not */
 };
 
 /* A file with `names` names, of which `found` lie in the subtree. */
 struct hard_link {
-    uint64_t subtree, device, inode, apparent, allocated, found, names;
+    unsigned long long subtree, device, inode, apparent, allocated, found, names;
 };
 
 struct finding {
@@ -105,14 +105,9 @@ struct walk {
     struct list links;    /* struct hard_link, one per subtree and file; set by finish_walk() */
 };
 
-/* The built module exports PyInit__measure alone, so these names cannot clash with others. */
-#pragma GCC visibility push(hidden)
-
 void start_walk(struct walk *walk, unsigned threads);
 size_t wait_for_progress(struct walk *walk, bool *over);
 void finish_walk(struct walk *walk);
 void free_results(struct walk *walk);
-
-#pragma GCC visibility pop
 
 #endif
