@@ -10,7 +10,8 @@ The serialized tables are for people: sizes as they were written, and addresses 
 secret, only with their host.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`, which would make pydantic evaluate the text of each
+# annotation at every start.
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self, TypeVar, get_args
