@@ -14,14 +14,12 @@ from pathlib import Path
 from shlex import quote
 
 from arawn_cli.arawn.layout import DATABASES, MESSAGES, SCRATCH, SESSIONS, TRASH, V0, WORKSTREAMS, Layout, find_layout
-from arawn_cli.arawn.messages import Turns
 from arawn_cli.errors import ConfigurationError, RefusedError, never_stopping
 from arawn_cli.fs.measure import Subtree
 from arawn_cli.fs.mounts import is_mount, read_mounts, visible_mounts
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory, opened_directory
 from arawn_cli.fs.permissions import Account
 from arawn_cli.names import is_valid_id
-from arawn_cli.timestamps import latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +331,6 @@ def without_mounts(root: Root, whole: Subtree, mounts: Mapping[tuple[str, ...], 
 
 # ---- Candidates
 
-_TAIL_BYTES = 64 * 1024
-
 
 def is_candidate(path: Path, databases: Sequence[Path]) -> bool:
     """Return whether a directory can be a root.
@@ -352,43 +348,6 @@ def is_candidate(path: Path, databases: Sequence[Path]) -> bool:
     except OSError:
         return True
     return is_empty and any(may_exist(database) for database in databases)
-
-
-def newest_message(root: Path) -> int | None:
-    """Return the time of the newest message below a root in nanoseconds, or None if there is none.
-
-    Arawn 0.0 writes the time into each line. The lines of its main branch have none, so there it is
-    the time of the file. A file or directory that cannot be read is left out.
-    """
-    workstreams = _directories(root / WORKSTREAMS)
-    sessions = (inner for workstream in workstreams for inner in _directories(workstream))
-    return latest(*(_newest_in(directory / MESSAGES) for directory in (*workstreams, *sessions)))
-
-
-def _directories(path: Path) -> list[Path]:
-    try:
-        with os.scandir(path) as listing:
-            return [Path(entry.path) for entry in listing if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
-
-
-def _newest_in(path: Path) -> int | None:
-    turns = Turns(MESSAGES, frozenset())
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            file.seek(max(status.st_size - _TAIL_BYTES, 0))
-            lines = file.read(_TAIL_BYTES).splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        turns.take(line, 0)
-    return turns.latest or (status.st_mtime_ns if lines else None)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def may_exist(path: Path) -> bool:

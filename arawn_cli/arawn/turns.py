@@ -14,14 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from arawn_cli.arawn.layout import MESSAGES, SCRATCH, V0, WORKSTREAMS
-from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError
+from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMessagesError, Turns
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure, never_stopping
 from arawn_cli.fs.mounts import mount_points, require_answer
 from arawn_cli.fs.openat import FileKind, Identity, LinkError, entries, exists, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
+from arawn_cli.timestamps import latest
 
 
 def messages_reader(
@@ -310,3 +312,45 @@ def _other_messages(workstream: str, directory: int) -> list[Damage]:
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+# ---- The newest turn of all
+
+_TAIL_BYTES = 64 * 1024
+
+
+def newest_message(root: Path) -> int | None:
+    """Return the time of the newest message below a root in nanoseconds, or None if there is none.
+
+    Arawn 0.0 writes the time into each line. The lines of its main branch have none, so there it is
+    the time of the file. A file or directory that cannot be read is left out.
+    """
+    workstreams = _directories(root / WORKSTREAMS)
+    sessions = (inner for workstream in workstreams for inner in _directories(workstream))
+    return latest(*(_newest_in(directory / MESSAGES) for directory in (*workstreams, *sessions)))
+
+
+def _directories(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as listing:
+            return [Path(entry.path) for entry in listing if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _newest_in(path: Path) -> int | None:
+    turns = Turns(MESSAGES, frozenset())
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            file.seek(max(status.st_size - _TAIL_BYTES, 0))
+            lines = file.read(_TAIL_BYTES).splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        turns.take(line, 0)
+    return turns.latest or (status.st_mtime_ns if lines else None)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

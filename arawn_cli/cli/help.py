@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -50,6 +49,8 @@ Exit codes: 0 done, 1 partly done, 2 bad option, 3 --fail-on, 69 event lost,
 
 def examples() -> dict[str, dict[str, str]]:
     """Return examples of each command: a line as it is typed, and what it is for."""
+    from importlib.resources import files  # only a help needs it
+
     found: dict[str, dict[str, str]] = tomllib.loads((files("arawn_cli.cli") / "examples.toml").read_text("utf-8"))
     return found
 

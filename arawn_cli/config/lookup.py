@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import DATABASE_MAIN, DATABASE_V0, WORKSTREAMS
-from arawn_cli.arawn.root import is_candidate, may_exist, newest_message
+from arawn_cli.arawn.root import is_candidate, may_exist
 from arawn_cli.config.schema import ConfigFile
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import read_small_file
@@ -267,6 +267,8 @@ def _only_candidate(sources: Sources) -> tuple[Path, str]:
 
 
 def _newest(root: Path) -> str:
+    from arawn_cli.arawn.turns import newest_message  # only an error lists roots
+
     newest = newest_message(root)
     return "no message" if newest is None else f"newest message {timestamps.render(newest)}"
 
