@@ -16,9 +16,10 @@ from typing import TypeVar
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, mounts_in, without_mounts
 from arawn_cli.cleanup.sessions import Outcome
+from arawn_cli.cleanup_events import Action
 from arawn_cli.config.loader import Config
 from arawn_cli.errors import StoppedError
-from arawn_cli.events import Action, Reason
+from arawn_cli.events import Reason
 from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import Identity, entries

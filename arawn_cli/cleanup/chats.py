@@ -31,8 +31,8 @@ from arawn_cli.arawn.layout import V0, Layout
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.sessions import ScratchSession
 from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name
+from arawn_cli.cleanup_events import ChatResult
 from arawn_cli.config.loader import Config
-from arawn_cli.events import ChatResult
 from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange, writable
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import identity_at, opened_directory, opened_file

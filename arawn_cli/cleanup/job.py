@@ -45,10 +45,11 @@ from arawn_cli.cleanup.trash import (
     trash_usage,
 )
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
+from arawn_cli.cleanup_events import Action, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ConfigurationError, ExitCode, Failure, NoSuchSessionError, StoppedError
-from arawn_cli.events import UNRESOLVED, Action, JobName, Reason, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import UNRESOLVED, JobName, Reason
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.fs.measure import Subtree, measure_all, stop_when, threads_for
 from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists

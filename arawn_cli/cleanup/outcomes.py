@@ -11,20 +11,11 @@ from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.chats import chat_result
 from arawn_cli.cleanup.sessions import Decision, Outcome
 from arawn_cli.cleanup.trash import Purged
+from arawn_cli.cleanup_events import Action, ExpiringSession, ScratchCleanup, ScratchSessionEvent
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import FAILURES_LISTED, Failure
-from arawn_cli.events import (
-    UNRESOLVED,
-    Action,
-    ExpiringSession,
-    FailureReport,
-    Reason,
-    ScratchCleanup,
-    ScratchSessionEvent,
-    rendered,
-    report_failure,
-)
+from arawn_cli.events import UNRESOLVED, FailureReport, Reason, rendered, report_failure
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
 from arawn_cli.runs import Removal, Removed

@@ -29,10 +29,11 @@ from arawn_cli.cleanup.plan import MOVED, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, pending_name
+from arawn_cli.cleanup_events import Action
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure, StoppedError
-from arawn_cli.events import Action, Reason
+from arawn_cli.events import Reason
 from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses

@@ -13,8 +13,9 @@ from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.trash_entry import is_trash
+from arawn_cli.cleanup_events import Action
 from arawn_cli.errors import Failure, never_stopping
-from arawn_cli.events import REMOVED_FOR, Action, Reason
+from arawn_cli.events import REMOVED_FOR, Reason
 from arawn_cli.fs.mounts import mount_points
 from arawn_cli.fs.openat import (
     NO_IDENTITY,

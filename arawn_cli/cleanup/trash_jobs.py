@@ -12,10 +12,11 @@ from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
 from arawn_cli.cleanup.trash import list_trash_entries, locked, measured_entries, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
+from arawn_cli.cleanup_events import TrashAction, TrashEntryEvent
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import TrashAction, TrashEntryEvent, rendered
+from arawn_cli.events import rendered
 from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape

@@ -21,10 +21,10 @@ from arawn_cli import names, timestamps
 from arawn_cli.cli.account import become_account_of_directory, load_as_owner
 from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, question
+from arawn_cli.command_events import EffectiveSetting
 from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
-from arawn_cli.events import EffectiveSetting
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.schemas import SCHEMAS, template
 from arawn_cli.output.stdout import print_event

@@ -21,6 +21,7 @@ from arawn_cli.cli import options
 from arawn_cli.cli.account import load_as_owner
 from arawn_cli.cli.config import print_settings, print_settings_as_events
 from arawn_cli.cli.terminal import configure_logging
+from arawn_cli.command_events import DoctorCheck, DoctorSummary, Status
 from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import RootNotFoundError
 from arawn_cli.doctor.environment import (
@@ -38,7 +39,7 @@ from arawn_cli.doctor.findings import Finding, comment, fail, warn
 from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import DoctorCheck, DoctorSummary, JobName, Status
+from arawn_cli.events import JobName
 from arawn_cli.output.stdout import print_event
 from arawn_cli.schedule.settings import Shell, own_account
 from arawn_cli.schedule.status import installed_schedules

@@ -24,10 +24,10 @@ from arawn_cli.cleanup.trash import list_trash_entries, trash_usage
 from arawn_cli.cli.account import become_owner_of_configuration, loaded_as_owner, require_of_root
 from arawn_cli.cli.options import LOCATION, LOGGING, SCHEDULER, TIMERS, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, question
+from arawn_cli.command_events import Condition, RunResult, ScheduleStatus
 from arawn_cli.config.loader import Config, Flags, load, load_all
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
-from arawn_cli.events import Condition, RunResult, ScheduleStatus
 from arawn_cli.output import prometheus
 from arawn_cli.output.format import minute_with_zone
 from arawn_cli.output.stdout import print_event
@@ -35,9 +35,8 @@ from arawn_cli.output.tables import Listing
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, timers_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
+from arawn_cli.schedule.places import Scheduler, Scope
 from arawn_cli.schedule.settings import (
-    Scheduler,
-    Scope,
     Settings,
     Shell,
     command,

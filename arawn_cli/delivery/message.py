@@ -10,9 +10,10 @@ from typing import Protocol
 from urllib.parse import quote
 
 from arawn_cli import __version__
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.config.relay_url import redact
 from arawn_cli.delivery.credentials import Secrets
-from arawn_cli.events import DiskPressure, Event, to_json
+from arawn_cli.events import Event, to_json
 from arawn_cli.names import escape
 
 USER_AGENT = f"arawn-cli/{__version__}"

@@ -25,6 +25,8 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from arawn_cli import timestamps
+from arawn_cli.check_events import DiskCheck, DiskPressure
+from arawn_cli.cleanup_events import ScratchCleanup
 from arawn_cli.config.loader import Config
 from arawn_cli.context import EventOutbox
 from arawn_cli.delivery.apprise_client import Address, AppriseClient, addresses_from, missing_apprise
@@ -32,17 +34,7 @@ from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import IS_NOTIFY, NOTIFY, DropPriority, Outbox
 from arawn_cli.delivery.sending import Delivery
 from arawn_cli.errors import ExitCode, StateUnavailableError
-from arawn_cli.events import (
-    UNRESOLVED,
-    DiskCheck,
-    DiskPressure,
-    Event,
-    JobName,
-    Level,
-    Reason,
-    ScratchCleanup,
-    Unit,
-)
+from arawn_cli.events import UNRESOLVED, Event, JobName, Level, Reason, Unit
 from arawn_cli.names import cut, escape, shortened
 from arawn_cli.problems import STATE, is_due_without_state, persistent
 from arawn_cli.state import State, key_of

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SCRATCH
 from arawn_cli.arawn.root import Root, opened_root
+from arawn_cli.check_events import DiskCheck, DiskPressure, ForeignEntry, WorkstreamUsage
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.history import CheckHistory, load_history, read_alerts, store_alerts, store_samples
@@ -37,16 +38,7 @@ from arawn_cli.diskcheck.levels import (
 )
 from arawn_cli.diskcheck.measuring import Measurements, WorkstreamTree, measure_root
 from arawn_cli.errors import ExitCode, StateUnavailableError
-from arawn_cli.events import (
-    DiskCheck,
-    DiskPressure,
-    ForeignEntry,
-    JobName,
-    Level,
-    Unit,
-    WorkstreamUsage,
-    report_failure,
-)
+from arawn_cli.events import JobName, Level, Unit, report_failure
 from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import lock_file, run_lock
 from arawn_cli.problems import STATE, persistent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arawn_cli.events import Status
+from arawn_cli.command_events import Status
 from arawn_cli.names import escape
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from shlex import quote
 
 from arawn_cli import timestamps
+from arawn_cli.command_events import Condition, RunResult, ScheduleStatus
 from arawn_cli.doctor.findings import Finding, fail, ok, warn
-from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.output.format import minute_with_zone, second
-from arawn_cli.schedule.cron import CRON_FILE, running_cron, start_command
-from arawn_cli.schedule.settings import Scheduler, Scope, Shell, inaccessible_files, inaccessible_program, suffixed
+from arawn_cli.schedule.cron import running_cron, start_command
+from arawn_cli.schedule.places import CRON_FILE, Scheduler, Scope, suffixed
+from arawn_cli.schedule.settings import Shell, inaccessible_files, inaccessible_program
 from arawn_cli.schedule.status import (
     JobStatus,
     Schedule,

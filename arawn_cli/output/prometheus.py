@@ -36,7 +36,8 @@ from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 
 if TYPE_CHECKING:
-    from arawn_cli.events import DiskCheck, ScratchCleanup, ScratchSessionEvent
+    from arawn_cli.check_events import DiskCheck
+    from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from arawn_cli.check_events import DiskCheck, WorkstreamUsage
 from arawn_cli.diskcheck.history import WINDOW_HOURS
 from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.levels import TOTAL, scope_of, worst_first
-from arawn_cli.events import DiskCheck, Level, Unit, WorkstreamUsage
+from arawn_cli.events import Level, Unit
 from arawn_cli.names import escape
 from arawn_cli.output import report_wording as words
 from arawn_cli.output.format import PLAIN, Command, age, day, fullness, minute_with_zone, mounts_in_words, scope_name

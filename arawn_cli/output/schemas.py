@@ -16,16 +16,22 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from arawn_cli import events
+from arawn_cli import check_events, cleanup_events, command_events
+from arawn_cli.check_events import ForeignEntry
 from arawn_cli.cleanup.plan_file import PlanFile
 from arawn_cli.config.schema import ConfigFile, tables_in
-from arawn_cli.events import Event, FailureReport, Filesystem, ForeignEntry
+from arawn_cli.events import Event, FailureReport, Filesystem
 
 Schema = dict[str, object]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-EVENTS = tuple(each for each in vars(events).values() if isinstance(each, type) and issubclass(each, Event) and each is not Event)
+EVENTS = tuple(
+    each
+    for module in (check_events, cleanup_events, command_events)
+    for each in vars(module).values()
+    if isinstance(each, type) and issubclass(each, Event) and each is not Event
+)
 """Every type of event, in the order of their definition."""
 
 PARTS = (Filesystem, FailureReport, ForeignEntry)

@@ -13,20 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from arawn_cli.cleanup_events import Action, ChatResult, ScratchCleanup, ScratchSessionEvent, TrashAction, TrashEntryEvent
 from arawn_cli.context import Progress
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import (
-    IN_RECENT_USE,
-    Action,
-    ChatResult,
-    Event,
-    Level,
-    Reason,
-    ScratchCleanup,
-    ScratchSessionEvent,
-    TrashAction,
-    TrashEntryEvent,
-)
+from arawn_cli.events import IN_RECENT_USE, Event, Level, Reason
 from arawn_cli.output.format import PLAIN, Command, age, day, minute_with_zone
 from arawn_cli.timestamps import parse
 from arawn_cli.units import count, size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,20 +13,19 @@ from pathlib import Path
 
 import psutil
 
-from arawn_cli.errors import ConfigurationError
-from arawn_cli.events import Condition
+from arawn_cli.command_events import Condition
+from arawn_cli.fs.permissions import account_name
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import Change, ScheduleError, SchedulerMissingError, condition_of, with_header
-from arawn_cli.schedule.settings import Job, Scope, Settings, refuse_unprintable
+from arawn_cli.schedule.places import Scope, cron_command, cron_line, refuse_unprintable
+from arawn_cli.schedule.settings import Job, Settings
 
-CRON_FILE = "arawn-cli"
 BLOCK = "crontab"
 
 _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 # By default logger(1) of util-linux cuts after 1 KiB. A datagram to /dev/log can have about 200
 # KiB.
 _WHOLE_EVENTS = ("--size", "128KiB")
-_LINE_MAX = 998  # cron ignores longer lines
 
 # Recognised by the first words, so that a marker is found even if an editor changed the rest or
 # wrote CRLF line ends.
@@ -83,33 +81,6 @@ def _line(settings: Settings, job: Job) -> str:
         return " ".join([*words, cron_command((*command, "--format", "none"))])
     log = (settings.logger, *_WHOLE_EVENTS, "-t", job.unit)
     return " ".join([*words, cron_command((*command, "--format", "json")), "|", cron_command(log)])
-
-
-def cron_command(words: Sequence[str]) -> str:
-    """Return a command for a crontab line, which ends at the first `%` that is not escaped.
-
-    Raises:
-        ConfigurationError: a crontab cannot hold a character of a word.
-    """
-    return " ".join(_cron_word(word) for word in words)
-
-
-def cron_line(text: str) -> str:
-    """Return a line of a crontab unchanged.
-
-    Raises:
-        ConfigurationError: cron would ignore it, because it is too long.
-    """
-    length = len(text.encode())
-    if length > _LINE_MAX:
-        raise ConfigurationError(f"a crontab line would have {length} bytes, and cron reads at most {_LINE_MAX}: use shorter paths")
-    return text
-
-
-def _cron_word(word: str) -> str:
-    refuse_unprintable(word, "a crontab")
-    # Each escaped `%` is outside the quotes: inside, the shell would keep the backslash.
-    return "\\%".join(shlex.quote(part) if part else "" for part in word.split("%")) or "''"
 
 
 class Daemon(Enum):
@@ -233,6 +204,11 @@ class CrontabStore:
 
     def _crontab(self) -> str | None:
         return None if self.account.isdigit() else _crontab("-l")  # crontab(1) fails for an account without a name
+
+
+def crontab_of(root_name: str | None) -> CrontabStore:
+    """Return the block of a root in the crontab of this account."""
+    return CrontabStore(account_name(os.getuid()), root_name)
 
 
 def _crontab(action: str, text: str | None = None) -> str | None:

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from arawn_cli.config.lookup import home_directory
 from arawn_cli.errors import RefusedError
 from arawn_cli.events import JobName
-from arawn_cli.fs.permissions import account_name, way_to
-from arawn_cli.schedule.cron import BLOCK, CRON_FILE, CrontabStore, cron_block, cron_file, running_cron
+from arawn_cli.fs.permissions import way_to
+from arawn_cli.schedule.cron import BLOCK, CrontabStore, cron_block, cron_file, crontab_of, running_cron
 from arawn_cli.schedule.managed_files import Change, FileStore, ScheduleError, SchedulerMissingError, StateDirectory, UsageError
-from arawn_cli.schedule.settings import Scheduler, Scope, Settings, suffixed
+from arawn_cli.schedule.places import Scheduler, Scope, cron_file_of, unit_of, units_directory
+from arawn_cli.schedule.settings import Settings
 from arawn_cli.schedule.systemd import NOTIFIER, Manager, path_unit, state_name, systemd_runs, units
 
 _TIMER = re.compile(rf"arawn-({'|'.join(JobName)})(-.+)?\.timer")
-_SYSTEM_UNITS = Path("/etc/systemd/system")
-_CRON_DIRECTORY = Path("/etc/cron.d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +90,10 @@ class Selection:
 def place_of(scheduler: Scheduler, scope: Scope, settings: Settings | None, environment: Mapping[str, str], root_name: str | None) -> Place:
     """Return the place of a scheduler, a scope and a root; without settings, not for installing."""
     if scheduler is Scheduler.CRON:
-        cron_d = FileStore(_CRON_DIRECTORY, (suffixed(CRON_FILE, root_name),))
-        store = cron_d if scope is Scope.SYSTEM else CrontabStore(account_name(os.getuid()), root_name)
+        path = cron_file_of(root_name)
+        store = FileStore(path.parent, (path.name,)) if scope is Scope.SYSTEM else crontab_of(root_name)
         return Place(scheduler, scope, store, None, root_name)
-    if scope is Scope.SYSTEM:
-        directory = _SYSTEM_UNITS
-    else:  # a relative directory is ignored, as the XDG specification demands
-        named = environment.get("XDG_CONFIG_HOME", "")
-        directory = (Path(named) if named.startswith("/") else Path(home_directory() or "/", ".config")) / "systemd" / "user"
+    directory = units_directory(scope, environment)
     state = _state_directory(settings) if settings else None
     return Place(scheduler, scope, FileStore(directory, _unit_names(directory, root_name), state), Manager(scope), root_name)
 
@@ -113,7 +107,7 @@ def bodies_of(scheduler: Scheduler, settings: Settings) -> dict[str, str]:
     if scheduler is Scheduler.SYSTEMD:
         return units(settings)
     if settings.scope is Scope.SYSTEM:
-        return {suffixed(CRON_FILE, settings.root_name): cron_file(settings)}
+        return {cron_file_of(settings.root_name).name: cron_file(settings)}
     return {BLOCK: cron_block(settings)}
 
 
@@ -209,7 +203,7 @@ def _reload(place: Place, manager: Manager) -> None:
 
 
 def _timers(root_name: str | None) -> tuple[str, ...]:
-    return tuple(f"{suffixed(f'arawn-{job}', root_name)}.timer" for job in JobName)
+    return tuple(f"{unit_of(job, root_name)}.timer" for job in JobName)
 
 
 def _unit_names(directory: Path, root_name: str | None) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arawn_cli.command_events import Condition
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import Condition
-from arawn_cli.fs.files import read_small_file, write_atomic
+from arawn_cli.fs.files import write_atomic
 from arawn_cli.fs.openat import open_directory
 from arawn_cli.fs.permissions import Login, way_to
+from arawn_cli.schedule.places import read_installed
 
-_MAX_BYTES = 1024 * 1024
 _HEADER = re.compile(r"# arawn-cli schedule sha256=([0-9a-f]{64})[^\n]*\n", re.ASCII)
 
 
@@ -120,20 +120,14 @@ class FileStore:
         return [change for change in changes if change.condition not in (Condition.MISSING, Condition.FOREIGN)]
 
     def read(self, name: str) -> str | None:
-        """Return the text of a file.
-
-        A symbolic link, which masks a unit, is described instead: it is never followed.
+        """Return the text of a file; see `read_installed`.
 
         Raises:
             ScheduleError: the file exists and is not readable.
         """
         path = self.directory / name
         try:
-            if path.is_symlink():
-                return f"symbolic link to {os.readlink(path)}\n"
-            return read_small_file(path, _MAX_BYTES).decode("utf-8", "surrogateescape")
-        except FileNotFoundError:
-            return None
+            return read_installed(path)
         except OSError as error:
             raise ScheduleError(f"cannot read {path}: {error.strerror}") from error
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,6 +27,7 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.permissions import Login, account_name, user_id, way_to
 from arawn_cli.names import escape
+from arawn_cli.schedule.places import Scheduler, Scope, unit_of
 
 ROOT = "root"
 
@@ -37,25 +37,6 @@ REQUEST_VARIABLE = "ARAWN_CLEANUP_REQUEST"
 
 Network = Literal["none", "loopback", "any"]
 """The connections that a job needs: none, to this machine, or to any."""
-
-
-class Scheduler(StrEnum):
-    """The program that starts the jobs."""
-
-    SYSTEMD = "systemd"
-    CRON = "cron"
-
-
-class Scope(StrEnum):
-    """Whether a schedule belongs to the system or to the current account."""
-
-    SYSTEM = "system"
-    USER = "user"
-
-
-def suffixed(name: str, root_name: str | None) -> str:
-    """Return a name of a unit, file or directory, with the name of the root at its end."""
-    return name if root_name is None else f"{name}-{root_name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +61,7 @@ class Job:
     @property
     def unit(self) -> str:
         """Return the name of its units, without `.service` or `.timer`."""
-        return suffixed(f"arawn-{self.name}", self.root_name)
+        return unit_of(self.name, self.root_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,13 +399,3 @@ def inaccessible_files(settings: Settings, scheduler: Scheduler) -> list[Path]:
 def _inaccessible(account: Account, tests: Iterable[tuple[str, Path]]) -> list[Path]:
     found = (path for test, path in tests if os.path.exists(path) and can_access(account, test, path) is False)
     return list(dict.fromkeys(found))
-
-
-def refuse_unprintable(text: str, place: str) -> None:
-    """Refuse control characters, such as newlines, and bytes that are not UTF-8.
-
-    Raises:
-        ConfigurationError: the text contains one.
-    """
-    if any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or 0xD800 <= ord(character) <= 0xDFFF for character in text):
-        raise ConfigurationError(f"{escape(text)} cannot be written into {place}: rename it, without control characters, in UTF-8")

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import cast
 
 from arawn_cli import timestamps
-from arawn_cli.config.loader import Config, Flags, state_directory
-from arawn_cli.config.lookup import home_directory
+from arawn_cli.command_events import Condition, RunResult, ScheduleStatus
+from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
-from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus, rendered
+from arawn_cli.events import JobName, rendered
 from arawn_cli.fs.permissions import Login, way_to
 from arawn_cli.runs import READ, Run
-from arawn_cli.schedule.cron import Daemon, MarkersError, cron_command, running_cron, start_command
+from arawn_cli.schedule.cron import Daemon, MarkersError, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
 from arawn_cli.schedule.managed_files import condition_of
-from arawn_cli.schedule.settings import Job, Scheduler, Scope, Settings, Shell, runtime_directory, settings_from, suffixed
-from arawn_cli.schedule.systemd import NOTIFIER, STATE, SYSTEM_STATE, Manager, path_unit, state_name, systemd_runs, unit_word
+from arawn_cli.schedule.places import Scheduler, Scope, created_state, state_of_jobs
+from arawn_cli.schedule.settings import Job, Settings, Shell, runtime_directory, settings_from
+from arawn_cli.schedule.systemd import NOTIFIER, Manager, path_unit, state_name, systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 from arawn_cli.state import key_of
 from arawn_cli.state_file import FILE
@@ -97,52 +96,8 @@ def is_healthy(status: ScheduleStatus) -> bool:
 def schedule_of(scheduler: Scheduler, settings: Settings, environment: Mapping[str, str]) -> Schedule:
     """Return the schedule of some settings, installed or not."""
     place = place_of(scheduler, settings.scope, settings, environment, settings.root_name)
-    directory = settings.state or _created_state(scheduler, settings.root_name, Path(settings.account.home))
+    directory = settings.state or created_state(scheduler, settings.root_name, Path(settings.account.home))
     return Schedule(place, settings, directory)
-
-
-def _created_state(scheduler: Scheduler, root_name: str | None, home: Path) -> Path:
-    """Return the state directory of system services by systemd, or that in a home."""
-    return SYSTEM_STATE / suffixed(STATE, root_name) if scheduler is Scheduler.SYSTEMD else home / ".local" / "state" / STATE
-
-
-def state_of_jobs(config: Config, environment: Mapping[str, str]) -> Path | None:
-    """Return the state directory of the root's installed jobs, or None without them.
-
-    Return None, too, if the configuration names a directory, or systemd does for this process.
-    """
-    if config.maintenance.state_dir or environment.get("STATE_DIRECTORY"):
-        return None
-    for scope, scheduler in product(Scope, Scheduler):
-        place = place_of(scheduler, scope, None, environment, config.root_name)
-        try:
-            if not _is_for(place, config):
-                continue
-            if scope is Scope.USER:
-                return state_directory(config.file, config.tables, {})
-            return _created_state(scheduler, config.root_name, Path(pwd.getpwuid(os.stat(config.root).st_uid).pw_dir))
-        except (ArawnCliError, OSError, KeyError) as error:  # `doctor` reports what is wrong with a schedule
-            log.debug("%s: %s", place.title, error)
-    return None
-
-
-def _is_for(place: Place, config: Config) -> bool:
-    """Return whether the files of a schedule name the root of a configuration, or none.
-
-    Raises:
-        ScheduleError: they cannot be read.
-    """
-    name = place.store.names[0] if place.manager is None else units_of(place.timers[0])[1]
-    text = place.store.read(name) or ""
-    if place.root_name is None and "--base-path" in text:
-        option, path = "--base-path", config.root.resolve()
-    elif "--config" in text and config.file is not None:
-        option, path = "--config", config.file.absolute()
-    else:
-        return bool(text)
-    home = str(home_directory() or "") or None if place.scope is Scope.USER else None
-    words = cron_command((option, str(path))) if place.manager is None else f"{option} {unit_word(path, home)}"
-    return words in text
 
 
 def idle_problem(schedule: Schedule, shell: Shell) -> Problem | None:
@@ -281,7 +236,7 @@ def last_run_of(state_directory: Path, job: JobName, root: Path) -> Run | None:
 def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str, str]) -> str | None:
     """Return a warning if jobs keep a history that this account does not use, or None."""
     directory = state_of_jobs(config, environment)
-    if directory is None or directory == config.state_directory:
+    if directory is None:
         return None
     with suppress(PermissionError):  # the home of another account is often closed
         if not directory.exists():

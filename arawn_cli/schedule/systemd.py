@@ -1,10 +1,9 @@
-"""Render the units of systemd, spell words as they need them, and control its service manager."""
+"""Render the units of systemd, and control its service manager."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,28 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL
-from arawn_cli.errors import ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.fs.permissions import account_name
-from arawn_cli.names import escape
 from arawn_cli.schedule.intervals import HOUR, calendar, delay, first_after_boot
 from arawn_cli.schedule.managed_files import ScheduleError, SchedulerMissingError
-from arawn_cli.schedule.settings import REQUEST_VARIABLE, Job, Scope, Settings, refuse_unprintable, suffixed
+from arawn_cli.schedule.places import STATE, SYSTEM_STATE, Scope, suffixed, unit_command, unit_line, unit_word
+from arawn_cli.schedule.settings import REQUEST_VARIABLE, Job, Settings
 from arawn_cli.units import period
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-STATE = "arawn-cli"
-SYSTEM_STATE = Path("/var/lib")
 NOTIFIER = "arawn-notify@.service"
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
 _LINGERING = Path("/var/lib/systemd/linger")
 _HIDDEN_BY_PROTECT_HOME = ("/home", "/root", "/run/user")
 _HIDDEN_BY_PRIVATE_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - only compared
-_UNQUOTED = re.compile(r"[A-Za-z0-9_./:@+=,%-]+", re.ASCII)
 
 
 def units(settings: Settings) -> dict[str, str]:
@@ -131,45 +126,6 @@ def _any_below(paths: Iterable[Path], directories: Iterable[str]) -> bool:
     """Return whether a path is below a directory, or below its target if it is a link."""
     places = [place for directory in directories for place in (directory, os.path.realpath(directory))]
     return any(path.is_relative_to(place) for path in paths for place in places)
-
-
-def unit_word(text: object, home: str | None = None, prefix: str = "") -> str:
-    """Return a word of a list or command in a unit, with `%` doubled (systemd.syntax(7)).
-
-    A path below `home` is written with `%h`, which systemd replaces with the home directory.
-    `prefix` has no special characters; it goes inside the quotes.
-
-    Raises:
-        ConfigurationError: a unit cannot hold a character of the text.
-    """
-    plain = str(text)
-    refuse_unprintable(plain, "a unit file")
-    if home is not None and plain.startswith(f"{home}/"):
-        word = prefix + "%h" + plain[len(home) :].replace("%", "%%")
-    else:
-        word = prefix + plain.replace("%", "%%")
-    if _UNQUOTED.fullmatch(word):
-        return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def unit_command(words: Sequence[str], home: str | None = None) -> str:
-    """Return a command for `ExecStart=`. A `:` in front turns off variables if a word has a `$`."""
-    prefix = ":" if any("$" in word for word in words) else ""
-    return prefix + " ".join(unit_word(word, home) for word in words)
-
-
-def unit_line(text: object) -> str:
-    """Return a value that extends to the end of its line, with `%` doubled.
-
-    Raises:
-        ConfigurationError: systemd would read something else.
-    """
-    plain = str(text)
-    refuse_unprintable(plain, "a unit file")
-    if plain.endswith("\\") or plain != plain.strip():
-        raise ConfigurationError(f"{escape(plain)} cannot be written into a unit file: it ends with a backslash or a space")
-    return plain.replace("%", "%%")
 
 
 def systemd_runs() -> bool:

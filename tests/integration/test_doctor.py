@@ -22,6 +22,7 @@ import pytest
 import arawn_cli
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Output
+from arawn_cli.command_events import Status
 from arawn_cli.config.loader import Flags, load, settings_of
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
@@ -30,7 +31,7 @@ from arawn_cli.doctor.environment import state_findings
 from arawn_cli.doctor.findings import Finding
 from arawn_cli.doctor.timers import timer_findings
 from arawn_cli.doctor.tree import tree_findings
-from arawn_cli.events import JobName, Status
+from arawn_cli.events import JobName
 from arawn_cli.fs.permissions import sudo_words
 from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
@@ -39,7 +40,8 @@ from arawn_cli.schedule import settings, status
 from arawn_cli.schedule.cron import Daemon, cron_file, start_command
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
-from arawn_cli.schedule.settings import Account, Scheduler, Scope, own_account
+from arawn_cli.schedule.places import Scheduler, Scope
+from arawn_cli.schedule.settings import Account, own_account
 from arawn_cli.schedule.status import Schedule
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY

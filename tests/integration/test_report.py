@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.check_events import DiskPressure, WorkstreamUsage
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.events import DiskPressure, WorkstreamUsage
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output import report_wording
 from arawn_cli.output.format import day

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.events import Event, ScratchSessionEvent
+from arawn_cli.cleanup_events import ScratchSessionEvent
+from arawn_cli.events import Event
 from arawn_cli.names import escape
 from tests.conftest import Run, needs, needs_namespaces, works
 from tests.support.in_process import cleaned

@@ -11,7 +11,8 @@ from pathlib import Path
 from arawn_cli.config.schema import Maintenance
 from arawn_cli.schedule.cron import cron_block, cron_file
 from arawn_cli.schedule.managed_files import with_header
-from arawn_cli.schedule.settings import Account, Scope, Settings
+from arawn_cli.schedule.places import Scope
+from arawn_cli.schedule.settings import Account, Settings
 from arawn_cli.schedule.systemd import units
 
 CONTRIB = Path(__file__).parents[2] / "contrib"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cleanup.trash_jobs import list_trash, restore
+from arawn_cli.cleanup_events import ScratchCleanup, TrashEntryEvent
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.context import RunContext
 from arawn_cli.diskcheck.job import CheckResult, check
-from arawn_cli.events import Event, ScratchCleanup, TrashEntryEvent
+from arawn_cli.events import Event
 from arawn_cli.output.report_data import Report, gather
 from arawn_cli.state import State
 from arawn_cli.timestamps import Boot

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from arawn_cli.events import DiskPressure, Event, Level
+from arawn_cli.check_events import DiskPressure
+from arawn_cli.events import Event, Level
 
 GIB = 1024**3
 MIB = 1024**2

@@ -13,10 +13,12 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.cleanup.job import clean
+from arawn_cli.cleanup_events import ScratchSessionEvent
 from arawn_cli.config.loader import Config, Flags, load
 from arawn_cli.diskcheck.job import check
-from arawn_cli.events import DiskPressure, Event, Level, ScratchSessionEvent
+from arawn_cli.events import Event, Level
 from arawn_cli.timestamps import DAY, SECOND, parse
 from tests.support.in_process import NOWHERE, context
 from tests.support.tree import SampleTree

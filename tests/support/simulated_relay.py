@@ -12,12 +12,13 @@ from unittest import mock
 
 import pytest
 
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.config import schema
 from arawn_cli.delivery.message import Delivered, Failed, OutgoingEvent, Refused, SendResult
 from arawn_cli.delivery.outbox import READ_PARKED, Outbox, Row, queued_event
 from arawn_cli.delivery.retry import RetryClient, Timing
 from arawn_cli.delivery.sending import Delivery
-from arawn_cli.events import DiskPressure, Level, Unit
+from arawn_cli.events import Level, Unit
 from arawn_cli.state import State
 
 

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from arawn_cli.command_events import RunResult
 from arawn_cli.delivery.credentials import secret_of
 from arawn_cli.errors import ArawnCliError, ConfigurationError, ExitCode
-from arawn_cli.events import RunResult
 from arawn_cli.sqlite import DatabaseUnreadableError, query
 
 # Only from a checkout: a package index may have another program under this name.

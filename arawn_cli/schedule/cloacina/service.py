@@ -25,8 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
 
+from arawn_cli.command_events import RunResult
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import JobName, Reason, RunResult
+from arawn_cli.events import JobName, Reason
 from arawn_cli.fs.mounts import in_thread
 from arawn_cli.schedule.cloacina.engine_database import EXTRA, OUTCOME, VARIABLE, EngineDatabase, EngineError, postgres_driver
 from arawn_cli.schedule.cloacina.workflows import Workflow, arguments_with, changes_to, is_ours

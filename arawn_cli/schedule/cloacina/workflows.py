@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from arawn_cli import timestamps
+from arawn_cli.command_events import Condition, ScheduleStatus
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import Condition, JobName, ScheduleStatus
+from arawn_cli.events import JobName
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase
 from arawn_cli.schedule.intervals import cloacina_time
 

@@ -33,12 +33,12 @@ _PLACES: dict[str, dict[str, object]] = {
     "arawn_cli.cli.account": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.config.loader": {"SYSTEM_FILE": _MACHINE / "config.toml"},
     "arawn_cli.schedule.cron": {"running_cron": _running_cron},
-    "arawn_cli.schedule.install": {"_SYSTEM_UNITS": _MACHINE / "units", "_CRON_DIRECTORY": _MACHINE / "cron.d"},
-    "arawn_cli.schedule.systemd": {
-        "_BOOTED": str(_MACHINE / "booted"),
-        "_LINGERING": _MACHINE / "linger",
+    "arawn_cli.schedule.places": {
+        "_SYSTEM_UNITS": _MACHINE / "units",
+        "_CRON_DIRECTORY": _MACHINE / "cron.d",
         "SYSTEM_STATE": _MACHINE / "lib",
     },
+    "arawn_cli.schedule.systemd": {"_BOOTED": str(_MACHINE / "booted"), "_LINGERING": _MACHINE / "linger"},
 }
 if (_MACHINE / "slow").exists():  # a test that is no longer scheduled for seconds still answers in time
     _PLACES["arawn_cli.delivery.ping"] = {"_SECS": 30.0, "_STOPPING_SECS": 30.0}

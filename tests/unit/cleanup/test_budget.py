@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from arawn_cli.arawn.root import opened_root
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.cleanup.budget import Bound, Freed, Measure, needed, workstreams_usage
 from arawn_cli.cleanup.job import clean
 from arawn_cli.cleanup.trash import list_trash_entries
+from arawn_cli.cleanup_events import Action, ScratchSessionEvent
 from arawn_cli.config.loader import Flags, load
-from arawn_cli.events import Action, DiskPressure, Event, Reason, ScratchSessionEvent
+from arawn_cli.events import Event, Reason
 from arawn_cli.fs.usage import HardLinks, Usage
 from arawn_cli.timestamps import SECOND
 from tests.support.in_process import NOWHERE, checked, cleaned, context, reported

@@ -12,7 +12,7 @@ import pytest
 
 from arawn_cli.cleanup import chats
 from arawn_cli.cleanup.trash_entry import parse_entry
-from arawn_cli.events import ScratchSessionEvent
+from arawn_cli.cleanup_events import ScratchSessionEvent
 from arawn_cli.fs import exchange as exchange_module
 from tests.conftest import Run, RunCommand, snapshot
 from tests.support.disturbance import disturb

@@ -15,7 +15,8 @@ import pytest
 
 from arawn_cli import timestamps
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
-from arawn_cli.events import Event, ScratchSessionEvent
+from arawn_cli.cleanup_events import ScratchSessionEvent
+from arawn_cli.events import Event
 from arawn_cli.fs import measure
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND

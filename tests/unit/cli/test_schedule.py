@@ -10,12 +10,13 @@ import pytest
 
 from arawn_cli.cli.options import Output
 from arawn_cli.cli.schedule import Confirmation, install, print_statuses, remove
+from arawn_cli.command_events import Condition, RunResult, ScheduleStatus
 from arawn_cli.config.loader import Flags
 from arawn_cli.errors import RefusedError
-from arawn_cli.events import Condition, JobName, RunResult, ScheduleStatus
+from arawn_cli.events import JobName
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, UsageError, condition_of, with_header
-from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.places import Scheduler, Scope
 
 BODY = {"unit": "a\nb\n"}
 YES = Confirmation(yes=True, force=False, ask=None)

@@ -8,6 +8,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.cleanup_events import ChatResult, ExpiringSession, ScratchCleanup
 from arawn_cli.delivery.notify import (
     Line,
     Notice,
@@ -22,7 +23,7 @@ from arawn_cli.delivery.notify import (
     why_incomplete,
 )
 from arawn_cli.errors import ExitCode
-from arawn_cli.events import ChatResult, ExpiringSession, FailureReport, JobName, Level, ScratchCleanup, Unit
+from arawn_cli.events import FailureReport, JobName, Level, Unit
 from arawn_cli.timestamps import SECOND
 from tests.support.simulated_relay import pressure
 

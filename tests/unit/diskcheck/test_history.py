@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.diskcheck import history
 from arawn_cli.diskcheck.history import CheckHistory, Sample, days_until, growth_per_day
 from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict
-from arawn_cli.events import DiskPressure, Level, Unit
+from arawn_cli.events import Level, Unit
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
 from tests.support.in_process import checked

@@ -17,10 +17,11 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.diskcheck.history import read_transitions
 from arawn_cli.diskcheck.job import megabytes, percent_of
 from arawn_cli.diskcheck.levels import FIXED
-from arawn_cli.events import DiskPressure, Level, to_json
+from arawn_cli.events import Level, to_json
 from arawn_cli.names import escape
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND

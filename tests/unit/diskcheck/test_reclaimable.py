@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from arawn_cli.arawn.root import opened_root
+from arawn_cli.check_events import DiskPressure
 from arawn_cli.diskcheck.measuring import measure_root
 from arawn_cli.diskcheck.reclaimable import removal_now
 from arawn_cli.errors import StoppedError
-from arawn_cli.events import DiskPressure
 from arawn_cli.fs.usage import combined
 from arawn_cli.timestamps import DAY
 from tests.support.in_process import checked, cleaned, configuration_of, context

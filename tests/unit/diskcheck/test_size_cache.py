@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.check_events import DiskCheck, DiskPressure, WorkstreamUsage
 from arawn_cli.config.loader import Flags, load
 from arawn_cli.diskcheck import size_cache
 from arawn_cli.diskcheck.job import check
 from arawn_cli.diskcheck.size_cache import CachedSize, is_cacheable, is_current
-from arawn_cli.events import DiskCheck, DiskPressure, Event, WorkstreamUsage
+from arawn_cli.events import Event
 from arawn_cli.fs.measure import Subtree, measure_all
 from arawn_cli.fs.usage import HardLinks, Usage
 from arawn_cli.timestamps import DAY, SECOND

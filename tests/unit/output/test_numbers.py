@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from arawn_cli.events import DiskPressure, Event, ScratchCleanup, ScratchSessionEvent
+from arawn_cli.check_events import DiskPressure
+from arawn_cli.cleanup_events import ScratchCleanup, ScratchSessionEvent
+from arawn_cli.events import Event
 from arawn_cli.output.nagios import status
 from arawn_cli.output.prometheus import StateFigures, check_metrics, cleanup_metrics
 from arawn_cli.output.report_html import page

@@ -18,8 +18,9 @@ from typing import IO
 import psutil
 import pytest
 
+from arawn_cli.command_events import RunResult
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.events import JobName, RunResult
+from arawn_cli.events import JobName
 from arawn_cli.locks import lock_file, make_private_directory, run_lock
 from arawn_cli.schedule.cloacina import service
 from arawn_cli.schedule.cloacina.engine_database import EngineDatabase, EngineError, LastRun, database_from

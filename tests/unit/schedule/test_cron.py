@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arawn_cli.events import Condition
+from arawn_cli.command_events import Condition
 from arawn_cli.schedule.cron import CrontabStore, MarkersError, cron_block, cron_file
 from arawn_cli.schedule.install import bodies_of
 from arawn_cli.schedule.managed_files import ScheduleError
-from arawn_cli.schedule.settings import Scheduler, logger_in
+from arawn_cli.schedule.places import Scheduler
+from arawn_cli.schedule.settings import logger_in
 from tests.conftest import needs, needs_namespaces
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER
 

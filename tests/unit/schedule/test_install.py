@@ -8,7 +8,7 @@ import pytest
 
 from arawn_cli.schedule.install import Place, require_access
 from arawn_cli.schedule.managed_files import FileStore, SchedulerMissingError
-from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.places import Scheduler, Scope
 
 
 def test_a_machine_without_a_directory_for_cron_has_no_cron(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.events import Condition
+from arawn_cli.command_events import Condition
 from arawn_cli.schedule.managed_files import (
     FileStore,
     ScheduleError,

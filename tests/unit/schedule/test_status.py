@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.events import Condition, JobName, RunResult
+from arawn_cli.command_events import Condition, RunResult
+from arawn_cli.events import JobName
 from arawn_cli.schedule import systemd
 from arawn_cli.schedule.install import Place, bodies_of
 from arawn_cli.schedule.managed_files import FileStore, with_header
-from arawn_cli.schedule.settings import Scheduler, Scope
+from arawn_cli.schedule.places import Scheduler, Scope
 from arawn_cli.schedule.status import JobStatus, Schedule, is_healthy, last_run_of, statuses
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import shell_of
