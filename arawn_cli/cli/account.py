@@ -25,7 +25,7 @@ from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
 from arawn_cli.names import escape
-from arawn_cli.schedule.places import state_of_jobs
+from arawn_cli.schedule.job_state import state_of_jobs
 
 log = logging.getLogger(__name__)
 

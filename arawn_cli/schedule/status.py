@@ -22,8 +22,9 @@ from arawn_cli.runs import READ, Run
 from arawn_cli.schedule.cron import Daemon, MarkersError, running_cron, start_command
 from arawn_cli.schedule.install import Place, bodies_of, place_of, units_of
 from arawn_cli.schedule.intervals import cron_time
+from arawn_cli.schedule.job_state import state_of_jobs
 from arawn_cli.schedule.managed_files import condition_of
-from arawn_cli.schedule.places import Scheduler, Scope, created_state, state_of_jobs
+from arawn_cli.schedule.places import Scheduler, Scope, created_state
 from arawn_cli.schedule.settings import Job, Settings, Shell, runtime_directory, settings_from
 from arawn_cli.schedule.systemd import NOTIFIER, Manager, path_unit, state_name, systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError, query

@@ -1,21 +1,15 @@
-"""Words in the files of schedules, and the state of the jobs that these start."""
+"""Words in the files of schedules."""
 
 from __future__ import annotations
 
-import os
 import shlex
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.config.loader import Flags, load
 from arawn_cli.errors import ConfigurationError
-from arawn_cli.schedule import places
-from arawn_cli.schedule.places import cron_command, cron_line, state_of_jobs, unit_command, unit_line, unit_word
-from tests.support.in_process import NOWHERE
-from tests.support.tree import SampleTree
+from arawn_cli.schedule.places import cron_command, cron_line, unit_command, unit_line, unit_word
 
 words = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1)
 
@@ -85,33 +79,3 @@ def test_the_end_of_a_line_that_systemd_would_read_otherwise_is_refused(text: st
 def test_a_line_longer_than_cron_takes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="999 bytes"):
         cron_line("x" * 999)
-
-
-CRONTAB = """#!/bin/sh
-touch "$0.was-read"
-echo '# BEGIN arawn-cli schedule'
-echo '@daily arawn-cli scratch-cleanup'
-echo '# END arawn-cli schedule'
-"""
-
-
-def test_a_crontab_is_only_read_if_its_jobs_may_have_another_state(
-    tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home, crontab = tmp_path / "home", tmp_path / "bin" / "crontab"
-    for directory in (home, crontab.parent):
-        directory.mkdir()
-    crontab.write_text(CRONTAB)
-    crontab.chmod(0o755)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("PATH", f"{crontab.parent}:{os.environ['PATH']}")
-    for name in ("_SYSTEM_UNITS", "_CRON_DIRECTORY"):
-        monkeypatch.setattr(places, name, tmp_path / "nowhere")
-    for environment, state, is_read in (
-        ({}, None, False),
-        ({"STATE_DIRECTORY": "/given", "XDG_STATE_HOME": "/xdg"}, None, False),
-        ({"XDG_STATE_HOME": "/xdg"}, home / ".local" / "state" / "arawn-cli", True),
-    ):
-        config = load(Flags(base_path=str(tree.root)), environment, system_file=NOWHERE)
-        assert state_of_jobs(config, environment) == state
-        assert crontab.with_name("crontab.was-read").exists() is is_read
