@@ -24,11 +24,6 @@ class Condition(StrEnum):
     EDITED = "edited"
     FOREIGN = "foreign"
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether the tool wrote all of the file, so that it can be replaced or removed."""
-        return self in (Condition.CURRENT, Condition.OUTDATED)
-
 
 class Status(StrEnum):
     """The result of one check of `doctor`. With `fail` a job does not work."""
