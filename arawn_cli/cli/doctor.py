@@ -92,7 +92,7 @@ def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
     tree = list(tree_findings(config, now, shell))
     yield from tree
     root_fails = any(finding.check == "root" and finding.status is Status.FAIL for finding in tree)
-    installed = [] if root_fails else installed_schedules(config, shell.flags, shell.environment)
+    installed = [] if root_fails else installed_schedules(config, shell.environment)
     # State and outbox are those of the timers, if there are any.
     directory = installed[0].state_directory if installed else config.state_directory
     account = installed[0].settings.account if installed else own_account(os.geteuid())

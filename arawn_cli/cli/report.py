@@ -73,7 +73,7 @@ def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobNam
     """Return the next run of each job, as far as an installed schedule knows it."""
     found: dict[JobName, int] = {}
     with suppress(ArawnCliError):  # `doctor` and `schedule status` report what is wrong with a schedule
-        for schedule in installed_schedules(config, flags, context.environment):
+        for schedule in installed_schedules(config, context.environment):
             for status in statuses(schedule, context.clock(), Shell(config, flags, context.environment)):
                 if status.event.next_run is not None:
                     found.setdefault(status.event.job, timestamps.parse(status.event.next_run))

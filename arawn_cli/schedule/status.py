@@ -188,7 +188,7 @@ def is_installed(place: Place) -> bool:
     return any(place.store.read(name) is not None for name in names)
 
 
-def installed_schedules(config: Config, flags: Flags, environment: Mapping[str, str]) -> list[Schedule]:
+def installed_schedules(config: Config, environment: Mapping[str, str]) -> list[Schedule]:
     """Return every installed schedule of the root, those of the system first.
 
     Raises:
