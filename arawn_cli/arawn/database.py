@@ -46,7 +46,6 @@ class SessionRow:
     `unreadable` is true if one of its times is not an RFC 3339 text.
     """
 
-    id: str
     workstream_id: str
     newest: int | None
     unreadable: bool
@@ -120,7 +119,7 @@ def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: 
             if has_turns and 0 < len(workstream) <= _NAME_BYTES_MAX:
                 with_turns.add(workstream)
             if name in wanted:
-                rows[name] = _with_row(rows.get(name, SessionRow(name, SCRATCH, None, unreadable=False)), workstream, times)
+                rows[name] = _with_row(rows.get(name, SessionRow(SCRATCH, None, unreadable=False)), workstream, times)
         return SessionRows(rows, frozenset(with_turns))
 
     return read_database(path, read, tables=_TABLES, stopping=stopping)
@@ -134,7 +133,7 @@ def _with_row(known: SessionRow, workstream: str, times: Iterable[object]) -> Se
             newest = latest(newest, None if value is None else timestamps.parse(_text(value)))
         except ValueError:
             unreadable = True
-    return SessionRow(known.id, workstream if known.workstream_id == SCRATCH else known.workstream_id, newest, unreadable)
+    return SessionRow(workstream if known.workstream_id == SCRATCH else known.workstream_id, newest, unreadable)
 
 
 def _text(value: object) -> str:

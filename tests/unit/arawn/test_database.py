@@ -100,7 +100,7 @@ def test_of_several_rows_of_a_session_each_counts(tree: SampleTree, ids: tuple[s
             server.say(f"INSERT INTO sessions VALUES ({id_}, '{workstream}', '{started}', NULL, NULL)")
         server.say("INSERT INTO sessions VALUES (x'6200', 'thesis', '2026-01-01T00:00:00Z', NULL, NULL)")
     rows = database.session_rows(tree.database, V0, {"a", "b"}).rows
-    assert rows == {"a": database.SessionRow("a", "thesis", timestamps.parse("2026-03-01T00:00:00Z"), unreadable=True)}
+    assert rows == {"a": database.SessionRow("thesis", timestamps.parse("2026-03-01T00:00:00Z"), unreadable=True)}
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to have a header" * 20])
