@@ -127,7 +127,7 @@ def log_error(error: BaseException) -> ExitCode:
         case KeyboardInterrupt():
             log.error("interrupted")
             return ExitCode.INTERRUPTED
-        case OSError() | MemoryError():  # the system refused what no step expects to fail
+        case OSError() | MemoryError():  # the system refused an operation that no step expects to fail
             place = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
             reason = error.strerror if isinstance(error, OSError) else "not enough memory"
             log.error("ended early: %s%s; run it again", escape(place), reason or error)
@@ -140,7 +140,7 @@ def log_error(error: BaseException) -> ExitCode:
 
 
 Operation = Literal["open", "list", "measure", "read", "parse", "query", "check", "rename", "delete"]
-"""What failed: `check` is whether a session may be removed, `query` reads Arawn's database."""
+"""Operations that fail: `check` is whether a session may be removed, `query` reads the database."""
 
 
 FAILURES_LISTED = 20

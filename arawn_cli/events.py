@@ -1,4 +1,4 @@
-"""Define what the events of all commands share, and values of their keys that many modules use.
+"""Define the base of all events, and values of their keys that many modules use.
 
 An event is one JSON object on one line. Times are RFC 3339 in UTC. Tests pin the keys. The docs and
 the JSON Schema take the descriptions of the keys from here, `check_events.py`, `cleanup_events.py`

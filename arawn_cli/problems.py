@@ -28,7 +28,7 @@ _OF_RUN = "((job = ? AND root = ?) OR job = '')"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a log record is about.
+    """The subject of a log record.
 
     Attributes:
         key: names it among the problems of a job on a root, or of all jobs if it is shared.
@@ -68,7 +68,7 @@ class Decision:
 
 
 def decide(seen: frozenset[Problem], known: Mapping[str, Noted], now: int, period: int, *, complete: bool) -> Decision:
-    """Decide what a run logs of the problems that it saw and of those of earlier runs.
+    """Decide which problems a run logs, of those that it saw and of those of earlier runs.
 
     A problem is due when it is new, and a day after it was logged; a day less half a period, at
     most an hour, since runs are never exactly as far apart. Only a complete run shows that one is
@@ -124,7 +124,7 @@ class ProblemLog(logging.Filter):
             handler.addFilter(self)
 
     def end(self, now: int, *, complete: bool) -> None:
-        """Log what is due of the held records, the others as information, and what is over.
+        """Log the held records that are due, the others as information, and the ends of problems.
 
         `now` is the wall clock in nanoseconds; `complete` is whether the job has done its work.
         """

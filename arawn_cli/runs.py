@@ -197,7 +197,7 @@ def record(
     purged: Iterable[Removed] = (),
     restored: Iterable[Removed] = (),
 ) -> None:
-    """Store a run, and what it removed, purged and restored, in a separate transaction.
+    """Store a run, with the sessions that it removed, purged and restored, in its own transaction.
 
     If the state cannot be written, only log a warning.
     """

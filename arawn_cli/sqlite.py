@@ -1,12 +1,12 @@
 """Read SQLite databases without changing them, leaving files beside them, or waiting for long.
 
 Even a reader of a database in WAL mode writes: it creates or locks the `-shm` file. So how the file
-is opened depends on what is beside it (sqlite.org/wal.html, sqlite.org/uri.html). Run by root,
+is opened depends on the files beside it (sqlite.org/wal.html, sqlite.org/uri.html). Run by root,
 SQLite also gives `-wal` and `-shm` the owner of the database, which may be links to other files by
 then. So root must act as the owner of the database before it calls this module.
 
-The content may be hostile: what takes the place of a table, huge values and endless queries end
-with an error (sqlite.org/security.html).
+The content may be hostile: a view or virtual table in place of a table, huge values and
+endless queries end with an error (sqlite.org/security.html).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Row = tuple[object, ...]
 Result = TypeVar("Result")
 
 COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite appends to the name of a database for the files beside it."""
+"""The endings that SQLite appends to the name of a database for the files beside it."""
 
 LONGEST_OWN_VALUE = 64 * 1024 * 1024
 """The longest text in our own file, in bytes."""
@@ -80,7 +80,7 @@ def read_database(
     tables: Collection[str] = (),
     stopping: Callable[[], bool] = never_stopping,
 ) -> Result:
-    """Return what `read` returns for a connection that changes nothing.
+    """Call `read` with a connection that changes nothing, and return its result.
 
     If the database changes meanwhile, or is locked, try again after a pause, and call `read` again.
 
@@ -155,7 +155,7 @@ def _translated(error: sqlite3.Error, path: Path, mode: str, end: float, stoppin
 
 
 def _require_tables(connection: sqlite3.Connection, path: Path, tables: Collection[str]) -> None:
-    """Refuse a view or virtual table, which has no page of its own, as a table."""
+    """Refuse a view or virtual table, which has no page in the file, as a table."""
     for table in tables:
         kinds = connection.execute("SELECT type, rootpage FROM sqlite_master WHERE lower(name) = ?", (table,)).fetchall()
         if any(os.fsdecode(kind) != "table" or not page for kind, page in kinds):

@@ -137,8 +137,8 @@ class State:
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of a query, also within a transaction. The schema gives their types.
 
-        A file that is not open is read without changing anything on disk. The result is empty if
-        there is no file, or one of an older version.
+        A file that is not open is read without changing anything on disk. The result is empty
+        without a file, and for one of an older version.
 
         Raises:
             StateUnavailableError: the file cannot be read, or is damaged.

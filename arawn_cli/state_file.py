@@ -102,7 +102,7 @@ CREATE TABLE alerts (
     PRIMARY KEY (root, scope)
 ) STRICT, WITHOUT ROWID;
 
--- What people were last told about each subject: the level of a scope, the failure of a job, or when a
+-- The last notice to people about each subject: the level of a scope, the failure of a job, or when a
 -- session expires. A subject about which all is well has no row.
 CREATE TABLE notices (
     root TEXT NOT NULL,
@@ -174,7 +174,7 @@ _TABLES_OF_OURS = 4
 """So many of our tables show that a file is ours, even if its application id is damaged."""
 
 CHECKED = ("event_id", "type", "time", "source", "body", "scope", "level", "target", "root")
-"""The columns of an event that its checksum protects: all that decide what is sent, and where."""
+"""The columns of an event that its checksum protects: all that decide content and target."""
 
 _READ_CHECKED = f"SELECT checksum, {', '.join(CHECKED)} FROM outbox"  # noqa: S608 - names of columns
 

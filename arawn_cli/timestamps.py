@@ -101,7 +101,7 @@ def _midnight(year: str, month: str, day: str) -> int:
     """Return the beginning of a day in UTC, in seconds.
 
     Raises:
-        ValueError: there is no such day.
+        ValueError: the day does not exist.
     """
     try:
         return (date(int(year), int(month), int(day)) - _EPOCH).days * 86_400

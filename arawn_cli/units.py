@@ -44,7 +44,7 @@ def seconds_of(duration: str) -> int:
     """Return the seconds of a duration such as `90s`, `15min`, `1h30m`, `7d` or `2w`.
 
     Raises:
-        ValueError: the text is not such a duration. The message says what is allowed.
+        ValueError: the text is not such a duration. The message names the allowed form.
     """
     if len(duration) > _DURATION_MAX or not re.fullmatch(DURATION_PATTERN, duration, re.ASCII):
         raise ValueError("a duration such as 90s, 15min, 1h30m or 7d")
@@ -57,7 +57,7 @@ def bytes_of(text: str) -> int:
     A letter without B is binary, as in systemd.
 
     Raises:
-        ValueError: the text is not such a size. The message says what is allowed.
+        ValueError: the text is not such a size. The message names the allowed form.
     """
     match = re.fullmatch(SIZE_PATTERN, text, re.ASCII)
     if match is None:

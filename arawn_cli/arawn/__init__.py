@@ -1,4 +1,4 @@
 """Arawn's own files: directory layout, database, messages.
 
-Code above this package knows sessions and workstreams, not files.
+Code above this package does not parse them.
 """

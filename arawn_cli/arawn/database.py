@@ -53,7 +53,7 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class SessionRows:
-    """What the table `sessions` says.
+    """The wanted content of the table `sessions`.
 
     Attributes:
         rows: the wanted rows by id.
@@ -105,7 +105,7 @@ def workstream_rows(path: Path, layout: Layout, stopping: Callable[[], bool] = n
 
 
 def session_rows(path: Path, layout: Layout, wanted: Collection[str], stopping: Callable[[], bool] = never_stopping) -> SessionRows:
-    """Return what the table `sessions` says about the wanted ids, read in one transaction.
+    """Read the table `sessions` in one transaction, and return the rows of the wanted ids.
 
     Raises:
         DatabaseUnreadableError, StoppedError: as `workstream_rows`.

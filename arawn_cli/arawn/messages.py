@@ -89,7 +89,7 @@ class Turns:
         newest: the newest message of each session, in nanoseconds since the epoch.
         damage: the newest damage that counts for a session, or for `EVERY_SESSION`.
         damaged_lines: number of lines that are not messages.
-        latest: the newest of all messages, None as long as there is none.
+        latest: the newest of all messages, None before the first one.
         latest_offset: where it begins.
     """
 
@@ -139,14 +139,14 @@ class Turns:
 
 
 class MessageLog:
-    """One `messages.jsonl`, and what was read of it so far.
+    """One `messages.jsonl`, and the turns read from it so far.
 
     Attributes:
         turns: the turns, with those of a last line that may be incomplete.
     """
 
     def __init__(self, path: str, sessions: Collection[str], since: LogPosition | None = None) -> None:
-        """Read nothing yet. `path` is for people; with `since`, only what follows is read."""
+        """Read nothing yet. `path` is for people; with `since`, only the part after it is read."""
         self.turns = Turns(path, frozenset(sessions))
         self._position = since
         self._complete_lines = self.turns

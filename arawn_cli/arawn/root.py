@@ -31,7 +31,7 @@ class Root:
         workstreams: descriptor of `<root>/workstreams`; of the root itself for a new server, which
             has not created that directory yet.
         layout: where the generation of Arawn that wrote it keeps its files.
-        database: Arawn's database, with links resolved, or None if there is none.
+        database: Arawn's database, with links resolved, or None without one.
     """
 
     path: Path

@@ -69,7 +69,7 @@ class MessagesReader(ABC):
 
     @abstractmethod
     def read(self, sessions: Collection[str]) -> None:
-        """Read all messages, or what was written since, as far as it can concern these sessions.
+        """Read all messages, or those written since, as far as they can concern these sessions.
 
         Without any session only check that the messages can be read.
 
@@ -211,7 +211,7 @@ class _Lines(MessagesReader):
             raise OSError(errno.ENODATA, "there are no messages, although the database records turns: put the file back")
 
     def _collect(self) -> None:
-        """Combine what was read of all files."""
+        """Combine the turns of all files."""
         self.newest, self.damage, self.damaged_lines = {}, {}, 0
         for file in self._files.values():
             turns = file.log.turns
@@ -239,7 +239,7 @@ class _Files(MessagesReader):
                     except OSError as error:
                         self.own_failures[session] = Failure.of("read", "/".join((WORKSTREAMS, *scratch, session, MESSAGES)), error)
         except FileNotFoundError:
-            pass  # a new server, or somebody removed it: there is no session
+            pass  # a new server, or somebody removed it: no session exists
         except OSError as error:
             self._fail(scratch, error)
         for workstream in self._other_directories():
@@ -320,7 +320,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 def newest_message(root: Path) -> int | None:
-    """Return the time of the newest message below a root in nanoseconds, or None if there is none.
+    """Return the time of the newest message below a root in nanoseconds, or None without one.
 
     Arawn 0.0 writes the time into each line. The lines of its main branch have none, so there it is
     the time of the file. A file or directory that cannot be read is left out.

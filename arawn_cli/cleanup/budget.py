@@ -34,7 +34,7 @@ _Item = TypeVar("_Item")
 
 
 class Measure(StrEnum):
-    """What a bound counts."""
+    """The quantity that a bound counts."""
 
     ALLOCATED = "allocated"
     APPARENT = "apparent"
@@ -133,7 +133,7 @@ def split(items: Sequence[_Item], positions: Collection[int]) -> tuple[list[_Ite
 
 
 class Space:
-    """The exceeded bounds of a run, and what it has freed so far."""
+    """The exceeded bounds of a run, and the space that it has freed so far."""
 
     def __init__(self, config: Config, root: Root, sessions: int | None, threads: int, advance: Callable[[int], None]) -> None:
         """Measure the budgets.
@@ -248,7 +248,7 @@ class Space:
 
 
 def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) -> Usage:
-    """Measure `workstreams/` with the trash, without what others mounted in it, which may hang.
+    """Measure `workstreams/` with the trash, without the mounts of others in it, which may hang.
 
     Raises:
         OSError: `workstreams/` cannot be listed, or the mount table cannot be read.
@@ -263,7 +263,7 @@ def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) 
     return total
 
 
-# ---- What people read
+# ---- Text for people
 
 
 def unmet_text(bound: Bound, outcomes: Iterable[Outcome]) -> str:

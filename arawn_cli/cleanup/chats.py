@@ -3,7 +3,7 @@
 The chat needs `work/` on Arawn 0.0, which may be empty, and `messages.jsonl` on its main branch. A
 new directory with a hard link to that file, or with an empty `work/`, is built in the trash and
 exchanged with the session's directory, which thereby becomes an entry of the trash. No step leaves
-the session without what its chat needs.
+the session without the entry that its chat needs.
 
 Arawn replaces `messages.jsonl` by a rename when history is edited, and moves it away when the
 session is promoted. If it does that between the link and the exchange, the session has the old file
@@ -51,34 +51,34 @@ class ChatNeeds:
 
     @classmethod
     def of(cls, layout: Layout) -> ChatNeeds:
-        """Return what a chat needs in this layout."""
+        """Return the entry that a chat needs in this layout."""
         return cls(layout.kept, layout is not V0)
 
     @classmethod
     def to_keep(cls, config: Config, layout: Layout) -> ChatNeeds | None:
-        """Return what a removal leaves, or None if chats are not kept."""
+        """Return the entry that a removal leaves, or None if chats are not kept."""
         configured = config.maintenance.cleanup.keep_chats
         keeps = layout is not V0 if configured is None else configured
         return cls.of(layout) if keeps else None
 
 
 def chat_result(config: Config, layout: Layout) -> ChatResult:
-    """Return what a removal means for chats."""
+    """Return the effect of a removal on chats."""
     if ChatNeeds.to_keep(config, layout):
         return ChatResult.KEPT
     return ChatResult.WITHOUT_FILES if layout is V0 else ChatResult.DELETED
 
 
-# ---- What a removal would take away
+# ---- The part that a removal takes away
 
 
 def removable(
     sessions: Sequence[ScratchSession], measured: Mapping[str, Usage], directory: int, needs: ChatNeeds | None
 ) -> tuple[list[ScratchSession], dict[str, Usage]]:
-    """Return the sessions and their usages without what their chats need.
+    """Return the sessions and their usages without the entries that their chats need.
 
-    A session that consists only of that has nothing to remove; it is left out. `directory` is that
-    of the sessions.
+    A session that consists only of such an entry has nothing to remove; it is left out. `directory`
+    is that of the sessions.
     """
     if needs is None:
         return list(sessions), dict(measured)
@@ -156,8 +156,8 @@ def check_preparable(session: int, needs: ChatNeeds) -> bool:
     """Check that the chat directory of an open session can be built; false if it needs none.
 
     Raises:
-        OSError: what the chat needs is of the wrong type, or this account cannot make a directory
-            with the same owner.
+        OSError: the entry that the chat needs is of the wrong type, or this account cannot make a
+            directory with the same owner.
     """
     try:
         status = os.stat(needs.name, dir_fd=session, follow_symlinks=False)
@@ -370,7 +370,7 @@ class Places:
             refuse_conflicts(written, restored, self._skipped)
 
     def complete(self) -> None:
-        """Move what is in the directory in the trash to the one in place, and remove it."""
+        """Move the entries of the directory in the trash to the one in place, and remove it."""
         with self._opened() as (target, source):
             status = os.fstat(source)
             if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
@@ -420,7 +420,7 @@ class Places:
             return None
 
     def _content(self, directory: int) -> bytes:
-        """Read the messages in an open directory; empty if there is no regular file."""
+        """Read the messages in an open directory; empty without a regular file."""
         try:
             with opened_file(self.needs.name, directory) as messages, open(messages, "rb", closefd=False) as file:
                 return file.read()
@@ -435,7 +435,7 @@ class Places:
 
 
 def added_lines(stale: bytes, valid: bytes, linked: int) -> bytes:
-    """Return what was appended to `stale` since `valid` replaced it.
+    """Return the lines that were appended to `stale` since `valid` replaced it.
 
     `valid` begins with the lines that its writer kept of `stale`, whose first `linked` bytes are
     older than the exchange.

@@ -192,7 +192,7 @@ class _Cleanup:
         Raises:
             StoppedError: a signal ended the run before it changed anything but the trash.
         """
-        # Undo what an interrupted run had begun, before the sessions are listed.
+        # Undo the removals that an interrupted run had begun, before the sessions are listed.
         entries = self._put_back_pending()
         sessions = None if descriptor is None else SessionsDirectory(self._root, descriptor)
         try:
@@ -220,7 +220,7 @@ class _Cleanup:
         execution.report_unmet()
 
     def _list(self, sessions: SessionsDirectory | None) -> list[ScratchSession]:
-        """List the sessions, and log what concerns all of them.
+        """List the sessions, and log the problems that concern all of them.
 
         Raises:
             OSError: as `list_sessions`.
@@ -241,7 +241,7 @@ class _Cleanup:
         return listed
 
     def _put_back_pending(self) -> list[TrashEntry]:
-        """Move back what an interrupted run left PENDING; return the other entries."""
+        """Move back the sessions that an interrupted run left PENDING; return the other entries."""
         entries, failures = list_trash_entries(self._root)
         for failure in failures:
             self.done.add_failure(failure)
@@ -262,8 +262,8 @@ class _Cleanup:
     def _restore_used(self, entries: Sequence[TrashEntry], evidence: Evidence) -> list[TrashEntry]:
         """Restore sessions with a turn after their removal; return entries that may be purged.
 
-        Of several removals of a session, only the last one is put back. What is in doubt, or cannot
-        be put back, stays in the trash.
+        Of several removals of a session, only the last one is put back. One in doubt, and one
+        that cannot be put back, stay in the trash.
 
         Raises:
             StoppedError: a signal asked the run to end.

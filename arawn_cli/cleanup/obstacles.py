@@ -36,7 +36,7 @@ def explained(decision: Decision, directory: str) -> Decision:
 
 
 def not_permitted_text(usage: Usage, path: str, account: str) -> str:
-    """Return what keeps `account` from removing this absolute path, and a fix."""
+    """Return the obstacles that keep `account` from removing this absolute path, and a fix."""
     foreign = [obstacle for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FOREIGN]
     flagged = [obstacle.path for obstacle in usage.obstacles if obstacle.kind is ObstacleKind.FLAGGED]
     texts = [_foreign_text(foreign, usage, path, account)] if foreign else []
@@ -57,7 +57,7 @@ def _foreign_text(foreign: Sequence[Obstacle], usage: Usage, path: str, account:
     for owner in owners.values():
         if usage.complete:
             commands.append(["sudo", "chown", "-hR", f"--from={owner}", account, path])
-        else:  # what cannot be read may contain files that have a name elsewhere: leave these out
+        else:  # unread directories may contain files that have a name elsewhere: leave these out
             tests = ["-user", owner, "!", "(", "-type", "f", "-links", "+1", ")"]
             commands.append(["sudo", "find", path, "-xdev", *tests, "-exec", "chown", "-h", account, "{}", "+"])
     return f"{', '.join(owned)}: {_pasteable(commands)}"
@@ -108,7 +108,7 @@ def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descript
 
 
 def cannot_move_text(overlay: str) -> str:
-    """Say why the filesystem cannot move a session's directory, and what helps."""
+    """Say why the filesystem cannot move a session's directory, and name the remedy."""
     return (
         f"its directory is in a lower layer of the overlay at {escape(overlay)}, which cannot move it: "
         "mount the overlay with redirect_dir=on, or put the root on a separate volume"

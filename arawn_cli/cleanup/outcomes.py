@@ -1,4 +1,4 @@
-"""Log, count and emit what a cleanup does, and sum it up."""
+"""Log, count and emit the actions of a cleanup, and sum them up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WARNING_REASONS = UNRESOLVED | {Reason.FUTURE_TIMESTAMP}
 
 
 class Outcomes:
-    """What one run did so far.
+    """The outcomes of one run so far.
 
     Attributes:
         events: the event of each session.

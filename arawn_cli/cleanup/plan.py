@@ -265,7 +265,7 @@ def keep_unapproved(decisions: Iterable[Decision], change: Callable[[ScratchSess
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do, except with sessions that are in use by then.
+    """The actions of a run, except on sessions that are in use by then.
 
     While a bound is exceeded, it purges trash before its time, deletes due sessions instead of
     moving them to the trash, and at last removes candidates, in this order.
@@ -312,8 +312,8 @@ def make_plan(
         trash: all entries of the trash, oldest first; empty if no bound is exceeded.
         space: the bounds.
         limit: the removal limit.
-        only: the sessions that the run handles, if not all. A budget selects of these only what it
-            selects of all.
+        only: the sessions that the run handles, if not all. A budget selects of these only those
+            that it selects of all.
     """
     room = limit.room(decisions)
     due = usages_of(decision for decision in decisions if decision.is_removal)

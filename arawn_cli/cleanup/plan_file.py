@@ -1,4 +1,4 @@
-"""Write a plan for people to approve, and read it for a run that removes only what it lists."""
+"""Write a plan for people to approve, and read it for a run that removes only its sessions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PlannedSession(BaseModel):
     reason: str
 
     def change(self, session: ScratchSession) -> str | None:
-        """Name what changed since a removal was planned; return None if nothing did."""
+        """Name the change since a removal was planned; return None without one."""
         if self.reason not in REMOVED_FOR:
             return f"planned as {self.reason}"
         if session.identity != (self.device, self.inode):

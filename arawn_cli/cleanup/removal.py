@@ -95,7 +95,7 @@ class Candidate:
 
 
 class SessionRemover:
-    """Remove due sessions; a dry run makes the same checks, and reports what would be removed.
+    """Remove due sessions; a dry run makes the same checks, and only reports the removals.
 
     A step for one session returns the outcome if the removal of this session ends there, else None.
     """
@@ -240,7 +240,7 @@ class SessionRemover:
     def _recheck(self, candidates: Sequence[Candidate], directory: int, *, measure_again: bool) -> dict[Identity, Outcome]:
         """Return outcomes of sessions used since the plan, or in use, in an open directory.
 
-        Processes come first: what one of them writes and closes later, the files show.
+        Processes come first: the check of files then finds those that one writes and closes later.
 
         Raises:
             StoppedError: a signal asked the run to end.

@@ -121,7 +121,7 @@ class ScratchSession:
     """An entry of the directory of the scratch sessions.
 
     Attributes:
-        mount_point: path below the root of a mount at or in it; empty if there is none.
+        mount_point: path below the root of a mount at or in it; empty without one.
         usage: None until it is measured.
         is_foreign: whether Arawn gives no session such a name.
         keep_file: path below it of its `.keep` file, which protects it; empty without one.
@@ -166,7 +166,7 @@ class Outcome:
 
     Attributes:
         freed_bytes: apparent bytes that the filesystem got back; 0 for a session in the trash.
-        failures: what failed with this session.
+        failures: failed operations on this session.
         detail: the object behind the reason, as text for people; may be empty.
         removed_at: when it was removed, in whole seconds as in the name of its entry in the trash.
     """
@@ -194,7 +194,7 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
             continue
         mount = mounts.get(entry.name, "")
         try:
-            # What is mounted there may hang, and is kept whatever its identity is.
+            # A mount there may hang, and is kept whatever its identity is.
             identity = NO_IDENTITY if mount == f"{path}/{entry.name}" else identity_at(entry.name, sessions.descriptor)
         except FileNotFoundError:
             continue  # somebody removed it since it was listed
@@ -208,7 +208,7 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
 def _keep_file(sessions: SessionsDirectory, name: str) -> str:
     """Return the path of the session's `.keep` file (Arawn 0.0: also in `work/`), or "".
 
-    What cannot be read is measured later, and reported then.
+    A failure to read is ignored here: measuring meets it later and reports it.
     """
     descriptors: list[int] = []
     try:
@@ -325,7 +325,7 @@ class Evidence:
         return self._messages.damaged_lines
 
     def reread(self, sessions: Collection[str]) -> None:
-        """Read what the server has written since, as far as it can concern these sessions.
+        """Read the turns and rows written since, as far as they can concern these sessions.
 
         Raises:
             StoppedError: a signal asked the run to end.

@@ -344,7 +344,7 @@ class Purged:
 
 
 def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: int, *, dry_run: bool = False) -> Purged:
-    """Delete an entry, or in a dry run only check it. The next cleanup tries again what failed."""
+    """Delete an entry; a dry run only checks it. After a failure the next cleanup tries again."""
     shown = "/".join((WORKSTREAMS, *entry.path))
     operation: Operation = "check"
     try:
@@ -363,7 +363,7 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             place = "/".join((WORKSTREAMS, *entry.directory))
             (failures,) = delete_trees(directory, [name], place, threads if usage.files >= PARALLEL_MIN_FILES else 1, stopping)
-            if stopping() and exists(name, directory):  # measuring what is left could take long
+            if stopping() and exists(name, directory):  # measuring the rest could take long
                 return Purged(entry, usage, failures=tuple(failures))
             left = measure(directory, name, shown) if failures else Usage()
     except (StoppedError, FileNotFoundError):  # Arawn 0.0 has promoted it with scratch; the next cleanup finds it there

@@ -52,7 +52,7 @@ class TrashState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What the name of an entry records if the session's directory was exchanged for another.
+    """The record in the name of an entry whose directory was exchanged for another.
 
     Attributes:
         directory: inode of the directory that was put in the session's place.

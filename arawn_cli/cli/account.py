@@ -85,7 +85,7 @@ def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
 
 
 def _become_owner(owner: int, root: _Input, config: Config, flags: Flags, outputs: Mapping[Path, int]) -> Config:
-    """Open as root what only root may be able to open, and become the owner of the root."""
+    """Open as root the files that perhaps only root can open, and become the owner of the root."""
     for path in _secrets(config, flags):
         if _way_to(path).is_of_root:
             keep_content(path, _MAX_SECRET_BYTES)

@@ -111,7 +111,7 @@ def _is_first(config: Config, context: RunContext) -> bool:
 
 
 def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Mapping[str, PlannedSession]:
-    """Show what a cleanup would remove, ask, and return the approval; ask nothing for nothing.
+    """Show the sessions to remove, ask, and return the approval; without any, do not ask.
 
     Raises:
         DeclinedError: the answer is no.
@@ -125,7 +125,7 @@ def _agreed(config: Config, context: RunContext, sessions: Sequence[str]) -> Map
             context.show(event)
         raise RefusedError("nothing was removed, because of the removal limit")
     if not planned.summary.sessions_cleaned:
-        return {}  # what becomes due now was not shown
+        return {}  # a session that becomes due now was not shown
     for event in events:
         context.show(event)
     if not confirmed(f"Remove {count(planned.summary.sessions_cleaned, 'session')}?"):

@@ -76,7 +76,7 @@ def config_init(
 def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwrite: bool) -> None:
     """Write the commented configuration file, or print it if `file` is `-`.
 
-    `ask` asks a yes-or-no question; it is None if there is no terminal.
+    `ask` asks a yes-or-no question; it is None without a terminal.
 
     Raises:
         RefusedError: a file would be replaced or hidden, and nobody agreed; several accounts decide
@@ -105,7 +105,7 @@ def write_config(file: Path | None, ask: Callable[[str], bool] | None, *, overwr
 
 
 def _back_up(file: Path) -> Path | None:
-    """Copy a file that will be replaced, and return the copy; None if there is no file.
+    """Copy a file that will be replaced, and return the copy; None without a file.
 
     Raises:
         ConfigurationError: no backup can be made.

@@ -35,7 +35,7 @@ class FailOn(str, Enum):
 
 
 class Parked(str, Enum):
-    """What becomes of events that were refused for good."""
+    """What to do with events that were refused for good."""
 
     RETRY = "retry"
     DROP = "drop"
@@ -79,7 +79,7 @@ def disk_check(
 
 
 def _check(config: Config, context: RunContext, *, parked: Parked | None, fail_on: Level | None) -> CheckResult:
-    """Check the root, after what was asked for the parked events."""
+    """Resend or drop the parked events if that was asked for, and check the root."""
     if parked is not None and not config.dry_run:
         from arawn_cli.delivery.outbox import drop_parked, retry_parked  # not imported by most checks
 

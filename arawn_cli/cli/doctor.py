@@ -46,7 +46,7 @@ from arawn_cli.schedule.status import installed_schedules
 from arawn_cli.units import count
 
 _ORDER = (Status.FAIL, Status.WARN, Status.OK)
-_UNWRAPPED = 100_000  # columns for output that is no terminal
+_UNWRAPPED = 100_000  # columns of output without a terminal
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 

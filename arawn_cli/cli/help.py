@@ -37,7 +37,7 @@ _SYNONYMS = {
     "help": ("--help",),
     "version": ("--version",),
 }
-"""Words that people try, and what they may mean."""
+"""Words that people try, with their likely meaning."""
 
 TOPICS = """\
 Environment: ARAWN_CONFIG, ARAWN_CONFIG_DIR, ARAWN_DATA_DIR, ARAWN_BASE_PATH,
@@ -48,7 +48,7 @@ Exit codes: 0 done, 1 partly done, 2 bad option, 3 --fail-on, 69 event lost,
 
 
 def examples() -> dict[str, dict[str, str]]:
-    """Return examples of each command: a line as it is typed, and what it is for."""
+    """Return examples of each command: a line as it is typed, with its purpose."""
     from importlib.resources import files  # only a help needs it
 
     found: dict[str, dict[str, str]] = tomllib.loads((files("arawn_cli.cli") / "examples.toml").read_text("utf-8"))

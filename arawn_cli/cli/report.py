@@ -72,7 +72,7 @@ def report(
 def _next_runs(config: Config, flags: Flags, context: RunContext) -> dict[JobName, int]:
     """Return the next run of each job, as far as an installed schedule knows it."""
     found: dict[JobName, int] = {}
-    with suppress(ArawnCliError):  # `doctor` and `schedule status` report what is wrong with a schedule
+    with suppress(ArawnCliError):  # `doctor` and `schedule status` report the faults of a schedule
         for schedule in installed_schedules(config, context.environment):
             for status in statuses(schedule, context.clock(), Shell(config, flags, context.environment)):
                 if status.event.next_run is not None:

@@ -1,7 +1,7 @@
 """Run a job.
 
-Load the configuration, lower the priority, catch signals, open what the job needs, run it, deliver
-its events, write its metrics, derive the exit code, notify people, and ping.
+Load the configuration, lower the priority, open state and outputs, catch signals, run the job,
+deliver its events, write its metrics, derive the exit code, notify people, and ping.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-_READER_SECS = 0.5  # to take what a run still writes after a signal
+_READER_SECS = 0.5  # to take the last output of a run after a signal
 
 
 class Signals:
@@ -149,9 +149,9 @@ class JobRun(Generic[Result]):
     """How the run of a job ended.
 
     Attributes:
-        result: what the job returned, or None if an error or a signal ended it first.
+        result: the value that the job returned, or None if an error or a signal ended it first.
         exit_code: of the run. Lost events outweigh a signal, which outweighs the result.
-        problems: what went wrong beside the result, as sentences; without any, the run is complete.
+        problems: failures beside the result, as sentences; without any, the run is complete.
     """
 
     result: Result | None = None

@@ -108,7 +108,7 @@ class Confirmation:
 
 
 def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation, flags: Flags) -> None:
-    """Show what would change in a place, ask, write the files and start the timers.
+    """Show the changes in a place, ask, write the files and start the timers.
 
     Files that are up to date are kept.
 
@@ -131,7 +131,7 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
 
 
 def preview(flags: Flags, config: Config) -> None:
-    """Print what the first cleanup would remove, and recommend a removal limit if there is none."""
+    """Print the removals of the first cleanup, and recommend a removal limit if none is set."""
     print_line("What the first cleanup would remove:")
     sys.stdout.flush()
     subprocess.run([*command(), "scratch-cleanup", "--dry-run", "--no-relay", "--format", "table", *flags.located], check=False)
@@ -156,7 +156,7 @@ def clear_away(flags: Flags) -> None:
 
 
 def remove(place: Place, confirmation: Confirmation) -> bool:
-    """Show what would be removed from a place, ask, stop the timers and remove the files.
+    """Show the removals from a place, ask, stop the timers and remove the files.
 
     Return whether something was removed.
 

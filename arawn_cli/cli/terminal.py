@@ -26,7 +26,7 @@ _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, loggin
 def configure_logging(output: Output) -> None:
     """Send the log records of this package to standard error, in the form that suits its reader.
 
-    The journal keeps every action. Cron mails what is logged, so it gets only warnings and errors.
+    The journal keeps every action. Cron mails every record, so it gets only warnings and errors.
     A table already shows the actions to a person.
     """
     console = stderr_console()

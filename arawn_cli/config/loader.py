@@ -120,7 +120,7 @@ class Config:
     Attributes:
         file: the configuration file, or None if built-in defaults apply.
         root: the absolute path of Arawn's root. It may not exist.
-        root_source: what names it: an option, `$VARIABLE`, the path of the file, or `default`.
+        root_source: its source: an option, `$VARIABLE`, the path of the file, or `default`.
         databases: the places where Arawn's database can be, first match first; none if the file
             says that there is none.
         older_than_days: days without use after which a scratch session is inactive.
@@ -137,7 +137,7 @@ class Config:
         pings: the addresses by job that a real run pings, which are secret.
         tables: the tables of the file, with the values of options and of the named root in place of
             the general ones.
-        sources: what gives these values, by their keys.
+        sources: the sources of these values, by their keys.
         root_name: the name in `[[maintenance.roots]]`, or None for the main root.
     """
 
@@ -169,8 +169,8 @@ def load(flags: Flags, environment: Mapping[str, str], *, system_file: Path = SY
     """Return the configuration for a command.
 
     Raises:
-        ConfigurationError: the file is unreadable or has errors (all of them are listed), or there
-            is no root or no database.
+        ConfigurationError: the file is unreadable or has errors (all of them are listed), or no
+            root or no database is found.
         RefusedError: the path of the root is empty.
 
     """

@@ -36,7 +36,7 @@ _DIRECTORY_MAIN = Path(".arawn")
 
 @dataclass(frozen=True, slots=True)
 class PathBase:
-    """What the paths of one file are relative to.
+    """The directories to which the paths of one file are relative.
 
     Attributes:
         directory: the directory of the file; without a file, that of the account's own.
@@ -130,7 +130,7 @@ def ignored_config_warning(root: Path, used: Path | None, *, on_purpose: bool = 
 
 
 class RootNotFoundError(ConfigurationError):
-    """There is no root, or it is unclear which one is meant."""
+    """No root is found, or it is unclear which one is meant."""
 
 
 class NoRootError(RootNotFoundError):
@@ -144,7 +144,7 @@ class Sources:
     Attributes:
         environment: the environment variables.
         file: the configuration file, or None for defaults.
-        base: what the paths of the file are relative to.
+        base: the base of the relative paths in the file.
         tables: the tables of the file; of a named root, with its own path and database.
     """
 
@@ -212,7 +212,7 @@ def home_directory() -> Path | None:
 def find_root(base_path: str | None, root_name: str | None, sources: Sources) -> tuple[Path, str, tuple[Path, ...]]:
     """Return the root that an option, the environment or the file names, else the only one.
 
-    The result has its path, which may not exist, what names it (an option, `$VARIABLE`, the path of
+    The result has its path, which may not exist, its source (an option, `$VARIABLE`, the path of
     the file or `default`) and the places where its database can be, first match first. `root_name`
     is the name of a root in `[[maintenance.roots]]`.
 
@@ -244,7 +244,7 @@ def _named_root(value: str, source: str, base: PathBase) -> Path:
 
 
 def _only_candidate(sources: Sources) -> tuple[Path, str]:
-    """Return the one place that has a root, and what names it.
+    """Return the one place that has a root, and its source.
 
     Raises:
         NoRootError: there is none.
@@ -285,7 +285,7 @@ def _candidates(sources: Sources) -> dict[Path, str]:
 
 
 def _places(sources: Sources) -> dict[Path, str]:
-    """Return every directory to which an Arawn server can write, and what names it.
+    """Return every directory to which an Arawn server can write, with its source.
 
     In a file of another account, the home is that of the other account.
     """

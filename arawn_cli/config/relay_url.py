@@ -24,7 +24,7 @@ class Address:
 
     Attributes:
         target: path and query, as in a request line.
-        user, password: decoded from before the `@`; empty if there are none.
+        user, password: decoded from before the `@`; empty without them.
     """
 
     scheme: str
@@ -77,8 +77,8 @@ def parse(url: str) -> Address:
     """Parse a URL (RFC 3986).
 
     Raises:
-        ValueError: it is not the URL of a relay. The text says what is allowed and does not repeat
-            the URL.
+        ValueError: it is not the URL of a relay. The text names the allowed forms and does not
+            repeat the URL.
 
     """
     if not url.isascii() or not url.isprintable() or " " in url:

@@ -1,7 +1,7 @@
 """Find and describe the errors of a configuration file, one line for each.
 
-A line has the dotted key, the value that was found and what is allowed. For an unknown key it has
-the nearest known one.
+A line has the dotted key, the value that was found and the allowed values. For an unknown key it
+has the nearest known one.
 
 A root never shares its path or database with another one: evidence of one root must not decide
 about the sessions of another.
@@ -71,7 +71,7 @@ _MAIN_KEYS = (
 )
 """The keys that can name the main root and its database, first match first."""
 
-# By pydantic's types of errors: what is allowed, in the words of TOML instead of Python.
+# By pydantic's types of errors: the allowed values, in the words of TOML instead of Python.
 _ALLOWED = {
     "tuple_type": "a list in square brackets",
     "dict_type": "a table",
@@ -182,7 +182,7 @@ def find_conflicts(document: Mapping[str, object], base: PathBase) -> list[str]:
                 lines.append(
                     f"{value.key}: found {format_value(value.text)}; allowed: a {key} that no other root has, but {other} has the same"
                 )
-    # What one root measures and removes would belong to the other.
+    # The files that one root measures and removes would belong to the other.
     paths = [owner["path"] for owner in owners if "path" in owner]
     workstreams = {f"{base.normal(path.text).rstrip('/')}/{WORKSTREAMS}": path.key for path in paths}
     for path in paths:

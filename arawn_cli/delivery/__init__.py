@@ -1,4 +1,4 @@
-"""Deliver events and notifications: the outbox, retries, and the clients of relays and of Apprise.
+"""Deliver events, notifications and pings: the outbox, retries, the clients of relays and Apprise.
 
 Which events exist is decided by the jobs.
 """

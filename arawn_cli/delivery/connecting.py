@@ -38,7 +38,7 @@ _PROXY_OF = {
     "wss": ("wss", "https", "all"),
 }
 
-# What http.client says before the status with which a proxy refuses a tunnel.
+# The text of http.client before the status with which a proxy refuses a tunnel.
 _NO_TUNNEL = "Tunnel connection failed: "
 
 
@@ -66,12 +66,12 @@ class Route:
 
     @property
     def peer(self) -> str:
-        """What a connection is made to, as messages name it."""
+        """The other end of the connection, as messages name it."""
         return f"the proxy {self.proxy.host} port {self.proxy.port}" if self.proxy else self.server
 
     @property
     def target(self) -> str:
-        """What an HTTP request asks for: the whole address if a proxy forwards the request."""
+        """The target of an HTTP request: the whole address if a proxy forwards the request."""
         return self.address.target if self.proxy is None or self.address.is_secure else self.address.plain
 
     @property

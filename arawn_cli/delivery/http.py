@@ -239,7 +239,7 @@ def _ask(route: Route, token: Token | None, timeout: float) -> int:
     consent. http.client itself would read past a 100.
 
     Raises:
-        OSError, HTTPException: there is no connection; `TimeoutError` if there is none in time.
+        OSError, HTTPException: no connection was made; `TimeoutError` if none was made in time.
     """
     with closing(route.connect(timeout)) as connection:
         connection.putrequest("POST", route.target, skip_accept_encoding=True)

@@ -1,4 +1,4 @@
-"""Define what is sent to a relay, and interpret what it answers."""
+"""Define the messages to a relay, and interpret its answers."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _FAILURES = {
     ExitCode.REFUSED: "was refused",
     ExitCode.CONFIG: "cannot run",
 }
-"""Exit codes to report, and what they say of a job. Another run in progress is no failure."""
+"""Exit codes to report, with their words about a job. Another run in progress is not a failure."""
 
 
 _SUCCESS = (ExitCode.DONE, ExitCode.LEVEL_REACHED)
@@ -243,7 +243,7 @@ def notifier_for(
 
 @dataclass(slots=True)
 class Notifier(EventOutbox):
-    """Store one message about a run for each address, and send what is stored when the run ends.
+    """Store one message about a run for each address, and send all stored ones when the run ends.
 
     Attributes:
         clock: the wall clock, in nanoseconds since the epoch.
@@ -282,7 +282,7 @@ class Notifier(EventOutbox):
             self._stored = self._add_message(connection, lines, now, self._targets)
 
     def finish(self, code: ExitCode, problems: Sequence[str], *, has_result: bool) -> int:
-        """Store what is left to report, and send what is stored.
+        """Store the rest of the report, and send all stored messages.
 
         `code` and `problems` are those of the run, `has_result` whether the job came to its end.
 
@@ -314,7 +314,7 @@ class Notifier(EventOutbox):
         return lines, after
 
     def _store_end(self, before: Mapping[NoticeKind, Notices], lines: Sequence[Line], after: Mapping[NoticeKind, Notices]) -> None:
-        """Store the message about the end of the run, and what it changes in the notices.
+        """Store the message about the end of the run, and its changes of the notices.
 
         A message about levels that no other run has sent yet becomes part of it.
         """

@@ -202,7 +202,7 @@ class Outbox:
 
     @property
     def noun(self) -> str:
-        """What it holds, as logs name it."""
+        """Its content, as logs name it."""
         return "notification" if self.is_notify else "event"
 
     def _count(self, connection: sqlite3.Connection) -> int:

@@ -37,10 +37,10 @@ _CONTENT_TYPE = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
 
 
 def suffix_of(exit_code: ExitCode, *, has_result: bool) -> str | None:
-    """Return the end of the path for the last ping of a run, or None if there is no such ping.
+    """Return the end of the path for the last ping of a run, or None if it gets no such ping.
 
     A run without a result and without a failure did nothing: another run holds the lock and pings,
-    or nobody agreed to what it would remove.
+    or nobody agreed to its removals.
     """
     if exit_code is ExitCode.DONE:
         return "" if has_result else None
@@ -97,7 +97,7 @@ class Pings:
             self._has_failed = True
 
     def _send(self, suffix: str, body: bytes) -> str | None:
-        """Return what went wrong."""
+        """Send a ping, and return its failure, None without one."""
         try:
             return result_of(lambda: _post(self._address, suffix, body, use_proxy=self.use_proxy), _SECS, self.stopping, _STOPPING_SECS)
         except OSError as error:
@@ -105,7 +105,7 @@ class Pings:
 
 
 def _post(address: Address, suffix: str, body: bytes, *, use_proxy: bool) -> str | None:
-    """Send a ping, and return what went wrong, without the address."""
+    """Send a ping, and return its failure, without the address."""
     end = time.monotonic() + _SECS
     try:
         route = route_to(replace(address, target=with_suffix(address.target, suffix)), None, use_proxy=use_proxy)

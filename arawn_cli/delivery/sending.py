@@ -116,7 +116,7 @@ class Delivery(EventOutbox):
         self.outbox.add(connection, outgoing)
 
     def finish(self) -> DeliveryStats:
-        """Send what is stored, within the deadline, and return the result."""
+        """Send the stored events, within the deadline, and return the result."""
         reason: str | None = None
         try:
             reason = self._send()
@@ -289,7 +289,7 @@ class Delivery(EventOutbox):
         self.stats.lost += sum(event.event_id in self._raised for event in dropped)
 
     def _log_queued(self, reason: str | None) -> None:
-        """Cut the outbox down to its limit, and log what is left in it."""
+        """Cut the outbox down to its limit, and log the number of events left in it."""
         try:
             if self._in_memory is None:
                 self._count_dropped(self.outbox.trim())

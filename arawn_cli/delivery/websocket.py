@@ -36,7 +36,7 @@ from arawn_cli.units import span
 
 _NORMAL = 1000
 
-# Close codes that refuse what was sent: its kind, its text, by policy, its size (RFC 6455, 7.4.1).
+# Close codes that refuse a message: its kind, its text, by policy, its size (RFC 6455, 7.4.1).
 _REFUSALS = frozenset({1003, 1007, 1008, 1009})
 
 # Close codes from here on are those of applications (RFC 6455, 7.4.2), which close to refuse.
@@ -219,8 +219,8 @@ def _is_refusal(code: int) -> bool:
 class _Connection:
     """Drive the library's protocol (which does no I/O) over a socket until a point in time.
 
-    What the relay sends meanwhile, such as a subscriber's messages or a flood of them, is read and
-    dropped, so that it neither fills the memory nor delays the closing handshake.
+    Data that the relay sends meanwhile, such as a subscriber's messages or a flood of them, is read
+    and dropped, so that it neither fills the memory nor delays the closing handshake.
     """
 
     def __init__(self, stream: socket.socket, protocol: ClientProtocol, end: float) -> None:
@@ -233,7 +233,7 @@ class _Connection:
         self._early: list[Event] = []
 
     def step(self) -> list[Event]:
-        """Write or read as much as is possible now, or else wait, and return what was received.
+        """Write or read as much as is possible now, or else wait, and return the received events.
 
         A broken connection counts as closed by the relay; `error` is the reason.
 
@@ -267,7 +267,7 @@ class _Connection:
     def received(self) -> Iterator[tuple[Opcode, bytes]]:
         """Yield the data of each message and each pong until the connection is closed.
 
-        A message has the opcode of its last frame. What is to be sent is written meanwhile.
+        A message has the opcode of its last frame. Unsent data is written meanwhile.
 
         Raises:
             TimeoutError: the time is up.
@@ -287,7 +287,7 @@ class _Connection:
                         message.clear()
 
     def _events(self) -> list[Event]:
-        """Return what the protocol has received; nothing of interest follows a close frame."""
+        """Return the received events; nothing of interest follows a close frame."""
         events = self.protocol.events_received()
         if any(isinstance(event, Frame) and event.opcode is Opcode.CLOSE for event in events):
             self._unsent += b"".join(self.protocol.data_to_send())
@@ -303,11 +303,11 @@ class _Connection:
         except _WOULD_BLOCK:
             return False
         except OSError:
-            self._unsent.clear()  # what the relay sent before it closed can still be read
+            self._unsent.clear()  # data that the relay sent before it closed can still be read
         return True
 
     def _read(self) -> bytes | None:
-        """Return what has come: no bytes at the end of the connection, None if nothing has come."""
+        """Return the received bytes: empty at the end of the connection, None before any come."""
         try:
             return self._stream.recv(_READ_BYTES)
         except _WOULD_BLOCK:

@@ -244,7 +244,7 @@ def growth_per_day(samples: Sequence[Sample], hour: int) -> float | None:
 
     Return None if the samples cover less than two days or have no trend. Usage between two samples
     counts as unchanged, and samples from before the last week do not count. There is a trend if
-    usage rose in a third of the steps and recently, and fell by at most half of what it rose. So
+    usage rose in a third of the steps and recently, and fell by at most half of that rise. So
     one upload is not a trend, nor is a directory that is filled and emptied every day. A negative
     median is not a trend either.
     """

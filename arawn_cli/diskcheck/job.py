@@ -97,7 +97,7 @@ class _Findings:
         now: when it began, in nanoseconds.
         scopes: the usage of each scope by its name.
         vanished: scopes with a stored alert that do not exist any more.
-        reclaimable: what a cleanup would free, or None if unknown.
+        reclaimable: the usage that a cleanup would free, or None if unknown.
     """
 
     now: int
@@ -119,7 +119,7 @@ class _Findings:
 
 
 def check(config: Config, context: RunContext, *, fail_on: Level | None = None) -> CheckResult:
-    """Measure a root, compare it with its limits, and report what exceeds them.
+    """Measure a root, compare it with its limits, and report the scopes that exceed them.
 
     Emit `disk_pressure` for each level to report, `workstream_usage` for each workstream, and
     `disk_check` at the end. Levels, history and `disk_pressure` events are stored in one
@@ -243,7 +243,7 @@ def _reused_sizes(root: Root, config: Config, context: RunContext, now: int) -> 
 def _reclaimable(
     root: Root, config: Config, context: RunContext, measurements: Measurements, scopes: Mapping[str, ScopeUsage], history: CheckHistory
 ) -> Usage | None:
-    """Return what a cleanup would free if a scope that it reduces needs it, else None."""
+    """Return the usage that a cleanup would free if a scope that it reduces needs it, else None."""
     freed = _freed_by_cleanup(measurements)
     if not any(scope in scopes and (level_of(scopes[scope]) is not Level.OK or scope in history.alerts) for scope in freed):
         return None

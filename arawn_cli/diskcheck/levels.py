@@ -58,8 +58,8 @@ class ScopeUsage:
 
     `scope` is one of `FIXED`, `session:<id>`, or the scope of a workstream. `limit` is the limit of
     a warning, 0 for none. If `complete` is false, the usage is a lower bound. `sample_age_secs` is
-    the age of the oldest part of the measurement. `capacity` is what an ordinary user can use of a
-    filesystem, 0 for a tree.
+    the age of the oldest part of the measurement. `capacity` is the part of a filesystem
+    that an ordinary user can use, 0 for a tree.
     """
 
     scope: str

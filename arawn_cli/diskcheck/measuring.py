@@ -79,7 +79,7 @@ class Measurements:
             the directory below the root (empty for the root).
         not_counted: other mounts in the tree, by their path below the root.
         sessions_path: path of the directory of the scratch sessions below the root.
-        failures: what could not be read, in the tree and in the database; at most 20 of each.
+        failures: failures to read the tree and the database, at most 20 of each.
         failure_count: number of all failures, listed or not.
         rows_known: false if the rows of the database could not be read.
     """
@@ -124,7 +124,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A subtree, with what it belongs to; `link` is one in place of a file of Arawn's."""
+    """A subtree, with its area and session; `link` is one in place of a file of Arawn's."""
 
     subtree: Subtree
     area: str
@@ -133,7 +133,7 @@ class _Part:
     link: Failure | None = None
 
     def part(self, subtree: Subtree) -> _Part:
-        """Return a subtree of this one, or all of it, with what it belongs to."""
+        """Return a subtree of this one, or all of it, with the same area and session."""
         return self if subtree is self.subtree else replace(self, subtree=subtree)
 
     def with_link(self, usage: Usage) -> Usage:

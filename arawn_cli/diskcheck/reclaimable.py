@@ -24,7 +24,7 @@ from arawn_cli.fs.usage import Usage, combined
 
 @dataclass(frozen=True, slots=True)
 class NextRemoval:
-    """What the next cleanup would do.
+    """The effect of the next cleanup.
 
     Attributes:
         decisions: its plan.
@@ -42,7 +42,7 @@ class NextRemoval:
 
 
 def removal_now(root: Root, config: Config, measurements: Measurements, now: int, stopping: Callable[[], bool]) -> NextRemoval | None:
-    """Return what a cleanup at `now` would do in a measured root; None if that is unknown.
+    """Return the effect of a cleanup at `now` on a measured root; None if it is unknown.
 
     It removes no session in use. Above the removal limit it does nothing. It frees the trash that
     it purges, and the sessions that it deletes at once: those that a budget selects in addition,

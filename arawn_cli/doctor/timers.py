@@ -84,7 +84,7 @@ def _cron_daemon(each: Schedule, shell: Shell) -> Finding:
 
 
 def _account(each: Schedule, shell: Shell) -> Finding:
-    """Check whether the account of the jobs can access what they need."""
+    """Check whether the account of the jobs can access the files that they need."""
     name = each.settings.account.name
     if program := inaccessible_program(each.settings):
         fix = shell.as_root("python3 -m venv /opt/arawn-cli") + "  # then install the program there, for every account"

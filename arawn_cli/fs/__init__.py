@@ -1,4 +1,4 @@
-"""File system primitives: openat, measuring, deleting, in-use check, mounts, atomic files.
+"""File system operations: openat, measuring, deleting, in-use check, mounts, accounts, files.
 
 Nothing here knows Arawn.
 """

@@ -23,8 +23,8 @@ _LISTED_MAX = 64  # failures of one tree that are reported one by one
 def delete_trees(parent: int, names: Sequence[str], shown: str, threads: int, stopping: Callable[[], bool]) -> list[list[Failure]]:
     """Delete entries of the open directory `parent` by `delete_tree`; return their failures.
 
-    `shown` is the path of the directory in failures. The walk in C leaves what it cannot delete;
-    Python goes through that again, and deletes or reports it.
+    `shown` is the path of the directory in failures. The walk in C leaves the entries that it
+    cannot delete; Python goes through them again, and deletes or reports them.
     """
     if measure.native is not None:
         with suppress(StoppedError):
@@ -38,7 +38,7 @@ def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool]
 
     An entry that cannot be deleted stays, with the directories above it, and is reported;
     everything else is deleted. Another filesystem is not entered. Once `stopping` returns true, the
-    rest stays, which is no failure.
+    rest stays, which is not a failure.
     """
     try:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -54,7 +54,7 @@ def delete_tree(parent: int, name: str, shown: str, stopping: Callable[[], bool]
 
 
 def freed_bytes(before: Usage, left: Usage) -> int:
-    """Return the apparent bytes that deleting a tree gave back; 0 if what is left is unknown."""
+    """Return the apparent bytes that deleting a tree gave back; 0 if the rest is unknown."""
     if not left.complete or left.other_filesystems:
         return 0
     return max(before.freed_bytes - left.freed_bytes, 0)

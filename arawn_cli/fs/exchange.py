@@ -19,7 +19,7 @@ from arawn_cli.fs.system_calls import call
 from arawn_cli.names import escape
 
 CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
-"""What `exchange` and link(2) fail with on a filesystem without exchange or hard links."""
+"""The errors of `exchange` and link(2) on a filesystem without exchange or hard links."""
 
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
 _DEPTH_MAX = 200  # levels of directories that exist on both sides
@@ -234,7 +234,7 @@ def move_all(source: int, target: int, skip: str | None, shown: str = "", depth:
 
 @contextmanager
 def _opened_both(name: str, first: int, second: int, shown: str, depth: int) -> Iterator[tuple[int, int]]:
-    """Open two directories of this name; if one is no directory, the name exists twice."""
+    """Open two directories of this name; if one is not a directory, the name exists twice."""
     if depth >= _DEPTH_MAX:
         raise _twice(f"{shown}{name}")
     with ExitStack() as opened:

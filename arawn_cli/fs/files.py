@@ -27,8 +27,8 @@ _BLOCK = 1 << 20
 _WAIT_SECS = 0.2
 _NO_DIRECTORY = -1  # for a path that begins with a slash
 
-# What `keep_content` read and `open_output` opened, for this process after it has become another
-# account.
+# The contents that `keep_content` read and the files that `open_output` opened, for this process
+# after it has become another account.
 _contents: dict[Path | None, tuple[os.stat_result, bytes] | OSError] = {}
 _outputs: dict[Path, int] = {}
 

@@ -87,7 +87,7 @@ def stay_root_in_child() -> None:
     """Start a child that inspects processes for `find_uses`, before a change of account.
 
     The child reads only /proc and /sys. It gets device, path and mount of the directory, and the
-    names of the sessions. It returns what uses them, and the inode numbers to look for in them.
+    names of the sessions. It returns their uses, and the inode numbers to look for in them.
     """
     global _root_child
     _root_child = Child("the process that inspects others as root", _scan_for_parent)
@@ -128,7 +128,7 @@ def _scan_for_parent(request: Any) -> object:  # noqa: ANN401 - JSON
 def find_uses(parent: int, sessions: Iterable[str], stopping: Callable[[], bool] = never_stopping) -> dict[str, Use]:
     """Return the uses of the sessions in an open directory, by name; a mount inside comes first.
 
-    Of other accounts' processes only root, and the child that stays root, see what they use.
+    Only root, and the child that stays root, see the uses by processes of other accounts.
 
     Raises:
         OSError: the processes of this account cannot be inspected, or the child does not answer, so
@@ -202,7 +202,7 @@ class _Search:
         return [uses, *numbers, self.wanted.socket_paths, [*self.wanted.layers.items()]]
 
     def take(self, found: Any) -> None:  # noqa: ANN401 - JSON
-        """Fill `uses` and `wanted` from what the child found."""
+        """Fill `uses` and `wanted` from the result of the child."""
         uses, inodes, sockets, paths, layers = found
         self.uses = {name: Use(Reason(reason), detail) for name, (reason, detail) in uses.items()}
         self.wanted = Unplaced(dict(inodes), dict(sockets), paths, {tuple(names): text for names, text in layers})
@@ -362,7 +362,7 @@ class _Search:
         self._add(self._place(os.readlink("/proc/self/cwd")), "this run works in {}/")
 
     def _inspect(self, task: Task, prefixes: Collection[bytes]) -> None:
-        """Find what a task uses.
+        """Find the sessions that a task uses.
 
         Raises:
             OSError: it has ended, or cannot be read.

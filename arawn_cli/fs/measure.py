@@ -122,8 +122,8 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     """Measure subtrees of the open directory `start` and return their usages in the same order.
 
     `apparent_bytes` and `files` count regular files only, as Arawn does; `allocated_bytes` counts
-    everything. An entry that somebody removes in the meantime is no failure. `advance` gets the
-    number of subtrees that were finished since its last call, 20 times a second in C and after
+    everything. An entry that somebody removes in the meantime is not a failure. `advance` gets
+    the number of subtrees that were finished since its last call, 20 times a second in C and after
     each subtree in Python. It runs in the calling thread; an exception in it, or in a signal
     handler, stops the walk.
     """
@@ -373,7 +373,7 @@ class _Walk:
         return self._descent.beginning(name, CUT_BYTES)
 
     def result(self) -> Measured:
-        """Return what the walk has measured."""
+        """Return the measurements of the walk."""
         newest = self._newest and (*divmod(self._newest[0], SECOND), self._newest[1])
         failed = sum(self._found[operation] for operation in ("open", "list", "measure"))
         links = [(*identity, file.apparent, file.allocated, file.found, file.names) for identity, file in self._linked.items()]

@@ -140,7 +140,7 @@ def require_answer(point: str, stopping: Callable[[], bool]) -> None:
 
 
 def _answer_of(point: str, ask: Callable[[], Answer], stopping: Callable[[], bool]) -> Answer:
-    """Return what `ask` returns about the filesystem at `point`.
+    """Return the answer of `ask` about the filesystem at `point`.
 
     Raises:
         OSError: `ask` raised it, or as `require_answer`.
@@ -233,7 +233,7 @@ def parse_mount_id(text: bytes) -> int:
 def filesystem_of(place: Path | int, stopping: Callable[[], bool] = never_stopping) -> Filesystem:
     """Return space and inodes of the filesystem at an absolute path or open directory.
 
-    What is unknown is 0.
+    An unknown number is 0.
 
     Raises:
         OSError: the place cannot be read, or as `require_answer`.

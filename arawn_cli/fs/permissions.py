@@ -1,4 +1,4 @@
-"""Find what accounts may change, and become another account."""
+"""Find the files that accounts may change, and become another account."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Way:
         path: the path without links, as far as it exists.
         accounts: the owners of the file and of each directory and link on the way, without root
             and without accounts that the user namespace of this process does not map.
-        is_shared: a directory on the way belongs to root, and others may replace what is in it; or
+        is_shared: a directory on the way belongs to root, and others may replace its entries; or
             the file does, and others may write to it.
         has_links: a link on the way belongs to one of `accounts`.
     """
@@ -205,7 +205,7 @@ def _others_may_replace(status: os.stat_result, *, is_last: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a process needs to become an account.
+    """The ids and variables that a process needs to become an account.
 
     Attributes:
         user: the user id.

@@ -1,4 +1,4 @@
-"""The usage of directory trees: sizes, counts, the newest entry, and what prevents a removal."""
+"""The usage of directory trees: sizes, counts, the newest entry, and obstacles to a removal."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Usage:
         newest_path: first 511 bytes of the path below its tree of the entry with the newest mtime;
             of several, the first in the order of bytes. Empty for the tree itself, and if an
             earlier check measured it.
-        obstacles: what keeps this account from removing the tree. That the directory which holds
-            the tree can be changed is not checked.
+        obstacles: entries that keep this account from removing the tree. That the directory which
+            holds the tree can be changed is not checked.
         foreign_links: paths, as in obstacles, of regular files of other accounts with several
             names.
         unlisted_failures: number of failures beyond those that are listed.

@@ -31,7 +31,7 @@ def amount(number: int, unit: Unit) -> str:
 
 
 def fullness(filesystem: Filesystem) -> str:
-    """Return how full a filesystem is, in percent as df shows it, and what is free."""
+    """Return how full a filesystem is, in percent as df shows it, and the free space."""
     space = filesystem.used_bytes + filesystem.free_bytes
     if not space:
         return f"{filesystem.mountpoint} does not say how full it is"

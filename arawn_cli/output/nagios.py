@@ -31,7 +31,7 @@ def status(checked: CheckResult | None, problems: Sequence[str] = ()) -> tuple[s
 
     Args:
         checked: the result, or None if the check ended without one.
-        problems: what else went wrong, such as lost events.
+        problems: other failures, such as lost events.
     """
     if checked is None:
         return f"DISK UNKNOWN - {_plain('; '.join(problems))}", RETURN_CODES[Level.UNKNOWN]

@@ -61,7 +61,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class StateFigures:
-    """The figures that the state file has when a run has ended: None for what it does not have."""
+    """The figures that the state file has when a run has ended, None for missing ones."""
 
     run: Run | None = None
     queued_events: int | None = None

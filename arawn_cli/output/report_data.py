@@ -176,7 +176,7 @@ class NextCleanup:
     Attributes:
         removed: sessions that it would remove, the oldest first.
         trashed: bytes of those that it moves to the trash.
-        trash_until: from when a run purges these; None if there are none.
+        trash_until: from when a run purges these; None without any.
         freed: bytes that the cleanup frees, also by purging entries of the trash.
         later: sessions that become due later, the earliest first.
         over_removal_limit: whether it would remove nothing because too much is due.
@@ -371,7 +371,7 @@ def gather(
 
 
 def _failures(measured: Measurements) -> Iterator[str]:
-    """Yield what could not be measured, as sentences."""
+    """Yield the failures to measure, as sentences."""
     yield from map(str, measured.failures)
     if more := measured.failure_count - len(measured.failures):
         yield f"and {more:,} more failures"
@@ -447,7 +447,7 @@ def _workstreams(
 
 
 def _orphans(config: Config, layout: Layout, measured: Measurements, decisions: Sequence[Decision]) -> tuple[Orphan, ...]:
-    """Return what no cleanup covers. What is inside another one of them is not listed again."""
+    """Return the entries that no cleanup covers. One inside another is not listed again."""
     found = []
     for tree in measured.workstreams:
         path = f"{WORKSTREAMS}/{tree.row.id}"

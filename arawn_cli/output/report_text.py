@@ -170,7 +170,7 @@ def _disk(summary: DiskCheck) -> Iterator[str]:
 
 
 def _check_notes(result: CheckResult) -> Iterator[Text]:
-    """Render what the figures do not include, and which scopes recovered."""
+    """Render the entries that the figures do not include, and the scopes that recovered."""
     summary = result.summary
     for verdict in result.verdicts:
         if verdict.notify and verdict.level is Level.OK:

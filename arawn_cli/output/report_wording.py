@@ -175,7 +175,7 @@ def transition_usage(transition: Transition) -> str:
 
 
 def cleanup(cleanup: NextCleanup) -> str:
-    """Return in one sentence what a cleanup would do now."""
+    """Describe the next cleanup in one sentence."""
     if cleanup.over_removal_limit:
         return "A cleanup now would remove nothing: more is due than the removal limit allows in one run."
     freed = f"It would free {size(cleanup.freed)}." if cleanup.freed or not cleanup.trashed else "No space is freed until then."
@@ -222,7 +222,7 @@ def next_step(alert: OpenAlert, report: Report) -> tuple[str, ...]:
 
 
 def advice(alert: OpenAlert) -> str:
-    """Return what a person can do on a page against an alert for which there is no command."""
+    """Return the advice of a page about an alert for which there is no command."""
     scope = alert.scope.usage.scope
     if scope == OWN_FILES:
         return "See the largest of Arawn's own files below."

@@ -101,7 +101,7 @@ class Stdout(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Write what the buffer holds.
+        """Write the content of the buffer.
 
         Raises:
             OutputLostError: it cannot be written. Once: the interpreter flushes at exit.
@@ -112,7 +112,7 @@ class Stdout(io.TextIOWrapper):
             self._handle(error)
 
     def _handle(self, error: OSError) -> None:
-        """Send what the buffer holds, and later output, to /dev/null."""
+        """Send the content of the buffer, and later output, to /dev/null."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)

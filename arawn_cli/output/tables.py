@@ -77,7 +77,7 @@ class TerminalProgress(Progress):
 
 
 def advice(text: str, command: str) -> Iterator[Text]:
-    """Render a command below what it is for. The terminal wraps it, so that it can be copied."""
+    """Render a command below its purpose. The terminal wraps it, so that it can be copied."""
     yield Text(text)
     yield Text(f"  {command}", no_wrap=True, overflow="ignore")
 
@@ -173,7 +173,7 @@ def _session_cells(session: ScratchSessionEvent) -> tuple[Text, ...]:
 
 
 def _result(session: ScratchSessionEvent) -> str:
-    """Return what was done with a session, and why: `would trash`, `kept: protected`."""
+    """Return the action on a session, and its reason: `would trash`, `kept: protected`."""
     action = session.action.replace("_", " ")
     return action if session.reason is Reason.EXPIRED else f"{action}: {session.reason.replace('_', ' ')}"
 

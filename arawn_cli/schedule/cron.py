@@ -84,7 +84,7 @@ def _line(settings: Settings, job: Job) -> str:
 
 
 class Daemon(Enum):
-    """The kinds of cron daemons that differ in what they read."""
+    """The kinds of cron daemons, which read different crontabs."""
 
     BUSYBOX = "busybox"  # only the crontabs of accounts
     FULL = "full"  # also /etc/cron.d
@@ -215,7 +215,7 @@ def _crontab(action: str, text: str | None = None) -> str | None:
     """Run crontab(1). Return its output, or None if the account has no crontab.
 
     Raises:
-        SchedulerMissingError: there is no crontab(1).
+        SchedulerMissingError: crontab(1) is missing.
         ScheduleError: it fails.
     """
     try:

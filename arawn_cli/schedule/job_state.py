@@ -50,7 +50,7 @@ def state_of_jobs(config: Config, environment: Mapping[str, str]) -> Path | None
             if scope is Scope.SYSTEM:
                 directory = created_state(scheduler, config.root_name, Path(pwd.getpwuid(os.stat(config.root).st_uid).pw_dir))
             return None if directory == config.state_directory else directory
-        except (ArawnCliError, OSError, KeyError) as error:  # `doctor` reports what is wrong with a schedule
+        except (ArawnCliError, OSError, KeyError) as error:  # `doctor` reports the faults of a schedule
             log.debug("schedule of the %s by %s: %s", scope, scheduler, error)
     return None
 

@@ -74,7 +74,7 @@ class Change:
 
     @property
     def is_of_others(self) -> bool:
-        """Return whether it would overwrite or remove what this tool did not write."""
+        """Return whether it would overwrite or remove text that this tool did not write."""
         return self.condition in (Condition.EDITED, Condition.FOREIGN)
 
     def diff(self) -> Iterator[str]:

@@ -187,7 +187,7 @@ def _network(config: Config) -> Network:
 
 
 def logger_in(path: str) -> str | None:
-    """Return the logger(1) of util-linux in a search path; None if there is none.
+    """Return the logger(1) of util-linux in a search path; None without one.
 
     That of busybox cuts each event after 1 KiB, and its system log after 256 bytes.
     """

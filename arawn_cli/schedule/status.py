@@ -80,7 +80,7 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class _SchedulerState:
-    """What a scheduler knows of a job; times in nanoseconds since the epoch."""
+    """A scheduler's record of a job; times in nanoseconds since the epoch."""
 
     is_enabled: bool
     next_run: int | None
@@ -294,6 +294,6 @@ def _cron_state(schedule: Schedule, job: Job, now: int, *, is_running: bool) -> 
 
 
 def _nanoseconds(text: str) -> int | None:
-    """Return the nanoseconds since the epoch of systemd's `@seconds`; None if there is no time."""
+    """Return the nanoseconds since the epoch of systemd's `@seconds`; None without a time."""
     match = re.fullmatch(r"@(\d+)", text)
     return int(match[1]) * timestamps.SECOND if match and int(match[1]) else None

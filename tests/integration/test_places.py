@@ -40,7 +40,7 @@ class Expected:
 
 
 def expected(generation: str, place: str, kind: str) -> Expected:
-    """Return what the design asks for."""
+    """Return the result that one case must have."""
     if place == "root":
         return Expected(0, removed=True) if kind in ("plain", *MOUNTS, "link") else Expected(78, removed=False, check=78)
     check = 1 if kind in ("link", "dangling") else 0
@@ -81,7 +81,7 @@ def run_case(environment: dict[str, str], directory: Path, case: tuple[str, str,
 
 
 def check_case(environment: dict[str, str], directory: Path, case: tuple[str, str, str]) -> None:
-    """Compare one case with what the design asks for."""
+    """Compare one case with the result that it must have."""
     found, wanted = run_case(environment, directory, case), expected(*case)
     said: dict[str, Said] = found["said"]
     _, place, kind = case

@@ -1,5 +1,5 @@
 """Run the jobs from the Cloacina workflow engine (`schedule serve`).
 
-A workflow runs the command of its job in a child process. Only `service.py` loads the engine: what
-it has registered and run is read from its database.
+A workflow runs the command of its job in a child process. Only `service.py` loads the engine:
+its schedules and runs are read from its database.
 """

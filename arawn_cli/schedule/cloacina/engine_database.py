@@ -139,7 +139,7 @@ class EngineDatabase:
             yield is_held if wait or taken else None
 
     def schedules(self) -> list[Registered]:
-        """Return all cron schedules, other programs' too; none if there is no database yet.
+        """Return all cron schedules, other programs' too; none without a database.
 
         Raises:
             EngineError: the database cannot be read.

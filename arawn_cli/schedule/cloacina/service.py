@@ -1,4 +1,4 @@
-"""Run the Cloacina engine until a signal: load it, register the workflows, run what is due.
+"""Run the Cloacina engine until a signal: load it, register the workflows, run due jobs.
 
 The command of a job runs in a child process.
 """
@@ -323,7 +323,7 @@ def _define(engine: ModuleType, workflow: Workflow, database: EngineDatabase, po
 
 
 def _started(engine: ModuleType, workflows: Sequence[Workflow], database: EngineDatabase) -> Callable[[], None]:
-    """Start Cloacina's runner, which begins at once what is due, and register the workflows.
+    """Start Cloacina's runner, which begins due runs at once, and register the workflows.
 
     Its cron recovery stays off: it takes a run that began long ago for lost, even if it is still
     active. The heartbeat of a dead service shows which runs are lost.
@@ -361,7 +361,7 @@ def _started(engine: ModuleType, workflows: Sequence[Workflow], database: Engine
 
 
 def _forward_stdout(without_secrets: Callable[[str], str]) -> int:
-    """Log what Cloacina writes to standard output. Return the real one, for events.
+    """Log Cloacina's standard output. Return the real one, for events.
 
     Raises:
         OSError: the thread that logs it cannot be started.
