@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
@@ -131,7 +130,13 @@ static struct level *current_level(struct worker *worker)
 static void write_path(struct worker *worker, const char *name, char *path)
 {
     const char *directory = worker->depth ? current_level(worker)->path : "";
-    snprintf(path, PATH_BYTES, "%s%s%s", directory, *directory && *name ? "/" : "", name);
+    size_t most = PATH_BYTES - 1, end = strlen(directory), length;
+    memcpy(path, directory, end);
+    if (end && *name && end < most)
+        path[end++] = '/';
+    length = strnlen(name, most - end);
+    memcpy(path + end, name, length);
+    path[end + length] = 0;
 }
 
 static void record_finding(struct worker *worker, enum kind kind, const char *name, uint32_t number)
