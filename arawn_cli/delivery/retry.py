@@ -82,6 +82,8 @@ class RetryClient:
                 return result
             log.debug("%s; next attempt in %.1f s", result.reason, pause)
             self._sleep(pause)
+        if failed is not None and not self.stopping():
+            return failed  # a pause that took too long says nothing about the relay
         return Failed(f"{reason}; {failed.reason}" if failed else reason)
 
     def _attempt(self, events: Sequence[OutgoingEvent], seconds: float) -> SendResult:

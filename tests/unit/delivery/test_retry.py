@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_signal_ends_the_retries(relay: Relay) -> None:
 
     relay.answer = answer
     relay.retrying().send([])
+    assert relay.tried == [0]
+
+
+def test_after_a_pause_that_takes_too_long_the_last_failure_is_the_reason(relay: Relay) -> None:
+    relay.answer = lambda _events: Failed("connection refused")
+    late = replace(relay.clock.timing(), sleep=lambda _seconds: relay.clock.sleep(60))
+    assert replace(relay.retrying(), timing=late).send([]) == Failed("connection refused")
     assert relay.tried == [0]
 
 
