@@ -38,7 +38,9 @@ def test_ctrl_c_ends_each_part_of_a_start_without_a_traceback(
     environment: Mapping[str, str], tree: SampleTree, module: str, log: str
 ) -> None:
     words = ("disk-check", "--dry-run", "--format", "table", "--base-path", str(tree.root))
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module, *words], env=environment, capture_output=True, text=True, check=False)
+    # A shell without job control ignores the signal in the background, and so would the program.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", INTERRUPTED, module, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, log)
 
 
