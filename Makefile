@@ -26,10 +26,13 @@ coverage: $(VENV)/tools ## List the lines that no test reaches, child processes 
 	$(BIN)/python -m pytest -n auto -m 'not long' --cov --cov-report= tests
 	@$(BIN)/coverage report
 
+# Without what Python compiles: other tests write it at the same time.
+COPY_TESTS := tar -c --exclude=__pycache__ tests | tar -x -C
+
 # CI= skips the tests of the native module.
 PLAIN := build/without-native
 test-without-native: $(VENV)/tools ## Test both jobs with an installation that was built without a compiler.
-	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && cp -r tests $(PLAIN)
+	rm -rf build/lib* build/temp* build/bdist* $(PLAIN) && mkdir -p $(PLAIN) && $(COPY_TESTS) $(PLAIN)
 	$(PYTHON) -m venv --without-pip $(PLAIN)/venv
 	PYTHONWARNINGS=ignore CC=false $(BIN)/python $(PIP) --python $(PLAIN)/venv/bin/python install --no-deps .
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PLAIN)/tools.pth
