@@ -32,6 +32,16 @@ def serve(folder: Path) -> None:
             if module not in sys.modules:
                 with suppress(ImportError):
                     import_module(module)
+        _build_models()
+
+
+def _build_models() -> None:
+    """Have pydantic build the schema, which it defers to the first use, as a part of the imports.
+
+    CPython 3.11 raises a SystemError, no MemoryError, if the kernel refuses memory for a call.
+    """
+    if (schema := sys.modules.get("arawn_cli.config.schema")) is not None:
+        schema.ConfigFile.model_validate({})
 
 
 def _run(arguments: list[str], options: list[str], folder: Path) -> int | None:
