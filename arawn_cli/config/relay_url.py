@@ -60,7 +60,12 @@ class Address:
     @property
     def plain(self) -> str:
         """The URL for a client, without user and password."""
-        return f"{self.scheme}://{self._bracketed}:{self.port}{self.target}"
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port, with an IPv6 address in brackets (RFC 3986, 3.2)."""
+        return f"{self._bracketed}:{self.port}"
 
     def __str__(self) -> str:
         """Return the URL without user, password and query, which may be secret."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -38,8 +39,14 @@ _PROXY_OF = {
     "wss": ("wss", "https", "all"),
 }
 
-# The text of http.client before the status with which a proxy refuses a tunnel.
-_NO_TUNNEL = "Tunnel connection failed: "
+
+class _NoTunnelError(OSError):
+    """The proxy does not connect to the server."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"the proxy does not connect: {status} {reason}")
+        self.status = status
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +95,29 @@ class Route:
             ConfigurationError: the file of certificate authorities cannot be used.
             OSError, HTTPException: it cannot be opened; see `failure`.
         """
-        end = self.proxy or self.address
-        host = end.host.removesuffix(".")  # which no certificate has
-        if self.address.is_secure:
-            connection: HTTPConnection = HTTPSConnection(host, end.port, timeout=timeout, context=context_for(self.ca_file))
-        else:
-            connection = HTTPConnection(host, end.port, timeout=timeout)
+        server = replace(self.address, host=self.address.host.removesuffix("."))  # no certificate has the dot
+        context = context_for(self.ca_file) if server.is_secure else None
+        end = self.proxy or server
+        stream = socket.create_connection((end.host.removesuffix("."), end.port), timeout)
+        try:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.proxy is not None and (tunnel or server.is_secure):
+                _open_tunnel(stream, server.authority, self.proxy)
+            if context is not None:
+                stream = context.wrap_socket(stream, server_hostname=server.host)
+        except BaseException:  # whatever it is, nobody else closes the connection
+            stream.close()
+            raise
+        connection = HTTPSConnection(server.host, server.port, context=context) if context else HTTPConnection(server.host, server.port)
         connection.response_class = _Response
-        if self.proxy is not None and (tunnel or self.address.is_secure):
-            connection.set_tunnel(self.address.host.removesuffix("."), self.address.port, _credentials(self.proxy))
-        connection.connect()
+        connection.sock = stream
         return connection
 
     def failure(self, error: OSError | HTTPException) -> Failed | None:
         """Describe an error of TLS or of a tunnel; None for other errors."""
-        if self.proxy is not None and isinstance(error, OSError) and str(error).startswith(_NO_TUNNEL):
-            answer = self.cause_of(error).removeprefix(_NO_TUNNEL)
-            return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=answer.startswith("5"))
+        if isinstance(error, _NoTunnelError):
+            answer = excerpt(f"{error.status} {error.reason}", self._secrets)
+            return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=error.status >= 500)
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return None  # the connection broke in the middle of the handshake
         return Failed(self._tls_problem(error), retryable=False) if isinstance(error, ssl.SSLError) else None
@@ -117,7 +130,11 @@ class Route:
         """
         if not isinstance(error, OSError):
             return type(error).__name__
-        return excerpt(error.strerror or str(error), Secrets.of(self.address, None, self.proxy)) or type(error).__name__
+        return excerpt(error.strerror or str(error), self._secrets) or type(error).__name__
+
+    @property
+    def _secrets(self) -> Secrets:
+        return Secrets.of(self.address, None, self.proxy)
 
     def _tls_problem(self, error: ssl.SSLError) -> str:
         if error.reason in _NO_TLS:
@@ -147,6 +164,24 @@ class _Response(HTTPResponse):
         while 102 <= self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment] # with headers, nothing more is read
             super().begin()
+
+
+def _open_tunnel(stream: socket.socket, authority: str, proxy: Address) -> None:
+    """Ask a proxy for a tunnel to a server (RFC 9110, 9.3.6).
+
+    `HTTPConnection.set_tunnel` writes an IPv6 address without brackets before Python 3.11.9 and
+    3.12.3.
+
+    Raises:
+        OSError, HTTPException: it opens none.
+    """
+    headers = {"Host": authority, **_credentials(proxy)}
+    lines = [f"CONNECT {authority} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    stream.sendall("\r\n".join(lines).encode("ascii"))
+    with _Response(stream, method="CONNECT") as answer:
+        answer.begin()
+    if answer.status != 200:
+        raise _NoTunnelError(answer.status, answer.reason)
 
 
 def route_to(address: Address, ca_file: Path | None, *, use_proxy: bool) -> Route:

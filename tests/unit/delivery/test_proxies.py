@@ -27,6 +27,7 @@ from arawn_cli.errors import ConfigurationError
 from tests.support.contrary_servers import ONE, TOKEN, answering, running
 
 SCHEMES = ("http", "https", "ws", "wss")
+NAMES = ("relay.example", "2001:db8::7")
 ACCEPTED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -93,13 +94,13 @@ class Proxy:
 
 @contextmanager
 def relay_of(scheme: str, directory: Path, received: list[str]) -> Iterator[int]:
-    """A relay of each kind with a certificate for relay.example."""
+    """A relay of each kind with a certificate for `NAMES`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(directory / "ca.pem")
     context = None
     if scheme in ("https", "wss"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("relay.example").configure_cert(context)
+        authority.issue_cert(*NAMES).configure_cert(context)
     if scheme in ("http", "https"):
 
         class Handler(BaseHTTPRequestHandler):
@@ -136,20 +137,25 @@ def sent(route: Route, token: Token | None = None) -> SendResult:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("user", ["", "ann:s3cr3t@"])
-def test_events_reach_each_kind_of_relay_through_a_proxy(tmp_path: Path, scheme: str, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["relay.example", "[2001:db8::7]"])
+def test_events_reach_each_kind_of_relay_through_a_proxy(
+    tmp_path: Path, scheme: str, user: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The proxy resolves the name of the relay, which this machine does not know."""
     received: list[str] = []
     with relay_of(scheme, tmp_path, received) as server:
         proxy = Proxy(server)
         with proxy.listening() as port:
             monkeypatch.setenv("ALL_PROXY", f"http://{user}127.0.0.1:{port}")
-            route = route_to(relay_url.parse(f"{scheme}://relay.example:{server}/pub"), tmp_path / "ca.pem", use_proxy=True)
+            route = route_to(relay_url.parse(f"{scheme}://{host}:{server}/pub"), tmp_path / "ca.pem", use_proxy=True)
             assert sent(route) == Delivered()
     (head,) = proxy.heads
-    line = f"POST http://relay.example:{server}/pub" if scheme == "http" else f"CONNECT relay.example:{server}"
-    assert head.startswith(line.encode())
+    line = f"POST http://{host}:{server}/pub" if scheme == "http" else f"CONNECT {host}:{server}"
+    assert head.startswith(line.encode() + b" ")
+    assert f"\r\nHost: {host}:{server}\r\n".encode() in head + b"\r\n"
     assert (b"Proxy-Authorization: Basic YW5uOnMzY3IzdA==" in head) is bool(user)
     assert len(received) == 1
+    assert scheme.startswith("ws") or f"Host: {host}:{server}\n" in received[0]
     assert "s3cr3t" not in str(route)
     if scheme == "https":
         assert "Proxy-Authorization" not in received[0]
