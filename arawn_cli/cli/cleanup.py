@@ -16,7 +16,7 @@ from arawn_cli.cleanup.plan_file import PLAN_MODE, STANDARD_STREAM, PlannedSessi
 from arawn_cli.cleanup.trash_jobs import TrashResult, list_trash, purge_trash, restore
 from arawn_cli.cli import options
 from arawn_cli.cli.runner import run_job
-from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive
+from arawn_cli.cli.terminal import can_ask, confirmed, is_interactive, no_warning_twice
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.context import RunContext
@@ -96,10 +96,12 @@ def clean_as_agreed(
     Raises:
         DeclinedError, RefusedError: as `_agreed`.
     """
-    approved = None
-    if not config.dry_run and (ask or (not yes and config.apply is None and can_ask(output) and _is_first(config, context))):
+    asks = not config.dry_run and (ask or (not yes and config.apply is None and can_ask(output) and _is_first(config, context)))
+    if not asks:
+        return clean(config, context, only=sessions)
+    with no_warning_twice():
         approved = _agreed(config, context, sessions)
-    return clean(config, context, only=sessions, approved=approved)
+        return clean(config, context, only=sessions, approved=approved)
 
 
 def _is_first(config: Config, context: RunContext) -> bool:
@@ -195,15 +197,27 @@ def trash_purge(
     """
     if [bool(sessions), older_than_days is not None, everything].count(True) != 1:
         raise typer.BadParameter("give one of: the ids of the sessions, --older-than-days, --all", param_hint="ID")
-    job = partial(purge_trash, sessions=sessions or (), older_than_days=older_than_days or 0)
     asks = not yes and not dry_run and is_interactive()
-    shown = replace(output, format="none") if asks and output.resolved() != "table" else output
-    run = run_job(replace(flags, dry_run=bool(dry_run) or asks), shown, job)
-    if asks and run.result is not None and run.result.entries:
-        if not confirmed(f"Delete {count(len(run.result.entries), 'session')} for good?"):
-            typer.echo("Nothing purged.", err=shown is not output)
-            raise typer.Exit(ExitCode.DONE)
-        run = run_job(replace(flags, dry_run=False), output, partial(job, approved={entry.path for entry in run.result.entries}))
+    purge = partial(_purge_as_agreed, output=output) if asks else purge_trash
+    job = partial(purge, sessions=sessions or (), older_than_days=older_than_days or 0)
+    run = run_job(replace(flags, dry_run=bool(dry_run)), output, job)
     if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and output.resolved() == "table":
         typer.echo("Nothing to purge.")
     raise typer.Exit(run.exit_code)
+
+
+def _purge_as_agreed(
+    config: Config, context: RunContext, output: options.Output, sessions: Sequence[str], older_than_days: int
+) -> TrashResult:
+    """Show the sessions to purge, ask, and purge them; without any, do not ask."""
+    is_table = output.resolved() == "table"
+    with no_warning_twice():
+        quiet = replace(context, outboxes=(), show=context.show if is_table else lambda _event: None)
+        planned = purge_trash(replace(config, dry_run=True), quiet, sessions, older_than_days)
+        if not planned.entries:
+            return planned
+        context.progress.end()
+        if not confirmed(f"Delete {count(len(planned.entries), 'session')} for good?"):
+            typer.echo("Nothing purged.", err=not is_table)
+            return replace(planned, succeeded=True)
+        return purge_trash(config, context, sessions, older_than_days, approved={entry.path for entry in planned.entries})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,32 @@ class _JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).replace("\n", " | ")
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}"
+
+
+@contextmanager
+def no_warning_twice() -> Iterator[None]:
+    """Log each warning and error in the block only once.
+
+    A dry run, the question to a person, and the run after it are in one block: both runs find the
+    same problems.
+    """
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.INFO:
+            return True
+        text = record.getMessage()
+        if text in seen:
+            return False
+        seen.add(text)
+        return True
+
+    (handler,) = logging.getLogger("arawn_cli").handlers  # that of `configure_logging`
+    handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        handler.removeFilter(is_new)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -89,6 +90,31 @@ def test_the_first_run_on_a_terminal_shows_what_it_would_remove_and_asks(
         tree.session("later", files={"f": 10}, age_days=30)
         code, drawn = answered(environment, b"Remove", b"", COMMAND, "scratch-cleanup", "--base-path", tree.root)
         assert (code, listed(tree)) == (0, [])
+
+
+def test_a_warning_of_the_dry_run_is_not_repeated_after_the_answer_and_a_new_one_is_shown(
+    environment: dict[str, str], tree: SampleTree
+) -> None:
+    tree.session("old", files={"f": 10}, age_days=30)
+    tree.turn("old", tree.ago(30))
+    tree.database.unlink()
+    directory = os.open(tree.workstreams, os.O_RDONLY)
+    cleanup = (COMMAND, "scratch-cleanup", "--base-path", tree.root)
+    try:
+        code, drawn = answered(environment, b"Remove 1 session?", b"y\n", *cleanup, before=lambda: fcntl.flock(directory, fcntl.LOCK_EX))
+    finally:
+        os.close(directory)
+    assert (code, listed(tree)) == (0, [])
+    assert drawn.count("no database of Arawn's was found: ") == 1
+    assert re.findall(r"Scratch sessions|Remove 1|holds a lock in", drawn) == [
+        "Scratch sessions",
+        "Remove 1",
+        "holds a lock in",
+        "Scratch sessions",
+    ]
+    purge = (COMMAND, "trash", "purge", "old", "missing", "--base-path", tree.root)
+    code, drawn = answered(environment, b"Delete 1 session for good?", b"y\n", *purge)
+    assert (code, drawn.count("no session missing in the trash"), drawn.count("purged old")) == (1, 1, 1)
 
 
 def test_nobody_is_asked_without_a_terminal_or_with_yes(run: RunCommand, environment: dict[str, str], tree: SampleTree) -> None:

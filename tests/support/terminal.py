@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -21,17 +22,26 @@ def on_a_terminal(environment: dict[str, str], *arguments: object) -> tuple[int,
     return _run([str(COMMAND), *map(str, arguments)], {**environment, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"})
 
 
-def answered(environment: dict[str, str], question: bytes, keys: bytes, *words: object) -> tuple[int, str]:
+def answered(
+    environment: dict[str, str], question: bytes, keys: bytes, *words: object, before: Callable[[], object] = lambda: None
+) -> tuple[int, str]:
     """Run a command on a terminal of 500 columns and press `keys` when it asks `question`.
 
-    Return its exit code and everything it drew.
+    `before` is called before that. Return its exit code and everything it drew.
     """
     # A shell starts background processes with SIGINT ignored, and their children inherit that.
     command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *map(str, words)]
-    return _run(command, {**environment, "TERM": "xterm", "COLUMNS": "500"}, question, keys)
+    return _run(command, {**environment, "TERM": "xterm", "COLUMNS": "500"}, question, keys, before)
 
 
-def _run(command: list[str], environment: dict[str, str], question: bytes = b"", keys: bytes = b"", seconds: float = 60) -> tuple[int, str]:
+def _run(
+    command: list[str],
+    environment: dict[str, str],
+    question: bytes = b"",
+    keys: bytes = b"",
+    before: Callable[[], object] = lambda: None,
+    seconds: float = 60,
+) -> tuple[int, str]:
     try:
         ours, theirs = pty.openpty()
     except OSError:
@@ -54,6 +64,8 @@ def _run(command: list[str], environment: dict[str, str], question: bytes = b"",
             # Python handles a SIGINT that comes between the prompt and the read only after the
             # read: send it again.
             if keys and question in drawn and (not pressed or (idle and keys == CTRL_C)):
+                if not pressed:
+                    before()
                 pressed = True
                 with contextlib.suppress(OSError):
                     os.write(ours, keys)
