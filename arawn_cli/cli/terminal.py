@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -133,13 +134,27 @@ def question() -> Callable[[str], bool] | None:
 def confirmed(text: str) -> bool:
     """Ask a yes-or-no question; the end of the input (Ctrl-D) counts as no.
 
+    A signal ends the question at once. A job only records signals, and the question would go on.
+
     Raises:
         KeyboardInterrupt: the answer is Ctrl-C.
     """
+    with _default_signals():
+        try:
+            return typer.confirm(escape(text), err=True)
+        except typer.Abort as error:
+            typer.echo(err=True)  # end the line of the question
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            return False
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Let SIGINT raise `KeyboardInterrupt` and SIGTERM end the process inside the context."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        return typer.confirm(escape(text), err=True)
-    except typer.Abort as error:
-        typer.echo(err=True)  # end the line of the question
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        return False
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])

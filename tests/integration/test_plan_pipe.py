@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COMMAND, RunCommand, needs
-from tests.support.terminal import answered, on_a_terminal
+from tests.support.terminal import CTRL_C, answered, on_a_terminal
 from tests.support.tree import SampleTree
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -115,6 +115,20 @@ def test_a_warning_of_the_dry_run_is_not_repeated_after_the_answer_and_a_new_one
     purge = (COMMAND, "trash", "purge", "old", "missing", "--base-path", tree.root)
     code, drawn = answered(environment, b"Delete 1 session for good?", b"y\n", *purge)
     assert (code, drawn.count("no session missing in the trash"), drawn.count("purged old")) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "question"), [(("scratch-cleanup", "--ask"), b"Remove 1 session?"), (("trash", "purge", "--all"), b"good?")]
+)
+def test_ctrl_c_ends_a_question_at_once_and_nothing_is_removed(
+    run: RunCommand, environment: dict[str, str], tree: SampleTree, command: tuple[str, ...], question: bytes
+) -> None:
+    for session in ("purged", "old"):
+        tree.session(session, files={"f": 10}, age_days=30)
+    run("scratch-cleanup", "purged", "--base-path", tree.root)
+    code, drawn = answered(environment, question, CTRL_C, COMMAND, *command, "--base-path", tree.root)
+    assert (code, "interrupted" in drawn.splitlines()[-1]) == (130, True), drawn
+    assert (listed(tree), len(run("trash", "list", "--base-path", tree.root).events)) == (["old"], 1)
 
 
 def test_nobody_is_asked_without_a_terminal_or_with_yes(run: RunCommand, environment: dict[str, str], tree: SampleTree) -> None:
