@@ -13,6 +13,7 @@ from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Measure, Space, split, unmet_text
 from arawn_cli.cleanup.chats import ChatNeeds, removable
+from arawn_cli.cleanup.lock import cleanup_lock
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
 from arawn_cli.cleanup.plan import (
@@ -36,7 +37,6 @@ from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSessi
 from arawn_cli.cleanup.trash import (
     is_locked,
     list_trash_entries,
-    locked,
     measured_entries,
     missing_permission,
     purge,
@@ -119,7 +119,7 @@ def clean(
             log.warning(text, shared, extra=persistent("writable by a group"))
         if config.apply is not None:  # before the lock: the run at the other end of a pipe may hold it
             approved = read_plan(config.apply, root.path, context.stopping)
-        with locked(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
+        with cleanup_lock(context.state.directory, descriptor, root, context.clock(), hold=not config.dry_run):
             if not config.dry_run:
                 context.started()
             gap = longest_gap(config.older_than_days * DAY, period(config.maintenance.schedule.scratch_cleanup) * SECOND)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, workstream_entries
@@ -16,8 +14,7 @@ from arawn_cli.cleanup.chats import ChatNeeds, Places
 from arawn_cli.cleanup.obstacles import not_permitted_text, why_immutable
 from arawn_cli.cleanup.sessions import SessionsDirectory
 from arawn_cli.cleanup.trash_entry import SESSIONS_PREFIX, TrashEntry, deleting_name, is_trash, parse_entry
-from arawn_cli.errors import Failure, LockedError, Operation, RefusedError, StoppedError, never_stopping
-from arawn_cli.events import JobName
+from arawn_cli.errors import Failure, Operation, StoppedError, never_stopping
 from arawn_cli.fs.delete import PARALLEL_MIN_FILES, delete_trees, freed_bytes
 from arawn_cli.fs.exchange import move
 from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when
@@ -25,54 +22,10 @@ from arawn_cli.fs.mounts import has_mount, is_mount, mount_points
 from arawn_cli.fs.openat import FileKind, LinkError, entries, exists, open_directory, opened_directory
 from arawn_cli.fs.permissions import account_name, require_writable
 from arawn_cli.fs.usage import Usage, combined
-from arawn_cli.locks import holder_text, lock_file, run_lock, try_lock, unlock
+from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
-from arawn_cli.problems import persistent
-
-log = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def locked(state_directory: Path, sessions: int | None, root: Root, now: int, *, hold: bool) -> Iterator[None]:
-    """Lock a root against other cleanups at `now` (ns); without `hold`, only test the lock.
-
-    The lock file in the state directory decides. Anybody can lock directories of the tree, so a
-    lock on one of them is only a warning: it may be a run with another state directory. These locks
-    decide if the state directory cannot be used, for example on a full disk.
-
-    Raises:
-        LockedError, LongLockedError: another run holds the lock.
-        RefusedError: no lock can be taken.
-    """
-    busy = f"another run holds the lock of {root.path}"
-    missing: OSError | None = None
-    with ExitStack() as stack:
-        try:
-            path = lock_file(state_directory, JobName.SCRATCH_CLEANUP, root.path)
-            stack.enter_context(run_lock(path, busy, now, hold=hold))
-        except OSError as error:
-            log.info("cannot take the lock in %s: %s; taking that of %s", state_directory, error.strerror, root.path)
-            missing = error
-        for directory in (root.workstreams, *(() if sessions is None else (sessions,))):
-            try:
-                if try_lock(directory, shared=not hold):
-                    if not hold:
-                        unlock(directory)
-                elif missing:
-                    raise LockedError(f"{busy}{holder_text(directory)}: nothing done; run it again later")
-                else:
-                    text = "another program%s holds a lock in %s, which does not stop this run"
-                    log.warning(text, holder_text(directory), root.path, extra=persistent("lock of another program"))
-            except OSError as error:
-                if missing:
-                    raise RefusedError(
-                        f"no lock can be taken, neither in {state_directory} ({missing.strerror}) nor on {root.path} ({error.strerror}): "
-                        "nothing done; name another directory with [maintenance] state_dir"
-                    ) from error
-                log.debug("no lock on %s: %s", root.path, error.strerror)
-        yield
 
 
 # ---- The trash directory

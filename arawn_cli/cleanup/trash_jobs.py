@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
-from arawn_cli.cleanup.trash import list_trash_entries, locked, measured_entries, purge, put_back, remove_empty_trash
+from arawn_cli.cleanup.lock import cleanup_lock
+from arawn_cli.cleanup.trash import list_trash_entries, measured_entries, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
 from arawn_cli.cleanup_events import TrashAction, TrashEntryEvent
 from arawn_cli.config.loader import Config
@@ -212,7 +213,7 @@ def _opened(config: Config, context: RunContext) -> Iterator[_Trash]:
     with (
         opened_root(config.root, config.databases, context.stopping) as root,
         opened_sessions(root) as sessions,
-        locked(context.state.directory, sessions, root, context.clock(), hold=not config.dry_run),
+        cleanup_lock(context.state.directory, sessions, root, context.clock(), hold=not config.dry_run),
     ):
         yield _Trash(config, context, root)
         if not config.dry_run:

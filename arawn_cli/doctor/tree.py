@@ -23,8 +23,9 @@ from arawn_cli.arawn.root import (
 )
 from arawn_cli.arawn.turns import messages_reader
 from arawn_cli.cleanup.chats import ChatNeeds, cannot_exchange_text, why_chats_cannot_be_kept
+from arawn_cli.cleanup.lock import cleanup_lock
 from arawn_cli.cleanup.plan import Policy, useless_patterns
-from arawn_cli.cleanup.trash import list_trash_entries, locked
+from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.config.loader import Config
 from arawn_cli.diskcheck.measuring import links
 from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
@@ -181,7 +182,7 @@ def _lock(config: Config, root: Root, now: int) -> Finding:
     path = lock_file(config.state_directory, JobName.SCRATCH_CLEANUP, root.path)
     show = f"fuser -v {quote(str(path))}  # shows the process"
     try:
-        with locked(config.state_directory, None, root, now, hold=False):
+        with cleanup_lock(config.state_directory, None, root, now, hold=False):
             return ok("lock", "free")
     except LockedError as error:
         return warn("lock", str(error), f"{show}; wait until it ends")
