@@ -45,7 +45,7 @@ def check(directory: Path, now: int, found: list[ScopeUsage]) -> None:
     state = State(directory, lambda: now)
     remembered = load_history(state, ROOT, now)
     for usage in found:
-        days_until(usage.limit, usage.usage, remembered.growth(usage.scope, usage.usage))
+        days_until(usage.limit, usage.usage, remembered.growth(usage))
     with state.transaction() as connection:
         before = read_alerts(state, ROOT)
         verdicts = judge_all(found, before, Rules(), now, vanished=())

@@ -167,33 +167,35 @@ class CheckHistory:
     alerts: Mapping[str, StoredAlert] = field(default_factory=dict)
     samples: Mapping[str, list[Sample]] = field(default_factory=dict)
 
-    def growth(self, scope: str, usage: int) -> float | None:
-        """Return the growth per day of a scope that uses `usage` now, or None if unknown."""
-        earlier = [sample for sample in self.samples.get(scope, ()) if sample[0] < self.hour]
-        return growth_per_day([*earlier, (self.hour, usage)], self.hour) if earlier else None
+    def trend(self, usage: ScopeUsage, hours: int) -> tuple[Sample, ...]:
+        """Return the samples of the last hours of a scope, with its usage now as the last one."""
+        return trend_of(self.samples.get(usage.scope, ()), (self.hour, usage.usage), hours)
 
-    def outlook(self, scope: str, usage: int) -> Outlook:
-        """Return how the usage of a scope develops, which is `usage` now."""
-        growth, samples = self.growth(scope, usage), self.samples.get(scope, ())
+    def growth(self, usage: ScopeUsage) -> float | None:
+        """Return the growth per day of a scope with its usage now, or None if it is unknown."""
+        earlier = [sample for sample in self.samples.get(usage.scope, ()) if sample[0] < self.hour]
+        return growth_per_day([*earlier, (self.hour, usage.usage)], self.hour) if earlier and usage.complete else None
+
+    def outlook(self, usage: ScopeUsage) -> Outlook:
+        """Return how the usage of a scope develops until its usage now."""
+        growth, samples = self.growth(usage), self.samples.get(usage.scope, ())
         week = [used for hour, used in samples if hour >= self.hour - WINDOW_HOURS]
         if growth is not None and growth > 0:
             return Outlook.GROWING
-        if not week or self.hour - samples[-len(week)][0] < _MIN_HOURS:
+        if not usage.complete or not week or self.hour - samples[-len(week)][0] < _MIN_HOURS:
             return Outlook.UNKNOWN
-        most, least = max(*week, usage), min(*week, usage)
+        most, least = max(*week, usage.usage), min(*week, usage.usage)
         return Outlook.STEADY if most - least <= most * _STEADY else Outlook.UNCLEAR
 
-    def level(self, scope: str) -> Level:
-        """Return the level of a scope after the last check."""
-        before = self.alerts.get(scope)
-        return before.alert.level if before else Level.OK
+    def next_limit(self, usage: ScopeUsage) -> int | None:
+        """Return the limit that a scope exceeds next; None above all or without one."""
+        before = self.alerts.get(usage.scope)
+        return next_limit(usage, before.alert.level if before else Level.OK)
 
     def forecast(self, usage: ScopeUsage) -> int | None:
         """Return the days until a scope exceeds its next limit; None if unknown or above all."""
-        limit = next_limit(usage, self.level(usage.scope))
-        if limit is None or not usage.complete:
-            return None
-        return days_until(limit, usage.usage, self.growth(usage.scope, usage.usage))
+        limit = self.next_limit(usage)
+        return None if limit is None else days_until(limit, usage.usage, self.growth(usage))
 
 
 def load_history(state: State, root: Path, now: int, *, hours: int = WINDOW_HOURS) -> CheckHistory:

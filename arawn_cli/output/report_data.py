@@ -27,7 +27,6 @@ from arawn_cli.diskcheck.history import (
     equal_steps,
     load_history,
     read_transitions,
-    trend_of,
     usage_at,
 )
 from arawn_cli.diskcheck.largest import Largest, largest_in
@@ -40,7 +39,7 @@ from arawn_cli.diskcheck.levels import (
     freed_in,
     is_of_filesystem,
     judge_all,
-    next_limit,
+    reaches,
     rules_of,
     scope_of,
     scopes_of,
@@ -387,33 +386,31 @@ def _recorded(state: State, root: Path, problems: list[str]) -> tuple[list[Trans
         return [], [], {}
 
 
-def _search(root: Root, config: Config, measured: Measurements, context: RunContext) -> dict[str, Largest]:
-    """Return the largest parts of the largest workstreams, by id."""
+def _search(root: Root, config: Config, measured: Measurements, context: RunContext) -> dict[str, Largest | None]:
+    """Return the largest parts of the largest workstreams, by id; None if they are not found."""
     by_size = sorted(measured.workstreams, key=lambda tree: size_in(config, tree.total), reverse=True)
     threads = threads_for(config.maintenance.threads)
-    found = {
+    return {
         tree.row.id: largest_in(root, tree.row.id, measured.not_counted, lambda usage: size_in(config, usage), threads, context)
         for tree in by_size[:MAX_WORKSTREAMS]
     }
-    return {workstream: largest for workstream, largest in found.items() if largest is not None}
 
 
 def scope_reports(verdicts: Iterable[Verdict], history: CheckHistory, hours: int) -> dict[str, ScopeReport]:
     """Return each scope with its usage over the last hours, without sessions that are ok."""
-    return {verdict.usage.scope: _scope_report(verdict, history, hours) for verdict in verdicts if not verdict.is_ok_session}
-
-
-def _scope_report(verdict: Verdict, history: CheckHistory, hours: int) -> ScopeReport:
-    usage = verdict.usage
-    return ScopeReport(
-        usage=usage,
-        level=verdict.level,
-        trend=trend_of(history.samples.get(usage.scope, ()), (history.hour, usage.usage), hours),
-        growth=history.growth(usage.scope, usage.usage) if usage.complete else None,
-        next_limit=next_limit(usage, history.level(usage.scope)),
-        forecast_days=history.forecast(usage),
-        outlook=history.outlook(usage.scope, usage.usage) if usage.complete else Outlook.UNKNOWN,
-    )
+    return {
+        verdict.usage.scope: ScopeReport(
+            usage=verdict.usage,
+            level=verdict.level,
+            trend=history.trend(verdict.usage, hours),
+            growth=history.growth(verdict.usage),
+            next_limit=history.next_limit(verdict.usage),
+            forecast_days=history.forecast(verdict.usage),
+            outlook=history.outlook(verdict.usage),
+        )
+        for verdict in verdicts
+        if not verdict.is_ok_session
+    }
 
 
 def with_unknown_limit(scope: str, name: str, used: int, hour: int, *, complete: bool) -> ScopeReport:
@@ -423,19 +420,18 @@ def with_unknown_limit(scope: str, name: str, used: int, hour: int, *, complete:
 
 def alerts_of(scopes: Iterable[ScopeReport]) -> list[ScopeReport]:
     """Return the scopes above their limit, the worst first."""
-    alerts = [scope for scope in scopes if scope.level in (Level.WARNING, Level.CRITICAL)]
+    alerts = [scope for scope in scopes if reaches(scope.level, Level.WARNING)]
     return sorted(alerts, key=lambda scope: worst_first(scope.usage, scope.level))
 
 
 def open_alerts(scopes: Mapping[str, ScopeReport], transitions: Sequence[Transition]) -> tuple[OpenAlert, ...]:
     """Return the open alerts, the worst first. `transitions` are the newest first."""
-    begun = [transition for transition in transitions if transition.before not in (Level.WARNING, Level.CRITICAL)]
-    since = {transition.scope: transition.time for transition in reversed(begun)}
+    since = {transition.scope: transition.time for transition in reversed(transitions) if not reaches(transition.before, Level.WARNING)}
     return tuple(OpenAlert(scope, since.get(scope.usage.scope)) for scope in alerts_of(scopes.values()))
 
 
 def _workstreams(
-    config: Config, measured: Measurements, scopes: Mapping[str, ScopeReport], hour: int, largest: Mapping[str, Largest]
+    config: Config, measured: Measurements, scopes: Mapping[str, ScopeReport], hour: int, largest: Mapping[str, Largest | None]
 ) -> tuple[WorkstreamReport, ...]:
     found = []
     for tree in measured.workstreams:

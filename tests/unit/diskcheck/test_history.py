@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from arawn_cli.check_events import DiskPressure
 from arawn_cli.diskcheck import history
-from arawn_cli.diskcheck.history import CheckHistory, Sample, days_until, growth_per_day
+from arawn_cli.diskcheck.history import CheckHistory, Outlook, Sample, days_until, growth_per_day
 from arawn_cli.diskcheck.levels import NO_ALERT, TOTAL, Alert, ScopeUsage, StoredAlert, Verdict
 from arawn_cli.events import Level, Unit
 from arawn_cli.state import State
@@ -120,10 +121,13 @@ def test_the_forecast_is_for_the_next_limit_of_the_level() -> None:
     usage = ScopeUsage("a", "A", 480, 500, 1000, complete=True)
     samples = {"a": [(HOUR - hours, 480 - 10 * hours) for hours in range(48, 0, -1)]}
     warned = {"a": StoredAlert(Alert(Level.WARNING), usage)}
-    assert CheckHistory(HOUR, {}, samples).growth("a", 480) == pytest.approx(240)
+    assert CheckHistory(HOUR, {}, samples).growth(usage) == pytest.approx(240)
     assert CheckHistory(HOUR, {}, samples).forecast(usage) == 1
     assert CheckHistory(HOUR, warned, samples).forecast(usage) == 3
-    assert CheckHistory(HOUR, {}, samples).forecast(ScopeUsage("a", "A", 480, 500, 1000, complete=False)) is None
+    for known, outlook in ((CheckHistory(HOUR, {}, samples), Outlook.GROWING), (CheckHistory(HOUR), Outlook.UNKNOWN)):
+        assert known.outlook(usage) is outlook
+        partly = replace(usage, complete=False)
+        assert (known.growth(partly), known.forecast(partly), known.outlook(partly)) == (None, None, Outlook.UNKNOWN)
     assert CheckHistory(HOUR).forecast(usage) is None
 
 
