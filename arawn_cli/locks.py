@@ -44,8 +44,9 @@ def make_private_directory(directory: Path) -> None:
     Raises:
         OSError: that failed, or another account can write to it.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
     check_private_directory(directory)
 
 
@@ -53,9 +54,11 @@ def check_private_directory(directory: Path) -> None:
     """Refuse a directory in which others could place events to be sent, or hold a lock.
 
     Raises:
-        OSError: EPERM if another account can write to it.
+        OSError: EPERM if another account can write to it, ENOTDIR if it is no directory.
     """
     status = directory.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory")
     if status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "the directory belongs to another account")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

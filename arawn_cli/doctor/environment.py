@@ -121,15 +121,20 @@ def _state(directory: Path, account: Account, shell: Shell, *, created_by_system
     try:
         status = os.stat(directory)
     except (FileNotFoundError, NotADirectoryError):
-        if created_by_systemd:
-            return ok("state", f"{directory} does not exist yet; systemd creates it")
-        existing = _existing(directory)
-        if can_access(account, "-w", existing) is False:
-            detail = f"{directory} does not exist, and {account.name} cannot write to {existing}"
-            return fail("state", detail, shell.as_root(f"install -d -m 0700 -o {owner} {quoted}"))
-        return ok("state", f"{directory} does not exist yet; the first run creates it")
+        status = None
     except OSError as error:
         return warn("state", f"cannot check {directory}: {error.strerror}", shell.doctor_as_root)
+    found = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+    if not os.path.isdir(found):
+        fix = comment("move it away, or name another directory with [maintenance] state_dir")
+        return fail("state", f"{found} is not a directory: the jobs cannot save state", fix)
+    if status is None:
+        if created_by_systemd:
+            return ok("state", f"{directory} does not exist yet; systemd creates it")
+        if can_access(account, "-w", found) is False:
+            detail = f"{directory} does not exist, and {account.name} cannot write to {found}"
+            return fail("state", detail, shell.as_root(f"install -d -m 0700 -o {owner} {quoted}"))
+        return ok("state", f"{directory} does not exist yet; the first run creates it")
     owners = {status.st_uid}
     with suppress(OSError):  # there may be no state file yet
         owners.add(os.lstat(directory / FILE).st_uid)

@@ -221,6 +221,17 @@ def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTre
         assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.touch, lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize("below", ["", "state", "a/state"])
+def test_state_in_the_place_of_something_else_is_a_fault(
+    tmp_path: Path, tree: SampleTree, below: str, plant: Callable[[Path], None]
+) -> None:
+    plant(tmp_path / "place")
+    for created_by_systemd in (True, False):
+        found = state_finding(tmp_path / "place" / below, own_account(os.getuid()), tree, created_by_systemd=created_by_systemd)
+        assert (found.status, found.detail) == (Status.FAIL, f"{tmp_path / 'place'} is not a directory: the jobs cannot save state")
+
+
 @needs_root
 def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(public_directory: Path, tree: SampleTree) -> None:
     directory = public_directory / "a state"

@@ -311,10 +311,13 @@ def test_a_transaction_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert stored(tmp_path) == []
 
 
-def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StateUnavailableError, match=r"cannot be used: (Not a directory|File exists)"):
-        opened(tmp_path / "file" / "state")
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.touch])
+@pytest.mark.parametrize("below", ["", "state", "a/state"])
+def test_a_directory_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, below: str, plant: Callable[[Path], None]) -> None:
+    plant(tmp_path / "place")
+    with pytest.raises(StateUnavailableError, match=r"cannot be used: (it is not a directory|Not a directory) \(name another"):
+        opened(tmp_path / "place" / below)
+    assert not (tmp_path / "place").is_dir()
 
 
 def test_the_lock_of_a_directory_has_one_holder(tmp_path: Path) -> None:
