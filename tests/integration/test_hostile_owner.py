@@ -167,6 +167,8 @@ class Attack:
         config: the configuration of the owner or of root.
         received: the requests to the relay of the owner.
         shown: what the commands printed and logged.
+        exchanges: the processes of the owner that exchange files.
+        ends: descriptors that keep FIFOs open.
     """
 
     top: Path
@@ -175,6 +177,7 @@ class Attack:
     received: list[bytes]
     shown: list[str] = field(default_factory=list)
     exchanges: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -216,10 +219,7 @@ class Attack:
         if not place.parent.is_dir() or place.parent.is_symlink() or other.exists():
             return
         action = "exchange" if os.path.lexists(place) else "appear"
-        kinds = ["link", "link", "link", "hard", "file", "directory"]
-        if not place.is_dir():  # SQLite opens the directory of its files, which stops the run as a signal of the owner does
-            kinds.append("fifo")
-        match self.chance.choice(kinds):
+        match self.chance.choice(("link", "link", "link", "hard", "fifo", "file", "directory")):
             case "link":
                 other.symlink_to(self.target())
                 os.chown(other, OWNER, GROUP, follow_symlinks=False)
@@ -228,6 +228,10 @@ class Attack:
             case "fifo":
                 os.mkfifo(other)
                 os.chown(other, OWNER, GROUP)
+                if place.is_dir() or ".db" in place.name:
+                    # SQLite opens the directory of its files, and databases. Without another end
+                    # its open would wait, which stops the run as a signal of the owner does.
+                    self.ends.append(os.open(other, os.O_RDWR | os.O_NONBLOCK))
             case "file":
                 other.write_text(SECRET)
                 other.chmod(0o600)
@@ -256,6 +260,8 @@ class Attack:
         for process in self.exchanges:
             process.kill()
             process.communicate()
+        for descriptor in self.ends:
+            os.close(descriptor)
 
     def assert_nothing_was_read(self) -> None:
         """No output, request or file that the owner can read holds the secret of root."""
