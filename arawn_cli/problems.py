@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.events import JobName
@@ -42,8 +43,7 @@ class Problem:
     about: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(NamedTuple):
     """A problem of an earlier run; the time is in nanoseconds since the epoch."""
 
     logged_at: int
@@ -59,8 +59,7 @@ def persistent(key: str, *, shared: bool = False, ended: str | None = None, abou
 STATE = persistent("state", shared=True, ended="the state can be used again")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The problems that are logged as what they are, and the messages of those that are over."""
 
     due: frozenset[Problem]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, Layout
@@ -14,8 +14,7 @@ from arawn_cli.sqlite import read_database
 from arawn_cli.timestamps import latest
 
 
-@dataclass(frozen=True, slots=True)
-class WorkstreamRow:
+class WorkstreamRow(NamedTuple):
     """A row of the table `workstreams`.
 
     Attributes:
@@ -36,8 +35,7 @@ class WorkstreamRow:
         return self.id == SCRATCH
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
+class SessionRow(NamedTuple):
     """A row of the table `sessions`.
 
     `workstream_id` is empty if the row names none. `newest` is the newest of its times, in
@@ -51,8 +49,7 @@ class SessionRow:
     unreadable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRows:
+class SessionRows(NamedTuple):
     """The wanted content of the table `sessions`.
 
     Attributes:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from arawn_cli.arawn.layout import TRASH
 from arawn_cli.timestamps import DAY, SECOND, parse
@@ -50,8 +51,7 @@ class TrashState(StrEnum):
     DELETING = "gone."
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(NamedTuple):
     """The record in the name of an entry whose directory was exchanged for another.
 
     Attributes:

@@ -11,8 +11,9 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pydantic
 
@@ -33,8 +34,7 @@ _ROOT = 0
 _MAX_SECRET_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class _Input:
+class _Input(NamedTuple):
     """A configuration file or a root, as messages name it, and who decides what it is."""
 
     title: str

@@ -13,8 +13,8 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -156,8 +156,7 @@ def _nearest_key(key: str) -> str | None:
 # ---- Several roots
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     """A value of the file, and the dotted key that has it."""
 
     key: str

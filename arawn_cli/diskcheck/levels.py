@@ -18,6 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from arawn_cli.arawn.database import WorkstreamRow
 from arawn_cli.arawn.layout import SCRATCH
@@ -247,8 +248,7 @@ NO_ALERT = Alert()
 """The alert of a scope that was ok and below its limits in the last check. It is not stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAlert:
+class StoredAlert(NamedTuple):
     """An alert, and the last measurement of its scope, whose name and limits a recovery reports."""
 
     alert: Alert

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import NamedTuple
 
 from arawn_cli.arawn.database import WorkstreamRow, workstream_rows
 from arawn_cli.arawn.layout import DATABASE_V0, MESSAGES, PRODUCTION, SCRATCH, SESSIONS, TRASH, V0, WORK, WORKSTREAMS
@@ -122,8 +123,7 @@ class Measurements:
         return self.filesystems[""]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A subtree, with its area and session; `link` is one in place of a file of Arawn's."""
 
     subtree: Subtree
@@ -134,7 +134,7 @@ class _Part:
 
     def part(self, subtree: Subtree) -> _Part:
         """Return a subtree of this one, or all of it, with the same area and session."""
-        return self if subtree is self.subtree else replace(self, subtree=subtree)
+        return self if subtree is self.subtree else self._replace(subtree=subtree)
 
     def with_link(self, usage: Usage) -> Usage:
         """Return the usage of the subtree with the failure of its link."""
@@ -218,7 +218,7 @@ def _log(measurements: Measurements) -> None:
 
 def _titled(row: WorkstreamRow) -> WorkstreamRow:
     """Return a row with Arawn 0.0's title of scratch, if it is scratch without a title."""
-    return replace(row, title="Scratch") if row.is_scratch and row.title == row.id else row
+    return row._replace(title="Scratch") if row.is_scratch and row.title == row.id else row
 
 
 def _read_rows(config: Config, root: Root, context: RunContext) -> tuple[list[WorkstreamRow], tuple[Failure, ...]]:

@@ -13,9 +13,9 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 from arawn_cli.errors import Failure, StoppedError
 from arawn_cli.fs.openat import Descent, Identity, identity_of, open_directory
@@ -83,8 +83,7 @@ def measuring_method() -> str:
     return "measures in Python: the native module was not built" if native is None else "measures natively, on every core"
 
 
-@dataclass(frozen=True, slots=True)
-class Subtree:
+class Subtree(NamedTuple):
     """A file or directory to measure.
 
     `names` is its path from the start directory. `shallow` leaves out everything below it. `shown`
@@ -337,7 +336,7 @@ class _Walk:
             if status.st_nlink > 1:
                 identity = identity_of(status)
                 if known := self._linked.get(identity):
-                    self._linked[identity] = replace(known, found=known.found + 1)
+                    self._linked[identity] = known._replace(found=known.found + 1)
                     return
                 self._linked[identity] = HardLinks(status.st_size, allocated, 1, status.st_nlink)
             self._files += 1

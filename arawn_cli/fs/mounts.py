@@ -9,9 +9,8 @@ import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from arawn_cli.errors import never_stopping
 from arawn_cli.events import Filesystem
@@ -34,8 +33,7 @@ Amounts = tuple[int, int, int]
 UNKNOWN: Amounts = (0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A line of a mount table (proc_pid_mountinfo(5)).
 
     Attributes:
@@ -86,7 +84,7 @@ def read_mounts(process: str = "self", above: str = "") -> list[Mount]:
     """
     with open(f"/proc/{process}/mountinfo", "rb") as table:
         mounts = parse_mounts(table.read())
-    return [replace(mount, point=joined(above, mount.point)) for mount in mounts] if above else mounts
+    return [mount._replace(point=joined(above, mount.point)) for mount in mounts] if above else mounts
 
 
 def layers_of(mount: Mount) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.fs.openat import Identity, identity_of
@@ -18,8 +19,7 @@ CUT_BYTES = 511
 """The size of a path in a result that was cut; a shorter one is whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class HardLinks:
+class HardLinks(NamedTuple):
     """A file with several names, `found` of them in the measured trees.
 
     Its size counts once. Deleting the trees frees it only if all its names are in them.
@@ -38,8 +38,7 @@ class ObstacleKind(StrEnum):
     FLAGGED = "flagged"
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(NamedTuple):
     """An entry that this account cannot remove, whatever it does with those beside it.
 
     Attributes:
@@ -171,7 +170,7 @@ def combined(usages: Iterable[Usage]) -> Usage:
     for identity, links in (item for part in parts for item in part.linked.items()):
         known = linked.setdefault(identity, links)
         if known is not links:
-            linked[identity] = replace(known, found=known.found + links.found)
+            linked[identity] = known._replace(found=known.found + links.found)
             repeated.append(links)
     newest = max((part for part in parts if part.newest_mtime is not None), key=lambda part: part.newest_mtime or 0, default=Usage())
     usage = Usage(
