@@ -13,11 +13,22 @@ secret, only with their host.
 # Without `from __future__ import annotations`, which would make pydantic evaluate the text of each
 # annotation at every start.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from arawn_cli.config import relay_url
 from arawn_cli.names import ID_ALPHABETS, can_match, nearest_pattern
@@ -70,6 +81,20 @@ def _size_or_zero(value: object) -> int:
     return number
 
 
+class _CheckedSize:
+    """The schema of a size, built at once: pydantic would inspect each function for each key."""
+
+    def __init__(self, check: Callable[[object], int]) -> None:
+        self._check = check
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(_as_written)
+        return core_schema.no_info_plain_validator_function(self._check, serialization=written)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]}
+
+
 def _check_relay_url(value: str) -> str:
     if value:
         relay_url.parse(value)
@@ -117,9 +142,8 @@ FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
 PingUrl = Annotated[str, AfterValidator(_check_ping_url), PlainSerializer(relay_url.redact_path)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-_SIZE_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{SIZE_PATTERN}$"}, {"type": "integer", "minimum": 0}]})
-Size = Annotated[int, PlainValidator(_size), PlainSerializer(_as_written), _SIZE_SCHEMA]
-SizeOrZero = Annotated[int, PlainValidator(_size_or_zero), PlainSerializer(_as_written), _SIZE_SCHEMA]
+Size = Annotated[int, _CheckedSize(_size)]
+SizeOrZero = Annotated[int, _CheckedSize(_size_or_zero)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Amount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
