@@ -191,6 +191,8 @@ def test_a_filesystem_that_cannot_be_asked_is_reported_and_keeps_its_level(
     tree: SampleTree, configured: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(filesystem_warning_percent=1, filesystem_critical_percent=100)
+    half_full = os.statvfs_result((4096, 4096, 100, 50, 50, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: half_full)
     assert "filesystem" in reported_levels(checked(tree, config)[1])
 
     def fail(_: object) -> None:
