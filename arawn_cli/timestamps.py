@@ -9,10 +9,10 @@ from __future__ import annotations
 import calendar
 import re
 import time
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
@@ -74,8 +74,7 @@ def minute(instant: int) -> str:
     return f"{render(instant)[:16].replace('T', ' ')} UTC"
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(NamedTuple):
     """The boot of the machine.
 
     Attributes:

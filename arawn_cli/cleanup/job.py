@@ -13,6 +13,7 @@ from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions, reason_for_no_sessions, writable_by_group
 from arawn_cli.cleanup.budget import Measure, Space, split, unmet_text
 from arawn_cli.cleanup.chats import ChatNeeds, removable
+from arawn_cli.cleanup.history import Clocks, check_clock, longest_gap, record
 from arawn_cli.cleanup.lock import cleanup_lock
 from arawn_cli.cleanup.obstacles import explained
 from arawn_cli.cleanup.outcomes import Outcomes
@@ -56,7 +57,7 @@ from arawn_cli.fs.openat import NO_IDENTITY, FileKind, exists
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
-from arawn_cli.runs import Clocks, Run, check_clock, longest_gap, record
+from arawn_cli.runs import Run
 from arawn_cli.timestamps import DAY, SECOND, minute
 from arawn_cli.units import period, size
 

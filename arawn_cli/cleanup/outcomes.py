@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from arawn_cli import timestamps
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.chats import chat_result
+from arawn_cli.cleanup.history import Removal, Removed
 from arawn_cli.cleanup.sessions import Decision, Outcome
 from arawn_cli.cleanup.trash import Purged
 from arawn_cli.cleanup_events import Action, ExpiringSession, ScratchCleanup, ScratchSessionEvent
@@ -18,7 +19,6 @@ from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import UNRESOLVED, FailureReport, Reason, rendered, report_failure
 from arawn_cli.names import escape
 from arawn_cli.problems import persistent
-from arawn_cli.runs import Removal, Removed
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import size
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from arawn_cli import timestamps
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.arawn.root import Root, opened_root, opened_sessions
+from arawn_cli.cleanup.history import Removed, read_removals, record_trash
 from arawn_cli.cleanup.lock import cleanup_lock
 from arawn_cli.cleanup.trash import list_trash_entries, measured_entries, purge, put_back, remove_empty_trash
 from arawn_cli.cleanup.trash_entry import TrashEntry, TrashState
@@ -21,7 +22,6 @@ from arawn_cli.events import rendered
 from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import escape
-from arawn_cli.runs import Removed, read_removals, record_trash
 from arawn_cli.state import State
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,6 @@ import arawn_cli
 from arawn_cli.arawn.layout import WORKSTREAMS
 from arawn_cli.config.loader import Config, Flags, failing_pings, load, state_directory
 from arawn_cli.config.lookup import MAX_CONFIG_BYTES, SYSTEM_FILE, find_config
-from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, VARIABLE, credential_file, keep_variables
 from arawn_cli.errors import ConfigurationError, RefusedError
 from arawn_cli.fs.files import forget_content, keep_content, open_output
 from arawn_cli.fs.permissions import Login, Way, account_name, way_to
@@ -68,7 +67,7 @@ def _load(flags: Flags, outputs: Mapping[Path, int] | None) -> Config:
         return load(flags, os.environ)
     flags, file = _with_config(flags)
     if (user := account_for(file)) != _ROOT:
-        _forget_of_root(VARIABLE, "CREDENTIALS_DIRECTORY")
+        _forget_of_root("CREDENTIALS_DIRECTORY")
         _become(user, file)
     config = load(flags, os.environ)
     with failing_pings({} if config.dry_run else config.pings):
@@ -148,7 +147,7 @@ def become_owner_of_configuration(flags: Flags) -> None:
     if os.geteuid() == _ROOT:
         _, file = _with_config(flags)
         if (user := account_for(file)) != _ROOT:
-            _forget_of_root(VARIABLE)
+            _forget_of_root()
             _become(user, file)
 
 
@@ -218,6 +217,8 @@ def _way_to(path: Path) -> Way:
 
 def _secrets(config: Config, flags: Flags) -> list[Path]:
     """Return named files of configuration and options that only root may be able to read."""
+    from arawn_cli.delivery.credentials import CREDENTIAL, NOTIFY_CREDENTIAL, credential_file  # as in `_become`
+
     secrets = [config.relay.token_file, config.relay.ca_file, credential_file(os.environ, CREDENTIAL)] if config.relay else []
     if config.notify_urls is not None:
         secrets += [config.notify_urls, credential_file(os.environ, NOTIFY_CREDENTIAL)]
@@ -225,8 +226,10 @@ def _secrets(config: Config, flags: Flags) -> list[Path]:
 
 
 def _forget_of_root(*variables: str) -> None:
-    """Remove variables that lead to root's token: another account decides on the relay."""
-    for name in variables:
+    """Remove variables, and that with root's token: another account decides on the relay."""
+    from arawn_cli.delivery.credentials import VARIABLE  # as in `_become`
+
+    for name in (VARIABLE, *variables):
         if os.environ.pop(name, None) is not None:
             log.warning("$%s of root is not used: another account controls the configuration", name)
 
@@ -248,7 +251,9 @@ def _open_output(path: Path, mode: int, user: int) -> None:
 
 def _become(user: int, source: _Input) -> None:
     """Become an account for good, but keep a child that stays root."""
-    from arawn_cli.fs.in_use import stay_root_in_child  # only root that becomes another account needs it
+    # Only root that becomes another account needs them. That account may not be able to read them.
+    from arawn_cli.delivery.credentials import keep_variables
+    from arawn_cli.fs.in_use import stay_root_in_child
 
     try:
         stay_root_in_child()

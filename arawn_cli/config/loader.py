@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,8 +104,7 @@ class Flags:
         return (*config, "--base-path", self.base_path)
 
 
-@dataclass(frozen=True, slots=True)
-class RelayTarget:
+class RelayTarget(NamedTuple):
     """The relay and its files, as absolute paths. `from_flag` is true if `--relay-url` names it."""
 
     address: Address
@@ -374,8 +374,7 @@ def _relay(relay: Relay, base: PathBase, *, from_flag: bool) -> RelayTarget | No
     return RelayTarget(address, token_file, ca_file, from_flag)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One value: its dotted key, the value as JSON, and its source.
 
     The source is a flag, `$VARIABLE`, the path of the file (with the key, for values of a named

@@ -228,8 +228,7 @@ def rules_of(config: Config) -> Rules:
     return Rules(pressure.for_checks, pressure.recover_percent, seconds_of(pressure.repeat_interval) * SECOND)
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(NamedTuple):
     """The state of a scope between two checks.
 
     Attributes:

@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-from arawn_cli.fs.system_calls import call, statx
+from typing import NamedTuple
 
 _CAP_FOWNER = 3  # number of the capability, see capabilities(7)
 _NONE_UNMAPPED = 2**32 - 1
@@ -23,8 +22,7 @@ _ATTRIBUTES = slice(8, 16)  # statx(2)
 _IMMUTABLE, _APPEND = 0x10, 0x20
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """The account of this process, as the kernel checks it.
 
     Attributes:
@@ -121,6 +119,8 @@ def is_flagged(directory: int, name: str = "") -> bool:
 
     Not even root removes such a file. If the kernel cannot tell, it is not.
     """
+    from arawn_cli.fs.system_calls import statx  # ctypes costs a start a millisecond
+
     try:
         status = statx(directory, name)
     except OSError:
@@ -251,6 +251,8 @@ class Login:
         Raises:
             OSError: the kernel does not allow it, or a capability stays.
         """
+        from arawn_cli.fs.system_calls import call  # as in `is_flagged`, but while root can read it
+
         os.setgroups(self.groups)
         os.setresgid(self.group, self.group, self.group)
         os.setresuid(self.user, self.user, self.user)

@@ -14,6 +14,7 @@ from pathlib import Path
 from arawn_cli import runs
 from arawn_cli.arawn.layout import SESSIONS, WORKSTREAMS, Layout
 from arawn_cli.arawn.root import Root, opened_root
+from arawn_cli.cleanup.history import Removal, read_removals
 from arawn_cli.cleanup.sessions import Decision
 from arawn_cli.config.loader import Config
 from arawn_cli.context import RunContext
@@ -55,7 +56,7 @@ from arawn_cli.events import IN_RECENT_USE, NO_SESSION, REMOVED_FOR, Filesystem,
 from arawn_cli.fs.measure import threads_for
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.output.format import age_class
-from arawn_cli.runs import Removal, Run, read_removals
+from arawn_cli.runs import Run
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arawn_cli.cleanup.history import Removal
 from arawn_cli.diskcheck.history import Outlook, Transition
 from arawn_cli.diskcheck.levels import OWN_FILES, SESSION, TOTAL, can_cleanup_help, is_of_filesystem
 from arawn_cli.events import REMOVED_FOR, Level, Reason, Unit
@@ -20,7 +21,6 @@ from arawn_cli.output.report_data import (
     SessionReport,
     WorkstreamReport,
 )
-from arawn_cli.runs import Removal
 from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 

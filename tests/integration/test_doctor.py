@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import arawn_cli
+from arawn_cli.cleanup.history import record
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Output
 from arawn_cli.command_events import Status
@@ -35,7 +36,6 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.permissions import sudo_words
 from arawn_cli.locks import lock_file
 from arawn_cli.runs import Run as LastRun
-from arawn_cli.runs import record
 from arawn_cli.schedule import settings, status
 from arawn_cli.schedule.cron import Daemon, cron_file, start_command
 from arawn_cli.schedule.install import Place

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
+from arawn_cli.cleanup.history import Removal
 from arawn_cli.diskcheck.history import Sample, Transition
 from arawn_cli.diskcheck.largest import Largest
 from arawn_cli.diskcheck.levels import FILESYSTEM, OWN_FILES, TOTAL, ScopeUsage
@@ -25,7 +26,7 @@ from arawn_cli.output.report_data import (
     WorkstreamReport,
 )
 from arawn_cli.output.report_text import renderables
-from arawn_cli.runs import Removal, Run
+from arawn_cli.runs import Run
 from arawn_cli.timestamps import DAY, SECOND, parse
 
 NOW = parse("2026-03-18T09:30:00Z")

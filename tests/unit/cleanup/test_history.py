@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arawn_cli.cleanup.history import Clocks, check_clock, clock_doubt, longest_gap
 from arawn_cli.errors import RefusedError, StateUnavailableError
-from arawn_cli.runs import Clocks, check_clock, clock_doubt, longest_gap
 from arawn_cli.state import State
 from arawn_cli.timestamps import DAY, SECOND, Boot, current_boot
 
@@ -18,7 +17,7 @@ GAP = longest_gap(7 * DAY, DAY)
 
 walls = st.integers(0, 4_000_000_000 * SECOND)
 boots = st.builds(Boot, st.sampled_from([None, "a", "b"]), st.integers(0, 5000 * DAY))
-clocks = st.builds(Clocks, walls, boots)
+clocks = st.builds(Clocks, walls, boots, st.just(False))
 
 
 def test_the_first_cleanup_is_accepted() -> None:
@@ -27,7 +26,7 @@ def test_the_first_cleanup_is_accepted() -> None:
 
 @given(clocks, st.integers(0, 5000 * DAY), st.integers(-2 * HOUR, 2 * HOUR))
 def test_on_one_boot_both_clocks_move_equally_within_an_hour(previous: Clocks, ran: int, difference: int) -> None:
-    previous = replace(previous, boot=replace(previous.boot, identity="a"))
+    previous = previous._replace(boot=previous.boot._replace(identity="a"))
     now = Clocks(previous.wall + ran + difference, Boot("a", previous.boot.elapsed + ran))
     assert (clock_doubt(previous, now, GAP) is None) == (abs(difference) <= HOUR)
 
@@ -35,9 +34,9 @@ def test_on_one_boot_both_clocks_move_equally_within_an_hour(previous: Clocks, r
 @given(clocks, boots, st.integers(-2 * GAP, 2 * GAP))
 def test_after_a_reboot_the_clock_is_not_earlier_and_not_too_late(previous: Clocks, boot: Boot, moved: int) -> None:
     if boot.identity in (None, previous.boot.identity) and boot.elapsed >= previous.boot.elapsed:
-        boot = replace(boot, identity="c")
+        boot = boot._replace(identity="c")
     if previous.boot.identity is None:
-        previous = replace(previous, boot=replace(previous.boot, identity="d"))
+        previous = previous._replace(boot=previous.boot._replace(identity="d"))
     assert (clock_doubt(previous, Clocks(previous.wall + moved, boot), GAP) is None) == (0 <= moved <= GAP)
 
 
@@ -45,7 +44,7 @@ def test_after_a_reboot_the_clock_is_not_earlier_and_not_too_late(previous: Cloc
 def test_with_unknown_boots_the_clock_moves_as_on_one_boot_or_as_after_a_reboot(
     previous: Clocks, identities: tuple[str | None, str | None], ran: int, moved: int
 ) -> None:
-    previous = replace(previous, boot=replace(previous.boot, identity=identities[0]))
+    previous = previous._replace(boot=previous.boot._replace(identity=identities[0]))
     now = Clocks(previous.wall + moved, Boot(identities[1], previous.boot.elapsed + ran))
     assert (clock_doubt(previous, now, GAP) is None) == (0 <= moved <= GAP or (ran >= 0 and abs(moved - ran) <= HOUR))
 
@@ -55,7 +54,7 @@ def test_no_two_runs_in_a_row_are_refused(times: list[Clocks]) -> None:
     previous, refusals = None, []
     for now in times:
         refusals.append(clock_doubt(previous, now, GAP) is not None)
-        previous = replace(now, refused=refusals[-1])
+        previous = now._replace(refused=refusals[-1])
     assert all(not (first and second) for first, second in pairwise(refusals))
 
 
