@@ -4,6 +4,9 @@
    Each thread walks one subtree after the other, depth first. When another thread is idle, it gives that thread half of
    the shallowest directories that are still to be entered, or the files of one listing. Such a share is a unit of work. */
 
+/* Python.h, which _measure.c includes, defines both like this. */
+#define _GNU_SOURCE 1
+#define _FILE_OFFSET_BITS 64
 #include "_walk.h"
 
 #include <dirent.h>
@@ -560,17 +563,20 @@ static void walk_unit(struct worker *worker, struct unit *unit)
     free(unit);
 }
 
-/* Wait for a unit of a subtree, or for a whole one (NULL), under the lock; false if the walk is over. */
+/* Wait for a unit of a subtree, or for a whole one (NULL), under the lock; false if the walk is over. When it was stopped,
+   the units in the queue are still taken, which frees them. */
 static bool take_work(struct worker *worker, struct unit **unit)
 {
     struct walk *walk = worker->walk;
-    while (!is_over(walk)) {
+    while (true) {
         if ((*unit = walk->queue)) {
             walk->queue = (*unit)->next;
             walk->queued--;
             worker->subtree = (*unit)->subtree;
             return true;
         }
+        if (is_over(walk))
+            return false;
         if (walk->begun < walk->count) {
             worker->subtree = walk->begun++;
             walk->subtrees[worker->subtree].units = 1;
@@ -580,7 +586,6 @@ static bool take_work(struct worker *worker, struct unit **unit)
         pthread_cond_wait(&walk->work, &walk->lock);
         walk->idle--;
     }
-    return false;
 }
 
 static void *run_worker(void *argument)
@@ -668,12 +673,6 @@ void finish_walk(struct walk *walk)
     const struct hard_link *link = walk->links.items;
     for (size_t i = 0; i < walk->links.count; i++, link++)
         add_file(&walk->subtrees[link->subtree].usage, link->apparent, link->allocated);
-    for (struct unit *unit = walk->queue, *next; unit; unit = next) {
-        next = unit->next;
-        close(unit->level.descriptor);
-        free(unit->names.items);
-        free(unit);
-    }
     pthread_mutex_destroy(&walk->lock);
     pthread_cond_destroy(&walk->work);
     pthread_cond_destroy(&walk->over);

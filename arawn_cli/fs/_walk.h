@@ -5,14 +5,6 @@
 #ifndef ARAWN_CLI_WALK_H
 #define ARAWN_CLI_WALK_H
 
-/* Python.h defines these, too. Both files need the same off_t and struct stat. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
-#endif
-#ifndef _FILE_OFFSET_BITS
-#define _FILE_OFFSET_BITS 64
-#endif
-
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
