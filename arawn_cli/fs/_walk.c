@@ -33,8 +33,9 @@ static const int OPEN_DIRECTORY = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXE
 /* A directory on the way from the top of the subtree to the current directory. */
 struct level {
     int descriptor;
+    int parent;            /* descriptor of the directory that holds it */
+    const char *name;      /* in the parent; the level above keeps it. NULL: this thread does not remove it. */
     bool sticky;           /* only the owner of an entry may remove it */
-    const char *name;      /* in the names of the level above, which keeps it */
     char path[PATH_BYTES]; /* below the subtree */
     struct list pending;   /* names, each with its NUL: subdirectories that are still to be entered */
 };
@@ -128,11 +129,14 @@ static struct level *current_level(struct worker *worker)
 
 /* ---- findings ---- */
 
-/* Write the path below the subtree of the entry `name` of the current directory, which is that directory if the
-   name is empty; cut it to PATH_BYTES. */
+/* Write the path below the subtree of the entry `name` of the current directory, which is that directory if the name is
+   empty; cut it to PATH_BYTES. Outside of all directories the entry is the top of the subtree, whose path is empty. */
 static void write_path(struct worker *worker, const char *name, char *path)
 {
-    const char *directory = worker->depth ? current_level(worker)->path : "";
+    path[0] = 0;
+    if (!worker->depth)
+        return;
+    const char *directory = current_level(worker)->path;
     size_t most = PATH_BYTES - 1, end = strlen(directory), length;
     memcpy(path, directory, end);
     if (end && *name && end < most)
@@ -321,6 +325,7 @@ static struct unit *new_unit(const struct worker *worker, const struct level *le
     }
     *unit = (struct unit){.subtree = worker->subtree, .device = worker->device, .level = *level};
     unit->level.descriptor = descriptor;
+    unit->level.name = NULL;
     unit->level.pending = (struct list){0};
     return unit;
 }
@@ -415,24 +420,26 @@ static void list_directory(struct worker *worker, const struct statx *closed)
     }
 }
 
-/* Make a directory the current one, which owns the descriptor from then on. */
-static void push_level(struct worker *worker, const char *name, int descriptor, bool sticky)
+/* Make the directory `name` of the open directory `parent` the current one, which owns the descriptor from then on. */
+static void push_level(struct worker *worker, int parent, const char *name, int descriptor, bool sticky)
 {
     struct level *level = &worker->levels[worker->depth];
-    *level = (struct level){.descriptor = descriptor, .sticky = sticky, .name = name};
+    *level = (struct level){.descriptor = descriptor, .parent = parent, .name = name, .sticky = sticky};
     write_path(worker, name, level->path);
     worker->depth++;
 }
 
-static void pop_level(struct worker *worker)
+/* Record that the account cannot enter a directory. If it is another account's, nothing in it can be removed. */
+static void record_closed(struct worker *worker, int parent, const char *name, int error)
 {
-    struct level *level = &worker->levels[--worker->depth];
-    close(level->descriptor);
-    free(level->pending.items);
+    struct statx status;
+    record_failure(worker, OPEN_FAILED, name, error);
+    if (error == EACCES && read_status(parent, name, &status) && status.stx_uid != worker->walk->account.user)
+        record_finding(worker, FOREIGN, name, status.stx_uid);
 }
 
 /* Count, check and enter an open directory; false if the account cannot read what is in it. */
-static bool measure_directory(struct worker *worker, const char *name, int descriptor, const struct statx *status)
+static bool measure_directory(struct worker *worker, int parent, const char *name, int descriptor, const struct statx *status)
 {
     uint32_t user = worker->walk->account.user;
     count_entry(worker, name, status);
@@ -440,41 +447,36 @@ static bool measure_directory(struct worker *worker, const char *name, int descr
     /* The owner may give itself access; for others even the right to change the mode would not do. */
     bool closed = status->stx_uid != user && !can_access(descriptor, W_OK | X_OK);
     if ((closed || (status->stx_mode & S_IRWXU) != S_IRWXU) && !can_access(descriptor, X_OK)) {
-        record_failure(worker, OPEN_FAILED, name, errno);
-        if (closed)
-            record_finding(worker, FOREIGN, name, status->stx_uid);
+        record_closed(worker, parent, name, errno);
         return false;
     }
-    push_level(worker, name, descriptor, status->stx_mode & S_ISVTX && !may_act_as_owner(worker, status));
+    push_level(worker, parent, name, descriptor, status->stx_mode & S_ISVTX && !may_act_as_owner(worker, status));
     list_directory(worker, closed ? status : NULL);
     return true;
 }
 
-/* Enter the directory `name` of the open directory `parent`; `shown` is its name in paths. */
-static void enter(struct worker *worker, int parent, const char *name, const char *shown)
+/* Enter the directory `name` of the open directory `parent`, the current one if the walk is in the subtree. */
+static void enter(struct worker *worker, int parent, const char *name)
 {
     struct statx status;
     int descriptor = openat(parent, name, OPEN_DIRECTORY);
     if (descriptor < 0) {
-        int error = errno;
-        record_failure(worker, OPEN_FAILED, shown, error);
-        if (error == EACCES && read_status(parent, name, &status) && status.stx_uid != worker->walk->account.user)
-            record_finding(worker, FOREIGN, shown, status.stx_uid);
+        record_closed(worker, parent, name, errno);
         return;
     }
     bool entered = false;
     if (worker->depth == MAX_OPEN) {
-        record_failure(worker, OPEN_FAILED, shown, EMFILE);
+        record_failure(worker, OPEN_FAILED, name, EMFILE);
     } else if (!read_status(descriptor, "", &status)) {
-        record_failure(worker, OPEN_FAILED, shown, errno);
+        record_failure(worker, OPEN_FAILED, name, errno);
     } else if (device_of(&status) != worker->device) {
-        record_finding(worker, MOUNTED, shown, 0);
+        record_finding(worker, MOUNTED, name, 0);
     } else if (!worker->walk->deletes) {
-        entered = measure_directory(worker, shown, descriptor, &status);
+        entered = measure_directory(worker, parent, name, descriptor, &status);
     } else {
         if ((status.stx_mode & S_IRWXU) != S_IRWXU)
             fchmod(descriptor, (status.stx_mode & 07777) | S_IRWXU); /* a read-only one; if it is not ours, the kernel decides */
-        push_level(worker, shown, descriptor, false);
+        push_level(worker, parent, name, descriptor, false);
         list_directory(worker, NULL);
         entered = true;
     }
@@ -482,29 +484,30 @@ static void enter(struct worker *worker, int parent, const char *name, const cha
         close(descriptor);
 }
 
-/* Leave the current directory, and remove it if it is deleted and the level above is this thread's. */
+/* Leave the current directory, and remove it if trees are deleted. */
 static void leave(struct worker *worker)
 {
-    const char *name = current_level(worker)->name;
-    pop_level(worker);
-    if (worker->walk->deletes && worker->depth)
-        unlinkat(current_level(worker)->descriptor, name, AT_REMOVEDIR);
+    const struct level *left = current_level(worker);
+    if (worker->walk->deletes && !worker->walk->stop && left->name)
+        unlinkat(left->parent, left->name, AT_REMOVEDIR);
+    close(left->descriptor);
+    free(left->pending.items);
+    worker->depth--;
 }
 
+/* Walk through the open directories, and leave them. */
 static void walk_levels(struct worker *worker)
 {
-    while (worker->depth && !worker->walk->stop) {
+    while (worker->depth) {
         if (has_idle_thread(worker->walk))
             share_directories(worker);
         struct level *here = current_level(worker);
-        const char *name = take_name(&here->pending);
+        const char *name = worker->walk->stop ? NULL : take_name(&here->pending);
         if (name)
-            enter(worker, here->descriptor, name, name);
+            enter(worker, here->descriptor, name);
         else
             leave(worker);
     }
-    while (worker->depth) /* stopped */
-        pop_level(worker);
 }
 
 /* ---- threads ---- */
@@ -543,10 +546,8 @@ static void walk_subtree(struct worker *worker)
         count_entry(worker, "", &top);
     } else {
         worker->device = device_of(&top);
-        enter(worker, holder, name, "");
+        enter(worker, holder, name);
         walk_levels(worker);
-        if (walk->deletes)
-            unlinkat(holder, name, AT_REMOVEDIR);
     }
     if (holder >= 0 && holder != walk->start)
         close(holder);

@@ -273,16 +273,11 @@ class _Walk:
     def _enter(self, name: str) -> None:
         """Enter a directory, count its entries and collect its subdirectories."""
         descent = self._descent
-        holder, name_below = descent.descriptor, name if descent.depth else None
         sticky = descent.depth > 0 and descent.here.sticky
         try:
             status = descent.enter(name)
         except OSError as error:
-            self.fail("open", name_below, error)
-            with suppress(OSError):
-                status = os.stat(name, dir_fd=holder, follow_symlinks=False)
-                if error.errno == errno.EACCES and status.st_uid != self._account.user:
-                    self._find("foreign", name_below, status.st_uid)
+            self._fail_to_enter(name, error)
             return
         if status.st_dev != self._device:
             self._find("mounted", None, 0)
@@ -294,13 +289,21 @@ class _Walk:
         # do.
         closed = status.st_uid != self._account.user and not can_access(descent.descriptor, os.W_OK | os.X_OK)
         if (closed or status.st_mode & stat.S_IRWXU != stat.S_IRWXU) and not can_access(descent.descriptor, os.X_OK):
-            self.fail("open", None, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-            if closed:
-                self._find("foreign", None, status.st_uid)
             descent.leave()
+            self._fail_to_enter(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             return
         descent.here.sticky = is_sticky(status, self._account)
         self._list(status if closed else None)
+
+    def _fail_to_enter(self, name: str, error: OSError) -> None:
+        """Record a failure; nothing can be removed from a closed directory of another account."""
+        shown = name if self._descent.depth else None
+        self.fail("open", shown, error)
+        if error.errno == errno.EACCES:
+            with suppress(OSError):
+                owner = os.stat(name, dir_fd=self._descent.descriptor, follow_symlinks=False).st_uid
+                if owner != self._account.user:
+                    self._find("foreign", shown, owner)
 
     def _list(self, closed: os.stat_result | None) -> None:
         """Count the entries of the current directory; `closed`: its status if none is removable."""
