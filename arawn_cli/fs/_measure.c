@@ -49,11 +49,8 @@ static PyObject *result_of(const struct subtree *subtree)
 {
     const struct usage *usage = &subtree->usage;
     unsigned long long failures = subtree->found[OPEN_FAILED] + subtree->found[LIST_FAILED] + subtree->found[STAT_FAILED];
-    PyObject *newest = usage->newest_path
-                           ? Py_BuildValue("(LIy)", usage->newest.tv_sec, usage->newest.tv_nsec, usage->newest_path)
-                           : Py_NewRef(Py_None);
-    return Py_BuildValue("(KKKKKNK[][])", usage->apparent, usage->allocated, usage->files, usage->directories, usage->largest,
-                         newest, failures);
+    return Py_BuildValue("(KKKKK(LIy)K[][])", usage->apparent, usage->allocated, usage->files, usage->directories, usage->largest,
+                         usage->newest.tv_sec, usage->newest.tv_nsec, usage->newest_path, failures);
 }
 
 static PyObject *results_of(const struct walk *walk)
@@ -100,46 +97,45 @@ static bool wait_for_walk(struct walk *walk, PyObject *advance)
     return true;
 }
 
-static PyObject *run(struct walk *walk, PyObject *subtrees, unsigned threads, PyObject *advance)
+/* Measure or delete subtrees; only measuring has the numbers of an account. */
+static PyObject *run(PyObject *arguments, bool deletes)
 {
-    PyObject *results = NULL;
-    if (read_subtrees(subtrees, walk)) {
-        start_walk(walk, threads);
-        bool done = !walk->threads || wait_for_walk(walk, advance);
+    struct walk walk = {
+        .deletes = deletes,
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+        .work = PTHREAD_COND_INITIALIZER,
+        .over = PTHREAD_COND_INITIALIZER,
+    };
+    const char *format = deletes ? "iO!IO:delete" : "iO!IO(IpI):measure";
+    PyObject *subtrees, *advance, *results = NULL;
+    unsigned threads;
+    if (!PyArg_ParseTuple(arguments, format, &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &walk.account.user,
+                          &walk.account.acts_as_owner, &walk.account.unmapped))
+        return NULL;
+    if (read_subtrees(subtrees, &walk)) {
+        start_walk(&walk, threads);
+        bool done = !walk.threads || wait_for_walk(&walk, advance);
         Py_BEGIN_ALLOW_THREADS;
-        finish_walk(walk);
+        finish_walk(&walk);
         Py_END_ALLOW_THREADS;
-        if (done && walk->no_memory)
+        if (done && walk.no_memory)
             PyErr_NoMemory();
         else if (done)
-            results = walk->threads && !walk->deletes ? results_of(walk) : Py_NewRef(Py_None);
-        free_results(walk);
+            results = walk.threads && !deletes ? results_of(&walk) : Py_NewRef(Py_None);
+        free_results(&walk);
     }
-    free(walk->subtrees);
+    free(walk.subtrees);
     return results;
 }
 
 static PyObject *measure(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    struct walk walk = {0};
-    PyObject *subtrees, *advance;
-    int acts_as_owner;
-    unsigned threads, user, unmapped;
-    if (!PyArg_ParseTuple(arguments, "iO!IO(IpI):measure", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance, &user,
-                          &acts_as_owner, &unmapped))
-        return NULL;
-    walk.account = (struct account){user, acts_as_owner, unmapped};
-    return run(&walk, subtrees, threads, advance);
+    return run(arguments, false);
 }
 
 static PyObject *delete(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    struct walk walk = {.deletes = true};
-    PyObject *subtrees, *advance;
-    unsigned threads;
-    if (!PyArg_ParseTuple(arguments, "iO!IO:delete", &walk.start, &PyTuple_Type, &subtrees, &threads, &advance))
-        return NULL;
-    return run(&walk, subtrees, threads, advance);
+    return run(arguments, true);
 }
 
 static PyMethodDef methods[] = {

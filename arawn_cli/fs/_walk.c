@@ -44,7 +44,6 @@ struct level {
 struct unit {
     struct unit *next;
     size_t subtree;
-    dev_t device;
     struct level level;
     struct list names; /* entries that are still to be visited */
 };
@@ -56,7 +55,6 @@ struct worker {
     size_t merge_at; /* count of hard links at which duplicates are merged */
 
     size_t subtree; /* in progress */
-    dev_t device;   /* of the subtree */
     struct usage usage;
     struct level levels[MAX_OPEN];
     size_t depth;
@@ -177,6 +175,11 @@ static dev_t device_of(const struct statx *status)
     return makedev(status->stx_dev_major, status->stx_dev_minor);
 }
 
+static unsigned long long allocated_bytes(const struct statx *status)
+{
+    return status->stx_blocks * BLOCK_BYTES;
+}
+
 /* Compare subtree, device and inode, which have no padding between them. */
 static int compare_files(const void *one, const void *other)
 {
@@ -200,13 +203,14 @@ static void merge_links(struct list *links)
     links->count = last + 1;
 }
 
-static void record_link(struct worker *worker, const struct statx *status, unsigned long long allocated)
+static void record_link(struct worker *worker, const struct statx *status)
 {
     if (worker->links.count >= worker->merge_at) {
         merge_links(&worker->links);
         worker->merge_at = MERGE_LINKS + 2 * worker->links.count;
     }
-    struct hard_link link = {worker->subtree, device_of(status), status->stx_ino, status->stx_size, allocated, 1, status->stx_nlink};
+    struct hard_link link = {worker->subtree, device_of(status), status->stx_ino, status->stx_size, allocated_bytes(status), 1,
+                             status->stx_nlink};
     extend(worker->walk, &worker->links, &link, 1, sizeof link);
 }
 
@@ -216,13 +220,6 @@ static void record_link(struct worker *worker, const struct statx *status, unsig
 static void add(unsigned long long *sum, unsigned long long more)
 {
     *sum = *sum > ULLONG_MAX - more ? ULLONG_MAX : *sum + more;
-}
-
-static void add_file(struct usage *usage, unsigned long long apparent, unsigned long long allocated)
-{
-    usage->files++;
-    add(&usage->apparent, apparent);
-    add(&usage->allocated, allocated);
 }
 
 /* Return whether a time is later than the newest so far (1), the same (0) or earlier (-1). */
@@ -257,18 +254,17 @@ static void count_entry(struct worker *worker, const char *name, const struct st
         write_path(worker, name, path);
         count_time(worker->walk, usage, status->stx_mtime, path);
     }
-    unsigned long long allocated = status->stx_blocks * BLOCK_BYTES;
-    if (!S_ISREG(status->stx_mode)) {
-        usage->directories += S_ISDIR(status->stx_mode);
-        add(&usage->allocated, allocated);
+    bool is_file = S_ISREG(status->stx_mode);
+    if (is_file && status->stx_size > usage->largest)
+        usage->largest = status->stx_size;
+    if (is_file && status->stx_nlink > 1) {
+        record_link(worker, status);
         return;
     }
-    if (status->stx_size > usage->largest)
-        usage->largest = status->stx_size;
-    if (status->stx_nlink > 1)
-        record_link(worker, status, allocated);
-    else
-        add_file(usage, status->stx_size, allocated);
+    add(&usage->allocated, allocated_bytes(status));
+    add(&usage->apparent, is_file ? status->stx_size : 0);
+    usage->files += is_file;
+    usage->directories += S_ISDIR(status->stx_mode);
 }
 
 /* Add a part, and free its path. */
@@ -323,7 +319,7 @@ static struct unit *new_unit(const struct worker *worker, const struct level *le
         free(unit);
         return NULL;
     }
-    *unit = (struct unit){.subtree = worker->subtree, .device = worker->device, .level = *level};
+    *unit = (struct unit){.subtree = worker->subtree, .level = *level};
     unit->level.descriptor = descriptor;
     unit->level.name = NULL;
     unit->level.pending = (struct list){0};
@@ -348,14 +344,11 @@ static void share_directories(struct worker *worker)
     while (level < here && !level->pending.count)
         level++;
     struct list *pending = &level->pending;
-    const char *names = pending->items;
-    size_t kept = name_start(pending, pending->count / 2);
-    if (level == here && pending->count && !kept)
-        kept = strlen(names) + 1; /* the thread keeps one, or two threads would pass it on for ever */
-    struct unit *unit = kept < pending->count ? new_unit(worker, level) : NULL;
+    struct unit *unit = pending->count ? new_unit(worker, level) : NULL;
     if (!unit)
         return;
-    extend(worker->walk, &unit->names, names + kept, pending->count - kept, 1);
+    size_t kept = name_start(pending, pending->count / 2);
+    extend(worker->walk, &unit->level.pending, (const char *)pending->items + kept, pending->count - kept, 1);
     pending->count = kept;
     queue_unit(worker->walk, unit);
 }
@@ -469,7 +462,7 @@ static void enter(struct worker *worker, int parent, const char *name)
         record_failure(worker, OPEN_FAILED, name, EMFILE);
     } else if (!read_status(descriptor, "", &status)) {
         record_failure(worker, OPEN_FAILED, name, errno);
-    } else if (device_of(&status) != worker->device) {
+    } else if (device_of(&status) != worker->walk->subtrees[worker->subtree].device) {
         record_finding(worker, MOUNTED, name, 0);
     } else if (!worker->walk->deletes) {
         entered = measure_directory(worker, parent, name, descriptor, &status);
@@ -499,14 +492,16 @@ static void leave(struct worker *worker)
 static void walk_levels(struct worker *worker)
 {
     while (worker->depth) {
-        if (has_idle_thread(worker->walk))
-            share_directories(worker);
         struct level *here = current_level(worker);
         const char *name = worker->walk->stop ? NULL : take_name(&here->pending);
-        if (name)
-            enter(worker, here->descriptor, name);
-        else
+        if (!name) {
             leave(worker);
+            continue;
+        }
+        /* Not before it has one itself: two threads could pass it on for ever. */
+        if (has_idle_thread(worker->walk))
+            share_directories(worker);
+        enter(worker, here->descriptor, name);
     }
 }
 
@@ -534,7 +529,7 @@ static int open_holder(int start, const struct subtree *subtree, const char **na
 static void walk_subtree(struct worker *worker)
 {
     const struct walk *walk = worker->walk;
-    const struct subtree *subtree = &walk->subtrees[worker->subtree];
+    struct subtree *subtree = &walk->subtrees[worker->subtree];
     const char *name;
     struct statx top;
     int holder = open_holder(walk->start, subtree, &name);
@@ -545,7 +540,7 @@ static void walk_subtree(struct worker *worker)
     } else if (subtree->shallow || !S_ISDIR(top.stx_mode)) {
         count_entry(worker, "", &top);
     } else {
-        worker->device = device_of(&top);
+        subtree->device = device_of(&top);
         enter(worker, holder, name);
         walk_levels(worker);
     }
@@ -555,7 +550,6 @@ static void walk_subtree(struct worker *worker)
 
 static void walk_unit(struct worker *worker, struct unit *unit)
 {
-    worker->device = unit->device;
     worker->levels[worker->depth++] = unit->level;
     for (const char *name; !worker->walk->stop && (name = take_name(&unit->names));)
         visit_entry(worker, name);
@@ -617,9 +611,6 @@ static void *run_worker(void *argument)
 /* Start up to `threads` threads, as many as the system allows, perhaps none. */
 void start_walk(struct walk *walk, unsigned threads)
 {
-    pthread_mutex_init(&walk->lock, NULL);
-    pthread_cond_init(&walk->work, NULL);
-    pthread_cond_init(&walk->over, NULL);
     walk->workers = calloc(threads, sizeof *walk->workers);
     if (!walk->workers) {
         stop_without_memory(walk);
@@ -656,7 +647,7 @@ size_t wait_for_progress(struct walk *walk, bool *over)
     return finished;
 }
 
-/* Stop the threads if the walk is not over, wait for them and count their hard links. */
+/* Stop the threads if the walk is not over, wait for them and collect their hard links. */
 void finish_walk(struct walk *walk)
 {
     pthread_mutex_lock(&walk->lock);
@@ -671,12 +662,6 @@ void finish_walk(struct walk *walk)
     }
     free(walk->workers);
     merge_links(&walk->links);
-    const struct hard_link *link = walk->links.items;
-    for (size_t i = 0; i < walk->links.count; i++, link++)
-        add_file(&walk->subtrees[link->subtree].usage, link->apparent, link->allocated);
-    pthread_mutex_destroy(&walk->lock);
-    pthread_cond_destroy(&walk->work);
-    pthread_cond_destroy(&walk->over);
 }
 
 void free_results(struct walk *walk)

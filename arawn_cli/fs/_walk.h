@@ -33,14 +33,14 @@ enum kind {
 /* The account that would remove the trees. */
 struct account {
     uint32_t user;
-    bool acts_as_owner; /* CAP_FOWNER: it may remove files of others from a sticky directory */
+    int acts_as_owner;  /* CAP_FOWNER: it may remove files of others from a sticky directory */
     uint32_t unmapped;  /* except to files of this id, which the kernel shows for ids that the user namespace does not map */
 };
 
 struct usage {
-    unsigned long long apparent, allocated, files, directories;
-    unsigned long long largest;    /* st_size of the largest file */
-    struct statx_timestamp newest; /* newest mtime; 64-bit nanoseconds end in the year 2262 */
+    unsigned long long apparent, allocated, files, directories; /* without files with several names */
+    unsigned long long largest;                                 /* st_size of the largest file */
+    struct statx_timestamp newest;                              /* newest mtime; 64-bit nanoseconds end in the year 2262 */
     /* The entry with the newest mtime, below the subtree; of several, the first in the order of bytes. NULL: nothing was measured. */
     char *newest_path;
 };
@@ -50,6 +50,7 @@ struct subtree {
     const char *names; /* path from the start directory: `count` names, each with its NUL */
     size_t count;
     bool shallow; /* leave out everything below the directory */
+    dev_t device; /* set before a directory is entered */
     /* Guarded by the lock: */
     struct usage usage;
     size_t units;                    /* units of work that are queued or in progress */

@@ -34,11 +34,12 @@ _Kind = Literal["descriptor", "open", "list", "measure", "mounted", "foreign", "
 _Finding = tuple[_Kind, bytes, int]
 _Links = tuple[int, int, int, int, int, int]
 
-Measured = tuple[int, int, int, int, int, tuple[int, int, bytes] | None, int, list[_Links], list[_Finding]]
+Measured = tuple[int, int, int, int, int, tuple[int, int, bytes | None], int, list[_Links], list[_Finding]]
 """The usage of a subtree as a walk returns it.
 
-- Apparent and allocated bytes, files, directories, and the size of the largest file; the newest
-  mtime as seconds and nanoseconds, and its path; the number of failures, listed or not.
+- Apparent and allocated bytes, files and directories, without files with several names; the size of
+  the largest file; the newest mtime as seconds and nanoseconds, and its path, None if nothing was
+  measured; the number of failures, listed or not.
 - For each file with several names: device, inode, apparent and allocated bytes, names found, names.
 - Kind, path below the subtree and a number: for each failure the operation and errno; for the rest
   `mounted`, `foreign`, `flagged` or `linked`, and the owner; `descriptor` if C ran out of
@@ -154,16 +155,17 @@ def threads_for(configured: int) -> int:
 def _usage_of(measured: Measured, path: str) -> Usage:
     """Return the usage of a subtree; `path` is its path in failures."""
     apparent, allocated, files, directories, largest, newest, failed, links, findings = measured
-    seconds, nanoseconds, newest_path = newest or (0, 0, b"")
+    seconds, nanoseconds, newest_path = newest
+    linked = {(device, inode): HardLinks(*counts) for device, inode, *counts in links}
     usage = Usage(
-        apparent,
-        allocated,
-        files,
+        apparent + sum(file.apparent for file in linked.values()),
+        allocated + sum(file.allocated for file in linked.values()),
+        files + len(linked),
         directories,
         largest,
-        None if newest is None else seconds * SECOND + nanoseconds,
-        {(device, inode): HardLinks(*counts) for device, inode, *counts in links},
-        newest_path=newest_path,
+        None if newest_path is None else seconds * SECOND + nanoseconds,
+        linked,
+        newest_path=newest_path or b"",
     )
     if not findings:
         return usage
@@ -340,8 +342,9 @@ class _Walk:
                 identity = identity_of(status)
                 if known := self._linked.get(identity):
                     self._linked[identity] = known._replace(found=known.found + 1)
-                    return
-                self._linked[identity] = HardLinks(status.st_size, allocated, 1, status.st_nlink)
+                else:
+                    self._linked[identity] = HardLinks(status.st_size, allocated, 1, status.st_nlink)
+                return
             self._files += 1
             self._apparent += status.st_size
         elif stat.S_ISDIR(status.st_mode):
@@ -376,7 +379,8 @@ class _Walk:
 
     def result(self) -> Measured:
         """Return the measurements of the walk."""
-        newest = self._newest and (*divmod(self._newest[0], SECOND), self._newest[1])
+        mtime, newest_path = self._newest or (0, None)
+        newest = *divmod(mtime, SECOND), newest_path
         failed = sum(self._found[operation] for operation in ("open", "list", "measure"))
         links = [(*identity, file.apparent, file.allocated, file.found, file.names) for identity, file in self._linked.items()]
         return self._apparent, self._allocated, self._files, self._directories, self._largest, newest, failed, links, self._findings
