@@ -26,7 +26,7 @@ from arawn_cli.cleanup.chats import (
 )
 from arawn_cli.cleanup.obstacles import explained, why_immovable, why_immutable
 from arawn_cli.cleanup.plan import MOVED, contents, revalidate
-from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory
+from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory, keep_file_in
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, pending_name
 from arawn_cli.cleanup_events import Action
@@ -220,6 +220,8 @@ class SessionRemover:
                 return _changed(session)
             if not try_lock(descriptor):
                 return _kept(session, Reason.LOCKED)
+            if outcome := self._protected(session, descriptor):
+                return outcome
             if decision := why_immovable(self._sessions, session, descriptor):
                 return self._apply(decision, candidate)
         except OSError as error:
@@ -236,6 +238,11 @@ class SessionRemover:
             return self._cannot_move(session, error)
         candidate.needs = self._needs
         return None if self._cannot_exchange is None else self._not_exchanged(candidate, self._cannot_exchange)
+
+    def _protected(self, session: ScratchSession, descriptor: int) -> Outcome | None:
+        """Look for a `.keep` file again; one that was restored or renamed has an old time."""
+        path = keep_file_in(descriptor, self._sessions.root.layout)
+        return _kept(session, Reason.PROTECTED, f"the file {path}") if path else None
 
     def _recheck(self, candidates: Sequence[Candidate], directory: int, *, measure_again: bool) -> dict[Identity, Outcome]:
         """Return outcomes of sessions used since the plan, or in use, in an open directory.
@@ -311,7 +318,11 @@ class SessionRemover:
         for candidate in moved:
             # Its next state, so that no later run moves it back.
             name = deleting_name(candidate.trash_name) if self._purge else confirmed_name(candidate.trash_name)
-            blocked = used.get(candidate.session.identity) or self._recheck_name(candidate, trash)
+            blocked = (
+                used.get(candidate.session.identity)
+                or self._protected(candidate.session, candidate.descriptor)
+                or self._recheck_name(candidate, trash)
+            )
             if blocked := blocked or self._rename_entry(candidate, name, trash):
                 outcomes.append(self._put_back(candidate, trash) or blocked)
             else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from arawn_cli.arawn.database import SessionRows, session_rows
-from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, WORK, WORKSTREAMS
+from arawn_cli.arawn.layout import MAIN, SCRATCH, V0, WORK, WORKSTREAMS, Layout
 from arawn_cli.arawn.messages import Damage
 from arawn_cli.arawn.root import Root
 from arawn_cli.arawn.turns import messages_reader
@@ -26,7 +27,7 @@ from arawn_cli.fs.openat import (
     identity_at,
     identity_of,
     is_same_directory,
-    open_directory,
+    opened_directory,
 )
 from arawn_cli.fs.usage import Usage
 from arawn_cli.sqlite import DatabaseUnreadableError, Signature, signature
@@ -200,30 +201,27 @@ def list_sessions(sessions: SessionsDirectory) -> list[ScratchSession]:
             continue  # somebody removed it since it was listed
         shown = mount.removeprefix(f"{sessions.root.path}/")
         is_foreign = not layout.is_session_id(entry.name)
-        keep_file = "" if is_foreign or mount or entry.kind is not FileKind.DIRECTORY else _keep_file(sessions, entry.name)
+        keep_file = ""
+        if entry.kind is FileKind.DIRECTORY and not mount and not is_foreign:  # a mount in it may hang, too
+            with suppress(OSError), opened_directory(sessions.descriptor, entry.name) as session:
+                keep_file = keep_file_in(session, layout)
         listed.append(ScratchSession(entry.name, entry.kind, identity, shown, is_foreign=is_foreign, keep_file=keep_file))
     return listed
 
 
-def _keep_file(sessions: SessionsDirectory, name: str) -> str:
-    """Return the path of the session's `.keep` file (Arawn 0.0: also in `work/`), or "".
+def keep_file_in(session: int, layout: Layout) -> str:
+    """Return the path of the `.keep` file in an open session (Arawn 0.0: also in `work/`), or "".
 
-    A failure to read is ignored here: measuring meets it later and reports it.
+    A failure to read is ignored here: measuring meets it, and keeps the session.
     """
-    descriptors: list[int] = []
-    try:
-        descriptors.append(open_directory(name, sessions.descriptor))
-        if exists(KEEP_FILE, descriptors[0]):
+    with suppress(OSError):
+        if exists(KEEP_FILE, session):
             return KEEP_FILE
-        if sessions.root.layout is not V0:
-            return ""
-        descriptors.append(open_directory(WORK, descriptors[0]))
-        return f"{WORK}/{KEEP_FILE}" if exists(KEEP_FILE, descriptors[1]) else ""
-    except OSError:
-        return ""
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        if layout is V0:
+            with opened_directory(session, WORK) as work:
+                if exists(KEEP_FILE, work):
+                    return f"{WORK}/{KEEP_FILE}"
+    return ""
 
 
 # ---- The evidence of their use

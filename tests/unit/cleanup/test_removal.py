@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arawn_cli.cleanup import removal, sessions
-from arawn_cli.cleanup.sessions import SessionsDirectory
+from arawn_cli.cleanup import job, removal, sessions
+from arawn_cli.cleanup.sessions import KEEP_FILE, ScratchSession, SessionsDirectory
+from arawn_cli.cli.demo import set_age
 from arawn_cli.events import Reason
 from arawn_cli.fs.in_use import Use
 from arawn_cli.timestamps import DAY
@@ -64,6 +65,33 @@ def test_use_between_the_last_check_and_the_rename_puts_the_session_back(
     assert (summary.sessions_kept, summary.bytes_freed) == ({"changed_since_plan": 1}, 0)
     assert (tree.sessions / "s" / "work" / "f").exists()
     assert not (tree.sessions.parent / ".trash").exists()
+
+
+@pytest.mark.parametrize("place", ["", "work"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_keep_file_with_an_old_time_that_comes_after_listing_protects_the_session(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, place: str, *, renamed: bool
+) -> None:
+    session = tree.session("s", files={"f": 1}, age_days=30)
+
+    def restore(directory: Path) -> None:
+        (directory / "work" / "f").rename(directory / place / KEEP_FILE)
+        set_age(directory, tree.ago(30))
+
+    if renamed:
+        disturb(monkeypatch, lambda name: restore(tree.sessions.parent / ".trash" / name) if name != "s" else None)
+    else:
+        original = sessions.list_sessions
+
+        def list_and_restore(directory: SessionsDirectory) -> list[ScratchSession]:
+            listed = original(directory)
+            restore(session)
+            return listed
+
+        monkeypatch.setattr(job, "list_sessions", list_and_restore)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_kept == {"protected": 1}
+    assert (session / place / KEEP_FILE).exists()
 
 
 def test_a_file_that_is_written_long_after_the_plan_keeps_the_session_in_its_place(
