@@ -61,6 +61,10 @@ class State:
 
     Until then it is read from a copy in memory, which changes nothing on disk.
 
+    Another run may find that the open file is damaged, and set it aside. So a transaction first
+    opens the new file if the open one has lost its name, and fails if that happens meanwhile. The
+    other run copies the events after the renaming: those of every transaction that succeeded.
+
     No second descriptor of the file may be opened while that connection is open. Closing it would
     release the locks that the process holds on the file (fcntl(2)), and another run could then
     delete the write-ahead log (sqlite.org/howtocorrupt.html).
@@ -103,10 +107,12 @@ class State:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection and commit at the end of the block, or roll back if the block raises.
 
-        If it finds that the file is damaged, it fails, and the next use has a new file.
+        If it finds that the file is damaged, or that another run has set it aside, it fails, and
+        the next use has a new file. In the second case the new file may have its events already.
 
         Raises:
-            StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged).
+            StateUnavailableError: the file cannot be written (full disk, read-only, busy, damaged),
+                or was set aside.
         """
         with self._replacing_damage():
             connection = self._open()
@@ -120,6 +126,17 @@ class State:
                 if connection is self._connection and connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            if self._was_set_aside():
+                raise StateUnavailableError(f"the state in {self.directory} was set aside or removed meanwhile")
+
+    def _was_set_aside(self) -> bool:
+        """Whether the open file has lost its name, because of damage or because it was removed."""
+        if not self._inode:
+            return False
+        try:
+            return (self.directory / FILE).lstat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
 
     @contextmanager
     def _replacing_damage(self) -> Iterator[None]:
@@ -172,8 +189,8 @@ class State:
             self._open().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self.close()  # the copy
+        if self._connection is None or self._was_set_aside():
+            self.close()  # the copy, or a file that was set aside
             make_private_directory(self.directory)
             _set_aside_what_is_no_file(self.directory, self._seconds())
             self._inode = _make_private(self.directory)
@@ -308,11 +325,11 @@ def _replace(directory: Path, inode: int, seconds: int, damage: str) -> None:
 
 def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
     path = directory / FILE
-    events, is_complete = _read_events(path)
     aside = _free_name(directory, seconds)
     for suffix in (*COMPANIONS, ""):
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", directory / f"{aside}{suffix}")
+    events, is_complete = _read_events(directory / aside)  # after the renaming: see `State`
     _make_private(directory)
     with closing(connect(path)) as connection:
         copied = _copy_events(connection, events)

@@ -20,7 +20,7 @@ _SURPLUS = 2
 _READ = "SELECT sequence, answer, refusals, refused_at, event_id, type, time, source, body, scope, level FROM outbox"
 _WRITE = (
     "INSERT INTO outbox (event_id, type, time, source, body, scope, level, target, root, drop_priority, answer, refusals, checksum) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
 )
 
 NOTIFY = "notify:"
@@ -158,7 +158,7 @@ class Outbox:
             StateUnavailableError: they are still there, and would be sent again.
         """
         with self.state.transaction() as connection:
-            connection.executemany("DELETE FROM outbox WHERE sequence = ?", [(queued.sequence,) for queued in events])
+            connection.executemany("DELETE FROM outbox WHERE event_id = ?", [(queued.event.event_id,) for queued in events])
 
     def record_refusal(self, refused: QueuedEvent, *, parked: bool) -> None:
         """Store the answer to a refused event, and when it was refused first; park it if asked.
@@ -167,9 +167,9 @@ class Outbox:
             StateUnavailableError: nothing is recorded.
         """
         statement = (
-            "UPDATE outbox SET answer = ?, refusals = ?, refused_at = ?, drop_priority = iif(?, ?, drop_priority) WHERE sequence = ?"
+            "UPDATE outbox SET answer = ?, refusals = ?, refused_at = ?, drop_priority = iif(?, ?, drop_priority) WHERE event_id = ?"
         )
-        values = (refused.answer, refused.refusals, refused.refused_at, parked, DropPriority.PARKED, refused.sequence)
+        values = (refused.answer, refused.refusals, refused.refused_at, parked, DropPriority.PARKED, refused.event.event_id)
         with self.state.transaction() as connection:
             connection.execute(statement, values)
 

@@ -17,7 +17,7 @@ from arawn_cli import sqlite, state_file
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.errors import StateUnavailableError
-from arawn_cli.state import State, exclusive_lock
+from arawn_cli.state import State, _replace, exclusive_lock
 from arawn_cli.state_file import FILE, SCHEMA_VERSION
 from tests.conftest import needs_root
 
@@ -37,7 +37,7 @@ def event(number: int, scope: str = "", level: str = "") -> OutgoingEvent:
 def stored(directory: Path) -> list[str]:
     state = opened(directory)
     try:
-        return [queued.event.event_id for queued in Outbox(state, 100).next(0, 100)]
+        return [queued.event.event_id for queued in Outbox(state, 1000).next(0, 1000)]
     finally:
         state.close()
 
@@ -372,6 +372,68 @@ def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(
         connection.execute("DELETE FROM samples")
     state.close()
     assert stored(tmp_path) == ["event-1"]
+
+
+def set_aside(directory: Path) -> None:
+    """Do what another run does that finds the file damaged."""
+    _replace(directory, (directory / FILE).stat().st_ino, NOW, "damaged")
+
+
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_a_run_whose_file_another_one_sets_aside_goes_on_with_the_new_file(tmp_path: Path, when: str) -> None:
+    state = opened(tmp_path)
+    outbox = Outbox(state, 10)
+    outbox.append(event(1))
+    (queued,) = outbox.next(0, 1)
+
+    def add_and_set_aside() -> None:
+        with state.transaction() as connection:
+            outbox.add(connection, [event(2)])
+            set_aside(tmp_path)
+
+    if when == "within":
+        with pytest.raises(StateUnavailableError, match="set aside"):
+            add_and_set_aside()
+    else:
+        if when == "after":
+            outbox.append(event(2))
+        set_aside(tmp_path)
+    Outbox(opened(tmp_path), 10).append(event(3))
+    outbox.append(event(2))
+    outbox.remove([queued])
+    state.close()
+    assert sorted(stored(tmp_path)) == ["event-2", "event-3"]
+
+
+def has_stored_event(state: State, new: OutgoingEvent) -> bool:
+    try:
+        Outbox(state, 1000).append(new)
+    except StateUnavailableError:
+        return False
+    return True
+
+
+def test_no_event_is_lost_or_doubled_while_another_run_sets_the_file_aside_again_and_again(tmp_path: Path) -> None:
+    wanted = [f"event-{number}" for number in range(300)]
+    state = opened(tmp_path)
+    has_stored, is_over = threading.Event(), threading.Event()
+
+    def interfere() -> None:
+        while not is_over.is_set():
+            if has_stored.wait(0.1):
+                set_aside(tmp_path)
+                has_stored.clear()  # the run opens the new file before it is set aside, too
+
+    other = threading.Thread(target=interfere, daemon=True)
+    other.start()
+    for number in range(len(wanted)):
+        while not has_stored_event(state, event(number)):
+            pass
+        has_stored.set()
+    is_over.set()
+    other.join()
+    state.close()
+    assert sorted(stored(tmp_path)) == sorted(wanted)
 
 
 @needs_root
