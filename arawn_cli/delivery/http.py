@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_heade
 
 from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
-from arawn_cli.delivery.message import USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
+from arawn_cli.delivery.message import UNAUTHORISED, USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
 
 # Enough to interpret an answer; the connection of a longer one is closed.
 _ANSWER_BYTES = 65_536
@@ -160,7 +160,7 @@ def _read_start(response: HTTPResponse, end: float) -> tuple[bytes, bool]:
 
 _CONTINUE = 100
 _PROXY_UNAUTHORISED = 407
-_UNAUTHORISED = (401, 403, _PROXY_UNAUTHORISED)
+_UNAUTHORISED = (UNAUTHORISED, 403, _PROXY_UNAUTHORISED)
 _EXPECTATION_FAILED = 417
 
 # Instead of a status: no answer in time, and one that is not HTTP or a closed connection.

@@ -24,6 +24,8 @@ EXCERPT_CHARACTERS = 200
 # (RFC 9110, RFC 8470, RFC 6585).
 RETRYABLE = frozenset({408, 425, 429})
 
+UNAUTHORISED = 401
+
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
@@ -113,15 +115,17 @@ class RelayClient(Protocol):
 def interpret_response(status: int, body: bytes, retry_after: str | None, now: float, secrets: Secrets) -> SendResult:
     """Interpret the status of an HTTP response, the start of its body and its `Retry-After` header.
 
-    `now` is in seconds since the epoch.
+    A status about token or address refuses no single event. `now` is in seconds since the epoch.
     """
     answer = f"{status} {excerpt(body, secrets)}".rstrip()
     if status in RETRYABLE or status >= 500:
         return Failed(f"the relay answers {answer}", retry_after=parse_retry_after(retry_after, now))
     if 200 <= status < 300:
         return Refused(answer) if contains_error(body) else Delivered()
+    if status == UNAUTHORISED:
+        return Failed(f"the relay requires a valid token or password: {answer}", retryable=False)
     if 300 <= status < 400:
-        return Refused(f"{status}, a redirect, which is never followed; set url to where the relay is")
+        return Failed(f"the relay answers {status}, a redirect, which is never followed; set url to where it is", retryable=False)
     return Refused(answer)
 
 

@@ -231,7 +231,7 @@ class Delivery(EventOutbox):
         is_recorded = self._write(outbox, lambda: outbox.record_refusal(refused, parked=is_parked), "refusals are not counted")
         self.stats.refused += 1
         self._refused_again += queued.answer is not None
-        # With a wrong token every event gets the same answer: log it once per run.
+        # With a wrong address every event gets the same answer: log it once per run.
         level = logging.DEBUG if answer in (queued.answer, self._last_answer) else logging.WARNING
         self._last_answer = answer
         log.log(level, "%s refused %s %s: %s", self.name, outbox.noun, queued.event, answer, extra=self._problem(is_reached=True))

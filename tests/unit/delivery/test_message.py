@@ -26,16 +26,22 @@ def test_a_temporary_failure_is_retried_after_the_requested_pause(status: int) -
     assert interpret_response(status, b"later", "7", NOW, NONE) == Failed(f"the relay answers {status} later", retry_after=7)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 422])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 422])
 def test_a_permanent_failure_is_refused(status: int) -> None:
     assert interpret_response(status, b"no", None, NOW, NONE) == Refused(f"{status} no")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_refused_and_not_followed(status: int) -> None:
+def test_a_redirect_is_not_followed_and_refuses_no_event(status: int) -> None:
     answer = interpret_response(status, b"", None, NOW, NONE)
-    assert isinstance(answer, Refused)
-    assert "never followed" in answer.answer
+    assert isinstance(answer, Failed)
+    assert not answer.retryable
+    assert "never followed" in answer.reason
+
+
+def test_a_wrong_token_refuses_no_event() -> None:
+    reason = "the relay requires a valid token or password: 401 bad token"
+    assert interpret_response(401, b"bad token", None, NOW, NONE) == Failed(reason, retryable=False)
 
 
 @pytest.mark.parametrize("body", [b'{"error": {"code": 1}}', b' \n{"error":"x"}', b'\xef\xbb\xbf{"error":"x"}'])
@@ -59,9 +65,9 @@ def test_the_start_of_an_answer_is_shown_on_one_line() -> None:
 )
 def test_a_secret_in_an_answer_is_not_shown(repeated: str) -> None:
     secrets = Secrets.of(parse("http://ann:p%40ss%22w@h/pub?key=QUERYS3CRET"), Token("tok-3n/!"))
-    answer = interpret_response(401, f"bad {repeated} here".encode(), None, NOW, secrets)
+    answer = interpret_response(403, f"bad {repeated} here".encode(), None, NOW, secrets)
     assert isinstance(answer, Refused)
-    assert re.fullmatch(r"401 bad (/pub\?)?(\*\*\*)+ here", answer.answer)
+    assert re.fullmatch(r"403 bad (/pub\?)?(\*\*\*)+ here", answer.answer)
 
 
 def http_date(seconds: float) -> str:

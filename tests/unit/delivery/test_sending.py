@@ -212,10 +212,10 @@ def test_a_refused_event_blocks_no_later_one_and_is_tried_again(
 
 
 def test_the_same_refusal_of_many_events_is_logged_once(tmp_path: Path, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
-    relay.answer = refuse(*range(9), answer="401 bad token")
+    relay.answer = refuse(*range(9), answer="403 forbidden")
     deliver(tmp_path, relay, *range(9))
     assert caplog.text.count("the relay refused event") == 1
-    assert "9 events in the outbox, 9 of them refused by the relay: 401 bad token" in caplog.text
+    assert "9 events in the outbox, 9 of them refused by the relay: 403 forbidden" in caplog.text
 
 
 def test_old_refusals_cost_a_run_no_more_than_some_requests(tmp_path: Path, relay: Relay) -> None:
@@ -256,9 +256,9 @@ def test_a_relay_that_dies_while_a_refused_batch_is_tried_singly_keeps_the_rest(
     assert "2 events in the outbox: connection refused; the first is event-2" in caplog.text
 
 
-def test_with_a_corrected_token_everything_arrives_in_order_in_one_run(tmp_path: Path, relay: Relay) -> None:
+def test_when_the_relay_accepts_refused_events_everything_arrives_in_order_in_one_run(tmp_path: Path, relay: Relay) -> None:
     count = REFUSED_TRIES + 50
-    relay.answer = refuse(*range(count), answer="401 bad token")
+    relay.answer = refuse(*range(count), answer="403 forbidden")
     deliver(tmp_path, relay, *range(count), limit=1000)
     relay.answer = refuse()
     deliver(tmp_path, relay, count, limit=1000)
