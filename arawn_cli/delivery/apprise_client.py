@@ -15,7 +15,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,17 +94,11 @@ class AppriseClient:
             self._child = Child("Apprise", lambda message: _answer(address.url, message, use_proxy=use_proxy))
         except OSError as error:
             raise ConfigurationError(f"cannot start a process for Apprise: {error.strerror}") from error
-        self._unreachable: Failed | None = None
 
     def send(self, events: Sequence[OutgoingEvent], timeout: float) -> SendResult:
         """Send one message. After a timeout it may have arrived, so only a later run retries."""
         (event,) = events
-        result = self._ask(json.loads(event.body), timeout)
-        if isinstance(result, Failed):
-            # The last attempt of a run may have had too little time to say anything.
-            result = self._unreachable or result
-            self._unreachable = replace(result, retryable=False) if result.retryable else None
-        return result
+        return self._ask(json.loads(event.body), timeout)
 
     def problem(self, timeout: float, *, test: bool) -> str | None:
         """Return why the address cannot be used, None if it can. With `test`, send a message."""

@@ -72,7 +72,11 @@ class RetryClient:
         longest = _FIRST_PAUSE_SECS
         while (reason := self.stop_reason()) is None:
             result = self._attempt(events, min(self.timeout, self.end - self.timing.monotonic()))
-            if not isinstance(result, Failed) or not result.retryable:
+            if not isinstance(result, Failed):
+                return result
+            if failed is not None and self.timing.monotonic() >= self.end:
+                return failed  # the deadline cut the attempt short, so it says nothing about the relay
+            if not result.retryable:
                 return result
             failed = result
             # Up to half shorter at random, so that many machines do not retry at the same moment.
@@ -99,6 +103,8 @@ class RetryClient:
         try:
             return result_of(attempt, seconds + _GRACE_SECS, self.stopping, _AFTER_SIGNAL_SECS)
         except TimeoutError:
+            if self.stopping():
+                return Failed("the event may have arrived")
             return Failed(f"no result within {span(seconds)}; the event may have arrived")
         except OSError as error:
             return Failed(str(error.strerror))

@@ -116,14 +116,6 @@ def test_a_server_that_hangs_costs_no_more_than_its_time() -> None:
     assert result == Failed("no answer within 2 s; the message may have arrived", retryable=False)
 
 
-def test_an_attempt_without_time_does_not_hide_why_the_one_before_failed() -> None:
-    with silent_port(listens=False) as port, closing(AppriseClient(Address(1, f"json://127.0.0.1:{port}/"))) as client:
-        first, second = client.send([MESSAGE], 30), client.send([MESSAGE], 0)
-    assert isinstance(first, Failed)
-    assert first.retryable
-    assert second == Failed(first.reason, retryable=False)
-
-
 @pytest.mark.parametrize("use_proxy", [True, False])
 def test_a_proxy_of_the_environment_is_used_if_the_configuration_lets_it(
     json_server: JsonServer, monkeypatch: pytest.MonkeyPatch, use_proxy: bool
