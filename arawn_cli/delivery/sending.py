@@ -121,7 +121,7 @@ class Delivery(EventOutbox):
         try:
             reason = self._send()
         finally:
-            self._store_rest()
+            self._store_rest(reason)
         if self.stats.delivered or self.stats.refused:
             refused = f", {self.stats.refused} refused" if self.stats.refused else ""
             log.info("%s delivered to %s%s", count(self.stats.delivered, self.outbox.noun), self.name, refused)
@@ -268,17 +268,20 @@ class Delivery(EventOutbox):
         log.warning("%s: events are sent without being stored first", error, extra=STATE)
         return Outbox(State.in_memory(), self.outbox.limit, self.outbox.target, self.outbox.root)
 
-    def _store_rest(self) -> None:
-        """Store the events that are left in memory: a cleanup may have made space for them."""
+    def _store_rest(self, reason: str | None) -> None:
+        """Store the events that are left in memory: a cleanup may have made space for them.
+
+        `reason` says why sending ended early.
+        """
         rest = self._in_memory.next(0, -1) if self._in_memory is not None else []
         for number, queued in enumerate(rest):
             try:
                 self._count_dropped(self.outbox.append(queued.event, queued.answer))
-            except StateUnavailableError:
+            except StateUnavailableError as error:
                 self.stats.lost += len(rest) - number
                 for lost in rest[number:]:
-                    why = f"{self.name} refused it: {lost.answer}" if lost.answer else f"{self.name} did not confirm it"
-                    log.error("lost %s %s, neither delivered nor stored: %s", self.outbox.noun, lost.event, why)
+                    why = f"{self.name} refused it: {lost.answer}" if lost.answer else reason or f"{self.name} did not confirm it"
+                    log.error("lost %s %s, neither delivered nor stored: %s; %s", self.outbox.noun, lost.event, why, error)
                 return
 
     def _count_dropped(self, dropped: Sequence[OutgoingEvent]) -> None:

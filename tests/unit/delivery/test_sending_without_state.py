@@ -40,7 +40,8 @@ class TestWithoutState:
         relay.answer = lambda _events: Failed("connection refused")
         assert deliver(nowhere, relay, 1, 2).stats.lost == 2
         for number in (1, 2):
-            assert f"lost event event-{number} (disk_pressure scope-{number} warning), neither delivered nor stored" in caplog.text
+            event = f"lost event event-{number} (disk_pressure scope-{number} warning)"
+            assert f"{event}, neither delivered nor stored: connection refused; the state in {nowhere} cannot be used: Not" in caplog.text
 
     @pytest.mark.parametrize("batch", [1, 10])
     def test_a_refused_event_is_lost_and_the_rest_arrives(self, nowhere: Path, relay: Relay, batch: int) -> None:
