@@ -26,6 +26,9 @@ from arawn_cli.fs.files import read_small_file
 # OpenSSL's reasons for an answer that is not a TLS record.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
+# The other end closed the connection, such as in the middle of the handshake.
+_TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
 # A bundle of all authorities of a system is about 200 kB.
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -118,8 +121,8 @@ class Route:
         if isinstance(error, _NoTunnelError):
             answer = excerpt(f"{error.status} {error.reason}", self._secrets)
             return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=error.status >= 500)
-        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return None  # the connection broke in the middle of the handshake
+        if isinstance(error, _TLS_ENDS):
+            return None
         return Failed(self._tls_problem(error), retryable=False) if isinstance(error, ssl.SSLError) else None
 
     def cause_of(self, error: OSError | HTTPException) -> str:
@@ -130,6 +133,8 @@ class Route:
         """
         if not isinstance(error, OSError):
             return type(error).__name__
+        if isinstance(error, _TLS_ENDS):
+            return "the TLS connection ended unexpectedly"
         return excerpt(error.strerror or str(error), self._secrets) or type(error).__name__
 
     @property
