@@ -25,9 +25,9 @@ from arawn_cli.command_events import EffectiveSetting
 from arawn_cli.config.loader import Flags, Setting, settings_of
 from arawn_cli.config.lookup import SYSTEM_FILE, default_config_path, find_config
 from arawn_cli.errors import ConfigurationError, RefusedError
+from arawn_cli.events import Event
 from arawn_cli.fs.files import AtomicFile
 from arawn_cli.output.schemas import SCHEMAS, template
-from arawn_cli.output.stdout import print_event
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -52,11 +52,10 @@ def config_show(flags: Flags, output: Output) -> None:
     configure_logging(output)
     loaded = load_as_owner(flags)
     settings = settings_of(loaded, os.environ)
-    match output.resolved():
-        case "json":
-            print_settings_as_events(settings, loaded.root_name)
-        case "table":
-            print_settings(settings, Console(highlight=False, soft_wrap=True))
+    if (show := output.event_printer()) is not None:
+        show_settings(settings, loaded.root_name, show)
+    else:
+        print_settings(settings, Console(highlight=False, soft_wrap=True))
 
 
 @app.command("init")
@@ -175,10 +174,8 @@ def print_settings(settings: Iterable[Setting], console: Console) -> None:
         console.print(text, soft_wrap=True)
 
 
-def print_settings_as_events(settings: Iterable[Setting], root: str | None) -> None:
-    """Print one event for each value. `root` is the name of their root."""
+def show_settings(settings: Iterable[Setting], root: str | None, show: Callable[[Event], None]) -> None:
+    """Show one event for each value. `root` is the name of their root."""
     timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
     for each in settings:
-        print_event(
-            EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source)
-        )
+        show(EffectiveSetting(timestamp=timestamp, host=host, root=root, dry_run=False, key=each.key, value=each.value, source=each.source))

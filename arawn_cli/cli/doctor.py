@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -19,7 +19,7 @@ from rich.text import Text
 from arawn_cli import timestamps
 from arawn_cli.cli import options
 from arawn_cli.cli.account import load_as_owner
-from arawn_cli.cli.config import print_settings, print_settings_as_events
+from arawn_cli.cli.config import print_settings, show_settings
 from arawn_cli.cli.terminal import configure_logging
 from arawn_cli.command_events import DoctorCheck, DoctorSummary, Status
 from arawn_cli.config.loader import Flags, Setting, settings_of
@@ -39,8 +39,7 @@ from arawn_cli.doctor.findings import Finding, comment, fail, warn
 from arawn_cli.doctor.timers import run_command, timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
-from arawn_cli.events import JobName
-from arawn_cli.output.stdout import print_event
+from arawn_cli.events import Event, JobName
 from arawn_cli.schedule.settings import Shell, own_account
 from arawn_cli.schedule.status import installed_schedules
 from arawn_cli.units import count
@@ -77,11 +76,10 @@ def run_doctor(flags: Flags, output: options.Output, *, notify_test: bool = Fals
     except ArawnCliError as error:
         fix = "fix the file, or choose another with --config or a root with --base-path; the other checks depend on it"
         findings = [fail("configuration", str(error), comment(fix))]
-    match output.resolved():
-        case "json":
-            _print_json(settings, findings, flags.root)
-        case "table":
-            _print_text(settings if output.verbose else [], findings)
+    if (show := output.event_printer()) is not None:
+        _show_events(settings, findings, flags.root, show)
+    else:
+        _print_text(settings if output.verbose else [], findings)
     return ExitCode.PARTIAL if any(finding.status is Status.FAIL for finding in findings) else ExitCode.DONE
 
 
@@ -129,11 +127,11 @@ def _print_text(settings: list[Setting], findings: list[Finding]) -> None:
         print_settings(settings, console)
 
 
-def _print_json(settings: list[Setting], findings: list[Finding], root: str | None) -> None:
-    print_settings_as_events(settings, root)
+def _show_events(settings: list[Setting], findings: list[Finding], root: str | None, show: Callable[[Event], None]) -> None:
+    show_settings(settings, root, show)
     timestamp, host = timestamps.render(time.time_ns()), socket.gethostname()
     check = partial(DoctorCheck, timestamp=timestamp, host=host, root=root, dry_run=False)
     for finding in findings:
-        print_event(check(check=finding.check, status=finding.status, detail=finding.detail, fix=finding.fix))
+        show(check(check=finding.check, status=finding.status, detail=finding.detail, fix=finding.fix))
     passed, warned, failed = (sum(finding.status is status for finding in findings) for status in Status)
-    print_event(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))
+    show(DoctorSummary(timestamp=timestamp, host=host, root=root, dry_run=False, ok=passed, warn=warned, fail=failed))

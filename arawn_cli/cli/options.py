@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from arawn_cli.config.loader import Flags, named_roots
 from arawn_cli.errors import ArawnCliError
 from arawn_cli.fs.permissions import sudo_words
+from arawn_cli.output.stdout import print_event
+
+if TYPE_CHECKING:
+    from arawn_cli.events import Event
 
 
 def root_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -97,6 +101,18 @@ class Output:
             return self.format
         return "table" if sys.stdout.isatty() else "json"
 
+    def event_printer(self) -> Callable[[Event], None] | None:
+        """Return the function that prints each event as it happens; None for a table."""
+        match self.resolved():
+            case "json":
+                return print_event
+            case "none":
+                return lambda _event: None
+            case "table":
+                return None
+            case other:
+                raise ValueError(f"no output prints the format {other}")
+
 
 def _one_root(context: typer.Context, value: str | None) -> str | None:
     """Refuse --root together with --base-path; the later of both options finds the other."""
@@ -158,6 +174,14 @@ UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If 
 DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", "-n", help="Show what would be done, and change nothing.")]
 
 
+def _format_of(name: str, given: Mapping[str, Any]) -> str:
+    """Return the value of --format, or `json` with --json, and refuse both if they differ."""
+    value: str = given[name].value
+    if given["json"] and value != "json" and given[name] is not _OPTIONS[name][1]:
+        raise typer.BadParameter(f"--json and --format {value} exclude each other")
+    return "json" if given["json"] else value
+
+
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command these shared options.
 
@@ -181,7 +205,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
             given = {name: values.pop(name, _OPTIONS[name][1]) for name in shared_names}
             given["sudo"] = sudo_words(os.environ)
             for name in formats:
-                given["format"] = "json" if given["json"] else given[name].value
+                given["format"] = _format_of(name, given)
             for name, kind in kinds.items():
                 values[name] = kind(**{each.name: given[each.name] for each in fields(kind) if each.name in given})
             function(**values)

@@ -28,7 +28,6 @@ from arawn_cli.config.schema import Maintenance
 from arawn_cli.context import Progress, RunContext
 from arawn_cli.errors import ArawnCliError, ExitCode, LockedError, OutputLostError, StoppedError, log_error
 from arawn_cli.events import Event, JobName
-from arawn_cli.output.stdout import print_event
 from arawn_cli.problems import ProblemLog
 from arawn_cli.state import State
 from arawn_cli.timestamps import SECOND
@@ -343,17 +342,13 @@ def _print_table(table: Iterable[RenderableType]) -> None:
 
 
 def _writer(output: Output, progress: Progress, flags: Flags, *, events: bool) -> Callable[[Event], None]:
-    """Return the printer of events for a format; without `events`, a table prints none."""
-    match output.resolved():
-        case "table" if events:
-            from rich.console import Console
+    """Return the printer of events; without `events`, a table shows the result and prints none."""
+    if (printer := output.event_printer()) is not None:
+        return printer
+    if not events:
+        return lambda _event: None
+    from rich.console import Console
 
-            from arawn_cli.output.tables import Tables
+    from arawn_cli.output.tables import Tables
 
-            return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, command=flags.command).emit
-        case "json":
-            return print_event
-        case "table" | "none":
-            return lambda _event: None
-        case other:
-            raise ValueError(f"no output prints the format {other}")
+    return Tables(Console(), verbose=output.verbose, sort=output.sort, first=progress.end, command=flags.command).emit

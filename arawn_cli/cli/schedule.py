@@ -30,7 +30,6 @@ from arawn_cli.config.lookup import ignored_config_warning
 from arawn_cli.errors import ArawnCliError, ExitCode, RefusedError
 from arawn_cli.output import prometheus
 from arawn_cli.output.format import minute_with_zone
-from arawn_cli.output.stdout import print_event
 from arawn_cli.output.tables import Listing
 from arawn_cli.schedule.cron import MarkersError
 from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, timers_to_start
@@ -207,17 +206,16 @@ def print_line(line: str) -> None:
 
 def print_statuses(found: list[ScheduleStatus], output: Output, flags: Flags) -> None:
     """Print the status of each job."""
-    match output.resolved():
-        case "json":
-            for status in found:
-                print_event(status)
-        case "table":
-            console = Console(highlight=False)
-            for line in _headline(found, flags):
-                console.print(line, soft_wrap=True)
-            console.print(_table(found))
-            for problem in dict.fromkeys(problem for status in found for problem in status.problems):
-                console.print(Text(problem, style="red"), soft_wrap=True)
+    if (show := output.event_printer()) is not None:
+        for status in found:
+            show(status)
+        return
+    console = Console(highlight=False)
+    for line in _headline(found, flags):
+        console.print(line, soft_wrap=True)
+    console.print(_table(found))
+    for problem in dict.fromkeys(problem for status in found for problem in status.problems):
+        console.print(Text(problem, style="red"), soft_wrap=True)
 
 
 def _headline(found: list[ScheduleStatus], flags: Flags) -> Iterator[Text]:
