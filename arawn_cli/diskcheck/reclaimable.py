@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from arawn_cli.arawn.root import Root, opened_sessions
 from arawn_cli.cleanup.budget import Space
 from arawn_cli.cleanup.chats import ChatNeeds, removable
-from arawn_cli.cleanup.plan import Policy, RemovalLimit, can_turns_decide, decide_all, make_plan, selectable
+from arawn_cli.cleanup.plan import Policy, RemovalLimit, can_turns_decide, decide_all, make_plan, oldest_first, selectable
 from arawn_cli.cleanup.sessions import Decision, Evidence, SessionsDirectory, list_sessions
 from arawn_cli.cleanup.trash import list_trash_entries
 from arawn_cli.cleanup.trash_entry import TrashEntry
@@ -55,11 +55,18 @@ def removal_now(root: Root, config: Config, measurements: Measurements, now: int
         StoppedError: `stopping` returned that a signal asked the run to end.
     """
     try:
-        decisions = _decisions(root, config, measurements, now, stopping)
-        if RemovalLimit.of(config).exceeded_by(decisions):
-            return NextRemoval(decisions, frozenset(), Usage(), Usage(), is_over_limit=True)
-        removed = _unused(root, [decision for decision in decisions if decision.is_removal], stopping)
-        freed, trashed = _freed_and_trashed(root, config, measurements, removed, now, stopping)
+        # An entry that is newer than the measurements counts as empty.
+        trash = {entry: measurements.trash_entries.get(entry.path, Usage()) for entry in list_trash_entries(root)[0]}
+        with opened_sessions(root) as descriptor:
+            space = Space(config, root, descriptor, threads_for(config.maintenance.threads), stop_when(stopping))
+            sessions = None if descriptor is None else SessionsDirectory(root, descriptor)
+            decisions = _decisions(sessions, config, measurements.sessions, space, trash, now, stopping) if sessions else []
+            if RemovalLimit.of(config).exceeded_by(decisions):
+                return NextRemoval(decisions, frozenset(), Usage(), Usage(), is_over_limit=True)
+            due = {decision.session.name: decision for decision in decisions if decision.is_removal}
+            used = find_uses(sessions.descriptor, due, stopping) if sessions and due else {}
+            removed = [decision for name, decision in due.items() if name not in used]
+            freed, trashed = _freed_and_trashed(config, space, trash, removed, now)
         return NextRemoval(decisions, frozenset(decision.session.name for decision in removed), freed, trashed)
     except StoppedError:
         raise
@@ -67,57 +74,43 @@ def removal_now(root: Root, config: Config, measurements: Measurements, now: int
         return None
 
 
-def _decisions(root: Root, config: Config, measurements: Measurements, now: int, stopping: Callable[[], bool]) -> Sequence[Decision]:
-    """Return the plan of a cleanup at `now`."""
-    with opened_sessions(root) as descriptor:
-        if descriptor is None:
-            return []
-        listed = list_sessions(SessionsDirectory(root, descriptor))
-        evidence = Evidence(listed, root, stopping)
-        sessions, measured = removable(listed, measurements.sessions, descriptor, ChatNeeds.to_keep(config, root.layout))
-        policy, threads = Policy.of(config), threads_for(config.maintenance.threads)
-        space = Space(config, root, descriptor, threads, stop_when(stopping))
-        budget = policy.for_budgets(config) if space.exceeds_budget else policy
-        sessions = evidence.add_all_to(sessions, measured, partial(can_turns_decide, policy=budget, now=now))
-        decisions = decide_all(sessions, policy, now)
-        candidates = selectable(decisions, decide_all(sessions, budget, now)) if space.exceeds_budget else []
-        trash = _trash(root, measurements) if space.exceeds_budget else {}
-        return make_plan(decisions, candidates, None, trash, space, RemovalLimit.of(config)).decisions
-
-
-def _trash(root: Root, measurements: Measurements) -> dict[TrashEntry, Usage]:
-    """Return the usage of each entry of the trash, oldest first; nothing of one that is new."""
-    return {entry: measurements.trash_entries.get(entry.path, Usage()) for entry in list_trash_entries(root)[0]}
-
-
-def _unused(root: Root, removals: Sequence[Decision], stopping: Callable[[], bool]) -> list[Decision]:
-    """Return the decisions about sessions that are not in use."""
-    if not removals:
-        return []
-    with opened_sessions(root) as descriptor:
-        names = [decision.session.name for decision in removals]
-        uses = {} if descriptor is None else find_uses(descriptor, names, stopping)
-    return [decision for decision in removals if decision.session.name not in uses]
+def _decisions(
+    directory: SessionsDirectory,
+    config: Config,
+    measured: Mapping[str, Usage],
+    space: Space,
+    trash: Mapping[TrashEntry, Usage],
+    now: int,
+    stopping: Callable[[], bool],
+) -> Sequence[Decision]:
+    """Return the plan of a cleanup at `now` for measured sessions."""
+    root = directory.root
+    listed = list_sessions(directory)
+    evidence = Evidence(listed, root, stopping)
+    sessions, usages = removable(listed, measured, directory.descriptor, ChatNeeds.to_keep(config, root.layout))
+    policy = Policy.of(config)
+    budget = policy.for_budgets(config) if space.exceeds_budget else policy
+    sessions = evidence.add_all_to(sessions, usages, partial(can_turns_decide, policy=budget, now=now))
+    decisions = decide_all(sessions, policy, now)
+    candidates = selectable(decisions, decide_all(sessions, budget, now)) if space.exceeds_budget else []
+    return make_plan(decisions, candidates, None, trash, space, RemovalLimit.of(config)).decisions
 
 
 def _freed_and_trashed(
-    root: Root, config: Config, measurements: Measurements, removed: Sequence[Decision], now: int, stopping: Callable[[], bool]
+    config: Config, space: Space, trash: Mapping[TrashEntry, Usage], removed: Sequence[Decision], now: int
 ) -> tuple[Usage, Usage]:
     """Return the usage that these removals free, with that of purged trash, and that they trash."""
     days = config.maintenance.cleanup.trash_days
-    trash = _trash(root, measurements)
     due = [usage for entry, usage in trash.items() if entry.is_due(now, days)]
     early = [usage for entry, usage in trash.items() if not entry.is_due(now, days)]
     moved: list[Usage] = []
-    for decision in sorted(removed, key=lambda decision: (decision.session.last_activity or 0, decision.session.name)):
+    for decision in oldest_first(removed):
         if decision.session.usage:
             (due if decision.reason is Reason.OVER_BUDGET else moved).append(decision.session.usage)
     if not days:
         return combined([*due, *early, *moved]), Usage()
-    with opened_sessions(root) as descriptor:
-        space = Space(config, root, descriptor, threads_for(config.maintenance.threads), stop_when(stopping))
-        if trash or moved:
-            space.add_limits()
+    if trash or moved:
+        space.add_limits()
     demanded = [*early, *moved]
     freed = space.needed(demanded, after=due)
     trashed = [usage for position, usage in enumerate(demanded) if position >= len(early) and position not in freed]
