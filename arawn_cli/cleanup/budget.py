@@ -206,11 +206,11 @@ class Space:
         except (OSError, StoppedError) as error:
             log.info("the space in use is not known: %s", error)
             return
-        self._bounds = [
-            replace(bound, usage=min(usage, bound.usage) if only_less else usage)
-            for bound in self._bounds
-            for usage in (now[bound.name] + self.freed.amounts[bound.measure],)
-        ]
+        bounds: list[Bound] = []
+        for bound in self._bounds:
+            usage = now[bound.name] + self.freed.amounts[bound.measure]  # as before anything was freed
+            bounds.append(replace(bound, usage=min(usage, bound.usage) if only_less else usage))
+        self._bounds = bounds
 
     def unmet(self) -> list[Bound]:
         """Return the budgets that are still exceeded, with their usage by the last measurement."""

@@ -375,11 +375,10 @@ def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
 
 
 def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
-    """Decide again on a planned removal: with new evidence and usage, nothing may have changed."""
+    """Decide again on a planned removal by new evidence and usage: a session that changed stays."""
     if evidence == planned.evidence and usage == planned.usage:
         return Decision(planned, Reason.EXPIRED)
     fresh = replace(planned, evidence=evidence, usage=usage)
-    reason, changed = Reason.EXPIRED, ""
     if usage.obstacles:
         reason = Reason.NOT_PERMITTED
     elif not evidence.complete or not usage.complete or evidence.damage != planned.evidence.damage:
@@ -388,14 +387,15 @@ def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) ->
         reason = Reason.ATTACHED
     elif usage.other_filesystems:
         reason = Reason.MOUNT_INSIDE
+    elif fresh.last_activity is None:
+        return Decision(fresh, Reason.CHANGED_SINCE_PLAN, "it is gone")
     elif fresh.last_activity != planned.last_activity:
-        reason, changed = (
-            Reason.CHANGED_SINCE_PLAN,
-            f"used meanwhile: {_newest(fresh)}" if fresh.last_activity is not None else "it is gone",
-        )
+        return Decision(fresh, Reason.CHANGED_SINCE_PLAN, f"used meanwhile: {_newest(fresh)}")
     elif contents(usage) != contents(planned.usage):
-        reason, changed = Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile"
-    return Decision(fresh, reason, changed or ("" if reason is Reason.EXPIRED else _detail(fresh, reason)))
+        return Decision(fresh, Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile")
+    else:
+        return Decision(fresh, Reason.EXPIRED)
+    return Decision(fresh, reason, _detail(fresh, reason))
 
 
 def contents(usage: Usage | None) -> tuple[int, int, int] | None:
