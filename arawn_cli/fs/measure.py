@@ -13,7 +13,6 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from importlib import import_module
 from typing import Literal, NamedTuple, Protocol, cast
 
@@ -131,7 +130,7 @@ def measure_all(start: int, subtrees: Sequence[Subtree], threads: int, advance: 
     results: list[Measured] | None = None
     if native is not None:
         given = tuple((b"\0".join(map(os.fsencode, subtree.names)), subtree.shallow) for subtree in subtrees)
-        results = native.measure(start, given, threads, advance, (account.user, account.acts_as_owner, account.unmapped))
+        results = native.measure(start, given, threads, advance, account)
     if results is None:
         results = list(_measured_in_python(start, subtrees, account, advance))
     usages = []
@@ -156,19 +155,11 @@ def _usage_of(measured: Measured, path: str) -> Usage:
     """Return the usage of a subtree; `path` is its path in failures."""
     apparent, allocated, files, directories, largest, newest, failed, links, findings = measured
     seconds, nanoseconds, newest_path = newest
-    linked = {(device, inode): HardLinks(*counts) for device, inode, *counts in links}
-    usage = Usage(
-        apparent + sum(file.apparent for file in linked.values()),
-        allocated + sum(file.allocated for file in linked.values()),
-        files + len(linked),
-        directories,
-        largest,
-        None if newest_path is None else seconds * SECOND + nanoseconds,
-        linked,
-        newest_path=newest_path or b"",
-    )
-    if not findings:
-        return usage
+    linked: dict[Identity, HardLinks] = {}
+    for device, inode, *counts in links:
+        file = linked[device, inode] = HardLinks(*counts)
+        apparent += file.apparent
+        allocated += file.allocated
     failures: list[Failure] = []
     others: list[str] = []
     obstacles: list[Obstacle] = []
@@ -184,16 +175,22 @@ def _usage_of(measured: Measured, path: str) -> Usage:
                 foreign_links.append(below)
             case "foreign" | "flagged":
                 obstacles.append(Obstacle(ObstacleKind(kind), below, number))
-    return in_order(
-        replace(
-            usage,
-            failures=tuple(failures),
-            other_filesystems=tuple(others),
-            obstacles=tuple(obstacles),
-            foreign_links=tuple(foreign_links),
-            unlisted_failures=failed - len(failures),
-        )
+    usage = Usage(
+        apparent_bytes=apparent,
+        allocated_bytes=allocated,
+        files=files + len(linked),
+        directories=directories,
+        largest_file_bytes=largest,
+        newest_mtime=None if newest_path is None else seconds * SECOND + nanoseconds,
+        linked=linked,
+        failures=tuple(failures),
+        other_filesystems=tuple(others),
+        newest_path=newest_path or b"",
+        obstacles=tuple(obstacles),
+        foreign_links=tuple(foreign_links),
+        unlisted_failures=failed - len(failures),
     )
+    return in_order(usage) if findings else usage
 
 
 # ---- The walk in Python
