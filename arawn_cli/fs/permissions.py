@@ -20,6 +20,17 @@ _NONE_UNMAPPED = 2**32 - 1
 _PR_SET_DUMPABLE = 4  # prctl(2)
 _ATTRIBUTES = slice(8, 16)  # statx(2)
 _IMMUTABLE, _APPEND = 0x10, 0x20
+_MAX_LINKS = 40  # in a path
+_NOBODY = 65534
+# Environment variables that this program and the programs that it starts read.
+_KEPT_PREFIXES = ("ARAWN_", "COVERAGE_", "LC_", "PYTHON", "SYSTEMD_")
+_KEPT = frozenset(
+    {
+        *("path", "ld_library_path", "lang", "language", "tz", "term", "colorterm", "columns", "lines", "no_color", "force_color"),
+        *("journal_stream", "state_directory", "credentials_directory", "ssl_cert_file", "ssl_cert_dir"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    }
+)
 
 
 class Account(NamedTuple):
@@ -50,11 +61,24 @@ class Account(NamedTuple):
 def _account(user: int) -> Account:
     acts_as_owner, unmapped = user == 0, _NONE_UNMAPPED
     with suppress(OSError):  # without /proc
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        acts_as_owner = bool(int(fields["CapEff"], 16) >> _CAP_FOWNER & 1)
+        acts_as_owner = has_capability(_CAP_FOWNER)
         if not is_in_first_user_namespace():
             unmapped = int(Path("/proc/sys/kernel/overflowuid").read_text())
     return Account(user, acts_as_owner, unmapped)
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability (capabilities(7)) now.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    return bool(_capabilities("CapEff") >> number & 1)
+
+
+def _capabilities(kind: str) -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[kind], 16)
 
 
 def is_in_first_user_namespace() -> bool:
@@ -126,9 +150,6 @@ def is_flagged(directory: int, name: str = "") -> bool:
     except OSError:
         return False
     return bool(int.from_bytes(status[_ATTRIBUTES], sys.byteorder) & (_IMMUTABLE | _APPEND))
-
-
-_MAX_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +279,7 @@ class Login:
         os.setresuid(self.user, self.user, self.user)
         # The kernel does it by itself, unless fs.suid_dumpable (proc(5)) is 1.
         call("prctl", _PR_SET_DUMPABLE, 0)
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        if any(int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")):
+        if any(_capabilities(kind) for kind in ("CapPrm", "CapEff", "CapAmb")):
             raise PermissionError(errno.EPERM, "capabilities of root stay")
 
     @contextmanager
@@ -279,14 +299,3 @@ class Login:
             os.seteuid(user)
             os.setegid(group)
             os.setgroups(groups)
-
-
-_NOBODY = 65534
-_KEPT_PREFIXES = ("ARAWN_", "COVERAGE_", "LC_", "PYTHON", "SYSTEMD_")
-_KEPT = frozenset(
-    {
-        *("path", "ld_library_path", "lang", "language", "tz", "term", "colorterm", "columns", "lines", "no_color", "force_color"),
-        *("journal_stream", "state_directory", "credentials_directory", "ssl_cert_file", "ssl_cert_dir"),
-        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    }
-)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from arawn_cli.fs.mounts import in_thread
 from arawn_cli.fs.openat import Identity
-from arawn_cli.fs.permissions import is_in_first_user_namespace
+from arawn_cli.fs.permissions import has_capability, is_in_first_user_namespace
 from arawn_cli.fs.system_calls import call, statx
 from arawn_cli.names import escape
 
@@ -227,7 +227,7 @@ def _require_inspecting(process: int, error: PermissionError) -> None:
         OSError: it is the run.
     """
     is_initial_namespace = is_in_first_user_namespace()
-    sees_all = is_initial_namespace and int(status_of("self")["CapEff"], 16) >> _CAP_SYS_PTRACE & 1
+    sees_all = is_initial_namespace and has_capability(_CAP_SYS_PTRACE)
     if sees_all or (is_initial_namespace and os.geteuid() != 0):
         return
     try:
