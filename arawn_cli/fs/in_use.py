@@ -237,31 +237,28 @@ class _Search:
 
     def _read_mounts(self, tasks: Iterable[Task]) -> None:
         """Learn the paths of the sessions in each mount namespace, and mounts of and in them."""
-        self._add_mounts(list(self._mounts.values()), self._own_namespace, "", "", "")
-        seen: set[tuple[str, str]] = {(self._own_namespace, "")}
+        own = list(self._mounts.values())
+        for mount in own:
+            self._add(self._place(mount.point), "mount point {}", Reason.MOUNT_INSIDE)
+        self._add_mounts(own, None)
+        seen: set[tuple[str, str]] = set()
         for task in tasks:
-            root = "" if task.mounts == self._own_namespace else task.root
-            if root is None or (task.mounts, root) in seen:
+            if task.mounts == self._own_namespace or task.root is None or (task.mounts, task.root) in seen:
                 continue
-            seen.add((task.mounts, root))
+            seen.add((task.mounts, task.root))
             mounts: list[Mount] = []
             with unless_ended:
-                mounts = read_mounts(task.path, root)
+                mounts = read_mounts(task.path, task.root)
             self._mounts |= {mount.id: mount for mount in mounts}
-            self._add_mounts(mounts, task.mounts, f"/proc/{task.path}/root", root, f" by {shown(task.process)}, in another mount namespace")
+            self._add_mounts(mounts, task)
 
-    def _add_mounts(self, mounts: list[Mount], namespace: str, root: str, chroot: str, whose: str) -> None:
-        """Find mounts of and in the sessions among those of a namespace.
-
-        `root` is a path to the root directory of a process in it, and `chroot` the path of that
-        directory in the namespace, with which the mount points begin.
-        """
-        if namespace == self._own_namespace:
-            for mount in mounts:
-                self._add(self._place(mount.point), "mount point {}", Reason.MOUNT_INSIDE)
+    def _add_mounts(self, mounts: list[Mount], task: Task | None) -> None:
+        """Find mounts of and in the sessions among those that a task sees, or this run."""
+        namespace = task.mounts if task else self._own_namespace
         self._network_points.setdefault(namespace, []).extend(mount.point for mount in mounts if mount.kind in _ASKS_SERVER)
         if self._directory is None:
             return
+        whose = f" by {shown(task.process)}, in another mount namespace" if task else ""
         table = {mount.id: mount for mount in mounts}
         for mount in mounts:
             above = table.get(mount.parent)
@@ -272,7 +269,7 @@ class _Search:
             layers, text = layers_of(mount), f"{{}} is a layer of the overlay at {escape(mount.point)}{whose}"
             for layer in layers:
                 # Who mounted the overlay may have had another root directory than the process.
-                for path in {self._resolved(layer, root, chroot, mounts), layer} if layer.startswith("/") else ():
+                for path in {self._resolved(layer, task, mounts), layer} if layer.startswith("/") else ():
                     below = mount_of(path, mounts)
                     if below and below.device == self._device:
                         self._add_view(mount, below.within(path), text)
@@ -289,8 +286,13 @@ class _Search:
             self._devices.add(mount.device)
         self._add(self._place_within(directory), text)
 
-    def _resolved(self, path: str, root: str, chroot: str, mounts: list[Mount]) -> str:
-        """Resolve links in a path below `chroot`, within the filesystem of the sessions or `/`."""
+    def _resolved(self, path: str, task: Task | None, mounts: list[Mount]) -> str:
+        """Resolve links in a path below the root directory of a task, or of this run.
+
+        Links on other filesystems than those of the sessions and of that directory stay. `mounts`
+        begin with the path of that directory, as the result does.
+        """
+        root, chroot = (f"/proc/{task.path}/root", task.root or "") if task else ("", "")
         pending = path.split("/")[::-1]
         done, links = "", 0
         while pending:
