@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
-from arawn_cli.arawn.layout import SCRATCH, SESSIONS, TRASH, V0
+from arawn_cli.arawn.layout import PRODUCTION, SCRATCH, SESSIONS, TRASH, V0, WORK, WORKSTREAMS
 from arawn_cli.arawn.root import Root
 from arawn_cli.context import RunContext
 from arawn_cli.fs.measure import Subtree, measure_all
+from arawn_cli.fs.mounts import is_below
 from arawn_cli.fs.openat import FileKind, entries, opened_directory
 from arawn_cli.fs.usage import Usage
 
@@ -19,7 +21,7 @@ MAX_DIRECTORIES = 3
 _MAX_LEVELS = 12
 
 # Directories of Arawn 0.0 whose entries are more telling than they are.
-_CONTAINERS = ("production", "work", SESSIONS, TRASH)
+_CONTAINERS = (PRODUCTION, WORK, SESSIONS, TRASH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def largest_in(
     Raises:
         StoppedError: a signal asked the run to end.
     """
-    if any(f"{path}/".startswith(f"{'/'.join(('workstreams', workstream))}/") for path in foreign):
+    if any(is_below(path, f"{WORKSTREAMS}/{workstream}") for path in foreign):
         return None
     containers: list[_Names] = [(workstream,)]
     if root.layout is V0:
@@ -64,7 +66,7 @@ def largest_in(
     if not usages:
         return None
     sizes = [(names, size_of(usage)) for names, usage in usages.items() if kinds[names] is FileKind.DIRECTORY]
-    directories = sorted(sizes, key=lambda each: each[1], reverse=True)
+    directories = sorted(sizes, key=itemgetter(1), reverse=True)
     path, size, is_file = _largest_file(root, kinds, usages, threads, context)
     return Largest(
         tuple(("/".join(names[1:]), number) for names, number in directories[:MAX_DIRECTORIES] if number),

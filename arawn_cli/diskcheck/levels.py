@@ -57,10 +57,13 @@ _SEVERITY = (Level.OK, Level.WARNING, Level.CRITICAL)
 class ScopeUsage:
     """The usage of a scope and its limits, in `unit`.
 
-    `scope` is one of `FIXED`, `session:<id>`, or the scope of a workstream. `limit` is the limit of
-    a warning, 0 for none. If `complete` is false, the usage is a lower bound. `sample_age_secs` is
-    the age of the oldest part of the measurement. `capacity` is the part of a filesystem
-    that an ordinary user can use, 0 for a tree.
+    Attributes:
+        scope: one of `FIXED`, `session:<id>`, or the scope of a workstream.
+        limit: the limit of a warning, 0 for none.
+        critical: the limit of the critical level.
+        complete: if false, the usage is a lower bound.
+        sample_age_secs: the age of the oldest part of the measurement.
+        capacity: the part of a filesystem that an ordinary user can use, 0 for a tree.
     """
 
     scope: str

@@ -42,14 +42,13 @@ _MEMORY = "memory.db"  # on main, each workstream has one, with files of SQLite 
 class WorkstreamTree:
     """The usage of a workstream by area, and of its session directories.
 
-    In 0.0 `work` is `work/` and `sessions/` together; `other` is everything else, for example
-    messages. On main `work` is the agent's files and the session directories, and `other` is
-    `memory.db`, messages beside them, and the trash; there is no `production`. In 0.0 the trash
-    belongs to the area that it lies in.
-
-    `sessions` are the scratch sessions by id, and in 0.0 those left in a promoted workstream.
-
-    `has_row` is whether it has a row in the database, None if there is none or it cannot be read.
+    Attributes:
+        has_row: whether it has a row in the database; None without a database that can be read.
+        production: in 0.0 `production/`; nothing on main.
+        work: in 0.0 `work/` and `sessions/`; on main the agent's files and the session directories.
+        other: everything else: messages, on main also `memory.db` and the trash, which in 0.0
+            belongs to the area that it lies in.
+        sessions: the scratch sessions by id, and in 0.0 those left in a promoted workstream.
     """
 
     row: WorkstreamRow
@@ -304,25 +303,29 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
         return
     yield _Part(Subtree(names, shallow=True), area)
     is_v0 = root.layout is V0
-    has_sessions = is_v0 or names[0] == SCRATCH
     in_workstream, in_trash = len(names) == 1, names[-1] == TRASH
+    has_sessions = is_v0 or names[0] == SCRATCH
     in_sessions = has_sessions and names[1:] == root.layout.sessions[1:]
+    divided = {TRASH} if has_sessions else set()  # directories whose entries are parts
+    own_names = divided  # those of Arawn's, which a link must not have
+    if is_v0 and in_workstream:
+        divided, own_names = {TRASH, SESSIONS}, {TRASH, *_AREAS, MESSAGES}
     for entry in listed:
-        is_directory = entry.kind is FileKind.DIRECTORY
-        entry_area = _area_of(root, names[0], entry.name) if in_workstream else area
-        is_inner = (entry.name == TRASH and has_sessions) or (entry.name == SESSIONS and in_workstream and is_v0)
-        if is_directory and not in_trash and is_inner:
-            yield from _parts(root, (*names, entry.name), entry_area)
-            continue
-        in_place_of_trash = is_directory and has_sessions and (in_trash or is_trash(entry.name))
-        is_arawns = is_inner or (in_workstream and is_v0 and entry.name in (*_AREAS, MESSAGES)) or (in_sessions and is_valid_id(entry.name))
         path = (*names, entry.name)
+        entry_area = _area_of(root, names[0], entry.name) if in_workstream else area
+        is_directory = entry.kind is FileKind.DIRECTORY
+        if is_directory and entry.name in divided and not in_trash:
+            yield from _parts(root, path, entry_area)
+            continue
+        is_session = in_sessions and is_valid_id(entry.name)
+        is_removed = is_directory and has_sessions and (in_trash or is_trash(entry.name)) and parse_entry(names, entry.name) is not None
+        is_link = entry.kind is FileKind.LINK and (is_session or entry.name in own_names)
         yield _Part(
             Subtree(path),
             entry_area,
-            session=entry.name if in_sessions and is_directory and is_valid_id(entry.name) else None,
-            trash_entry=path if in_place_of_trash and parse_entry(names, entry.name) else None,
-            link=_link(path) if is_arawns and entry.kind is FileKind.LINK else None,
+            session=entry.name if is_session and is_directory else None,
+            trash_entry=path if is_removed else None,
+            link=_link(path) if is_link else None,
         )
 
 

@@ -181,7 +181,7 @@ def joined(directory: str, below: str) -> str:
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Whether an absolute path is a directory or something below it."""
+    """Whether a path is a directory or something below it."""
     return directory == "/" or path == directory or path.startswith(f"{directory}/")
 
 
