@@ -88,8 +88,8 @@ class Freed:
             if before < file.names <= self._found[identity]:
                 self.amounts.update(_amounts(file))
 
-    def owes(self, usage: Usage, measure: Measure) -> bool:
-        """Whether a tree that was added has part in the sum."""
+    def contributes(self, usage: Usage, measure: Measure) -> bool:
+        """Whether a tree that was added has a part in the amount of a measure."""
         return _unlinked(usage)[measure] > 0 or any(
             self._found[identity] >= file.names and _amounts(file)[measure] for identity, file in usage.linked.items()
         )
@@ -120,7 +120,7 @@ def needed(bounds: Iterable[Bound], trees: Sequence[Usage], freed: Freed) -> lis
             break
         after.add(tree)
         chosen.append(position)
-    return [position for position in chosen if any(after.owes(trees[position], bound.measure) for bound in missing)]
+    return [position for position in chosen if any(after.contributes(trees[position], bound.measure) for bound in missing)]
 
 
 def split(items: Sequence[_Item], positions: Collection[int]) -> tuple[list[_Item], list[_Item]]:

@@ -11,8 +11,8 @@ for a moment. No system call exchanges two directories on the condition that a f
 same, so the link is made right before the exchange, and both files are compared right after it. If
 they differ, the exchange is undone, and lines that were appended to the old file meanwhile are
 appended to the new one. One case remains: a program replaces the file between link and exchange,
-reads the old one before the exchange is undone, and replaces it by that after the last look for
-missing lines.
+reads the old one before the exchange is undone, and writes the old content back after the last look
+for missing lines.
 """
 
 from __future__ import annotations

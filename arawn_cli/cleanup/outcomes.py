@@ -107,7 +107,7 @@ class Outcomes:
     def add_evidence_failures(self, failures: Iterable[Failure]) -> None:
         """Log and count failures to read the evidence of all sessions, each of them once.
 
-        That one is over is not logged: a run that need not read the messages does not know it.
+        Their end is not logged, since a run that does not read the messages cannot know it.
         """
         for failure in failures:
             self.add_failure(failure, ended="")
@@ -115,7 +115,7 @@ class Outcomes:
     def add_failure(self, failure: Failure, session: str | None = None, *, ended: str | None = None) -> None:
         """Log and count a failure that belongs to no outcome, or to several: only once.
 
-        `ended` is the message when it is over, as for `persistent`.
+        `ended` is the message when the failure is over, as for `persistent`.
         """
         report = report_failure(failure, session)
         if report not in self._shared_failures:

@@ -132,8 +132,8 @@ def list_trash(config: Config, context: RunContext, *, everything: bool = False)
 def restore(config: Config, context: RunContext, sessions: Sequence[str], *, last: bool) -> TrashResult:
     """Move removed sessions back into `sessions/`; overwrite nothing there.
 
-    Of each id, the last removed one is restored. With `last`, restore everything that the last run
-    removed which removed something.
+    If an id was removed several times, restore the last one. With `last`, restore the sessions of
+    the last run that removed any.
     """
     with _opened(config, context) as trash:
         entries = [entry for entry in trash.entries()[0] if entry.state is not TrashState.DELETING]
