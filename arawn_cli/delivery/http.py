@@ -17,9 +17,6 @@ from arawn_cli.delivery.message import UNAUTHORISED, USER_AGENT, Delivered, Fail
 # Enough to interpret an answer; the connection of a longer one is closed.
 _ANSWER_BYTES = 65_536
 
-# nginx answers this, with status 400, to a request in plain text on a TLS port.
-_PLAIN_ON_TLS = b"plain HTTP request was sent to HTTPS port"
-
 
 class HttpClient:
     """Send one event per POST, all of them over one connection if the relay keeps it open."""
@@ -99,13 +96,11 @@ class HttpClient:
         return Failed(f"{self._route.peer} does not speak HTTP: {self._route.cause_of(error)}")
 
     def _interpret(self, answer: Answer) -> SendResult:
-        status, server = answer.status, self._route.server
+        status = answer.status
         if self._route.proxy is not None and status == _PROXY_UNAUTHORISED:
             return Failed(f"{self._route.peer} does not accept our user and password ({status})", retryable=False)
-        if status == 400 and _PLAIN_ON_TLS in answer.body:
-            return Failed(f"{server} speaks TLS; use https://", retryable=False)
         if 200 <= status < 300 and not answer.is_complete:
-            return Failed(f"{server} did not complete its answer {status}; it may have the event")
+            return Failed(f"{self._route.server} did not complete its answer {status}; it may have the event")
         return interpret_response(status, answer.body, answer.retry_after, time.time(), self._secrets)
 
 

@@ -26,6 +26,9 @@ RETRYABLE = frozenset({408, 425, 429})
 
 UNAUTHORISED = 401
 
+# nginx answers this, with status 400, to a request in plain text on a TLS port.
+_PLAIN_ON_TLS = b"plain HTTP request was sent to HTTPS port"
+
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
@@ -124,6 +127,8 @@ def interpret_response(status: int, body: bytes, retry_after: str | None, now: f
         return Refused(answer) if contains_error(body) else Delivered()
     if status == UNAUTHORISED:
         return Failed(f"the relay requires a valid token or password: {answer}", retryable=False)
+    if status == 400 and _PLAIN_ON_TLS in body:
+        return Failed("the relay speaks TLS; use https:// or wss://", retryable=False)
     if 300 <= status < 400:
         return Failed(f"the relay answers {status}, a redirect, which is never followed; set url to where it is", retryable=False)
     return Refused(answer)

@@ -89,7 +89,8 @@ class WebSocketClient:
             try:
                 return self._exchange(_Connection(stream, protocol, end), events)
             except TimeoutError:
-                return Failed(f"{self._peer} did not answer within {span(timeout)}")
+                question = " the token" if protocol.state is State.OPEN else ""
+                return Failed(f"{self._peer} did not answer{question} within {span(timeout)}")
 
     def close(self) -> None:
         """Do nothing: no connection is open between two batches."""

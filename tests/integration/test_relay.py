@@ -79,7 +79,7 @@ def test_each_tls_failure_is_one_sentence(site: Site, shared_nchan: Nchan, chann
     cases = [
         (shared_nchan.tls_url(f"/pub/{channel}", f"{scheme}s"), str(other), "signed by an authority that"),
         (shared_nchan.url(f"/pub/{channel}", f"{scheme}s"), own, "does not speak TLS"),
-        (shared_nchan.tls_url(f"/pub/{channel}", scheme), own, "speaks TLS; use" if scheme == "http" else "HTTPS port"),
+        (shared_nchan.tls_url(f"/pub/{channel}", scheme), own, "the relay speaks TLS; use"),
     ]
     for url, authority, sentence in cases:
         site.configure(url, ca_file=authority)

@@ -113,7 +113,9 @@ def test_a_relay_that_talks_without_end_neither_fills_memory_nor_stops_delivery(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 12_000
 
 
-@pytest.mark.parametrize(("token", "reason"), [(TOKEN, "did not answer within 0.4 s"), (None, "did not confirm the events in time")])
+@pytest.mark.parametrize(
+    ("token", "reason"), [(TOKEN, "did not answer the token within 0.4 s"), (None, "did not confirm the events in time")]
+)
 def test_an_attempt_ends_in_time_if_the_relay_falls_silent(token: Token | None, reason: str) -> None:
     """It does not answer the closing handshake. Without an answer to the token it gets no event."""
     ended = threading.Event()
