@@ -42,6 +42,8 @@ _PROXY_OF = {
     "wss": ("wss", "https", "all"),
 }
 
+PROXY_UNAUTHORISED = 407
+
 
 class _NoTunnelError(OSError):
     """The proxy does not connect to the server."""
@@ -89,6 +91,13 @@ class Route:
         """The headers of an HTTP request that are for the proxy."""
         return {} if self.proxy is None or self.address.is_secure else _credentials(self.proxy)
 
+    @property
+    def unauthorised(self) -> Failed:
+        """The failure if the proxy answers 407 (RFC 9110, 15.5.8)."""
+        is_known = self.proxy is not None and self.proxy.carries_password
+        reason = "does not accept our user and password" if is_known else "requires user and password, and none are configured"
+        return Failed(f"{self.peer} {reason} ({PROXY_UNAUTHORISED})", retryable=False)
+
     def connect(self, timeout: float, *, tunnel: bool = False) -> HTTPConnection:
         """Open a connection; `timeout` is that of each step, in seconds.
 
@@ -119,6 +128,8 @@ class Route:
     def failure(self, error: OSError | HTTPException) -> Failed | None:
         """Describe an error of TLS or of a tunnel; None for other errors."""
         if isinstance(error, _NoTunnelError):
+            if error.status == PROXY_UNAUTHORISED:
+                return self.unauthorised
             answer = excerpt(f"{error.status} {error.reason}", self._secrets)
             return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=error.status >= 500)
         if isinstance(error, _TLS_ENDS):

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 
-from arawn_cli.delivery.connecting import Route
+from arawn_cli.delivery.connecting import PROXY_UNAUTHORISED, Route
 from arawn_cli.delivery.credentials import Secrets, Token, authorization
 from arawn_cli.delivery.message import UNAUTHORISED, USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
 
@@ -97,8 +97,8 @@ class HttpClient:
 
     def _interpret(self, answer: Answer) -> SendResult:
         status = answer.status
-        if self._route.proxy is not None and status == _PROXY_UNAUTHORISED:
-            return Failed(f"{self._route.peer} does not accept our user and password ({status})", retryable=False)
+        if self._route.proxy is not None and status == PROXY_UNAUTHORISED:
+            return self._route.unauthorised
         if 200 <= status < 300 and not answer.is_complete:
             return Failed(f"{self._route.server} did not complete its answer {status}; it may have the event")
         return interpret_response(status, answer.body, answer.retry_after, time.time(), self._secrets)
@@ -154,8 +154,7 @@ def _read_start(response: HTTPResponse, end: float) -> tuple[bytes, bool]:
 
 
 _CONTINUE = 100
-_PROXY_UNAUTHORISED = 407
-_UNAUTHORISED = (UNAUTHORISED, 403, _PROXY_UNAUTHORISED)
+_UNAUTHORISED = (UNAUTHORISED, 403, PROXY_UNAUTHORISED)
 _EXPECTATION_FAILED = 417
 
 # Instead of a status: no answer in time, and one that is not HTTP or a closed connection.
@@ -217,8 +216,8 @@ def probe(route: Route, token: Token | None, origin: str, timeout: float) -> Pro
         return ProbeResult(None, f"{address} is reachable, and does not answer before it has an event{number}")
     if status == _NO_HTTP:
         return ProbeResult(False, f"{address} closed the connection, or does not speak HTTP")
-    if status == _PROXY_UNAUTHORISED and route.proxy is not None:
-        return ProbeResult(False, f"{route}: the proxy does not accept our user and password ({status})")
+    if status == PROXY_UNAUTHORISED and route.proxy is not None:
+        return ProbeResult(False, f"{route}: {route.unauthorised.reason}")
     if status in _UNAUTHORISED:
         reason = f"does not accept the token ({status})" if token else f"requires a token ({status}), and none is configured"
         return ProbeResult(False, f"{address} {reason}")

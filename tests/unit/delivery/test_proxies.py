@@ -187,6 +187,21 @@ def test_a_proxy_that_does_not_connect_refuses_no_event(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [("", "requires user and password, and none are configured"), ("ann:s3cr3t@", "does not accept our user and password")],
+)
+def test_a_proxy_that_requires_a_password_is_described(scheme: str, user: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Proxy(status=b"407 Proxy Authentication Required")
+    with proxy.listening() as port:
+        monkeypatch.setenv("ALL_PROXY", f"http://{user}127.0.0.1:{port}")
+        route = route_to(relay_url.parse(f"{scheme}://relay.example/pub"), None, use_proxy=True)
+        reason = f"the proxy 127.0.0.1 port {port} {words} (407)"
+        assert sent(route) == Failed(reason, retryable=False)
+        assert reason in probe(route, None, "", 5).text
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_proxy_that_is_down_is_named_without_its_password(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://ann:s3cr3t@127.0.0.1:9")
     route = route_to(relay_url.parse(f"{scheme}://relay.example/pub"), None, use_proxy=True)
