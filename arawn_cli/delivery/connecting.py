@@ -18,7 +18,7 @@ from pathlib import Path
 
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
-from arawn_cli.delivery.credentials import Secrets, basic, with_kept_variables
+from arawn_cli.delivery.credentials import Secrets, Token, basic, with_kept_variables
 from arawn_cli.delivery.message import Failed, excerpt
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
@@ -130,7 +130,7 @@ class Route:
         if isinstance(error, _NoTunnelError):
             if error.status == PROXY_UNAUTHORISED:
                 return self.unauthorised
-            answer = excerpt(f"{error.status} {error.reason}", self._secrets)
+            answer = excerpt(f"{error.status} {error.reason}", self.secrets(None))
             return Failed(f"{self.peer} does not connect to {self.server}: {answer}", retryable=error.status >= 500)
         if isinstance(error, _TLS_ENDS):
             return None
@@ -146,11 +146,11 @@ class Route:
             return type(error).__name__
         if isinstance(error, _TLS_ENDS):
             return "the TLS connection ended unexpectedly"
-        return excerpt(error.strerror or str(error), self._secrets) or type(error).__name__
+        return excerpt(error.strerror or str(error), self.secrets(None)) or type(error).__name__
 
-    @property
-    def _secrets(self) -> Secrets:
-        return Secrets.of(self.address, None, self.proxy)
+    def secrets(self, token: Token | None) -> Secrets:
+        """Return the secrets that the other end may repeat in its answers."""
+        return Secrets.of(self.address, token, self.proxy)
 
     def _tls_problem(self, error: ssl.SSLError) -> str:
         if error.reason in _NO_TLS:

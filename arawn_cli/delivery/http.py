@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 
 from arawn_cli.delivery.connecting import PROXY_UNAUTHORISED, Route
-from arawn_cli.delivery.credentials import Secrets, Token, authorization
+from arawn_cli.delivery.credentials import Token, authorization
 from arawn_cli.delivery.message import UNAUTHORISED, USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
 
 # Enough to interpret an answer; the connection of a longer one is closed.
@@ -25,7 +25,7 @@ class HttpClient:
 
     def __init__(self, route: Route, token: Token | None) -> None:
         self._route = route
-        self._secrets = Secrets.of(route.address, token, route.proxy)
+        self._secrets = route.secrets(token)
         self._headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,

@@ -13,6 +13,19 @@ from arawn_cli.state import State
 from arawn_cli.state_file import checksum
 from arawn_cli.timestamps import DAY
 
+
+class DropPriority(IntEnum):
+    """Order in which a full outbox drops events, lowest first.
+
+    Parked ones are not sent any more, because the relay has refused them for good.
+    """
+
+    PARKED = -1
+    REPEAT = 0
+    REPORT = 1
+    TRANSITION = 2
+
+
 # During a run the outbox may hold this many times its limit: most events leave it at the end.
 _SURPLUS = 2
 
@@ -29,24 +42,12 @@ NOTIFY = "notify:"
 IS_NOTIFY = f"(target GLOB '{NOTIFY}*')"
 """The condition in SQL for events that are notifications."""
 
-COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {IS_NOTIFY} AND drop_priority <> -1"  # noqa: S608 - a constant
+COUNT_FOR_RELAYS = f"SELECT count(*) FROM outbox WHERE NOT {IS_NOTIFY} AND drop_priority <> {DropPriority.PARKED:d}"  # noqa: S608 - constants
 
 Row = tuple[int, str | None, int, int | None, str, str, str, str, bytes, str, str]
 
 _REFUSALS_MAX = 100
 _REFUSED_MAX = DAY
-
-
-class DropPriority(IntEnum):
-    """Order in which a full outbox drops events, lowest first.
-
-    Parked ones are not sent any more, because the relay has refused them for good.
-    """
-
-    PARKED = -1
-    REPEAT = 0
-    REPORT = 1
-    TRANSITION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Pings:
         self._ping("/start", b"")
 
     def end(self, exit_code: ExitCode, summary: Event | None, problems: Sequence[str]) -> None:
-        """Return the end of a run as JSON: its summary, or the problems without one."""
+        """Say how a run ended; the body is its summary as JSON, or the problems without one."""
         suffix = suffix_of(exit_code, has_result=summary is not None)
         if suffix is not None:
             body = to_json(summary) if summary is not None else json.dumps({"exit_code": exit_code, "problems": problems})

@@ -20,7 +20,7 @@ from websockets.typing import Origin
 from websockets.uri import parse_uri
 
 from arawn_cli.delivery.connecting import Route
-from arawn_cli.delivery.credentials import Secrets, Token, authorization
+from arawn_cli.delivery.credentials import Token, authorization
 from arawn_cli.delivery.message import (
     USER_AGENT,
     Delivered,
@@ -68,7 +68,7 @@ class WebSocketClient:
         self._route = route
         self._address = route.address
         self._token = token
-        self._secrets = Secrets.of(route.address, token, route.proxy)
+        self._secrets = route.secrets(token)
         self._origin = Origin(origin) if origin else None
         self._peer = route.server
 
