@@ -9,7 +9,6 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -152,8 +151,7 @@ def is_flagged(directory: int, name: str = "") -> bool:
     return bool(int.from_bytes(status[_ATTRIBUTES], sys.byteorder) & (_IMMUTABLE | _APPEND))
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """A path, and who decides what it names.
 
     Attributes:
@@ -224,8 +222,7 @@ def _others_may_replace(status: os.stat_result, *, is_last: bool) -> bool:
     return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """The ids and variables that a process needs to become an account.
 
     Attributes:
