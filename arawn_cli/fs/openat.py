@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -177,7 +176,6 @@ class MovedAwayError(OSError):
         super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
-@dataclass(slots=True)
 class DirectoryLevel:
     """A directory between the top of a tree and the current directory of a walk.
 
@@ -189,13 +187,14 @@ class DirectoryLevel:
         blocked: for deleting, whether something in it cannot be deleted, so that it stays.
     """
 
-    name: str
-    identity: Identity
-    descriptor: int | None
-    pending: list[str] = field(default_factory=list)
-    sticky: bool = False
-    round: int = 1
-    blocked: bool = False
+    def __init__(self, name: str, identity: Identity, descriptor: int) -> None:
+        self.name = name
+        self.identity = identity
+        self.descriptor: int | None = descriptor
+        self.pending: list[str] = []
+        self.sticky = False
+        self.round = 1
+        self.blocked = False
 
 
 class Descent:
