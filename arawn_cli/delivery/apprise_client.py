@@ -20,7 +20,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from arawn_cli.delivery.credentials import Secrets, notify_urls, with_kept_variables
-from arawn_cli.delivery.message import EXCERPT_CHARACTERS, RETRYABLE, Delivered, Failed, OutgoingEvent, Refused, SendResult
+from arawn_cli.delivery.message import (
+    EXCERPT_CHARACTERS,
+    PROXY_UNAUTHORISED,
+    RETRYABLE,
+    UNAUTHORISED,
+    Delivered,
+    Failed,
+    OutgoingEvent,
+    Refused,
+    SendResult,
+)
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.child import Child
 from arawn_cli.names import escape
@@ -164,6 +174,9 @@ _UNREACHABLE = re.compile(r"refused|name resolution|not known|No route|unreachab
 _STATUS = re.compile(r"error=(\d{3})\b")
 _SMTP_STATUS = re.compile(r"\((5\d\d), ")
 
+# Answers of HTTP and SMTP (RFC 4954, 6) to a wrong password, which refuse no single message.
+_NO_ACCESS = frozenset({UNAUTHORISED, PROXY_UNAUTHORISED, 530, 534, 535, 538})
+
 
 def interpret(warnings: Sequence[str], causes: Sequence[str], url: str) -> Refused | Failed:
     """Interpret the log of Apprise about a message that was not sent.
@@ -172,11 +185,13 @@ def interpret(warnings: Sequence[str], causes: Sequence[str], url: str) -> Refus
     """
     text = escape(without_address(" ".join(" ".join(warnings).split()), url))[:EXCERPT_CHARACTERS] or "Apprise gives no reason"
     cause = " ".join(causes)
-    status = _STATUS.search(" ".join(warnings))
-    if status and 400 <= int(status[1]) < 500 and int(status[1]) not in RETRYABLE:
-        return Refused(text)
+    if found := _STATUS.search(" ".join(warnings)):
+        status = int(found[1])
+        if 400 <= status < 500 and status not in RETRYABLE | _NO_ACCESS:
+            return Refused(text)
     if rejected := _SMTP_STATUS.search(cause):
-        return Refused(f"{text} SMTP {rejected[1]}")
+        text = f"{text} SMTP {rejected[1]}"
+        return Failed(text, retryable=False) if int(rejected[1]) in _NO_ACCESS else Refused(text)
     if _UNREACHABLE.search(cause):
         return Failed(f"it cannot be reached: {text}")
     return Failed(text, retryable=False)

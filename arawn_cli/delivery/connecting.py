@@ -19,7 +19,7 @@ from pathlib import Path
 from arawn_cli.config import relay_url
 from arawn_cli.config.relay_url import Address
 from arawn_cli.delivery.credentials import Secrets, Token, basic, with_kept_variables
-from arawn_cli.delivery.message import Failed, excerpt
+from arawn_cli.delivery.message import PROXY_UNAUTHORISED, Failed, excerpt
 from arawn_cli.errors import ConfigurationError
 from arawn_cli.fs.files import read_small_file
 
@@ -32,7 +32,6 @@ _TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 # A bundle of all authorities of a system is about 200 kB.
 _MAX_BYTES = 16 * 1024 * 1024
 
-
 # The variables that name the proxy for a kind of address, in small letters without _PROXY. A
 # WebSocket connection prefers the proxy for https, which is used to tunnels (RFC 6455, 4.1).
 _PROXY_OF = {
@@ -41,8 +40,6 @@ _PROXY_OF = {
     "ws": ("ws", "https", "http", "all"),
     "wss": ("wss", "https", "all"),
 }
-
-PROXY_UNAUTHORISED = 407
 
 
 class _NoTunnelError(OSError):

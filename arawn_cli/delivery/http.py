@@ -10,9 +10,19 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 
-from arawn_cli.delivery.connecting import PROXY_UNAUTHORISED, Route
+from arawn_cli.delivery.connecting import Route
 from arawn_cli.delivery.credentials import Token, authorization
-from arawn_cli.delivery.message import UNAUTHORISED, USER_AGENT, Delivered, Failed, OutgoingEvent, Refused, SendResult, interpret_response
+from arawn_cli.delivery.message import (
+    PROXY_UNAUTHORISED,
+    UNAUTHORISED,
+    USER_AGENT,
+    Delivered,
+    Failed,
+    OutgoingEvent,
+    Refused,
+    SendResult,
+    interpret_response,
+)
 
 # Enough to interpret an answer; the connection of a longer one is closed.
 _ANSWER_BYTES = 65_536

@@ -25,6 +25,7 @@ EXCERPT_CHARACTERS = 200
 RETRYABLE = frozenset({408, 425, 429})
 
 UNAUTHORISED = 401
+PROXY_UNAUTHORISED = 407
 
 # nginx answers this, with status 400, to a request in plain text on a TLS port.
 _PLAIN_ON_TLS = b"plain HTTP request was sent to HTTPS port"

@@ -76,7 +76,10 @@ def test_a_credential_of_systemd_comes_before_the_file(tmp_path: Path) -> None:
         (["Failed to send JSON: error=503."], [], Failed("Failed to send JSON: error=503.", retryable=False)),
         (["A Connection error"], ["Socket Exception: [Errno 111] Connection refused"], Failed("it cannot be reached: A Connection error")),
         (["A Connection error"], ["Socket Exception: timed out"], Failed("A Connection error", retryable=False)),
-        (["A Connection error"], ["Socket Exception: (535, b'no')"], Refused("A Connection error SMTP 535")),
+        (["Failed to send JSON: error=401."], [], Failed("Failed to send JSON: error=401.", retryable=False)),
+        (["Failed to send JSON: error=407."], [], Failed("Failed to send JSON: error=407.", retryable=False)),
+        (["A Connection error"], ["Socket Exception: (550, b'no')"], Refused("A Connection error SMTP 550")),
+        (["A Connection error"], ["Socket Exception: (535, b'no')"], Failed("A Connection error SMTP 535", retryable=False)),
         ([], [], Failed("Apprise gives no reason", retryable=False)),
     ],
 )
