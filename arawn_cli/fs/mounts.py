@@ -18,15 +18,16 @@ from arawn_cli.names import escape
 
 _ANSWER_SECS, _PAUSE_SECS = 5.0, 0.1
 _ENDLESS = 2**63
-# They may have no limit of inodes, and then some answer that none is free (statvfs(3)).
-_COUNTS_NO_INODES = re.compile(r"fuse(\..*)?|ceph|9p|cifs|smb3|squashfs|erofs|iso9660|udf")
+# Types up to a dot, as in `fuse.sshfs`. They may have no limit of inodes, and then some answer that
+# none is free (statvfs(3)).
+_COUNTS_NO_INODES = frozenset({"fuse", "ceph", "9p", "cifs", "smb3", "squashfs", "erofs", "iso9660", "udf"})
 _DELETED = "//deleted"  # follows the path of a mounted directory that was removed
 _MOUNT_ID = re.compile(rb"^mnt_id:\s*(\d+)", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
-_LAYERS = re.compile(r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)")
-_LAYER = re.compile(r"(?:\\.|[^:\\])+")
-_ESCAPED = re.compile(r"\\(.)")
-
+# Not compiled yet: few runs see an overlay.
+_LAYERS = r"(?:^|,)(?:lowerdir|upperdir|workdir|datadir)\+?=((?:\\.|[^,\\])*)"
+_LAYER = r"(?:\\.|[^:\\])+"
+_ESCAPED = r"\\(.)"
 
 Answer = TypeVar("Answer")
 Amounts = tuple[int, int, int]
@@ -91,7 +92,7 @@ def layers_of(mount: Mount) -> list[str]:
     """Return an overlay's directories, as spelled when it was mounted."""
     if mount.kind != "overlay":
         return []
-    return [_ESCAPED.sub(r"\1", text) for value in _LAYERS.findall(mount.options) for text in _LAYER.findall(value)]
+    return [re.sub(_ESCAPED, r"\1", text) for value in re.findall(_LAYERS, mount.options) for text in re.findall(_LAYER, value)]
 
 
 def mount_of(path: str, mounts: Iterable[Mount]) -> Mount | None:
@@ -246,7 +247,7 @@ def filesystem_of(place: Path | int, stopping: Callable[[], bool] = never_stoppi
     status = _answer_of(point, lambda: os.statvfs(place), stopping)
     block = status.f_frsize or status.f_bsize
     space = amounts(status.f_blocks * block, status.f_bfree * block, status.f_bavail * block)
-    if status.f_ffree == 0 and _COUNTS_NO_INODES.fullmatch(kind):
+    if status.f_ffree == 0 and kind.partition(".")[0] in _COUNTS_NO_INODES:
         return with_figures(point, space)
     return with_figures(point, space, amounts(status.f_files, status.f_ffree, status.f_favail))
 
