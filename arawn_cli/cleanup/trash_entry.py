@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,14 +18,14 @@ SESSIONS_PREFIX = f"{TRASH}."
 _NAME_MAX = 255  # bytes (NAME_MAX of limits.h)
 _EXCHANGED_MAX = 3 * 17  # bytes that the record of an exchange adds to a name
 _TIME = "%Y%m%dT%H%M%SZ"
-_RFC3339 = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
+# Compiled at the first use: most runs find no trash.
+_RFC3339 = r"(?a)(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z"
 # `+` ends an id that was cut to make room for the rest of the name; no id contains it. An id has no
 # dot, so the parts between the dots are never ambiguous, also for a session with the id `held`.
-_NAME = re.compile(
-    r"(?P<prefix>\.trash\.)?(?P<state>held\.|gone\.)?"
+_NAME = (
+    r"(?a)(?P<prefix>\.trash\.)?(?P<state>held\.|gone\.)?"
     r"(?P<rest>(?P<session>[A-Za-z0-9_][A-Za-z0-9_-]*\+?)\.(?P<time>\d{8}T\d{6}Z)\.[0-9a-f]{8})"
-    r"(?P<exchanged>-[0-9a-f]{1,16}-[0-9a-f]{1,16}-[0-9a-f]{1,16})?",
-    re.ASCII,
+    r"(?P<exchanged>-[0-9a-f]{1,16}-[0-9a-f]{1,16}-[0-9a-f]{1,16})?"
 )
 
 
@@ -65,8 +64,7 @@ class Exchanged(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class TrashEntry:
+class TrashEntry(NamedTuple):
     """An entry of the trash.
 
     Attributes:
@@ -148,7 +146,7 @@ def _in_state(name: str, state: TrashState) -> str:
 
 
 def _parts(name: str) -> dict[str, str]:
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     if match is None:
         raise ValueError(f"not the name of an entry of the trash: {name!r}")
     return match.groupdict("")
@@ -156,11 +154,11 @@ def _parts(name: str) -> dict[str, str]:
 
 def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
     """Return the entry of this name, or None if this tool did not create it."""
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     if match is None:
         return None
     try:
-        removed_at = parse(_RFC3339.sub(r"\1-\2-\3T\4:\5:\6Z", match["time"]))
+        removed_at = parse(re.sub(_RFC3339, r"\1-\2-\3T\4:\5:\6Z", match["time"]))
     except ValueError:
         return None
     numbers = match["exchanged"]
@@ -170,4 +168,4 @@ def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
 
 def is_trash(name: str) -> bool:
     """Whether a name in `sessions/` is the trash directory, or an entry of the trash."""
-    return name == TRASH or (name.startswith(SESSIONS_PREFIX) and _NAME.fullmatch(name) is not None)
+    return name == TRASH or (name.startswith(SESSIONS_PREFIX) and re.fullmatch(_NAME, name) is not None)

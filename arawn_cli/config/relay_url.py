@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
-_BEFORE_AT = re.compile(r"^([^\w]*(?:[a-z]+://)?).*@")
-_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
-_PATH = re.compile(r"(https?://[^\s/?#'\"]+)[/?#][^\s'\"]*", re.IGNORECASE)
+# Compiled at the first use: most runs need none of them.
+_USERINFO = r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*@"
+_BEFORE_AT = r"^([^\w]*(?:[a-z]+://)?).*@"
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_QUERY = r"(://[^\s?#'\"]*)[?#][^\s'\"]*"
+_PATH = r"(?i)(https?://[^\s/?#'\"]+)[/?#][^\s'\"]*"
 # Characters that a path or a query may have, beside letters, digits and "_.-~" (RFC 3986, A).
 _ALLOWED_IN_TARGET = "%/?:@!$&'()*+,;="
 ALLOWED = "an address such as https://relay.example/pub/arawn, with http, https, ws or wss"
@@ -107,19 +108,19 @@ def parse(url: str) -> Address:
 
 def redact(text: str) -> str:
     """Return a text with user, password and query of every URL in it replaced."""
-    return _QUERY.sub(r"\1?***", _USERINFO.sub("***@", text))
+    return re.sub(_QUERY, r"\1?***", re.sub(_USERINFO, "***@", text))
 
 
 def redact_value(value: str) -> str:
     """Return a value, which may be a malformed URL, without user, password and query."""
-    shown = _BEFORE_AT.sub(r"\1***@", value)
+    shown = re.sub(_BEFORE_AT, r"\1***@", value)
     before, separator, _ = shown.partition("?") if "?" in shown else shown.partition("#")
     return f"{before}?***" if separator else shown
 
 
 def redact_path(value: str) -> str:
     """Return a URL with nothing but its scheme and host, and any other text as it is."""
-    return _PATH.sub(r"\1/***", _USERINFO.sub("", value))
+    return re.sub(_PATH, r"\1/***", re.sub(_USERINFO, "", value))
 
 
 def _is_host(host: str) -> bool:
@@ -127,7 +128,7 @@ def _is_host(host: str) -> bool:
     if ":" in host:
         return True  # an IPv6 address, which urlsplit has checked
     labels = host.removesuffix(".").split(".")
-    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+    return len(host) <= 253 and all(re.fullmatch(_LABEL, label) for label in labels)
 
 
 def _target(parts: SplitResult) -> str:

@@ -60,7 +60,7 @@ _HINTS = {
 }
 
 # Addresses that are secret as a whole, and tables that hold them.
-_SECRET = re.compile(r"maintenance\.(ping|roots\[\d+\])(\.(scratch_cleanup|disk_check))?")
+_HIDDEN = r"maintenance\.(ping|roots\[\d+\])(\.(scratch_cleanup|disk_check))?"
 
 _MAIN_KEYS = (
     ("path", "maintenance.root"),
@@ -142,7 +142,7 @@ def _describe(detail: ErrorDetails) -> str:
     template = _ALLOWED.get(detail["type"])
     message = detail["msg"].removeprefix("Value error, ")
     allowed = template.format(**detail.get("ctx", {})) if template else message[0].lower() + message[1:]
-    found = "a value that is not shown" if _SECRET.fullmatch(key) else format_value(detail["input"])
+    found = "a value that is not shown" if re.fullmatch(_HIDDEN, key) else format_value(detail["input"])
     return f"{key}: found {found}; allowed: {allowed}" + (f"; {hint}" if hint else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -267,7 +267,7 @@ def _judge(config: Config, context: RunContext, found: _Findings) -> tuple[list[
         except StateUnavailableError as error:
             log.warning("%s: levels are reported as measured, and not remembered", error, extra=STATE)
             # Checks in a row cannot be counted. An early alert is better than none on a full disk.
-            rules = replace(rules, for_checks=1)
+            rules = rules._replace(for_checks=1)
     verdicts = judge_all(found.scopes.values(), found.history.alerts, rules, found.now, vanished=found.vanished)
     for event in _pressure_events(config, context, found, verdicts):
         context.emit(event)

@@ -216,8 +216,7 @@ def _directory_exists(root: Root, scope: str) -> bool:
 # ---- Levels
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """When a level is raised, left and repeated; `repeat` is in nanoseconds, 0 is every check."""
 
     for_checks: int = 1
@@ -257,8 +256,7 @@ class StoredAlert(NamedTuple):
     usage: ScopeUsage
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The result for one scope: its previous level, its new alert, and whether to send an event."""
 
     usage: ScopeUsage
