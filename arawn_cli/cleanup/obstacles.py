@@ -98,7 +98,7 @@ def why_immovable(sessions: SessionsDirectory, session: ScratchSession, descript
     above, status = os.fstat(sessions.descriptor), os.fstat(descriptor)
     writable = status.st_uid == account.user or can_access(descriptor, os.W_OK | os.X_OK)
     if not writable or (is_sticky(above, account) and not account.may_act_as_owner(status)):
-        usage = replace(session.usage or Usage(), obstacles=(Obstacle(ObstacleKind.FOREIGN, b"", status.st_uid),))
+        usage = (session.usage or Usage())._replace(obstacles=(Obstacle(ObstacleKind.FOREIGN, b"", status.st_uid),))
         return Decision(
             session, Reason.NOT_PERMITTED, not_permitted_text(usage, f"{sessions.path}/{session.name}", account_name(account.user))
         )

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from arawn_cli.arawn.layout import SCRATCH, TRASH, V0, WORKSTREAMS
 from arawn_cli.arawn.root import Root, workstream_entries
@@ -221,7 +221,7 @@ def trash_usage(root: Root, stopping: Callable[[], bool] = never_stopping) -> Us
     """
     found, failures = list_trash_entries(root)
     usage = combined(measured_entries(root, found, stop_when(stopping)).values())
-    return replace(usage, failures=(*usage.failures, *failures))
+    return usage._replace(failures=(*usage.failures, *failures))
 
 
 def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool = False) -> Failure | None:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ class _Part(NamedTuple):
 
     def with_link(self, usage: Usage) -> Usage:
         """Return the usage of the subtree with the failure of its link."""
-        return replace(usage, failures=(*usage.failures, self.link)) if self.link else usage
+        return usage._replace(failures=(*usage.failures, self.link)) if self.link else usage
 
 
 def measure_root(root: Root, config: Config, context: RunContext, reused: Mapping[str, Usage]) -> Measurements:

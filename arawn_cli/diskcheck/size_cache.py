@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from operator import attrgetter
@@ -68,7 +68,7 @@ class ReusedSizes:
     def usages(self) -> dict[str, Usage]:
         """The reused usage of each session, with its age."""
         return {
-            session: replace(size.usage, sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
+            session: size.usage._replace(sample_age_secs=(self.now - size.measured_at) // SECOND) for session, size in self.current.items()
         }
 
     def store(self, connection: sqlite3.Connection, root: Path, measured: Mapping[str, Usage]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from arawn_cli.errors import FAILURES_LISTED, Failure
@@ -53,8 +53,7 @@ class Obstacle(NamedTuple):
     owner: int
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """The usage of trees, with at most 16 failures, obstacles and paths of each kind a tree.
 
     Attributes:
@@ -84,7 +83,7 @@ class Usage:
     directories: int = 0
     largest_file_bytes: int = 0
     newest_mtime: int | None = None
-    linked: Mapping[Identity, HardLinks] = field(default_factory=dict)
+    linked: Mapping[Identity, HardLinks] = MappingProxyType({})
     failures: tuple[Failure, ...] = ()
     other_filesystems: tuple[str, ...] = ()
     sample_age_secs: int = 0
@@ -127,15 +126,14 @@ class Usage:
         """Return the usage with at most `most` failures listed, and the others counted."""
         if len(self.failures) <= most:
             return self
-        return replace(self, failures=self.failures[:most], unlisted_failures=self.failure_count - most)
+        return self._replace(failures=self.failures[:most], unlisted_failures=self.failure_count - most)
 
     def without_file(self, status: os.stat_result) -> Usage:
         """Return the usage without one regular file, which still counts for the newest mtime."""
         identity = identity_of(status)
         links = self.linked.get(identity)
         apparent, allocated = (links.apparent, links.allocated) if links else (status.st_size, status.st_blocks * BLOCK)
-        return replace(
-            self,
+        return self._replace(
             apparent_bytes=max(self.apparent_bytes - apparent, 0),
             allocated_bytes=max(self.allocated_bytes - allocated, 0),
             files=max(self.files - 1, 0),
@@ -150,8 +148,7 @@ def shown_path(path: bytes) -> str:
 
 def in_order(usage: Usage) -> Usage:
     """Return a usage with failures, obstacles and other paths in the order of their paths."""
-    return replace(
-        usage,
+    return usage._replace(
         failures=tuple(sorted(usage.failures, key=lambda failure: (failure.path, failure.operation))),
         other_filesystems=tuple(sorted(usage.other_filesystems)),
         obstacles=tuple(sorted(usage.obstacles, key=lambda obstacle: (obstacle.path, obstacle.kind))),
