@@ -38,12 +38,14 @@ from arawn_cli.errors import ArawnCliError, ConfigurationError
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import read_small_file
 from arawn_cli.names import cut, escape
-from arawn_cli.units import WrittenSize, bytes_of, count
+from arawn_cli.units import WrittenSize, count
 
 _ERRORS_MAX = 50  # that are shown
 
 # The time that tomllib needs for a dotted key grows with the cube of its length.
 _LONG_KEY = re.compile(rb"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){100}""")
+
+_UNIT_BYTES = {"GiB": 1024**3, "MiB": 1024**2}
 
 _USAGE = {"total_warning_gb": "total", "workstream_warning_gb": "workstream", "session_warning_mb": "session"}
 """The limits of `[paths.usage]`, and the keys of `[maintenance.pressure]` that replace them."""
@@ -305,10 +307,7 @@ def named_roots(flags: Flags, environment: Mapping[str, str], *, system_file: Pa
 
 def _limit(size: int | None, number: int, unit: str) -> int:
     """Return a limit of `[maintenance.pressure]`, else that of `[paths.usage]` with its unit."""
-    if size is not None:
-        return size
-    text = f"{number} {unit}"
-    return WrittenSize(bytes_of(text), text)
+    return WrittenSize(number * _UNIT_BYTES[unit], f"{number} {unit}") if size is None else size
 
 
 def _read(named: Path | None, environment: Mapping[str, str], system_file: Path) -> Sources:
