@@ -480,12 +480,11 @@ static void enter(struct worker *worker, int parent, const char *name)
 /* Leave the current directory, and remove it if trees are deleted. */
 static void leave(struct worker *worker)
 {
-    const struct level *left = current_level(worker);
-    if (worker->walk->deletes && !worker->walk->stop && left->name)
-        unlinkat(left->parent, left->name, AT_REMOVEDIR);
+    const struct level *left = &worker->levels[--worker->depth];
     close(left->descriptor);
     free(left->pending.items);
-    worker->depth--;
+    if (worker->walk->deletes && !worker->walk->stop && left->name)
+        unlinkat(left->parent, left->name, AT_REMOVEDIR);
 }
 
 /* Walk through the open directories, and leave them. */
