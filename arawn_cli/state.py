@@ -130,13 +130,16 @@ class State:
                 raise StateUnavailableError(f"the state in {self.directory} was set aside or removed meanwhile")
 
     def _was_set_aside(self) -> bool:
-        """Whether the open file has lost its name, because of damage or because it was removed."""
+        """Whether the open file has lost its name, because of damage or because it was removed.
+
+        It counts as in place if that is unknown.
+        """
         if not self._inode:
             return False
         try:
             return (self.directory / FILE).lstat().st_ino != self._inode
-        except FileNotFoundError:
-            return True
+        except OSError as error:
+            return error.errno == errno.ENOENT
 
     @contextmanager
     def _replacing_damage(self) -> Iterator[None]:
