@@ -111,7 +111,7 @@ class Listing:
         for heading in self.headings:
             table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=heading != self.headings[-1])
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text.assemble, row))  # in a str, rich would read markup and emoji codes
         return table
 
 
