@@ -35,6 +35,8 @@ def clean(machine: Machine) -> Iterator[None]:
     """A configuration with timers far away, an empty tree, and afterwards nothing installed."""
     configure(machine)
     yield
+    # systemd makes the state directory of a service that starts now.
+    machine.run("systemctl", "stop", "arawn-*.timer", "arawn-*.service")
     for flags in (("--systemd",), ("--cron",)):
         machine.output(COMMAND, "schedule", "remove", *flags, "--system", "--yes", "--force", "--quiet")
     machine.output(
