@@ -157,13 +157,15 @@ class State:
     def select(self, statement: str, parameters: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of a query, also within a transaction. The schema gives their types.
 
-        A file that is not open is read without changing anything on disk. The result is empty
-        without a file, and for one of an older version.
+        A file that is not open, or was set aside, is read without changing anything on disk. The
+        result is empty without a file, and for one of an older version.
 
         Raises:
             StateUnavailableError: the file cannot be read, or is damaged.
         """
         with self._replacing_damage():
+            if self._connection is not None and not self._connection.in_transaction and self._was_set_aside():
+                self.close()
             connection = self._connection or self._current_copy()
             return connection.execute(statement, parameters).fetchall() if connection else []
 

@@ -120,6 +120,7 @@ class Route:
         connection = HTTPSConnection(server.host, server.port, context=context) if context else HTTPConnection(server.host, server.port)
         connection.response_class = _Response
         connection.sock = stream
+        connection.auto_open = 0  # without its socket it would connect anew, past the proxy and without a time limit
         return connection
 
     def failure(self, error: OSError | HTTPException) -> Failed | None:

@@ -405,6 +405,17 @@ def test_a_run_whose_file_another_one_sets_aside_goes_on_with_the_new_file(tmp_p
     assert sorted(stored(tmp_path)) == ["event-2", "event-3"]
 
 
+def test_events_that_another_run_has_sent_from_the_new_file_are_not_read_from_the_old_one(tmp_path: Path) -> None:
+    state = opened(tmp_path)
+    outbox = Outbox(state, 10)
+    outbox.append(event(1))
+    outbox.append(event(2))
+    set_aside(tmp_path)
+    other = Outbox(opened(tmp_path), 10)
+    other.remove(other.next(0, 1))
+    assert [queued.event.event_id for queued in outbox.next(0, 10)] == ["event-2"]
+
+
 def has_stored_event(state: State, new: OutgoingEvent) -> bool:
     try:
         Outbox(state, 1000).append(new)
