@@ -111,7 +111,8 @@ class Listing:
         for heading in self.headings:
             table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=heading != self.headings[-1])
         for row in self.rows:
-            table.add_row(*map(Text.assemble, row))  # in a str, rich would read markup and emoji codes
+            # In a str, rich would read markup and emoji codes.
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
         return table
 
 
