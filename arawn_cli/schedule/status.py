@@ -245,7 +245,7 @@ def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str,
     command = shlex.join(("sudo", "arawn-cli", "report", *flags.located))
     return (
         f"the timers keep their history in {directory}, which this account cannot read: "
-        f"trends and alerts are those of its own runs; {command} shows theirs"
+        f"trends and alerts are those of the runs of this account; {command} shows theirs"
     )
 
 
