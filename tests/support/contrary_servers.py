@@ -39,6 +39,7 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
 
     def talk() -> None:
         plain, _ = listener.accept()
+        plain.settimeout(10)
         with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) if context else plain as connection:
             request = connection.recv(65_536)
             if heard is not None:
@@ -47,6 +48,10 @@ def answering(*chunks: bytes, pause: float = 0.0, heard: list[bytes] | None = No
                 connection.sendall(chunk)
                 if ended.wait(pause):
                     return
+            # A close with bytes that nobody read makes the kernel discard what is not sent yet.
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65_536):
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=talk, daemon=True)
