@@ -69,8 +69,8 @@ def scratch_cleanup(
         raise typer.BadParameter("excludes --yes, --apply and --plan-out -", param_hint="--ask")
     output = replace(output, sort=sort.value)
     if plan_out == STANDARD_STREAM:  # which carries the plan alone
-        output = replace(output, format="none")
-    elif sessions and output.resolved() == "table":
+        output = replace(output, format=options.Format.NONE)
+    elif sessions and output.format is options.Format.TABLE:
         output = replace(output, verbose=True)
     flags = replace(flags, older_than_days=older_than_days, dry_run=dry_run, force=force, plan_out=plan_out, apply=apply)
 
@@ -201,7 +201,7 @@ def trash_purge(
     purge = partial(_purge_as_agreed, output=output) if asks else purge_trash
     job = partial(purge, sessions=sessions or (), older_than_days=older_than_days or 0)
     run = run_job(replace(flags, dry_run=bool(dry_run)), output, job)
-    if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and output.resolved() == "table":
+    if run.result is not None and not run.result.entries and run.exit_code is ExitCode.DONE and output.format is options.Format.TABLE:
         typer.echo("Nothing to purge.")
     raise typer.Exit(run.exit_code)
 
@@ -210,7 +210,7 @@ def _purge_as_agreed(
     config: Config, context: RunContext, output: options.Output, sessions: Sequence[str], older_than_days: int
 ) -> TrashResult:
     """Show the sessions to purge, ask, and purge them; without any, do not ask."""
-    is_table = output.resolved() == "table"
+    is_table = output.format is options.Format.TABLE
     with no_warning_twice():
         quiet = replace(context, outboxes=(), show=context.show if is_table else lambda _event: None)
         planned = purge_trash(replace(config, dry_run=True), quiet, sessions, older_than_days)

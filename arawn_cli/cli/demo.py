@@ -142,7 +142,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the sample tree.")] = False,
 ) -> None:
     """Run both jobs on a sample tree in a temporary folder."""
-    configure_logging(Output(format="table"))
+    configure_logging(Output())
     console = Console(highlight=False, soft_wrap=True)
     try:
         folder = Path(tempfile.mkdtemp(prefix="arawn-demo-"))

@@ -57,15 +57,15 @@ def disk_check(
 ) -> None:
     """Measure each workstream and report what exceeds its limit."""
     flags = replace(flags, dry_run=dry_run)
-    if output.resolved() in ("table", "nagios"):
+    if output.format in (options.Format.TABLE, options.Format.NAGIOS):
         levels_log.setLevel(logging.ERROR)  # the output shows the changes of level already
-    if output.format == options.CheckFormat.NAGIOS:
+    if output.format is options.Format.NAGIOS:
         if fail_on is not None or unless_running:
             raise typer.BadParameter("--format nagios excludes --fail-on and --unless-running: its exit code is the status")
         from arawn_cli.output import nagios
 
         job = partial(_check, parked=parked, fail_on=None)
-        run = run_job(flags, replace(output, format="none"), job, name=JobName.DISK_CHECK)
+        run = run_job(flags, output, job, name=JobName.DISK_CHECK)
         line, return_code = nagios.status(run.result, run.problems)
         typer.echo(line)
         raise typer.Exit(return_code)

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,9 +56,9 @@ def removed_sessions(context: typer.Context, incomplete: str) -> list[str]:
 class Format(str, Enum):
     """The formats of results."""
 
-    AUTO = "auto"
     TABLE = "table"
     JSON = "json"
+    NAGIOS = "nagios"
     NONE = "none"
 
 
@@ -69,49 +69,24 @@ class Sort(str, Enum):
     SIZE = "size"
 
 
-class CheckFormat(str, Enum):
-    """The formats of a disk check."""
-
-    AUTO = "auto"
-    TABLE = "table"
-    JSON = "json"
-    NAGIOS = "nagios"
-    NONE = "none"
-
-
-class ReportFormat(str, Enum):
-    """The formats of a report."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """Options of output: the format, the order of a table, and the amount of logging."""
 
-    format: str = "table"
+    format: Format = Format.TABLE
     sort: str = "age"
     verbose: bool = False
     quiet: bool = False
 
-    def resolved(self) -> str:
-        """Return the format; `auto` is `table` on a terminal, else `json`."""
-        if self.format != "auto":
-            return self.format
-        return "table" if sys.stdout.isatty() else "json"
-
     def event_printer(self) -> Callable[[Event], None] | None:
         """Return the function that prints each event as it happens; None for a table."""
-        match self.resolved():
-            case "json":
+        match self.format:
+            case Format.JSON:
                 return print_event
-            case "none":
+            case Format.NAGIOS | Format.NONE:  # the Nagios line follows the run
                 return lambda _event: None
-            case "table":
+            case Format.TABLE:
                 return None
-            case other:
-                raise ValueError(f"no output prints the format {other}")
 
 
 def _one_root(context: typer.Context, value: str | None) -> str | None:
@@ -137,8 +112,8 @@ def _flag(text: str, *names: str) -> tuple[object, bool]:
     return Annotated[bool, typer.Option(*names, help=text)], False
 
 
-def _format(kind: type[Enum], text: str, default: Enum) -> tuple[object, Enum]:
-    return Annotated[kind, typer.Option("--format", metavar="FORMAT", help=text)], default
+def _format(words: object, text: str, default: str | None) -> tuple[object, str | None]:
+    return Annotated[words, typer.Option("--format", metavar="FORMAT", help=text)], default
 
 
 _OPTIONS: dict[str, tuple[object, object]] = {
@@ -150,9 +125,9 @@ _OPTIONS: dict[str, tuple[object, object]] = {
     "cloacina": _flag("Use workflows of Cloacina, an optional extra.", "--cloacina"),
     "database": (Annotated[str | None, _DATABASE], None),
     "user": (Annotated[bool | None, _SCOPE], None),
-    "format": _format(Format, f"table, {_FORMATS}.", Format.AUTO),
-    "check_format": _format(CheckFormat, f"table, nagios, {_FORMATS}.", CheckFormat.AUTO),
-    "report_format": _format(ReportFormat, "table or json (--json).", ReportFormat.TABLE),
+    "format": _format(Literal["auto", "table", "json", "none"], f"table, {_FORMATS}.", "auto"),
+    "check_format": _format(Literal["auto", "table", "json", "nagios", "none"], f"table, nagios, {_FORMATS}.", "auto"),
+    "report_format": _format(Literal["table", "json"] | None, "table (default) or json (--json).", None),
     "json": _flag("The same as --format json.", "--json"),
     "relay_url": (Annotated[str | None, _RELAY_URL], None),
     "no_relay": _flag("Neither send nor queue events.", "--no-relay"),
@@ -174,12 +149,19 @@ UnlessRunningOption = Annotated[bool, typer.Option("--unless-running", help="If 
 DryRunOption = Annotated[bool | None, typer.Option("--dry-run/--no-dry-run", "-n", help="Show what would be done, and change nothing.")]
 
 
-def _format_of(name: str, given: Mapping[str, Any]) -> str:
-    """Return the value of --format, or `json` with --json, and refuse both if they differ."""
-    value: str = given[name].value
-    if given["json"] and value != "json" and given[name] is not _OPTIONS[name][1]:
-        raise typer.BadParameter(f"--json and --format {value} exclude each other")
-    return "json" if given["json"] else value
+def _format_of(name: str, given: Mapping[str, Any]) -> Format:
+    """Return the format that --format or --json asks for, and refuse both if they differ.
+
+    `auto` is a table on a terminal, else JSON.
+    """
+    word = given[name]
+    if given["json"]:
+        if word not in ("json", _OPTIONS[name][1]):
+            raise typer.BadParameter(f"--json and --format {word} exclude each other")
+        return Format.JSON
+    if word == "auto":
+        return Format.TABLE if sys.stdout.isatty() else Format.JSON
+    return Format(word or "table")
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -15,7 +15,7 @@ import typer
 from rich.console import RenderableType
 
 from arawn_cli import timestamps
-from arawn_cli.cli.options import LOCATION, LOGGING, Output, with_options
+from arawn_cli.cli.options import LOCATION, LOGGING, Format, Output, with_options
 from arawn_cli.cli.runner import run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
@@ -44,7 +44,7 @@ def report(
 
     It measures now and changes nothing. Trends and alerts come from earlier runs of disk-check.
     """
-    as_json = output.format == "json"
+    as_json = output.format is Format.JSON
     is_complete = html is not None or as_json
     if html is not None and as_json:
         raise typer.BadParameter("excludes --format json", param_hint="--html")

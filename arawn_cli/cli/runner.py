@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 import psutil
 
 from arawn_cli.cli.account import load_as_owner
-from arawn_cli.cli.options import Output
+from arawn_cli.cli.options import Format, Output
 from arawn_cli.cli.terminal import configure_logging, progress_for, stderr_console
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.config.schema import Maintenance
@@ -204,7 +204,7 @@ def run_job(
                 )
                 lost = _run_and_deliver(run, partial(job, config, context), delivery)
                 _write_metrics(config, state, run)
-            if table is not None and run.result is not None and output.resolved() == "table":
+            if table is not None and run.result is not None and output.format is Format.TABLE:
                 standard_output.attempt(partial(_print_table, table(run.result)))
             if signals.exit_code is not None:
                 run.fail(signals.exit_code, "stopped by a signal")

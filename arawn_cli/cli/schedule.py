@@ -22,7 +22,7 @@ from arawn_cli import names
 from arawn_cli.arawn.root import opened_root
 from arawn_cli.cleanup.trash import list_trash_entries, trash_usage
 from arawn_cli.cli.account import become_owner_of_configuration, loaded_as_owner, require_of_root
-from arawn_cli.cli.options import LOCATION, LOGGING, SCHEDULER, TIMERS, Output, with_options
+from arawn_cli.cli.options import LOCATION, LOGGING, SCHEDULER, TIMERS, Format, Output, with_options
 from arawn_cli.cli.terminal import configure_logging, question
 from arawn_cli.command_events import Condition, RunResult, ScheduleStatus
 from arawn_cli.config.loader import Config, Flags, load, load_all
@@ -383,7 +383,7 @@ def schedule_serve(flags: Flags, output: Output, selection: Selection) -> None:
         raise typer.BadParameter("add --cloacina (the only engine)", param_hint="--cloacina")
     from arawn_cli.schedule.cloacina import service
 
-    output = replace(output, format="json")
+    output = replace(output, format=Format.JSON)
     configure_logging(output)
     engine = service.load_engine()
     of_jobs = _workflows(flags, output, selection)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from arawn_cli.cli.options import Output
+from arawn_cli.cli.options import Format, Output
 from arawn_cli.context import Progress
 from arawn_cli.names import escape
 
@@ -46,7 +46,7 @@ def configure_logging(output: Output) -> None:
         handler.setFormatter(_JournalFormatter() if to_journal else logging.Formatter("%(levelname)s: %(message)s"))
     if output.quiet:
         level = logging.ERROR
-    elif output.resolved() == "table" and not to_journal:
+    elif output.format is Format.TABLE and not to_journal:
         level = logging.WARNING
     elif console is not None or to_journal:
         level = logging.DEBUG if output.verbose else logging.INFO
@@ -109,7 +109,7 @@ def progress_for(output: Output) -> AbstractContextManager[Progress]:
     JSON lines on the same terminal would break the display, so there is none beside them.
     """
     console = stderr_console()
-    if console is None or output.quiet or (output.resolved() == "json" and sys.stdout.isatty()):
+    if console is None or output.quiet or (output.format is Format.JSON and sys.stdout.isatty()):
         return nullcontext(Progress())
     from arawn_cli.output.tables import TerminalProgress
 
@@ -118,7 +118,7 @@ def progress_for(output: Output) -> AbstractContextManager[Progress]:
 
 def can_ask(output: Output) -> bool:
     """Whether a person at a terminal sees a table and can answer a question."""
-    return output.resolved() == "table" and is_interactive()
+    return output.format is Format.TABLE and is_interactive()
 
 
 def is_interactive() -> bool:

@@ -22,7 +22,7 @@ import pytest
 import arawn_cli
 from arawn_cli.cleanup.history import record
 from arawn_cli.cli.doctor import run_doctor
-from arawn_cli.cli.options import Output
+from arawn_cli.cli.options import Format, Output
 from arawn_cli.command_events import Status
 from arawn_cli.config.loader import Flags, load, settings_of
 from arawn_cli.delivery.message import OutgoingEvent
@@ -268,7 +268,7 @@ def test_an_unread_configuration_of_the_owner_is_a_finding_whose_fix_names_it(
     # be examined.
     monkeypatch.setattr("arawn_cli.cli.doctor.installed_schedules", lambda *_: [])
     root = of_another.parents[2] / ".arawn"
-    output = Output(format="json", verbose=False, quiet=False)
+    output = Output(format=Format.JSON)
     run_doctor(Flags(base_path=str(root)), output)
     warned = [check for check in map(json.loads, capfd.readouterr().out.splitlines()) if f"{of_another} of" in check.get("detail", "")]
     assert [check["check"] for check in warned] == ["configuration of the owner"]

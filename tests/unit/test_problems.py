@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arawn_cli.cleanup.job import clean
-from arawn_cli.cli.options import Output
+from arawn_cli.cli.options import Format, Output
 from arawn_cli.cli.runner import JobResult, run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
@@ -34,7 +34,7 @@ START = 1_700_006_400 * SECOND  # at the full hour, 2023-11-15 00:00 UTC
 HOUR = 3600 * SECOND
 MINUTE = 60 * SECOND
 PERIOD = 5 * MINUTE
-NONE = Output(format="none")
+NONE = Output(format=Format.NONE)
 log = logging.getLogger("arawn_cli.tests")
 
 

@@ -19,7 +19,7 @@ import pytest
 import tomli_w
 
 from arawn_cli.cleanup.job import clean
-from arawn_cli.cli.options import Output
+from arawn_cli.cli.options import Format, Output
 from arawn_cli.cli.runner import JobRun, run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
@@ -35,7 +35,7 @@ from arawn_cli.state import State
 from tests.conftest import Run, needs, needs_strace
 from tests.support.tree import SampleTree
 
-QUIET = Output(format="none", quiet=True)
+QUIET = Output(format=Format.NONE, quiet=True)
 
 
 @dataclass
@@ -218,9 +218,9 @@ class Failing(io.RawIOBase):
         return len(bytes(data))  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("form", ["json", "table"])
+@pytest.mark.parametrize("form", [Format.JSON, Format.TABLE])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE], ids=errno.errorcode.get)
-def test_the_work_is_complete_whatever_output_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, number: int) -> None:
+def test_the_work_is_complete_whatever_output_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format, number: int) -> None:
     monkeypatch.setattr("arawn_cli.cli.runner.lower_priority", lambda _maintenance: None)
     for writes in range(6):
         place = tmp_path / str(writes)

@@ -137,7 +137,7 @@ FAILED = ScheduleStatus(
 def test_a_status_begins_with_what_is_wrong_and_the_command_that_helps(
     status: ScheduleStatus, first: str, command: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_statuses([status], Output(format="table", verbose=False, quiet=False), Flags(config=Path("/etc/my arawn.toml")))
+    print_statuses([status], Output(), Flags(config=Path("/etc/my arawn.toml")))
     told, second, *_ = capsys.readouterr().out.splitlines()
     assert told.startswith(first)
     assert (second == f"  arawn-cli {command} --config '/etc/my arawn.toml'") is (command is not None)
@@ -147,6 +147,6 @@ def test_each_cell_of_a_status_is_red_for_its_own_value(monkeypatch: pytest.Monk
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "200")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    print_statuses([FAILED], Output(format="table", verbose=False, quiet=False), Flags())
+    print_statuses([FAILED], Output(), Flags())
     drawn = capsys.readouterr().out
     assert [f"\x1b[{colour}m{word}" in drawn for colour, word in ((32, "current"), (31, "failed"), (31, "timers of"))] == [True] * 3
