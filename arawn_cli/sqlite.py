@@ -166,19 +166,20 @@ def _mode(path: Path) -> str:
     """Return the URI parameters that open the database without writing anything.
 
     Without a log the main file is complete, and `immutable` needs no `-shm`. With a log, its
-    existing `-shm` is used read-only.
+    existing `-shm` is used read-only: SQLite reads a log whatever the header says. It deletes the
+    log of an empty file, unless that is `immutable`.
     """
     try:
         header = _header(path)
         _check_companions(path)
     except OSError as error:
         raise DatabaseUnreadableError(f"{error.filename or path}: {error.strerror}") from error
-    if header[18:20] != bytes((_WAL_FORMAT, _WAL_FORMAT)):
-        return "mode=ro"
     log = _stamp(f"{path}-wal")
-    if log is None or log[1] == 0:
+    if header and log and log[1]:
+        return "mode=ro&readonly_shm=1"
+    if not header or header[18:20] == bytes((_WAL_FORMAT, _WAL_FORMAT)):
         return "mode=ro&immutable=1"
-    return "mode=ro&readonly_shm=1"
+    return "mode=ro"
 
 
 def _header(path: Path) -> bytes:

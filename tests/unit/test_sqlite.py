@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -202,6 +202,39 @@ def test_a_file_beside_the_database_that_sqlite_did_not_make_is_refused(
     plant(path.with_name(path.name + suffix))
     with pytest.raises(DatabaseUnreadableError, match=f"{path.name}{suffix}: (not a regular file|the file has several names)"):
         session_rows(path, V0, ())
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _zero_header(path: Path) -> None:
+    path.write_bytes(bytes(100) + path.read_bytes()[100:])
+
+
+def _rollback_header(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:18] + b"\1\1" + content[20:])
+
+
+@pytest.mark.parametrize("damage", [_truncate, _zero_header, _rollback_header])
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_log_beside_a_damaged_database_stays_as_it_is(
+    path: Path, tmp_path: Path, damage: Callable[[Path], None], *, has_index: bool
+) -> None:
+    copy = tmp_path / "copy"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO workstreams VALUES ('blog', 'Blog', 'active')")
+        connection.commit()
+        shutil.copytree(tmp_path, copy)
+    damage(copy / path.name)
+    if not has_index:
+        (copy / f"{path.name}-shm").unlink()
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    with suppress(DatabaseUnreadableError):
+        workstream_rows(copy / path.name, V0)
+    assert len(before[f"{path.name}-wal"]) > 0
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
 
 
 @pytest.mark.parametrize(
