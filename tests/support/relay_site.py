@@ -31,7 +31,7 @@ class Site:
         self.token_file.chmod(0o600)
 
     def configure(self, url: object, **relay: object) -> None:
-        table = {"url": url, "token_file": str(self.token_file), "timeout_secs": 1.0, "deadline_secs": 1.5, **relay}
+        table = {"url": url, "token_file": str(self.token_file), "timeout_secs": 3.0, "deadline_secs": 4.0, **relay}
         limits = {"total": "0.000005GiB", "workstream": "0.000002GiB"}
         tables = {
             "maintenance": {"root": str(self.tree.root), "state_dir": str(self.state), "pressure": limits, "relay": table},

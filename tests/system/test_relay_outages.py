@@ -33,7 +33,7 @@ def test_an_outage_keeps_events_for_the_next_run_in_their_order(site: Site, ncha
 
 @needs_namespaces
 def test_with_an_unknown_host_name_events_stay_in_the_outbox(site: Site) -> None:
-    site.configure("https://relay.invalid/pub", deadline_secs=1)
+    site.configure("https://relay.invalid/pub")
     run = site.check(prefix=("unshare", "--net"))  # where no question leaves the machine
     assert run.code == 0
     assert "3 events in the outbox: the name relay.invalid cannot be resolved" in run.stderr
@@ -61,7 +61,7 @@ def test_a_relay_that_does_not_answer_cannot_hold_a_check_past_its_deadline(site
     """Only the deadline can end the run before the time limit of this test."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1] if how == 'silent' else free_port()}/"
-        site.configure(url, timeout_secs=3600)
+        site.configure(url, timeout_secs=3600, deadline_secs=1.5)
         run = site.check()
     assert run.code == 0
     assert "3 events in the outbox" in run.stderr
@@ -81,7 +81,7 @@ def test_an_answer_a_byte_at_a_time_cannot_hold_a_check_past_its_deadline(site: 
     ) as server:
         try:
             assert server.stdout is not None
-            site.configure(f"http://127.0.0.1:{server.stdout.readline().strip()}/")
+            site.configure(f"http://127.0.0.1:{server.stdout.readline().strip()}/", deadline_secs=1.5)
             run = site.check()
         finally:
             server.kill()
