@@ -22,7 +22,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -320,6 +320,21 @@ class Places:
         with self._opened() as (session, entry):
             return self._inode(session) == self._inode(entry) == self.record.messages
 
+    def refuse_conflicts(self) -> None:
+        """Check that `bring_back` meets no file of the same name in both directories.
+
+        Raises:
+            FileExistsError: it does; the error names it.
+        """
+        if self._is_back():
+            return
+        with self._opened() as (written, restored):
+            refuse_conflicts(written, restored, self._skipped)
+
+    def _is_back(self) -> bool:
+        """Whether the session's own directory is in place, before the exchange or after another."""
+        return identity_at(self.entry, self.trash)[1] == self.record.directory
+
     def bring_back(self) -> None:
         """Put the session's own directory back, with everything written to the other one.
 
@@ -333,9 +348,9 @@ class Places:
             places = self
             places._finish_comparison()
             for _ in range(_TRIES):
-                if identity_at(places.entry, places.trash)[1] == places.record.directory:
+                if places._is_back():
                     break
-                places._refuse_conflicts()
+                places.refuse_conflicts()
                 places = places._made_ready()
                 if places.exchange():
                     break
@@ -356,6 +371,7 @@ class Places:
         Its own messages are unlinked unless nothing else has them. `exchange` links those in place.
         """
         with self._opened() as (session, entry):
+            self._drop_unfinished(entry)
             messages, old = self._messages(session), self._messages(entry)
             if old and (messages.st_ino != old.st_ino if messages else old.st_nlink > 1):
                 self._unlink_messages(entry, session)
@@ -363,11 +379,6 @@ class Places:
         name = exchanged_name(self.entry, record)
         os.rename(self.entry, name, src_dir_fd=self.trash, dst_dir_fd=self.trash)
         return replace(self, entry=name, record=record)
-
-    def _refuse_conflicts(self) -> None:
-        with self._opened() as (written, restored):
-            self._drop_unfinished(restored)
-            refuse_conflicts(written, restored, self._skipped)
 
     def complete(self) -> None:
         """Move the entries of the directory in the trash to the one in place, and remove it."""
@@ -388,7 +399,7 @@ class Places:
         """
         if self.needs.is_file:
             with suppress(FileNotFoundError):
-                os.unlink(f"{self.needs.name}.tmp", dir_fd=entry)
+                os.unlink(self._unfinished, dir_fd=entry)
 
     def _complete_messages(self, source: int, target: int) -> None:
         messages = self._messages(source)
@@ -404,8 +415,12 @@ class Places:
         os.unlink(self.needs.name, dir_fd=entry)
 
     @property
-    def _skipped(self) -> str | None:
-        return self.needs.name if self.needs.is_file else None
+    def _unfinished(self) -> str:
+        return f"{self.needs.name}.tmp"
+
+    @property
+    def _skipped(self) -> Collection[str]:
+        return (self.needs.name, self._unfinished) if self.needs.is_file else ()
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[int, int]]:

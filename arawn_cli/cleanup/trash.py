@@ -114,6 +114,16 @@ def _require_mutable(directory: int, path: str) -> None:
         raise OSError(errno.EPERM, f"it {text}")
 
 
+def _require_changeable(directory: int, path: str) -> None:
+    """Check that this account can rename and remove the entries of an open directory.
+
+    Raises:
+        OSError: EPERM, EACCES or EROFS.
+    """
+    _require_mutable(directory, path)
+    require_writable(directory)
+
+
 def check_trash_writable(sessions: SessionsDirectory) -> bool:
     """Check, without creating anything, that a session could be moved to the trash.
 
@@ -128,8 +138,7 @@ def check_trash_writable(sessions: SessionsDirectory) -> bool:
         _require_mutable(parent, path)
         try:
             with opened_directory(parent, TRASH) as trash:
-                _require_mutable(trash, f"{path}/{TRASH}")
-                require_writable(trash)
+                _require_changeable(trash, f"{path}/{TRASH}")
         except FileNotFoundError:
             is_there = False
             require_writable(parent)
@@ -229,33 +238,42 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
 
     If its chat was kept, exchange it for the directory in place, and move everything that was
     written there since into it. With `used` it gets the current time, so that the next cleanup
-    keeps it. A dry run only looks whether something is in its place.
+    keeps it. A dry run only checks that nothing is in the way.
     """
+    place = (entry.directory[0], *root.layout.sessions[1:])
     try:
-        with (
-            opened_directory(root.workstreams, *entry.directory) as source,
-            opened_directory(root.workstreams, entry.directory[0], *root.layout.sessions[1:]) as target,
-        ):
+        with opened_directory(root.workstreams, *entry.directory) as source, opened_directory(root.workstreams, *place) as target:
             if entry.session.endswith("+"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            if dry_run:
-                if entry.exchanged is None and exists(entry.session, target):
+            present = [(entry.name, source)]
+            places: Places | None = None
+            if exists(entry.session, target):
+                if entry.exchanged is None:
                     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-                return None
-            if used:
-                os.utime(entry.name, dir_fd=source, follow_symlinks=False)
-            if not exists(entry.session, target):
-                move(entry.name, source, entry.session, target)
-            elif entry.exchanged is None:
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-            else:
+                present.append((entry.session, target))
                 places = Places(target, entry.session, source, entry.name, ChatNeeds.of(root.layout), entry.exchanged)
+                places.refuse_conflicts()
+            if dry_run:
+                _require_changeable(source, _absolute(root, entry.directory))
+                if places:
+                    _require_changeable(target, _absolute(root, place))
+                require_writable(target)  # an append-only directory accepts a new entry
+                return None
+            if used:  # before it is back: a failure then is no restoration
+                for name, directory in present:
+                    os.utime(name, dir_fd=directory, follow_symlinks=False)
+            if places:
                 places.bring_back()
-            if used:
-                os.utime(entry.session, dir_fd=target, follow_symlinks=False)
+            else:
+                move(entry.name, source, entry.session, target)
     except OSError as error:
         return Failure.of("rename", "/".join((WORKSTREAMS, *entry.path)), error)
     return None
+
+
+def _absolute(root: Root, names: Sequence[str]) -> str:
+    """Return the absolute path of names below `workstreams/`."""
+    return "/".join((str(root.path), WORKSTREAMS, *names))
 
 
 def is_locked(root: Root, entry: TrashEntry) -> bool:
@@ -309,9 +327,10 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
             if usage.obstacles:  # it stays whole, and can be restored
                 text = not_permitted_text(usage, f"{root.path}/{shown}", account_name(os.geteuid()))
                 return Purged(entry, usage, failures=(Failure("delete", escape(shown), errno.EPERM, text),))
-            if dry_run:
-                return Purged(entry, usage, freed_bytes(usage, Usage()), finished=True)
             operation = "rename"
+            if dry_run:
+                _require_changeable(directory, _absolute(root, entry.directory))
+                return Purged(entry, usage, freed_bytes(usage, Usage()), finished=True)
             name = deleting_name(entry.name)
             os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=directory)
             place = "/".join((WORKSTREAMS, *entry.directory))

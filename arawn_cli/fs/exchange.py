@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -210,25 +210,25 @@ def some_names(directory: int, most: int) -> list[str]:
         return [entry.name for entry in islice(listing, most)]
 
 
-def refuse_conflicts(written: int, restored: int, skip: str | None, shown: str = "", depth: int = 0) -> None:
+def refuse_conflicts(written: int, restored: int, skip: Collection[str] = (), shown: str = "", depth: int = 0) -> None:
     """Check that both directories share only names of directories, at every depth."""
     with os.scandir(written) as listing:
         for entry in listing:
-            if entry.name == skip or not exists(entry.name, restored):
+            if entry.name in skip or not exists(entry.name, restored):
                 continue
             with _opened_both(entry.name, written, restored, shown, depth) as (inner_written, inner_restored):
-                refuse_conflicts(inner_written, inner_restored, None, f"{shown}{entry.name}/", depth + 1)
+                refuse_conflicts(inner_written, inner_restored, (), f"{shown}{entry.name}/", depth + 1)
 
 
-def move_all(source: int, target: int, skip: str | None, shown: str = "", depth: int = 0) -> None:
+def move_all(source: int, target: int, skip: Collection[str] = (), shown: str = "", depth: int = 0) -> None:
     """Move everything in `source` to `target`, and merge directories that are in both."""
-    while names := [name for name in some_names(source, _LISTED_MAX) if name != skip]:
+    while names := [name for name in some_names(source, _LISTED_MAX) if name not in skip]:
         for name in names:
             try:
                 rename_new(name, source, name, target)
             except FileExistsError:
                 with _opened_both(name, source, target, shown, depth) as (inner_source, inner_target):
-                    move_all(inner_source, inner_target, None, f"{shown}{name}/", depth + 1)
+                    move_all(inner_source, inner_target, (), f"{shown}{name}/", depth + 1)
                 os.rmdir(name, dir_fd=source)
 
 

@@ -305,10 +305,14 @@ def test_a_dry_run_tells_of_each_session_that_could_not_be_moved(run: RunCommand
 @needs_namespaces
 def test_a_dry_run_on_a_disk_that_is_mounted_read_only_promises_nothing(run: RunCommand, tree: SampleTree) -> None:
     tree.session("old", files={"f": 1}, age_days=30)
+    for name in ("used", "expired"):
+        write(tree.sessions.parent / ".trash" / f"{name}.20260101T000000Z.0123abcd" / "f", 50)
+    tree.turn("used", tree.ago(1))
     read_only = ("unshare", "--mount", "sh", "-c", f'mount --bind -o ro {tree.root} {tree.root} && exec "$@"', "sh")
     for words in (("--dry-run",), ()):
         done = clean(run, tree, *words, prefix=read_only)
         assert (done.code, done.reasons(), "Read-only file system" in done.stderr) == (1, {"old": "not_permitted"}, True)
+        assert (done.last["bytes_freed"], done.last["sessions_restored"], done.last["failure_count"]) == (0, 0, 2)
 
 
 def test_a_trash_that_is_a_link_fails_the_same_way_in_both_modes(run: RunCommand, tree: SampleTree) -> None:

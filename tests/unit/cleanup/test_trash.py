@@ -325,6 +325,20 @@ def test_what_stands_in_the_way_of_a_chat_that_goes_on_keeps_its_files_in_the_tr
     assert (waiting.exists(), summary.bytes_freed, summary.sessions_restored) == (True, 0, 0)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_file_that_a_chat_has_written_again_keeps_the_old_one_in_the_trash(tree: SampleTree, keeping: Path, dry_run: bool) -> None:
+    keeping.write_text(keeping.read_text() + "keep_chats = true\n")
+    tree.session("s", files={"same": 10}, age_days=30)
+    cleaned(tree, config=keeping)
+    same = tree.sessions / "s" / "work" / "same"
+    write(same, 20)
+    tree.turn("s", tree.now + DAY)
+    tree.now += 2 * DAY
+    summary, events = cleaned(tree, config=keeping, dry_run=dry_run)
+    assert (told(events), [failure.errno for failure in summary.failures]) == ({"s": "kept"}, [errno.EEXIST])
+    assert (same.stat().st_size, len(in_trash(tree, keeping))) == (20, 1)
+
+
 @pytest.mark.parametrize("damage", ["a line", "the file"])
 def test_nothing_is_purged_while_it_is_in_doubt_whether_its_chat_goes_on(tree: SampleTree, keeping: Path, damage: str) -> None:
     tree.turn("other", tree.ago(8))
