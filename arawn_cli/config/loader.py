@@ -324,7 +324,7 @@ def _read(named: Path | None, environment: Mapping[str, str], system_file: Path)
         raise ConfigurationError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of int(), for thousands of digits
         raise ConfigurationError(f"{path} is not valid TOML: {cut(escape(str(error)))}") from error
     errors = find_misspellings(document) + find_conflicts(document, base)
     number = len(errors)

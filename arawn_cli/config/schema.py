@@ -137,11 +137,11 @@ Interval = Annotated[
     Field(json_schema_extra={"pattern": f"^(?:{'|'.join(CALENDAR_WORDS)}|(?=.*[1-9]){DURATION_PATTERN})$"}),
 ]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+ArawnPath = Annotated[FilePath, Field(min_length=1)]
 FixedPath = Annotated[FilePath, AfterValidator(_check_fixed_path)]
 FixedDatabase = Annotated[FilePath, AfterValidator(_check_database)]
 SessionPattern = Annotated[str, AfterValidator(_check_session_pattern)]
 PingUrl = Annotated[str, AfterValidator(_check_ping_url), PlainSerializer(relay_url.redact_path)]
-NonEmpty = Annotated[str, Field(min_length=1)]
 Size = Annotated[int, _CheckedSize(_size)]
 SizeOrZero = Annotated[int, _CheckedSize(_size_or_zero)]
 Percent = Annotated[int, Field(ge=1, le=100)]
@@ -182,7 +182,7 @@ class CleanupDefaults(_ArawnTable):
 class Paths(_ArawnTable):
     """`[paths]`."""
 
-    base_path: NonEmpty | None = Field(
+    base_path: ArawnPath | None = Field(
         default=None,
         examples=["~/.arawn"],
         description="a place to look for Arawn's root, which Arawn's documents name; its server does not read it",
@@ -194,12 +194,12 @@ class Paths(_ArawnTable):
 class WorkstreamStore(_ArawnTable):
     """`[workstream]`: the database and the data directory of Arawn 0.0."""
 
-    database: NonEmpty | None = Field(
+    database: ArawnPath | None = Field(
         default=None,
         examples=["workstreams.db"],
         description="database of Arawn 0.0, relative to the folder of this file",
     )
-    data_dir: NonEmpty | None = Field(
+    data_dir: ArawnPath | None = Field(
         default=None,
         examples=["workstreams"],
         description="root of Arawn 0.0, relative to the folder of this file",
@@ -209,7 +209,7 @@ class WorkstreamStore(_ArawnTable):
 class Storage(_ArawnTable):
     """`[storage]` of Arawn's main branch."""
 
-    data_dir: NonEmpty | None = Field(
+    data_dir: ArawnPath | None = Field(
         default=None,
         examples=["/srv/arawn"],
         description="data directory of Arawn's main branch, relative to the folder of this file",
@@ -417,7 +417,7 @@ class NamedRoot(_Table):
 class Metrics(_Table):
     """`[maintenance.metrics]`."""
 
-    textfile_dir: str = Field(default="", description="folder of node_exporter's textfile collector; empty writes no metrics")
+    textfile_dir: FilePath = Field(default="", description="folder of node_exporter's textfile collector; empty writes no metrics")
 
 
 class Maintenance(_Table):
@@ -433,7 +433,7 @@ class Maintenance(_Table):
         examples=["workstreams.db"],
         description='Arawn\'s database, relative to the folder of this file; "" if there is none; else the one in or beside the root',
     )
-    state_dir: str = Field(
+    state_dir: FilePath = Field(
         default="", description="folder for levels, history and outbox; else $STATE_DIRECTORY, else ~/.local/state/arawn-cli"
     )
     use_proxy: bool = Field(

@@ -207,7 +207,7 @@ def _texts(table: object, keys: Iterable[tuple[str, str]], prefix: str = "") -> 
     found: dict[str, _Value] = {}
     for name, key in keys:
         text = value_at(table, key)
-        if text and isinstance(text, str):
+        if text and isinstance(text, str) and "\0" not in text:  # no path has it, which validation says
             found.setdefault(name, _Value(f"{prefix}{key}", text))
     return found
 

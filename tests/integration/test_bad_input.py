@@ -76,6 +76,21 @@ def test_no_configuration_and_no_root_names_the_ways_to_give_one(run: RunCommand
         ("[paths.cleanup]\ndry_run = 'yes'\n", "dry_run: found 'yes'; allowed: true or false, without quotes"),
         ("[maintenance.pressure]\nfilesystem_warning_percent = 96\n", "filesystem_critical_percent at or above filesystem_warning_percent"),
         ("x = " + "[" * 5000, "is not valid TOML"),
+        ("x = " + "1" * 5000, "is not valid TOML"),
+        *(
+            (f'{table}\n{key} = "{start}a\\u0000b"\n', f"{key}: found '{start}a\\x00b'; allowed: string should match pattern")
+            for table, key in (
+                ("[paths]", "base_path"),
+                ("[storage]", "data_dir"),
+                ("[workstream]", "data_dir"),
+                ("[workstream]", "database"),
+                ("[maintenance]", "root"),
+                ("[maintenance]", "state_dir"),
+                ("[maintenance.metrics]", "textfile_dir"),
+                ("[[maintenance.roots]]\nname = 'lab'", "path"),
+            )
+            for start in ("/", "~")
+        ),
         ("[workstream]\ndatabse = 'x'\n", "workstream.databse: unknown, and too similar to workstream.database to be ignored"),
         ("[workstream]\ndata_dir = 'arawn'\ndatabase = 'gone.db'\n", "gone.db does not exist"),
         ("[maintenance.cleanup]\nprotect = 'x'\n", "protect: found 'x'; allowed: a list in square brackets"),
