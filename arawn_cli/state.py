@@ -176,7 +176,7 @@ class State:
         if self._copied != current:
             self.close()
             try:
-                self._copy = copy_in_memory(path) if path.exists() else None
+                self._copy = copy_in_memory(path)
             except OlderError:
                 self._copy = None  # the next run that writes begins a new file
             except DatabaseUnreadableError as error:

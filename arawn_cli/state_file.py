@@ -236,13 +236,17 @@ def connect(path: Path) -> sqlite3.Connection:
         time.sleep(RETRY_SECS)
 
 
-def copy_in_memory(path: Path) -> sqlite3.Connection:
-    """Return a checked copy of the file, which stays as it is.
+def copy_in_memory(path: Path) -> sqlite3.Connection | None:
+    """Return a checked copy of the file, which stays as it is, or None if there is none.
 
     Raises:
         DamagedError, StateUnavailableError: as `connect`.
-        DatabaseUnreadableError: it cannot be read.
+        DatabaseUnreadableError, OSError: it cannot be read.
     """
+    try:
+        path.stat()  # from Python 3.14 on, `exists` hides errors
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     copy = _connected(Path(":memory:"))
 
     def fill(connection: sqlite3.Connection) -> None:

@@ -22,10 +22,11 @@ from arawn_cli.config.lookup import PathBase, ignored_config_warning, ignored_ow
 from arawn_cli.delivery.apprise_client import AppriseClient, addresses_from, missing_apprise
 from arawn_cli.delivery.connecting import route_to
 from arawn_cli.delivery.credentials import token_for
-from arawn_cli.delivery.http import probe
+from arawn_cli.delivery.http import ProbeResult, probe
 from arawn_cli.delivery.outbox import IS_NOTIFY, NOTIFY, READ_PARKED, DropPriority, Row, queued_event
+from arawn_cli.delivery.retry import result_of
 from arawn_cli.doctor.findings import Finding, comment, fail, ok, warn
-from arawn_cli.errors import ArawnCliError
+from arawn_cli.errors import ArawnCliError, StateUnavailableError, never_stopping
 from arawn_cli.events import JobName
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
@@ -35,8 +36,8 @@ from arawn_cli.fs.system_calls import call
 from arawn_cli.output.prometheus import old_files
 from arawn_cli.schedule.settings import Account, Shell, can_access, token_warning
 from arawn_cli.schedule.systemd import systemd_runs
-from arawn_cli.sqlite import DatabaseUnreadableError, query
-from arawn_cli.state_file import FILE
+from arawn_cli.sqlite import DatabaseUnreadableError
+from arawn_cli.state_file import FILE, DamagedError, copy_in_memory
 from arawn_cli.timestamps import minute
 from arawn_cli.units import count, size
 
@@ -158,6 +159,12 @@ def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: 
     try:
         answers = [cast("str | None", answer) for (answer,) in _rows(directory, _READ_ANSWERS)]
         parked = [queued_event(cast("Row", row)) for row in _rows(directory, READ_PARKED)]
+    except StateUnavailableError as error:
+        yield fail("state file", f"the jobs cannot use it: {error}", comment("name another directory with [maintenance] state_dir"))
+        return
+    except DamagedError as error:
+        yield warn("outbox", f"{directory / FILE} cannot be used ({error}): the next run begins a new one with its events", run_check)
+        return
     except (DatabaseUnreadableError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         yield warn("outbox", f"cannot read {directory / FILE}: {reason}", shell.doctor_as_root)
@@ -179,13 +186,12 @@ def outbox_findings(directory: Path, account: Account, shell: Shell, run_check: 
 
 
 def _rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
-    """Read the state file, if there is one.
-
-    Raises:
-        DatabaseUnreadableError, OSError: it cannot be read.
-    """
-    path = directory / FILE
-    return query(path, statement, (), text=str) if path.exists() else []
+    """Read the state file, if there is one, as the jobs do. It raises as `copy_in_memory`."""
+    copy = copy_in_memory(directory / FILE)
+    if copy is None:
+        return []
+    with closing(copy):
+        return copy.execute(statement).fetchall()
 
 
 def relay_findings(config: Config, shell: Shell) -> Iterator[Finding]:
@@ -205,7 +211,9 @@ def _relay(config: Config, shell: Shell) -> Finding:
     try:
         token = token_for(target.address, target.token_file, shell.environment, allow_insecure=table.allow_insecure)
         route = route_to(target.address, target.ca_file, use_proxy=config.maintenance.use_proxy)
-        result = probe(route, token, table.origin, table.timeout_secs)
+        result = result_of(lambda: probe(route, token, table.origin, table.timeout_secs), table.deadline_secs, never_stopping, 0)
+    except OSError as error:
+        result = ProbeResult(False, f"{target.address}: {error}")
     except ArawnCliError as error:
         return fail("relay", str(error), comment("fix [maintenance.relay]; arawn-cli doctor --relay-url URL tries another address"))
     if result.ok:
@@ -235,7 +243,7 @@ def notify_findings(config: Config, directory: Path, shell: Shell, run_check: st
         if test:
             yield fail("notifications", "not configured", comment("name a file of addresses with [maintenance.notify] urls_file"))
         return
-    with suppress(DatabaseUnreadableError, OSError):  # `outbox_findings` says it
+    with suppress(StateUnavailableError, DamagedError, DatabaseUnreadableError, OSError):  # `outbox_findings` says it
         for target, number, answer in cast("list[tuple[str, int, str | None]]", _rows(directory, _WAITING)):
             refused = f"; refused: {answer}" if answer is not None else ""
             detail = f"{count(number, 'notification')} waiting for address {target.removeprefix(NOTIFY)}{refused}"

@@ -24,7 +24,9 @@ from arawn_cli.cleanup.history import record
 from arawn_cli.cli.doctor import run_doctor
 from arawn_cli.cli.options import Format, Output
 from arawn_cli.command_events import Status
-from arawn_cli.config.loader import Flags, load, settings_of
+from arawn_cli.config import relay_url
+from arawn_cli.config.loader import Flags, RelayTarget, load, settings_of
+from arawn_cli.config.schema import Relay, with_value
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.doctor import environment, timers
@@ -44,8 +46,10 @@ from arawn_cli.schedule.places import Scheduler, Scope
 from arawn_cli.schedule.settings import Account, own_account
 from arawn_cli.schedule.status import Schedule
 from arawn_cli.state import State
+from arawn_cli.state_file import SCHEMA_VERSION
 from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces, needs_root, needs_user_namespaces, snapshot
+from tests.support.contrary_servers import answering
 from tests.support.contrib_settings import SYSTEM
 from tests.support.doctor_inputs import NOBODY, config_of, public_directory, shell_of
 from tests.support.owner import OWNER, OWNER_NAME, READABLE, THIRD, as_account, give, tree_of_owner
@@ -199,8 +203,27 @@ def test_queued_refused_and_parked_events_are_told(tmp_path: Path, tree: SampleT
     assert "disk-check --parked retry" in told.fix
     assert f"STATE_DIRECTORY={tmp_path}" in told.fix
     assert rest.detail == "1 event queued"
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("UPDATE outbox SET body = x'00'")
+    assert "an event in the outbox is damaged): the next run begins a new one" in outbox_finding(tmp_path).detail
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("DROP TABLE runs")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    newer = outbox_finding(tmp_path)
+    assert newer.status is Status.FAIL
+    assert "the jobs cannot use it: the state file is of a newer version" in newer.detail
     (tmp_path / "state.db").write_bytes(b"x" * 4096)
     assert outbox_finding(tmp_path).status is Status.WARN
+
+
+def test_a_relay_that_never_completes_its_answer_does_not_hold_up_doctor(tree: SampleTree) -> None:
+    with answering(*[b"1"] * 100, pause=0.2) as port:
+        maintenance = with_value(config_of(tree).maintenance, "relay", Relay(timeout_secs=0.5, deadline_secs=1.0))
+        target = RelayTarget(relay_url.parse(f"http://127.0.0.1:{port}/"), None, None)
+        config = replace(config_of(tree), relay=target, maintenance=maintenance)
+        (finding,) = environment.relay_findings(config, shell_of(tree))
+    assert finding.status is Status.FAIL
+    assert "no answer within 1.0 s" in finding.detail
 
 
 def state_finding(directory: Path, account: Account, tree: SampleTree, *, created_by_systemd: bool = False) -> Finding:
