@@ -30,16 +30,19 @@ from pathlib import Path
 from arawn_cli.arawn.layout import V0, Layout
 from arawn_cli.arawn.root import Root
 from arawn_cli.cleanup.sessions import ScratchSession
-from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name
+from arawn_cli.cleanup.trash_entry import Exchanged, deleting_name, exchanged_name, parse_entry
 from arawn_cli.cleanup_events import ChatResult
 from arawn_cli.config.loader import Config
 from arawn_cli.fs.exchange import copy_attributes, exchange, move_all, refuse_conflicts, rename_new, some_names, why_no_exchange, writable
 from arawn_cli.fs.mounts import filesystem_of
 from arawn_cli.fs.openat import identity_at, opened_directory, opened_file
+from arawn_cli.fs.system_calls import birth_time
 from arawn_cli.fs.usage import Usage
+from arawn_cli.timestamps import SECOND
 
 _TRIES = 10  # how often `messages.jsonl` may be replaced at the moment of an exchange
 _LOOKS, _LOOK_AGAIN_SECS = 50, 0.02
+_BUILDING_MAX = 60 * SECOND  # from the removal in the name of an entry to the directory that `prepare` makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +332,17 @@ class Places:
         if self._is_back():
             return
         with self._opened() as (written, restored):
-            refuse_conflicts(written, restored, self._skipped)
+            refuse_conflicts(written, restored, () if self._is_new_chat(written, restored) else self._skipped)
+
+    def _is_new_chat(self, written: int, restored: int) -> bool:
+        """Whether the directory in place was made later, and only the trash has the old history.
+
+        Arawn creates a directory again that is gone, with an empty history.
+        """
+        old, made, entry = self._messages(restored), birth_time(written), parse_entry((), self.entry)
+        if old is None or old.st_nlink > 1 or made is None or entry is None or made <= entry.removed_at + _BUILDING_MAX:
+            return False
+        return bool(missing_lines(self._content(restored), self._content(written)))
 
     def _is_back(self) -> bool:
         """Whether the session's own directory is in place, before the exchange or after another."""

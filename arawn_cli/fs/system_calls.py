@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from functools import cache
 
+from arawn_cli.timestamps import SECOND
+
 _AT_SYMLINK_NOFOLLOW, _AT_NO_AUTOMOUNT, _AT_EMPTY_PATH = 0x100, 0x800, 0x1000
-_STATX_BYTES = 256
+_STATX_BYTES, _STATX_BTIME = 256, 0x800
 
 
 @cache
@@ -41,3 +44,13 @@ def statx(directory: int, name: str, flags: int = 0, mask: int = 0) -> bytes:
     flags |= _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | (0 if name else _AT_EMPTY_PATH)
     call("statx", directory, os.fsencode(name), flags, mask, status)
     return status.raw
+
+
+def birth_time(descriptor: int) -> int | None:
+    """Return when an open file was created, in nanoseconds; None if the kernel cannot tell."""
+    try:
+        status = statx(descriptor, "", mask=_STATX_BTIME)
+    except OSError:
+        return None
+    (mask,), (seconds, nanoseconds) = struct.unpack_from("=I", status), struct.unpack_from("=qI", status, 80)
+    return seconds * SECOND + nanoseconds if mask & _STATX_BTIME else None

@@ -450,6 +450,25 @@ def test_restore_of_a_session_whose_directory_is_gone_brings_its_messages(main: 
     assert files(main.sessions / S) == old
 
 
+def test_the_only_copy_of_a_history_is_not_lost_if_arawn_has_begun_an_empty_one(main: MainTree, run: RunCommand, tmp_path: Path) -> None:
+    main.now -= 3600 * 10**9  # the filesystem has its own clock
+    config = configuration(tmp_path, "trash_days = 3")
+    cleaned(main, config=config)
+    place = main.sessions / S
+    (place / "messages.jsonl").unlink()
+    place.rmdir()
+    place.mkdir()
+    (place / "messages.jsonl").write_text('{"_version":1}\n' + main.line("later"))
+    before = files(place), [files(entry) for entry in main.trash.iterdir()]
+    done = restore(run, main, S)
+    assert (done.code, "messages.jsonl is in the session and in the trash" in done.stderr) == (1, True)
+    assert cleaned(main, config=config)[0].sessions_restored == 0
+    assert (files(place), [files(entry) for entry in main.trash.iterdir()]) == before
+    (place / "messages.jsonl").rename(place / "later.jsonl")
+    assert restore(run, main, S).code == 0
+    assert before[1][0].items() <= files(place).items()
+
+
 def test_two_removals_of_a_session_are_restored_one_after_the_other(main: MainTree, run: RunCommand, tmp_path: Path) -> None:
     config = configuration(tmp_path, "trash_days = 3")
     cleaned(main, config=config)
