@@ -217,7 +217,7 @@ class _Cleanup:
         execution.keep()
         if sessions is not None:
             purged_inodes = space.freed.amounts[Measure.INODES]
-            execution.remove(SessionRemover(sessions, evidence, self._config, self._context, measured_at, purged_inodes))
+            execution.remove(SessionRemover(sessions, evidence, self._config, self._context, self._now, measured_at, purged_inodes))
         execution.report_unmet()
 
     def _list(self, sessions: SessionsDirectory | None) -> list[ScratchSession]:

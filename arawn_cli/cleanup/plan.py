@@ -20,6 +20,8 @@ from arawn_cli.timestamps import DAY, SECOND, minute
 MOVED = "it was moved or replaced meanwhile"
 """The detail of a session that is not in its place any more."""
 
+_OF_AGE = IN_RECENT_USE | {Reason.FUTURE_TIMESTAMP, Reason.EXPIRED}
+
 # A turn that a running server writes while the run reads is later than the run's `now`.
 _CLOCK_TOLERANCE = 60 * SECOND
 
@@ -374,28 +376,20 @@ def usages_of(decisions: Iterable[Decision]) -> list[Usage]:
 # ---- The second look at a planned removal
 
 
-def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage) -> Decision:
-    """Decide again on a planned removal by new evidence and usage: a session that changed stays."""
+def revalidate(planned: ScratchSession, evidence: TurnEvidence, usage: Usage, policy: Policy, now: int) -> Decision:
+    """Decide again on a planned removal by new evidence and usage: a session that changed stays.
+
+    `policy` and `now` are those of the plan.
+    """
     if evidence == planned.evidence and usage == planned.usage:
         return Decision(planned, Reason.EXPIRED)
     fresh = replace(planned, evidence=evidence, usage=usage)
-    if usage.obstacles:
-        reason = Reason.NOT_PERMITTED
-    elif not evidence.complete or not usage.complete or evidence.damage != planned.evidence.damage:
-        reason = Reason.ACTIVITY_UNKNOWN
-    elif evidence.is_attached:
-        reason = Reason.ATTACHED
-    elif usage.other_filesystems:
-        reason = Reason.MOUNT_INSIDE
-    elif fresh.last_activity is None:
-        return Decision(fresh, Reason.CHANGED_SINCE_PLAN, "it is gone")
-    elif fresh.last_activity != planned.last_activity:
+    decision = decide(fresh, policy, now)
+    if decision.reason in _OF_AGE and fresh.last_activity != planned.last_activity:
         return Decision(fresh, Reason.CHANGED_SINCE_PLAN, f"used meanwhile: {_newest(fresh)}")
-    elif contents(usage) != contents(planned.usage):
+    if decision.is_removal and contents(usage) != contents(planned.usage):
         return Decision(fresh, Reason.CHANGED_SINCE_PLAN, "files were added, removed or changed meanwhile")
-    else:
-        return Decision(fresh, Reason.EXPIRED)
-    return Decision(fresh, reason, _detail(fresh, reason))
+    return decision
 
 
 def contents(usage: Usage | None) -> tuple[int, int, int] | None:

@@ -25,7 +25,7 @@ from arawn_cli.cleanup.chats import (
     without_needs,
 )
 from arawn_cli.cleanup.obstacles import explained, why_immovable, why_immutable
-from arawn_cli.cleanup.plan import MOVED, contents, revalidate
+from arawn_cli.cleanup.plan import MOVED, Policy, contents, revalidate
 from arawn_cli.cleanup.sessions import Decision, Evidence, Outcome, ScratchSession, SessionsDirectory, keep_file_in
 from arawn_cli.cleanup.trash import TrashDirectory, check_trash_writable, open_trash
 from arawn_cli.cleanup.trash_entry import TrashState, confirmed_name, deleting_name, pending_name
@@ -101,18 +101,27 @@ class SessionRemover:
     """
 
     def __init__(
-        self, sessions: SessionsDirectory, evidence: Evidence, config: Config, context: RunContext, measured_at: int, purged_inodes: int
+        self,
+        sessions: SessionsDirectory,
+        evidence: Evidence,
+        config: Config,
+        context: RunContext,
+        now: int,
+        measured_at: int,
+        purged_inodes: int,
     ) -> None:
-        """Remember that the plan was measured from `measured_at` of the context's monotonic clock.
+        """Prepare to carry out a plan that decided at `now`.
 
-        `purged_inodes` is the number of inodes that the run, or only a real one, purged from the
-        trash.
+        It was measured from `measured_at` of the context's monotonic clock. `purged_inodes` is the
+        number of inodes that the run, or only a real one, purged from the trash.
         """
         self._sessions = sessions
         self._evidence = evidence
         self._config = config
         self._context = context
         self._stopping = context.stopping
+        self._policy = Policy.of(config)
+        self._now = now
         self._measured_at = measured_at
         self._purge = False
         self._dry_run = config.dry_run
@@ -264,7 +273,9 @@ class SessionRemover:
         usages = self._measure(free, directory) if measure_again else [candidate.session.usage for candidate in free]
         shared = self._evidence.failures
         for candidate, usage in zip(free, usages, strict=True):
-            decision = revalidate(candidate.session, self._evidence.of(candidate.session.name, shared), usage or Usage())
+            policy = self._policy.for_budgets(self._config) if candidate.planned.reason is Reason.OVER_BUDGET else self._policy
+            evidence = self._evidence.of(candidate.session.name, shared)
+            decision = revalidate(candidate.session, evidence, usage or Usage(), policy, self._now)
             if outcome := self._apply(decision, candidate):
                 blocked[candidate.session.identity] = outcome
         return blocked

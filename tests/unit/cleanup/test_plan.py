@@ -11,6 +11,7 @@ from arawn_cli.cleanup.plan import (
     Policy,
     RemovalLimit,
     block_all,
+    contents,
     decide,
     keep_unapproved,
     reason_without_files,
@@ -130,10 +131,24 @@ def test_damage_that_other_evidence_outweighs_is_no_reason() -> None:
     assert decide(replace(session(), evidence=newer), POLICY, NOW).reason is Reason.ACTIVITY_UNKNOWN
 
 
-def test_damage_since_the_plan_is_doubt() -> None:
-    planned = session()
+@given(st.builds(session, *[st.integers(NOW - 40 * DAY, CUTOFF - 1)] * 3), sessions)
+def test_the_second_look_keeps_all_that_a_plan_would_keep_and_all_that_has_changed(planned: ScratchSession, found: ScratchSession) -> None:
     assert planned.usage
-    assert revalidate(planned, TurnEvidence(damage=Damage(5, "m", 0)), planned.usage).reason is Reason.ACTIVITY_UNKNOWN
+    for evidence in (planned.evidence, found.evidence):
+        for usage in (planned.usage, found.usage or Usage()):
+            fresh = replace(planned, evidence=evidence, usage=usage)
+            decision, again = decide(fresh, POLICY, NOW), revalidate(planned, evidence, usage, POLICY, NOW)
+            has_changed = fresh.last_activity != planned.last_activity or contents(usage) != contents(planned.usage)
+            assert again.session == fresh
+            assert again.is_removal == (decision.is_removal and not has_changed)
+            assert again.reason in {decision.reason, Reason.CHANGED_SINCE_PLAN}
+
+
+def test_damage_that_is_gone_since_the_plan_is_no_reason() -> None:
+    planned = replace(session(), evidence=TurnEvidence(damage=Damage(5, "m", 0)))
+    assert planned.usage
+    assert revalidate(planned, TurnEvidence(), planned.usage, POLICY, NOW).is_removal
+    assert revalidate(planned, TurnEvidence(damage=Damage(CUTOFF, "m", 0)), planned.usage, POLICY, NOW).reason is Reason.ACTIVITY_UNKNOWN
 
 
 def test_the_cutoff_is_so_many_days_before_now() -> None:
@@ -168,13 +183,13 @@ def test_a_longer_age_never_removes_more(found: ScratchSession, days: int, more:
 )
 def test_a_removal_is_valid_only_if_nothing_has_changed(evidence: TurnEvidence, usage: Usage, reason: Reason) -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(5 * DAY), Usage(newest_mtime=7 * DAY))
-    again = revalidate(planned, evidence, usage)
+    again = revalidate(planned, evidence, usage, POLICY, NOW)
     assert (again.reason, again.session.usage, again.session.evidence) == (reason, usage, evidence)
 
 
 def test_what_was_planned_without_being_measured_is_kept() -> None:
     planned = ScratchSession("a", FileKind.DIRECTORY, (1, 2), "", TurnEvidence(5))
-    assert revalidate(planned, TurnEvidence(5), Usage()).reason is Reason.CHANGED_SINCE_PLAN
+    assert revalidate(planned, TurnEvidence(5), Usage(), POLICY, NOW).reason is Reason.CHANGED_SINCE_PLAN
 
 
 def test_only_approved_removals_stay_in_a_plan() -> None:
@@ -245,7 +260,7 @@ def test_every_decision_names_its_object(found: ScratchSession) -> None:
 def test_what_changed_since_the_plan_is_named() -> None:
     planned = session(mtime=AT)
     details = [
-        revalidate(planned, evidence, usage).detail
+        revalidate(planned, evidence, usage, POLICY, NOW).detail
         for evidence, usage in (
             (TurnEvidence(NOW), Usage(newest_mtime=AT)),
             (TurnEvidence(), Usage(newest_mtime=NOW, newest_path=b"work/new")),
@@ -260,7 +275,7 @@ def test_what_changed_since_the_plan_is_named() -> None:
         "used meanwhile: turn, 2023-11-14 22:13 UTC",
         "used meanwhile: work/new, 2023-11-14 22:13 UTC",
         "files were added, removed or changed meanwhile",
-        "it is gone",
+        "it was moved or replaced meanwhile",
         "workstream blog",
         "a/sub",
         "open x: Permission denied",
