@@ -162,6 +162,10 @@ class JobRun(Generic[Result]):
         self.exit_code = exit_code
         self.problems.append(problem)
 
+    def end_by(self, error: BaseException) -> None:
+        """Log an error, and add it as a problem."""
+        self.fail(log_error(error), str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
+
 
 def run_job(
     flags: Flags,
@@ -216,7 +220,7 @@ def run_job(
             log.log(logging.INFO if unless_running else logging.ERROR, "%s", error)
             run.fail(ExitCode.DONE if unless_running else error.exit_code, str(error))
         except (Exception, KeyboardInterrupt) as error:  # a bug ends with one line and its exit code, too
-            run.fail(log_error(error), str(error) if isinstance(error, ArawnCliError) else f"{type(error).__name__}: {error}")
+            run.end_by(error)
             if isinstance(error, ArawnCliError):
                 reports.ping_to(error.pings)
         reports.send(run)
@@ -279,7 +283,7 @@ class _Reports:
                 if lost:
                     run.fail(ExitCode.UNDELIVERED, f"notifications neither sent nor stored: {lost}")
             except Exception as error:  # a bug here must not keep the run from its ping and its log
-                run.exit_code = log_error(error)
+                run.end_by(error)
         if self.pings is not None:
             with self.signals.caught():  # a signal shortens the ping, and changes the exit code no more
                 self.pings.end(run.exit_code, run.result.summary if isinstance(run.result, HasSummary) else None, run.problems)

@@ -23,6 +23,7 @@ from arawn_cli.cli.options import Format, Output
 from arawn_cli.cli.runner import JobRun, run_job
 from arawn_cli.config.loader import Config, Flags
 from arawn_cli.context import RunContext
+from arawn_cli.delivery.notify import Notifier
 from arawn_cli.diskcheck.history import read_alerts
 from arawn_cli.diskcheck.job import check
 from arawn_cli.errors import ExitCode, LockedError, RefusedError, StoppedError
@@ -110,6 +111,20 @@ def test_a_bug_after_the_job_keeps_the_result_and_a_plugin_is_not_ok(flags: Flag
     assert checked.result is not None
     line, code = nagios.status(checked.result, checked.problems)
     assert (line.startswith("DISK UNKNOWN - "), code) == (True, 3)
+
+
+def test_a_bug_in_notifications_keeps_the_result_and_a_plugin_is_not_ok(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = tmp_path / "urls"
+    urls.write_text("json://127.0.0.1:9/")
+    urls.chmod(0o600)
+    with open(tmp_path / "config.toml", "a") as config:
+        config.write(f"[maintenance.notify]\nurls_file = '{urls}'\n")
+    monkeypatch.setattr(Notifier, "finish", lambda *_arguments, **_named: 1 / 0)
+    checked = run_job(flags, QUIET, check, name=JobName.DISK_CHECK)
+    assert (checked.exit_code, checked.problems) == (ExitCode.INTERNAL, ["ZeroDivisionError: division by zero"])
+    assert nagios.status(checked.result, checked.problems)[1] == 3
 
 
 # What the tests themselves run with: nobody but root may go below it.
