@@ -164,7 +164,8 @@ def job_lines(
     after = {name: notice for name, notice in before.items() if name != job}
     if code in _SUCCESS:
         return [Line(Urgency.RECOVERED, f"{job} works again", f"{job} works again")] if last is not None else [], after
-    is_repeat = last is not None and 0 < repeat_secs * SECOND <= now - last.at
+    # A clock that was set back must not suppress it.
+    is_repeat = last is not None and repeat_secs > 0 and not 0 <= now - last.at < repeat_secs * SECOND
     if last is not None and last.value == str(int(code)) and not is_repeat:
         return [], {**after, job: last}
     is_shown_by_cleanup = job is JobName.SCRATCH_CLEANUP and code is ExitCode.REFUSED

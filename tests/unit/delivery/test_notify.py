@@ -112,7 +112,7 @@ def test_people_are_told_of_a_failure_when_it_begins_and_when_it_ends(codes: lis
 
 def test_a_failure_that_lasts_is_told_again_after_the_interval() -> None:
     last: Notices = {JobName.DISK_CHECK: Notice("1", 0)}
-    for now, expected in ((59, 0), (60, 1)):
+    for now, expected in ((59, 0), (60, 1), (-1, 1)):  # the last time, the clock was wrong
         lines, after = job_lines(JobName.DISK_CHECK, ExitCode.PARTIAL, "reason", last, root="", repeat_secs=60, now=now * SECOND)
         assert len(lines) == expected
         assert after == {JobName.DISK_CHECK: Notice("1", now * SECOND if expected else 0)}
