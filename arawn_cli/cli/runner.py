@@ -83,9 +83,12 @@ class Signals:
 
 
 def _stop_waiting_for_readers(_number: int, _frame: object) -> None:
-    """Let a write to a full pipe fail, which Python would otherwise try again after each signal."""
+    """Let a write to a full pipe or socket fail, which Python would try again after each signal.
+
+    A service writes to a socket of the journal.
+    """
     for descriptor in (1, 2):
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        if stat.S_IFMT(os.fstat(descriptor).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
             os.set_blocking(descriptor, False)
 
 

@@ -285,15 +285,30 @@ def test_a_signal_ends_a_run_that_waits_for_its_plan_on_standard_input(
     assert stat.S_ISDIR((tree.workstreams / "scratch" / "sessions" / "old").stat().st_mode)
 
 
+def sockets() -> tuple[int, int]:
+    """Return the ends of a connection, as a service of systemd has one to the journal."""
+    reader, writer = socket.socketpair()
+    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return reader.detach(), writer.detach()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_whose_output_nobody_reads(environment: dict[str, str], tree: SampleTree, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "make"), [(signal.SIGTERM, os.pipe), (signal.SIGINT, os.pipe), (signal.SIGTERM, sockets)])
+def test_a_signal_ends_a_run_whose_output_nobody_reads(
+    environment: dict[str, str], tree: SampleTree, number: signal.Signals, make: Callable[[], tuple[int, int]]
+) -> None:
     for name in range(400):
         tree.session(f"recent-{name}", files={}, age_days=0)
     command = [str(COMMAND), "scratch-cleanup", f"--base-path={tree.root}", "--verbose"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+    reader, writer = make()
+    process = subprocess.Popen(command, stdout=writer, stderr=writer, env=environment)
+    os.close(writer)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(5)
     process.send_signal(number)
-    assert process.wait(5) in (ExitCode.UNDELIVERED, 128 + number)
-    process.communicate()
+    try:
+        assert process.wait(5) in (ExitCode.UNDELIVERED, 128 + number)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
