@@ -48,6 +48,7 @@ _PROGRESS_STEPS = 10_000  # of SQLite's virtual machine, about a millisecond
 _NO_ACCESS = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SUFFIXES = ("", *COMPANIONS)
+_MOVED = f"{FILE}.replaced"  # the name of a damaged file until its events are copied
 _REMEDY = " (name another directory with [maintenance] state_dir, or run arawn-cli doctor)"
 
 
@@ -198,6 +199,8 @@ class State:
             self.close()  # the copy, or a file that was set aside
             make_private_directory(self.directory)
             _set_aside_what_is_no_file(self.directory, self._seconds())
+            if _is_replaced_in_part(self.directory):
+                _replace(self.directory, 0, self._seconds(), "a run was ended while it replaced it")
             self._inode = _make_private(self.directory)
             try:
                 self._connection = connect_again(self.directory / FILE)
@@ -320,7 +323,7 @@ def _replace(directory: Path, inode: int, seconds: int, damage: str) -> None:
     while True:
         with exclusive_lock(directory) as is_held:
             if is_held:
-                if (directory / FILE).lstat().st_ino == inode:
+                if _is_replaced_in_part(directory) or (directory / FILE).lstat().st_ino == inode:
                     _begin_anew(directory, seconds, damage)
                 return
         if time.monotonic() > deadline:
@@ -328,19 +331,35 @@ def _replace(directory: Path, inode: int, seconds: int, damage: str) -> None:
         time.sleep(RETRY_SECS)
 
 
+def _is_replaced_in_part(directory: Path) -> bool:
+    """Whether a run has begun to replace the file, and has not copied its events yet."""
+    return any(os.path.lexists(directory / f"{_MOVED}{suffix}") for suffix in _SUFFIXES)
+
+
 def _begin_anew(directory: Path, seconds: int, damage: str) -> None:
-    path = directory / FILE
-    aside = _free_name(directory, seconds)
-    for suffix in (*COMPANIONS, ""):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{suffix}", directory / f"{aside}{suffix}")
-    events, is_complete = _read_events(directory / aside)  # after the renaming: see `State`
+    """Replace the file, or complete this if a run was killed, or found the disk full, meanwhile."""
+    path, moved = directory / FILE, directory / _MOVED
+    if not os.path.lexists(moved):
+        _rename(path, moved)
+    events, is_complete = _read_events(moved)  # after the renaming: see `State`
     _make_private(directory)
-    with closing(connect(path)) as connection:
-        copied = _copy_events(connection, events)
+    try:
+        with closing(connect(path)) as connection:
+            copied = _copy_events(connection, events)
+    except DamagedError:  # the new file is damaged, too, and the next use replaces it
+        copied = 0
+    aside = _free_name(directory, seconds)
+    _rename(moved, directory / aside)
     lost = "" if is_complete and copied == len(events) else ", others may be lost"
     text = "the state file %s cannot be used (%s): renamed to %s; began a new one with %d undelivered events%s"
     log.warning(text, path, damage, aside, copied, lost)
+
+
+def _rename(path: Path, to: Path) -> None:
+    """Rename the file with its journals. It is the last one: without it, the journals are moved."""
+    for suffix in (*COMPANIONS, ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{to}{suffix}")
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, object]], bool]:
@@ -375,6 +394,7 @@ def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]
     """Insert rows of another outbox, and return the number of those that fit its columns."""
     known = [name for _, name, *_ in connection.execute("PRAGMA table_info(outbox)") if name != "sequence"]
     copied = 0
+    connection.execute("BEGIN IMMEDIATE")
     for event in events:
         if "worth" in event:  # the name of this column up to version 5
             event["drop_priority"] = event["worth"]
@@ -383,4 +403,5 @@ def _copy_events(connection: sqlite3.Connection, events: list[dict[str, object]]
         with suppress(sqlite3.IntegrityError):
             connection.execute(statement, [event[name] for name in columns])
             copied += 1
+    connection.execute("COMMIT")
     return copied

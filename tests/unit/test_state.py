@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import sqlite3
@@ -18,7 +19,7 @@ from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.errors import StateUnavailableError
 from arawn_cli.state import State, _replace, exclusive_lock
-from arawn_cli.state_file import FILE, SCHEMA_VERSION
+from arawn_cli.state_file import FILE, SCHEMA_VERSION, connect
 from tests.conftest import needs_root
 
 NOW = 1_700_000_000
@@ -377,6 +378,41 @@ def test_damage_that_a_transaction_finds_is_replaced_and_events_are_copied(
 def set_aside(directory: Path) -> None:
     """Do what another run does that finds the file damaged."""
     _replace(directory, (directory / FILE).stat().st_ino, NOW, "damaged")
+
+
+class Killed(BaseException):
+    """The end of a run in the middle of a step."""
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_run_that_is_killed_while_it_replaces_the_file_loses_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, told: pytest.LogCaptureFixture
+) -> None:
+    """The steps are four attempts to rename the file or one beside it, one connection to the new
+    file, and four renamings again."""
+    state = opened(tmp_path)
+    for number in range(3):
+        Outbox(state, 10).append(event(number))
+    steps = itertools.count()
+
+    def dying(act: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            if next(steps) == step:
+                raise Killed
+            return act(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dying(os.rename))
+        patch.setattr("arawn_cli.state.connect", dying(connect))
+        with pytest.raises(Killed):
+            set_aside(tmp_path)
+    state.close()
+    assert stored(tmp_path) == ["event-0", "event-1", "event-2"]
+    opened(tmp_path).close()
+    assert not list(tmp_path.glob("*.replaced*"))
+    assert told.text.count("began a new one") == 1
 
 
 @pytest.mark.parametrize("when", ["before", "within", "after"])
