@@ -34,13 +34,14 @@ LONG = "Notes for the annual review of the climate adaptation programme of the n
 titles = (
     st.text(st.characters(categories=("L", "N", "P", "S"), include_characters=" "), min_size=1, max_size=120).map(str.strip).filter(len)
 )
-sizes = st.integers(0, 2**63 - 1)
+MOST = {Unit.BYTES: 2**60, Unit.INODES: 10**12}  # more than any filesystem has
 
 
 @st.composite
 def scopes(draw: st.DrawFn) -> ScopeReport:
-    unit, limit = draw(st.sampled_from(Unit)), draw(st.one_of(st.just(0), sizes))
-    usage = ScopeUsage("x", "x", draw(sizes), limit, limit, draw(st.booleans()), unit, capacity=draw(st.one_of(st.just(0), sizes)))
+    unit = draw(st.sampled_from(Unit))
+    limit, capacity = (draw(st.one_of(st.just(0), st.integers(10**6, MOST[unit]))) for _ in range(2))
+    usage = ScopeUsage("x", "x", draw(st.integers(0, MOST[unit])), limit, limit, draw(st.booleans()), unit, capacity=capacity)
     next_limit, days = (draw(st.none() | st.integers(0, 365)) for _ in range(2))
     return ScopeReport(usage, draw(st.sampled_from(Level)), (), None, next_limit, days, draw(st.sampled_from(Outlook)))
 
