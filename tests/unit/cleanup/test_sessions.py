@@ -46,6 +46,16 @@ def test_a_session_with_a_file_touched_an_hour_ago_stays(run: RunCommand, tree: 
     assert (directory / "work" / "f").exists()
 
 
+def test_a_session_with_a_keep_file_is_not_due(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    """If only the removal noticed the file, both would exceed the limit."""
+    for name, files in (("old", {"f": 10}), ("kept", {"f": 10, ".keep": 0})):
+        tree.session(name, files=files, age_days=60)
+    config = tmp_path / "one.toml"
+    config.write_text("[maintenance.cleanup]\nmax_sessions = 1\n")
+    done = clean(run, tree, "--config", config)
+    assert (done.code, done.reasons()) == (0, {"old": "expired", "kept": "protected"})
+
+
 @pytest.mark.parametrize("row", [True, False])
 @pytest.mark.parametrize("message", [True, False])
 def test_a_session_old_by_all_evidence_is_removed(run: RunCommand, tree: SampleTree, at_once: Path, row: bool, message: bool) -> None:
