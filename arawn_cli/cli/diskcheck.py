@@ -73,7 +73,7 @@ def disk_check(
     run = run_job(
         flags, output, job, name=JobName.DISK_CHECK, unless_running=unless_running, table=partial(_table, flags=flags, output=output)
     )
-    if run.result is not None and run.result.starts_cleanup and run.exit_code == run.result.exit_code:
+    if run.result is not None and run.result.starts_cleanup and not run.is_stopped:
         run.exit_code = max(run.exit_code, _start_cleanup(flags, output))
     raise typer.Exit(run.exit_code)
 

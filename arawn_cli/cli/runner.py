@@ -154,11 +154,13 @@ class JobRun(Generic[Result]):
         result: the value that the job returned, or None if an error or a signal ended it first.
         exit_code: of the run. Lost events outweigh a signal, which outweighs the result.
         problems: failures beside the result, as sentences; without any, the run is complete.
+        is_stopped: whether a signal asked it to end.
     """
 
     result: Result | None = None
     exit_code: ExitCode = ExitCode.DONE
     problems: list[str] = field(default_factory=list)
+    is_stopped: bool = field(default=False, compare=False)
 
     def fail(self, exit_code: ExitCode, problem: str) -> None:
         """Add a problem, which determines the exit code."""
@@ -227,6 +229,7 @@ def run_job(
             if isinstance(error, ArawnCliError):
                 reports.ping_to(error.pings)
         reports.send(run)
+    run.is_stopped = signals.stopping()
     return run
 
 

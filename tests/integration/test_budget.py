@@ -108,6 +108,17 @@ def test_a_check_that_turns_critical_starts_the_cleanup_once(run: RunCommand, tr
     assert (tree.sessions / "old").exists()
 
 
+def test_a_check_that_loses_an_event_starts_the_cleanup_that_a_full_disk_needs(run: RunCommand, tree: SampleTree, tmp_path: Path) -> None:
+    """No event can be stored, and the relay cannot be reached."""
+    config, state = tmp_path / "settings.toml", tmp_path / "state"
+    relay = "[maintenance.relay]\nurl = 'http://127.0.0.1:9/'\ndeadline_secs = 0.1\n"
+    config.write_text(f"[maintenance.pressure]\ntotal = 10\n[maintenance.cleanup]\ncleanup_on = 'critical'\n{relay}")
+    state.touch()
+    tree.session("due", files={"f": 1000}, age_days=30)
+    done = run("disk-check", "--config", config, "--base-path", tree.root, "--format", "json", STATE_DIRECTORY=str(state))
+    assert (done.code, done.removed()) == (69, {"due"}), done.stderr
+
+
 @needs_namespaces
 @pytest.mark.parametrize(
     ("mount", "counts"),
