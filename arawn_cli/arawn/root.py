@@ -297,18 +297,26 @@ def mounts_in(root: Root) -> dict[tuple[str, ...], bool]:
     Raises:
         OSError: the mount table cannot be read.
     """
-    below = f"{root.path}/{WORKSTREAMS}"
     in_workstreams = (SESSIONS, MESSAGES) if root.layout is V0 else ()
 
     def is_own(names: tuple[str, ...]) -> bool:
         return names in ((), (SCRATCH,)) or (len(names) == 2 and names[1] in in_workstreams)
 
-    found = [tuple(mount.point.removeprefix(below).split("/")[1:]) for mount in visible_mounts(read_mounts(), below)]
-    return {names: is_own(names) for names in found}
+    return {names: is_own(names) for names in mounts_below(root.path / WORKSTREAMS)}
 
 
-def without_mounts(root: Root, whole: Subtree, mounts: Mapping[tuple[str, ...], bool]) -> Iterator[Subtree]:
-    """Yield a subtree of `workstreams/`, or its parts around the mounts in it (`mounts_in`).
+def mounts_below(directory: Path) -> list[tuple[str, ...]]:
+    """Return the mounts at and below a directory without links in its path, by their path from it.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
+    above = str(directory)
+    return [tuple(mount.point.removeprefix(above).split("/")[1:]) for mount in visible_mounts(read_mounts(), above)]
+
+
+def without_mounts(start: int, whole: Subtree, mounts: Mapping[tuple[str, ...], bool]) -> Iterator[Subtree]:
+    """Yield a subtree of an open directory, or its parts around the mounts in it (`mounts_in`).
 
     A foreign mount is left out, since it may hang. One that belongs to the tree is a part.
     """
@@ -319,14 +327,14 @@ def without_mounts(root: Root, whole: Subtree, mounts: Mapping[tuple[str, ...], 
         yield whole
         return
     try:
-        with opened_directory(root.workstreams, *names) as directory:
+        with opened_directory(start, *names) as directory:
             listed = entries(directory)
     except OSError:
         yield whole  # measuring it reports the failure
         return
     yield Subtree(names, shallow=True)
     for entry in listed:
-        yield from without_mounts(root, Subtree((*names, entry.name)), mounts)
+        yield from without_mounts(start, Subtree((*names, entry.name)), mounts)
 
 
 # ---- Candidates

@@ -255,7 +255,7 @@ def workstreams_usage(root: Root, threads: int, advance: Callable[[int], None]) 
         StoppedError: `advance` raised it.
     """
     mounts = mounts_in(root)
-    parts = [part for entry in entries(root.workstreams) for part in without_mounts(root, Subtree((entry.name,)), mounts)]
+    parts = [part for entry in entries(root.workstreams) for part in without_mounts(root.workstreams, Subtree((entry.name,)), mounts)]
     total = combined(measure_all(root.workstreams, parts, threads, advance))
     if total.failures:
         text = "not everything in %s/%s could be read, so it uses at least %s: %s"

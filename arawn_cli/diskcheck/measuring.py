@@ -155,7 +155,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     mounts = mounts_in(root)
     inner = {names for names, is_own in mounts.items() if not is_own}
     unsplit = (*_parts_of(root, ids, inner), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
-    parts = [whole.part(subtree) for whole in unsplit for subtree in without_mounts(root, whole.subtree, mounts)]
+    parts = [whole.part(subtree) for whole in unsplit for subtree in without_mounts(root.workstreams, whole.subtree, mounts)]
     threads = threads_for(config.maintenance.threads)
     usages = _measure_parts(root, parts, threads, context, reused)
     own_files = measure_own_files(root, threads, context)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arawn_cli.arawn.layout import DATABASE_V0, MAIN, WORKSTREAMS
-from arawn_cli.arawn.root import Root, home_directories
+from arawn_cli.arawn.root import Root, home_directories, mounts_below, without_mounts
 from arawn_cli.context import RunContext
 from arawn_cli.errors import Failure
 from arawn_cli.fs.measure import Subtree, measure_all
-from arawn_cli.fs.openat import entries, opened_directory
+from arawn_cli.fs.mounts import require_answer
+from arawn_cli.fs.openat import FileKind, entries
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.names import escape
 from arawn_cli.sqlite import COMPANIONS
@@ -110,12 +111,13 @@ def measure_entries(directory: Path, workstreams: Path, threads: int, context: R
     inner = workstreams.relative_to(directory).parts if workstreams.is_relative_to(directory) else ()
     relative = os.path.relpath(directory, workstreams.parent)
     try:
+        require_answer(str(directory), context.stopping)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         return OwnFiles(directory, {}, Failure.of("open", relative, error))
     usages: defaultdict[str, list[Usage]] = defaultdict(list)
     try:
-        parts = list(_parts(descriptor, relative, inner))
+        parts = list(_parts(descriptor, directory.resolve(), relative, inner))
         context.progress.start("measuring Arawn's own files", len(parts))
         measured = measure_all(descriptor, [subtree for _, subtree in parts], threads, context.advance_or_stop)
     except OSError as error:
@@ -127,28 +129,16 @@ def measure_entries(directory: Path, workstreams: Path, threads: int, context: R
     return OwnFiles(directory, {name: combined(parts) for name, parts in usages.items()})
 
 
-def _parts(descriptor: int, relative: str, excluded: tuple[str, ...]) -> Iterator[tuple[str, Subtree]]:
-    """Yield the subtrees of an open directory without the one with this path below it.
+def _parts(descriptor: int, directory: Path, relative: str, excluded: tuple[str, ...]) -> Iterator[tuple[str, Subtree]]:
+    """Yield the subtrees of an open directory without mounts, and without this path below it.
 
     Each has the name of the entry of the directory that it belongs to.
     """
-    device = os.fstat(descriptor).st_dev
-    for depth in range(max(len(excluded), 1)):
-        above = excluded[:depth]
-        with opened_directory(descriptor, ".", *above) as listed:
-            if os.fstat(listed).st_dev != device:
-                return
-            for entry in entries(listed):
-                if (*above, entry.name) == excluded[: depth + 1]:
-                    continue
-                try:
-                    status = os.stat(entry.name, dir_fd=listed, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if status.st_dev == device:
-                    names = (*above, entry.name)
-                    shown = _shown(names[0], is_directory=depth > 0 or stat.S_ISDIR(status.st_mode))
-                    yield shown, Subtree(names, shown=os.path.normpath(os.path.join(relative, *names)))
+    left_out = dict.fromkeys(filter(None, (*mounts_below(directory), excluded)), False)
+    for entry in entries(descriptor):
+        shown = _shown(entry.name, is_directory=entry.kind is FileKind.DIRECTORY)
+        for subtree in without_mounts(descriptor, Subtree((entry.name,)), left_out):
+            yield shown, subtree._replace(shown=os.path.normpath(os.path.join(relative, *subtree.names)))
 
 
 def _shown(name: str, *, is_directory: bool) -> str:
