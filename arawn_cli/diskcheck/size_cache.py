@@ -18,11 +18,12 @@ from operator import attrgetter
 from pathlib import Path
 from zlib import crc32
 
-from arawn_cli.arawn.layout import MESSAGES, V0
+from arawn_cli.arawn.layout import MESSAGES, V0, WORKSTREAMS
 from arawn_cli.arawn.messages import EVERY_SESSION, LogPosition, MessageLog
-from arawn_cli.arawn.root import Root, workstream_entries
+from arawn_cli.arawn.root import Root, mounts_in, workstream_entries
 from arawn_cli.context import RunContext
 from arawn_cli.errors import StateUnavailableError
+from arawn_cli.fs.mounts import require_answer
 from arawn_cli.fs.openat import Identity, identity_of, opened_directory, opened_file
 from arawn_cli.fs.usage import Usage
 from arawn_cli.names import is_valid_id
@@ -102,7 +103,11 @@ def load_reusable(root: Root, context: RunContext, hours: int, now: int) -> Reus
         return ReusedSizes()
     try:
         stored, before = _read(context.state, root.path)
-        fingerprints = dict(_fingerprints(root))
+        mounts = mounts_in(root)
+        for names, is_own in mounts.items():
+            if not is_own and len(names) == 1:  # a workstream, whose messages are read
+                require_answer("/".join((str(root.path), WORKSTREAMS, *names)), context.stopping)
+        fingerprints = dict(_fingerprints(root, mounts))
         positions, used = _used_since(root, before, frozenset(fingerprints), context.stopping)
     except (StateUnavailableError, OSError) as error:
         log.info("every session is measured: %s", error)
@@ -193,11 +198,14 @@ def _directories(parent: int, most: int | None = None) -> list[os.DirEntry[str]]
         return sorted(found, key=attrgetter("name"))
 
 
-def _fingerprints(root: Root) -> Iterator[tuple[str, str]]:
+def _fingerprints(root: Root, mounts: Mapping[tuple[str, ...], bool]) -> Iterator[tuple[str, str]]:
+    """Yield the fingerprint of each session without a foreign mount in it, which may hang."""
+    depth = len(root.layout.sessions) + 1
+    with_mount = {names[:depth] for names, is_own in mounts.items() if not is_own}
     try:
         with opened_directory(root.workstreams, *root.layout.sessions) as directory:
             for name in (entry.name for entry in _directories(directory)):
-                if not is_valid_id(name):
+                if not is_valid_id(name) or (*root.layout.sessions, name) in with_mount:
                     continue
                 try:
                     digest = fingerprint(directory, name)

@@ -291,3 +291,27 @@ def test_a_mount_that_hangs_at_a_workstream_keeps_every_session_and_hangs_no_com
     assert check.code == 0
     assert detail in doctor.stdout
     assert trash.code == 0
+
+
+@needs_fuse
+@pytest.mark.parametrize("place", ["root/data", "root/data/feeds", "home/.arawn-backups", "home/.arawn-backups/nas"])
+def test_a_mount_that_hangs_in_arawns_own_files_or_backups_hangs_no_report(run: Callable[..., Run], tmp_path: Path, place: str) -> None:
+    main_tree = MainTree(tmp_path / "root", time.time_ns())
+    main_tree.session(session_id(1), files={"f": 1}, age_days=30)
+    (tmp_path / place).mkdir(parents=True)
+    with hanging_mount(tmp_path / place):
+        done = run("report", "--base-path", main_tree.root, timeout=20, HOME=str(tmp_path / "home"))
+    assert done.code == 0, done.stderr
+
+
+@needs_fuse
+@pytest.mark.parametrize("place", ["scratch/sessions/held", "scratch/sessions/held/work", "scratch/sessions/held/work/data", "thesis"])
+def test_a_mount_that_hangs_hangs_no_check_that_reuses_sizes(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, place: str) -> None:
+    tree.session("held", files={"f": 1}, age_days=30)
+    config = tmp_path / "reuse.toml"
+    config.write_text("[maintenance.pressure]\nremeasure_hours = 24\n")
+    mount = tree.workstreams / place
+    mount.mkdir(exist_ok=True)
+    with hanging_mount(mount):
+        done = run("disk-check", "--base-path", tree.root, "--config", config, timeout=20)
+    assert (done.code, done.last["not_counted"]) == (0, [f"workstreams/{place}"])
