@@ -48,7 +48,7 @@ class Policy:
 
     def earlier(self, days: int) -> Policy:
         """Return the policy by which a session is inactive some days earlier."""
-        return replace(self, older_than_days=max(self.older_than_days - days, 0))
+        return replace(self, older_than_days=self.older_than_days - days)
 
     def for_budgets(self, config: Config) -> Policy:
         """Return the policy that says which sessions an exceeded budget may select."""

@@ -220,6 +220,16 @@ def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(removals: int, ke
     assert sum(decision.reason is Reason.REMOVAL_LIMIT and decision.detail == "too many" for decision in blocked) == removals
 
 
+@given(st.integers(0, 12), st.integers(0, 12), st.builds(RemovalLimit, st.integers(0, 12), st.integers(1, 100)))
+def test_there_is_room_for_as_many_more_removals_as_do_not_exceed_the_limit(removals: int, kept: int, limit: RemovalLimit) -> None:
+    def with_more(number: int) -> list[Decision]:
+        reasons = [*[Reason.EXPIRED] * (removals + number), *[Reason.ACTIVE] * (kept - number), *[Reason.FOREIGN_NAME] * 5]
+        return [Decision(session(), reason) for reason in reasons]
+
+    allowed = [number for number in range(1, kept + 1) if limit.exceeded_by(with_more(number)) is None]
+    assert min(limit.room(with_more(0)), kept) == len(allowed)
+
+
 AT = 1_699_000_000 * SECOND
 LATE = NOW + DAY
 
