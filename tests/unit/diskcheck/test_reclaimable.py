@@ -75,6 +75,16 @@ def test_a_cleanup_that_would_keep_everything_in_doubt_would_free_nothing(tree: 
     assert not result.summary.complete
 
 
+def test_turns_count_although_a_budget_selects_only_sessions_that_are_older_than_the_due_ones(
+    tree: SampleTree, configured: Callable[..., Path]
+) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 2 * MIB})
+    tree.session("old", files={"f": 700}, age_days=10)
+    tree.turn("old", tree.ago(1))
+    _, events = checked(tree, configured(total_gb=0.001, cleanup={"max_total": MIB, "min_age_days": 20}))
+    assert [event.reclaimable_bytes for event in events if isinstance(event, DiskPressure)] == [0]
+
+
 def test_a_signal_ends_the_search_for_what_a_cleanup_would_free(tree: SampleTree, configured: Callable[..., Path]) -> None:
     tree.session("s", files={"f": 700}, age_days=30)
     config = configuration_of(tree, configured(cleanup={"trash_days": 0}))
