@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arawn_cli.cleanup.history import Clocks, check_clock, clock_doubt, longest_gap
@@ -25,6 +25,7 @@ def test_the_first_cleanup_is_accepted() -> None:
 
 
 @given(clocks, st.integers(0, 5000 * DAY), st.integers(-2 * HOUR, 2 * HOUR))
+@example(Clocks(DAY, Boot("a", 0)), DAY, HOUR)
 def test_on_one_boot_both_clocks_move_equally_within_an_hour(previous: Clocks, ran: int, difference: int) -> None:
     previous = previous._replace(boot=previous.boot._replace(identity="a"))
     now = Clocks(previous.wall + ran + difference, Boot("a", previous.boot.elapsed + ran))
@@ -32,6 +33,8 @@ def test_on_one_boot_both_clocks_move_equally_within_an_hour(previous: Clocks, r
 
 
 @given(clocks, boots, st.integers(-2 * GAP, 2 * GAP))
+@example(Clocks(DAY, Boot("a", 0)), Boot("b", 0), 0)
+@example(Clocks(DAY, Boot("a", 0)), Boot("b", 0), GAP)
 def test_after_a_reboot_the_clock_is_not_earlier_and_not_too_late(previous: Clocks, boot: Boot, moved: int) -> None:
     if boot.identity in (None, previous.boot.identity) and boot.elapsed >= previous.boot.elapsed:
         boot = boot._replace(identity="c")
