@@ -13,6 +13,7 @@ from arawn_cli.cleanup.plan import (
     block_all,
     contents,
     decide,
+    decide_all,
     keep_unapproved,
     reason_without_files,
     revalidate,
@@ -218,6 +219,12 @@ def test_the_removal_limit_is_exceeded_by_more_than_is_allowed(removals: int, ke
     blocked = block_all(decisions, "too many")
     assert not any(decision.is_removal for decision in blocked)
     assert sum(decision.reason is Reason.REMOVAL_LIMIT and decision.detail == "too many" for decision in blocked) == removals
+
+
+def test_what_is_no_session_is_not_one_of_those_that_were_used_last() -> None:
+    link = ScratchSession("link", FileKind.LINK, (1, 2), evidence=TurnEvidence(NOW))
+    decisions = decide_all([link, session(turn=CUTOFF - 2), session(turn=CUTOFF - 1, name="b")], Policy(7, keep_last=1), NOW)
+    assert [decision.reason for decision in decisions] == [Reason.NOT_A_DIRECTORY, Reason.EXPIRED, Reason.KEPT_LAST]
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.builds(RemovalLimit, st.integers(0, 12), st.integers(1, 100)))
