@@ -61,6 +61,8 @@ class ArawnCliError(Exception):
 class StateUnavailableError(ArawnCliError):
     """The state file cannot be used now. Its content is unchanged."""
 
+    exit_code = ExitCode.PARTIAL
+
 
 class ConfigurationError(ArawnCliError):
     """The configuration or the root is missing or wrong; nothing has been touched."""

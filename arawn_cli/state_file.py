@@ -245,7 +245,7 @@ def copy_in_memory(path: Path) -> sqlite3.Connection | None:
     """
     try:
         path.stat()  # from Python 3.14 on, `exists` hides errors
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     copy = _connected(Path(":memory:"))
 

@@ -25,8 +25,8 @@ from arawn_cli.timestamps import DAY
 from arawn_cli.units import count, size
 
 NO_HISTORY = "No history yet: trends and forecasts appear after some hours of disk-check runs."
-NO_REMOVALS = "No session was removed in this period."
-NO_ALERTS = "No alerts in this period."
+NO_REMOVALS = "No removals are recorded in this period."
+NO_ALERTS = "No alerts are recorded in this period."
 NO_ORPHANS = "Nothing: every directory belongs to a workstream in use, or to scratch."
 UNKNOWN_CLEANUP = "The next cleanup is unknown."
 DUE_NOW = "due now"

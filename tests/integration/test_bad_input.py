@@ -332,3 +332,14 @@ def test_a_run_without_descriptors_for_the_processes_keeps_those_sessions_and_en
     removed = done.removed()
     assert {path.name for path in tree.sessions.iterdir()} == {f"s{number}" for number in range(40)} - removed
     assert done.last["sessions_checked"] == 40
+
+
+@pytest.mark.parametrize("words", [("trash", "list", "--all"), ("disk-check", "--parked", "retry"), ("disk-check", "--parked", "drop")])
+def test_a_command_that_needs_the_state_is_not_done_without_it(
+    run: RunCommand, tree: SampleTree, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    state = tmp_path / "state"
+    state.touch()
+    done = run(*words, "--base-path", tree.root, STATE_DIRECTORY=str(state))
+    assert (done.code, done.stdout) == (1, "")
+    assert "not a directory" in done.stderr.lower()

@@ -79,7 +79,7 @@ def test_alerts_of_the_period_are_told(run: RunCommand, tree: SampleTree, config
     checked(tree, config, now=tree.now - 3 * DAY)
     arguments = ("report", "--base-path", tree.root, "--config", config)
     assert re.search(r"ok to warning  My blog, 488\.3 KiB of 383\.8 KiB", run(*arguments, COLUMNS="120").stdout)
-    assert "No alerts in this period" in run(*arguments, "--days", "2").stdout
+    assert "No alerts are recorded in this period" in run(*arguments, "--days", "2").stdout
 
 
 def test_a_terminal_gets_colour(environment: dict[str, str], tree: SampleTree) -> None:
