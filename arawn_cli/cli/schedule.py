@@ -32,7 +32,7 @@ from arawn_cli.output import prometheus
 from arawn_cli.output.format import minute_with_zone
 from arawn_cli.output.tables import Listing
 from arawn_cli.schedule.cron import MarkersError
-from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, timers_to_start
+from arawn_cli.schedule.install import Place, Selection, apply_install, apply_removal, bodies_of, require_access, units_to_start
 from arawn_cli.schedule.managed_files import Change, SchedulerMissingError, UsageError
 from arawn_cli.schedule.places import Scheduler, Scope
 from arawn_cli.schedule.settings import (
@@ -115,7 +115,7 @@ def install(place: Place, bodies: Mapping[str, str], confirmation: Confirmation,
         UsageError, RefusedError, ScheduleError: it is not possible, not confirmed, or failed.
     """
     require_access(place)
-    changes, stopped = place.store.changes_to_install(bodies), timers_to_start(place)
+    changes, stopped = place.store.changes_to_install(bodies), units_to_start(place)
     if not changes and not stopped:
         print_line(f"Installed already, nothing to change ({place.title}).")
     else:

@@ -112,8 +112,8 @@ def bodies_of(scheduler: Scheduler, settings: Settings) -> dict[str, str]:
 
 
 def units_of(timer: str) -> tuple[str, str]:
-    """Return the name of a timer and of its service."""
-    return timer, f"{timer.removesuffix('.timer')}.service"
+    """Return the name of a timer and of its service; of a path unit, only its own, twice."""
+    return timer, timer.replace(".timer", ".service")
 
 
 def require_access(place: Place) -> None:
@@ -140,17 +140,17 @@ def require_access(place: Place) -> None:
         raise SchedulerMissingError(f"{cron_d} does not exist, so cron is not installed: sudo apt-get install cron")
 
 
-def timers_to_start(place: Place) -> list[str]:
-    """Return the timers that do not run as their files say, or would not after the next boot."""
+def units_to_start(place: Place) -> list[str]:
+    """Return the starters that do not run as their files say, or would not after the next boot."""
     manager = place.manager
     if manager is None:
         return []
     is_running = manager.is_running()
     return [
-        timer
-        for timer in place.timers
-        if manager.query("is-enabled", timer) != "enabled"
-        or (is_running and (manager.query("is-active", timer) != "active" or any(map(manager.needs_reload, units_of(timer)))))
+        starter
+        for starter in place.starters
+        if manager.query("is-enabled", starter) != "enabled"
+        or (is_running and (manager.query("is-active", starter) != "active" or any(map(manager.needs_reload, units_of(starter)))))
     ]
 
 
@@ -166,7 +166,7 @@ def apply_install(place: Place, changes: Sequence[Change]) -> None:
     manager = place.manager
     if manager is None:
         return
-    restarted = {change.name for change in changes} | set(timers_to_start(place))
+    restarted = {change.name for change in changes} | set(units_to_start(place))
     _reload(place, manager)
     manager.call("enable", *place.starters)
     if manager.is_running():

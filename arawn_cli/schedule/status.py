@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +144,7 @@ def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
     bodies = bodies_of(place.scheduler, settings)
     conditions = {name: condition_of(place.store.read(name), body) for name, body in bodies.items()}
     for job in settings.jobs:
-        units = (job.unit, path_unit(settings.root_name)) if job.name is JobName.SCRATCH_CLEANUP else job.unit
+        units = (job.unit, path_unit(settings.root_name)) if job.name is JobName.SCRATCH_CLEANUP else (job.unit,)
         of_job = [condition for name, condition in conditions.items() if name.startswith(units) or place.manager is None]
         condition = max(of_job, key=_WORST_LAST.index)
         is_present = condition is not Condition.MISSING
@@ -154,7 +154,8 @@ def statuses(schedule: Schedule, now: int, shell: Shell) -> Iterator[JobStatus]:
         if condition in (Condition.EDITED, Condition.FOREIGN):
             problems.append(Problem("the installed schedule was edited by hand and does not match the configuration", install))
         if place.manager is not None:
-            state = _systemd_state(place.manager, job, shell, is_present=is_present, is_running=idle is None)
+            starters = [name for name in bodies if name.startswith(units) and not name.endswith(".service")]
+            state = _systemd_state(place.manager, job, starters, shell, is_present=is_present, is_running=idle is None)
             if is_present and conditions[NOTIFIER] is Condition.MISSING:
                 problems.append(Problem(f"{NOTIFIER} is missing: nobody is notified of a failed run", install))
         else:
@@ -249,32 +250,34 @@ def unread_state_problem(config: Config, flags: Flags, environment: Mapping[str,
     )
 
 
-def _systemd_state(manager: Manager, job: Job, shell: Shell, *, is_present: bool, is_running: bool) -> _SchedulerState:
+def _systemd_state(
+    manager: Manager, job: Job, starters: Sequence[str], shell: Shell, *, is_present: bool, is_running: bool
+) -> _SchedulerState:
     timer, service = f"{job.unit}.timer", f"{job.unit}.service"
     properties = manager.properties(service, "Result", "ExecMainStatus", "ExecMainExitTimestamp")
-    is_enabled = manager.query("is-enabled", timer) == "enabled"
-    is_active = is_running and manager.query("is-active", timer) == "active"
+    enabled = {unit for unit in starters if manager.query("is-enabled", unit) == "enabled"}
+    active = {unit for unit in starters if is_running and manager.query("is-active", unit) == "active"}
     problems = []
     if is_present and is_running:
         systemctl = shell.as_root(manager.systemctl) if manager.scope is Scope.SYSTEM else shell.by_user_manager(manager.systemctl)
-        if is_enabled != is_active:
-            state = "is enabled but not running" if is_enabled else "is running but not enabled"
-            problems.append(Problem(f"{timer} {state}", f"{systemctl} enable --now {timer}"))
-        for unit in units_of(timer):
+        for unit in sorted(enabled ^ active):
+            state = "is enabled but not running" if unit in enabled else "is running but not enabled"
+            problems.append(Problem(f"{unit} {state}", f"{systemctl} enable --now {unit}"))
+        for unit in dict.fromkeys(name for starter in starters for name in units_of(starter)):
             if manager.needs_reload(unit):
                 problems.append(Problem(f"{unit} has changed since systemd read it", f"{systemctl} daemon-reload"))
         if command := manager.linger_command():
             problems.append(Problem("timers of this account stop when it logs out", shell.flags.typed(command)))
     exited = _nanoseconds(properties.get("ExecMainExitTimestamp", ""))
     triggered = _nanoseconds(manager.properties(timer, "LastTriggerUSec").get("LastTriggerUSec", ""))
-    upcoming = manager.next_run(timer) if is_active else None
+    upcoming = manager.next_run(timer) if timer in active else None
     result = None
     if exited is not None:
         result = RunResult.SUCCESS if properties.get("Result") == "success" else RunResult.FAILED
         if result is RunResult.SUCCESS and properties.get("ExecMainStatus") == str(ExitCode.LOCKED.value):
             result = RunResult.LOCKED
     next_run = None if upcoming is None else upcoming * _MICROSECOND
-    return _SchedulerState(is_enabled and is_active, next_run, exited or triggered, result, tuple(problems))
+    return _SchedulerState(enabled & active == set(starters), next_run, exited or triggered, result, tuple(problems))
 
 
 def _cron_state(schedule: Schedule, job: Job, now: int, *, is_running: bool) -> _SchedulerState:

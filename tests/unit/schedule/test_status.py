@@ -24,6 +24,8 @@ NOW = 1_800_000_000 * 10**9
 INSTALL = "arawn-cli schedule install --systemd --system"
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
+*is-enabled*.path) echo {path_enabled} ;;
+*is-active*.path) echo {path_active} ;;
 *is-enabled*) echo enabled ;;
 *is-active*) echo {active} ;;
 *Result*) printf '%s\\n' Result={result} ExecMainStatus={code} ExecMainExitTimestamp=@1799990000 ;;
@@ -48,6 +50,8 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         *,
         booted: bool = True,
         active: str = "active",
+        path_enabled: str = "enabled",
+        path_active: str = "active",
         result: str = "success",
         code: int = 0,
         reload: str = "no",
@@ -55,7 +59,8 @@ def reported(tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         cleanup_on_critical: bool = False,
     ) -> JobStatus:
         script = tmp_path / "bin" / "systemctl"
-        script.write_text(SYSTEMCTL.format(active=active, result=result, code=code, reload=reload))
+        answers = {"active": active, "path_enabled": path_enabled, "path_active": path_active}
+        script.write_text(SYSTEMCTL.format(**answers, result=result, code=code, reload=reload))
         script.chmod(0o755)
         if not booted:
             monkeypatch.setattr(systemd, "_BOOTED", str(tmp_path / "nowhere"))
@@ -126,6 +131,23 @@ def test_a_cleanup_that_no_check_could_start_is_not_as_configured(
 ) -> None:
     event = reported(cleanup_on_critical=True, edits={"arawn-cleanup-on-critical.path": text}).event
     assert (event.installed, is_healthy(event)) == (expected, False)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "active", "problem"),
+    [
+        ("enabled", "failed", "arawn-cleanup-on-critical.path is enabled but not running"),
+        ("disabled", "active", "arawn-cleanup-on-critical.path is running but not enabled"),
+        ("disabled", "inactive", None),
+    ],
+)
+def test_a_path_unit_that_does_not_run_is_no_more_enabled_than_a_timer(
+    reported: Callable[..., JobStatus], enabled: str, active: str, problem: str | None
+) -> None:
+    assert is_healthy(reported(cleanup_on_critical=True).event)
+    found = reported(cleanup_on_critical=True, path_enabled=enabled, path_active=active)
+    assert not found.event.enabled
+    assert [each.text for each in found.problems] == ([] if problem is None else [problem])
 
 
 def test_a_state_without_runs_and_without_a_file_has_no_last_run(tmp_path: Path) -> None:
