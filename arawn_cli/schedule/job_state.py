@@ -69,7 +69,8 @@ def _is_for(config: Config, scheduler: Scheduler, scope: Scope, environment: Map
     else:
         return bool(text)
     home = str(home_directory() or "") or None if scope is Scope.USER else None
-    return (cron_command(words) if scheduler is Scheduler.CRON else f"{words[0]} {unit_word(words[1], home)}") in text
+    line = cron_command(words) if scheduler is Scheduler.CRON else f"{words[0]} {unit_word(words[1], home)}"
+    return f"{line} " in text.replace("\n", " ")  # not the beginning of a longer path
 
 
 def _installed_text(scheduler: Scheduler, scope: Scope, root_name: str | None, environment: Mapping[str, str]) -> str:
