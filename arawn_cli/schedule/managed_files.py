@@ -154,6 +154,8 @@ class FileStore:
                     os.unlink(change.place)
                     continue
                 self._create_directories()
+                if os.path.islink(change.place):  # a masked unit, which is replaced if the user agrees
+                    os.unlink(change.place)
                 write_atomic(Path(change.place), with_header(change.after))
         except OSError as error:
             raise ScheduleError(f"cannot change {error.filename}: {error.strerror}") from error

@@ -63,6 +63,15 @@ def test_a_link_that_masks_a_unit_is_foreign_and_not_followed(tmp_path: Path) ->
     assert (change.condition, change.is_of_others) == (Condition.FOREIGN, True)
 
 
+def test_a_link_that_masks_a_unit_is_replaced_if_the_user_agrees(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("of others")
+    (tmp_path / "unit").symlink_to(target)
+    install(FileStore(tmp_path, ("unit",)), BODY)
+    assert not (tmp_path / "unit").is_symlink()
+    assert ((tmp_path / "unit").read_text(), target.read_text()) == (with_header("a\nb\n"), "of others")
+
+
 def test_a_directory_in_the_place_of_a_file_is_one_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "unit" / "x").mkdir(parents=True)
     with pytest.raises(ScheduleError, match=r"cannot read .*unit: not a regular file"):
