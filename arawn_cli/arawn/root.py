@@ -19,7 +19,7 @@ from arawn_cli.fs.measure import Subtree
 from arawn_cli.fs.mounts import is_mount, read_mounts, visible_mounts
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory, opened_directory
 from arawn_cli.fs.permissions import Account
-from arawn_cli.names import is_valid_id
+from arawn_cli.names import escape, is_valid_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Root:
 
 # Directories of hier(7) that no service has for itself. Those that may be a mount or the home of
 # one account (/srv, /mnt, /opt, /root) are roots if they contain workstreams/.
-_SYSTEM_DIRECTORIES = frozenset(
+SYSTEM_DIRECTORIES = frozenset(
     {
         *("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media", "/proc", "/run", "/sbin", "/sys"),
         *("/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/local", "/usr/sbin", "/usr/share"),
@@ -75,15 +75,17 @@ class UnusableDirectoryError(ConfigurationError):
             return cls(f"{path} is not a directory", "# move it away")
         if path.name == TRASH:
             return cls(f"{path} is a link, but removed sessions must stay on the filesystem of the sessions", f"rm {quote(str(path))}")
-        if not path.exists():
-            return cls(f"{path} is a link to {os.readlink(path)}, which does not exist", "# put the directory back in place of the link")
+        if not os.path.exists(path):
+            return cls(
+                f"{path} is a link to {escape(os.readlink(path))}, which does not exist", "# put the directory back in place of the link"
+            )
         return cls(f"{path} is a link, and links are not followed; use a bind mount instead, with Arawn stopped", bind_mount_commands(path))
 
 
 def bind_mount_commands(link: Path) -> str:
     """Return commands that replace a link by a bind mount; a comment without a target."""
-    if not link.exists():
-        return f"# put back {os.readlink(link)}, to which it leads"
+    if not os.path.exists(link):
+        return f"# put the target of {escape(str(link))} back"
     shown, create = quote(str(link)), "mkdir" if link.is_dir() else "touch"
     return f"sudo rm {shown} && sudo {create} {shown} && sudo mount --bind {quote(os.path.realpath(link))} {shown}"
 
@@ -232,7 +234,7 @@ def _refuse_unsafe(root: Path) -> None:
     if root == Path("/"):
         raise RefusedError("the root is /: refused; name Arawn's own folder with --base-path, or in the configuration")
     status = root.stat()
-    if str(root) in _SYSTEM_DIRECTORIES or any(root.is_relative_to(place) for place in _OF_KERNEL):
+    if str(root) in SYSTEM_DIRECTORIES or any(root.is_relative_to(place) for place in _OF_KERNEL):
         raise RefusedError(f"the root {root} is a system directory: refused; name Arawn's own folder")
     if root in home_directories(status.st_uid) and not os.path.lexists(root / WORKSTREAMS):
         raise RefusedError(

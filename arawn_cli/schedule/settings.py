@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import arawn_cli
 from arawn_cli.arawn.layout import MAIN, MESSAGES, V0, WORKSTREAMS
-from arawn_cli.arawn.root import opened_root
+from arawn_cli.arawn.root import SYSTEM_DIRECTORIES, opened_root
 from arawn_cli.config import relay_url
 from arawn_cli.config.loader import Config, Flags, state_directory
 from arawn_cli.config.lookup import home_directory
@@ -156,12 +156,12 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         root=root,
         reads=(*program, *(path for path in named if path)),
         # Not that of the current shell: cron and systemd pass none of its variables to the jobs.
-        state=state_directory(config.file, config.tables, {}).absolute() if keeps_state else None,
-        metrics=config.metrics_directory.absolute() if config.metrics_directory else None,
-        token_file=config.relay.token_file if config.relay else None,
+        state=_without_parents(state_directory(config.file, config.tables, {})) if keeps_state else None,
+        metrics=_without_parents(config.metrics_directory),
+        token_file=_without_parents(config.relay.token_file if config.relay else None),
         network=_network(config),
         pings={job: _network_to(relay_url.parse(url)) for job, url in config.pings.items()},
-        notify_urls=config.notify_urls,
+        notify_urls=_without_parents(config.notify_urls),
         nice=config.maintenance.nice,
         io_class=config.maintenance.io_class,
         cleanup=schedule.scratch_cleanup,
@@ -174,6 +174,13 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
         is_of_root=os.getuid() != 0 or config.file is None or way_to(config.file).is_of_root,
     )
+
+
+def _without_parents(path: Path | None) -> Path | None:
+    """Return an absolute path without `..`: systemd ignores settings whose path has one."""
+    if path is None:
+        return None
+    return Path(os.path.realpath(path)) if ".." in path.parts else path.absolute()
 
 
 def _network_to(address: Address) -> Network:
@@ -212,6 +219,11 @@ def refuse_unusable(settings: Settings) -> None:
             )
 
 
+def is_of_system(path: Path) -> bool:
+    """Whether a path without links is a directory of the system, or below one that no job needs."""
+    return str(path) in SYSTEM_DIRECTORIES or any(path.is_relative_to(place) for place in _OF_SYSTEM)
+
+
 def _problem_of(path: Path) -> str | None:
     try:
         way = way_to(path)
@@ -220,7 +232,7 @@ def _problem_of(path: Path) -> str | None:
         return error.strerror
     if way.has_links:
         return "a link is on the way to it"
-    if any(way.path.is_relative_to(place) for place in _OF_SYSTEM):
+    if is_of_system(way.path):
         return "it belongs to the system"
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         return f"the account of the configuration cannot write to {escape(str(existing))}"

@@ -123,9 +123,9 @@ def _service_variables(settings: Settings, job: Job) -> dict[str, object]:
 
 
 def _any_below(paths: Iterable[Path], directories: Iterable[str]) -> bool:
-    """Return whether a path is below a directory, or below its target if it is a link."""
+    """Return whether a path or its target is below a directory or its target, if they are links."""
     places = [place for directory in directories for place in (directory, os.path.realpath(directory))]
-    return any(path.is_relative_to(place) for path in paths for place in places)
+    return any(each.is_relative_to(place) for path in paths for each in (path, Path(os.path.realpath(path))) for place in places)
 
 
 def systemd_runs() -> bool:

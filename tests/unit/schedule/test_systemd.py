@@ -125,6 +125,20 @@ def test_a_sandbox_opens_only_what_the_configuration_needs() -> None:
     ]
 
 
+def test_a_path_is_as_visible_as_the_target_of_its_link(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").symlink_to("/home/arawn/config.toml")
+    assert "ProtectHome=read-only" in units(replace(SYSTEM, reads=(tmp_path / "config.toml",)))["arawn-disk-check.service"]
+
+
+def test_no_path_of_a_unit_has_a_parent_which_systemd_ignores(tree: SampleTree, tmp_path: Path) -> None:
+    table = f'root = "{tree.root}"\nstate_dir = "a/../state"\nmetrics.textfile_dir = "../metrics"\n'
+    secrets = 'relay = { url = "http://127.0.0.1/", token_file = "../token" }\nnotify.urls_file = "b/../../urls"\n'
+    (tmp_path / "arawn.toml").write_text(f"[maintenance]\n{table}{secrets}")
+    settings = settings_from(load(Flags(config=tmp_path / "arawn.toml"), {}), Scope.USER)
+    expected = (tmp_path / "state", *(tmp_path.parent / name for name in ("metrics", "token", "urls")))
+    assert (settings.state, settings.metrics, settings.token_file, settings.notify_urls) == expected
+
+
 def test_only_a_job_with_a_relay_or_a_ping_has_network() -> None:
     cases: tuple[tuple[Network, dict[str, Network], tuple[Network, Network]], ...] = (
         ("none", {}, ("none", "none")),
