@@ -208,18 +208,26 @@ def way_to(path: Path) -> Way:
             done = "/" if target.is_absolute() else done
             continue
         done = here
-        is_shared = is_shared or (status.st_uid == 0 and _others_may_replace(status, is_last=not pending))
+        is_shared = is_shared or (status.st_uid == 0 and _others_may_replace(here, status, is_last=not pending))
     return Way(Path(done, *reversed(pending)), frozenset(accounts), is_shared, has_links)
 
 
-def _others_may_replace(status: os.stat_result, *, is_last: bool) -> bool:
+def _others_may_replace(path: str, status: os.stat_result, *, is_last: bool) -> bool:
     """Whether others than root may replace or change a file or directory of root."""
     if stat.S_ISDIR(status.st_mode):
         if is_last or status.st_mode & stat.S_ISVTX:
             return False
     elif not stat.S_ISREG(status.st_mode):
         return False
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0))
+    # With an ACL, the bits of the group are the most that a named account or group has (acl(5)).
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and (status.st_gid != 0 or _has_acl(path))))
+
+
+def _has_acl(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError:
+        return False
 
 
 class Login(NamedTuple):
