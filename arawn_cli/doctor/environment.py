@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import cast
@@ -31,15 +32,17 @@ from arawn_cli.events import JobName
 from arawn_cli.fs.files import is_kept
 from arawn_cli.fs.in_use import sees_all_accounts
 from arawn_cli.fs.mounts import filesystem_of
-from arawn_cli.fs.permissions import account_name, user_id
+from arawn_cli.fs.permissions import account_name, user_id, way_to
 from arawn_cli.fs.system_calls import call
 from arawn_cli.output.prometheus import old_files
-from arawn_cli.schedule.settings import Account, Shell, can_access, token_warning
+from arawn_cli.schedule.settings import Account, Shell, can_access, is_of_system, token_warning
 from arawn_cli.schedule.systemd import systemd_runs
 from arawn_cli.sqlite import DatabaseUnreadableError
 from arawn_cli.state_file import FILE, DamagedError, copy_in_memory
 from arawn_cli.timestamps import minute
 from arawn_cli.units import count, size
+
+_STATE_NAMES = (FILE, "cleanup-request", "cloacina")
 
 _LEAST_FREE_BYTES = 16 * 1024**2
 
@@ -61,12 +64,11 @@ def account_finding() -> Finding:
 
 def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
     """Check whether the jobs can write metrics, and whether stale files are left."""
-    quoted = quote(str(directory))
     if not os.path.isdir(directory):
-        fix = shell.as_root(f"install -d -o {quote(account.name)} {quoted}")
+        fix = _given("install -d -o {} {}", directory, account, shell, "[maintenance.metrics] textfile_dir")
         return fail("metrics", f"textfile_dir does not exist: {directory}", fix)
     if can_access(account, "-w", directory) is False:
-        fix = shell.as_root(f"setfacl -m u:{quote(account.name)}:rwx {quoted}")
+        fix = _given("setfacl -m u:{}:rwx {}", directory, account, shell, "[maintenance.metrics] textfile_dir")
         return fail("metrics", f"{account.name} cannot write to textfile_dir: {directory}", fix)
     if old := old_files(directory):
         line = shlex.join(("rm", "-f", *map(str, old)))
@@ -75,6 +77,22 @@ def metrics_finding(directory: Path, account: Account, shell: Shell) -> Finding:
         detail = f"{directory} has files of an earlier version, whose values never change: {names}"
         return warn("metrics", detail, line if is_own else shell.as_root(line))
     return ok("metrics", f"{directory} is writable by {account.name}")
+
+
+def _given(line: str | None, directory: Path, account: Account, shell: Shell, key: str) -> str:
+    """Return a command of root that gives a directory to the account of the jobs.
+
+    Return advice if another account than root has named the directory or can replace it, or if it
+    may be of other programs.
+    """
+    try:
+        file, parent = shell.config.file, way_to(directory.parent)
+        is_safe = (file is None or way_to(file).is_of_root) and parent.is_of_root and not is_of_system(parent.path / directory.name)
+    except OSError:
+        is_safe = False
+    if line is None or not is_safe:
+        return comment(f"name another directory with {key}, or give this one to {account.name} if it is for the jobs alone")
+    return shell.as_root(line.format(quote(account.name), quote(str(directory))))
 
 
 def configuration_findings(shell: Shell) -> Iterator[Finding]:
@@ -118,7 +136,8 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, created_b
 
 
 def _state(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Finding:
-    quoted, owner = quote(str(directory)), quote(account.name)
+    quoted = quote(str(directory))
+    give = partial(_given, directory=directory, account=account, shell=shell, key="[maintenance] state_dir")
     try:
         status = os.stat(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -134,19 +153,26 @@ def _state(directory: Path, account: Account, shell: Shell, *, created_by_system
             return ok("state", f"{directory} does not exist yet; systemd creates it")
         if can_access(account, "-w", found) is False:
             detail = f"{directory} does not exist, and {account.name} cannot write to {found}"
-            return fail("state", detail, shell.as_root(f"install -d -m 0700 -o {owner} {quoted}"))
+            return fail("state", detail, give("install -d -m 0700 -o {} {}"))
         return ok("state", f"{directory} does not exist yet; the first run creates it")
     owners = {status.st_uid}
     with suppress(OSError):  # there may be no state file yet
         owners.add(os.lstat(directory / FILE).st_uid)
     if owners != {user_id(account.name)}:
         detail = f"{directory} or its state file does not belong to {account.name}, the account of the jobs: they cannot save state"
-        return fail("state", detail, shell.as_root(f"chown -R {owner}: {quoted}"))
+        return fail("state", detail, give("chown -R {}: {}" if _holds_only_state(directory) else None))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return fail("state", f"{directory} is writable by others: the jobs refuse to use it", shell.as_root(f"chmod go-w {quoted}"))
     if can_access(account, "-w", directory) is False:
         return fail("state", f"{account.name} cannot write to {directory}", f"namei -l {quoted}; findmnt -T {quoted}")
     return ok("state", f"{directory} is writable by {account.name}")
+
+
+def _holds_only_state(directory: Path) -> bool:
+    """Whether a directory has nothing but files of this program; false if it cannot be listed."""
+    with suppress(OSError):
+        return all(name.startswith(_STATE_NAMES) or name.endswith(".lock") for name in os.listdir(directory))
+    return False
 
 
 def _existing(directory: Path) -> Path:

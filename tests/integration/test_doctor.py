@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,8 @@ from arawn_cli.config.schema import Relay, with_value
 from arawn_cli.delivery.message import OutgoingEvent
 from arawn_cli.delivery.outbox import Outbox
 from arawn_cli.doctor import environment, timers
-from arawn_cli.doctor.environment import state_findings
-from arawn_cli.doctor.findings import Finding
+from arawn_cli.doctor.environment import metrics_finding, state_findings
+from arawn_cli.doctor.findings import Finding, fail
 from arawn_cli.doctor.timers import timer_findings
 from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.events import JobName
@@ -43,7 +43,7 @@ from arawn_cli.schedule.cron import Daemon, cron_file, start_command
 from arawn_cli.schedule.install import Place
 from arawn_cli.schedule.managed_files import FileStore, with_header
 from arawn_cli.schedule.places import Scheduler, Scope
-from arawn_cli.schedule.settings import Account, own_account
+from arawn_cli.schedule.settings import Account, Shell, own_account
 from arawn_cli.schedule.status import Schedule
 from arawn_cli.state import State
 from arawn_cli.state_file import SCHEMA_VERSION
@@ -270,6 +270,57 @@ def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(public_d
         assert found.status is Status.FAIL
         apply_fix(found)
         assert state_finding(directory, NOBODY, tree).status is Status.OK
+
+
+@needs_root
+def test_no_fix_gives_away_a_directory_that_may_be_of_others(public_directory: Path, tree: SampleTree) -> None:
+    others, own = public_directory / "others", public_directory / "own"
+    for directory in (others, own):
+        directory.mkdir()
+    (others / "file").touch()
+    ours = shell_of(tree)
+    assert ours.config.file is not None
+    os.chown(ours.config.file, 5, 5)
+    theirs = ours
+    config = public_directory / "config.toml"
+    config.touch()
+    ours = replace(ours, config=replace(ours.config, file=config))
+    link = public_directory / "link"
+    link.symlink_to("/etc")
+    os.chown(link, 5, 5, follow_symlinks=False)
+
+    def fixes(directory: Path, shell: Shell) -> Iterator[str]:
+        yield from (
+            found.fix or "" for found in state_findings(directory, NOBODY, shell, created_by_systemd=False) if found.check == "state"
+        )
+        yield metrics_finding(directory, NOBODY, shell).fix or ""
+
+    for directory, shell in ((Path("/etc"), ours), (Path("/var/lib"), ours), (link / "x", ours), (own, theirs), (own / "x", theirs)):
+        assert [fix[:1] for fix in fixes(directory, shell)] == ["#", "#"], directory
+    assert [fix.split()[0] for fix in fixes(own, ours)] == ["chown", "setfacl"]
+    assert [fix.split()[0] for fix in fixes(own / "x", ours)] == ["install", "install"]
+    assert [fix.split()[0] for fix in fixes(others, ours)] == ["#", "setfacl"]
+
+
+@pytest.mark.parametrize("target", ["/etc", "/proc/1/fdinfo/none", "nowhere\nrm -rf x", "messages.jsonl"])
+def test_a_link_in_the_tree_neither_ends_doctor_nor_writes_a_command(tree: SampleTree, tmp_path: Path, target: str) -> None:
+    tree.workstream("blog", "My blog", {})
+    places = (tree.workstreams / "blog" / "messages.jsonl", tree.workstreams / "evil", tree.workstreams / "scratch")
+    for place in places:
+        if place.exists():
+            place.rename(tmp_path / "before")
+        place.symlink_to(target)
+        found = findings(tree)
+        assert any(finding.status is Status.FAIL for finding in found.values()) or not place.exists()
+        for finding in found.values():
+            assert (finding.fix or "x").isprintable()
+            assert "\n" not in finding.detail
+        place.unlink()
+
+
+def test_a_fix_with_a_character_that_does_not_print_is_a_comment() -> None:
+    assert fail("x", "y", "ls 'a\x1b[31m\nb'").fix == r"# ls 'a\x1b[31m\x0ab'"
+    assert fail("x", "y", "ls 'a\\ ä'").fix == "ls 'a\\ ä'"
 
 
 def test_a_configured_dry_run_and_a_missing_root_hide_no_other_finding(run: Callable[..., Run], tmp_path: Path) -> None:
