@@ -88,11 +88,13 @@ def find_layout(
     Raises:
         StoppedError: a signal asked the run to end.
         ConfigurationError: the tree has the signs of both generations, or of none, or contradicts
-            the database.
+            the database; a filesystem that is mounted at one of its directories does not answer.
     """
     layouts = {database: _of_database(database, stopping) for database in databases}
     known = {layout for layout in layouts.values() if layout is not None}
     try:
+        for point in sorted(mount_points() & {f"{path}/{SCRATCH}", f"{path}/{SCRATCH}/{SESSIONS}"}):
+            require_answer(point, stopping)
         if len(known) == 1:
             layout = known.pop()
             database = next(place for place, found in layouts.items() if found is layout)

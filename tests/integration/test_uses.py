@@ -315,3 +315,16 @@ def test_a_mount_that_hangs_hangs_no_check_that_reuses_sizes(run: Callable[..., 
     with hanging_mount(mount):
         done = run("disk-check", "--base-path", tree.root, "--config", config, timeout=20)
     assert (done.code, done.last["not_counted"]) == (0, [f"workstreams/{place}"])
+
+
+@needs_fuse
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "command"), [("scratch", "scratch-cleanup"), ("scratch/sessions", "disk-check")])
+def test_a_mount_that_hangs_at_a_directory_of_arawns_is_an_error(
+    run: Callable[..., Run], tree: SampleTree, place: str, command: str
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    with hanging_mount(tree.workstreams / place):
+        done = run(command, "--base-path", tree.root, timeout=30)
+    assert done.code == 78
+    assert f"the filesystem that is mounted at {tree.workstreams / place} does not answer" in done.stderr
