@@ -46,6 +46,8 @@ def print_report(report: Report) -> None:
             return [{"time": rendered(hour * 3600 * SECOND), "usage": usage} for hour, usage in value]
         if isinstance(value, tuple):
             return [plain(item) for item in value]
+        if isinstance(value, str):  # strict JSON has no other bytes
+            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return rendered(value) if name in _INSTANTS and isinstance(value, int) else value
 
     values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -72,6 +73,14 @@ def test_a_report_agrees_with_the_check_and_leaves_no_trace(run: RunCommand, tre
     for piece in ("would remove 1 session: 2.9 KiB, in the trash until ", f"{day(tree.ago(-5))}     8.8 KiB  young"):
         assert piece in done.stdout
     assert re.search(r"ok to warning  My blog, 385\.7 KiB of 383\.8 KiB", done.stdout)
+
+
+def test_names_that_are_no_utf_8_are_json_that_every_parser_reads(run: RunCommand, tmp_path: Path) -> None:
+    odd = SampleTree(tmp_path / "caf\udce9", 0)
+    odd.workstream("blog", "My blog", {"work/\udcff<b>": 1000})
+    done = run("report", "--format", "json", "--base-path", odd.root)
+    assert (done.code, done.last["path"]) == (0, str(odd.root).replace("\udce9", "\\xe9"))
+    assert json.dumps(done.last, ensure_ascii=False).encode().count(b"\\\\xff<b>") == 1
 
 
 def test_alerts_of_the_period_are_told(run: RunCommand, tree: SampleTree, config: Path) -> None:
