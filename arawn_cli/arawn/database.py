@@ -63,7 +63,7 @@ class SessionRows(NamedTuple):
 
 _COUNTS = "LEFT JOIN (SELECT workstream_id, count(*) AS number FROM sessions GROUP BY workstream_id) s ON s.workstream_id = w.id"
 _WORKSTREAMS = {
-    V0: f"SELECT w.id, title, state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
+    V0: f"SELECT w.id, nullif(title, ''), state = 'archived', coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608 - a constant
     MAIN: f"SELECT name, nullif(display_name, ''), archived, coalesce(number, 0) FROM workstreams w {_COUNTS}",  # noqa: S608
 }
 # The workstream of a session is the name of its directory. On main NULL means scratch. An index

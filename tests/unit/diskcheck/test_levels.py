@@ -263,6 +263,7 @@ def test_names_of_scopes_are_readable_and_differ(tree: SampleTree) -> None:
     for id_ in ids:
         tree.workstream(id_, "Blog", {"work/f": 1})
     tree.workstream("thesis", "Thesis", {"work/f": 1})
+    tree.workstream("untitled", "", {"work/f": 1})
     for session in ("one", *ids):
         tree.session(session, files={"f": 1}, age_days=1)
     mountpoint = filesystem_of(tree.root).mountpoint
@@ -274,6 +275,7 @@ def test_names_of_scopes_are_readable_and_differ(tree: SampleTree) -> None:
         "Blog, c2d84e90…",
         "Scratch",
         "Thesis",
+        "untitled",
         "Scratch session 7b1f3a52…",
         "Scratch session c2d84e90…",
         "Scratch session one",
