@@ -124,7 +124,11 @@ def _refuse_contradiction(workstreams: int, path: Path, layout: Layout, database
     a tree is not of the main branch.
     """
     other = MAIN if layout is V0 else V0
-    is_scratch_of_v0 = any(exists(f"{SCRATCH}/{name}", workstreams) for name in (SESSIONS, MESSAGES))
+    try:
+        with opened_directory(workstreams, SCRATCH) as scratch:
+            is_scratch_of_v0 = any(exists(name, scratch) for name in (SESSIONS, MESSAGES))
+    except (FileNotFoundError, NotADirectoryError):  # a link to a directory is none
+        is_scratch_of_v0 = False
     if is_scratch_of_v0 is not (layout is V0) and set(_signs(workstreams, path, stopping)) == {other}:
         raise ConfigurationError(
             f"{path} has the files of {other.name} ({_SIGNS}), but {database} is a database of {layout.name}: {_REMEDY}"

@@ -16,7 +16,7 @@ from shlex import quote
 from arawn_cli.arawn.layout import DATABASES, MESSAGES, SCRATCH, SESSIONS, TRASH, V0, WORKSTREAMS, Layout, find_layout
 from arawn_cli.errors import ConfigurationError, RefusedError, never_stopping
 from arawn_cli.fs.measure import Subtree
-from arawn_cli.fs.mounts import is_mount, read_mounts, visible_mounts
+from arawn_cli.fs.mounts import is_mount, read_mounts, require_answer, visible_mounts
 from arawn_cli.fs.openat import Entry, FileKind, entries, open_directory, opened_directory
 from arawn_cli.fs.permissions import Account
 from arawn_cli.names import escape, is_valid_id
@@ -75,19 +75,32 @@ class UnusableDirectoryError(ConfigurationError):
             return cls(f"{path} is not a directory", "# move it away")
         if path.name == TRASH:
             return cls(f"{path} is a link, but removed sessions must stay on the filesystem of the sessions", f"rm {quote(str(path))}")
-        if not os.path.exists(path):
+        if not _leads_somewhere(path):
             return cls(
-                f"{path} is a link to {escape(os.readlink(path))}, which does not exist", "# put the directory back in place of the link"
+                f"{path} is a link to {escape(os.readlink(path))}, which does not exist or does not answer",
+                "# put the directory back in place of the link",
             )
         return cls(f"{path} is a link, and links are not followed; use a bind mount instead, with Arawn stopped", bind_mount_commands(path))
 
 
-def bind_mount_commands(link: Path) -> str:
-    """Return commands that replace a link by a bind mount; a comment without a target."""
-    if not os.path.exists(link):
+def bind_mount_commands(path: Path) -> str:
+    """Return commands that replace the first link on a path by a bind mount.
+
+    Return a comment if it leads nowhere.
+    """
+    link = next((above for above in reversed(path.parents) if os.path.islink(above)), path)
+    if not _leads_somewhere(link):
         return f"# put the target of {escape(str(link))} back"
     shown, create = quote(str(link)), "mkdir" if link.is_dir() else "touch"
     return f"sudo rm {shown} && sudo {create} {shown} && sudo mount --bind {quote(os.path.realpath(link))} {shown}"
+
+
+def _leads_somewhere(link: Path) -> bool:
+    """Whether the target of a link exists; not if its filesystem does not answer."""
+    with suppress(OSError):
+        require_answer(str(link), never_stopping)
+        return os.path.exists(link)
+    return False
 
 
 @contextmanager

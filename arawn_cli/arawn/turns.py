@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from arawn_cli.arawn.messages import EVERY_SESSION, Damage, MessageLog, OtherMes
 from arawn_cli.arawn.root import Root
 from arawn_cli.errors import Failure, never_stopping
 from arawn_cli.fs.mounts import mount_points, require_answer
-from arawn_cli.fs.openat import FileKind, Identity, LinkError, entries, exists, identity_of, opened_directory, opened_file
+from arawn_cli.fs.openat import Entry, FileKind, Identity, LinkError, entries, exists, identity_of, opened_directory, opened_file
 from arawn_cli.names import escape, is_valid_id
 from arawn_cli.timestamps import latest
 
@@ -153,14 +153,16 @@ class _Lines(MessagesReader):
     def _has_messages(self, directory: str) -> bool:
         """Whether a directory of another name than Arawn gives is a workstream that was renamed.
 
-        A mount may hang, so it is none.
+        A mount may hang, so it is none. A link that leads to one may be, and cannot be read anyway.
         """
-        if f"{self._root.path}/{WORKSTREAMS}/{directory}" in self._mounts:
+        path = f"{self._root.path}/{WORKSTREAMS}/{directory}"
+        if path in self._mounts:
             return False
         try:
+            require_answer(path, self._stopping)
             return exists(f"{directory}/{MESSAGES}", self._root.workstreams)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in (errno.ETIMEDOUT, errno.EAGAIN)
 
     def _read_file(self, workstream: str) -> Identity | None:
         """Read the messages of a workstream; return the identity of the file, or None without one.
@@ -168,15 +170,14 @@ class _Lines(MessagesReader):
         Raises:
             OSError: the file cannot be read, or proves nothing.
         """
-        with suppress(FileNotFoundError):
-            seen = os.stat(f"{workstream}/{MESSAGES}", dir_fd=self._root.workstreams, follow_symlinks=False)
-            if (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
-                return identity_of(seen)
         directory: int | None = None
         descriptor: int | None = None
         with ExitStack() as stack:
             with suppress(FileNotFoundError):
                 directory = stack.enter_context(opened_directory(self._root.workstreams, workstream))
+                seen = os.stat(MESSAGES, dir_fd=directory, follow_symlinks=False)
+                if (known := self._files.get(identity_of(seen))) and known.stamp == _stamp(seen):
+                    return identity_of(seen)
                 descriptor = stack.enter_context(opened_file(MESSAGES, directory))
             # Listed after the file was opened: if it is renamed before, its new name is found.
             others = [] if directory is None else _other_messages(workstream, directory)
@@ -230,6 +231,7 @@ class _Files(MessagesReader):
     """Arawn's main branch: one file for each session. Only its mtime is needed."""
 
     def read(self, sessions: Collection[str]) -> None:
+        sessions = frozenset(sessions)
         scratch = self._root.layout.sessions
         try:
             with opened_directory(self._root.workstreams, *scratch) as directory:
@@ -246,19 +248,20 @@ class _Files(MessagesReader):
             try:
                 self._require_answer(workstream)
                 with opened_directory(self._root.workstreams, workstream) as directory:
-                    self._attach({entry.name for entry in entries(directory)}.intersection(sessions), directory, workstream)
+                    self._attach([entry for entry in entries(directory) if entry.name in sessions], directory, workstream)
             except FileNotFoundError:
                 continue  # somebody removed the workstream since it was listed
             except OSError as error:
                 if is_valid_id(workstream) or self._may_be_renamed(workstream, error):
                     self._fail((workstream,), error)
 
-    def _attach(self, sessions: Collection[str], directory: int, workstream: str) -> None:
+    def _attach(self, sessions: Iterable[Entry], directory: int, workstream: str) -> None:
         """Attach those of the sessions to a workstream that have messages in its open directory."""
-        for session in sessions:
+        for session, kind in sessions:
             try:
-                # A mount there may hang, and is a sign of the session, too.
-                if f"{self._root.path}/{WORKSTREAMS}/{workstream}/{session}" in self._mounts or self._take(directory, session):
+                # A mount or link there may hang, and is a sign of the session, too.
+                is_mount = f"{self._root.path}/{WORKSTREAMS}/{workstream}/{session}" in self._mounts
+                if is_mount or kind is FileKind.LINK or self._take(directory, session):
                     self.attached[session] = workstream
             except OSError as error:
                 self._fail((workstream, session, MESSAGES), error)
@@ -285,8 +288,12 @@ class _Files(MessagesReader):
             OSError: EINVAL if `messages.jsonl` is not a regular file, else as stat(2).
         """
         try:
-            status = os.stat(f"{session}/{MESSAGES}", dir_fd=directory, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+            opened = os.open(session, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                status = os.stat(MESSAGES, dir_fd=opened, follow_symlinks=False)
+            finally:
+                os.close(opened)
+        except (FileNotFoundError, NotADirectoryError):  # a link to a directory is none
             return False
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")

@@ -139,7 +139,7 @@ def _messages(root: Root, sessions: int | None, cutoff: int) -> Finding:
             case errno.ETIMEDOUT:
                 fix = "# start the server of that filesystem again, or unmount it"
             case errno.ELOOP:
-                fix = bind_mount_commands(path if path.is_symlink() else path.parent)
+                fix = bind_mount_commands(path)
             case _:
                 fix = f"namei -l {quote(str(path))}"
         return fail("messages", f"{failures[0]}{more}: {kept} is kept", fix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +268,36 @@ def test_a_mount_that_hangs_at_a_session_of_the_main_branch_keeps_only_that_sess
         done = run("scratch-cleanup", "--base-path", main_tree.root)
     reason = "mount_inside" if workstream == "scratch" else "attached"
     assert (done.code, done.reasons()) == (0, {held: reason, other: "expired"})
+
+
+@needs_fuse
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("generation", "link", "code", "reasons"),
+    [
+        (SampleTree, "blog", 1, {"activity_unknown"}),
+        (SampleTree, "renamed blog", 1, {"activity_unknown"}),
+        (SampleTree, "scratch", 78, set()),
+        (MainTree, f"scratch/{session_id(2)}", 0, {"expired", "not_a_directory"}),
+        (MainTree, f"thesis/{session_id(1)}", 0, {"attached"}),
+    ],
+)
+def test_a_link_to_a_mount_that_hangs_is_not_followed(
+    run: Callable[..., Run], tmp_path: Path, generation: type[SampleTree | MainTree], link: str, code: int, reasons: set[str]
+) -> None:
+    linked = generation(tmp_path / "linked", time.time_ns())
+    linked.session(session_id(1), files={"f": 1}, age_days=30)
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    place = linked.workstreams / link
+    if place.exists():
+        shutil.rmtree(place)
+    place.symlink_to(mount)
+    with hanging_mount(mount):
+        done = run("scratch-cleanup", "--dry-run", "--base-path", linked.root)
+        run("doctor", "--no-relay", "--base-path", linked.root)
+        run("report", "--base-path", linked.root)
+    assert (done.code, set(done.reasons().values())) == (code, reasons)
 
 
 @needs_fuse

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from arawn_cli.arawn.root import bind_mount_commands
 from tests.conftest import needs_namespaces
 from tests.support.tree import SampleTree
 
@@ -51,3 +52,13 @@ def test_a_budget_and_a_check_count_the_same_whatever_is_mounted(tree: SampleTre
     command = ["unshare", "--mount", sys.executable, "-c", MOUNTED, str(tree.root), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
     assert done.stdout == "True True ()\n", done.stderr
+
+
+def test_a_bind_mount_replaces_the_link_and_not_the_file_behind_it(tree: SampleTree) -> None:
+    away = tree.root / "away"
+    away.mkdir()
+    (away / "messages.jsonl").touch()
+    link = tree.workstreams / "blog"
+    link.symlink_to(away)
+    expected = f"sudo rm {link} && sudo mkdir {link} && sudo mount --bind {away} {link}"
+    assert [bind_mount_commands(path) for path in (link, link / "messages.jsonl")] == [expected] * 2
