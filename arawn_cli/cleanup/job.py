@@ -76,10 +76,12 @@ class CleanupResult:
         sessions: the events of all scratch sessions.
         removed: the outcomes of the sessions that it removed, or in a dry run would remove.
         plan_text: the plan of `--plan-out` as JSON text; empty without the option.
+        succeeded: whether it came to its end without a failure.
     """
 
     summary: ScratchCleanup
     sessions: tuple[ScratchSessionEvent, ...]
+    succeeded: bool
     removed: tuple[Outcome, ...] = ()
     plan_text: str = ""
 
@@ -140,9 +142,9 @@ def clean(
     duration = (context.monotonic() - started) // 1_000_000
     summary = cleanup.done.summary(trash_bytes=trash, duration_ms=duration)
     context.emit(summary)
+    failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
     if not config.dry_run:
         now = context.clock()
-        failed = summary.failures or summary.over_budget_bytes or Reason.REMOVAL_LIMIT in summary.sessions_kept or context.stopping()
         run = Run(now, None if failed else now, summary.sessions_cleaned, summary.bytes_freed)
         record(
             context.state,
@@ -154,7 +156,7 @@ def clean(
             list(cleanup.done.restored.items()),
         )
     removed = tuple(outcome for outcome in cleanup.done.outcomes if outcome.action.is_removal)
-    return CleanupResult(summary, tuple(cleanup.done.events), removed, cleanup.plan_text)
+    return CleanupResult(summary, tuple(cleanup.done.events), not failed, removed, cleanup.plan_text)
 
 
 class _Cleanup:

@@ -26,7 +26,7 @@ from arawn_cli.delivery.outbox import COUNT_FOR_RELAYS
 from arawn_cli.diskcheck.job import CheckResult
 from arawn_cli.diskcheck.levels import size_in
 from arawn_cli.errors import StateUnavailableError
-from arawn_cli.events import JobName, Level, Reason, Unit
+from arawn_cli.events import JobName, Level, Unit
 from arawn_cli.fs.files import read_small_file, remove_atomic, write_atomic
 from arawn_cli.fs.permissions import account_name
 from arawn_cli.output.format import age_class
@@ -76,7 +76,7 @@ def write(directory: Path, config: Config, state: State, result: object) -> bool
     match result:
         case CleanupResult():
             job = JobName.SCRATCH_CLEANUP
-            metrics = cleanup_metrics(result.summary, result.sessions, _state_figures(state, job, root))
+            metrics = cleanup_metrics(result.summary, result.sessions, _state_figures(state, job, root), succeeded=result.succeeded)
         case CheckResult():
             job = JobName.DISK_CHECK
             metrics = check_metrics(result, config, _state_figures(state, job, root))
@@ -180,7 +180,9 @@ def check_metrics(checked: CheckResult, config: Config, figures: StateFigures) -
     yield from _run_metrics(figures, summary, succeeded=summary.complete)
 
 
-def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], figures: StateFigures) -> Iterator[Metric]:
+def cleanup_metrics(
+    summary: ScratchCleanup, sessions: Iterable[ScratchSessionEvent], figures: StateFigures, *, succeeded: bool
+) -> Iterator[Metric]:
     """Return the metrics of a cleanup. Scratch sessions that it left are counted by age."""
     counts = dict.fromkeys(_AGES, 0)
     for session in sessions:
@@ -203,7 +205,7 @@ def cleanup_metrics(summary: ScratchCleanup, sessions: Iterable[ScratchSessionEv
     yield _single("last_run_failures", "Number of failures in the last run.", summary.failure_count)
     if summary.trash_bytes is not None:
         yield _single("trash_bytes", "Bytes of removed sessions in the trash.", summary.trash_bytes)
-    yield from _run_metrics(figures, summary, succeeded=not summary.failures and Reason.REMOVAL_LIMIT not in summary.sessions_kept)
+    yield from _run_metrics(figures, summary, succeeded=succeeded)
 
 
 def _age_bucket(session: ScratchSessionEvent) -> str:

@@ -57,7 +57,7 @@ def actions(events: list[Event]) -> dict[str, str]:
 
 def metrics(summary: ScratchCleanup, events: list[Event]) -> dict[str, float]:
     sessions = [event for event in events if isinstance(event, ScratchSessionEvent)]
-    return {metric.name: metric.samples[0][1] for metric in cleanup_metrics(summary, sessions, StateFigures())}
+    return {metric.name: metric.samples[0][1] for metric in cleanup_metrics(summary, sessions, StateFigures(), succeeded=True)}
 
 
 def plain(html: str) -> str:

@@ -113,6 +113,15 @@ def test_counters_go_on_and_a_failed_run_is_no_success(
     assert after[success] < after["arawn_scratch_cleanup_last_run_timestamp_seconds"]
 
 
+def test_a_cleanup_that_does_not_meet_its_budget_is_no_success(
+    run: RunCommand, filled: SampleTree, config: Callable[..., Path], textfiles: Path
+) -> None:
+    path = config(metrics={"textfile_dir": str(textfiles)}, cleanup={"max_total": 1})
+    assert run("scratch-cleanup", "--base-path", filled.root, "--config", path).code == 1
+    (cleanup,) = textfiles.iterdir()
+    assert samples(cleanup.read_text())["arawn_scratch_cleanup_last_success_timestamp_seconds"] == 0
+
+
 def test_files_are_whole_readable_by_all_and_alone(written: Path, filled: SampleTree) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in written.iterdir()} == {
         file_name(job, account_name(os.geteuid()), filled.root): 0o644 for job in JobName
