@@ -92,8 +92,10 @@ class Daemon(Enum):
 
 def running_cron() -> Daemon | None:
     """Return the kind of the cron daemon that is running; None without one."""
-    for process in psutil.process_iter(["pid", "name", "exe", "cmdline"], ad_value=None):
-        name, words = process.info["name"], process.info["cmdline"] or []
+    for process in psutil.process_iter(["pid", "uids", "name", "exe", "cmdline"], ad_value=None):
+        name, words, users = process.info["name"], process.info["cmdline"] or [], process.info["uids"]
+        if users is None or users.effective != 0:  # cron is root's; another account can give its programs any name
+            continue
         if name == "busybox" and words[1:2] == ["crond"]:
             return Daemon.BUSYBOX
         if name in ("cron", "crond") and not _is_in_container(process.info["pid"]):

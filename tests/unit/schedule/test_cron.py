@@ -17,15 +17,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arawn_cli.command_events import Condition
-from arawn_cli.schedule.cron import CrontabStore, MarkersError, cron_block, cron_file
+from arawn_cli.schedule.cron import CrontabStore, Daemon, MarkersError, cron_block, cron_file, running_cron
 from arawn_cli.schedule.install import bodies_of
 from arawn_cli.schedule.managed_files import ScheduleError
 from arawn_cli.schedule.places import Scheduler
 from arawn_cli.schedule.settings import logger_in
-from tests.conftest import needs, needs_namespaces
+from tests.conftest import needs, needs_namespaces, needs_root, needs_setpriv
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER
 
 needs_crontab = needs(shutil.which("crontab") is not None, "crontab")
+
+
+@needs_root
+@needs_setpriv
+def test_only_a_process_of_root_is_cron() -> None:
+    before = running_cron()
+    with tempfile.TemporaryDirectory(prefix="arawn-public-") as directory:
+        program = shutil.copy("/bin/sleep", Path(directory, "cron"))
+        Path(directory).chmod(0o755)
+        for user, expected in ((5, before), (0, Daemon.FULL)):
+            prefix = ["setpriv", f"--reuid={user}", "--regid=0", "--clear-groups"]
+            with subprocess.Popen([*prefix, program, "60"]) as process:
+                while Path(f"/proc/{process.pid}/comm").read_text() != "cron\n":
+                    assert process.poll() is None
+                assert running_cron() is expected
+                process.kill()
 
 
 @needs_crontab
