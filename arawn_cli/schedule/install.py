@@ -182,14 +182,13 @@ def apply_removal(place: Place, changes: Sequence[Change]) -> None:
         ScheduleError: a step failed; earlier ones are done.
     """
     manager = place.manager
-    timers = [change.name for change in changes if change.name in place.timers]
-    if manager is not None and timers:
-        starters = [*timers, *(change.name for change in changes if change.name == path_unit(place.root_name))]
+    starters = [change.name for change in changes if change.name in place.starters]
+    if manager is not None and starters:
         manager.call("disable", *starters)
         if manager.is_running():
             manager.call("stop", *starters)
             with suppress(ScheduleError):  # a timer that never elapsed has no stamp file
-                manager.call("clean", "--what=state", *timers)
+                manager.call("clean", "--what=state", *place.timers)
     place.store.apply(changes)
     if manager is not None:
         _reload(place, manager)
