@@ -41,7 +41,7 @@ from arawn_cli.doctor.tree import tree_findings
 from arawn_cli.errors import ArawnCliError, ExitCode
 from arawn_cli.events import Event, JobName
 from arawn_cli.schedule.settings import Shell, own_account
-from arawn_cli.schedule.status import installed_schedules
+from arawn_cli.schedule.status import FIRST_RUN, installed_schedules
 from arawn_cli.units import count
 
 _ORDER = (Status.FAIL, Status.WARN, Status.OK)
@@ -95,8 +95,8 @@ def _findings(shell: Shell, *, notify_test: bool) -> Iterator[Finding]:
     directory = installed[0].state_directory if installed else config.state_directory
     account = installed[0].settings.account if installed else own_account(os.geteuid())
     run_check = run_command(installed[0], JobName.DISK_CHECK, shell) if installed else shell.arawn_cli(JobName.DISK_CHECK)
-    by_systemd = bool(installed) and installed[0].is_state_created_by_systemd
-    yield from state_findings(directory, account, shell, created_by_systemd=by_systemd)
+    created_by = installed[0].creates_state if installed else FIRST_RUN
+    yield from state_findings(directory, account, shell, created_by=created_by)
     if config.metrics_directory is not None:
         yield metrics_finding(config.metrics_directory, account, shell)
     yield from outbox_findings(directory, account, shell, run_check)

@@ -120,9 +120,12 @@ def configuration_findings(shell: Shell) -> Iterator[Finding]:
         yield ok("configuration", f"read from {config.file}{f'; check its other roots with --root: {others}' if others else ''}")
 
 
-def state_findings(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Iterator[Finding]:
-    """Check whether the account of the jobs can write its state, and whether there is space."""
-    yield _state(directory, account, shell, created_by_systemd=created_by_systemd)
+def state_findings(directory: Path, account: Account, shell: Shell, *, created_by: str | None) -> Iterator[Finding]:
+    """Check whether the account of the jobs can write its state, and whether there is space.
+
+    `created_by` says who creates a missing directory, or None if the jobs cannot.
+    """
+    yield _state(directory, account, shell, created_by)
     existing = _existing(directory)
     filesystem = filesystem_of(existing)
     if not filesystem.total_bytes:
@@ -135,7 +138,7 @@ def state_findings(directory: Path, account: Account, shell: Shell, *, created_b
         yield ok("space for state", f"{size(filesystem.free_bytes)} free")
 
 
-def _state(directory: Path, account: Account, shell: Shell, *, created_by_systemd: bool) -> Finding:
+def _state(directory: Path, account: Account, shell: Shell, created_by: str | None) -> Finding:
     quoted = quote(str(directory))
     give = partial(_given, directory=directory, account=account, shell=shell, key="[maintenance] state_dir")
     try:
@@ -149,12 +152,13 @@ def _state(directory: Path, account: Account, shell: Shell, *, created_by_system
         fix = comment("move it away, or name another directory with [maintenance] state_dir")
         return fail("state", f"{found} is not a directory: the jobs cannot save state", fix)
     if status is None:
-        if created_by_systemd:
-            return ok("state", f"{directory} does not exist yet; systemd creates it")
-        if can_access(account, "-w", found) is False:
+        if created_by != "systemd" and can_access(account, "-w", found) is False:
             detail = f"{directory} does not exist, and {account.name} cannot write to {found}"
             return fail("state", detail, give("install -d -m 0700 -o {} {}"))
-        return ok("state", f"{directory} does not exist yet; the first run creates it")
+        if created_by is None:
+            detail = f"{directory} does not exist, and systemd lets no job create it: the jobs cannot save state"
+            return fail("state", detail, shell.as_itself(f"mkdir -p -m 0700 {quoted}"))
+        return ok("state", f"{directory} does not exist yet; {created_by} creates it")
     owners = {status.st_uid}
     with suppress(OSError):  # there may be no state file yet
         owners.add(os.lstat(directory / FILE).st_uid)

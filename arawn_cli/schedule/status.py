@@ -33,6 +33,7 @@ from arawn_cli.state_file import FILE
 
 log = logging.getLogger(__name__)
 
+FIRST_RUN = "the first run"
 _MICROSECOND = 1_000
 _WORST_LAST = (Condition.CURRENT, Condition.OUTDATED, Condition.EDITED, Condition.FOREIGN, Condition.MISSING)
 
@@ -53,10 +54,13 @@ class Schedule:
     error: str | None = None
 
     @property
-    def is_state_created_by_systemd(self) -> bool:
-        """Return whether systemd creates the state directory."""
-        by_systemd = self.place.scheduler is Scheduler.SYSTEMD and self.place.scope is Scope.SYSTEM
-        return by_systemd and state_name(self.settings) is not None
+    def creates_state(self) -> str | None:
+        """Who creates a missing state directory; None if the sandbox keeps the jobs from that."""
+        if self.place.scheduler is Scheduler.CRON:
+            return FIRST_RUN
+        if self.place.scope is Scope.USER:
+            return None if self.settings.namespaces else FIRST_RUN
+        return "systemd" if state_name(self.settings) is not None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,8 +226,8 @@ def test_a_relay_that_never_completes_its_answer_does_not_hold_up_doctor(tree: S
     assert "no answer within 1.0 s" in finding.detail
 
 
-def state_finding(directory: Path, account: Account, tree: SampleTree, *, created_by_systemd: bool = False) -> Finding:
-    found = state_findings(directory, account, shell_of(tree), created_by_systemd=created_by_systemd)
+def state_finding(directory: Path, account: Account, tree: SampleTree, *, created_by: str | None = status.FIRST_RUN) -> Finding:
+    found = state_findings(directory, account, shell_of(tree), created_by=created_by)
     return next(finding for finding in found if finding.check == "state")
 
 
@@ -238,10 +238,18 @@ def apply_fix(finding: Finding) -> None:
 
 
 def test_state_that_is_not_there_yet_is_no_fault(tmp_path: Path, tree: SampleTree) -> None:
-    for created_by_systemd in (True, False):
-        found = state_finding(tmp_path / "a" / "b", own_account(os.getuid()), tree, created_by_systemd=created_by_systemd)
+    for created_by in ("systemd", status.FIRST_RUN):
+        found = state_finding(tmp_path / "a" / "b", own_account(os.getuid()), tree, created_by=created_by)
         assert found.status is Status.OK
         assert not (tmp_path / "a").exists()
+
+
+def test_state_that_the_sandbox_of_a_job_cannot_create_is_a_fault_until_it_is_there(tmp_path: Path, tree: SampleTree) -> None:
+    directory, account = tmp_path / "a" / "the state", own_account(os.getuid())
+    found = state_finding(directory, account, tree, created_by=None)
+    assert (found.status, "systemd lets no job create it" in found.detail) == (Status.FAIL, True)
+    apply_fix(found)
+    assert state_finding(directory, account, tree, created_by=None).status is Status.OK
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, Path.touch, lambda path: path.symlink_to("nowhere")])
@@ -250,8 +258,8 @@ def test_state_in_the_place_of_something_else_is_a_fault(
     tmp_path: Path, tree: SampleTree, below: str, plant: Callable[[Path], None]
 ) -> None:
     plant(tmp_path / "place")
-    for created_by_systemd in (True, False):
-        found = state_finding(tmp_path / "place" / below, own_account(os.getuid()), tree, created_by_systemd=created_by_systemd)
+    for created_by in ("systemd", status.FIRST_RUN):
+        found = state_finding(tmp_path / "place" / below, own_account(os.getuid()), tree, created_by=created_by)
         assert (found.status, found.detail) == (Status.FAIL, f"{tmp_path / 'place'} is not a directory: the jobs cannot save state")
 
 
@@ -291,7 +299,7 @@ def test_no_fix_gives_away_a_directory_that_may_be_of_others(public_directory: P
 
     def fixes(directory: Path, shell: Shell) -> Iterator[str]:
         yield from (
-            found.fix or "" for found in state_findings(directory, NOBODY, shell, created_by_systemd=False) if found.check == "state"
+            found.fix or "" for found in state_findings(directory, NOBODY, shell, created_by=status.FIRST_RUN) if found.check == "state"
         )
         yield metrics_finding(directory, NOBODY, shell).fix or ""
 
