@@ -172,7 +172,8 @@ def settings_from(config: Config, scope: Scope) -> Settings:
         owner=os.stat(root).st_uid,
         root_name=config.root_name,
         cleanup_on_critical=config.maintenance.cleanup.cleanup_on == "critical",
-        is_of_root=os.getuid() != 0 or config.file is None or way_to(config.file).is_of_root,
+        # Units of the system are the same whoever compares them.
+        is_of_root=(scope is Scope.USER and os.getuid() != 0) or config.file is None or way_to(config.file).is_of_root,
     )
 
 

@@ -15,7 +15,7 @@ from arawn_cli.config.loader import Flags, load
 from arawn_cli.schedule.places import Scope
 from arawn_cli.schedule.settings import Account, Network, Settings, settings_from
 from arawn_cli.schedule.systemd import units
-from tests.conftest import COMMAND, needs
+from tests.conftest import COMMAND, needs, needs_root
 from tests.support.contrib_settings import CONTRIB, SYSTEM, USER, contrib_files
 from tests.support.tree import SampleTree
 
@@ -137,6 +137,19 @@ def test_no_path_of_a_unit_has_a_parent_which_systemd_ignores(tree: SampleTree, 
     settings = settings_from(load(Flags(config=tmp_path / "arawn.toml"), {}), Scope.USER)
     expected = (tmp_path / "state", *(tmp_path.parent / name for name in ("metrics", "token", "urls")))
     assert (settings.state, settings.metrics, settings.token_file, settings.notify_urls) == expected
+
+
+@needs_root
+def test_the_owner_of_a_configuration_expects_the_units_that_root_installs(
+    tree: SampleTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "arawn.toml"
+    file.write_text(f'[maintenance]\nroot = "{tree.root}"\nrelay = {{ url = "http://127.0.0.1/", token_file = "token" }}\n')
+    os.chown(file, 5, 5)
+    config = load(Flags(config=file), {})
+    by_root = units(settings_from(config, Scope.SYSTEM))
+    monkeypatch.setattr(os, "getuid", lambda: 5)
+    assert units(settings_from(config, Scope.SYSTEM)) == by_root
 
 
 def test_only_a_job_with_a_relay_or_a_ping_has_network() -> None:
