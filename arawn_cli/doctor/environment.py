@@ -151,8 +151,10 @@ def _state(directory: Path, account: Account, shell: Shell, created_by: str | No
     if not os.path.isdir(found):
         fix = comment("move it away, or name another directory with [maintenance] state_dir")
         return fail("state", f"{found} is not a directory: the jobs cannot save state", fix)
+    if created_by == "systemd" and (status is None or status.st_uid != user_id(account.name)):
+        return ok("state", f"{directory} will belong to {account.name}: systemd creates it, or changes its owner, when a job starts")
     if status is None:
-        if created_by != "systemd" and can_access(account, "-w", found) is False:
+        if can_access(account, "-w", found) is False:
             detail = f"{directory} does not exist, and {account.name} cannot write to {found}"
             return fail("state", detail, give("install -d -m 0700 -o {} {}"))
         if created_by is None:

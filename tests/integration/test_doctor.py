@@ -281,6 +281,15 @@ def test_state_is_checked_for_the_account_of_the_jobs_and_its_fix_works(public_d
 
 
 @needs_root
+def test_systemd_changes_the_owner_of_a_directory_that_it_creates(public_directory: Path, tree: SampleTree) -> None:
+    directory = public_directory / "state"
+    directory.mkdir()
+    os.chown(directory, OWNER, -1)
+    assert state_finding(directory, NOBODY, tree, created_by="systemd").status is Status.OK
+    assert state_finding(directory, NOBODY, tree).status is Status.FAIL
+
+
+@needs_root
 def test_no_fix_gives_away_a_directory_that_may_be_of_others(public_directory: Path, tree: SampleTree) -> None:
     others, own = public_directory / "others", public_directory / "own"
     for directory in (others, own):
