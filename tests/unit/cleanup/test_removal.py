@@ -68,9 +68,9 @@ def test_use_between_the_last_check_and_the_rename_puts_the_session_back(
 
 
 @pytest.mark.parametrize("place", ["", "work"])
-@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize(("renamed", "dry_run"), [(False, True), (False, False), (True, False)])
 def test_a_keep_file_with_an_old_time_that_comes_after_listing_protects_the_session(
-    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, place: str, *, renamed: bool
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch, place: str, *, renamed: bool, dry_run: bool
 ) -> None:
     session = tree.session("s", files={"f": 1}, age_days=30)
 
@@ -89,7 +89,7 @@ def test_a_keep_file_with_an_old_time_that_comes_after_listing_protects_the_sess
             return listed
 
         monkeypatch.setattr(job, "list_sessions", list_and_restore)
-    summary, _ = cleaned(tree)
+    summary, _ = cleaned(tree, dry_run=dry_run)
     assert summary.sessions_kept == {"protected": 1}
     assert (session / place / KEEP_FILE).exists()
 
@@ -154,8 +154,9 @@ def test_a_session_recreated_while_it_is_pending_is_lost_on_neither_side(tree: S
     assert (tree.sessions / "s" / "work" / "new").exists()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("kind", ["link", "folder"])
-def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: pytest.MonkeyPatch, kind: str, *, dry_run: bool) -> None:
     tree.session("s", files={"f": 1}, age_days=30)
     original = removal.SessionRemover._lock
 
@@ -168,10 +169,27 @@ def test_a_session_replaced_after_planning_stays(tree: SampleTree, monkeypatch: 
         return original(self, candidate, resources)
 
     monkeypatch.setattr(removal.SessionRemover, "_lock", replace)
-    summary, _ = cleaned(tree)
+    summary, _ = cleaned(tree, dry_run=dry_run)
     assert summary.sessions_kept == {"changed_since_plan": 1}
     assert (tree.root / "elsewhere" / "work" / "f").exists()
     assert (tree.sessions / "s").exists()
+
+
+def test_a_session_replaced_by_a_copy_right_before_the_rename_is_put_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the inode tells that the copy is not the session that was locked and checked."""
+    session = tree.session("s", files={"f": 1}, age_days=30)
+
+    def replace(name: str) -> None:
+        if name == "s":
+            shutil.copytree(session, tree.root / "copy")
+            session.rename(tree.root / "elsewhere")
+            (tree.root / "copy").rename(session)
+
+    disturb(monkeypatch, replace)
+    summary, _ = cleaned(tree)
+    assert summary.sessions_kept == {"changed_since_plan": 1}
+    assert (session / "work" / "f").exists()
+    assert not (tree.sessions.parent / ".trash").exists()
 
 
 @pytest.mark.parametrize("step", ["_lock", "_recheck"])
