@@ -266,14 +266,17 @@ def test_a_keep_file_protects_a_session_of_the_main_branch_and_no_link_is_follow
     assert (tmp_path / "elsewhere" / ".keep").exists()
 
 
+@pytest.mark.parametrize(("budget", "limit"), [(400, 0), (100, 2)])
 @pytest.mark.parametrize("trash_days", [0, 30])
-def test_alerts_and_report_promise_what_a_budget_frees(tmp_path: Path, trash_days: int) -> None:
+def test_alerts_and_report_promise_what_a_budget_frees_within_the_removal_limit(
+    tmp_path: Path, trash_days: int, budget: int, limit: int
+) -> None:
     tree = SampleTree(tmp_path / "root", NOW)
     for number, age in enumerate((40, 20, 6, 5)):
         tree.session(f"s{number}", files={"f": 256 * KIB}, age_days=age)
-    config = configuration(tmp_path, trash_days=trash_days)
+    config = configuration(tmp_path, trash_days=trash_days, max_sessions=limit)
     cleaned(tree, config=config, days=30)
-    config.write_text(config.read_text().replace("total = 0", "total = '700KiB'") + f"max_total = {400 * KIB}\n")
+    config.write_text(config.read_text().replace("total = 0", "total = '700KiB'") + f"max_total = {budget * KIB}\n")
     _, events = checked(tree, config)
     promised = {event.reclaimable_bytes for event in events if isinstance(event, DiskPressure) and event.scope == "total"}
     report = reported(tree, config)
