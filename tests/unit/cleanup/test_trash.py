@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from arawn_cli import timestamps
+from arawn_cli.arawn.root import opened_root
+from arawn_cli.cleanup.trash import list_trash_entries, put_back
 from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending_name
 from arawn_cli.cleanup_events import ScratchSessionEvent
 from arawn_cli.events import Event
@@ -116,6 +118,15 @@ def test_restore_overwrites_nothing(run: RunCommand, tree: SampleTree) -> None:
     assert "File exists" in done.stderr
     assert (waiting / "work" / "f").exists()
     assert (tree.sessions / "s" / "work" / "mine").exists()
+
+
+def test_a_session_whose_id_was_cut_in_the_trash_is_not_restored_by_another_name(tree: SampleTree) -> None:
+    waiting = removed(tree, "x" * 255, 1)
+    with opened_root(tree.root, ()) as root:
+        ((entry,), _) = list_trash_entries(root)
+        failures = [put_back(root, entry, dry_run=dry_run) for dry_run in (True, False)]
+    assert [failure.errno for failure in failures if failure] == [errno.ENAMETOOLONG] * 2
+    assert (waiting.exists(), os.listdir(tree.sessions)) == (True, [])
 
 
 def test_the_last_removed_of_one_id_is_restored(run: RunCommand, tree: SampleTree) -> None:
