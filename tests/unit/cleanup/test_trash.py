@@ -22,7 +22,7 @@ from arawn_cli.events import Event
 from arawn_cli.fs import measure
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_setpriv, needs_strace
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_chattr, needs_setpriv, needs_strace
 from tests.support.errors import os_error
 from tests.support.in_process import brought_back, cleaned, in_trash
 from tests.support.main_tree import MainTree, session_id
@@ -348,6 +348,37 @@ def test_a_file_that_a_chat_has_written_again_keeps_the_old_one_in_the_trash(tre
     summary, events = cleaned(tree, config=keeping, dry_run=dry_run)
     assert (told(events), [failure.errno for failure in summary.failures]) == ({"s": "kept"}, [errno.EEXIST])
     assert (same.stat().st_size, len(in_trash(tree, keeping))) == (20, 1)
+
+
+@needs_chattr
+@pytest.mark.parametrize("flag", ["+a", "+i"])
+@pytest.mark.parametrize("place", [".trash", "sessions"])
+@pytest.mark.parametrize("keep_chats", [False, True])
+def test_a_dry_run_foresees_that_a_flagged_directory_does_not_let_a_session_back(
+    tree: SampleTree, keeping: Path, flag: str, place: str, keep_chats: bool
+) -> None:
+    """An append-only directory accepts a session, and does not let one be exchanged."""
+    keeping.write_text(keeping.read_text() + f"keep_chats = {str(keep_chats).lower()}\n")
+    tree.session("s", files={"f": 100}, age_days=30)
+    cleaned(tree, config=keeping)
+    tree.turn("s", tree.now + DAY)
+    tree.now += 2 * DAY
+    path = tree.sessions.parent / place
+    subprocess.run(["chattr", flag, path], check=True)
+    try:
+        done = [cleaned(tree, config=keeping, dry_run=dry_run)[0] for dry_run in (True, False)]
+    finally:
+        subprocess.run(["chattr", "-i", "-a", path], check=True)
+    restored = int((place, flag, keep_chats) == ("sessions", "+a", False))
+    assert [(summary.sessions_restored, len(summary.failures)) for summary in done] == [(restored, 1 - restored)] * 2
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_entry_whose_time_is_over_is_purged_once_although_space_is_missing(tree: SampleTree, keeping: Path, dry_run: bool) -> None:
+    keeping.write_text(keeping.read_text() + "max_total = 1\n")
+    removed(tree, "old", 6, 10)
+    removed(tree, "young", 1, 20)
+    assert cleaned(tree, config=keeping, dry_run=dry_run)[0].bytes_freed == 30
 
 
 @pytest.mark.parametrize("damage", ["a line", "the file"])
