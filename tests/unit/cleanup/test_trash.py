@@ -215,6 +215,21 @@ def test_a_removal_is_recorded_until_a_year_after_it_was_purged_and_forgotten_if
         assert len(in_trash(tree, keeping, everything=True)) == kept
 
 
+def test_a_trash_that_arawn_promoted_with_scratch_is_listed_restored_there_and_purged(tree: SampleTree, keeping: Path) -> None:
+    for name in ("wanted", "old"):
+        tree.session(name, files={"f": 100}, age_days=30)
+    cleaned(tree, config=keeping)
+    promoted = tree.workstreams / "promoted"
+    tree.sessions.parent.rename(promoted)
+    tree.sessions.mkdir(parents=True)
+    assert {event.session_id for event in in_trash(tree, keeping)} == {"wanted", "old"}
+    brought_back(tree, keeping, "wanted")
+    assert (promoted / "sessions" / "wanted" / "work" / "f").exists()
+    tree.now += 6 * DAY
+    assert cleaned(tree, config=keeping)[0].bytes_freed == 100
+    assert os.listdir(promoted) == ["sessions"]
+
+
 def test_what_a_killed_run_had_begun_to_delete_is_never_restored_and_always_finished(
     run: RunCommand, tree: SampleTree, keeping: Path
 ) -> None:
