@@ -96,6 +96,21 @@ def test_a_flagged_directory_that_every_removal_changes_keeps_all_sessions_in_bo
     assert clean(run, tree).reasons() == {"s": "expired"}
 
 
+@needs_setpriv
+@pytest.mark.parametrize("place", [".", ".trash", "sessions"])
+def test_a_directory_that_this_account_cannot_change_keeps_all_sessions_in_both_modes(
+    run: RunCommand, tree: SampleTree, place: str
+) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    if place == ".trash":
+        (tree.sessions.parent / ".trash" / "other").mkdir(parents=True)
+    (tree.sessions.parent / place).chmod(0o555)
+    for options in (["--dry-run"], []):
+        done = clean(run, tree, *options, prefix=ORDINARY)
+        assert (done.code, done.reasons()) == (1, {"s": "not_permitted"})
+    assert (tree.sessions / "s" / "work" / "f").exists()
+
+
 @needs_chattr
 @pytest.mark.parametrize("native", [True, False], ids=["C", "Python"])
 @pytest.mark.parametrize("seed", range(3))
