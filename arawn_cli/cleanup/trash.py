@@ -342,4 +342,4 @@ def purge(root: Root, entry: TrashEntry, stopping: Callable[[], bool], threads: 
         return Purged(entry)
     except OSError as error:
         return Purged(entry, failures=(Failure.of(operation, shown, error),))
-    return Purged(entry, usage, freed_bytes(usage, left), tuple(failures), finished=not left.directories and not failures)
+    return Purged(entry, usage, freed_bytes(usage, left), tuple(failures), finished=not failures)

@@ -358,6 +358,18 @@ def test_messages_are_not_read_if_nothing_is_due(tree: SampleTree, monkeypatch: 
     assert logs
 
 
+def test_a_turn_keeps_a_session_that_is_in_doubt_by_all_else(tree: SampleTree) -> None:
+    from tests.support.in_process import cleaned
+
+    tree.session("s", files={"f": 1}, age_days=30)
+    tree.session_row("s", tree.ago(30))
+    with closing(sqlite3.connect(tree.database)) as server, server:
+        server.execute("UPDATE sessions SET started_at = 'yesterday'")
+    assert cleaned(tree)[0].sessions_kept == {"activity_unknown": 1}
+    tree.turn("s", tree.ago(1))
+    assert cleaned(tree)[0].sessions_kept == {"active": 1}
+
+
 @pytest.mark.parametrize("change", ["replaced", "shorter", "moved"])
 def test_messages_that_change_otherwise_than_by_a_turn_keep_the_rest(
     tree: SampleTree, monkeypatch: pytest.MonkeyPatch, change: str
@@ -465,6 +477,15 @@ def test_evidence_that_is_lost_in_mid_run_keeps_the_rest_with_exit_1(tree: Sampl
     assert summary.sessions_kept == {"activity_unknown": 2}
     assert len(summary.failures) == 1
     assert sorted(os.listdir(tree.sessions)) == ["a", "b"]
+
+
+def test_no_evidence_is_read_of_what_is_no_session(tmp_path: Path) -> None:
+    from tests.support.in_process import cleaned
+
+    main = MainTree(tmp_path / "arawn", time.time_ns())
+    (main.sessions / "notes" / "messages.jsonl").mkdir(parents=True)
+    summary, _ = cleaned(main)
+    assert (summary.sessions_kept, summary.failures) == ({"foreign_name": 1}, ())
 
 
 @needs_setpriv

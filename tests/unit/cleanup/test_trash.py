@@ -22,7 +22,7 @@ from arawn_cli.events import Event
 from arawn_cli.fs import measure
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
-from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_chattr, needs_setpriv, needs_strace
+from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_chattr, needs_root, needs_setpriv, needs_strace
 from tests.support.errors import os_error
 from tests.support.in_process import brought_back, cleaned, in_trash
 from tests.support.main_tree import MainTree, session_id
@@ -54,12 +54,12 @@ def test_a_removed_session_waits_for_trash_days_across_runs(tree: SampleTree, ke
 
 
 def test_the_trash_is_listed_oldest_first(run: RunCommand, tree: SampleTree) -> None:
-    removed(tree, "young", 1, 20)
+    removed(tree, "new", 1, 20)
     removed(tree, "old", 9, 30)
     done = run("trash", "list", "--base-path", tree.root)
     assert [(event["session_id"], event["bytes"], event["action"]) for event in done.events] == [
         ("old", 30, "listed"),
-        ("young", 20, "listed"),
+        ("new", 20, "listed"),
     ]
 
 
@@ -108,6 +108,15 @@ def test_a_restored_session_is_whole_and_survives_the_next_cleanup(run: RunComma
     assert (done.code, done.last["action"]) == (0, "restored")
     assert (tree.sessions / "s" / "work" / "f").stat().st_size == 100
     assert run("scratch-cleanup", "--base-path", tree.root).reasons() == {"s": "recent_files"}
+
+
+@needs_root
+def test_the_trash_that_root_makes_belongs_to_the_owner_of_its_directory(tree: SampleTree, keeping: Path) -> None:
+    tree.session("s", files={"f": 1}, age_days=30)
+    os.chown(tree.sessions.parent, 1234, 2345)
+    assert cleaned(tree, config=keeping)[0].sessions_cleaned == 1
+    status = (tree.sessions.parent / ".trash").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 2345, 0o700)
 
 
 def test_restore_overwrites_nothing(run: RunCommand, tree: SampleTree) -> None:
@@ -446,3 +455,24 @@ def test_a_signal_ends_a_purge_and_the_next_run_completes_it(tree: SampleTree) -
     assert second.exists()
     assert cleaned(tree)[0].trash_bytes == 0
     assert not second.parent.exists()
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["C", "Python"])
+def test_a_purge_that_a_signal_ends_claims_only_what_is_gone(
+    tree: SampleTree, keeping: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """C may delete so small a tree before it sees the signal."""
+    if not native:
+        monkeypatch.setattr(measure, "native", None)
+    trash = removed(tree, "s", 9).parent
+    begun: list[Path] = []
+
+    def stopping() -> bool:
+        begun.extend(trash.glob("gone.*"))
+        return bool(begun)
+
+    summary, _ = cleaned(tree, config=keeping, stopping=stopping)
+    left = [entry.action for entry in in_trash(tree, keeping)]
+    assert native or left == ["being_purged"]
+    assert summary.bytes_freed == (0 if left else 10)
+    assert cleaned(tree, config=keeping)[0].bytes_freed == 10 - summary.bytes_freed
