@@ -168,4 +168,4 @@ def parse_entry(directory: tuple[str, ...], name: str) -> TrashEntry | None:
 
 def is_trash(name: str) -> bool:
     """Whether a name in `sessions/` is the trash directory, or an entry of the trash."""
-    return name == TRASH or (name.startswith(SESSIONS_PREFIX) and re.fullmatch(_NAME, name) is not None)
+    return name == TRASH or (name.startswith(SESSIONS_PREFIX) and parse_entry((), name) is not None)

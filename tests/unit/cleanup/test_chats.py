@@ -107,6 +107,19 @@ def test_what_only_has_its_chat_is_neither_due_nor_counted(main: MainTree, tree:
     assert (snapshot(main.workstreams), snapshot(tree.workstreams)) == before
 
 
+def test_a_session_with_an_empty_directory_or_with_no_file_for_its_chat_has_more_than_its_chat(main: MainTree, tmp_path: Path) -> None:
+    cleaned(main)
+    (main.sessions / S / "empty").mkdir()
+    linked = main.session(session_id(2), files={}, age_days=30) / "messages.jsonl"
+    linked.rename(tmp_path / "m")
+    linked.symlink_to(tmp_path / "m")
+    for path in (linked, linked.parent, main.sessions / S / "empty", main.sessions / S):
+        os.utime(path, ns=(main.ago(20), main.ago(20)), follow_symlinks=False)
+    summary, _ = cleaned(main)
+    assert (summary.cleaned_session_ids, summary.sessions_kept) == ((S,), {"activity_unknown": 1})
+    assert os.listdir(main.sessions / S) == ["messages.jsonl"]
+
+
 def test_new_files_of_a_chat_are_removed_when_they_are_old(main: MainTree) -> None:
     cleaned(main)
     write(main.sessions / S / "new", 7)

@@ -304,6 +304,16 @@ def test_without_a_database_and_messages_every_session_stays(run: RunCommand, tr
     assert done.stderr.count("neither messages nor a database") == 1
 
 
+def test_messages_that_cannot_be_read_are_not_called_missing(tree: SampleTree) -> None:
+    from tests.support.in_process import cleaned
+
+    tree.database.unlink()
+    tree.messages.unlink(missing_ok=True)
+    tree.messages.symlink_to("elsewhere")
+    tree.session("s", files={"f": 1}, age_days=30)
+    assert [failure.path for failure in cleaned(tree)[0].failures] == ["workstreams/scratch/messages.jsonl"]
+
+
 @pytest.mark.parametrize("state", ["compressed", "utf-16", "zeros", "torn"])
 def test_damaged_messages_keep_every_session_until_their_time_is_over(run: RunCommand, tree: SampleTree, state: str) -> None:
     for name in ("s", "t"):

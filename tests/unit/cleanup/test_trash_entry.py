@@ -14,10 +14,12 @@ from arawn_cli.cleanup.trash_entry import (
     confirmed_name,
     deleting_name,
     exchanged_name,
+    is_trash,
     parse_entry,
     pending_name,
 )
 from arawn_cli.names import is_valid_id
+from arawn_cli.timestamps import DAY
 
 IDS = st.one_of(
     st.sampled_from(["held", "gone", "trash", "held-", "gone_", "20260101T000000Z", "01234567"]),
@@ -59,6 +61,19 @@ def test_names_that_earlier_versions_wrote_are_read(name: str, state: TrashState
     assert (entry.session, entry.state) == ("a", state)
 
 
+def test_an_entry_is_due_when_its_days_are_over_a_begun_deletion_at_once_and_a_pending_one_never() -> None:
+    pending, confirmed, deleting = (parse_entry((), f"{state}a.20260101T000000Z.01234567") for state in ("held.", "", "gone."))
+    assert pending
+    assert confirmed
+    assert deleting
+    for days in (1, 3):
+        end = confirmed.removed_at + days * DAY
+        assert [confirmed.is_due(now, days) for now in (end - 1, end)] == [False, True]
+    assert confirmed.is_due(confirmed.removed_at - DAY, 0), "without days in the trash the clock does not matter"
+    assert deleting.is_due(deleting.removed_at, 3)
+    assert not pending.is_due(pending.removed_at + 9 * DAY, 0)
+
+
 def test_a_name_too_long_for_the_trash_is_cut_and_marked() -> None:
     name = pending_name("x" * 255, 0)
     assert len(name) <= 255
@@ -73,6 +88,8 @@ def test_a_name_too_long_for_the_trash_is_cut_and_marked() -> None:
 )
 def test_other_names_are_ignored(name: str) -> None:
     assert parse_entry((), name) is None
+    assert is_trash(name) == (name == ".trash")
+    assert not is_trash(f".trash.{name}")
 
 
 @given(IDS, st.sampled_from(["", ".trash."]), st.booleans())
