@@ -188,7 +188,7 @@ def apply_removal(place: Place, changes: Sequence[Change]) -> None:
         if manager.is_running():
             manager.call("stop", *starters)
             with suppress(ScheduleError):  # a timer that never elapsed has no stamp file
-                manager.call("clean", "--what=state", *place.timers)
+                manager.call("clean", "--what=state", *(name for name in starters if name in place.timers))
     place.store.apply(changes)
     if manager is not None:
         _reload(place, manager)
