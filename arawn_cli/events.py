@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from arawn_cli import timestamps
 from arawn_cli.errors import Failure
-from arawn_cli.names import escape
+from arawn_cli.names import encodable, escape
 
 
 class Level(StrEnum):
@@ -146,7 +146,9 @@ class Filesystem:
 
 def to_json(event: Event) -> str:
     """Return the event as one line of JSON, in ASCII."""
-    return json.dumps({name: getattr(event, name) for name in event.__dataclass_fields__}, default=asdict, separators=(",", ":"))
+    values = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    texts = {name: encodable(value) for name, value in values.items() if isinstance(value, str)}
+    return json.dumps({**values, **texts}, default=asdict, separators=(",", ":"))
 
 
 def report_failure(failure: Failure, session: str | None = None) -> FailureReport:

@@ -95,6 +95,11 @@ def escape(name: str) -> str:
     return "".join(_escaped(character) for character in name)
 
 
+def encodable(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: a byte that is not UTF-8 becomes `\xNN`."""
+    return text if text.isascii() else "".join(_escaped(each) if "\ud800" <= each <= "\udfff" else each for each in text)
+
+
 def _escaped(character: str) -> str:
     if character == "\\":
         return "\\\\"

@@ -38,6 +38,7 @@ def print_report(report: Report) -> None:
     import json  # not imported for --version
 
     from arawn_cli.events import rendered
+    from arawn_cli.names import encodable
 
     def plain(value: object, name: str = "") -> object:
         if is_dataclass(value):
@@ -46,8 +47,8 @@ def print_report(report: Report) -> None:
             return [{"time": rendered(hour * 3600 * SECOND), "usage": usage} for hour, usage in value]
         if isinstance(value, tuple):
             return [plain(item) for item in value]
-        if isinstance(value, str):  # strict JSON has no other bytes
-            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if isinstance(value, str):
+            return encodable(value)
         return rendered(value) if name in _INSTANTS and isinstance(value, int) else value
 
     values = {

@@ -81,6 +81,7 @@ def test_names_that_are_no_utf_8_are_json_that_every_parser_reads(run: RunComman
     done = run("report", "--format", "json", "--base-path", odd.root)
     assert (done.code, done.last["path"]) == (0, str(odd.root).replace("\udce9", "\\xe9"))
     assert json.dumps(done.last, ensure_ascii=False).encode().count(b"\\\\xff<b>") == 1
+    assert json.dumps(run("doctor", "--no-relay", "--base-path", odd.root).events, ensure_ascii=False).encode()
 
 
 def test_alerts_of_the_period_are_told(run: RunCommand, tree: SampleTree, config: Path) -> None:
