@@ -195,7 +195,7 @@ def _trash_directories(root: Root) -> list[tuple[str, ...]]:
     is_v0 = root.layout is V0
     _, *inner = root.layout.sessions
     found: list[tuple[str, ...]] = []
-    for workstream in workstream_entries(root)[0]:
+    for workstream in dict.fromkeys((SCRATCH, *workstream_entries(root)[0])):  # a link at scratch/ is a failure
         is_foreign = f"{root.path}/{WORKSTREAMS}/{workstream}" in mounts
         if workstream == SCRATCH or (is_v0 and not is_foreign):  # on main everything in a workstream is the agent's
             found += dict.fromkeys(((workstream, TRASH), (workstream, *inner, TRASH), (workstream, *inner)))

@@ -92,6 +92,15 @@ def test_a_trash_that_cannot_be_read_is_not_called_empty(run: RunCommand, tree: 
     assert (done.code, done.stdout) == (1, "")
 
 
+def test_the_trash_behind_a_link_is_not_called_empty(run: RunCommand, tree: SampleTree) -> None:
+    removed(tree, "s", 1)
+    scratch = tree.sessions.parent
+    scratch.rename(tree.root / "moved")
+    scratch.symlink_to(tree.root / "moved")
+    done = run("trash", "list", "--base-path", tree.root)
+    assert (done.code, "scratch is a link" in done.stderr) == (1, True)
+
+
 def test_a_table_of_the_trash_that_a_full_disk_does_not_take_is_an_error(environment: dict[str, str], tree: SampleTree) -> None:
     removed(tree, "s", 1)
     with open("/dev/full", "w") as full:
