@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arawn_cli.cleanup import chats
-from arawn_cli.cleanup.trash_entry import parse_entry
+from arawn_cli.cleanup import chats, removal
+from arawn_cli.cleanup.trash_entry import Exchanged, parse_entry
 from arawn_cli.cleanup_events import ScratchSessionEvent
 from arawn_cli.fs import exchange as exchange_module
 from tests.conftest import Run, RunCommand, snapshot
@@ -282,6 +282,26 @@ def test_no_line_is_lost_whatever_arawn_does_before_and_after_the_exchange(
         assert not places[1].exists()
 
 
+@pytest.mark.parametrize("kind", ["replace", "promote"])
+def test_messages_that_arawn_moves_before_they_are_linked_are_never_exchanged(
+    main: MainTree, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """An exchange would be undone, but the chat would have no messages, or old ones, until then."""
+    original = removal.prepare
+
+    def prepared(session: int, needs: chats.ChatNeeds, trash: int, pending: str) -> tuple[str, Exchanged]:
+        done = original(session, needs, trash, pending)
+        WRITES[kind](main, main.line("edited"))
+        return done
+
+    monkeypatch.setattr(removal, "prepare", prepared)
+    monkeypatch.setattr(chats, "exchange", None)
+    summary, _ = cleaned(main)
+    assert (summary.sessions_kept, summary.failures) == ({"changed_since_plan": 1}, ())
+    assert (main.sessions / S / "notes.md").exists()
+    assert leftovers(main) == []
+
+
 def test_a_file_that_the_chat_writes_before_the_session_is_put_back_is_kept(main: MainTree, monkeypatch: pytest.MonkeyPatch) -> None:
     def use(name: str) -> None:
         if name.startswith("held."):
@@ -511,7 +531,7 @@ def test_purging_frees_the_files_and_leaves_the_messages(main: MainTree, run: Ru
 
 @pytest.mark.parametrize("moment", ["prepared", "exchanged"])
 def test_an_interrupted_exchange_is_undone_by_the_next_run(main: MainTree, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    old = files(main.sessions / S)
+    old, inode = files(main.sessions / S), (main.sessions / S).stat().st_ino
 
     class KilledError(BaseException):
         pass
@@ -535,7 +555,7 @@ def test_an_interrupted_exchange_is_undone_by_the_next_run(main: MainTree, monke
     found = files(main.sessions / S)
     assert found.pop("messages.jsonl") == old.pop("messages.jsonl") + b"later\n"
     assert found.pop("new")
-    assert found == old
+    assert (found, (main.sessions / S).stat().st_ino) == (old, inode)
     assert leftovers(main) == []
 
 
