@@ -123,6 +123,17 @@ def test_the_removal_limit_stops_the_whole_run_with_77_and_force_goes_on(run: Ru
     assert clean(run, tree, "--config", config, "--force").last["sessions_cleaned"] == 3
 
 
+def test_of_named_sessions_only_these_count_for_the_removal_limit_whose_percentage_is_that_of_all(
+    run: RunCommand, tree: SampleTree, tmp_path: Path
+) -> None:
+    for number in range(4):
+        tree.session(f"old-{number}", files={"f": 1}, age_days=30)
+    config = tmp_path / "c.toml"
+    config.write_text("[maintenance.cleanup]\nmax_sessions = 2\nmax_percent = 50\n")
+    done = clean(run, tree, "--config", config, "old-0", "old-1")
+    assert (done.code, done.reasons()) == (0, {"old-0": "expired", "old-1": "expired"})
+
+
 def _mixed(tree: SampleTree) -> None:
     for number in range(6):
         tree.session(f"old-{number}", files={"a": 10, f"deep/{number}/b": number}, age_days=8 + number)
