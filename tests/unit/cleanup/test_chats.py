@@ -302,6 +302,24 @@ def test_messages_that_arawn_moves_before_they_are_linked_are_never_exchanged(
     assert leftovers(main) == []
 
 
+def test_messages_that_are_replaced_by_older_ones_after_the_exchange_put_the_session_back(
+    main: MainTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a restored copy: only the inode tells."""
+    messages = main.sessions / S / "messages.jsonl"
+
+    def replace(name: str) -> None:
+        if name.startswith("held."):
+            replace_messages(main, main.line("restored"))
+            os.utime(messages, ns=(main.ago(40), main.ago(40)))
+
+    disturb(monkeypatch, replace)
+    assert cleaned(main)[0].sessions_kept == {"changed_since_plan": 1}
+    assert (main.sessions / S / "notes.md").exists()
+    assert "restored" in messages.read_text()
+    assert leftovers(main) == []
+
+
 def test_a_file_that_the_chat_writes_before_the_session_is_put_back_is_kept(main: MainTree, monkeypatch: pytest.MonkeyPatch) -> None:
     def use(name: str) -> None:
         if name.startswith("held."):
