@@ -382,6 +382,18 @@ def test_a_filesystem_without_exchange_keeps_all_sessions_with_one_message(
     assert told.text.count("keep_chats = false") == 1
 
 
+def test_a_directory_that_cannot_be_exchanged_keeps_no_other_session(main: MainTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one in a lower layer of an overlay."""
+
+    def refuse() -> None:
+        raise os_error(errno.EXDEV)
+
+    main.session(session_id(2), files={"f": 1}, age_days=20)
+    around_exchange(monkeypatch, refuse, lambda: None)
+    summary, _ = cleaned(main)
+    assert (summary.cleaned_session_ids, summary.sessions_kept) == ((session_id(2),), {"cannot_move": 1})
+
+
 def test_no_space_for_the_new_directory_keeps_the_session_and_says_so(
     main: MainTree, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
 ) -> None:
