@@ -24,6 +24,7 @@ from arawn_cli.cleanup import job, removal, sessions
 from arawn_cli.cleanup.sessions import KEEP_FILE, ScratchSession, SessionsDirectory
 from arawn_cli.cli.demo import set_age
 from arawn_cli.events import Reason
+from arawn_cli.fs import measure
 from arawn_cli.fs.in_use import Use
 from arawn_cli.timestamps import DAY
 from tests.conftest import Run, needs_namespaces
@@ -247,6 +248,40 @@ def test_a_signal_between_two_renames_puts_the_first_session_back_and_the_next_r
     cleaned(tree)
     assert os.listdir(tree.sessions) == []
     assert not (tree.sessions.parent / ".trash").exists()
+
+
+def test_a_deletion_that_a_signal_ends_claims_no_bytes_and_the_next_run_completes_it(
+    tree: SampleTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "native", None)  # C may delete so small a tree before it sees the signal
+    tree.session("s", files={"f": 100}, age_days=30)
+    begun: list[Path] = []
+
+    def stopping() -> bool:
+        begun.extend(tree.sessions.parent.glob(".trash/gone.*"))
+        return bool(begun)
+
+    summary, _ = cleaned(tree, stopping=stopping)
+    assert (summary.cleaned_session_ids, summary.bytes_freed) == (("s",), 0)
+    assert cleaned(tree)[0].bytes_freed == 100
+
+
+def test_a_session_that_was_deleted_in_part_is_not_put_back(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "native", None)
+    tree.session("s", files={"f": 100, "g": 10}, age_days=30)
+    original = os.unlink
+
+    def unlink(name: str, *, dir_fd: int | None = None) -> None:
+        if name == "g":
+            raise os_error(errno.EIO)
+        original(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    summary, _ = cleaned(tree)
+    assert (summary.sessions_cleaned, summary.bytes_freed, {failure.errno for failure in summary.failures}) == (0, 100, {errno.EIO})
+    assert os.listdir(tree.sessions) == []
+    monkeypatch.undo()
+    assert cleaned(tree)[0].bytes_freed == 10
 
 
 def test_a_scratch_promoted_after_planning_keeps_its_sessions(tree: SampleTree, monkeypatch: pytest.MonkeyPatch) -> None:
