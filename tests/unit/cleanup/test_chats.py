@@ -287,7 +287,7 @@ def test_messages_that_arawn_moves_before_they_are_linked_are_never_exchanged(
     main: MainTree, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """An exchange would be undone, but the chat would have no messages, or old ones, until then."""
-    original = removal.prepare
+    original = chats.prepare
 
     def prepared(session: int, needs: chats.ChatNeeds, trash: int, pending: str) -> tuple[str, Exchanged]:
         done = original(session, needs, trash, pending)
