@@ -283,14 +283,15 @@ def _parts_of(root: Root, workstreams: Iterable[str], mounts: Collection[tuple[s
     """Yield the parts of the workstreams that are no foreign mounts, since these may hang."""
     for workstream in workstreams:
         if (workstream,) not in mounts:
-            yield from _parts(root, (workstream,), _OTHER)
+            yield from _parts(root, (workstream,), _OTHER, mounts)
 
 
-def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
+def _parts(root: Root, names: tuple[str, ...], area: str, mounts: Collection[tuple[str, ...]]) -> Iterator[_Part]:
     """Yield a directory without its contents and a part for each entry, also in sessions and trash.
 
-    A directory that cannot be listed is one part. Measuring it reports the failure. On main only
-    scratch has sessions and trash: everything else in a workstream is the agent's.
+    A directory that cannot be listed is one part. Measuring it reports the failure. Foreign mounts
+    (`mounts`) are not listed, since they may hang. On main only scratch has sessions and trash:
+    everything else in a workstream is the agent's.
     """
     try:
         with opened_directory(root.workstreams, *names) as directory:
@@ -314,8 +315,8 @@ def _parts(root: Root, names: tuple[str, ...], area: str) -> Iterator[_Part]:
         path = (*names, entry.name)
         entry_area = _area_of(root, names[0], entry.name) if in_workstream else area
         is_directory = entry.kind is FileKind.DIRECTORY
-        if is_directory and entry.name in divided and not in_trash:
-            yield from _parts(root, path, entry_area)
+        if is_directory and entry.name in divided and not in_trash and path not in mounts:
+            yield from _parts(root, path, entry_area, mounts)
             continue
         is_session = in_sessions and is_valid_id(entry.name)
         is_removed = is_directory and has_sessions and (in_trash or is_trash(entry.name)) and parse_entry(names, entry.name) is not None

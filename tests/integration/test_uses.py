@@ -336,6 +336,15 @@ def test_a_mount_that_hangs_in_arawns_own_files_or_backups_hangs_no_report(run: 
 
 
 @needs_fuse
+def test_a_mount_that_hangs_in_place_of_a_trash_hangs_no_check(run: Callable[..., Run], tree: SampleTree) -> None:
+    trash = tree.workstreams / "thesis" / ".trash"
+    trash.mkdir(parents=True)
+    with hanging_mount(trash):
+        done = run("disk-check", "--base-path", tree.root, timeout=20)
+    assert (done.code, done.last["not_counted"]) == (0, ["workstreams/thesis/.trash"])
+
+
+@needs_fuse
 @pytest.mark.parametrize("place", ["scratch/sessions/held", "scratch/sessions/held/work", "scratch/sessions/held/work/data", "thesis"])
 def test_a_mount_that_hangs_hangs_no_check_that_reuses_sizes(run: Callable[..., Run], tree: SampleTree, tmp_path: Path, place: str) -> None:
     tree.session("held", files={"f": 1}, age_days=30)
