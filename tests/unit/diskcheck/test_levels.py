@@ -285,13 +285,23 @@ def test_names_of_scopes_are_readable_and_differ(tree: SampleTree) -> None:
 
 
 def test_a_scope_has_vanished_if_its_directory_does_not_exist(tree: SampleTree) -> None:
-    for name in ("blog", "total"):
+    for name in ("blog", "total", "filesystem"):
         tree.workstream(name, name, {"work/f": 1})
     tree.session("here", files={"f": 1}, age_days=1)
     (tree.workstreams / "link").symlink_to("nowhere")
-    kept = {"blog", "workstream:total", "session:here", "link"}
-    vanished = {"gone", "workstream:inodes", "session:gone", "inodes", "session:../../blog", "session:", "../blog", "workstream:"}
-    found = ("total", "filesystem")
+    kept = {"blog", "workstream:total", "session:here", "link", "own_files", "x" * 300}
+    vanished = {
+        "gone",
+        "filesystem",
+        "workstream:inodes",
+        "session:gone",
+        "inodes",
+        "session:../../blog",
+        "session:",
+        "../blog",
+        "workstream:",
+    }
+    found = ("total",)
     with opened_root(tree.root, (tree.database,)) as root:
         assert vanished_scopes(root, kept | vanished | set(found), found, {}) == vanished
         silent = {"": with_figures("/")}
