@@ -302,6 +302,8 @@ def test_without_a_database_and_messages_every_session_stays(run: RunCommand, tr
     done = clean(run, tree)
     assert (done.code, done.reasons()) == (1, {"s": "activity_unknown"})
     assert done.stderr.count("neither messages nor a database") == 1
+    tree.messages.touch()
+    assert clean(run, tree).reasons() == {"s": "activity_unknown"}, "an empty file records nothing"
 
 
 def test_messages_that_cannot_be_read_are_not_called_missing(tree: SampleTree) -> None:

@@ -21,6 +21,7 @@ from arawn_cli.diskcheck.levels import (
     ScopeUsage,
     StoredAlert,
     Verdict,
+    can_cleanup_help,
     judge,
     judge_all,
     level_of,
@@ -104,6 +105,18 @@ def test_an_incomplete_measurement_below_the_limit_changes_nothing_at_all() -> N
     assert judge(usage(0, complete=False), before, rules, now=5).alert == before
     held = Alert(WARNING, warnings=3, criticals=1, notified_at=5)
     assert judge(usage(0, complete=False), held, rules, now=5).alert == held
+
+
+def test_an_incomplete_measurement_below_the_limit_raises_nothing_when_fewer_checks_are_required_than_before() -> None:
+    verdict = judge(usage(0, complete=False), Alert(OK, warnings=2, criticals=2), Rules(for_checks=1), now=5)
+    assert (verdict.alert, verdict.notify) == (Alert(OK, warnings=1, criticals=1), False)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"), [("filesystem", True), ("filesystem:/mnt", True), ("inodes:/mnt", True), ("blog", False), ("filesystems", False)]
+)
+def test_each_filesystem_has_scopes_that_a_cleanup_can_help(scope: str, expected: bool) -> None:
+    assert can_cleanup_help(scope) is expected
 
 
 def levels(amounts: list[int], rules: Rules) -> list[Level]:
