@@ -56,6 +56,14 @@ def insert(session: str, started: str = "2026-01-01T00:00:00Z") -> str:
     return f"INSERT INTO sessions VALUES ('{session}', 'scratch', '{started}', NULL, NULL)"
 
 
+@pytest.mark.parametrize("workstreams", [("scratch", "blog"), ("blog", "scratch")])
+def test_a_session_with_two_rows_belongs_to_the_workstream_that_one_of_them_names(tree: SampleTree, workstreams: tuple[str, str]) -> None:
+    with closing(sqlite3.connect(tree.database)) as server, server:
+        for id_, workstream in zip(("s", b"s"), workstreams, strict=True):
+            server.execute("INSERT INTO sessions VALUES (?, ?, '2026-01-01T00:00:00Z', NULL, NULL)", (id_, workstream))
+    assert database.session_rows(tree.database, V0, {"s"}).rows["s"].workstream_id == "blog"
+
+
 def test_rows_are_read_while_a_server_has_the_log_open_and_nothing_is_written(tree: SampleTree) -> None:
     with Server(tree.database) as server:
         server.say(insert("a"))

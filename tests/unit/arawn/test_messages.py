@@ -135,6 +135,16 @@ def test_a_file_that_is_not_the_same_any_more_is_an_error(tmp_path: Path, change
             log.read(other if change == "replaced" else descriptor)
 
 
+def test_a_file_that_lost_only_its_torn_last_line_is_an_error(tmp_path: Path) -> None:
+    whole = message("a", NOW) + b"\n"
+    log = MessageLog("m", ("a",))
+    with opened(tmp_path / "m", whole + b'{"session_id":"a"') as descriptor:
+        log.read(descriptor)
+        os.truncate(tmp_path / "m", len(whole))
+        with pytest.raises(OtherMessagesError):
+            log.read(descriptor)
+
+
 def test_a_signal_ends_reading_within_a_block(tmp_path: Path) -> None:
     asked = iter([False, True])
     with opened(tmp_path / "m", message("a", NOW) + b"\n" + b"x" * 4 * messages._BLOCK) as descriptor, pytest.raises(StoppedError):
