@@ -187,6 +187,7 @@ def test_a_root_that_is_a_file_is_refused(run: RunCommand, tree: SampleTree, tmp
         ),
         (lambda tree: tree.workstreams.chmod(0o777) or tree.root, "writable by everyone"),
         (lambda tree: tree.root.chmod(0o777) or tree.root, "writable by everyone"),
+        (lambda tree: tree.root.parent.chmod(0o777) or tree.root, "who could put another root in its place"),
     ],
 )
 def test_an_unsafe_root_is_refused_with_77(run: RunCommand, tree: SampleTree, make: Callable[[SampleTree], object], said: str) -> None:

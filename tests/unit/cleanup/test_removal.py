@@ -312,6 +312,15 @@ def test_sessions_on_a_mount_of_their_own_have_their_trash_inside(run: Callable[
 
 
 @needs_namespaces
+def test_a_trash_on_another_filesystem_than_the_sessions_is_refused(run: Callable[..., Run], tree: SampleTree) -> None:
+    trash = tree.sessions.parent / ".trash"
+    trash.mkdir()
+    prefix = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs -o mode=755 tmpfs {trash} && exec "$@"', "sh")
+    done = run("scratch-cleanup", "--base-path", tree.root, prefix=prefix)
+    assert (done.code, f"{trash} is a mount" in done.stderr) == (78, True)
+
+
+@needs_namespaces
 def test_a_disk_with_no_free_byte_and_no_free_inode_is_cleaned(run: Callable[..., Run], tree: SampleTree, tmp_path: Path) -> None:
     tree.session("s", files={"f": 5000, "g": 100}, age_days=30)
     mount = tmp_path / "full"
