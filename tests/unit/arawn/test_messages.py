@@ -131,7 +131,7 @@ def test_a_file_that_is_not_the_same_any_more_is_an_error(tmp_path: Path, change
             os.truncate(path, 3)
         if change == "written again":
             path.write_bytes(message("a", NOW) * 5 + b"\n")
-        with opened(tmp_path / "other", b"x" * 9000) as other, pytest.raises(OtherMessagesError):
+        with opened(tmp_path / "other", (message("a", NOW) + b"\n") * 5) as other, pytest.raises(OtherMessagesError):
             log.read(other if change == "replaced" else descriptor)
 
 
