@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from arawn_cli.units import size
 log = logging.getLogger(__name__)
 
 _FOREIGN_LISTED = 50
+_PORTION = 20_000  # parts that are measured together
 _OTHER = "other"
 _AREAS = {PRODUCTION: PRODUCTION, WORK: WORK, SESSIONS: WORK}
 _MEMORY = "memory.db"  # on main, each workstream has one, with files of SQLite beside it
@@ -155,22 +157,22 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     mounts = mounts_in(root)
     inner = {names for names, is_own in mounts.items() if not is_own}
     unsplit = (*_parts_of(root, ids, inner), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
-    parts = [whole.part(subtree) for whole in unsplit for subtree in without_mounts(root.workstreams, whole.subtree, mounts)]
+    parts = (whole.part(subtree) for whole in unsplit for subtree in without_mounts(root.workstreams, whole.subtree, mounts))
     threads = threads_for(config.maintenance.threads)
-    usages = _measure_parts(root, parts, threads, context, reused)
+    measured = list(_measured(root, parts, threads, context, reused))
     own_files = measure_own_files(root, threads, context)
     filesystems, silent = _filesystems(root, (names for names, is_own in mounts.items() if is_own), context.stopping)
 
     by_entry: defaultdict[str, list[tuple[_Part, Usage]]] = defaultdict(list)
     in_trash: defaultdict[tuple[str, ...], list[Usage]] = defaultdict(list)
-    for part, usage in zip(parts, usages, strict=True):
+    for part, usage in measured:
         by_entry[part.subtree.names[0]].append((part, usage))
         if part.trash_entry is not None:
             in_trash[part.trash_entry].append(usage)
     known = {row.id: _titled(row) for row in rows if is_valid_id(row.id)}
     unknown = {name: _titled(WorkstreamRow(name, name)) for name in ids if name not in known}
     is_known = root.database is not None and not database_failures
-    total = combined(usages)
+    total = combined(usage for _, usage in measured)
     own = own_files.total if own_files else Usage()
     measurements = Measurements(
         workstreams=tuple(
@@ -340,6 +342,25 @@ def _area_of(root: Root, workstream: str, name: str) -> str:
         return _AREAS.get(name, _OTHER)
     is_other = name == MESSAGES or name.startswith(_MEMORY) or (name == TRASH and workstream == SCRATCH)
     return _OTHER if is_other else WORK
+
+
+def _measured(
+    root: Root, parts: Iterator[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]
+) -> Iterator[tuple[_Part, Usage]]:
+    """Yield sessions and entries of the trash with their usages, and other parts by their area.
+
+    On main, all files of an agent may lie in the directory of its workstream: only a portion of
+    them is in memory.
+    """
+    while portion := list(islice(parts, _PORTION)):
+        areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
+        for part, usage in zip(portion, _measure_parts(root, portion, threads, context, reused), strict=True):
+            if part.session is None and part.trash_entry is None:
+                areas[part.subtree.names[0], part.area].append(usage)
+            else:
+                yield part, usage
+        for (name, area), usages in areas.items():
+            yield _Part(Subtree((name,)), area), combined(usages)
 
 
 def _measure_parts(root: Root, parts: Sequence[_Part], threads: int, context: RunContext, reused: Mapping[str, Usage]) -> list[Usage]:

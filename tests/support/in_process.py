@@ -71,7 +71,7 @@ def checked(
         return check(settings, run), events
 
 
-def configuration_of(tree: SampleTree, config: Path | None) -> Config:
+def configuration_of(tree: SampleTree | MainTree, config: Path | None) -> Config:
     return load(Flags(config=config, base_path=str(tree.root)), _environment(tree), system_file=NOWHERE)
 
 
