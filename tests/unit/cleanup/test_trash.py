@@ -20,6 +20,7 @@ from arawn_cli.cleanup.trash_entry import confirmed_name, deleting_name, pending
 from arawn_cli.cleanup_events import ScratchSessionEvent
 from arawn_cli.events import Event
 from arawn_cli.fs import measure
+from arawn_cli.fs.openat import opened_directory
 from arawn_cli.locks import lock_file
 from arawn_cli.timestamps import DAY, SECOND
 from tests.conftest import COMMAND, WITHOUT_FILE_POWERS, RunCommand, needs_chattr, needs_root, needs_setpriv, needs_strace
@@ -412,6 +413,28 @@ def test_an_entry_whose_time_is_over_is_purged_once_although_space_is_missing(tr
     removed(tree, "old", 6, 10)
     removed(tree, "young", 1, 20)
     assert cleaned(tree, config=keeping, dry_run=dry_run)[0].bytes_freed == 30
+
+
+def test_a_pending_session_that_another_run_is_removing_is_left_to_it(tree: SampleTree) -> None:
+    pending = tree.sessions.parent / ".trash" / pending_name("s", tree.ago(0))
+    write(pending / "work" / "f", 1)
+    with opened_root(tree.root, ()) as root, opened_directory(root.workstreams, "scratch", ".trash", pending.name) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        cleaned(tree)
+        assert (pending.exists(), os.listdir(tree.sessions)) == (True, [])
+    cleaned(tree)
+    assert (pending.exists(), os.listdir(tree.sessions)) == (False, ["s"])
+
+
+@needs_chattr
+def test_a_dry_run_foresees_that_a_flagged_trash_is_not_purged(tree: SampleTree) -> None:
+    trash = removed(tree, "s", 9).parent
+    subprocess.run(["chattr", "+i", trash], check=True)
+    try:
+        done = [cleaned(tree, dry_run=dry_run)[0] for dry_run in (True, False)]
+    finally:
+        subprocess.run(["chattr", "-i", trash], check=True)
+    assert [(summary.bytes_freed, len(summary.failures)) for summary in done] == [(0, 1)] * 2
 
 
 @pytest.mark.parametrize("damage", ["a line", "the file"])
