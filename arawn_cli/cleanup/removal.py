@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -38,7 +37,7 @@ from arawn_cli.fs.delete import delete_trees, freed_bytes
 from arawn_cli.fs.exchange import CANNOT_EXCHANGE, exchange, move
 from arawn_cli.fs.in_use import find_uses
 from arawn_cli.fs.measure import Subtree, measure, measure_all, stop_when, threads_for
-from arawn_cli.fs.openat import Identity, exists, identity_at, identity_of, open_directory
+from arawn_cli.fs.openat import Identity, exists, identity_at, identity_of, many_descriptors, open_directory
 from arawn_cli.fs.usage import Usage
 from arawn_cli.locks import try_lock
 from arawn_cli.names import escape
@@ -140,7 +139,7 @@ class SessionRemover:
         self._purge = purge
         if self._dry_run and self._needs:  # a real run will see
             self._cannot_exchange = why_chats_cannot_be_kept(self._config, self._sessions.root, self._sessions.descriptor, self._needs)
-        with _many_descriptors() as limit:
+        with many_descriptors(_DESCRIPTORS) as limit:
             # A dry run keeps no descriptor.
             batches = [due] if self._dry_run else portions(due, _files, max(1, min(_BATCH_MAX, limit // 4)), _BATCH_FILES)
             for batch in batches:
@@ -456,22 +455,6 @@ class SessionRemover:
         if error.errno == errno.EBUSY:
             return _kept(candidate.session, Reason.MOUNT_INSIDE)
         return _not_moved(candidate.session, Failure.of("rename", f"{self._sessions.shown}/{candidate.session.name}", error))
-
-
-@contextmanager
-def _many_descriptors() -> Iterator[int]:
-    """Raise the limit on open descriptors meanwhile, and yield it.
-
-    The usual limit of 1024 protects programs that use select(2).
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    try:
-        yield wanted
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def portions(items: Sequence[_Item], files_of: Callable[[_Item], int], most: int, most_files: int) -> Iterator[list[_Item]]:

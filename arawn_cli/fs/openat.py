@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -136,6 +137,22 @@ def opened_file(name: str, parent: int, flags: int = os.O_RDONLY) -> Iterator[in
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def many_descriptors(most: int) -> Iterator[int]:
+    """Raise the limit on open descriptors meanwhile to `most`, or as far as allowed; yield it.
+
+    The usual limit of 1024 protects programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+    try:
+        yield limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def entries(directory: int) -> list[Entry]:
