@@ -23,7 +23,7 @@ from arawn_cli.diskcheck.own_files import OwnFiles, measure_own_files
 from arawn_cli.errors import FAILURES_LISTED, Failure
 from arawn_cli.events import Filesystem
 from arawn_cli.fs.measure import Subtree, measure_all, threads_for
-from arawn_cli.fs.mounts import filesystem_of, is_below, with_figures
+from arawn_cli.fs.mounts import filesystem_of, is_below, require_answer, with_figures
 from arawn_cli.fs.openat import Entry, FileKind, LinkError, entries, opened_directory
 from arawn_cli.fs.usage import Usage, combined
 from arawn_cli.names import escape, is_valid_id
@@ -154,7 +154,7 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
     """
     rows, database_failures = _read_rows(config, root, context)
     ids, foreign = _entries(root)
-    mounts = mounts_in(root)
+    mounts, hanging = _mounts_that_answer(root, context.stopping)
     inner = {names for names, is_own in mounts.items() if not is_own}
     unsplit = (*_parts_of(root, ids, inner), *(_Part(Subtree((entry.name,)), _OTHER) for entry in foreign))
     parts = (whole.part(subtree) for whole in unsplit for subtree in without_mounts(root.workstreams, whole.subtree, mounts))
@@ -185,12 +185,28 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
         filesystems=filesystems,
         not_counted=tuple(sorted({*map(_shown, inner), *(f"{WORKSTREAMS}/{path}" for path in total.other_filesystems)})),
         sessions_path=_shown(root.layout.sessions),
-        failures=(*database_failures, *silent, *total.failures, *own.failures)[:FAILURES_LISTED],
-        failure_count=len(database_failures) + len(silent) + total.failure_count + own.failure_count,
+        failures=(*database_failures, *hanging, *silent, *total.failures, *own.failures)[:FAILURES_LISTED],
+        failure_count=len(database_failures) + len(hanging) + len(silent) + total.failure_count + own.failure_count,
         rows_known=not database_failures,
     )
     _log(measurements)
     return measurements
+
+
+def _mounts_that_answer(root: Root, stopping: Callable[[], bool]) -> tuple[dict[tuple[str, ...], bool], tuple[Failure, ...]]:
+    """Return the mounts as `mounts_in`, with failures of the tree's own: these count as foreign.
+
+    Raises:
+        OSError: the mount table cannot be read.
+    """
+    mounts, failures = mounts_in(root), []
+    for names in [names for names, is_own in mounts.items() if is_own and names]:
+        try:
+            require_answer(str(root.path.joinpath(WORKSTREAMS, *names)), stopping)
+        except OSError as error:
+            mounts[names] = False
+            failures.append(Failure.of("open", _shown(names), error))
+    return mounts, tuple(failures)
 
 
 def _tree_of(row: WorkstreamRow, has_row: bool | None, measured: Iterable[tuple[_Part, Usage]]) -> WorkstreamTree:

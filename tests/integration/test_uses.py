@@ -336,6 +336,20 @@ def test_a_mount_that_hangs_in_arawns_own_files_or_backups_hangs_no_report(run: 
 
 
 @needs_fuse
+@pytest.mark.parametrize("name", ["sessions", "messages.jsonl"])
+def test_a_mount_that_hangs_at_a_part_of_a_workstream_leaves_a_check_incomplete(
+    run: Callable[..., Run], tree: SampleTree, name: str
+) -> None:
+    tree.workstream("blog", "My blog", {"work/f": 10})
+    mount = tree.workstreams / "blog" / name
+    mount.mkdir()
+    with hanging_mount(mount):
+        done = run("disk-check", "--base-path", tree.root, timeout=20)
+    assert (done.code, done.last["complete"], done.last["not_counted"]) == (1, False, [f"workstreams/blog/{name}"])
+    assert f"the filesystem that is mounted at {mount} does not answer" in done.stderr
+
+
+@needs_fuse
 def test_a_mount_that_hangs_in_place_of_a_trash_hangs_no_check(run: Callable[..., Run], tree: SampleTree) -> None:
     trash = tree.workstreams / "thesis" / ".trash"
     trash.mkdir(parents=True)
