@@ -162,7 +162,7 @@ def no_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Hide the configuration and roots of this account from the process of the tests; some of
     `system` need caches."""
     if "system" not in request.path.parts:
-        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.setenv("HOME", "/proc/nonexistent")  # which root cannot create either
 
 
 @pytest.fixture(autouse=True)

@@ -93,8 +93,7 @@ def find_layout(
     layouts = {database: _of_database(database, stopping) for database in databases}
     known = {layout for layout in layouts.values() if layout is not None}
     try:
-        for point in sorted(mount_points() & {f"{path}/{SCRATCH}", f"{path}/{SCRATCH}/{SESSIONS}"}):
-            require_answer(point, stopping)
+        _require_answers(path, stopping)
         if len(known) == 1:
             layout = known.pop()
             database = next(place for place, found in layouts.items() if found is layout)
@@ -105,6 +104,20 @@ def find_layout(
         place = f"{path}/{error.filename}" if isinstance(error.filename, str) else path
         raise ConfigurationError(f"cannot read {place}: {error.strerror}") from error
     return layout, next((database for database, found in layouts.items() if found in (layout, None)), None)
+
+
+def _require_answers(path: Path, stopping: Callable[[], bool]) -> None:
+    """Check that filesystems which are mounted at scratch or its sessions answer.
+
+    Raises:
+        OSError: one does not.
+    """
+    try:
+        points = mount_points()
+    except OSError:  # without /proc; a job reports that, and keeps every session
+        return
+    for point in sorted(points & {f"{path}/{SCRATCH}", f"{path}/{SCRATCH}/{SESSIONS}"}):
+        require_answer(point, stopping)
 
 
 def _of_tree(workstreams: int, path: Path, databases: Sequence[Path], stopping: Callable[[], bool]) -> Layout:
