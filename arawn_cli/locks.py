@@ -54,7 +54,7 @@ def check_private_directory(directory: Path) -> None:
     """Refuse a directory in which others could place events to be sent, or hold a lock.
 
     Raises:
-        OSError: EPERM if another account can write to it, ENOTDIR if it is no directory.
+        OSError: EPERM if another account can write to it, ENOTDIR if it is not a directory.
     """
     status = directory.stat()
     if not stat.S_ISDIR(status.st_mode):

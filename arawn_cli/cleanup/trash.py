@@ -259,7 +259,7 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
                     _require_changeable(target, _absolute(root, place))
                 require_writable(target)  # an append-only directory accepts a new entry
                 return None
-            if used:  # before it is back: a failure then is no restoration
+            if used:  # before it is back: a failure then restores nothing
                 for name, directory in present:
                     os.utime(name, dir_fd=directory, follow_symlinks=False)
             if places:

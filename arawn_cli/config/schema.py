@@ -167,9 +167,9 @@ class _ArawnTable(_Table):
 class UsageLimits(_ArawnTable):
     """`[paths.usage]`: limits for the level warning, in the binary units that Arawn uses."""
 
-    total_warning_gb: Amount = Field(default=10, description="GiB that all workstreams together may use; 0 is no limit")
-    workstream_warning_gb: Amount = Field(default=1, description="GiB that one workstream may use; 0 is no limit")
-    session_warning_mb: Amount = Field(default=200, description="MiB that one scratch session may use; 0 is no limit")
+    total_warning_gb: Amount = Field(default=10, description="GiB that all workstreams together may use; 0 turns the limit off")
+    workstream_warning_gb: Amount = Field(default=1, description="GiB that one workstream may use; 0 turns the limit off")
+    session_warning_mb: Amount = Field(default=200, description="MiB that one scratch session may use; 0 turns the limit off")
 
 
 class CleanupDefaults(_ArawnTable):
@@ -236,7 +236,7 @@ class Cleanup(_Table):
     max_sessions: int = Field(
         default=0,
         ge=0,
-        description="removal limit: if more sessions are due in one run, it removes none unless --force is given; 0 is no limit",
+        description="removal limit: if more sessions are due in one run, it removes none unless --force is given; 0 turns the limit off",
     )
     max_percent: Percent = Field(default=100, description="removal limit as a percentage of all scratch sessions")
     keep_last: int = Field(default=0, ge=0, description="number of the most recently used sessions that are never removed")
@@ -244,14 +244,14 @@ class Cleanup(_Table):
         default=0,
         examples=["20GiB"],
         description="budget for the disk blocks of workstreams/, with the trash: above it, cleanup purges the trash and then removes the "
-        "sessions that were not used for the longest time, until less than 95 % of it is used; 0 is no budget",
+        "sessions that were not used for the longest time, until less than 95 % of it is used; 0 turns the budget off",
     )
     min_free_percent: int = Field(
         default=0,
         ge=0,
         le=99,
         description="budget for the filesystem of the sessions: the percentage of its space for ordinary users that is to stay free; what "
-        "is used beyond is freed as with max_total; 0 is no budget",
+        "is used beyond is freed as with max_total; 0 turns the budget off",
     )
     min_age_days: Days = Field(default=1, description="a budget removes no session that was used in the last days, at least 1")
     cleanup_on: Literal["never", "critical"] = Field(
@@ -265,13 +265,13 @@ class Pressure(_Table):
     """`[maintenance.pressure]`."""
 
     total: SizeOrZero | None = Field(
-        default=None, examples=["10GiB"], description="replaces paths.usage.total_warning_gb by any size; 0 is no limit"
+        default=None, examples=["10GiB"], description="replaces paths.usage.total_warning_gb by any size; 0 turns the limit off"
     )
     workstream: SizeOrZero | None = Field(
-        default=None, examples=["1GiB"], description="replaces paths.usage.workstream_warning_gb by any size; 0 is no limit"
+        default=None, examples=["1GiB"], description="replaces paths.usage.workstream_warning_gb by any size; 0 turns the limit off"
     )
     session: SizeOrZero | None = Field(
-        default=None, examples=["200MiB"], description="replaces paths.usage.session_warning_mb by any size; 0 is no limit"
+        default=None, examples=["200MiB"], description="replaces paths.usage.session_warning_mb by any size; 0 turns the limit off"
     )
     own_files: SizeOrZero | None = Field(
         default=None,

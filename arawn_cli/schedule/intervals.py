@@ -165,7 +165,7 @@ def cloacina_time(interval: str, job: JobName, root: str) -> str:
     agree.
 
     Raises:
-        ConfigurationError: there is no expression for this duration.
+        ConfigurationError: no expression has this duration.
     """
     seconds = 0 if interval in CALENDAR_WORDS else seconds_of(interval)
     if 0 < seconds < MINUTE and MINUTE % seconds == 0:
