@@ -238,7 +238,7 @@ def put_back(root: Root, entry: TrashEntry, *, used: bool = False, dry_run: bool
 
     If its chat was kept, exchange it for the directory in place, and move everything that was
     written there since into it. With `used` it gets the current time, so that the next cleanup
-    keeps it. A dry run only checks that nothing is in the way.
+    keeps it. A dry run only checks that nothing is in the way, and that this account may do it.
     """
     place = (entry.directory[0], *root.layout.sessions[1:])
     try:

@@ -194,7 +194,9 @@ def measure_root(root: Root, config: Config, context: RunContext, reused: Mappin
 
 
 def _mounts_that_answer(root: Root, stopping: Callable[[], bool]) -> tuple[dict[tuple[str, ...], bool], tuple[Failure, ...]]:
-    """Return the mounts as `mounts_in`, with failures of the tree's own: these count as foreign.
+    """Return the mounts as `mounts_in`, and the failures of those that do not answer.
+
+    One of the tree that does not answer counts as foreign.
 
     Raises:
         OSError: the mount table cannot be read.
@@ -365,8 +367,8 @@ def _measured(
 ) -> Iterator[tuple[_Part, Usage]]:
     """Yield sessions and entries of the trash with their usages, and other parts by their area.
 
-    On main, all files of an agent may lie in the directory of its workstream: only a portion of
-    them is in memory.
+    On main, all files of an agent may lie in the directory of its workstream, each as a part of its
+    own. Only one portion of parts and usages is in memory at a time.
     """
     while portion := list(islice(parts, _PORTION)):
         areas: defaultdict[tuple[str, str], list[Usage]] = defaultdict(list)
